@@ -1,0 +1,106 @@
+"""TLS over a stream transport: glue to ``asyncio.sslproto``.
+
+The protocol machine of TLS is the standard library's `SSLProtocol`, which knows nothing of a loop's implementation;
+a second one would be a second place for security faults, and no better. So a TLS connection is our stream transport
+with an `SSLProtocol` on it, and what the user gets is that protocol's application transport.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import base_events, sslproto
+from contextvars import Context
+from typing import Any
+
+from .stream import _SelectorSocketTransport
+
+
+def make_tls_transport(
+    loop: Any,
+    rawsock: Any,
+    protocol: Any,
+    sslcontext: Any,
+    waiter: asyncio.Future[Any] | None,
+    *,
+    server_side: bool,
+    server_hostname: str | None,
+    extra: dict[str, Any] | None,
+    server: Any,
+    ssl_handshake_timeout: float | None,
+    ssl_shutdown_timeout: float | None,
+    context: Context | None,
+) -> Any:
+    """Begins the handshake on a connected socket; ``waiter`` is set when it is over, and then the protocol knows."""
+    tls = sslproto.SSLProtocol(
+        loop,
+        protocol,
+        sslcontext,
+        waiter,  # type: ignore[arg-type]
+        server_side,
+        server_hostname,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+    )
+    _SelectorSocketTransport(loop, rawsock, tls, extra=extra, server=server, context=context)
+    return tls._app_transport
+
+
+async def upgrade(
+    loop: Any,
+    transport: Any,
+    protocol: Any,
+    sslcontext: Any,
+    *,
+    server_side: bool,
+    server_hostname: str | None,
+    ssl_handshake_timeout: float | None,
+    ssl_shutdown_timeout: float | None,
+) -> Any:
+    """``loop.start_tls``: puts TLS between a transport in use and its protocol."""
+    ssl: Any = vars(base_events)["ssl"]  # None where Python was built without it
+    if ssl is None:
+        raise RuntimeError("Python ssl module is not available")
+    if not isinstance(sslcontext, ssl.SSLContext):
+        raise TypeError(f"sslcontext is expected to be an instance of ssl.SSLContext, got {sslcontext!r}")
+    if not getattr(transport, "_start_tls_compatible", False):
+        raise TypeError(f"transport {transport!r} is not supported by start_tls()")
+
+    waiter = loop.create_future()
+    tls = sslproto.SSLProtocol(
+        loop,
+        protocol,
+        sslcontext,
+        waiter,
+        server_side,
+        server_hostname,
+        ssl_handshake_timeout=ssl_handshake_timeout,
+        ssl_shutdown_timeout=ssl_shutdown_timeout,
+        call_connection_made=False,
+    )
+    # No data for the TLS protocol before it knows its transport.
+    transport.pause_reading()
+    transport.set_protocol(tls)
+    made = loop.call_soon(tls.connection_made, transport)
+    resumed = loop.call_soon(transport.resume_reading)
+    if server_side:
+        _hand_over_read_ahead(protocol, tls)
+    try:
+        await waiter
+    except BaseException:
+        transport.close()
+        made.cancel()
+        resumed.cancel()
+        # Its exception refers to this frame.
+        waiter = None
+        raise
+    return tls._app_transport
+
+
+def _hand_over_read_ahead(protocol: Any, tls: Any) -> None:
+    # A client that does not wait for the answer to STARTTLS has sent its first handshake message behind it, and a
+    # stream reader may have read both (CPython issue 142352).
+    if isinstance(protocol, asyncio.StreamReaderProtocol):
+        reader = getattr(protocol, "_stream_reader", None)
+        if reader is not None and reader._buffer:
+            tls._incoming.write(reader._buffer)
+            reader._buffer.clear()
