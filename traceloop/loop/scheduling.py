@@ -1,0 +1,234 @@
+"""Putting callbacks, timers, futures and tasks on the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from asyncio import base_events, coroutines, format_helpers
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextvars import Context, copy_context
+from heapq import heappush
+from time import monotonic
+from typing import Any
+
+from .handles import Handle, TimerHandle
+
+_new = object.__new__
+
+
+class SchedulingMixin:
+    """call_soon and its family. All but call_soon_threadsafe are for the loop's own thread."""
+
+    _ready: deque[asyncio.Handle]
+    _closed: bool
+    _debug: bool
+    _guarded: bool  # closed or in debug mode: every call is checked
+    _thread_id: int | None
+    _task_factory: Any
+    _recorder: Any
+    _stamps: dict[int, tuple[float, int]]
+    _timer_heap: list[Any]
+    _timer_heap_shared: bool
+    _timer_sequence: int
+
+    def time(self) -> float:
+        """The loop's clock: seconds of ``time.monotonic()``."""
+        return monotonic()
+
+    def call_soon(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """Runs ``callback(*args)`` in the next iteration, in ``context`` or a copy of the current one."""
+        if self._guarded:
+            return self._call_soon_guarded(callback, args, context)
+        handle = _new(Handle)
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
+        handle._loop = self
+        handle._repr = handle._source_traceback = None
+        self._ready.append(handle)
+        return handle
+
+    def _call_soon_guarded(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> asyncio.Handle:
+        self._check_closed()
+        if self._debug:
+            self._check_thread()
+            self._check_callback(callback, "call_soon")
+        handle = self._call_soon(callback, args, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        return handle
+
+    def _call_soon(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+    ) -> asyncio.Handle:
+        handle = self._new_handle(callback, args, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        self._ready.append(handle)
+        return handle
+
+    def _new_handle(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None = None
+    ) -> asyncio.Handle:
+        handle = _new(Handle)
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
+        handle._loop = self
+        handle._repr = handle._source_traceback = None
+        if self._debug:
+            handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
+        return handle
+
+    def _add_callback(self, handle: asyncio.Handle) -> None:
+        """Puts a handle that exists already (a reader's, a timer's) into the ready queue."""
+        if not handle._cancelled:
+            self._ready.append(handle)
+
+    def _add_callback_signalsafe(self, handle: asyncio.Handle) -> None:
+        self._add_callback(handle)
+        self._write_to_self()
+
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.Handle:
+        """``call_soon`` from any thread; wakes the loop."""
+        self._check_closed()
+        if self._debug:
+            self._check_callback(callback, "call_soon_threadsafe")
+        handle = self._new_handle(callback, args, context)
+        if handle._source_traceback:
+            del handle._source_traceback[-1]
+        if self._recorder is not None and threading.get_ident() != self._thread_id:
+            # Its place in the queue would credit it to whatever runs just now. Noted before it can be run.
+            self._stamps[id(handle)] = (monotonic(), 0)
+        self._ready.append(handle)
+        self._write_to_self()
+        return handle
+
+    def call_later(
+        self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Runs ``callback(*args)`` once ``delay`` seconds have passed."""
+        if delay is None:
+            raise TypeError("delay must not be None")
+        timer = self.call_at(self.time() + delay, callback, *args, context=context)
+        if timer._source_traceback:
+            del timer._source_traceback[-1]
+        return timer
+
+    def call_at(
+        self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
+    ) -> asyncio.TimerHandle:
+        """Runs ``callback(*args)`` when the loop's clock passes ``when``."""
+        if when is None:
+            raise TypeError("when cannot be None")
+        handle = _new(TimerHandle)
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
+        handle._loop = self
+        handle._repr = handle._source_traceback = None
+        handle._when = when
+        handle._scheduled = True
+        if self._guarded:
+            self._check_closed()
+            if self._debug:
+                self._check_thread()
+                self._check_callback(callback, "call_at")
+                handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
+        if self._timer_heap_shared:
+            heappush(self._timer_heap, handle)
+        else:
+            self._timer_sequence = sequence = self._timer_sequence + 1
+            heappush(self._timer_heap, (when, sequence, handle))
+        return handle
+
+    def _check_callback(self, callback: Any, method: str) -> None:
+        if coroutines.iscoroutine(callback) or coroutines.iscoroutinefunction(callback):
+            raise TypeError(f"coroutines cannot be used with {method}()")
+        if not callable(callback):
+            raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
+
+    def _check_thread(self) -> None:
+        if self._thread_id is None:
+            return
+        if threading.get_ident() != self._thread_id:
+            raise RuntimeError("Non-thread-safe operation invoked on an event loop other than the current one")
+
+    def create_future(self) -> asyncio.Future[Any]:
+        """A future of this loop."""
+        return base_events.futures.Future(loop=self)
+
+    if sys.version_info >= (3, 14):
+
+        def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:
+            """Makes a task of ``coro``; keyword arguments go to the task factory or to ``asyncio.Task``."""
+            self._check_closed()
+            if self._task_factory is not None:
+                task = self._task_factory(self, coro, **kwargs)
+            else:
+                task = base_events.tasks.Task(coro, loop=self, **kwargs)
+                if task._source_traceback:
+                    del task._source_traceback[-1]
+            if self._recorder is not None:
+                self._recorder.task_created(task)
+            try:
+                return task
+            finally:
+                # An exception here (an interrupt) must not make the frame keep the task.
+                del task
+
+    else:
+
+        def create_task(  # type: ignore[misc]
+            self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Context | None = None, **kwargs: Any
+        ) -> asyncio.Task[Any]:
+            """Makes a task of ``coro``. From 3.13.3 on further keyword arguments go to a task factory."""
+            self._check_closed()
+            if self._task_factory is None:
+                task = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+                if task._source_traceback:
+                    del task._source_traceback[-1]
+            else:
+                task = self._factory_task(coro, name, context, kwargs)
+            if self._recorder is not None:
+                self._recorder.task_created(task)
+            try:
+                return task
+            finally:
+                del task
+
+        def _factory_task(
+            self, coro: Coroutine[Any, Any, Any], name: Any, context: Context | None, kwargs: dict[str, Any]
+        ) -> asyncio.Task[Any]:
+            if context is not None:
+                kwargs["context"] = context
+            task = self._task_factory(self, coro, **kwargs)
+            # A factory need not know of names: it is set afterwards. Up to 3.12 with a warning where it can't be.
+            set_name = getattr(base_events.tasks, "_set_task_name", None)
+            if set_name is not None:
+                set_name(task, name)
+            elif name is not None:
+                task.set_name(name)
+            return task
+
+    def set_task_factory(self, factory: Any) -> None:
+        """Sets what makes tasks; None for ``asyncio.Task``."""
+        if factory is not None and not callable(factory):
+            raise TypeError("task factory must be a callable or None")
+        self._task_factory = factory
+
+    def get_task_factory(self) -> Any:
+        """The task factory, None where ``asyncio.Task`` is used."""
+        return self._task_factory
+

@@ -1,0 +1,143 @@
+"""The layout of a ring: what the recorder writes and the readers read.
+
+The facts that shape it:
+
+* One writer, any number of readers, no lock between them. Python promises no order of stores to another process, so
+  nothing is believed because it was written "first": every batch carries a sequence number, its length and a checksum,
+  and a reader copies before it checks.
+* ``struct.pack`` of many doubles at once costs about 10 ns an item, one store into a mapped file 50 to 150 ns. So
+  a handle's record is three doubles that wait in a list, and a batch of them is packed in one call. Integers up to
+  2**53 are exact in a double; every integer of a record is kept below that.
+* Times are seconds of ``time.monotonic()`` (CLOCK_MONOTONIC), which all processes of one machine share. The header
+  holds one pair of monotonic and wall clock readings to translate them.
+
+File::
+
+    0      header (HEADER), padded to WORDS_OFFSET
+    1024   words: 64 doubles, each stored singly and always current (see the W_* names)
+    4096   data: ``capacity`` bytes of batches, each contiguous and 16-byte aligned
+
+A batch that would cross the end of the data starts again at offset 0; what lies between is not a batch. The word
+W_HEAD counts all bytes ever advanced, so ``W_HEAD - capacity`` is the oldest position that can still be whole, and
+W_HEAD itself is always the start of the next batch. Batch::
+
+    BATCH header | count doubles | text_bytes bytes of UTF-8, each item followed by "\\x1f" (see ``pack_text``)
+
+Records are triples of doubles ``(a, ident, b)``. ``ident`` above zero is a handle run, below zero one of the R_*
+kinds. For a handle run ``a`` is its start; its end is the next clock reading in the stream (the start of the next
+run, or the R_POLL, R_SPIN, R_SKIP, R_END that follows).
+
+``ident`` = site + SITES * task_number. The site is a line of the process's site log; the task number (0: no task) is
+unique in its process. ``b`` = len(ready) after the run + OUTCOME * outcome, where the outcome is not 0 when this was
+the task's last step.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final
+
+MAGIC: Final = b"TLOOPRNG"
+VERSION: Final = 1
+
+KIND_LOOP: Final = 1
+KIND_PROCESS: Final = 2
+
+# magic, version, kind, capacity, pid, ring number, process start (clock ticks since boot, as /proc/PID/stat has it),
+# monotonic ns and wall clock ns read together when the ring was made
+HEADER: Final = struct.Struct("<8sIIQQQQQQ")
+WORDS_OFFSET: Final = 1024
+WORDS: Final = 64
+DATA_OFFSET: Final = 4096
+MIN_CAPACITY: Final = 64 * 1024
+DEFAULT_CAPACITY: Final = 8 * 1024 * 1024
+
+# Words, each a double.
+W_HEAD: Final = 0  # bytes ever advanced in the data
+W_RUNNING: Final = 1  # since when the loop has been off its poll (monotonic s); 0 while it polls or does not run
+W_OPEN: Final = 2  # 1 while a loop owns the ring, 0 when it is free for the next one
+W_THRESHOLD: Final = 3  # slow-callback threshold in force, s
+W_TIMERS: Final = 4  # entries in the timer heap, cancelled ones included
+W_TIMERS_CANCELLED: Final = 5
+W_COMPACTIONS: Final = 6  # times cancelled timers were swept, ever
+W_TASKS_CREATED: Final = 7  # by create_task, and made directly once their first step ran, ever
+W_BYTES_IN: Final = 8
+W_BYTES_OUT: Final = 9
+W_TRANSPORTS: Final = 10  # open transports
+W_RECORDS: Final = 11  # records ever written
+W_HEARTBEAT: Final = 12  # the watchdog's last turn, monotonic s (process ring)
+W_THREAD: Final = 13  # native thread id of the loop's thread
+W_TASKS_EAGER_FINISHED: Final = 14  # eager tasks that ended inside create_task, ever (counted in W_TASKS_CREATED too)
+W_TASKS_ABANDONED: Final = 15  # tasks destroyed pending or left at the loop's close, ever
+W_ACCEPTED: Final = 16
+W_REFUSED: Final = 17
+W_PAUSED_SECONDS: Final = 18  # transports' time paused by backpressure
+W_TLS_SECONDS: Final = 19
+W_STREAMS: Final = 20  # open transports by kind
+W_DATAGRAMS: Final = 21
+W_PIPES: Final = 22
+W_TLS: Final = 23
+
+# magic, crc32 of everything after it, sequence number, count of doubles, bytes of text, records written before this
+# batch, clock reading when it was written
+BATCH: Final = struct.Struct("<IIQIIQd")
+BATCH_MAGIC: Final = 0x7E10A7B5
+BATCH_ALIGN: Final = 16
+BATCH_CRC_START: Final = 8  # the checksum covers the batch from here on
+
+# A site is a line of the site log. Site 0 stands for callbacks that could not be named.
+SITES: Final = 65536
+OUTCOME: Final = 4294967296.0
+OUTCOME_RESULT: Final = 1
+OUTCOME_EXCEPTION: Final = 2
+OUTCOME_CANCELLED: Final = 3
+
+# Record kinds below zero. (a, kind, b)
+R_POLL: Final = -1.0  # a: poll began; b: its timeout in s, -1 for none
+R_ACTIVE: Final = -2.0  # a: poll returned; b: handles appended for ready descriptors
+R_SPIN: Final = -3.0  # a poll without waiting that found nothing. a: it began; b: it returned
+R_TIMER: Final = -4.0  # a: when the timer was due; b: 0. One for each timer moved, before R_DUE
+R_DUE: Final = -5.0  # a: len(ready) before the descriptors' handles were appended; b: timers moved after them
+R_TASK: Final = -6.0  # first step of a task follows. a: its ident; b: 1 if made by create_task, 0 directly. Text: its name
+R_STAMP: Final = -7.0  # the next run was put in by another thread. a: when; b: 0
+R_SIGNAL: Final = -8.0  # the next run is a signal's. a: when it was queued; b: signal number
+R_WRITER: Final = -9.0  # a: position (as in R_DUE's a) of a handle that is a writer's; b: 0
+R_SKIP: Final = -10.0  # a cancelled handle was taken from the ready queue. a: when; b: len(ready)
+R_SPAN: Final = -11.0  # a: span number; b: trace flags. Text: trace id, span id (hex), trace state, separated by spaces
+R_CONTEXT: Final = -12.0  # from the next run on, a: number of the span current in the handle's context, 0 none
+R_LOOP: Final = -13.0  # a loop takes the ring. a: when; b: loop number in its process. Text: thread name
+R_END: Final = -14.0  # the loop stopped running. a: when; b: 1 if it was closed and gave the ring back
+R_RUN: Final = -28.0  # run_forever began. a: when; b: len(ready); what is known of the queue starts anew
+R_GC: Final = -15.0  # a collection in the loop's thread or another. a: start; b: duration s. R_GC_INFO follows
+R_GC_INFO: Final = -16.0  # a: generation + 4 * uncollectable; b: collected
+R_SUBMIT: Final = -17.0  # offload handed to an executor. a: when; b: offload number. R_SUBMIT_INFO follows
+R_SUBMIT_INFO: Final = -18.0  # a: executor number; b: ident of the function's site
+R_START: Final = -19.0  # offload started in a worker. a: when; b: offload number
+R_FINISH: Final = -20.0  # offload ended in a worker. a: when; b: offload number + OUTCOME * outcome
+R_DELIVER: Final = -21.0  # its result reached the loop. a: when; b: offload number
+R_EXECUTOR: Final = -22.0  # a: executor number; b: max workers (0 unknown). Text: its label
+R_WORKERS: Final = -23.0  # a: executor number; b: threads started
+R_THREAD: Final = -24.0  # the worker of the offload before it. a: native thread id (pid for processes); b: offload number. Text: name
+R_EVENT: Final = -25.0  # anything rare. a: when; b: number of JSON object in text (always one text item)
+R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: 0
+R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
+
+# The kinds that own one item of the batch's text.
+TEXT_KINDS: Final = frozenset((R_TASK, R_SPAN, R_LOOP, R_EXECUTOR, R_THREAD, R_EVENT))
+
+TEXT_SEPARATOR: Final = "\x1f"
+
+
+def pack_text(items: list[str]) -> bytes:
+    """One block of UTF-8 from ``items``; separators inside an item are replaced, lone surrogates escaped."""
+    if not items:
+        return b""
+    block = TEXT_SEPARATOR.join(items)
+    if block.count(TEXT_SEPARATOR) != len(items) - 1:
+        block = TEXT_SEPARATOR.join([item.replace(TEXT_SEPARATOR, "?") for item in items])
+    return (block + TEXT_SEPARATOR).encode("utf-8", "backslashreplace")
+
+
+def unpack_text(block: bytes) -> list[str]:
+    """The items that ``pack_text`` joined; bytes that are not UTF-8 become replacement characters."""
+    return block.decode("utf-8", "replace").split(TEXT_SEPARATOR)[:-1]

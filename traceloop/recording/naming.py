@@ -1,0 +1,93 @@
+"""Names of code: from a callback to the code that it will run.
+
+Only code is looked at (module, qualified name, file, line), never a repr, an argument or a value.
+"""
+
+from __future__ import annotations
+
+import functools
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
+from typing import Any, NamedTuple
+
+
+class Site(NamedTuple):
+    """A place in the code. ``line`` is 0 and ``file`` empty where there is no Python source (C functions)."""
+
+    module: str
+    qualname: str
+    file: str
+    line: int
+
+    @property
+    def label(self) -> str:
+        """``module.qualname``, with the line for lambdas, which are all called the same."""
+        name = f"{self.module}.{self.qualname}" if self.module else self.qualname
+        if self.qualname.endswith("<lambda>"):
+            return f"{name}:{self.line}"
+        return name
+
+
+def unwrap(callback: Any) -> Any:
+    """The function inside partials, bound methods and ``functools.wraps``-less wrappers of the standard library."""
+    for _ in range(8):  # a partial of a partial; bounded, since a callable may answer with itself
+        if isinstance(callback, functools.partial | functools.partialmethod):
+            callback = callback.func
+        elif type(callback) is MethodType:
+            callback = callback.__func__
+        else:
+            break
+    return callback
+
+
+def code_of(callback: Any) -> CodeType | None:
+    """The code object that runs when ``callback`` is called, None for C code."""
+    callback = unwrap(callback)
+    if type(callback) is FunctionType:
+        return callback.__code__
+    if isinstance(callback, BuiltinFunctionType | type):
+        return None
+    call = getattr(type(callback), "__call__", None)
+    return call.__code__ if type(call) is FunctionType else None
+
+
+def site_of_code(code: CodeType, module: str) -> Site:
+    """The site of a code object, found in ``module``."""
+    return Site(module, code.co_qualname, code.co_filename, code.co_firstlineno)
+
+
+def site_of(callback: Any) -> Site:
+    """The site of any callable. Never raises for objects that lie about themselves."""
+    try:
+        callback = unwrap(callback)
+        code = code_of(callback)
+        module = getattr(callback, "__module__", None)
+        if code is not None:
+            if type(callback) is not FunctionType:
+                call = type(callback).__call__
+                return site_of_code(code, str(getattr(call, "__module__", None) or type(callback).__module__))
+            return site_of_code(code, module if isinstance(module, str) else "")
+        owner = getattr(callback, "__self__", None)
+        if not isinstance(module, str):
+            module = type(owner).__module__ if owner is not None else type(callback).__module__
+        name = getattr(callback, "__qualname__", None)
+        if not isinstance(name, str):
+            name = type(callback).__qualname__
+        return Site(module, name, "", 0)
+    except Exception:
+        return Site("", f"<{type(callback).__name__}>", "", 0)
+
+
+def site_of_coroutine(coro: Any) -> Site:
+    """The site of a task's coroutine: a coroutine, a generator, or an object that awaits."""
+    try:
+        code = getattr(coro, "cr_code", None) or getattr(coro, "gi_code", None) or getattr(coro, "ag_code", None)
+        frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None)
+        if isinstance(code, CodeType):
+            module = frame.f_globals.get("__name__") if frame is not None else None
+            return site_of_code(code, module if isinstance(module, str) else "")
+        qualname = getattr(coro, "__qualname__", None)
+        if isinstance(qualname, str):  # compiled coroutines (Cython)
+            return Site(type(coro).__module__, qualname, "", 0)
+        return Site(type(coro).__module__, type(coro).__qualname__, "", 0)
+    except Exception:
+        return Site("", f"<{type(coro).__name__}>", "", 0)

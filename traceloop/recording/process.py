@@ -1,0 +1,167 @@
+"""What the recorders of one process share: its folder in the run directory, the site log, its rings.
+
+The folder is ``RUN_DIR/p-PID-START[-N]`` (START in clock ticks since boot, N where an exec began anew), with
+
+    process.json   pid, parent, start, interpreter, command
+    sites          the site log (sites.py)
+    loop-N.ring    a ring for each loop that runs at the same time; reused when a loop is closed
+    process.ring   what other threads have to say
+    ended          made at an orderly exit: nothing more will be written
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import os
+import sys
+import threading
+import time
+
+from . import layout
+from .ring import Ring, make_ring, process_start_ticks
+from .sites import SiteLog
+
+_logger = logging.getLogger("traceloop")
+
+RUN_DIR_VARIABLE = "OTEL_PYTHON_TRACELOOP_RUN_DIR"
+RING_SIZE_VARIABLE = "OTEL_PYTHON_TRACELOOP_RING_SIZE"
+
+
+class Process:
+    """The recording of this process. ``directory`` is None where it records into private memory."""
+
+    def __init__(self, run_dir: str | None, ring_size: int = layout.DEFAULT_CAPACITY) -> None:
+        self.pid = os.getpid()
+        self.ring_size = ring_size
+        self.notice: str | None = None
+        self.directory = self._make_directory(run_dir) if run_dir else None
+        self.site_log = SiteLog(os.path.join(self.directory, "sites") if self.directory else None)
+        # Stands in for a ring until a loop runs; nothing is ever written to it.
+        self.idle_ring = Ring(None, layout.KIND_LOOP, 0, layout.MIN_CAPACITY)
+        self.rings: list[Ring] = []
+        self._free_rings: list[Ring] = []
+        self._lock = threading.Lock()
+        self._loop_numbers = itertools.count(1)
+        self._task_numbers = itertools.count(1)
+        self.next_task_number = self._task_numbers.__next__
+        self._process_ring: Ring | None = None
+        self.process_lock = threading.Lock()
+
+    def _make_directory(self, run_dir: str) -> str | None:
+        base = os.path.join(run_dir, f"p-{self.pid}-{process_start_ticks()}")
+        for attempt in range(1, 1000):
+            path = base if attempt == 1 else f"{base}-{attempt}"
+            try:
+                os.mkdir(path, 0o700)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                self.notice = f"cannot record into {run_dir} ({error.strerror}); recording into private memory"
+                return None
+            self._describe(path)
+            return path
+        return None
+
+    def _describe(self, path: str) -> None:
+        description = {
+            "pid": self.pid,
+            "parent": os.getppid(),
+            "start_ticks": process_start_ticks(),
+            "python": ".".join(map(str, sys.version_info[:3])),
+            "implementation": sys.implementation.name,
+            "executable": sys.executable,
+            "command": " ".join(getattr(sys, "orig_argv", sys.argv))[:1000],
+            "monotonic_ns": time.monotonic_ns(),
+            "realtime_ns": time.time_ns(),
+        }
+        temporary = os.path.join(path, ".process.json")
+        try:
+            with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+                json.dump(description, file)
+            os.rename(temporary, os.path.join(path, "process.json"))
+        except OSError:
+            pass  # readers do with the folder's name
+
+    def next_loop_number(self) -> int:
+        """A number that no other loop of this process has."""
+        return next(self._loop_numbers)
+
+    def take_ring(self) -> Ring:
+        """A ring for a loop that begins to run."""
+        with self._lock:
+            if self._free_rings:
+                return self._free_rings.pop()
+            number = len(self.rings)
+            ring, notice = make_ring(
+                self.directory, f"loop-{number}.ring", layout.KIND_LOOP, number, self.ring_size
+            )
+            self.rings.append(ring)
+        if notice is not None and self.notice is None:
+            self.notice = notice
+            print(f"traceloop: {notice}", file=sys.stderr) if sys.stderr is not None else None
+        return ring
+
+    def give_ring(self, ring: Ring) -> None:
+        """The ring of a loop that was closed, for the next one."""
+        with self._lock:
+            self._free_rings.append(ring)
+
+    def process_write(self, records: list[float], text: list[str], now: float) -> None:
+        """Writes to the process ring; from any thread, never from a signal handler or a gc callback."""
+        with self.process_lock:
+            if self._process_ring is None:
+                self._process_ring = make_ring(
+                    self.directory, "process.ring", layout.KIND_PROCESS, 0, max(self.ring_size // 8, 1 << 20)
+                )[0]
+                self._process_ring.words[layout.W_OPEN] = 1.0
+            self._process_ring.write(records, text, now)
+
+    @property
+    def process_ring(self) -> Ring | None:
+        """The process ring, None until something was written to it."""
+        return self._process_ring
+
+    def end(self) -> None:
+        """An orderly exit: nothing more will be written."""
+        if self.directory is None or self.pid != os.getpid():
+            return
+        try:
+            os.close(os.open(os.path.join(self.directory, "ended"), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except OSError:
+            pass
+
+
+_current: Process | None = None
+_lock = threading.Lock()
+
+
+def current_process() -> Process | None:
+    """The recording of this process; made at the first call, and anew in the child of a fork."""
+    global _current
+    process = _current
+    if process is not None and process.pid == os.getpid():
+        return process
+    with _lock:
+        if _current is None or _current.pid != os.getpid():
+            _current = Process(os.environ.get(RUN_DIR_VARIABLE) or None, _ring_size())
+        return _current
+
+
+def _ring_size() -> int:
+    try:
+        return max(int(os.environ.get(RING_SIZE_VARIABLE, "")), layout.MIN_CAPACITY)
+    except ValueError:
+        return layout.DEFAULT_CAPACITY
+
+
+def _after_fork_in_child() -> None:
+    # The parent's rings are the parent's: the child must not write them, and its lock may have been held.
+    global _current, _lock
+    _current = None
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

@@ -1,0 +1,80 @@
+"""The site log: one line for each place in the code that ever ran as a callback of this process.
+
+A file ``sites`` beside the rings, JSON lines ``[number, module, qualname, file, line]``, appended with one ``write``
+before the first record that uses the number. It is bounded: past ``MAX_SITES`` everything is site 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from types import CodeType
+
+from .layout import SITES
+from .naming import Site
+
+MAX_SITES = SITES - 1
+
+
+class SiteLog:
+    """Numbers sites; shared by the loops of a process and thread-safe."""
+
+    def __init__(self, path: str | None) -> None:
+        self._lock = threading.Lock()
+        self._numbers: dict[Site, int] = {}
+        self.sites: list[Site] = [Site("", "unknown", "", 0)]
+        # By id of the code object, so that a callback is found with one look-up. An entry dies with its code object,
+        # since the next one may get the same id.
+        self.by_code: dict[int, float] = {}
+        self._references: dict[int, weakref.ref[CodeType]] = {}
+        self._fd = -1
+        if path is not None:
+            try:
+                self._fd = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC, 0o600)
+            except OSError:
+                self._fd = -1
+
+    def number(self, site: Site) -> float:
+        """The site's number, written down if it is new; 0 where there is no room."""
+        number = self._numbers.get(site)
+        if number is not None:
+            return float(number)
+        with self._lock:
+            number = self._numbers.get(site)
+            if number is not None:
+                return float(number)
+            number = len(self.sites)
+            if number > MAX_SITES:
+                return 0.0
+            if self._fd >= 0:
+                line = json.dumps([number, *site]).encode("ascii", "replace") + b"\n"
+                try:
+                    if os.write(self._fd, line) != len(line):
+                        os.write(self._fd, b"\n")
+                        return 0.0
+                except OSError:
+                    return 0.0
+            self.sites.append(site)
+            self._numbers[site] = number
+            return float(number)
+
+    def remember(self, code: CodeType, number: float) -> None:
+        """Lets ``by_code`` find ``number`` until the code object is gone."""
+        key = id(code)
+        references = self._references
+        by_code = self.by_code
+
+        def forget(_: object) -> None:
+            by_code.pop(key, None)
+            references.pop(key, None)
+
+        references[key] = weakref.ref(code, forget)
+        by_code[key] = number
+
+    def close(self) -> None:
+        """Closes the log's file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
