@@ -1,0 +1,206 @@
+"""Runs CPython's own tests of asyncio on the standard loop and on ours, and compares test by test.
+
+    python tests/conformance/run_cpython.py [--python PYTHON] [--jobs 2] [MODULE or MODULE.Class.test ...]
+
+Every module of ``test.test_asyncio`` runs in a process of its own, first on the standard loop (the baseline),
+then with ours in the place of it (see child.py). What passes on the standard loop has to pass on ours, or to
+stand in expected.toml with the reason why it cannot. A test that fails is run once more alone before it
+counts: some of CPython's tests depend on time. The last line is ``N passed, N failed``; the exit status is 1 if
+something failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import fnmatch
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import tomllib
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+OURS = "traceloop.loop.event_loop:EventLoop"
+PASSED = ("ok", "expected failure")
+
+LONG = {"test_ssl", "test_events", "test_subprocess", "test_tasks", "test_base_events"}
+# Other platforms' loops, which no test of ours can reach here.
+LEFT_OUT = {"test_windows_events", "test_windows_utils", "test_proactor_events"}
+
+_FIND_MODULES = """
+import os, sys, test.test_asyncio
+folder = os.path.dirname(test.test_asyncio.__file__)
+print("%d.%d" % sys.version_info[:2], *sorted(n[:-3] for n in os.listdir(folder)
+      if n.startswith("test_") and n.endswith(".py")))
+"""
+
+
+def environment() -> dict[str, str]:
+    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    # The tests look at debug mode and at warnings themselves.
+    for name in ("PYTHONASYNCIODEBUG", "PYTHONWARNINGS", "PYTHONDEVMODE"):
+        env.pop(name, None)
+    return env
+
+
+def run_module(
+    python: str, loop: str | None, module: str, only: list[str], timeout_s: float
+) -> dict[str, dict]:
+    """Runs one module; returns for each test its line of the child's output. Failing tests raise nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        out = os.path.join(folder, "out.jsonl")
+        command = [python, str(HERE / "child.py"), module, out, "--timeout", str(timeout_s)]
+        command += ["--loop", loop] if loop else []
+        for name in only:
+            command += ["--only", name]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                env=environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=timeout_s + 30,
+                check=False,
+            )
+            output, status = done.stdout.decode(errors="replace"), done.returncode
+        except subprocess.TimeoutExpired as exc:
+            output, status = (exc.stdout or b"").decode(errors="replace"), -9
+        results: dict[str, dict] = {}
+        started, ended = None, False
+        if os.path.exists(out):
+            for line in Path(out).read_text().splitlines():
+                entry = json.loads(line)
+                if "start" in entry:
+                    started = entry["start"]
+                elif "id" in entry:
+                    results[entry["id"]] = entry
+                    started = None
+                else:
+                    ended = True
+        if started is not None:
+            results[started] = {"id": started, "outcome": "hung or crashed", "detail": output[-6000:]}
+        if not ended:
+            name = f"test.test_asyncio.{module}"
+            results[name] = {
+                "id": name,
+                "outcome": "ended early",
+                "detail": f"status {status}\n{output[-3000:]}",
+            }
+        return {short(name): entry for name, entry in results.items()}
+
+
+def short(name: str) -> str:
+    return name.removeprefix("test.test_asyncio.")
+
+
+def run_all(
+    python: str, loop: str | None, chosen: dict[str, list[str]], jobs: int, timeout_s: float
+) -> dict[str, dict]:
+    results: dict[str, dict] = {}
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        # The longest first, so that no single one is waited for at the end.
+        order = sorted(chosen, key=lambda name: name not in LONG)
+        futures = [pool.submit(run_module, python, loop, m, chosen[m], timeout_s) for m in order]
+        for future in futures:
+            results.update(future.result())
+    # Once more, each alone and with nothing beside it: what fails then is no matter of time.
+    for name in sorted(n for n, e in results.items() if e["outcome"] not in (*PASSED, "skipped")):
+        module, _, rest = name.partition(".")
+        if not rest or "(" in name:
+            continue
+        again = run_module(python, loop, module, [rest], min(timeout_s, 120))
+        if name in again and again[name]["outcome"] in PASSED:
+            results[name] = dict(again[name], again=True)
+    return results
+
+
+def load_expected(version: str, names: list[str]) -> dict[str, str]:
+    """The tests that cannot pass on this version, each with its reason."""
+    path = HERE / "expected.toml"
+    listed: dict[str, str] = {}
+    for entry in tomllib.loads(path.read_text())["expected"]:
+        if version in entry.get("versions", [version]):
+            for pattern in entry["tests"]:
+                for name in fnmatch.filter(names, pattern):
+                    listed[name] = entry["reason"]
+    return listed
+
+
+def baseline(
+    python: str, version: str, chosen: dict[str, list[str]], args: argparse.Namespace
+) -> dict[str, dict]:
+    """The standard loop's results, kept in ``--cache`` between runs where one is given."""
+    path = args.cache and Path(args.cache) / f"baseline-{version}.json"
+    if path and path.exists() and not any(chosen.values()):
+        kept = json.loads(path.read_text())
+        if set(chosen) <= set(kept["modules"]):
+            return {n: e for n, e in kept["results"].items() if n.partition(".")[0] in chosen}
+    results = run_all(python, None, chosen, args.jobs, args.timeout)
+    if path and not any(chosen.values()) and not args.tests:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"modules": list(chosen), "results": results}))
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("tests", nargs="*", help="modules, or module.Class, or module.Class.test")
+    parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--loop", default=OURS, help="module:Class (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--timeout", type=float, default=300, help="seconds a module may take (%(default)s)")
+    parser.add_argument("--cache", help="folder to keep the standard loop's results in")
+    parser.add_argument("--details", action="store_true", help="print the traceback of each failure")
+    args = parser.parse_args()
+
+    version, *modules = subprocess.run(
+        [args.python, "-c", _FIND_MODULES], capture_output=True, text=True, check=True
+    ).stdout.split()
+    chosen: dict[str, list[str]] = {m: [] for m in modules if m not in LEFT_OUT}
+    if args.tests:
+        chosen = {}
+        for name in args.tests:
+            module, _, rest = name.partition(".")
+            chosen.setdefault(module, []).extend([rest] if rest else [])
+
+    began = time.monotonic()
+    standard = baseline(args.python, version, chosen, args)
+    ours = run_all(args.python, args.loop, chosen, args.jobs, args.timeout)
+
+    must = sorted(n for n, e in standard.items() if e["outcome"] in PASSED)
+    broken = [n for n in must if n not in ours or ours[n]["outcome"] not in PASSED]
+    listed = load_expected(version, must)
+    failed = [n for n in broken if n not in listed]
+    for name in failed:
+        entry = ours.get(name, {"outcome": "not run", "detail": ""})
+        print(f"FAILED {name}: {entry['outcome']}")
+        if args.details:
+            print("    " + entry["detail"].replace("\n", "\n    "))
+    for name, entry in ours.items():
+        if entry["outcome"] in ("ended early", "hung or crashed"):
+            print(f"{entry['outcome']}: {name}")
+            if args.details:
+                print("    " + entry["detail"].replace("\n", "\n    "))
+    stale = [n for n in listed if n not in broken]
+    for name in stale:
+        print(f"listed in expected.toml, but passes: {name}")
+    not_standard = len(standard) - len(must)
+    print(
+        f"Python {version}: {len(must)} tests pass on the standard loop ({not_standard} do not), "
+        f"{len(broken) - len(failed)} are listed as impossible; {time.monotonic() - began:.0f} s"
+    )
+    print(f"{len(must) - len(broken)} passed, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
