@@ -12,6 +12,7 @@ import argparse
 import faulthandler
 import importlib
 import json
+import signal
 import sys
 import unittest
 
@@ -101,6 +102,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.timeout:
         faulthandler.dump_traceback_later(args.timeout, exit=True)
+    # A shell starts what runs in its background with SIGINT ignored; some of the tests interrupt themselves.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if args.loop:
         substitute(args.loop)
     prefix = f"test.test_asyncio.{args.module}"

@@ -110,14 +110,16 @@ def run_all(
         futures = [pool.submit(run_module, python, loop, m, chosen[m], timeout_s) for m in order]
         for future in futures:
             results.update(future.result())
-    # Once more, each alone and with nothing beside it: what fails then is no matter of time.
-    for name in sorted(n for n, e in results.items() if e["outcome"] not in (*PASSED, "skipped")):
+    # Once more with nothing beside it: what fails then is no matter of time.
+    again: dict[str, list[str]] = {}
+    for name, entry in results.items():
         module, _, rest = name.partition(".")
-        if not rest or "(" in name:
-            continue
-        again = run_module(python, loop, module, [rest], min(timeout_s, 120))
-        if name in again and again[name]["outcome"] in PASSED:
-            results[name] = dict(again[name], again=True)
+        if entry["outcome"] not in (*PASSED, "skipped") and rest and "(" not in name:
+            again.setdefault(module, []).append(rest)
+    for module, tests in sorted(again.items()):
+        for name, entry in run_module(python, loop, module, tests, timeout_s).items():
+            if entry["outcome"] in PASSED:
+                results[name] = entry
     return results
 
 
