@@ -18,6 +18,8 @@ from asyncio import constants, selector_events, transports, unix_events
 from collections.abc import Callable
 from typing import Any
 
+from ..io_counters import IOCounters
+
 _standard: Any = unix_events
 _test_selector_event: Any = selector_events._test_selector_event  # type: ignore[attr-defined]
 
@@ -56,6 +58,9 @@ class _PipeTransport:
             self._pipe = self._fileno = self._protocol = None
             raise ValueError(refusal)
         os.set_blocking(self._fileno, False)
+        # Another loop than ours has no counters; these then count for nobody.
+        self._io: IOCounters = getattr(loop, "_io", None) or IOCounters()
+        self._io.pipe += 1
         return status
 
     def _describe(self) -> list[str]:
@@ -94,6 +99,7 @@ class _PipeTransport:
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_pipe", None) is not None:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._io.pipe -= 1
             self._pipe.close()
 
     def _is_ordinary_end(self, error: BaseException) -> bool:
@@ -117,6 +123,7 @@ class _PipeTransport:
         try:
             self._protocol.connection_lost(error)
         finally:
+            self._io.pipe -= 1
             self._pipe.close()
             self._pipe = None
             self._protocol = None
@@ -171,9 +178,7 @@ class UnixReadPipeTransport(_PipeTransport, asyncio.ReadTransport):
             self._fatal_error(error, "Fatal read error on pipe transport")
             return
         if data:
-            io = getattr(self._loop, "_io", None)
-            if io is not None:
-                io.bytes_in += len(data)
+            self._io.bytes_in += len(data)
             self._protocol.data_received(data)
             return
         self._log_closed_by_peer()
@@ -238,9 +243,7 @@ class UnixWritePipeTransport(_PipeTransport, transports._FlowControlMixin, async
         super().__init__(extra, loop)
         self._buffer = bytearray()
         self._conn_lost = 0
-        status = self._attach(
-            loop, pipe, protocol, "Pipe transport is only for pipes, sockets and character devices"
-        )
+        status = self._attach(loop, pipe, protocol, "Pipe transport is only for pipes, sockets and character devices")
         loop.call_soon(protocol.connection_made, self)
         if _polls_on_close(status):
             loop.call_soon(loop._add_reader, self._fileno, self._read_ready)
@@ -282,7 +285,7 @@ class UnixWritePipeTransport(_PipeTransport, transports._FlowControlMixin, async
                 self._conn_lost += 1
                 self._fatal_error(error, "Fatal write error on pipe transport")
                 return
-            self._count(written)
+            self._io.bytes_out += written
             if written == len(data):
                 return
             if written > 0:
@@ -290,11 +293,6 @@ class UnixWritePipeTransport(_PipeTransport, transports._FlowControlMixin, async
             self._loop._add_writer(self._fileno, self._write_ready)
         self._buffer += data
         self._maybe_pause_protocol()
-
-    def _count(self, written: int) -> None:
-        io = getattr(self._loop, "_io", None)
-        if io is not None:
-            io.bytes_out += written
 
     def _write_ready(self) -> None:
         assert self._buffer, "Data should not be empty"
@@ -311,7 +309,7 @@ class UnixWritePipeTransport(_PipeTransport, transports._FlowControlMixin, async
             self._loop._remove_writer(self._fileno)
             self._fatal_error(error, "Fatal write error on pipe transport")
             return
-        self._count(written)
+        self._io.bytes_out += written
         if written < len(self._buffer):
             del self._buffer[:written]
             return
