@@ -10,13 +10,15 @@ import asyncio
 import selectors
 import sys
 import weakref
-from asyncio import selector_events
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import Any, TypeVarTuple, Unpack
 
 from .io_counters import IOCounters
 from .mixin import LoopPart
+from .standard import selector_events
+
+_Ts = TypeVarTuple("_Ts")
 
 _READ = selectors.EVENT_READ
 _WRITE = selectors.EVENT_WRITE
@@ -37,6 +39,7 @@ class PollerMixin(LoopPart):
         self._io = IOCounters()
         self._make_self_pipe()
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+        self._unix_server_sockets: dict[Any, int] = {}
 
     # Mapping.get of the older selectors works by exception, so nothing is lost by asking for the key there; and
     # CPython's tests replace the one or the other, by version.
@@ -117,7 +120,7 @@ class PollerMixin(LoopPart):
         writer.cancel()
         return True
 
-    def add_reader(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]) -> None:
         """Calls ``callback(*args)`` whenever ``fd`` can be read, until `remove_reader`."""
         self._ensure_fd_no_transport(fd)
         self._add_reader(fd, callback, *args)
@@ -127,7 +130,7 @@ class PollerMixin(LoopPart):
         self._ensure_fd_no_transport(fd)
         return self._remove_reader(fd)
 
-    def add_writer(self, fd: Any, callback: Callable[..., object], *args: Any) -> None:
+    def add_writer(self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]) -> None:
         """Calls ``callback(*args)`` whenever ``fd`` can be written to, until `remove_writer`."""
         self._ensure_fd_no_transport(fd)
         self._add_writer(fd, callback, *args)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import socket as _socket
-from asyncio import base_events
 from typing import Any
 
 from .mixin import LoopPart
+from .standard import base_events
 
 # The standard loop's module is asked for `socket` and `logger` at each call, here as in the other parts: tests (those
 # of CPython and of others) put theirs into `asyncio.base_events`, and mean every loop by it.
@@ -88,16 +88,12 @@ class ResolverMixin(LoopPart):
     ) -> list[Any]:
         """``socket.getaddrinfo`` without blocking the loop."""
         function = self._getaddrinfo_debug if self._debug else base_events.socket.getaddrinfo
-        infos: list[Any] = await self.run_in_executor(
-            None, function, host, port, family, type, proto, flags
-        )
+        infos: list[Any] = await self.run_in_executor(None, function, host, port, family, type, proto, flags)
         return infos
 
     async def getnameinfo(self, sockaddr: Any, flags: int = 0) -> tuple[str, str]:
         """``socket.getnameinfo`` without blocking the loop."""
-        name: tuple[str, str] = await self.run_in_executor(
-            None, base_events.socket.getnameinfo, sockaddr, flags
-        )
+        name: tuple[str, str] = await self.run_in_executor(None, base_events.socket.getnameinfo, sockaddr, flags)
         return name
 
     async def _ensure_resolved(
@@ -114,7 +110,5 @@ class ResolverMixin(LoopPart):
         info = literal_addrinfo(host, port, family, type, proto, *address[2:])
         if info is not None:
             return [info]
-        infos: list[Any] = await loop.getaddrinfo(
-            host, port, family=family, type=type, proto=proto, flags=flags
-        )
+        infos: list[Any] = await loop.getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
         return infos

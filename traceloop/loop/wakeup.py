@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import socket
-from asyncio import selector_events
 
 from .mixin import LoopPart
+from .standard import selector_events
 
 _READ_SIZE = 4096
 
@@ -15,6 +15,7 @@ class WakeupMixin(LoopPart):
 
     _ssock: socket.socket | None
     _csock: socket.socket | None
+    _internal_fds: int
 
     def _make_self_pipe(self) -> None:
         self._ssock, self._csock = socket.socketpair()
@@ -65,6 +66,4 @@ class WakeupMixin(LoopPart):
         except OSError:
             # A full pipe wakes the loop as well as one byte more would.
             if self._debug:
-                selector_events.logger.debug(
-                    "Fail to write a null byte into the self-pipe socket", exc_info=True
-                )
+                selector_events.logger.debug("Fail to write a null byte into the self-pipe socket", exc_info=True)

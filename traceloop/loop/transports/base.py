@@ -11,11 +11,12 @@ import collections
 import selectors
 import sys
 import warnings
-from asyncio import selector_events, sslproto, transports, trsock
+from asyncio import sslproto, transports, trsock
 from contextvars import Context
 from typing import Any, Literal
 
 from ..io_counters import IOCounters
+from ..standard import selector_events
 
 _PASS_CONTEXT = sys.version_info >= (3, 15)
 _DEFAULT_HIGH_WATER = 64 * 1024
@@ -29,6 +30,7 @@ class FlowControl(transports._FlowControlMixin):
 
     _protocol: Any
     _loop: Any
+    _extra: dict[str, Any]
 
     def __init__(self, extra: dict[str, Any] | None, loop: Any) -> None:
         asyncio.BaseTransport.__init__(self, extra)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from asyncio import constants, futures, selector_events, transports
+from asyncio import constants, transports
 from typing import Any
 
+from ..standard import futures, selector_events
 from .base import _SelectorTransport
 
 # Both since 3.13: an empty datagram is sent, and each one waiting counts with what its header takes.

@@ -11,10 +11,11 @@ import itertools
 import os
 import socket
 import sys
-from asyncio import constants, futures, protocols, selector_events
+from asyncio import constants, protocols
 from contextvars import Context
 from typing import Any
 
+from ..standard import futures, selector_events
 from .base import _SelectorTransport
 
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
@@ -210,18 +211,20 @@ class _SelectorSocketTransport(_SelectorTransport):
         if not list_of_data:
             return
         # All of it is looked at before any is queued: a wrong item must not leave half a message behind.
-        pieces = [piece for piece in map(memoryview, list_of_data) if piece.nbytes]
+        views = [memoryview(data) for data in list_of_data]
         if self._conn_lost:
             self._write_too_late()
             return
-        if not pieces:
-            return
         waiting = bool(self._buffer)
-        for piece in pieces:
+        for piece in views:
+            if not piece.nbytes:
+                continue  # could never be sent (CPython issue 155888)
             if piece.itemsize != 1 or piece.ndim != 1:
                 piece = piece.cast("B")
             self._buffer.append(piece)
             self._buffer_size += len(piece)
+        if not self._buffer:
+            return
         if not waiting:
             self._write_ready()
             if not self._buffer:

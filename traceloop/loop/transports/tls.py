@@ -8,10 +8,10 @@ with an `SSLProtocol` on it, and what the user gets is that protocol's applicati
 from __future__ import annotations
 
 import asyncio
-from asyncio import base_events, sslproto
 from contextvars import Context
 from typing import Any
 
+from ..standard import base_events, sslproto
 from .stream import _SelectorSocketTransport
 
 
@@ -35,7 +35,7 @@ def make_tls_transport(
         loop,
         protocol,
         sslcontext,
-        waiter,  # type: ignore[arg-type]
+        waiter,
         server_side,
         server_hostname,
         ssl_handshake_timeout=ssl_handshake_timeout,
@@ -57,7 +57,7 @@ async def upgrade(
     ssl_shutdown_timeout: float | None,
 ) -> Any:
     """``loop.start_tls``: puts TLS between a transport in use and its protocol."""
-    ssl: Any = vars(base_events)["ssl"]  # None where Python was built without it
+    ssl: Any = base_events.ssl  # None where Python was built without it
     if ssl is None:
         raise RuntimeError("Python ssl module is not available")
     if not isinstance(sslcontext, ssl.SSLContext):

@@ -1,0 +1,21 @@
+"""The standard library's modules of which parts of this loop use what is not public.
+
+Their names are looked up in these modules at each call, and not imported: tests, CPython's and other projects', put
+their own `logger`, `socket`, `time`, `os` or `signal` there, and mean every loop by it. Typeshed declares no private
+names, so for the type checker the modules are `Any`.
+"""
+
+from __future__ import annotations
+
+import asyncio.base_events
+import asyncio.futures
+import asyncio.selector_events
+import asyncio.sslproto
+import asyncio.unix_events
+from typing import Any
+
+base_events: Any = asyncio.base_events
+futures: Any = asyncio.futures
+selector_events: Any = asyncio.selector_events
+sslproto: Any = asyncio.sslproto
+unix_events: Any = asyncio.unix_events
