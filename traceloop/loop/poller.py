@@ -120,7 +120,7 @@ class PollerMixin(LoopPart):
         writer.cancel()
         return True
 
-    def add_reader(self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]) -> None:
+    def add_reader(self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts) -> None:
         """Calls ``callback(*args)`` whenever ``fd`` can be read, until `remove_reader`."""
         self._ensure_fd_no_transport(fd)
         self._add_reader(fd, callback, *args)
@@ -130,7 +130,7 @@ class PollerMixin(LoopPart):
         self._ensure_fd_no_transport(fd)
         return self._remove_reader(fd)
 
-    def add_writer(self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: Unpack[_Ts]) -> None:
+    def add_writer(self, fd: Any, callback: Callable[[Unpack[_Ts]], object], *args: *_Ts) -> None:
         """Calls ``callback(*args)`` whenever ``fd`` can be written to, until `remove_writer`."""
         self._ensure_fd_no_transport(fd)
         self._add_writer(fd, callback, *args)
