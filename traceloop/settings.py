@@ -262,9 +262,7 @@ class Settings:
         return _restored, (self.as_dict(),)
 
     @classmethod
-    def from_environ(
-        cls, environ: Mapping[str, str], on_error: Callable[[str], None] | None = None
-    ) -> Settings:
+    def from_environ(cls, environ: Mapping[str, str], on_error: Callable[[str], None] | None = None) -> Settings:
         """The settings that the environment names, defaults for the rest.
 
         A value that cannot be used raises `SettingsError`; with `on_error` given, it is called with the line

@@ -1,0 +1,66 @@
+"""The commands as click sees them, each imported when it is asked for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from typing import Any
+
+import click
+
+from traceloop import __version__
+
+#: Command name: (module, attribute, what `traceloop --help` says about it).
+COMMANDS = {
+    "run": ("run_help", "command", "Run a program on the traced event loop."),
+    "top": ("top", "command", "Watch the loops of a running program."),
+    "report": ("report", "command", "Print the report of a kept record."),
+    "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
+}
+
+
+class LazyGroup(click.Group):
+    """Knows its commands by name and imports the one that is used."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name, (module, _, _) in COMMANDS.items() if _exists(module)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS or not _exists(COMMANDS[cmd_name][0]):
+            return None
+        module, attribute, _ = COMMANDS[cmd_name]
+        found: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
+        return found
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **{**kwargs, "standalone_mode": False})
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
+            raise SystemExit(2) from None
+        except click.ClickException as error:
+            context = getattr(error, "ctx", None)
+            hint = f"; see {context.command_path} --help" if context is not None else ""
+            click.echo(f"traceloop: {error.format_message().rstrip('.')}{hint}", err=True)
+            raise SystemExit(error.exit_code) from None
+        except click.Abort:
+            raise SystemExit(130) from None
+
+
+def _exists(module: str) -> bool:
+    return importlib.util.find_spec(f".{module}", __package__) is not None
+
+
+@click.group(cls=LazyGroup)
+@click.version_option(__version__, message="traceloop %(version)s")
+def command() -> None:
+    """An asyncio event loop that records everything it does.
+
+    \b
+    traceloop run app.py              run a program, and look at what its loops do
+    curl localhost:9464/metrics       while it runs
+    """

@@ -1,0 +1,34 @@
+"""The `traceloop` command. `run` goes past click, because its user waits for it at every start."""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def main() -> None:
+    """The entry point of the console script and of `python -m traceloop`."""
+    words = sys.argv[1:]
+    if words[:1] == ["run"]:
+        from . import options, run
+
+        try:
+            status = run.main(words[1:])
+        except options.HelpRequested:
+            pass
+        except KeyboardInterrupt:
+            status = 130
+        else:
+            raise SystemExit(status)
+    elif words == ["--version"]:
+        from traceloop import __version__
+
+        print(f"traceloop {__version__}")
+        raise SystemExit(0)
+    from .group import command
+
+    command_with_click: Any = command
+    command_with_click(prog_name="traceloop")

@@ -1,0 +1,173 @@
+"""`traceloop run`: prepares the run, then becomes the program.
+
+Everything up to the exec is paid by the user at every start, and imports are nearly all of it. So this module
+and what it imports keep to what the interpreter has loaded anyway; what is rare is imported where it happens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from traceloop import __version__, run_directory
+from traceloop.settings import PREFIX, ROOT_PID, RUN_DIR, Settings, SettingsError
+
+from . import options, programs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
+DISTRIBUTION = "traceloop-eventloop"
+
+_PROBE = """
+import os, sys
+try:
+    import traceloop.bootstrap
+except ImportError:
+    sys.exit(3)
+print("traceloop", traceloop.__version__, int(traceloop.bootstrap.hook_ran))
+"""
+
+
+def say(line: str) -> None:
+    """One line of ours on stderr."""
+    if sys.stderr is not None:
+        print(f"traceloop: {line}", file=sys.stderr, flush=True)
+
+
+def main(words: Sequence[str]) -> int:
+    """Runs the program that the words (those after `run`) name; returns only where that is refused."""
+    try:
+        base = Settings.from_environ(os.environ)
+        settings, program_words = options.parse(words, base)
+        if not program_words:
+            raise options.UsageError("what is to be run? For example: traceloop run app.py; see traceloop run --help")
+        program = programs.resolve(program_words, os.environ, _own_options())
+        if _sdk_disabled(os.environ) or program.missing:
+            return execute(program, os.environ)
+        _check_hook(program)
+        return _run(settings, program)
+    except (options.UsageError, programs.Refused, SettingsError) as error:
+        say(str(error))
+        return 2
+
+
+def execute(program: programs.Program, environ: Mapping[str, str]) -> int:
+    """Becomes the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    try:
+        os.execve(program.executable, program.argv, dict(environ))
+    except OSError as error:
+        say(f"cannot run {program.executable}: {error.strerror}")
+        return 2
+
+
+def _sdk_disabled(environ: Mapping[str, str]) -> bool:
+    return environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+
+
+def _own_options() -> list[str]:
+    """What stood between the interpreter and `-m traceloop`, for the program's interpreter."""
+    words = sys.orig_argv[1:]
+    given = programs.interpreter_options(words)
+    return given if words[len(given) : len(given) + 1] == ["-m"] else []
+
+
+# -- the startup hook of the interpreter that will run
+
+
+def _check_hook(program: programs.Program) -> None:
+    if program.probe is None and _own_hook_is_installed():
+        return
+    import subprocess
+
+    command = [program.executable, *(program.probe or ()), "-c", _PROBE]
+    # Marks the process as one of a run, of which there is no directory: the hook runs, and does nothing else.
+    environ = {**_clean(os.environ), RUN_DIR: os.devnull}
+    try:
+        answer = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=30, check=False)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise programs.Refused(f"cannot run {program.executable}: {error}") from None
+    words = answer.stdout.split()
+    if answer.returncode == 3 or words[:1] != ["traceloop"]:
+        if answer.returncode != 3 and answer.stderr.strip():
+            raise programs.Refused(f"{program.executable}: {answer.stderr.strip().splitlines()[-1]}")
+        raise programs.Refused(
+            f"traceloop is not installed for {program.executable}, which would run this program: "
+            f"{program.executable} -m pip install {DISTRIBUTION}"
+        )
+    if words[1] != __version__:
+        raise programs.Refused(
+            f"{program.executable} has traceloop {words[1]}, this is {__version__}: "
+            f"{program.executable} -m pip install {DISTRIBUTION}=={__version__}"
+        )
+    if words[2] != "1" and program.probe:
+        given = " ".join([program.executable, *program.probe])
+        raise programs.Refused(f"{given} skips startup hooks, so nothing would be traced")
+    if words[2] != "1":
+        raise programs.Refused(
+            f"{program.executable} finds traceloop but not its startup hook, so nothing would be traced: "
+            f"{program.executable} -m pip install {DISTRIBUTION}"
+        )
+
+
+def _own_hook_is_installed() -> bool:
+    if sys.flags.no_site:
+        return False
+    return any(
+        os.path.isfile(os.path.join(folder, "traceloop.pth"))
+        for folder in sys.path
+        if folder.endswith(("site-packages", "dist-packages"))
+    )  # a hook elsewhere is found by asking the interpreter
+
+
+# -- the run
+
+
+def _run(settings: Settings, program: programs.Program) -> int:
+    if settings.record is not None:
+        settings = settings.replace(record=_make_record_directory(settings.record))
+    settings = run_directory.make(settings, say)
+    environ = {**_clean(os.environ), **settings.to_environ(), ROOT_PID: str(os.getpid())}
+    if settings.run_dir is not None:
+        run_directory.describe(settings, settings.run_dir, program.argv, say)
+    if settings.collector == "process" and settings.run_dir is not None:
+        collector = start_collector(settings)
+        if collector is None:
+            return 2
+        environ[PREFIX + "COLLECTOR_PID"] = str(collector.pid)
+        if collector.metrics_url:
+            environ[PREFIX + "METRICS_URL"] = collector.metrics_url
+    return execute(program, environ)
+
+
+def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+    """Without our variables: what they said is in the settings."""
+    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+
+
+def start_collector(settings: Settings) -> Any:
+    """Starts the collector's process; None, with a line said, where the run can't begin."""
+    from traceloop.exporters import collector
+
+    try:
+        return collector.start(settings)
+    except (OSError, ValueError) as error:  # the port that was asked for is taken, or no process starts
+        say(str(error))
+        run_directory.remove(settings.run_dir)
+        return None
+
+
+def _make_record_directory(path: str) -> str:
+    path = os.path.abspath(path)
+    try:
+        os.makedirs(path, mode=0o700, exist_ok=True)
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise options.UsageError(f"--record: cannot write to {path}: {error.strerror}") from None
+    return path

@@ -1,0 +1,73 @@
+"""`traceloop run --help`: made from the same table as the parser; parsing itself is left to `cli.run`."""
+
+from __future__ import annotations
+
+import click
+
+from . import run
+from .options import OPTIONS, HelpRequested
+
+_TEXT = """Run a program on the traced event loop; it behaves as under `python`.
+
+While it runs, http://localhost:9464/metrics tells what its loops do. When it has ended, one line on stderr
+sums that up. The options stand before the program; whatever follows it belongs to it.
+
+\b
+Examples:
+  traceloop run app.py --its-own option
+  traceloop run -m package.module
+  traceloop run uvicorn app:app --workers 4
+  traceloop run python -X dev app.py            options of the interpreter
+  traceloop run --report --no-metrics -m pytest
+  traceloop run --otlp-endpoint http://localhost:4318 app.py
+  traceloop run --slow-threshold 0.05 --slow-threshold 'app.batch.*=1' app.py
+
+\b
+Environment:
+  OTEL_PYTHON_TRACELOOP_<OPTION>                 an option's default: ..._SLOW_THRESHOLD=0.05,
+  ..._REPORT=true;
+                                                 --no-metrics and --no-children are ..._METRICS=false,
+                                                 ..._CHILDREN=false
+  OTEL_EXPORTER_PROMETHEUS_HOST, ..._PORT        where /metrics is served
+  OTEL_EXPORTER_OTLP_ENDPOINT and its like       where spans go
+  OTEL_TRACES_EXPORTER, OTEL_TRACES_SAMPLER      which exporter, which sampler
+  OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES    whose spans they are
+  OTEL_SDK_DISABLED=true                         run the program untraced
+
+\b
+Exit status:
+  that of the program, ends by a signal included; 2 where it could not be started:
+  a bad option, a metrics port that was asked for and is taken, no such program, an
+  interpreter without traceloop's startup hook (traceloop must be installed beside the program)
+"""
+
+
+class RunCommand(click.Command):
+    """Hands its words on unparsed."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.args = args
+        return args
+
+    def invoke(self, ctx: click.Context) -> None:
+        try:
+            status = run.main(ctx.args)
+        except HelpRequested:
+            click.echo(ctx.get_help(), color=ctx.color)
+            ctx.exit(0)
+        raise SystemExit(status)
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        formatter.write_usage(ctx.command_path, "[OPTIONS] PROGRAM [ARGUMENTS]...")
+
+
+command = RunCommand(
+    "run",
+    help=_TEXT,
+    short_help="Run a program on the traced event loop.",
+    context_settings={"max_content_width": 120},
+    params=[
+        click.Option([option.name], metavar=option.metavar or None, is_flag=not option.metavar, help=option.help)
+        for option in OPTIONS
+    ],
+)

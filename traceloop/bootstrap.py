@@ -1,0 +1,232 @@
+"""The startup hook: puts the traced loop under a program that asks asyncio (or uvloop) for a loop.
+
+`start()` is called by a line in `traceloop.pth` while the interpreter starts, in processes of a run only. It
+does next to nothing: it puts a finder at the head of `sys.meta_path` that waits for `asyncio`. What follows
+from where it runs:
+
+- The program has not begun, and `sys.path[0]` is not there yet. The search path of this moment is kept for
+our own
+  imports: a program may have a `random.py` or a `json.py` beside it.
+- Site prints a traceback for whatever goes wrong here, so nothing may: a fault is one line, and the program
+goes on. - It also runs in subinterpreters, in pip, in every helper process that the program starts. Where
+asyncio is not
+  imported, nothing of the interpreter is changed but that finder.
+- A module's loader and spec must be the genuine ones, since programs look at them. So the finder returns the
+spec
+  that the others found, and only hangs a function over that one loader's `exec_module`, which unhooks itself.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from _frozen_importlib import BuiltinImporter, FrozenImporter
+from _frozen_importlib_external import PathFinder
+from _thread import get_ident
+
+from .settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+#: Packages whose import is waited for: asyncio, and those that offer a loop of their own in its place.
+LOOP_LIBRARIES = ("uvloop", "rloop", "zuvloop")
+
+#: Whether the interpreter's start called `start`; the command asks other interpreters.
+hook_ran = False
+
+
+def start() -> None:
+    """Waits for asyncio to be imported; called once, by the interpreter's start, in a process of a run."""
+    global hook_ran
+    if hook_ran or not _is_main_interpreter():
+        return
+    hook_ran = True
+    # What we need is imported before the program begins, because an import during exit can fail or change the
+    # exit status; and then forgotten by `sys.modules`, because the program may have a module of that name.
+    before = set(sys.modules)
+    from . import notices
+
+    try:
+        from . import ending
+
+        directory = os.environ.get(RUN_DIR, "")
+        if directory != NO_DIRECTORY and not os.path.isdir(directory):
+            return  # the run is over, or this is another mount namespace: nobody would read
+        settings = Settings.from_environ(os.environ, on_error=notices.say)
+        is_root = os.environ.get(ROOT_PID) == str(os.getpid())
+        if not settings.children:
+            if not is_root:
+                return
+            for name in [name for name in os.environ if name.startswith(PREFIX)]:
+                del os.environ[name]
+        search_path = _without_pythonpath(sys.path)
+        ending.prepare(settings, is_root)
+        finder = Finder(settings, search_path)
+        sys.meta_path.insert(0, finder)
+        for name in ("asyncio", *LOOP_LIBRARIES):
+            if name in sys.modules:  # another startup hook came first
+                finder.imported(sys.modules[name])
+    except Exception as error:
+        notices.say(f"not tracing this process: {error!r}")
+    finally:
+        for name in set(sys.modules) - before:
+            if not name.startswith("traceloop"):
+                del sys.modules[name]
+
+
+def _is_main_interpreter() -> bool:
+    try:
+        from _thread import _is_main_interpreter  # type: ignore[attr-defined]
+    except ImportError:  # 3.11
+        try:
+            import _xxsubinterpreters as interpreters  # type: ignore[import-not-found]
+        except ImportError:
+            return True
+        return bool(interpreters.get_current() == interpreters.get_main())
+    return bool(_is_main_interpreter())
+
+
+def _without_pythonpath(path: list[str]) -> list[str]:
+    # PYTHONPATH stands before the standard library and may shadow it just as the program's folder does.
+    own = {_absolute(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
+    return [entry for entry in path if entry and entry not in own]
+
+
+def _absolute(path: str) -> str:
+    try:
+        return os.path.abspath(path)
+    except OSError:  # the working directory was removed
+        return path
+
+
+class Finder:
+    """Finds nothing of its own: it hangs `imported` behind the import of the packages that offer a loop."""
+
+    def __init__(self, settings: Settings, search_path: list[str]) -> None:
+        self.settings = settings
+        self.search_path = search_path
+        self._importing_ours = 0  # the thread that is in `OwnImports`
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """Part of the import protocol; called by any thread for every module not imported yet."""
+        if path is None and self._importing_ours and self._importing_ours == get_ident():
+            for finder in (BuiltinImporter, FrozenImporter):
+                spec: ModuleSpec | None = finder.find_spec(name)
+                if spec is not None:
+                    return spec
+            spec = PathFinder.find_spec(name, self.search_path)
+            return spec
+        if name != "asyncio" and name not in LOOP_LIBRARIES:
+            return None
+        for other in sys.meta_path:
+            find = getattr(other, "find_spec", None)
+            if other is self or find is None:
+                continue
+            spec = find(name, path, target)
+            if spec is not None:
+                self._hang_behind(spec.loader, name)
+                return spec
+        return None
+
+    def _hang_behind(self, loader: Any, name: str) -> None:
+        if loader is None or isinstance(loader, type):
+            return  # a namespace package, or frozen into the executable
+
+        def exec_module(module: ModuleType) -> None:
+            if getattr(module, "__name__", None) != name:  # a zip's loader serves all of its modules
+                type(loader).exec_module(loader, module)
+                return
+            del loader.exec_module
+            loader.exec_module(module)
+            self.imported(module)
+
+        try:
+            loader.exec_module = exec_module
+        except AttributeError:
+            from . import notices
+
+            notices.say(f"{name} is loaded by {type(loader).__name__}, which cannot be followed: not tracing")
+
+    def imported(self, module: ModuleType) -> None:
+        """One of the packages is there: put the traced loop into it."""
+        try:
+            with OwnImports(self):
+                from . import ending, rebinding
+
+                if module.__name__ == "asyncio":
+                    rebinding.rebind_asyncio(module, self.settings)
+                    ending.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
+                elif not self.settings.keep_uvloop:
+                    rebinding.rebind_library(module)
+        except Exception as error:
+            from . import notices
+
+            notices.say(f"not tracing this process: {error!r}")
+
+
+class OwnImports:
+    """While it lasts, this thread's imports are resolved as if the program had no folder of its own.
+
+    Afterwards every module that it brought in and of which the program has one by the same name is taken out
+    of `sys.modules` again: the program's own `import random` must find the program's `random.py`.
+    """
+
+    def __init__(self, finder: Finder) -> None:
+        self._finder = finder
+        self._hidden: dict[str, ModuleType] = {}
+        self._before: set[str] = set()
+
+    def __enter__(self) -> None:
+        finder = self._finder
+        finder._importing_ours = get_ident()
+        if finder not in sys.meta_path:  # emptied by the program
+            sys.meta_path.insert(0, finder)
+        self._hidden = self._shadowing()
+        for name in self._hidden:
+            del sys.modules[name]
+        self._before = set(sys.modules)
+
+    def __exit__(self, *exception: object) -> None:
+        finder = self._finder
+        finder._importing_ours = 0
+        for name in self._hidden:
+            for brought in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
+                del sys.modules[brought]
+        sys.modules.update(self._hidden)
+        brought_in = {name.partition(".")[0] for name in set(sys.modules) - self._before - set(self._hidden)}
+        first = self._program_path()
+        for name in brought_in - {"traceloop"}:
+            spec = PathFinder.find_spec(name, first) if first else None
+            if spec is not None and spec.loader is not None:
+                for key in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
+                    del sys.modules[key]
+
+    def _program_path(self) -> list[str]:
+        """The entries of `sys.path` that stand before the standard library."""
+        out: list[str] = []
+        for entry in sys.path:
+            if entry in self._finder.search_path:
+                break
+            out.append(entry)
+        return out
+
+    def _shadowing(self) -> dict[str, ModuleType]:
+        """The program's modules that bear a name of the standard library, with their submodules."""
+        out: dict[str, ModuleType] = {}
+        first = tuple(os.path.join(_absolute(entry), "") for entry in self._program_path())
+        if not first:
+            return out
+        for name in sys.stdlib_module_names:
+            file = getattr(sys.modules.get(name), "__file__", None)
+            if file and _absolute(file).startswith(first):
+                for key, module in list(sys.modules.items()):
+                    if key == name or key.startswith(name + "."):
+                        out[key] = module
+        return out

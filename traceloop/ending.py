@@ -1,0 +1,268 @@
+"""How a traced process ends: its last records are published, and the run's summary stands on stderr before it
+is gone.
+
+`prepare` runs before the program's first line, `arm` when asyncio was imported: only then is anything of the
+interpreter replaced. Everything used here is imported beforehand, since an import during exit can fail, and
+after an uncaught KeyboardInterrupt it would turn the exit status.
+
+Records lie in shared memory and outlive the process, so most ends need nothing from us (SIGKILL, a crash,
+SIGHUP). What needs help is what is still in a loop's own batch: at exit, at `os._exit` (which forked children
+of multiprocessing end by), before an exec, and at SIGTERM, whose default action runs no Python at all.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import atexit
+import os
+import select
+import sys
+import time
+
+from . import notices
+from .settings import PREFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .settings import Settings
+
+#: The collector's process, where `traceloop run` or `traceloop.start` started one.
+COLLECTOR_PID = PREFIX + "COLLECTOR_PID"
+
+_settings: Settings | None = None
+_root_pid = 0
+_collector_pid = 0
+_armed = False
+_ended_pid = 0
+_recording: Any = None
+_untraced: dict[str, int] = {}
+
+
+def prepare(settings: Settings, is_root: bool) -> None:
+    """Takes note of who this process is; called once, before the program begins."""
+    global _settings, _root_pid, _collector_pid
+    _settings = settings
+    if is_root:
+        _root_pid = os.getpid()
+    text = os.environ.get(COLLECTOR_PID, "")
+    _collector_pid = int(text) if text.isdigit() else 0
+    # Registered first, so called last: the program's own exit handlers may still run a loop.
+    atexit.register(_end)
+
+
+def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Callable[[], None]) -> None:
+    """From now on a loop may run in this process; called after asyncio was imported, in its importer's
+    thread."""
+    global _armed, _recording, _untraced
+    if _armed:
+        return
+    _armed = True
+    if _settings is None:
+        atexit.register(_end)
+    _untraced = untraced
+    from . import recording
+
+    _recording = recording
+    running_loop_watchers.append(_guard_sigterm)
+    os._exit = Before(os._exit, _end)
+    os.execv = Before(os.execv, flush)
+    os.execve = Before(os.execve, flush)
+
+    def after_fork() -> None:
+        if _signal.getsignal(_signal.SIGTERM) is _on_sigterm:
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        _untraced.clear()
+        if _settings is not None and not _settings.children:
+            restore()
+
+    os.register_at_fork(after_in_child=after_fork)
+
+
+class Before:
+    """Stands for a builtin function and tells us before each call.
+
+    `__call__` is a property, so that the interpreter itself calls the builtin: when that raises, the
+    traceback shows no frame of ours.
+    """
+
+    def __init__(self, function: Any, tell: Callable[[], None]) -> None:
+        self._function = function
+        self._tell = tell
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__text_signature__ = getattr(function, "__text_signature__", None)
+
+    @property
+    def __call__(self) -> Any:
+        try:
+            self._tell()
+        except Exception:
+            pass  # the call is the program's, and goes ahead
+        return self._function
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+
+def flush() -> None:
+    """Publishes what the loops of this process have not published yet; the recording goes on."""
+    if _recording is not None:
+        flush_process = getattr(_recording, "flush_process", None)
+        if flush_process is not None:
+            flush_process()
+
+
+def _flush_and_wait() -> None:
+    """Ends the recording of this process; the root process waits until the collector has read it all."""
+    close_process = getattr(_recording, "close_process", None)
+    if close_process is not None:
+        close_process()
+    if _settings is not None and _settings.run_dir is not None and os.getpid() == _root_pid:
+        _finish_run(_settings, _settings.run_dir)
+
+
+def _end() -> None:
+    """The process is about to end, however; once."""
+    global _ended_pid
+    if _ended_pid == os.getpid():
+        return
+    _ended_pid = os.getpid()
+    try:
+        if _untraced:
+            names = ", ".join(sorted(_untraced))
+            run_dir = _settings.run_dir if _settings is not None else None
+            notices.say_once(run_dir, "untraced", f"loops that ran untraced: {names}")
+        _flush_and_wait()
+    except Exception as error:
+        notices.say(f"the end of the record may be missing: {error!r}")
+    except KeyboardInterrupt:
+        pass  # who presses Ctrl-C again does not want to wait
+
+
+# -- the run's summary, by the process that `traceloop run` became
+
+
+def _finish_run(settings: Settings, run_dir: str) -> None:
+    if not any(name.startswith("p-") for name in _listing(run_dir)):
+        notices.say("no asyncio event loop ran: nothing was recorded")
+        if settings.collector == "none":
+            _remove_empty(run_dir)
+        return
+    if settings.collector != "process":
+        return
+    summary = _wait_for(os.path.join(run_dir, "summary.txt"), run_dir, settings.exit_timeout)
+    if summary is None:
+        return
+    notices.say(summary)
+    if settings.report:
+        report = _read(os.path.join(run_dir, "report.txt"))
+        if report:
+            notices.say(report)
+    # Tells the collector that the run directory may go.
+    with open(os.path.join(run_dir, "printed"), "w"):
+        pass
+
+
+def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
+    """The text of the file once it is there; None, with a notice where one is due, if it won't come in
+    time."""
+    deadline = time.monotonic() + timeout
+    pause_ms = 2
+    while True:
+        text = _read(path)
+        if text is not None:
+            return text
+        if _collector_pid and not _is_alive(_collector_pid):
+            text = _read(path)  # it may have written just before its end
+            if text is None:
+                notices.say(f"the collector has ended before the program; the record is in {run_dir}")
+            return text
+        if _others_alive(run_dir):
+            notices.say("the run goes on in other processes")
+            return None
+        if time.monotonic() >= deadline:
+            notices.say(f"the last records were not read within {timeout:g} s (--exit-timeout)")
+            return None
+        select.poll().poll(pause_ms)
+        pause_ms = min(pause_ms * 2, 20)
+
+
+def _listing(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _others_alive(run_dir: str) -> bool:
+    """Whether another traced process of the run lives. Their folders are named p-PID-START, START in clock
+    ticks."""
+    for name in _listing(run_dir):
+        parts = name.split("-")
+        if parts[0] != "p" or len(parts) < 3 or not parts[1].isdigit() or int(parts[1]) == os.getpid():
+            continue
+        if os.path.exists(os.path.join(run_dir, name, "ended")):
+            continue
+        if _is_alive(int(parts[1]), parts[2]):
+            return True
+    return False
+
+
+def _is_alive(pid: int, start_ticks: str | None = None) -> bool:
+    # A zombie answers signal 0 as the living do, and a pid may have been given anew: /proc knows better.
+    stat = _read(f"/proc/{pid}/stat")
+    if stat is not None:
+        fields = stat.rpartition(")")[2].split()
+        return fields[0] not in "ZX" and (not start_ticks or not start_ticks.isdigit() or fields[19] == start_ticks)
+    if os.path.exists("/proc/self/stat"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _remove_empty(run_dir: str) -> None:
+    for name in _listing(run_dir):
+        os.unlink(os.path.join(run_dir, name))
+    os.rmdir(run_dir)
+
+
+# -- SIGTERM
+
+
+def _guard_sigterm(loop: Any) -> None:
+    """A loop begins to run in this thread, or (None) one has ended."""
+    if loop is None:
+        if _signal.getsignal(_signal.SIGTERM) is _on_sigterm and _in_main_thread():
+            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    # The kernel ignores a default action of process 1: there, SIGTERM does nothing, and so it shall.
+    elif _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL and _in_main_thread() and os.getpid() != 1:
+        _signal.signal(_signal.SIGTERM, _on_sigterm)
+
+
+def _in_main_thread() -> bool:
+    threading = sys.modules.get("threading")
+    return threading is not None and threading.current_thread() is threading.main_thread()
+
+
+def _on_sigterm(number: int, frame: object) -> None:
+    _signal.signal(number, _signal.SIG_DFL)
+    _end()
+    os.kill(os.getpid(), number)

@@ -1,0 +1,86 @@
+"""What we have to say to the user of a traced program: single lines on stderr that begin with `traceloop: `.
+
+A program may have closed its stderr, or have given descriptor 2 to something else; a byte of ours in a socket
+or a database file would be far worse than a lost notice. So a line is written only where descriptor 2 is what
+it was when the process started, or what `sys.stderr` itself writes to; and never where that would block.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def _identity(descriptor: int) -> tuple[int, int] | None:
+    try:
+        status = os.fstat(descriptor)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+# A None here means that the process was started without a stderr.
+_at_start = _identity(2) if sys.__stderr__ is not None else None
+
+
+def say(line: str) -> None:
+    """Writes `traceloop: LINE`; from any thread, and at exit too. Never raises."""
+    write_text("".join(f"traceloop: {part}\n" for part in line.splitlines()))
+
+
+def write_text(text: str) -> None:
+    """Writes text of ours to stderr as it stands."""
+    try:
+        descriptor = _usable_descriptor()
+        if descriptor is None:
+            return
+        data = text.encode("utf-8", "backslashreplace")
+        stream: Any = sys.stderr
+        if stream is not None and stream is sys.__stderr__:
+            stream.flush()
+        while data:
+            if not _writable(descriptor):
+                return
+            # No more than what a pipe that is ready to be written takes without blocking.
+            data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
+    except Exception:
+        pass  # nobody is there to be told
+
+
+def _usable_descriptor() -> int | None:
+    if _at_start is not None and _identity(2) == _at_start:
+        return 2
+    stream: Any = sys.stderr
+    if _at_start is not None and stream is not None and stream is sys.__stderr__ and stream.fileno() == 2:
+        return 2 if _identity(2) is not None else None
+    return None
+
+
+def _writable(descriptor: int, timeout_ms: int = 1000) -> bool:
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(timeout_ms))
+
+
+def say_once(run_dir: str | None, topic: str, line: str) -> None:
+    """Says it once for the whole run: several workers would each have said the same."""
+    if run_dir is not None:
+        marker = os.path.join(run_dir, f"said-{topic}")
+        try:
+            os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+        except FileExistsError:
+            return
+        except OSError:
+            pass  # the folder is not ours to write: better said twice than never
+    elif topic in _said:
+        return
+    _said.add(topic)
+    say(line)
+
+
+_said: set[str] = set()
