@@ -120,6 +120,9 @@ class _PipeTransport:
         raise NotImplementedError
 
     def _call_connection_lost(self, error: BaseException | None) -> None:
+        if self._pipe is None:
+            # An abort() behind a close(): the protocol has been told.
+            return
         try:
             self._protocol.connection_lost(error)
         finally:
