@@ -1,0 +1,174 @@
+"""What the decoder makes of a record: plain values, one list for each sort."""
+
+from __future__ import annotations
+
+from typing import Any, Final, NamedTuple
+
+TASK: Final = "task"
+SOON: Final = "soon"
+TIMER: Final = "timer"
+READER: Final = "reader"
+WRITER: Final = "writer"
+SIGNAL: Final = "signal"
+THREADSAFE: Final = "threadsafe"
+KINDS: Final = (TASK, SOON, TIMER, READER, WRITER, SIGNAL, THREADSAFE)
+
+#: One handle run, a plain tuple for speed: number (counts the ring's runs from 1, lost ones excepted), start and end
+#: (monotonic s), ident (``layout``: site + SITES * task number), kind (KINDS), delay (s, -1 unknown), number of the
+#: run that scheduled it (0 unknown or none), number of the span in its context (0 none), iteration number, outcome
+#: (0, or layout.OUTCOME_* when it was its task's last step).
+Run = tuple[int, float, float, float, str, float, int, int, int, int]
+
+
+class Iteration(NamedTuple):
+    """One iteration. Times in s; ``start`` is the poll's return, ``end`` the end of its last run.
+
+    poll_delay: how late the poll returned after its timeout; -1 where it did not wait for one, or was woken.
+    """
+
+    number: int
+    start: float
+    end: float
+    callbacks: int
+    poll_duration: float
+    poll_delay: float
+
+
+class LoopInfo(NamedTuple):
+    """The loop that owns a ring for a while: its number in its process, its thread's name, since when."""
+
+    number: int
+    thread: str
+    since: float
+
+
+class NewTask(NamedTuple):
+    """A task's first step. creator: number and ident of the run that scheduled that step (0: none, or unknown)."""
+
+    ident: float
+    name: str
+    first_run: int
+    start: float
+    creator: int
+    creator_ident: float
+    made_by_loop: bool
+
+
+class SpanContext(NamedTuple):
+    """An application's span that runs refer to by number; ids in hexadecimal."""
+
+    number: int
+    trace_id: str
+    span_id: str
+    flags: int
+    trace_state: str
+
+
+class Collection(NamedTuple):
+    """One garbage collection; seconds."""
+
+    start: float
+    duration: float
+    generation: int
+    collected: int
+    uncollectable: int
+
+
+class OffloadStep(NamedTuple):
+    """One step of an offload. ``step`` is submit, start, finish, deliver or thread.
+
+    submit: executor, ident of the function, run that submitted it, number of the span current then.
+    finish: outcome. thread: name and native id of the worker. The rest is 0 or empty.
+    """
+
+    step: str
+    when: float
+    number: int
+    executor: int = 0
+    ident: float = 0.0
+    run: int = 0
+    context: int = 0
+    outcome: int = 0
+    thread: str = ""
+    thread_id: int = 0
+
+
+class Executor(NamedTuple):
+    """An executor was seen for the first time. ``max_workers`` 0: unknown."""
+
+    number: int
+    label: str
+    max_workers: int
+
+
+class Workers(NamedTuple):
+    """Threads (or processes) that an executor has started."""
+
+    executor: int
+    started: int
+
+
+class Event(NamedTuple):
+    """Anything rare: ``data`` is the JSON object that the recorder wrote."""
+
+    when: float
+    number: int
+    data: dict[str, Any]
+
+
+class Decoded:
+    """What a stretch of one ring says, in the order of the record within each list.
+
+    loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
+    runs, iterations, tasks, spans, collections, offloads, executors, workers, events: see the types.
+    finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
+    memory: (when, allocated blocks).
+    active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
+    dropped: records lost in or before this stretch. records: read. closed: the loop was closed at its end.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "active_s",
+        "closed",
+        "collections",
+        "dropped",
+        "events",
+        "executors",
+        "finished",
+        "idle_s",
+        "iterations",
+        "loop",
+        "memory",
+        "offloads",
+        "records",
+        "runs",
+        "spans",
+        "tasks",
+        "workers",
+    )
+
+    def __init__(self, loop: LoopInfo | None) -> None:
+        self.loop = loop
+        self.runs: list[Run] = []
+        self.iterations: list[Iteration] = []
+        self.tasks: list[NewTask] = []
+        self.finished: list[tuple[float, int, float, int]] = []
+        self.abandoned: list[float] = []
+        self.spans: list[SpanContext] = []
+        self.collections: list[Collection] = []
+        self.offloads: list[OffloadStep] = []
+        self.executors: list[Executor] = []
+        self.workers: list[Workers] = []
+        self.events: list[Event] = []
+        self.memory: list[tuple[float, int]] = []
+        self.active_s = 0.0
+        self.idle_s = 0.0
+        self.dropped = 0
+        self.records = 0
+        self.closed = False
+
+    @property
+    def empty(self) -> bool:
+        """Whether it says nothing at all."""
+        return not any(getattr(self, name) for name in self.__slots__ if name not in ("loop", "records"))

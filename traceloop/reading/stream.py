@@ -1,0 +1,456 @@
+"""From batches of records to what happened: handle runs, iterations, tasks, offloads, collections.
+
+What the record leaves to be found out, and how it is found:
+
+* **End of a run**: the next clock reading of the stream. At a gap, or at the end of a crashed record, it is the time
+  at which the last batch was written, which the writer took when the last run of the batch had ended.
+* **Who scheduled a run, and when it became ready**: by its place in the ready queue. Each run's record says how long
+  the queue was after it; what was added between two readings was added by the run in between. That tells neither
+  when within that run, nor which of several handles: their ready time is taken to be the **end** of the run that
+  added them, the latest that it can have been, so that a schedule delay is never overstated by it (it can be
+  understated by at most the length of that run, which is no delay: the loop was busy with the very code that asked
+  for it). Handles of descriptors are ready at the return of the poll, timers when they are due, and what another
+  thread or a signal put in carries its own time.
+* After a gap the queue's content is unknown until what was in it has been run; these runs have a delay of -1
+  (unknown) and no scheduler. Nothing is guessed.
+
+This is the hot path of the collector: the loop below is written out, with names bound to locals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from typing import Final
+
+from ..recording import layout
+from ..recording.layout import OUTCOME, SITES
+from .decoded import (
+    READER,
+    SIGNAL,
+    SOON,
+    TASK,
+    THREADSAFE,
+    TIMER,
+    WRITER,
+    Collection,
+    Decoded,
+    Event,
+    Executor,
+    Iteration,
+    LoopInfo,
+    NewTask,
+    OffloadStep,
+    SpanContext,
+    Workers,
+)
+from .ring_reader import Batch
+
+_INFINITY: Final = float("inf")
+# In the queue's model: (ready time, number of the run that scheduled it, kind, ident of that run).
+_Entry = tuple[float, int, str, float]
+_UNKNOWN: Final[_Entry] = (_INFINITY, 0, SOON, 0.0)
+# More handles than this in a ready queue are believed to be damage rather than handles.
+_MAX_QUEUE: Final = 4_000_000
+_MAX_SPANS: Final = 16384
+_MAX_TASK_NAMES: Final = 200_000
+
+# The kinds whose first double is a clock reading of the loop's thread: they end the run before them.
+_CLOCKED: Final = frozenset((layout.R_POLL, layout.R_SPIN, layout.R_SKIP, layout.R_END, layout.R_RUN))
+
+
+# What the loop's thread is doing, as far as the record has been read.
+STOPPED: Final = 0
+ACTIVE: Final = 1
+IDLE: Final = 2
+UNKNOWN: Final = 3
+
+
+class LoopStream:
+    """Decodes one ring's batches; keeps what a later batch needs. For one thread.
+
+    state, since: what the loop's thread was doing when the record (as far as read) ends, and since when (monotonic s).
+    spans: the application's spans by number, the latest of them. task_names: names of tasks not yet finished.
+    """
+
+    def __init__(self) -> None:
+        self.loop: LoopInfo | None = None
+        self.spans: dict[int, SpanContext] = {}
+        self.task_names: dict[float, str] = {}
+        self.state = STOPPED
+        self.since = 0.0
+        self.runs = 0
+        self.damaged = 0
+        self._iteration = 0
+        self._iteration_start = -1.0
+        self._iteration_first = 0
+        self._poll_start = 0.0
+        self._poll_timeout = 0.0
+        self._poll_duration = 0.0
+        self._poll_delay = -1.0
+        self._moved = 0
+        self._queue: deque[_Entry] = deque()
+        self._pending = 0.0
+        self._context = 0
+        self._running: tuple[float, float, str, float, int, int, int, float] | None = None
+        self._override: _Entry | None = None
+        self._new_task: tuple[float, str, bool] | None = None
+        self._timers: list[float] = []
+        self._writers: set[float] = set()
+        self._written_at = 0.0
+        self._half: tuple[float, float, float] | None = None
+
+    def feed(self, batches: Iterable[Batch]) -> list[Decoded]:
+        """What these batches say, in order; several items where loops took turns on the ring."""
+        out: list[Decoded] = []
+        decoded = Decoded(self.loop)
+        for batch in batches:
+            if batch.gap:
+                self._lose_place(decoded)
+                decoded.dropped += batch.dropped
+            decoded.records += len(batch.records) // 3
+            text = iter(batch.text)
+            triples = iter(batch.records)
+            rest: Iterable[tuple[float, float, float]] = zip(triples, triples, triples, strict=False)
+            while True:
+                try:
+                    stopped_at = self._decode(rest, decoded, text)
+                except (ValueError, OverflowError, MemoryError, TypeError):
+                    # Bytes that pass the checksum and still make no sense: NaN or infinity where a count belongs.
+                    self.damaged += 1
+                    self._lose_place(decoded)
+                    continue
+                if stopped_at is None:
+                    break
+                if not decoded.empty:
+                    out.append(decoded)
+                self.loop = LoopInfo(int(stopped_at[1]), next(text, ""), stopped_at[0])
+                decoded = Decoded(self.loop)
+            self._written_at = batch.written_at
+        out.append(decoded)
+        return out
+
+    def finish(self) -> Decoded:
+        """The writer has gone: ends the run whose end was not read (a crashed record's last)."""
+        decoded = Decoded(self.loop)
+        self._end_run(decoded, self._written_at)
+        if self._iteration_start >= 0.0 and self.state == ACTIVE:
+            self._end_iteration(decoded, self._written_at)
+            decoded.active_s += max(0.0, self._written_at - self.since)
+        self.state = STOPPED
+        return decoded
+
+    def _end_run(self, decoded: Decoded, end: float) -> None:
+        """The rare twin of what ``_decode`` does inline."""
+        running = self._running
+        if running is None:
+            return
+        self._running = None
+        start, ident, kind, delay, scheduler, span, outcome, added = running
+        end = max(start, end) if end == end else start
+        decoded.runs.append((self.runs, start, end, ident, kind, delay, scheduler, span, self._iteration, outcome))
+        if added:
+            self._queue.extend(repeat((end, self.runs, SOON, ident), int(added)))
+
+    def _end_iteration(self, decoded: Decoded, end: float) -> None:
+        decoded.iterations.append(
+            Iteration(
+                self._iteration,
+                self._iteration_start,
+                max(self._iteration_start, end),
+                self.runs - self._iteration_first,
+                self._poll_duration,
+                self._poll_delay,
+            )
+        )
+        self._iteration_start = -1.0
+
+    def _lose_place(self, decoded: Decoded) -> None:
+        """Records are missing here: nothing is known of the queue, the state or the context any more."""
+        self._end_run(decoded, self._written_at)
+        self._queue.clear()
+        self._pending = -1.0
+        self._iteration_start = -1.0
+        self._override = self._new_task = self._half = None
+        self._timers.clear()
+        self._writers.clear()
+        self._context = 0
+        self.state = UNKNOWN
+
+    def _decode(
+        self, triples: Iterable[tuple[float, float, float]], decoded: Decoded, text: Iterator[str]
+    ) -> tuple[float, float] | None:
+        """Decodes until the end, or until another loop takes the ring: then that record's two doubles."""
+        queue = self._queue
+        take = queue.popleft
+        put = queue.append
+        extend = queue.extend
+        append = decoded.runs.append
+        number = self.runs
+        pending = self._pending
+        context = self._context
+        iteration = self._iteration
+        start = run_ident = delay = added = 0.0
+        kind = SOON
+        scheduler = outcome = span = 0
+        running = self._running is not None
+        if self._running is not None:
+            start, run_ident, kind, delay, scheduler, span, outcome, added = self._running
+            self._running = None
+        # Something that the next run needs was said by a record before it.
+        special = self._override is not None or self._new_task is not None
+        try:
+            for a, ident, b in triples:
+                if ident > 0.0:
+                    if running:
+                        # These lines stand below once more: a call here would cost as much as all of them.
+                        end = a if a > start else start
+                        append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                        if added:
+                            if added == 1.0:
+                                put((end, number, SOON, run_ident))
+                            else:
+                                extend(repeat((end, number, SOON, run_ident), int(added)))
+                    number += 1
+                    start = a
+                    run_ident = ident
+                    span = context
+                    running = True
+                    try:
+                        ready, scheduler, kind, creator_ident = take()
+                    except IndexError:
+                        # Put in by another thread since the queue was last seen, or the queue is not known.
+                        ready, scheduler, kind, creator_ident = _UNKNOWN
+                        if pending >= 0.0:
+                            pending += 1.0
+                    delay = a - ready
+                    if delay < 0.0:
+                        delay = 0.0 if ready != _INFINITY else -1.0
+                    if ident >= SITES:
+                        kind = TASK
+                    if b >= OUTCOME:
+                        outcome = int(b // OUTCOME)
+                        b %= OUTCOME
+                        decoded.finished.append((ident, outcome, a, number))
+                        self.task_names.pop(ident, None)
+                    else:
+                        outcome = 0
+                    # The queue held ``pending`` before this handle was taken from it.
+                    added = b - pending + 1.0
+                    if added and (added < 0.0 or added > _MAX_QUEUE):
+                        added = self._correct(b, pending)
+                    pending = b
+                    if special:
+                        special = False
+                        if self._override is not None:
+                            ready, scheduler, new_kind, creator_ident = self._override
+                            self._override = None
+                            delay = a - ready if a > ready else 0.0
+                            if kind is not TASK:
+                                kind = new_kind
+                        if self._new_task is not None:
+                            task, name, made_by_loop = self._new_task
+                            self._new_task = None
+                            decoded.tasks.append(NewTask(task, name, number, a, scheduler, creator_ident, made_by_loop))
+                    continue
+                if running and ident in _CLOCKED:
+                    running = False
+                    end = a if a > start else start
+                    append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                    if added:
+                        extend(repeat((end, number, SOON, run_ident), int(added)))
+                if ident == layout.R_SPIN:
+                    if self._iteration_start >= 0.0:
+                        self.runs = number
+                        self._end_iteration(decoded, a)
+                    iteration += 1
+                    self._iteration = iteration
+                    self._iteration_first = number
+                    self._iteration_start = b
+                    self._poll_duration = b - a
+                    self._poll_delay = -1.0
+                    if self.state != ACTIVE:
+                        self._enter(ACTIVE, a, decoded)
+                elif ident == layout.R_POLL:
+                    if self._iteration_start >= 0.0:
+                        self.runs = number
+                        self._end_iteration(decoded, a)
+                    self._poll_start = a
+                    self._poll_timeout = b
+                    self._enter(IDLE if b else ACTIVE, a, decoded)
+                elif ident == layout.R_ACTIVE:
+                    iteration += 1
+                    self._iteration = iteration
+                    self._iteration_first = number
+                    self._iteration_start = a
+                    self._moved = int(b)
+                    if self.state == UNKNOWN:
+                        self._poll_start = a
+                        self._poll_timeout = 0.0
+                    self._poll_duration = late = max(0.0, a - self._poll_start)
+                    late -= self._poll_timeout
+                    self._poll_delay = late if not b and self._poll_timeout > 0.0 and late >= 0.0 else -1.0
+                    self._enter(ACTIVE, a, decoded)
+                elif ident == layout.R_DUE:
+                    pending = self._queue_due(a, b, pending)
+                elif ident == layout.R_TIMER:
+                    self._timers.append(a)
+                elif ident == layout.R_SKIP:
+                    if queue:
+                        take()
+                        pending -= 1.0
+                    special = False
+                    self._override = None
+                    if b != pending:
+                        self._correct(b, 0.0)
+                    pending = b
+                elif ident == layout.R_CONTEXT:
+                    context = self._context = int(a)
+                elif ident == layout.R_LOOP:
+                    self._pending = pending
+                    self._enter(STOPPED, a, decoded)
+                    return a, b
+                elif ident == layout.R_RUN:
+                    queue.clear()
+                    extend(repeat((a, 0, SOON, 0.0), min(int(b), _MAX_QUEUE)))
+                    pending = float(len(queue))
+                    self._enter(ACTIVE, a, decoded)
+                elif ident == layout.R_END:
+                    if self._iteration_start >= 0.0:
+                        self.runs = number
+                        self._end_iteration(decoded, a)
+                    self._enter(STOPPED, a, decoded)
+                    if b:
+                        decoded.closed = True
+                else:
+                    self.runs = number
+                    self._decode_rare(a, ident, b, text, decoded)
+                    special = self._override is not None or self._new_task is not None
+        finally:
+            self.runs = number
+            self._pending = pending
+            if running:
+                self._running = (start, run_ident, kind, delay, scheduler, span, outcome, added)
+        return None
+
+    def _enter(self, state: int, when: float, decoded: Decoded) -> None:
+        """The loop's thread turns to something else."""
+        passed = when - self.since
+        if passed > 0.0:
+            if self.state == ACTIVE:
+                decoded.active_s += passed
+            elif self.state == IDLE:
+                decoded.idle_s += passed
+        self.state = state
+        self.since = when
+
+    def _correct(self, length: float, pending: float) -> float:
+        """The queue is not as long as the model has it: its place was lost, or somebody took handles out of it.
+
+        ``length``: as it was read, which holds. Returns how many of them the run that was read may have added: none.
+        """
+        queue = self._queue
+        if pending < 0.0 or not 0.0 <= length <= _MAX_QUEUE:
+            queue.clear()
+        while len(queue) > length:
+            queue.pop()
+        if 0.0 <= length <= _MAX_QUEUE:
+            queue.extend(repeat(_UNKNOWN, int(length) - len(queue)))
+        return 0.0
+
+    def _queue_due(self, base: float, timers: float, pending: float) -> float:
+        """The poll's harvest enters the queue: descriptors' handles behind what is there, then timers."""
+        queue = self._queue
+        moved = min(max(self._moved, 0), _MAX_QUEUE)
+        when = self.since
+        if pending < 0.0 or base < pending or base - pending > _MAX_QUEUE:
+            self._correct(base, pending)
+        else:
+            # Put in by other threads during the poll; their stamps will say when.
+            queue.extend(repeat((when, 0, THREADSAFE, 0.0), int(base - pending)))
+        reader = (when, 0, READER, 0.0)
+        writers = self._writers
+        if writers:
+            writer = (when, 0, WRITER, 0.0)
+            queue.extend(writer if base + index in writers else reader for index in range(moved))
+            writers.clear()
+        else:
+            queue.extend(repeat(reader, moved))
+        due = self._timers
+        if len(due) != timers:  # their records are lost: when they were due is unknown, not that they were timers
+            due = [when] * min(int(timers), _MAX_QUEUE)
+        queue.extend((moment, 0, TIMER, 0.0) for moment in due)
+        self._timers.clear()
+        self._moved = 0
+        return base + moved + len(due)
+
+    def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
+        if ident == layout.R_TASK:
+            name = next(text, "")
+            self._new_task = (a, name, bool(b))
+            if len(self.task_names) >= _MAX_TASK_NAMES:
+                self.task_names.clear()
+            self.task_names[a] = name
+        elif ident == layout.R_WRITER:
+            self._writers.add(a)
+        elif ident == layout.R_STAMP:
+            self._override = (a, 0, THREADSAFE, 0.0)
+        elif ident == layout.R_SIGNAL:
+            self._override = (a, 0, SIGNAL, 0.0)
+        elif ident == layout.R_SPAN:
+            self._define_span(int(a), int(b), next(text, ""), decoded)
+        elif ident == layout.R_ABANDONED:
+            self.task_names.pop(a, None)
+            decoded.abandoned.append(a)
+        elif ident == layout.R_MEMORY:
+            decoded.memory.append((a, int(b)))
+        elif ident in (layout.R_GC, layout.R_SUBMIT):
+            self._half = (ident, a, b)
+        elif ident == layout.R_GC_INFO:
+            if self._half is not None and self._half[0] == layout.R_GC:
+                what = int(a)
+                decoded.collections.append(Collection(self._half[1], self._half[2], what % 4, int(b), what // 4))
+            self._half = None
+        elif ident == layout.R_SUBMIT_INFO:
+            if self._half is not None and self._half[0] == layout.R_SUBMIT:
+                # The run that submits is recorded when it ends: it is the next one.
+                decoded.offloads.append(
+                    OffloadStep("submit", self._half[1], int(self._half[2]), int(a), b, self.runs + 1, self._context)
+                )
+            self._half = None
+        elif ident == layout.R_START:
+            worker, offload = divmod(b, OUTCOME)
+            decoded.offloads.append(OffloadStep("start", a, int(offload), thread_id=int(worker)))
+        elif ident == layout.R_FINISH:
+            outcome, offload = divmod(b, OUTCOME)
+            decoded.offloads.append(OffloadStep("finish", a, int(offload), outcome=int(outcome)))
+        elif ident == layout.R_DELIVER:
+            decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self.runs + 1))
+        elif ident == layout.R_THREAD:
+            decoded.offloads.append(OffloadStep("thread", 0.0, int(a), thread=next(text, ""), thread_id=int(b)))
+        elif ident == layout.R_EXECUTOR:
+            decoded.executors.append(Executor(int(a), next(text, ""), int(b)))
+        elif ident == layout.R_WORKERS:
+            decoded.workers.append(Workers(int(a), int(b)))
+        elif ident == layout.R_EVENT:
+            self._decode_event(a, int(b), next(text, ""), decoded)
+
+    def _define_span(self, number: int, flags: int, text: str, decoded: Decoded) -> None:
+        trace_id, _, rest = text.partition(" ")
+        span_id, _, state = rest.partition(" ")
+        span = SpanContext(number, trace_id, span_id, flags, state)
+        while len(self.spans) >= _MAX_SPANS:
+            del self.spans[next(iter(self.spans))]
+        self.spans[number] = span
+        decoded.spans.append(span)
+
+    def _decode_event(self, when: float, number: int, text: str, decoded: Decoded) -> None:
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            self.damaged += 1
+            return
+        if isinstance(data, dict):
+            decoded.events.append(Event(when, number, data))
