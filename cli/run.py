@@ -139,9 +139,13 @@ def _run(settings: Settings, program: programs.Program) -> int:
         collector = start_collector(settings)
         if collector is None:
             return 2
+        for notice in collector.notices:
+            say(notice)
+        if collector.url and settings.metrics_port == 0:
+            say(f"metrics at {collector.url}")
         environ[PREFIX + "COLLECTOR_PID"] = str(collector.pid)
-        if collector.metrics_url:
-            environ[PREFIX + "METRICS_URL"] = collector.metrics_url
+        if collector.url:
+            environ[PREFIX + "METRICS_URL"] = collector.url
     return execute(program, environ)
 
 
@@ -156,7 +160,7 @@ def start_collector(settings: Settings) -> Any:
 
     try:
         return collector.start(settings)
-    except (OSError, ValueError) as error:  # the port that was asked for is taken, or no process starts
+    except collector.CollectorError as error:  # the port that was asked for is taken, or no process starts
         say(str(error))
         run_directory.remove(settings.run_dir)
         return None

@@ -38,6 +38,7 @@ _collector_pid = 0
 _armed = False
 _ended_pid = 0
 _recording: Any = None
+_process: Any = None
 _untraced: dict[str, int] = {}
 
 
@@ -56,7 +57,7 @@ def prepare(settings: Settings, is_root: bool) -> None:
 def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Callable[[], None]) -> None:
     """From now on a loop may run in this process; called after asyncio was imported, in its importer's
     thread."""
-    global _armed, _recording, _untraced
+    global _armed, _process, _recording, _untraced
     if _armed:
         return
     _armed = True
@@ -64,8 +65,10 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
         atexit.register(_end)
     _untraced = untraced
     from . import recording
+    from .recording import process
 
     _recording = recording
+    _process = process
     running_loop_watchers.append(_guard_sigterm)
     os._exit = Before(os._exit, _end)
     os.execv = Before(os.execv, flush)
@@ -122,6 +125,10 @@ def _flush_and_wait() -> None:
     close_process = getattr(_recording, "close_process", None)
     if close_process is not None:
         close_process()
+    elif _process is not None and _process._current is not None and _process._current.pid == os.getpid():
+        _process._current.end()
+    if _settings is not None and _settings.run_dir is not None:
+        _wake_collector(_settings.run_dir)
     if _settings is not None and _settings.run_dir is not None and os.getpid() == _root_pid:
         _finish_run(_settings, _settings.run_dir)
 
@@ -163,9 +170,6 @@ def _finish_run(settings: Settings, run_dir: str) -> None:
         report = _read(os.path.join(run_dir, "report.txt"))
         if report:
             notices.say(report)
-    # Tells the collector that the run directory may go.
-    with open(os.path.join(run_dir, "printed"), "w"):
-        pass
 
 
 def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
@@ -190,6 +194,19 @@ def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
             return None
         select.poll().poll(pause_ms)
         pause_ms = min(pause_ms * 2, 20)
+
+
+def _wake_collector(run_dir: str) -> None:
+    try:
+        pipe = os.open(os.path.join(run_dir, "wake"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # it is gone, or there is none
+    try:
+        os.write(pipe, b"\n")
+    except OSError:
+        pass  # full: it will wake
+    finally:
+        os.close(pipe)
 
 
 def _listing(directory: str) -> list[str]:
