@@ -28,8 +28,12 @@ from typing import Any
 
 from ..recording import layout
 from ..recording.recorder import Recorder, make_recorder
+from .executors import ExecutorsMixin
 from .handles import report_failure
+from .lifecycle import LifecycleMixin
 from .scheduling import SchedulingMixin
+from .signals import SignalsMixin
+from .subprocesses import SubprocessesMixin
 from .timers import TimersMixin
 
 # Anything but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
@@ -46,7 +50,15 @@ _CHUNK = 1024
 _LINGER_SECONDS = 0.01
 
 
-class EventLoop(SchedulingMixin, TimersMixin, asyncio.SelectorEventLoop):
+class EventLoop(
+    SchedulingMixin,
+    TimersMixin,
+    LifecycleMixin,
+    SignalsMixin,
+    ExecutorsMixin,
+    SubprocessesMixin,
+    asyncio.SelectorEventLoop,
+):
     """An asyncio event loop on selectors that records every handle it runs.
 
     ``selector``: as for ``asyncio.SelectorEventLoop``, a new default selector if None.
@@ -58,6 +70,10 @@ class EventLoop(SchedulingMixin, TimersMixin, asyncio.SelectorEventLoop):
         self._stamps: dict[int, tuple[float, int]] = {}
         self._guarded = False
         self._init_timers()
+        self._init_lifecycle()
+        self._init_signals()
+        self._init_executors()
+        self._init_subprocesses()
         super().__init__(selector)
         # The standard constructor is still inherited; it makes lists of its own for these two.
         self._timer_heap = []

@@ -54,10 +54,7 @@ class LifecycleMixin(LoopPart):
         self.set_debug(coroutines._is_debug_mode())  # type: ignore[attr-defined]
 
     def __repr__(self) -> str:
-        return (
-            f"<{type(self).__name__} running={self.is_running()} "
-            f"closed={self.is_closed()} debug={self.get_debug()}>"
-        )
+        return f"<{type(self).__name__} running={self.is_running()} closed={self.is_closed()} debug={self.get_debug()}>"
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         # A constructor that raised leaves a loop that was never open.
@@ -94,9 +91,7 @@ class LifecycleMixin(LoopPart):
         self._set_coroutine_origin_tracking(self._debug)
         self._old_agen_hooks = sys.get_asyncgen_hooks()
         self._thread_id = threading.get_ident()
-        sys.set_asyncgen_hooks(
-            firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
-        )
+        sys.set_asyncgen_hooks(firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook)
         events._set_running_loop(self)  # type: ignore[arg-type]
 
     def _run_forever_cleanup(self) -> None:
@@ -254,11 +249,7 @@ def _log_error(text: str, **options: Any) -> None:
 
 
 def _call_in_origin_context(handler: ExceptionHandler, loop: Any, context: ExceptionContext) -> None:
-    """Runs the handler in the context of the task or handle that failed, where there is one.
-
-    Python 3.11 runs it in the current context; the later behaviour (3.12, gh-95804) is what users of context
-    variables expect, and one that does not use them cannot tell the two apart.
-    """
+    """Runs the handler in the context of the task or handle that failed (3.12, where these tell their context)."""
     origin = context.get("task")
     if origin is None:
         # A task stands under "future" where the code that noticed knows only futures.

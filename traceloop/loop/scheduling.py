@@ -16,6 +16,10 @@ from typing import Any
 from .handles import Handle, TimerHandle
 
 _new = object.__new__
+# 3.14 deprecates the public name, and warns at each call.
+_is_coroutine_function: Callable[[object], bool] = (
+    getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
+)
 
 
 class SchedulingMixin:
@@ -62,7 +66,8 @@ class SchedulingMixin:
             self._check_callback(callback, "call_soon")
         handle = self._call_soon(callback, args, context)
         if handle._source_traceback:
-            del handle._source_traceback[-1]
+            # Where the user called is what it shall end with: neither this frame nor call_soon's.
+            del handle._source_traceback[-2:]
         return handle
 
     def _call_soon(
@@ -154,7 +159,7 @@ class SchedulingMixin:
         return handle
 
     def _check_callback(self, callback: Any, method: str) -> None:
-        if coroutines.iscoroutine(callback) or coroutines.iscoroutinefunction(callback):
+        if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
             raise TypeError(f"coroutines cannot be used with {method}()")
         if not callable(callback):
             raise TypeError(f"a callable object was expected by {method}(), got {callback!r}")
