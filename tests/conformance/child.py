@@ -19,12 +19,11 @@ import unittest
 FAILED = ("failure", "error", "unexpected success")
 
 
-def substitute(target: str) -> None:
-    """Puts the class ``module:name`` in place of the standard selector loop, before any test module is
-    imported.
+def substitute(target: str, *, deep: bool) -> None:
+    """Puts the class ``module:name`` in place of the standard selector loop, before any test module is imported.
 
-    ``BaseEventLoop`` and ``BaseSelectorEventLoop`` are replaced too: the tests of the standard loop's own
-    insides instantiate these, and they are to test our insides instead.
+    ``deep``: in place of its base classes too, which the tests of the standard loop's own insides instantiate. The
+    tests' loop with a clock of its own stays the standard one: it has no poller, and so cannot be built on ours.
     """
     module, _, name = target.partition(":")
     loop_class = getattr(importlib.import_module(module), name)
@@ -38,10 +37,12 @@ def substitute(target: str) -> None:
     if sys.version_info >= (3, 13):
         asyncio.EventLoop = loop_class
         unix_events.EventLoop = loop_class
-    selector_events.BaseSelectorEventLoop = loop_class
-    base_events.BaseEventLoop = loop_class
-    asyncio.BaseEventLoop = loop_class
     unix_events._UnixDefaultEventLoopPolicy._loop_factory = loop_class
+    if deep:
+        importlib.import_module("test.test_asyncio.utils")
+        selector_events.BaseSelectorEventLoop = loop_class
+        base_events.BaseEventLoop = loop_class
+        asyncio.BaseEventLoop = loop_class
 
 
 class Recorder(unittest.TestResult):
@@ -97,6 +98,7 @@ def main() -> None:
     parser.add_argument("module")
     parser.add_argument("out")
     parser.add_argument("--loop")
+    parser.add_argument("--deep", action="store_true")
     parser.add_argument("--timeout", type=float, default=0)
     parser.add_argument("--only", action="append", default=[])
     args = parser.parse_args()
@@ -105,7 +107,7 @@ def main() -> None:
     # A shell starts what runs in its background with SIGINT ignored; some of the tests interrupt themselves.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if args.loop:
-        substitute(args.loop)
+        substitute(args.loop, deep=args.deep)
     prefix = f"test.test_asyncio.{args.module}"
     # The tests are run as CPython's own runner runs them: warnings are shown, and are no errors.
     loader = unittest.TestLoader()

@@ -48,14 +48,15 @@ def environment() -> dict[str, str]:
     return env
 
 
-def run_module(
-    python: str, loop: str | None, module: str, only: list[str], timeout_s: float
-) -> dict[str, dict]:
-    """Runs one module; returns for each test its line of the child's output. Failing tests raise nothing."""
+def run_module(python: str, loop: list[str], module: str, only: list[str], timeout_s: float) -> dict[str, dict]:
+    """Runs one module; ``loop``: the child's options for the loop, none for the standard one.
+
+    Returns for each test its line of the child's output. Failing tests raise nothing.
+    """
     with tempfile.TemporaryDirectory() as folder:
         out = os.path.join(folder, "out.jsonl")
         command = [python, str(HERE / "child.py"), module, out, "--timeout", str(timeout_s)]
-        command += ["--loop", loop] if loop else []
+        command += loop
         for name in only:
             command += ["--only", name]
         try:
@@ -100,9 +101,7 @@ def short(name: str) -> str:
     return name.removeprefix("test.test_asyncio.")
 
 
-def run_all(
-    python: str, loop: str | None, chosen: dict[str, list[str]], jobs: int, timeout_s: float
-) -> dict[str, dict]:
+def run_all(python: str, loop: list[str], chosen: dict[str, list[str]], jobs: int, timeout_s: float) -> dict[str, dict]:
     results: dict[str, dict] = {}
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         # The longest first, so that no single one is waited for at the end.
@@ -135,16 +134,14 @@ def load_expected(version: str, names: list[str]) -> dict[str, str]:
     return listed
 
 
-def baseline(
-    python: str, version: str, chosen: dict[str, list[str]], args: argparse.Namespace
-) -> dict[str, dict]:
+def baseline(python: str, version: str, chosen: dict[str, list[str]], args: argparse.Namespace) -> dict[str, dict]:
     """The standard loop's results, kept in ``--cache`` between runs where one is given."""
     path = args.cache and Path(args.cache) / f"baseline-{version}.json"
     if path and path.exists() and not any(chosen.values()):
         kept = json.loads(path.read_text())
         if set(chosen) <= set(kept["modules"]):
             return {n: e for n, e in kept["results"].items() if n.partition(".")[0] in chosen}
-    results = run_all(python, None, chosen, args.jobs, args.timeout)
+    results = run_all(python, [], chosen, args.jobs, args.timeout)
     if path and not any(chosen.values()) and not args.tests:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"modules": list(chosen), "results": results}))
@@ -152,12 +149,11 @@ def baseline(
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tests", nargs="*", help="modules, or module.Class, or module.Class.test")
     parser.add_argument("--python", default=sys.executable)
     parser.add_argument("--loop", default=OURS, help="module:Class (default: %(default)s)")
+    parser.add_argument("--deep", action="store_true", help="replace the standard loop's base classes too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--timeout", type=float, default=300, help="seconds a module may take (%(default)s)")
     parser.add_argument("--cache", help="folder to keep the standard loop's results in")
@@ -176,7 +172,8 @@ def main() -> int:
 
     began = time.monotonic()
     standard = baseline(args.python, version, chosen, args)
-    ours = run_all(args.python, args.loop, chosen, args.jobs, args.timeout)
+    loop = ["--loop", args.loop, *(["--deep"] if args.deep else [])]
+    ours = run_all(args.python, loop, chosen, args.jobs, args.timeout)
 
     must = sorted(n for n, e in standard.items() if e["outcome"] in PASSED)
     broken = [n for n in must if n not in ours or ours[n]["outcome"] not in PASSED]
