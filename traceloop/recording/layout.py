@@ -77,6 +77,7 @@ W_STREAMS: Final = 20  # open transports by kind
 W_DATAGRAMS: Final = 21
 W_PIPES: Final = 22
 W_TLS: Final = 23
+W_PTHREAD: Final = 24  # the loop's thread as pthreads and faulthandler name it
 
 # magic, crc32 of everything after it, sequence number, count of doubles, bytes of text, records written before this
 # batch, clock reading when it was written
@@ -98,7 +99,7 @@ R_ACTIVE: Final = -2.0  # a: poll returned; b: handles appended for ready descri
 R_SPIN: Final = -3.0  # a poll without waiting that found nothing. a: it began; b: it returned
 R_TIMER: Final = -4.0  # a: when the timer was due; b: 0. One for each timer moved, before R_DUE
 R_DUE: Final = -5.0  # a: len(ready) before the descriptors' handles were appended; b: timers moved after them
-R_TASK: Final = -6.0  # first step of a task follows. a: its ident; b: 1 if made by create_task, 0 directly. Text: its name
+R_TASK: Final = -6.0  # first step of a task follows. a: ident; b: 1 if made by create_task, 0 directly. Text: its name
 R_STAMP: Final = -7.0  # the next run was put in by another thread. a: when; b: 0
 R_SIGNAL: Final = -8.0  # the next run is a signal's. a: when it was queued; b: signal number
 R_WRITER: Final = -9.0  # a: position (as in R_DUE's a) of a handle that is a writer's; b: 0
@@ -112,12 +113,12 @@ R_GC: Final = -15.0  # a collection in the loop's thread or another. a: start; b
 R_GC_INFO: Final = -16.0  # a: generation + 4 * uncollectable; b: collected
 R_SUBMIT: Final = -17.0  # offload handed to an executor. a: when; b: offload number. R_SUBMIT_INFO follows
 R_SUBMIT_INFO: Final = -18.0  # a: executor number; b: ident of the function's site
-R_START: Final = -19.0  # offload started in a worker. a: when; b: offload number
+R_START: Final = -19.0  # offload started in a worker. a: when; b: offload number + OUTCOME * worker number (0: unknown)
 R_FINISH: Final = -20.0  # offload ended in a worker. a: when; b: offload number + OUTCOME * outcome
 R_DELIVER: Final = -21.0  # its result reached the loop. a: when; b: offload number
 R_EXECUTOR: Final = -22.0  # a: executor number; b: max workers (0 unknown). Text: its label
-R_WORKERS: Final = -23.0  # a: executor number; b: threads started
-R_THREAD: Final = -24.0  # the worker of the offload before it. a: native thread id (pid for processes); b: offload number. Text: name
+R_WORKERS: Final = -23.0  # a: executor number; b: threads started, -1 when the executor is gone
+R_THREAD: Final = -24.0  # a worker, before its first R_START. a: its number; b: native thread id. Text: its name
 R_EVENT: Final = -25.0  # anything rare. a: when; b: number of JSON object in text (always one text item)
 R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: 0
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()

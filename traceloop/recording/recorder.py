@@ -16,6 +16,7 @@ from typing import Any
 
 from . import layout
 from .naming import code_of, site_of, site_of_code, site_of_coroutine, unwrap
+from .offloads import offloads_of
 from .process import Process, current_process
 
 _logger = logging.getLogger("traceloop")
@@ -86,6 +87,7 @@ class Recorder:
         self.ring = process.idle_ring
         self.words = self.ring.words
         self.number = process.next_loop_number()
+        self.offloads = offloads_of(process)
         self._tasks_created = 0
         self._tasks_eager_finished = 0
         self._tasks_abandoned = 0
@@ -270,6 +272,8 @@ class Recorder:
             try:
                 if self._gone:
                     self._retire()
+                if self.offloads is not None and self.offloads.pending:
+                    self.offloads.drain(now, wait=False)
                 self._write_gauges(loop)
                 self.ring.write(records, text, now)
             except Exception as error:
