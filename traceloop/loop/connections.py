@@ -274,25 +274,18 @@ class ConnectionsMixin(LoopPart):
 
     def _bind_local(self, sock: Any, family: Any, local_infos: list[Any], errors: list[BaseException]) -> None:
         """Binds to the first address of the same family that can be had."""
-        last: OSError | None = None
-        try:
-            for local_family, _, _, _, address in local_infos:
-                if local_family != family:
-                    continue
-                try:
-                    sock.bind(address)
-                    return
-                except OSError as exc:
-                    if last is not None:
-                        errors.append(last)
-                    reason = str(exc) if sys.version_info >= (3, 13) else exc.strerror
-                    last = OSError(
-                        exc.errno,
-                        f"error while attempting to bind on address {address!r}: {str(reason).lower()}",
-                    )
-            raise last or OSError(f"no matching local address with {family=} found")
-        finally:
-            del last, errors
+        for local_family, _, _, _, address in local_infos:
+            if local_family != family:
+                continue
+            try:
+                sock.bind(address)
+                return
+            except OSError as exc:
+                reason = str(exc) if sys.version_info >= (3, 13) else exc.strerror
+                message = f"error while attempting to bind on address {address!r}: {str(reason).lower()}"
+                errors.append(OSError(exc.errno, message))
+        # The caller notes what is raised here.
+        raise errors.pop() if errors else OSError(f"no matching local address with {family=} found")
 
     async def connect_accepted_socket(
         self,

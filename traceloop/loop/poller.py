@@ -27,7 +27,7 @@ _WRITE = selectors.EVENT_WRITE
 class PollerMixin(LoopPart):
     """add_reader and its family. For the loop's own thread."""
 
-    _selector: selectors.BaseSelector
+    _selector: Any  # a selectors.BaseSelector; None once the loop is closed
     _io: IOCounters
 
     def _init_poller(self, selector: selectors.BaseSelector | None) -> None:
@@ -40,6 +40,13 @@ class PollerMixin(LoopPart):
         self._make_self_pipe()
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._unix_server_sockets: dict[Any, int] = {}
+
+    def _close_poller(self) -> None:
+        """Called once by ``close()``, after ``_closed`` is set: what is registered goes with the selector."""
+        self._close_self_pipe()
+        if self._selector is not None:
+            self._selector.close()
+            self._selector = None
 
     # Mapping.get of the older selectors works by exception, so nothing is lost by asking for the key there; and
     # CPython's tests replace the one or the other, by version.

@@ -12,6 +12,7 @@ import functools
 import socket as _socket
 from asyncio import tasks
 from collections.abc import Callable
+from operator import methodcaller
 from typing import Any
 
 from .mixin import LoopPart
@@ -35,27 +36,27 @@ class SocketsMixin(LoopPart):
 
     # Retrying
 
-    def _sock_when_readable(self, sock: Any, operation: Callable[..., Any], *args: Any) -> _Future:
+    def _sock_when_readable(self, sock: Any, operation: Callable[[Any], Any]) -> _Future:
         fut: _Future = self.create_future()
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        handle = self._add_reader(fd, self._sock_attempt, fut, operation, args)
+        handle = self._add_reader(fd, self._sock_attempt, fut, sock, operation)
         fut.add_done_callback(functools.partial(self._sock_read_done, fd, handle=handle))
         return fut
 
-    def _sock_when_writable(self, sock: Any, operation: Callable[..., Any], *args: Any) -> _Future:
+    def _sock_when_writable(self, sock: Any, operation: Callable[[Any], Any]) -> _Future:
         fut: _Future = self.create_future()
         fd = sock.fileno()
         self._ensure_fd_no_transport(fd)
-        handle = self._add_writer(fd, self._sock_attempt, fut, operation, args)
+        handle = self._add_writer(fd, self._sock_attempt, fut, sock, operation)
         fut.add_done_callback(functools.partial(self._sock_write_done, fd, handle=handle))
         return fut
 
-    def _sock_attempt(self, fut: _Future, operation: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    def _sock_attempt(self, fut: _Future, sock: Any, operation: Callable[[Any], Any]) -> None:
         if fut.done():
             return  # cancelled, and the reader not yet removed
         try:
-            result = operation(*args)
+            result = operation(sock)
         except (BlockingIOError, InterruptedError):
             return
         except (SystemExit, KeyboardInterrupt):
@@ -87,7 +88,7 @@ class SocketsMixin(LoopPart):
         try:
             data = sock.recv(n)
         except (BlockingIOError, InterruptedError):
-            data = await self._sock_when_readable(sock, sock.recv, n)
+            data = await self._sock_when_readable(sock, methodcaller("recv", n))
         self._io.bytes_in += len(data)
         return data
 
@@ -98,7 +99,7 @@ class SocketsMixin(LoopPart):
         try:
             size = sock.recv_into(buf)
         except (BlockingIOError, InterruptedError):
-            size = await self._sock_when_readable(sock, sock.recv_into, buf)
+            size = await self._sock_when_readable(sock, methodcaller("recv_into", buf))
         self._io.bytes_in += size
         return size
 
@@ -109,7 +110,7 @@ class SocketsMixin(LoopPart):
         try:
             received = sock.recvfrom(bufsize)
         except (BlockingIOError, InterruptedError):
-            received = await self._sock_when_readable(sock, sock.recvfrom, bufsize)
+            received = await self._sock_when_readable(sock, methodcaller("recvfrom", bufsize))
         self._io.bytes_in += len(received[0])
         return received
 
@@ -122,7 +123,7 @@ class SocketsMixin(LoopPart):
         try:
             received = sock.recvfrom_into(buf, nbytes)
         except (BlockingIOError, InterruptedError):
-            received = await self._sock_when_readable(sock, sock.recvfrom_into, buf, nbytes)
+            received = await self._sock_when_readable(sock, methodcaller("recvfrom_into", buf, nbytes))
         self._io.bytes_in += received[0]
         return received
 
@@ -142,9 +143,9 @@ class SocketsMixin(LoopPart):
             return
         if view.itemsize != 1 or view.ndim != 1:
             view = view.cast("B")
-        await self._sock_when_writable(sock, self._sock_send_rest, sock, view, [sent])
+        await self._sock_when_writable(sock, functools.partial(self._sock_send_rest, view, [sent]))
 
-    def _sock_send_rest(self, sock: Any, view: memoryview, position: list[int]) -> None:
+    def _sock_send_rest(self, view: memoryview, position: list[int], sock: Any) -> None:
         # Not done yet is said as the kernel says it: by BlockingIOError, so that it is tried again.
         sent = sock.send(view[position[0] :])
         self._io.bytes_out += sent
@@ -159,7 +160,7 @@ class SocketsMixin(LoopPart):
         try:
             sent = sock.sendto(data, address)
         except (BlockingIOError, InterruptedError):
-            sent = await self._sock_when_writable(sock, sock.sendto, data, 0, address)
+            sent = await self._sock_when_writable(sock, methodcaller("sendto", data, 0, address))
         self._io.bytes_out += sent
         return sent
 
@@ -181,13 +182,13 @@ class SocketsMixin(LoopPart):
                 queue_full = exc.errno == errno.EAGAIN
             if not queue_full:
                 # Under way, also after EINTR (POSIX): the socket is writable when it has ended.
-                await self._sock_when_writable(sock, self._sock_connected, sock, address)
+                await self._sock_when_writable(sock, functools.partial(self._sock_connected, address))
                 return
             # unix(7): a server's queue is full, and nothing is under way, though the socket is writable without an
             # error (which the standard loop takes for a connection). A blocking socket would wait for room.
             await tasks.sleep(_UNIX_CONNECT_RETRY_S)
 
-    def _sock_connected(self, sock: Any, address: _Address) -> None:
+    def _sock_connected(self, address: _Address, sock: Any) -> None:
         error = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_ERROR)
         if error:
             raise OSError(error, f"Connect call failed {address}")
@@ -199,7 +200,7 @@ class SocketsMixin(LoopPart):
         try:
             accepted = self._sock_accept_now(sock)
         except (BlockingIOError, InterruptedError):
-            accepted = await self._sock_when_readable(sock, self._sock_accept_now, sock)
+            accepted = await self._sock_when_readable(sock, self._sock_accept_now)
         self._io.accepted += 1
         return accepted
 
