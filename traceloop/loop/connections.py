@@ -18,6 +18,8 @@ from .standard import base_events, unix_events
 from .transports import tls
 from .transports.stream import _SelectorSocketTransport
 
+# Two transports on one descriptor are refused since 3.12.
+_CHECK_FD = sys.version_info >= (3, 12)
 _PASS_CONTEXT = sys.version_info >= (3, 15)
 
 
@@ -48,7 +50,8 @@ class ConnectionsMixin(LoopPart):
         server: Any = None,
         context: contextvars.Context | None = None,
     ) -> Any:
-        self._ensure_fd_no_transport(sock)
+        if _CHECK_FD:
+            self._ensure_fd_no_transport(sock)
         return _SelectorSocketTransport(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
@@ -66,7 +69,8 @@ class ConnectionsMixin(LoopPart):
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
         context: contextvars.Context | None = None,
     ) -> Any:
-        self._ensure_fd_no_transport(rawsock)
+        if _CHECK_FD:
+            self._ensure_fd_no_transport(rawsock)
         return tls.make_tls_transport(
             self,
             rawsock,

@@ -26,7 +26,8 @@ class DatagramEndpointsMixin(LoopPart):
         waiter: asyncio.Future[Any] | None = None,
         extra: dict[str, Any] | None = None,
     ) -> Any:
-        self._ensure_fd_no_transport(sock)
+        if sys.version_info >= (3, 12):
+            self._ensure_fd_no_transport(sock)
         return _SelectorDatagramTransport(self, sock, protocol, address, waiter, extra)
 
     async def create_datagram_endpoint(
