@@ -56,14 +56,10 @@ class SubprocessesMixin(LoopPart):
             _base.logger.debug("Write pipe %r connected: (%r, %r)", pipe.fileno(), transport, protocol)
         return transport, protocol
 
-    def _make_read_pipe_transport(
-        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
-    ) -> Any:
+    def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
         return UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
 
-    def _make_write_pipe_transport(
-        self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None
-    ) -> Any:
+    def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
         return UnixWritePipeTransport(self, pipe, protocol, waiter, extra)
 
     # -- processes
@@ -116,9 +112,7 @@ class SubprocessesMixin(LoopPart):
             raise ValueError("cmd must be a string")
         _refuse_text(universal_newlines, bufsize, encoding, errors, text, shell, shell_wanted=True)
         message = f"run shell command {cmd!r}"
-        return await self._start_process(
-            protocol_factory, message, cmd, True, stdin, stdout, stderr, bufsize, kwargs
-        )
+        return await self._start_process(protocol_factory, message, cmd, True, stdin, stdout, stderr, bufsize, kwargs)
 
     async def _start_process(
         self,
@@ -171,12 +165,13 @@ class SubprocessesMixin(LoopPart):
     ) -> Any:
         watcher = self._find_watcher()
         # Watchers of the policy want the start of a process between their __enter__ and __exit__.
-        with watcher if hasattr(watcher, "__enter__") else contextlib.nullcontext():
+        with watcher if hasattr(watcher, "__enter__") else contextlib.nullcontext(watcher) as entered:
+            if sys.version_info < (3, 12):
+                # Which its documentation says is the watcher itself; 3.12 no longer looks at it.
+                watcher = entered
             if not getattr(watcher, "is_active", _always)():
                 # Said before the process exists: nobody would ever reap it.
-                raise RuntimeError(
-                    "asyncio.get_child_watcher() is not activated, subprocess support is not installed."
-                )
+                raise RuntimeError("asyncio.get_child_watcher() is not activated, subprocess support is not installed.")
             waiter = self.create_future()
             transport = UnixSubprocessTransport(
                 self,
