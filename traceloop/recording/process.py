@@ -111,12 +111,22 @@ class Process:
     def process_write(self, records: list[float], text: list[str], now: float) -> None:
         """Writes to the process ring; from any thread, never from a signal handler or a gc callback."""
         with self.process_lock:
-            if self._process_ring is None:
-                self._process_ring = make_ring(
-                    self.directory, "process.ring", layout.KIND_PROCESS, 0, max(self.ring_size // 8, 1 << 20)
-                )[0]
-                self._process_ring.words[layout.W_OPEN] = 1.0
-            self._process_ring.write(records, text, now)
+            self._open_process_ring().write(records, text, now)
+
+    def open_process_ring(self) -> Ring:
+        """The process ring, made if nothing was written to it yet; from any thread."""
+        with self.process_lock:
+            return self._open_process_ring()
+
+    def _open_process_ring(self) -> Ring:
+        ring = self._process_ring
+        if ring is None:
+            ring = make_ring(
+                self.directory, "process.ring", layout.KIND_PROCESS, 0, max(self.ring_size // 8, 1 << 20)
+            )[0]
+            ring.words[layout.W_OPEN] = 1.0
+            self._process_ring = ring
+        return ring
 
     @property
     def process_ring(self) -> Ring | None:

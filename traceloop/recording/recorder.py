@@ -18,6 +18,7 @@ from . import layout
 from .naming import code_of, site_of, site_of_code, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
+from .watchdog import watchdog_of
 
 _logger = logging.getLogger("traceloop")
 
@@ -219,6 +220,9 @@ class Recorder:
             self.words[layout.W_THREAD] = threading.get_native_id()
             self.words[layout.W_THRESHOLD] = loop.slow_callback_duration
             self.records += (now, layout.R_RUN, float(len(loop._ready)))
+            watchdog = watchdog_of(self.process)
+            if watchdog is not None:
+                watchdog.watch(self, loop)
         except Exception as error:
             self._fail(error)
 
@@ -232,6 +236,9 @@ class Recorder:
 
     def loop_stopped(self, loop: Any) -> None:
         """The loop stopped running; what it recorded is in the ring afterwards."""
+        watchdog = watchdog_of(self.process)
+        if watchdog is not None:
+            watchdog.unwatch(loop)
         now = loop.time()
         self.records += (now, layout.R_END, 0.0)
         self.flush(loop, now)

@@ -1,0 +1,63 @@
+"""What the kernel knows of a thread's time: processor used, processor waited for, how often it was put on one.
+
+Read by the watchdog for the threads of its own process. Each call costs 0.3 to 10 us.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+try:
+    import resource
+except ImportError:  # not built everywhere
+    resource = None  # type: ignore[assignment]
+
+# What was measured at one moment: clock, CPU time of the loop's thread, CPU time of the process, time the thread has
+# waited for a processor, times it was put on one. All s but the last; -1 where it is not known.
+Sample = tuple[float, float, float, float, int]
+
+COUNTS_SWITCHES = hasattr(resource, "RUSAGE_THREAD")
+
+
+class ThreadClocks:
+    """The clocks of the thread that makes it; to be read from any thread."""
+
+    __slots__ = ("_cpu_clock", "_thread_id")
+
+    def __init__(self) -> None:
+        self._thread_id = threading.get_native_id()
+        # Asked for in the thread itself: for a thread that is gone it is undefined behaviour.
+        self._cpu_clock = (
+            time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else -1
+        )
+
+    def sample(self, now: float, waits: bool) -> Sample:
+        """What is measured ``now``; ``waits``: the waiting for a processor too, which costs most of it."""
+        try:
+            cpu = time.clock_gettime(self._cpu_clock) if self._cpu_clock != -1 else -1.0
+        except OSError:  # the thread is gone
+            cpu = -1.0
+        wait, slices = schedstat(self._thread_id) if waits else (-1.0, -1)
+        return (now, cpu, time.process_time(), wait, slices)
+
+
+def schedstat(thread_id: int) -> tuple[float, int]:
+    """How long a thread of ours has waited for a processor, s, and how often it was put on one (the kernel's
+    Documentation/scheduler/sched-stats.rst); -1 where it is not known.
+    """
+    try:
+        fd = os.open(f"/proc/self/task/{thread_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            fields = os.read(fd, 128).split()
+        finally:
+            os.close(fd)
+        return int(fields[1]) / 1e9, int(fields[2])
+    except (OSError, ValueError, IndexError):
+        return -1.0, -1
+
+
+def switches() -> int:
+    """Voluntary context switches of the calling thread, ever; 0 where they are not counted for threads."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if COUNTS_SWITCHES else 0

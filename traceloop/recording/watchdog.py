@@ -1,0 +1,498 @@
+"""The watchdog: a thread that looks whether a handle of a loop runs longer than it should, and says where it stands.
+
+One for a process, started when the first loop runs. It looks at a word that the loop publishes (``W_RUNNING``, since
+when it has been off its poll), so a turn that finds nothing costs some 20 us, sixteen times a second. What follows from
+how the loop publishes:
+
+* The word says when the iteration began (or when it was published last, at most 1 ms before), not the handle. Only when
+  it has stood for the threshold does the watchdog look at the frames, which say what runs and since when. An iteration
+  of nine hundred short handles is therefore never taken for a stall.
+* While an idle loop lingers in the first part of its poll the word stands still: the frames say that nothing runs.
+* A turn comes at the latest ``_PACE`` thresholds after a run began, and then the next one is set for the moment at
+  which the threshold is reached: stacks are taken there, and not at the next beat of some clock.
+
+A turn that comes late is a finding too. The watchdog's own counts of context switches tell why: waiting for the GIL is
+a wait with a timeout of the switch interval, over and over, while a stopped process (SIGSTOP, a suspended machine) does
+not wake at all.
+
+The thread is none of ``threading``'s: programs that list or count their threads find their own. It is gone before a
+fork (a fork beside a thread makes CPython 3.12 warn) and started again afterwards.
+"""
+
+from __future__ import annotations
+
+import _thread
+import atexit
+import json
+import logging
+import os
+import sys
+import threading
+import time
+from collections import deque
+from time import monotonic
+from typing import TYPE_CHECKING, Any
+
+from ..settings import Settings
+from . import layout, stacks
+from .fault_dump import FaultDump
+from .stall_notices import StallNotices
+from .thread_clocks import COUNTS_SWITCHES, Sample, ThreadClocks, schedstat, switches
+
+if TYPE_CHECKING:
+    from .process import Process
+    from .recorder import Recorder
+
+_logger = logging.getLogger("traceloop")
+
+# Turns come every _PACE thresholds, within these bounds (s).
+_PACE = 0.6
+_MIN_PACE = 0.01
+_MAX_PACE = 0.1
+# A turn this late (s) is recorded. A busy thread gives the GIL away within the switch interval, 5 ms.
+_LATE = 0.05
+# The thread ends when no loop has run for so long (s); the next loop starts it again.
+_LINGER = 2.0
+# Whole stacks a minute; beyond it only the culprit is recorded, and beyond the second number nothing.
+MAX_STACKS_A_MINUTE = 60
+MAX_EVENTS_A_MINUTE = 1200
+_MAX_SAMPLES = 64
+
+
+class _Stall:
+    """A handle run past its threshold."""
+
+    __slots__ = ("announced", "before", "culprit", "ident", "samples", "stack_at", "stacks", "start", "threshold")
+
+    def __init__(self, start: float, ident: float, threshold: float, before: Sample | None) -> None:
+        self.start = start
+        self.ident = ident
+        self.threshold = threshold
+        self.before = before
+        self.samples: list[Sample] = []
+        self.stacks = 0
+        self.stack_at = start + threshold
+        self.culprit = ""
+        self.announced = False
+
+
+class _Watched:
+    """One loop that runs, as the watchdog sees it."""
+
+    __slots__ = ("_clocks", "history", "loop", "name", "ring", "stall", "thread", "words")
+
+    def __init__(self, recorder: Recorder, loop: Any, ring: int) -> None:
+        self.loop = loop
+        self.ring = ring
+        self.words = recorder.words
+        self.thread = threading.get_ident()
+        self.name = threading.current_thread().name
+        self._clocks = ThreadClocks()
+        self.history: deque[Sample] = deque(maxlen=8)
+        self.stall: _Stall | None = None
+
+    def sample(self, now: float) -> Sample:
+        """What is measured now. Costs about 1 us for an idle loop, 15 for one at work."""
+        sample = self._clocks.sample(now, self.words[layout.W_RUNNING] != 0.0)
+        self.history.append(sample)
+        return sample
+
+
+class _Budget:
+    """So many a minute."""
+
+    def __init__(self, a_minute: int) -> None:
+        self._size = a_minute
+        self._left = float(a_minute)
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._size, self._left + max(0.0, now - self._at) * self._size / 60)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
+
+
+class Watchdog:
+    """Watches the loops of one process. ``watch`` and ``unwatch`` are called by the loops' threads."""
+
+    def __init__(
+        self, process: Process, patterns: tuple[tuple[str, float], ...] = (), threshold_for: Any = None
+    ) -> None:
+        """``patterns``: thresholds by callback pattern; ``threshold_for(label, default)`` resolves them."""
+        self._process = process
+        self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
+        self._threshold_for = threshold_for if patterns else None
+        self._watched: dict[int, _Watched] = {}
+        self._stopped: deque[_Watched] = deque(maxlen=64)  # loops that stopped since the last turn
+        self._lock = threading.Lock()
+        self._wake = threading.Lock()
+        self._wake.acquire()
+        self._thread_id = 0
+        self._done: Any = None
+        self._running = False
+        self._ended = False
+        self._idle_since = 0.0
+        self._number = 0
+        self._suppressed = 0
+        self._stack_budget = _Budget(MAX_STACKS_A_MINUTE)
+        self._event_budget = _Budget(MAX_EVENTS_A_MINUTE)
+        self._suspensions: deque[tuple[float, float]] = deque(maxlen=16)
+        self._due = 0.0
+        self._switches = 0
+        self._process_cpu = 0.0
+        self._own_wait = 0.0
+        self._dumped = 0
+        self._notices = StallNotices()
+        self.faults = FaultDump(process.directory)
+
+    # -- called by the loops
+
+    def watch(self, recorder: Recorder, loop: Any) -> None:
+        """``loop`` begins to run in this thread."""
+        if self._ended or recorder.ring not in self._process.rings or not _has_the_clock(loop):
+            return
+        watched = _Watched(recorder, loop, self._process.rings.index(recorder.ring))
+        watched.words[layout.W_PTHREAD] = watched.thread
+        with self._lock:
+            self._watched[id(loop)] = watched
+            self._start()
+
+    def unwatch(self, loop: Any) -> None:
+        """``loop`` stopped running."""
+        with self._lock:
+            watched = self._watched.pop(id(loop), None)
+            self._idle_since = monotonic()
+            if watched is not None:
+                self._stopped.append(watched)
+
+    # -- the thread's life
+
+    def _start(self) -> None:
+        if self._running or self._ended:
+            return
+        self.faults.install()
+        done = _thread.allocate_lock()
+        done.acquire()
+        self._done = done
+        self._running = True
+        self._due = 0.0
+        try:
+            _thread.start_new_thread(self._run, (done,))
+        except RuntimeError:  # no more threads, or the interpreter is going down
+            self._running = False
+
+    def stop(self) -> None:
+        """Ends the thread and waits for it (1 s at most; it takes less than 1 ms). ``resume`` starts it again."""
+        with self._lock:
+            if not self._running:
+                return
+            self._running = False
+            done, thread_id = self._done, self._thread_id
+        self._wake.release()
+        if not done.acquire(timeout=1.0):
+            return
+        try:
+            self._wake.acquire(blocking=False)
+        except RuntimeError:
+            pass
+        # The thread has run its last Python line, but fork's warning counts what the kernel still has.
+        for _ in range(200):
+            if not os.path.exists(f"/proc/self/task/{thread_id}"):
+                break
+            time.sleep(0.0002)
+
+    def resume(self) -> None:
+        """After a fork, in the parent."""
+        with self._lock:
+            if self._watched:
+                self._start()
+
+    def end(self) -> None:
+        """The process ends: no thread from now on, and no signal asked for."""
+        self._ended = True
+        self.stop()
+        try:
+            self._end_stopped(monotonic())
+            with self._lock:
+                self.faults.withdraw()
+        except Exception as error:
+            _logger.error("traceloop: the watchdog's last turn failed", exc_info=error)
+
+    def _run(self, done: Any) -> None:
+        self._thread_id = threading.get_native_id()
+        try:
+            self._process.open_process_ring()
+            while self._running and done is self._done:
+                delay = self._turn()
+                if delay is None or self._wake.acquire(timeout=delay):
+                    break
+        except Exception as error:
+            self._ended = True
+            _logger.error("traceloop: the watchdog failed and has stopped; the application runs on", exc_info=error)
+        finally:
+            done.release()
+
+    # -- a turn
+
+    def _turn(self) -> float | None:
+        """Looks at every loop; returns in how many seconds to look again, None to end the thread."""
+        now = monotonic()
+        ring = self._process.process_ring
+        if ring is not None:
+            ring.words[layout.W_HEARTBEAT] = now
+        self._check_lateness(now)
+        with self._lock:
+            watched_loops = list(self._watched.values())
+            if not watched_loops and now - self._idle_since > _LINGER:
+                self._running = False
+                return None
+            size = self.faults.check()
+        if size > self._dumped:
+            self._name_dumped(size, now)
+        due = now + _MAX_PACE
+        self._end_stopped(now)
+        for watched in watched_loops:
+            due = min(due, self._look(watched, now))
+        self._notices.flush()
+        self._due = due
+        self._switches = switches()
+        self._process_cpu = time.process_time()
+        self._own_wait = schedstat(self._thread_id)[0]
+        return max(due - monotonic(), 0.001)
+
+    def _end_stopped(self, now: float) -> None:
+        while self._stopped:
+            self._end_stall(self._stopped.popleft(), now)
+
+    def _look(self, watched: _Watched, now: float) -> float:
+        """Looks at one loop; returns when to look at it again."""
+        given = watched.loop.slow_callback_duration
+        threshold = float(given) if isinstance(given, float | int) else 0.1
+        lowest = threshold if self._lowest_pattern is None else min(threshold, self._lowest_pattern)
+        pace = min(max(_PACE * lowest, _MIN_PACE), _MAX_PACE)
+        since: float = watched.words[layout.W_RUNNING]
+        stall = watched.stall
+        if stall is None and (since == 0.0 or now - since < lowest):
+            watched.sample(now)
+            return min(now + pace, since + lowest) if since else now + pace
+        run = stacks.find_run(sys._current_frames().get(watched.thread)) if since else None
+        if stall is not None and (run is None or run.start != stall.start):
+            self._end_stall(watched, now)
+            stall = None
+        if run is None:
+            watched.sample(now)
+            return now + pace
+        if stall is None:
+            limit = self._limit_of(run.ident, threshold)
+            if now - run.start - self._suspended(run.start, now) < limit:
+                watched.sample(now)
+                return min(now + pace, max(run.start + limit, now + 0.001))
+            before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
+            stall = watched.stall = _Stall(run.start, run.ident, limit, before)
+            stall.samples = [sample for sample in watched.history if sample[0] > run.start]
+        stall.samples.append(watched.sample(now))
+        if len(stall.samples) > _MAX_SAMPLES:
+            del stall.samples[1:-1:2]
+        if now >= stall.stack_at:
+            self._take_stack(watched, stall, run, now)
+            # At the threshold, and then with doubling gaps; a turn that came late does not make them come at once.
+            length = stall.threshold
+            while stall.start + length <= now:
+                length *= 2
+            stall.stack_at = stall.start + length
+        return min(now + pace, stall.stack_at)
+
+    def _limit_of(self, ident: float, threshold: float) -> float:
+        if self._threshold_for is None:
+            return threshold
+        return float(self._threshold_for(self._label_of(ident), threshold))
+
+    def _label_of(self, ident: float) -> str:
+        sites = self._process.site_log.sites
+        number = stacks.site_number(ident)
+        return sites[number].label if 0 <= number < len(sites) else "unknown"
+
+    def _suspended(self, start: float, now: float) -> float:
+        return sum(max(0.0, min(end, now) - max(begin, start)) for begin, end in self._suspensions)
+
+    # -- what is found
+
+    def _take_stack(self, watched: _Watched, stall: _Stall, run: stacks.Run, now: float) -> None:
+        if not self._event_budget.take(now):
+            self._suppressed += 1
+            return
+        whole = self._stack_budget.take(now)
+        if not whole:
+            self._suppressed += 1
+        callback = run.handle._callback
+        awaiting = stacks.awaiting_frames(callback)
+        culprit = stacks.culprit_of(run.frames, awaiting)
+        if not stall.stacks:
+            stall.culprit = culprit
+        label = self._label_of(run.ident)
+        event: dict[str, Any] = {
+            "kind": "stack",
+            "ring": watched.ring,
+            "run": run.start,
+            "at": now,
+            "index": stall.stacks,
+            "ident": run.ident,
+            "callback": label,
+            "culprit": culprit,
+            "threshold": stall.threshold,
+            "ready": len(watched.loop._ready),
+            "before": stall.before,
+            "samples": stall.samples[-1:],
+            "frames": run.frames if whole else run.frames[-1:],
+            "suppressed": self._suppressed,
+        }
+        if whole:
+            if awaiting:
+                event["awaiting"] = awaiting
+            descriptors = stacks.ready_descriptors(watched.loop)
+            if descriptors:
+                event["descriptors"] = descriptors
+            span = stacks.active_span(run.handle)
+            if span is not None:
+                event["span"] = span
+        del callback, run
+        stall.stacks += 1
+        self._write(event, now)
+        if stall.stacks == 1:
+            frames = event["frames"]
+            line = f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""
+            stall.announced = self._notices.started(
+                label, culprit, line, now - stall.start, event["ready"], watched.name
+            )
+
+    def _end_stall(self, watched: _Watched, now: float) -> None:
+        stall = watched.stall
+        if stall is None:
+            return
+        watched.stall = None
+        after = watched.sample(now)
+        if self._event_budget.take(now):
+            self._write(
+                {
+                    "kind": "stall_end",
+                    "ring": watched.ring,
+                    "run": stall.start,
+                    "ident": stall.ident,
+                    "at": now,
+                    "culprit": stall.culprit,
+                    "before": stall.before,
+                    "samples": [*stall.samples[:1], *stall.samples[-1:]],
+                    "after": after,
+                    "suspended": self._suspended(stall.start, now),
+                },
+                now,
+            )
+        if stall.announced:
+            last = stall.samples[-1][0] if stall.samples else now
+            self._notices.ended(stall.culprit or self._label_of(stall.ident), last - stall.start, now - stall.start)
+
+    def _check_lateness(self, now: float) -> None:
+        due = self._due
+        if not due or now - due < _LATE:
+            return
+        late = now - due
+        woken = switches() - self._switches
+        cpu = time.process_time() - self._process_cpu
+        # Waiting for the GIL wakes once each switch interval; half of that, to be on the safe side.
+        if COUNTS_SWITCHES and woken >= max(2.0, late / sys.getswitchinterval() / 2):
+            reason = "gil"
+        elif cpu >= late / 2:
+            reason = "starved" if COUNTS_SWITCHES else "gil"
+        elif schedstat(self._thread_id)[0] - self._own_wait >= late / 4:
+            reason = "starved"  # of a processor, by other processes
+        else:
+            reason = "suspended"
+            self._suspensions.append((due, now))
+        event: dict[str, Any] = {"kind": "late", "reason": reason, "from": due, "to": now, "cpu": cpu, "loops": []}
+        for watched in list(self._watched.values()):
+            before = watched.history[-1] if watched.history else None
+            event["loops"].append([watched.ring, before, watched.sample(now)])
+        if self._event_budget.take(now):
+            self._write(event, now)
+
+    def _name_dumped(self, size: int, now: float) -> None:
+        """A dump was asked for from outside: it has files and bare function names, and the modules are known here."""
+        text = self.faults.read_dump(self._dumped)
+        self._dumped = size
+        files = {line.split('"')[1] for line in text.splitlines() if line.startswith('  File "')}
+        modules = {}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and file in files and (file not in modules or name == "__main__"):
+                modules[file] = name
+        self._write({"kind": "modules", "files": modules}, now)
+
+    def _write(self, event: dict[str, Any], now: float) -> None:
+        self._number += 1
+        self._process.process_write(
+            [now, layout.R_EVENT, float(self._number)], [json.dumps(event, separators=(",", ":"))], now
+        )
+
+
+def _has_the_clock(loop: Any) -> bool:
+    # A test's loop may have a clock of its own: what it publishes can't be compared with ours.
+    try:
+        return bool(abs(loop.time() - monotonic()) < 1.0)
+    except Exception:
+        return False
+
+
+_active: Watchdog | None = None
+
+
+def watchdog_of(process: Process) -> Watchdog | None:
+    """The watchdog of this process, made at the first call; None in the child of a fork for its parent's recording."""
+    global _active
+    if process.pid != os.getpid():
+        return None
+    if _active is None or _active._process is not process:
+        if _active is not None:
+            _active.end()
+        patterns, threshold_for = _patterns()
+        _active = Watchdog(process, patterns, threshold_for)
+    return _active
+
+
+def _patterns() -> tuple[tuple[tuple[str, float], ...], Any]:
+    settings = Settings.from_environ(os.environ, on_error=lambda line: None)
+
+    def threshold_for(label: str, default: float) -> float:
+        return settings.replace(slow_threshold=default).threshold_for(label)
+
+    return settings.slow_patterns, threshold_for
+
+
+def _before_fork() -> None:
+    if _active is not None:
+        _active.stop()
+
+
+def _after_fork_in_parent() -> None:
+    if _active is not None:
+        _active.resume()
+
+
+def _after_fork_in_child() -> None:
+    global _active
+    if _active is not None:
+        _active.faults.forget()
+        _active = None
+
+
+def _at_exit() -> None:
+    if _active is not None:
+        _active.end()
+
+
+# After logging's own hooks, and hence before them at a fork: the thread may be waiting for a handler's lock.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+atexit.register(_at_exit)
