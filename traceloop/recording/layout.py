@@ -78,7 +78,6 @@ W_DATAGRAMS: Final = 21
 W_PIPES: Final = 22
 W_TLS: Final = 23
 W_PTHREAD: Final = 24  # the loop's thread as pthreads and faulthandler name it
-W_PTHREAD: Final = 24  # the loop's thread as pthreads and faulthandler name it
 
 # magic, crc32 of everything after it, sequence number, count of doubles, bytes of text, records written before this
 # batch, clock reading when it was written
