@@ -75,10 +75,10 @@ class Collection(NamedTuple):
 
 
 class OffloadStep(NamedTuple):
-    """One step of an offload. ``step`` is submit, start, finish, deliver or thread.
+    """One step of an offload: ``step`` is submit, start, finish or deliver. What a step does not tell is 0.
 
-    submit: executor, ident of the function, run that submitted it, number of the span current then.
-    finish: outcome. thread: name and native id of the worker. The rest is 0 or empty.
+    submit: executor, ident of the function, the run that submitted it (0 where it was no run of this ring), number of
+    the span current then. start: number of the worker (see WorkerThread). finish: outcome. deliver: the run.
     """
 
     step: str
@@ -88,13 +88,20 @@ class OffloadStep(NamedTuple):
     ident: float = 0.0
     run: int = 0
     context: int = 0
+    worker: int = 0
     outcome: int = 0
-    thread: str = ""
-    thread_id: int = 0
+
+
+class WorkerThread(NamedTuple):
+    """A worker of an executor; said before its first start of an offload, and now and then again."""
+
+    number: int
+    thread_id: int
+    name: str
 
 
 class Executor(NamedTuple):
-    """An executor was seen for the first time. ``max_workers`` 0: unknown."""
+    """An executor: said when it was first seen, and now and then again. ``max_workers`` 0: unknown."""
 
     number: int
     label: str
@@ -102,7 +109,7 @@ class Executor(NamedTuple):
 
 
 class Workers(NamedTuple):
-    """Threads (or processes) that an executor has started."""
+    """Threads (or processes) that an executor has started; -1 when the executor has gone."""
 
     executor: int
     started: int
@@ -120,7 +127,7 @@ class Decoded:
     """What a stretch of one ring says, in the order of the record within each list.
 
     loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
-    runs, iterations, tasks, spans, collections, offloads, executors, workers, events: see the types.
+    runs, iterations, tasks, spans, collections, offloads, executors, workers, threads, events: see the types.
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
     memory: (when, allocated blocks).
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
@@ -145,6 +152,7 @@ class Decoded:
         "runs",
         "spans",
         "tasks",
+        "threads",
         "workers",
     )
 
@@ -160,6 +168,7 @@ class Decoded:
         self.offloads: list[OffloadStep] = []
         self.executors: list[Executor] = []
         self.workers: list[Workers] = []
+        self.threads: list[WorkerThread] = []
         self.events: list[Event] = []
         self.memory: list[tuple[float, int]] = []
         self.active_s = 0.0

@@ -129,6 +129,11 @@ class LoopStream:
                 self.loop = LoopInfo(int(stopped_at[1]), next(text, ""), stopped_at[0])
                 decoded = Decoded(self.loop)
             self._written_at = batch.written_at
+        if self.state == ACTIVE:
+            # Up to where the record goes, so that a loop that never waits is seen to be active.
+            start = self._running[0] if self._running is not None else self._iteration_start
+            if start > self.since:
+                self._enter(ACTIVE, start, decoded)
         out.append(decoded)
         return out
 
@@ -415,9 +420,10 @@ class LoopStream:
             self._half = None
         elif ident == layout.R_SUBMIT_INFO:
             if self._half is not None and self._half[0] == layout.R_SUBMIT:
-                # The run that submits is recorded when it ends: it is the next one.
                 decoded.offloads.append(
-                    OffloadStep("submit", self._half[1], int(self._half[2]), int(a), b, self.runs + 1, self._context)
+                    OffloadStep(
+                        "submit", self._half[1], int(self._half[2]), int(a), b, self._run_under_way(), self._context
+                    )
                 )
             self._half = None
         elif ident == layout.R_START:
@@ -427,7 +433,7 @@ class LoopStream:
             outcome, offload = divmod(b, OUTCOME)
             decoded.offloads.append(OffloadStep("finish", a, int(offload), outcome=int(outcome)))
         elif ident == layout.R_DELIVER:
-            decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self.runs + 1))
+            decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self._run_under_way()))
         elif ident == layout.R_THREAD:
             decoded.offloads.append(OffloadStep("thread", 0.0, int(a), thread=next(text, ""), thread_id=int(b)))
         elif ident == layout.R_EXECUTOR:
@@ -436,6 +442,10 @@ class LoopStream:
             decoded.workers.append(Workers(int(a), int(b)))
         elif ident == layout.R_EVENT:
             self._decode_event(a, int(b), next(text, ""), decoded)
+
+    def _run_under_way(self) -> int:
+        """The run that wrote the record in hand: its own comes when it ends, so it is the next. 0: not a loop's."""
+        return self.runs + 1 if self.state == ACTIVE else 0
 
     def _define_span(self, number: int, flags: int, text: str, decoded: Decoded) -> None:
         trace_id, _, rest = text.partition(" ")

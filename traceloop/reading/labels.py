@@ -1,0 +1,93 @@
+"""Label values that cannot grow without bound."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+OTHER: Final = "other"
+DEFAULT_LIMIT: Final = 200
+
+_NUMBER = re.compile(r"\d+")
+
+
+class BoundedLabels:
+    """The first ``limit`` values are admitted for good; what comes later is ``other`` for good, so no counter falls."""
+
+    def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
+        self.limit = limit
+        self._admitted: set[str] = set()
+
+    def admit(self, value: str) -> str:
+        """The label under which ``value`` is counted."""
+        if value in self._admitted:
+            return value
+        if len(self._admitted) < self.limit:
+            self._admitted.add(value)
+            return value
+        return OTHER
+
+    def __len__(self) -> int:
+        return len(self._admitted)
+
+
+class LabelSlots:
+    """Names for things that come and go (loops by their thread's name): unique among those that are there, and used
+    again afterwards.
+
+    Names that differ in their numbers only (``Thread-1``, ``Thread-2``, ...) share ``family_limit`` slots, beyond
+    which a free one of the family is taken, and all names ``limit``, beyond which any free one is.
+    """
+
+    def __init__(self, family_limit: int = 8, limit: int = 64) -> None:
+        self._family_limit = family_limit
+        self._limit = limit
+        self._family_of: dict[str, str] = {}
+        self._taken: set[str] = set()
+
+    def take(self, name: str) -> str:
+        """A slot for ``name``: the name itself, or with a number behind it, or another's that has gone."""
+        name = name or "unnamed"
+        family = _NUMBER.sub("#", name)
+        label = name
+        number = 1
+        while label in self._taken:
+            number += 1
+            label = f"{name}-{number}"
+        if label not in self._family_of:
+            label = self._reuse(family) or label
+        self._family_of.setdefault(label, family)
+        self._taken.add(label)
+        return label
+
+    def _reuse(self, family: str) -> str | None:
+        if len(self._family_of) < self._limit:
+            relatives = [label for label, other in self._family_of.items() if other == family]
+            if len(relatives) < self._family_limit:
+                return None
+        else:
+            relatives = list(self._family_of)
+        return next((label for label in relatives if label not in self._taken), None)
+
+    def free(self, label: str) -> None:
+        """Its owner has gone."""
+        self._taken.discard(label)
+
+
+class NumberSlots:
+    """The smallest free numbers from 0 on."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+
+    def take(self) -> int:
+        """The smallest number that is free."""
+        number = 0
+        while number in self._taken:
+            number += 1
+        self._taken.add(number)
+        return number
+
+    def free(self, number: int) -> None:
+        """Its owner has gone."""
+        self._taken.discard(number)
