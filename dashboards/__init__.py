@@ -23,7 +23,7 @@ def export(directory: Path, rules: bool = False, provisioning: bool = False) -> 
     written = []
     for source, destination in parts:
         origin, folder = _PACKAGE / source, directory / destination
-        for path in sorted(path for path in origin.rglob("*") if path.is_file()):
+        for path in sorted(path for path in origin.rglob("*") if path.is_file() and not path.name.startswith(".")):
             target = folder / path.relative_to(origin)
             target.parent.mkdir(parents=True, exist_ok=True)
             copyfile(path, target)

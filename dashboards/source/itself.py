@@ -155,7 +155,7 @@ def _who() -> list[JSON]:
     return [
         row("Processes"),
         table(
-            "Traced processes",
+            "Who is traced",
             "Which process stands behind a slot number now. A number is given again when its process has ended.",
             [
                 (

@@ -19,9 +19,11 @@ from .grafana import (
     RED,
     YELLOW,
     dashboard,
+    new_or_increased,
     quantile,
     row,
     stat,
+    table,
     target,
     thresholds,
     timeseries,
@@ -143,6 +145,10 @@ def _health() -> list[JSON]:
     ]
 
 
+def _in_range(metric: str) -> str:
+    return new_or_increased(metric, LOOP, "$__range")
+
+
 def _work() -> list[JSON]:
     rate = "[$__rate_interval]"
     return [
@@ -168,6 +174,25 @@ def _work() -> list[JSON]:
             "cps",
             stack=True,
         ),
+        table(
+            "Callbacks",
+            "What the loops ran in the time range, by time. A large total with a small mean runs too often; a "
+            "large mean is close to being slow: split it, or move it off the loop.",
+            [
+                ("Time", "s", f"sum by (callback) ({_in_range('asyncio_callback_time_seconds_total')})"),
+                ("Runs", "short", f"sum by (callback) ({_in_range('asyncio_callback_runs_total')})"),
+                (
+                    "Mean",
+                    "s",
+                    f"sum by (callback) (asyncio_callback_time_seconds_total{{{LOOP}}}) / "
+                    f"sum by (callback) (asyncio_callback_runs_total{{{LOOP}}})",
+                ),
+            ],
+            {"callback": "Callback"},
+            sort="Time",
+            h=8,
+            steps={"Mean": thresholds((0.01, YELLOW), (0.1, RED), base="transparent")},
+        ),
         timeseries(
             "Tasks",
             "Tasks that have not ended. A line that only rises is a leak: see who creates them in `traceloop report`.",
@@ -177,7 +202,8 @@ def _work() -> list[JSON]:
         ),
         timeseries(
             "Tasks created and finished",
-            "Created above finished for long is a leak; many exceptions are failures that perhaps nobody awaits.",
+            "Tasks made and ended a second. Created above finished for long is a leak; many exceptions are failures "
+            "that perhaps nobody awaits.",
             [
                 target(f"sum(rate(asyncio_tasks_created_total{{{LOOP}}}{rate}))", "created"),
                 target(f"sum by (outcome) (rate(asyncio_tasks_finished_total{{{LOOP}}}{rate}))", "{{outcome}}"),
@@ -212,7 +238,7 @@ def _resources() -> list[JSON]:
     return [
         row("What it uses"),
         timeseries(
-            "Executor saturation",
+            "Saturation by executor",
             "Running calls as a part of each executor's workers. At 1, calls wait: give the slow function its own "
             "executor.",
             [target(SATURATION, EXECUTOR_LEGEND)],

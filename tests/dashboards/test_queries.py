@@ -1,0 +1,68 @@
+"""Every query of panels, annotations, rules and alert texts: parsed by promtool, and asking for metrics that exist."""
+
+import importlib.util
+import json
+
+import pytest
+from dashboard_files import (
+    PROMETHEUS_OWN,
+    annotation_queries,
+    catalogue,
+    dashboards,
+    interpolate,
+    metrics_of,
+    queries,
+    rules,
+    series_names,
+)
+
+PANEL_QUERIES = [(where, interpolate(query)) for board in dashboards().values() for where, query in queries(board)]
+RULE_QUERIES = [
+    (rule.get("alert") or rule["record"], query)
+    for rule in rules()
+    for query in (rule["expr"], *annotation_queries(rule))
+]
+ALL = [pytest.param(query, id=where) for where, query in PANEL_QUERIES + RULE_QUERIES]
+
+
+def test_promtool_parses_them(promtool, tmp_path):
+    # promtool parses a lone query only with a server's help, but any number of them as rules. JSON is YAML.
+    for index, (where, query) in enumerate(PANEL_QUERIES + RULE_QUERIES):
+        tmp_path.joinpath(f"{index}.yml").write_text(
+            json.dumps({"groups": [{"name": where, "rules": [{"record": f"query_{index}", "expr": query}]}]})
+        )
+    done = promtool("check", "rules", *sorted(tmp_path.iterdir()))
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_wrong_query_would_be_seen(promtool, tmp_path):
+    path = tmp_path / "wrong.yml"
+    path.write_text(
+        json.dumps({"groups": [{"name": "g", "rules": [{"record": "r", "expr": "sum by (job rate(x[1m])"}]}]})
+    )
+    assert promtool("check", "rules", path).returncode != 0
+
+
+@pytest.mark.parametrize("query", ALL)
+def test_metrics_are_in_the_catalogue(query):
+    recorded = {rule["record"] for rule in rules() if "record" in rule}
+    names = metrics_of(query)
+    assert names
+    assert names <= series_names() | recorded | PROMETHEUS_OWN
+
+
+def test_every_metric_of_the_catalogue_is_shown_somewhere():
+    shown = {name for _, query in PANEL_QUERIES for name in metrics_of(query)}
+    for name, kind in catalogue().items():
+        parts = {name + part for part in ("_bucket", "_sum", "_count")} if kind == "histogram" else {name}
+        assert parts & shown, f"{name} is on no panel"
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("traceloop.exporters.catalogue") is None, reason="no catalogue in the exporters yet"
+)
+def test_the_exporters_catalogue_agrees_with_the_documentation():
+    from traceloop.exporters import catalogue as exported
+
+    names = {metric.name for metric in exported.METRICS}
+    assert names == set(catalogue())
