@@ -1,4 +1,4 @@
-"""What the tests of the loop share."""
+"""What the tests of the loop share: every one of them runs on the standard loop and on ours."""
 
 import asyncio
 
@@ -13,3 +13,33 @@ LOOPS = {"standard": asyncio.SelectorEventLoop, "traceloop": EventLoop}
 def loop_factory(request):
     """Makes a loop: once the standard one, once ours. Where they differ, ours is wrong."""
     return LOOPS[request.param]
+
+
+@pytest.fixture
+def run(loop_factory):
+    """Runs ``coroutine_function(loop)`` on a new loop; whatever takes a minute hangs."""
+
+    def run(coroutine_function):
+        async def bounded():
+            async with asyncio.timeout(60):
+                return await coroutine_function(asyncio.get_running_loop())
+
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(bounded())
+
+    return run
+
+
+@pytest.fixture
+def ours():
+    """Runs as ``run`` does, on our loop alone: for what the standard one has not, or does wrong."""
+
+    def run(coroutine_function):
+        async def bounded():
+            async with asyncio.timeout(60):
+                return await coroutine_function(asyncio.get_running_loop())
+
+        with asyncio.Runner(loop_factory=EventLoop) as runner:
+            return runner.run(bounded())
+
+    return run
