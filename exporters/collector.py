@@ -40,7 +40,7 @@ _PYTHON_VARIABLES_KEPT = frozenset(
 )  # fmt: skip
 
 
-class CollectorError(Exception):
+class CollectorError(ValueError):
     """The collector cannot start as it was asked to; the text is one line for the user (exit status 2)."""
 
 
