@@ -23,7 +23,7 @@ import threading
 from asyncio import base_events, events
 from itertools import repeat
 from time import monotonic
-from types import FunctionType
+from types import BuiltinMethodType, FunctionType
 from typing import Any
 
 from ..recording import layout
@@ -65,7 +65,7 @@ class EventLoop(
     ``recorder``: what records; by default that of the process (see ``traceloop.recording``). False records nothing.
     """
 
-    def __init__(self, selector: Any = None, *, recorder: Recorder | None | bool = None) -> None:
+    def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
         self._recorder: Recorder | None = None
         self._stamps: dict[int, tuple[float, int]] = {}
         self._guarded = False
@@ -319,11 +319,13 @@ class EventLoop(
         resolution = self._clock_resolution
         stamps = self._stamps
         records = recorder.records
-        record = records.append
         tasks = recorder.tasks
         task_ident = tasks.get
         site_ident = recorder.sites.get
         identify = recorder.identify
+        identify_builtin = recorder.identify_builtin
+        define_task = recorder.define_task
+        task_finished = recorder.task_finished
         publish = recorder.words
         step_type = recorder.step_type
         sites = layout.SITES
@@ -357,9 +359,9 @@ class EventLoop(
                 else:
                     found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
                     if not found and not ready:
-                        record(poll_start)
-                        record(layout.R_POLL)
-                        record(timeout)
+                        records.append(poll_start)
+                        records.append(layout.R_POLL)
+                        records.append(timeout)
                         recorder.flush(self, now)
                         publish[layout.W_RUNNING] = 0.0
                         # The time may have moved under us (a test's clock): computed anew, not subtracted.
@@ -391,9 +393,9 @@ class EventLoop(
                             if writer._cancelled:
                                 self._remove_writer(key.fileobj)
                             else:
-                                record(len(ready))
-                                record(layout.R_WRITER)
-                                record(0.0)
+                                records.append(len(ready))
+                                records.append(layout.R_WRITER)
+                                records.append(0.0)
                                 ready.append(writer)
                     reader = writer = key = None
                 moved = len(ready) - base
@@ -410,35 +412,35 @@ class EventLoop(
                         self._timer_cancelled_count -= 1
                         continue
                     ready.append(handle)
-                    record(entry[0])
-                    record(layout.R_TIMER)
-                    record(0.0)
+                    records.append(entry[0])
+                    records.append(layout.R_TIMER)
+                    records.append(0.0)
                     due += 1
             if moved or due:
                 if timeout != -2.0:
-                    record(poll_start)
-                    record(layout.R_POLL)
-                    record(timeout)
-                record(now)
-                record(layout.R_ACTIVE)
-                record(moved)
-                record(base)
-                record(layout.R_DUE)
-                record(due)
+                    records.append(poll_start)
+                    records.append(layout.R_POLL)
+                    records.append(timeout)
+                records.append(now)
+                records.append(layout.R_ACTIVE)
+                records.append(moved)
+                records.append(base)
+                records.append(layout.R_DUE)
+                records.append(due)
                 if moved + due > 4:
                     now = clock()
             elif timeout == 0.0:
-                record(poll_start)
-                record(layout.R_SPIN)
-                record(now)
+                records.append(poll_start)
+                records.append(layout.R_SPIN)
+                records.append(now)
             else:
                 if timeout != -2.0:
-                    record(poll_start)
-                    record(layout.R_POLL)
-                    record(timeout)
-                record(now)
-                record(layout.R_ACTIVE)
-                record(0)
+                    records.append(poll_start)
+                    records.append(layout.R_POLL)
+                    records.append(timeout)
+                records.append(now)
+                records.append(layout.R_ACTIVE)
+                records.append(0)
             if now - last_publish > 0.001:
                 publish[layout.W_RUNNING] = last_publish = now
             # 5. the handles. In chunks, so that one long iteration cannot fill memory with records.
@@ -454,20 +456,31 @@ class EventLoop(
                     if stamps and id(handle) in stamps:
                         recorder.stamped(stamps.pop(id(handle)), handle)
                     if handle._cancelled:
-                        record(now)
-                        record(layout.R_SKIP)
-                        record(len(ready))
+                        records.append(now)
+                        records.append(layout.R_SKIP)
+                        records.append(len(ready))
                         continue
                     callback = handle._callback
                     args = handle._args
                     # Who runs: a number whose meaning was written down the first time it was seen.
                     kind = type(callback)
                     if kind is step_type:
-                        ident = task_ident(id(callback.__self__)) or identify(callback, args)
+                        task = callback.__self__
+                        ident = task_ident(id(task)) or define_task(task)
                     elif kind is FunctionType:
-                        ident = site_ident(id(callback.__code__)) or identify(callback, args)
+                        task = None
+                        ident = site_ident(id(callback.__code__)) or identify(callback)
+                    elif kind is BuiltinMethodType:
+                        # A waking task, where its future is the argument: cheaper to see than the method's name.
+                        task = callback.__self__
+                        ident = task_ident(id(task))
+                        if not ident or not args or task._fut_waiter is not args[0]:
+                            ident = identify_builtin(callback, task)
+                            if ident < sites:
+                                task = None
                     else:
-                        ident = identify(callback, args)
+                        ident = identify(callback)
+                        task = callback.__self__ if ident >= sites else None
                     try:
                         if not args:
                             handle._context.run(callback)
@@ -480,17 +493,17 @@ class EventLoop(
                         raise
                     except BaseException as error:
                         report_failure(handle, error)
-                    record(now)
-                    record(ident)
-                    if ident >= sites and callback.__self__.done():
-                        record(len(ready) + recorder.task_finished(callback.__self__))
+                    records.append(now)
+                    records.append(ident)
+                    if task is not None and task.done():
+                        records.append(len(ready) + task_finished(task))
                     else:
-                        record(len(ready))
+                        records.append(len(ready))
                     now = clock()
                 if left:
                     recorder.flush(self, now)
             # Neither the last handle nor its arguments may outlive their run.
-            handle = callback = args = found = entry = None
+            handle = callback = args = task = found = entry = None
             if len(records) >= _BATCH or now - last_flush > 0.02:
                 recorder.flush(self, now)
                 last_flush = now
@@ -507,7 +520,7 @@ class EventLoop(
                 recorder.records += (now, layout.R_SKIP, float(len(self._ready)))
                 continue
             callback = handle._callback
-            ident = recorder.identify(callback, handle._args)
+            ident = recorder.identify(callback)
             self._run_handle_debugged(handle)
             outcome = 0.0
             if ident >= layout.SITES and callback.__self__.done():

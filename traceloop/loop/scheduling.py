@@ -178,15 +178,24 @@ class SchedulingMixin:
 
         def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:
             """Makes a task of ``coro``; keyword arguments go to the task factory or to ``asyncio.Task``."""
-            self._check_closed()
+            if self._guarded:
+                self._check_closed()
+            recorder = self._recorder
+            if self._task_factory is None and "eager_start" not in kwargs:
+                task = base_events.tasks.Task(coro, loop=self, **kwargs)
+                if self._debug and task._source_traceback:
+                    del task._source_traceback[-1]
+                if recorder is not None:
+                    # Also overwrites what an earlier task at this address may have left.
+                    recorder.tasks[id(task)] = 0.0
+                    recorder.tasks_created += 1
+                return task
             if self._task_factory is not None:
                 task = self._task_factory(self, coro, **kwargs)
             else:
                 task = base_events.tasks.Task(coro, loop=self, **kwargs)
-                if task._source_traceback:
-                    del task._source_traceback[-1]
-            if self._recorder is not None:
-                self._recorder.task_created(task)
+            if recorder is not None:
+                recorder.factory_task_created(task)
             try:
                 return task
             finally:
@@ -199,19 +208,19 @@ class SchedulingMixin:
             self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Context | None = None, **kwargs: Any
         ) -> asyncio.Task[Any]:
             """Makes a task of ``coro``. From 3.13.3 on further keyword arguments go to a task factory."""
-            self._check_closed()
-            if self._task_factory is None:
-                task = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
-                if task._source_traceback:
-                    del task._source_traceback[-1]
-            else:
-                task = self._factory_task(coro, name, context, kwargs)
-            if self._recorder is not None:
-                self._recorder.task_created(task)
-            try:
-                return task
-            finally:
-                del task
+            if self._guarded:
+                self._check_closed()
+            if self._task_factory is not None:
+                return self._factory_task(coro, name, context, kwargs)
+            task = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+            if self._debug and task._source_traceback:
+                del task._source_traceback[-1]
+            recorder = self._recorder
+            if recorder is not None:
+                # Also overwrites what an earlier task at this address may have left.
+                recorder.tasks[id(task)] = 0.0
+                recorder.tasks_created += 1
+            return task
 
         def _factory_task(
             self, coro: Coroutine[Any, Any, Any], name: Any, context: Context | None, kwargs: dict[str, Any]
@@ -225,6 +234,8 @@ class SchedulingMixin:
                 set_name(task, name)
             elif name is not None:
                 task.set_name(name)
+            if self._recorder is not None:
+                self._recorder.factory_task_created(task)
             return task
 
     def set_task_factory(self, factory: Any) -> None:

@@ -44,8 +44,8 @@ class Process:
         self._free_rings: list[Ring] = []
         self._lock = threading.Lock()
         self._loop_numbers = itertools.count(1)
-        self._task_numbers = itertools.count(1)
-        self.next_task_number = self._task_numbers.__next__
+        self._task_blocks = itertools.count()
+        self.next_task_block = self._task_blocks.__next__
         self._process_ring: Ring | None = None
         self.process_lock = threading.Lock()
 

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import weakref
-from types import BuiltinMethodType, FunctionType, MethodType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import Any
 
 from . import layout
-from .naming import code_of, site_of, site_of_code, site_of_coroutine, unwrap
+from .naming import code_of, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
 from .watchdog import watchdog_of
+
+_reference = weakref.ref
+_TASK_BLOCK = 65536
+_HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 _logger = logging.getLogger("traceloop")
 
@@ -26,6 +31,10 @@ _PYTHON_STEPS = frozenset(("_Task__step", "__step", "_Task__wakeup", "__wakeup")
 _RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
 _EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
 _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
+
+
+# A site of 0 means "not found" to the loop's look-up; a callback that has none runs under this one.
+UNKNOWN = 1e-9
 
 
 class _NoStep:
@@ -66,13 +75,6 @@ def _find_step_type() -> type:
 STEP_TYPE = _find_step_type()
 
 
-class _TaskReference(weakref.ref[Any]):
-    """Tells when a task is gone without having ended: its ident must not outlive it."""
-
-    __slots__ = ("key",)
-    key: int
-
-
 class Recorder:
     """Records what one loop does. Made by ``make_recorder``; the ring is had when the loop first runs."""
 
@@ -81,124 +83,155 @@ class Recorder:
         self.records: list[float] = []
         self.text: list[str] = []
         self.tasks: dict[int, float] = {}
-        self._references: dict[int, _TaskReference] = {}
-        self._gone: list[_TaskReference] = []
+        # Ids of tasks are reused, so a task that goes without having ended must be noticed.
+        self._references: dict[int, weakref.ref[Any]] = {}
+        self._gone: list[weakref.ref[Any]] = []
+        self._task_gone = self._gone.append
+        self._last_task = self._task_limit = 0.0
         self.sites = process.site_log.by_code
         self.step_type = STEP_TYPE
         self.ring = process.idle_ring
         self.words = self.ring.words
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
-        self._tasks_created = 0
+        self.tasks_created = 0
         self._tasks_eager_finished = 0
         self._tasks_abandoned = 0
-        self._named_sites: dict[Any, float] = {}
+        self._builtin_sites: dict[type, dict[str, float]] = {}
         self._broken = False
 
     # -- tasks
 
-    def task_created(self, task: Any) -> None:
-        """``create_task`` made ``task``. An eager one may have ended already."""
-        self._tasks_created += 1
+    def factory_task_created(self, task: Any) -> None:
+        """A task factory made ``task``, which may have run, and ended, already."""
+        self.tasks_created += 1
         try:
             if task.done():
                 self._tasks_eager_finished += 1
             else:
-                # Also overwrites what an earlier task at this address may have left.
                 self.tasks[id(task)] = 0.0
         except Exception:  # what a task factory made need not be a task
             pass
 
-    def _define_task(self, task: Any) -> float:
-        if self._gone:
-            self._retire()
+    def define_task(self, task: Any) -> float:
+        """Gives ``task`` a number and announces it; called at its first step. Returns its ident."""
         key = id(task)
-        made_by_loop = key in self.tasks
-        coro = task.get_coro()
-        # Most coroutines come from an ``async def``: one look-up finds their site.
-        code = getattr(coro, "cr_code", None)
-        number = self.sites.get(id(code)) if code is not None else None
-        if number is None:
-            number = self.process.site_log.number(site_of_coroutine(coro))
-            if code is not None:
-                self.process.site_log.remember(code, number)
-        ident = self.process.next_task_number() * layout.SITES + number
-        self.tasks[key] = ident
-        reference = _TaskReference(task, self._gone.append)
-        reference.key = key
-        self._references[key] = reference
+        tasks = self.tasks
+        try:
+            # Most coroutines come from an ``async def``: one look-up finds their site.
+            site = self.sites[id(task.get_coro().cr_code)]
+        except (AttributeError, KeyError):
+            site = self._coroutine_site(task)
+        self._last_task = base = self._last_task + layout.SITES
+        if base >= self._task_limit:
+            base = self._reserve_tasks()
+        ident = base + site
+        made_by_loop = key in tasks
         if not made_by_loop:
-            self._tasks_created += 1
-        self.records += (ident, layout.R_TASK, 1.0 if made_by_loop else 0.0)
-        self.text.append(task.get_name() if hasattr(task, "get_name") else "")
+            self.tasks_created += 1
+        tasks[key] = ident
+        self._references[key] = _reference(task, self._task_gone)
+        self.records += (ident, layout.R_TASK, made_by_loop)
+        self.text.append(task.get_name())
         return ident
+
+    def _coroutine_site(self, task: Any) -> float:
+        try:
+            coro = task.get_coro()
+            site = self.process.site_log.number(site_of_coroutine(coro))
+            code = getattr(coro, "cr_code", None)
+            if isinstance(code, CodeType):
+                self.process.site_log.remember(code, site)
+            return site
+        except Exception:
+            return 0.0
+
+    def _reserve_tasks(self) -> float:
+        """Task numbers are unique in the process; each loop takes a block of them at a time."""
+        first = self.process.next_task_block() * _TASK_BLOCK + 1
+        self._task_limit = float((first + _TASK_BLOCK) * layout.SITES)
+        self._last_task = float(first * layout.SITES)
+        return self._last_task
 
     def task_finished(self, task: Any) -> float:
         """The outcome of a task whose step has just been its last, as it is added to the run's record."""
         key = id(task)
         self.tasks.pop(key, None)
         self._references.pop(key, None)
-        if task.cancelled():
-            return _CANCELLED
-        # Not ``exception()``: that would mark it as retrieved.
-        return _RESULT if task._exception is None else _EXCEPTION
+        try:
+            # Not ``exception()``: that would mark it as retrieved.
+            if task._exception is not None:
+                return _EXCEPTION
+            return _CANCELLED if task.cancelled() else _RESULT
+        except Exception:
+            return _RESULT
 
     def _retire(self) -> None:
-        """Forgets tasks that were destroyed while pending."""
-        while self._gone:
-            reference = self._gone.pop()
-            key = reference.key
-            if self._references.get(key) is reference:
-                del self._references[key]
-                ident = self.tasks.pop(key, 0.0)
-                self._tasks_abandoned += 1
-                self.records += (ident, layout.R_ABANDONED, 0.0)
+        """Forgets tasks that were destroyed while pending; their addresses may be others' by now."""
+        self._gone.clear()
+        for key in [key for key, reference in self._references.items() if reference() is None]:
+            del self._references[key]
+            # 0.0: a new task took the address already.
+            ident = self.tasks.get(key, 0.0)
+            if ident:
+                del self.tasks[key]
+            self._tasks_abandoned += 1
+            self.records += (ident, layout.R_ABANDONED, 0.0)
 
     # -- who runs
 
-    def identify(self, callback: Any, args: Any) -> float:
-        """The ident of a callback that the loop did not find at once."""
+    def identify(self, callback: Any) -> float:
+        """The ident of a callback that the loop did not find at once; never 0."""
         try:
-            return self._identify(callback)
+            return self._identify(callback) or UNKNOWN
         except Exception:
-            return 0.0 + layout.SITES * 0 or self.process.site_log.number(site_of(callback))
+            return UNKNOWN
 
     def _identify(self, callback: Any) -> float:
         kind = type(callback)
         if kind is self.step_type:
             task = callback.__self__
-            return self.tasks.get(id(task)) or self._define_task(task)
+            return self.tasks.get(id(task)) or self.define_task(task)
         if kind is BuiltinMethodType:
-            owner = callback.__self__
-            if callback.__name__ == "task_wakeup":
-                return self.tasks.get(id(owner)) or self._define_task(owner)
-            key = (callback.__name__, type(owner) if not isinstance(owner, type) else owner)
-            number = self._named_sites.get(key)
-            if number is None:
-                number = self._named_sites[key] = self.process.site_log.number(site_of(callback)) or 1e-9
-            return number
+            return self.identify_builtin(callback, callback.__self__)
         if kind is MethodType:
             function = callback.__func__
             if type(function) is FunctionType:
-                if isinstance(callback.__self__, asyncio.Task) and function.__name__ in _PYTHON_STEPS:
-                    task = callback.__self__
-                    return self.tasks.get(id(task)) or self._define_task(task)
                 number = self.sites.get(id(function.__code__))
-                if number is not None:
+                if number is not None and function.__name__ not in _PYTHON_STEPS:
                     return number
+                task = callback.__self__
+                if function.__name__ in _PYTHON_STEPS and isinstance(task, asyncio.Future):
+                    return self.tasks.get(id(task)) or self.define_task(task)
         function = unwrap(callback)
         code = code_of(function)
         if code is None:
-            return self.process.site_log.number(site_of(function)) or UNKNOWN
+            return self.process.site_log.number(site_of(function))
         number = self.sites.get(id(code))
         if number is None:
-            if type(function) is FunctionType:
-                module = function.__module__
-                site = site_of_code(code, module if isinstance(module, str) else "")
-            else:
-                site = site_of(function)
-            number = self.process.site_log.number(site) or UNKNOWN
+            number = self.process.site_log.number(site_of(function))
             self.process.site_log.remember(code, number)
+        return number
+
+    def identify_builtin(self, callback: Any, owner: Any) -> float:
+        """The ident of a C function or of a C method of ``owner``; never 0."""
+        name = callback.__name__
+        names = self._builtin_sites.get(type(owner))
+        if names is not None and name in names:
+            return names[name]
+        try:
+            return self._name_builtin(callback, owner, name)
+        except Exception:
+            return UNKNOWN
+
+    def _name_builtin(self, callback: Any, owner: Any, name: str) -> float:
+        if name == "task_wakeup":
+            return self.tasks.get(id(owner)) or self.define_task(owner)
+        number = self.process.site_log.number(site_of(callback)) or UNKNOWN
+        kind = type(owner)
+        # Types that live as long as the interpreter; a user's own must not be kept alive from here.
+        if not kind.__flags__ & _HEAP_TYPE or kind.__module__ in sys.stdlib_module_names:
+            self._builtin_sites.setdefault(kind, {})[name] = number
         return number
 
     def stamped(self, stamp: tuple[float, int], handle: Any) -> None:
@@ -258,6 +291,7 @@ class Recorder:
                 self.records += (ident, layout.R_ABANDONED, 0.0)
         self.tasks.clear()
         self._references.clear()
+        self._gone.clear()
         now = loop.time()
         self.records += (now, layout.R_END, 1.0)
         self.flush(loop, now)
@@ -294,7 +328,7 @@ class Recorder:
         words[layout.W_TIMERS] = len(loop._timer_heap)
         words[layout.W_TIMERS_CANCELLED] = loop._timer_cancelled_count
         words[layout.W_COMPACTIONS] = loop._timer_compactions
-        words[layout.W_TASKS_CREATED] = self._tasks_created
+        words[layout.W_TASKS_CREATED] = self.tasks_created
         words[layout.W_TASKS_EAGER_FINISHED] = self._tasks_eager_finished
         words[layout.W_TASKS_ABANDONED] = self._tasks_abandoned
 
@@ -302,10 +336,6 @@ class Recorder:
         if not self._broken:
             self._broken = True
             _logger.error("traceloop: recording failed and has stopped; the application runs on", exc_info=error)
-
-
-# A site number of 0 means "not found" to the loop's look-up; a callback that has no site runs under this one.
-UNKNOWN = 1e-9
 
 
 def make_recorder(loop: Any) -> Recorder | None:
