@@ -20,7 +20,9 @@ import select
 import selectors
 import sys
 import threading
+import time
 from asyncio import base_events, events
+from collections import deque
 from itertools import repeat
 from time import monotonic
 from types import BuiltinMethodType, FunctionType
@@ -28,13 +30,22 @@ from typing import Any
 
 from ..recording import layout
 from ..recording.recorder import Recorder, make_recorder
+from .connections import ConnectionsMixin
+from .datagram_endpoints import DatagramEndpointsMixin
 from .executors import ExecutorsMixin
 from .handles import report_failure
 from .lifecycle import LifecycleMixin
+from .listening import ListeningMixin
+from .poller import PollerMixin
+from .resolver import ResolverMixin
 from .scheduling import SchedulingMixin
+from .sending_files import SendfileMixin
+from .servers import ServersMixin
 from .signals import SignalsMixin
+from .sockets import SocketsMixin
 from .subprocesses import SubprocessesMixin
 from .timers import TimersMixin
+from .wakeup import WakeupMixin
 
 # Anything but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
 _READABLE = ~getattr(select, "EPOLLOUT", 0)
@@ -54,10 +65,19 @@ class EventLoop(
     SchedulingMixin,
     TimersMixin,
     LifecycleMixin,
+    PollerMixin,
+    WakeupMixin,
     SignalsMixin,
     ExecutorsMixin,
+    ResolverMixin,
+    SocketsMixin,
+    SendfileMixin,
+    ConnectionsMixin,
+    DatagramEndpointsMixin,
+    ListeningMixin,
+    ServersMixin,
     SubprocessesMixin,
-    asyncio.SelectorEventLoop,
+    asyncio.SelectorEventLoop,  # for isinstance alone: tests/loop/test_inherited.py
 ):
     """An asyncio event loop on selectors that records every handle it runs.
 
@@ -68,17 +88,16 @@ class EventLoop(
     def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
         self._recorder: Recorder | None = None
         self._stamps: dict[int, tuple[float, int]] = {}
-        self._guarded = False
+        self._ready: deque[asyncio.Handle] = deque()
+        self._task_factory = None
+        self._internal_fds = 0
+        self._clock_resolution: float = time.get_clock_info("monotonic").resolution
         self._init_timers()
         self._init_lifecycle()
         self._init_signals()
         self._init_executors()
         self._init_subprocesses()
-        super().__init__(selector)
-        # The standard constructor is still inherited; it makes lists of its own for these two.
-        self._timer_heap = []
-        self._timer_heap_shared = False
-        self._guarded = self._debug
+        self._init_poller(selector)
         if recorder is None or recorder is True:
             self._recorder = make_recorder(self)
         elif recorder:
@@ -163,10 +182,16 @@ class EventLoop(
             raise RuntimeError("Cannot close a running event loop")
         if self._closed:
             return
-        super().close()
-        self._guarded = True
+        if self._debug:
+            base_events.logger.debug("Close %r", self)
+        self._closed = self._guarded = True
+        self._ready.clear()
         self._timer_heap.clear()
         self._stamps.clear()
+        self._close_executors()
+        # Before the self-pipe goes, into which the interpreter writes them.
+        self._close_signals()
+        self._close_poller()
         if self._recorder is not None:
             self._recorder.loop_closed(self)
 
