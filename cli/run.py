@@ -39,6 +39,7 @@ def say(line: str) -> None:
 
 def main(words: Sequence[str]) -> int:
     """Runs the program that the words (those after `run`) name; returns only where that is refused."""
+    _fill_standard_descriptors()
     try:
         base = Settings.from_environ(os.environ)
         settings, program_words = options.parse(words, base)
@@ -52,6 +53,16 @@ def main(words: Sequence[str]) -> int:
     except (options.UsageError, programs.Refused, SettingsError) as error:
         say(str(error))
         return 2
+
+
+def _fill_standard_descriptors() -> None:
+    # Whoever started us may have closed them. What is opened here would get their numbers, and be taken for the
+    # standard streams by the collector; what takes their place instead is gone again with the exec.
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 def execute(program: programs.Program, environ: Mapping[str, str]) -> int:

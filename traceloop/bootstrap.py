@@ -1,30 +1,31 @@
 """The startup hook: puts the traced loop under a program that asks asyncio (or uvloop) for a loop.
 
-`start()` is called by a line in `traceloop.pth` while the interpreter starts, in processes of a run only. It
-does next to nothing: it puts a finder at the head of `sys.meta_path` that waits for `asyncio`. What follows
-from where it runs:
+`start()` is called by a line in `traceloop.pth` while the interpreter starts, in processes of a run only. It does
+next to nothing: it puts a finder at the head of `sys.meta_path` that waits for `asyncio`. What follows from where it
+runs:
 
-- The program has not begun, and `sys.path[0]` is not there yet. The search path of this moment is kept for
-our own
+- The program has not begun, and `sys.path[0]` is not there yet. The search path of this moment is kept for our own
   imports: a program may have a `random.py` or a `json.py` beside it.
-- Site prints a traceback for whatever goes wrong here, so nothing may: a fault is one line, and the program
-goes on. - It also runs in subinterpreters, in pip, in every helper process that the program starts. Where
-asyncio is not
+- Site prints a traceback for whatever goes wrong here, so nothing may: a fault is one line, and the program goes on.
+- It also runs in subinterpreters, in pip, in every helper process that the program starts. Where asyncio is not
   imported, nothing of the interpreter is changed but that finder.
-- A module's loader and spec must be the genuine ones, since programs look at them. So the finder returns the
-spec
+- A module's loader and spec must be the genuine ones, since programs look at them. So the finder returns the spec
   that the others found, and only hangs a function over that one loader's `exec_module`, which unhooks itself.
+- What the exit needs is imported before the program begins, because an import during exit can fail or change the exit
+  status; and then forgotten by `sys.modules`, because the program may have a module of that name.
 """
-
-from __future__ import annotations
 
 import os
 import sys
-from _frozen_importlib import BuiltinImporter, FrozenImporter
-from _frozen_importlib_external import PathFinder
-from _thread import get_ident
 
-from .settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings
+# No `from __future__ import annotations` here: it would bring in `__future__` before this line.
+_loaded_before_us = frozenset(sys.modules)
+
+from _frozen_importlib import BuiltinImporter, FrozenImporter  # noqa: E402
+from _frozen_importlib_external import PathFinder  # noqa: E402
+from _thread import get_ident  # noqa: E402
+
+from .settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from types import ModuleType
     from typing import Any
 
-#: Packages whose import is waited for: asyncio, and those that offer a loop of their own in its place.
+#: Packages whose import is waited for beside asyncio's: they offer a loop of their own in its place.
 LOOP_LIBRARIES = ("uvloop", "rloop", "zuvloop")
 
 #: Whether the interpreter's start called `start`; the command asks other interpreters.
@@ -43,12 +44,19 @@ hook_ran = False
 def start() -> None:
     """Waits for asyncio to be imported; called once, by the interpreter's start, in a process of a run."""
     global hook_ran
-    if hook_ran or not _is_main_interpreter():
+    if hook_ran:
         return
     hook_ran = True
-    # What we need is imported before the program begins, because an import during exit can fail or change the
-    # exit status; and then forgotten by `sys.modules`, because the program may have a module of that name.
-    before = set(sys.modules)
+    try:
+        if _is_main_interpreter():
+            _wait_for_asyncio()
+    finally:
+        for name in sys.modules.keys() - _loaded_before_us:
+            if not name.startswith("traceloop"):
+                del sys.modules[name]
+
+
+def _wait_for_asyncio() -> None:
     from . import notices
 
     try:
@@ -64,19 +72,14 @@ def start() -> None:
                 return
             for name in [name for name in os.environ if name.startswith(PREFIX)]:
                 del os.environ[name]
-        search_path = _without_pythonpath(sys.path)
         ending.prepare(settings, is_root)
-        finder = Finder(settings, search_path)
+        finder = Finder(settings, _without_pythonpath(sys.path))
         sys.meta_path.insert(0, finder)
         for name in ("asyncio", *LOOP_LIBRARIES):
             if name in sys.modules:  # another startup hook came first
                 finder.imported(sys.modules[name])
     except Exception as error:
         notices.say(f"not tracing this process: {error!r}")
-    finally:
-        for name in set(sys.modules) - before:
-            if not name.startswith("traceloop"):
-                del sys.modules[name]
 
 
 def _is_main_interpreter() -> bool:
@@ -100,8 +103,8 @@ def _without_pythonpath(path: list[str]) -> list[str]:
 def _absolute(path: str) -> str:
     try:
         return os.path.abspath(path)
-    except OSError:  # the working directory was removed
-        return path
+    except OSError:  # the working directory was removed, so nothing is found there
+        return "/dev/null"
 
 
 class Finder:
@@ -113,12 +116,13 @@ class Finder:
         self._importing_ours = 0  # the thread that is in `OwnImports`
 
     def find_spec(
-        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
+        self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
+    ) -> "ModuleSpec | None":
         """Part of the import protocol; called by any thread for every module not imported yet."""
+        spec: ModuleSpec | None
         if path is None and self._importing_ours and self._importing_ours == get_ident():
             for finder in (BuiltinImporter, FrozenImporter):
-                spec: ModuleSpec | None = finder.find_spec(name)
+                spec = finder.find_spec(name)
                 if spec is not None:
                     return spec
             spec = PathFinder.find_spec(name, self.search_path)
@@ -135,11 +139,11 @@ class Finder:
                 return spec
         return None
 
-    def _hang_behind(self, loader: Any, name: str) -> None:
+    def _hang_behind(self, loader: "Any", name: str) -> None:
         if loader is None or isinstance(loader, type):
             return  # a namespace package, or frozen into the executable
 
-        def exec_module(module: ModuleType) -> None:
+        def exec_module(module: "ModuleType") -> None:
             if getattr(module, "__name__", None) != name:  # a zip's loader serves all of its modules
                 type(loader).exec_module(loader, module)
                 return
@@ -154,7 +158,7 @@ class Finder:
 
             notices.say(f"{name} is loaded by {type(loader).__name__}, which cannot be followed: not tracing")
 
-    def imported(self, module: ModuleType) -> None:
+    def imported(self, module: "ModuleType") -> None:
         """One of the packages is there: put the traced loop into it."""
         try:
             with OwnImports(self):
@@ -174,8 +178,8 @@ class Finder:
 class OwnImports:
     """While it lasts, this thread's imports are resolved as if the program had no folder of its own.
 
-    Afterwards every module that it brought in and of which the program has one by the same name is taken out
-    of `sys.modules` again: the program's own `import random` must find the program's `random.py`.
+    Afterwards every module that it brought in and of which the program has one by the same name is taken out of
+    `sys.modules` again: the program's own `import random` must find the program's `random.py`.
     """
 
     def __init__(self, finder: Finder) -> None:
@@ -194,19 +198,16 @@ class OwnImports:
         self._before = set(sys.modules)
 
     def __exit__(self, *exception: object) -> None:
-        finder = self._finder
-        finder._importing_ours = 0
+        self._finder._importing_ours = 0
+        brought_in = {name.partition(".")[0] for name in sys.modules.keys() - self._before}
         for name in self._hidden:
-            for brought in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
-                del sys.modules[brought]
+            _forget(name)
         sys.modules.update(self._hidden)
-        brought_in = {name.partition(".")[0] for name in set(sys.modules) - self._before - set(self._hidden)}
         first = self._program_path()
-        for name in brought_in - {"traceloop"}:
+        for name in brought_in - self._hidden.keys() - {"traceloop"}:
             spec = PathFinder.find_spec(name, first) if first else None
             if spec is not None and spec.loader is not None:
-                for key in [key for key in sys.modules if key == name or key.startswith(name + ".")]:
-                    del sys.modules[key]
+                _forget(name)
 
     def _program_path(self) -> list[str]:
         """The entries of `sys.path` that stand before the standard library."""
@@ -217,16 +218,29 @@ class OwnImports:
             out.append(entry)
         return out
 
-    def _shadowing(self) -> dict[str, ModuleType]:
+    def _shadowing(self) -> "dict[str, ModuleType]":
         """The program's modules that bear a name of the standard library, with their submodules."""
         out: dict[str, ModuleType] = {}
-        first = tuple(os.path.join(_absolute(entry), "") for entry in self._program_path())
+        first = {_absolute(entry) for entry in self._program_path()}
+        first.difference_update(map(_absolute, self._finder.search_path))
         if not first:
             return out
         for name in sys.stdlib_module_names:
             file = getattr(sys.modules.get(name), "__file__", None)
-            if file and _absolute(file).startswith(first):
-                for key, module in list(sys.modules.items()):
-                    if key == name or key.startswith(name + "."):
-                        out[key] = module
+            if not file:
+                continue
+            folder, base = os.path.split(_absolute(file))
+            if base.startswith("__init__."):
+                folder = os.path.dirname(folder)
+            if folder in first:
+                out.update({key: sys.modules[key] for key in _family(name)})
         return out
+
+
+def _family(name: str) -> list[str]:
+    return [key for key in sys.modules if key == name or key.startswith(name + ".")]
+
+
+def _forget(name: str) -> None:
+    for key in _family(name):
+        del sys.modules[key]

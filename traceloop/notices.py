@@ -1,8 +1,8 @@
 """What we have to say to the user of a traced program: single lines on stderr that begin with `traceloop: `.
 
-A program may have closed its stderr, or have given descriptor 2 to something else; a byte of ours in a socket
-or a database file would be far worse than a lost notice. So a line is written only where descriptor 2 is what
-it was when the process started, or what `sys.stderr` itself writes to; and never where that would block.
+A program may have closed its stderr, or have given descriptor 2 to something else; a byte of ours in a socket or a
+database file would be far worse than a lost notice. So a line is written only where descriptor 2 is what it was when
+the process started (a daemon that redirects it hears nothing), and never where that would block.
 """
 
 from __future__ import annotations
@@ -10,10 +10,6 @@ from __future__ import annotations
 import os
 import select
 import sys
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from typing import Any
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:
@@ -40,8 +36,8 @@ def write_text(text: str) -> None:
         if descriptor is None:
             return
         data = text.encode("utf-8", "backslashreplace")
-        stream: Any = sys.stderr
-        if stream is not None and stream is sys.__stderr__:
+        stream = sys.__stderr__
+        if stream is not None and stream is sys.stderr:
             stream.flush()
         while data:
             if not _writable(descriptor):
@@ -53,12 +49,7 @@ def write_text(text: str) -> None:
 
 
 def _usable_descriptor() -> int | None:
-    if _at_start is not None and _identity(2) == _at_start:
-        return 2
-    stream: Any = sys.stderr
-    if _at_start is not None and stream is not None and stream is sys.__stderr__ and stream.fileno() == 2:
-        return 2 if _identity(2) is not None else None
-    return None
+    return 2 if _at_start is not None and _identity(2) == _at_start else None
 
 
 def _writable(descriptor: int, timeout_ms: int = 1000) -> bool:
