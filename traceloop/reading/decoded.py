@@ -131,6 +131,7 @@ class Decoded:
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
     memory: (when, allocated blocks).
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
+    last_words: values of layout.COUNTER_WORDS that the loop had when it was closed, by index.
     dropped: records lost in or before this stretch. records: read. closed: the loop was closed at its end.
     """
 
@@ -145,6 +146,7 @@ class Decoded:
         "finished",
         "idle_s",
         "iterations",
+        "last_words",
         "loop",
         "memory",
         "offloads",
@@ -171,6 +173,7 @@ class Decoded:
         self.threads: list[WorkerThread] = []
         self.events: list[Event] = []
         self.memory: list[tuple[float, int]] = []
+        self.last_words: dict[int, float] = {}
         self.active_s = 0.0
         self.idle_s = 0.0
         self.dropped = 0

@@ -45,6 +45,7 @@ from .decoded import (
     OffloadStep,
     SpanContext,
     Workers,
+    WorkerThread,
 )
 from .ring_reader import Batch
 
@@ -428,18 +429,20 @@ class LoopStream:
             self._half = None
         elif ident == layout.R_START:
             worker, offload = divmod(b, OUTCOME)
-            decoded.offloads.append(OffloadStep("start", a, int(offload), thread_id=int(worker)))
+            decoded.offloads.append(OffloadStep("start", a, int(offload), worker=int(worker)))
         elif ident == layout.R_FINISH:
             outcome, offload = divmod(b, OUTCOME)
             decoded.offloads.append(OffloadStep("finish", a, int(offload), outcome=int(outcome)))
         elif ident == layout.R_DELIVER:
             decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self._run_under_way()))
         elif ident == layout.R_THREAD:
-            decoded.offloads.append(OffloadStep("thread", 0.0, int(a), thread=next(text, ""), thread_id=int(b)))
+            decoded.threads.append(WorkerThread(int(a), int(b), next(text, "")))
         elif ident == layout.R_EXECUTOR:
             decoded.executors.append(Executor(int(a), next(text, ""), int(b)))
         elif ident == layout.R_WORKERS:
             decoded.workers.append(Workers(int(a), int(b)))
+        elif ident == layout.R_WORD:
+            decoded.last_words[int(a)] = b
         elif ident == layout.R_EVENT:
             self._decode_event(a, int(b), next(text, ""), decoded)
 

@@ -78,6 +78,22 @@ W_DATAGRAMS: Final = 21
 W_PIPES: Final = 22
 W_TLS: Final = 23
 W_PTHREAD: Final = 24  # the loop's thread as pthreads and faulthandler name it
+W_LOOP: Final = 25  # number (R_LOOP's) of the loop that the counters below are of; 0 none, or not told
+
+# The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of
+# a reader: their last values also go into the ring as R_WORD records when a loop is closed.
+COUNTER_WORDS: Final = (
+    W_COMPACTIONS,
+    W_TASKS_CREATED,
+    W_BYTES_IN,
+    W_BYTES_OUT,
+    W_TASKS_EAGER_FINISHED,
+    W_TASKS_ABANDONED,
+    W_ACCEPTED,
+    W_REFUSED,
+    W_PAUSED_SECONDS,
+    W_TLS_SECONDS,
+)
 
 # magic, crc32 of everything after it, sequence number, count of doubles, bytes of text, records written before this
 # batch, clock reading when it was written
@@ -121,6 +137,7 @@ R_WORKERS: Final = -23.0  # a: executor number; b: threads started, -1 when the 
 R_THREAD: Final = -24.0  # a worker, before its first R_START. a: its number; b: native thread id. Text: its name
 R_EVENT: Final = -25.0  # anything rare. a: when; b: number of JSON object in text (always one text item)
 R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: 0
+R_WORD: Final = -29.0  # the last value of a counter word, before a loop's R_END. a: its index; b: its value
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
 
 # The kinds that own one item of the batch's text.

@@ -1,0 +1,238 @@
+"""Handle runs of one loop: how long, how late, whose, which were slow, and who waited for those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ..recording.layout import SITES
+from .decoded import KINDS, Decoded, Run
+from .histograms import Histogram
+from .labels import BoundedLabels
+from .run_directory import SiteNames
+from .samples import Sample
+
+UNKNOWN_CULPRIT: Final = "unknown"
+# Idents are remembered with their callback's totals; those of tasks come and go, so now and then all are forgotten.
+_MAX_IDENTS: Final = 20_000
+
+
+class CallbackTotals:
+    """One callback (label): runs, seconds in them, the longest."""
+
+    __slots__ = ("label", "longest_s", "runs", "seconds", "threshold")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.runs = 0
+        self.seconds = 0.0
+        self.longest_s = 0.0
+        self.threshold = 0.0
+
+
+class SlowTotals:
+    """Slow runs of one callback with one culprit. blocked_s: delay that they caused to others."""
+
+    __slots__ = ("blocked_s", "longest_s", "runs", "seconds")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.seconds = 0.0
+        self.longest_s = 0.0
+        self.blocked_s = 0.0
+
+
+class SlowRun:
+    """A slow run, while it is not yet known who waited for it."""
+
+    __slots__ = ("blocked", "blocked_s", "callback", "culprit", "run", "totals")
+
+    def __init__(self, run: Run, callback: str, culprit: str, totals: SlowTotals) -> None:
+        self.run = run
+        self.callback = callback
+        self.culprit = culprit
+        self.totals = totals
+        self.blocked = 0
+        self.blocked_s = 0.0
+
+
+class CallbackStatistics:
+    """Feeds on the runs of one loop label.
+
+    ``culprit_of``: names the culprit of a slow run that has ended; by default nobody is known.
+    ``on_slow``: called with each slow run once all who waited for it are known.
+    """
+
+    def __init__(
+        self,
+        sites: SiteNames,
+        labels: BoundedLabels,
+        culprits: BoundedLabels,
+        threshold_for: Callable[[str, float], float],
+    ) -> None:
+        self.sites = sites
+        self.labels = labels
+        self.culprits = culprits
+        self.threshold_for = threshold_for
+        #: The threshold in force, s; and the lowest that any callback may have.
+        self.threshold = self.lowest_threshold = 0.1
+        self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_CULPRIT
+        self.on_slow: list[Callable[[SlowRun], None]] = []
+        self.durations: dict[str, Histogram] = {}
+        self.delays: dict[str, Histogram] = {}
+        self.callbacks: dict[str, CallbackTotals] = {}
+        self.slow: dict[tuple[str, str], SlowTotals] = {}
+        self.slow_runs = 0
+        self.runs = 0
+        self._by_ident: dict[float, CallbackTotals] = {}
+        self._open: list[SlowRun] = []
+
+    def new_process(self, sites: SiteNames) -> None:
+        """Idents mean other sites from now on."""
+        self.sites = sites
+        self._by_ident.clear()
+        self._close(self._open)
+        self._open = []
+
+    def set_threshold(self, threshold: float, lowest: float) -> None:
+        """The loop's threshold in force, s, and the lowest that any of its callbacks may have."""
+        if 0.0 < threshold < float("inf") and (threshold, lowest) != (self.threshold, self.lowest_threshold):
+            self.threshold = threshold
+            self.lowest_threshold = min(lowest, threshold)
+            for totals in self.callbacks.values():
+                totals.threshold = self.threshold_for(totals.label, threshold)
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in a stretch's runs."""
+        runs = decoded.runs
+        if not runs:
+            return
+        by_ident = self._by_ident.get
+        lowest = self.lowest_threshold
+        durations: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        delays: dict[str, list[float]] = {kind: [] for kind in KINDS}
+        add_duration = {kind: values.append for kind, values in durations.items()}
+        add_delay = {kind: values.append for kind, values in delays.items()}
+        slow: list[int] = []
+        for index, (_, start, end, ident, kind, delay, _, _, _, _) in enumerate(runs):
+            duration = end - start
+            add_duration[kind](duration)
+            add_delay[kind](delay)
+            totals = by_ident(ident) or self._find(ident)
+            totals.runs += 1
+            totals.seconds += duration
+            if duration > totals.longest_s:
+                totals.longest_s = duration
+                if duration >= lowest:
+                    slow.append(index)
+            elif duration >= lowest:
+                slow.append(index)
+        self.runs += len(runs)
+        for kind, values in durations.items():
+            if values:
+                self._histogram(self.durations, kind).add_all(values)
+        for kind, values in delays.items():
+            if values:
+                if min(values) < 0.0:  # unknown ones, after a gap
+                    values = [value for value in values if value >= 0.0]
+                self._histogram(self.delays, kind).add_all(values)
+        for ident, _, _, _ in decoded.finished:
+            self._by_ident.pop(ident, None)
+        if slow or self._open:
+            self._charge(runs, slow)
+
+    def _histogram(self, family: dict[str, Histogram], kind: str) -> Histogram:
+        histogram = family.get(kind)
+        if histogram is None:
+            histogram = family[kind] = Histogram()
+        return histogram
+
+    def _find(self, ident: float) -> CallbackTotals:
+        """The totals of an ident seen for the first time."""
+        number = int(ident) % SITES
+        site = self.sites.site(number)
+        label = self.labels.admit(site.label if site is not None else "unknown")
+        totals = self.callbacks.get(label)
+        if totals is None:
+            totals = self.callbacks[label] = CallbackTotals(label)
+            totals.threshold = self.threshold_for(label, self.threshold)
+        if site is not None:
+            if len(self._by_ident) >= _MAX_IDENTS:
+                self._by_ident.clear()
+            self._by_ident[ident] = totals
+        return totals
+
+    # -- slow runs and their victims
+
+    def _charge(self, runs: list[Run], slow: list[int]) -> None:
+        """Counts the slow runs at ``slow``, and charges to them the delay of those that stood ready behind them.
+
+        A handle that waited for a slow run was in the queue, or a timer due, when it ended: it runs in the same
+        iteration or the next one. After that nobody can have waited for it.
+        """
+        open_runs = self._open
+        first = 0 if open_runs else slow[0]
+        coming = iter(slow)
+        next_slow = next(coming, -1)
+        for index in range(first, len(runs)):
+            run = runs[index]
+            if open_runs:
+                _, start, _, _, _, delay, _, _, iteration, _ = run
+                if iteration > open_runs[0].run[8] + 1:
+                    self._close([each for each in open_runs if iteration > each.run[8] + 1])
+                    open_runs = [each for each in open_runs if iteration <= each.run[8] + 1]
+                ready = start - delay
+                if delay > 0.0:
+                    for each in open_runs:
+                        overlap = each.run[2] - max(ready, each.run[1])
+                        if overlap > 0.0:
+                            each.blocked += 1
+                            each.blocked_s += overlap
+                            each.totals.blocked_s += overlap
+            if index == next_slow:
+                next_slow = next(coming, -1)
+                each_slow = self._count_slow(run)
+                if each_slow is not None:
+                    open_runs.append(each_slow)
+            elif not open_runs and next_slow < 0:
+                break
+        self._open = open_runs
+
+    def _count_slow(self, run: Run) -> SlowRun | None:
+        _, start, end, ident, *_ = run
+        callback = self._find(ident)
+        duration = end - start
+        if duration < callback.threshold:
+            return None
+        culprit = self.culprits.admit(self.culprit_of(run, callback.label))
+        totals = self.slow.get((callback.label, culprit))
+        if totals is None:
+            totals = self.slow[callback.label, culprit] = SlowTotals()
+        totals.runs += 1
+        totals.seconds += duration
+        totals.longest_s = max(totals.longest_s, duration)
+        self.slow_runs += 1
+        return SlowRun(run, callback.label, culprit, totals)
+
+    def _close(self, slow_runs: list[SlowRun]) -> None:
+        for each in slow_runs:
+            for call in self.on_slow:
+                call(each)
+
+    def metrics(self) -> Iterator[Sample]:
+        """Runs, delays, slow runs."""
+        for kind, histogram in self.durations.items():
+            yield Sample("asyncio_callback_duration_seconds", (("kind", kind),), histogram)
+        for kind, histogram in self.delays.items():
+            yield Sample("asyncio_callback_schedule_delay_seconds", (("kind", kind),), histogram)
+        for label, totals in self.callbacks.items():
+            labels = (("callback", label),)
+            yield Sample("asyncio_callback_runs_total", labels, totals.runs)
+            yield Sample("asyncio_callback_time_seconds_total", labels, totals.seconds)
+        yield Sample("asyncio_eventloop_slow_callbacks_total", (), self.slow_runs)
+        for (callback, culprit), slow in self.slow.items():
+            both = (("callback", callback), ("culprit", culprit))
+            yield Sample("asyncio_slow_callbacks_total", both, slow.runs)
+            yield Sample("asyncio_slow_callback_time_seconds_total", both, slow.seconds)
+            yield Sample("asyncio_callback_blocked_seconds_total", both, slow.blocked_s)
+        yield Sample("asyncio_slow_callback_threshold_seconds", (), self.threshold)

@@ -1,0 +1,212 @@
+"""Following rings into statistics: of one process, of a whole run directory, of this very process.
+
+A turn reads what was written since the last one. The process ring is read before the loops' rings, since what it says
+(stacks, an offload's end) is asked for by what the loops' rings say; what comes later is for the next turn.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..recording import layout
+from .decoded import Decoded
+from .loop_statistics import LoopStatistics
+from .ring_reader import RingError, RingReader
+from .run_directory import ProcessFolder, RunDirectory, SiteNames
+from .statistics import Statistics
+from .stream import LoopStream
+
+if TYPE_CHECKING:
+    from ..recording.process import Process
+
+_LOOK_SECONDS = 1.0
+
+
+class Stretch(NamedTuple):
+    """What one turn read of one ring, for further readers (spans): ``loop`` is None for the process ring."""
+
+    ring: RingFollower
+    loop: LoopStatistics | None
+    decoded: Decoded
+
+
+class RingFollower:
+    """One ring: its reader, its decoder, and the loop that owns it now.
+
+    dropped: records lost so far. number: of the ring in its process; the process ring has -1.
+    """
+
+    def __init__(self, process: ProcessFollower, reader: RingReader) -> None:
+        self.process = process
+        self.reader = reader
+        self.decoder = LoopStream()
+        self.is_loop = reader.kind == layout.KIND_LOOP
+        self.number = reader.number if self.is_loop else -1
+        self.loop: LoopStatistics | None = None
+
+    def read(self, *, final: bool) -> list[Stretch]:
+        """Reads up to the end of what there is, or for as long as one read may last."""
+        batches = self.reader.read(final=final)
+        out: list[Stretch] = []
+        if batches:
+            for decoded in self.decoder.feed(batches):
+                out += self._take(decoded)
+        self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
+        return out
+
+    def finish(self) -> list[Stretch]:
+        """The writer has gone: what was under way at its end."""
+        decoded = self.decoder.finish()
+        out = [] if decoded.empty else self._take(decoded)
+        self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
+        return out
+
+    def _take(self, decoded: Decoded) -> list[Stretch]:
+        process = self.process.statistics
+        if self.is_loop:
+            info = decoded.loop
+            if self.loop is None and not decoded.empty:
+                # Where the record's beginning was lost, the loop is known by its ring only.
+                thread, number = (info.thread, info.number) if info is not None else (f"loop-{self.number}", 0)
+                self.loop = process.open_loop(thread, number, self.reader, self.decoder)
+        process.feed(decoded, self.loop)
+        stretch = Stretch(self, self.loop, decoded)
+        if decoded.closed and self.loop is not None:
+            process.close_loop(self.loop)
+            self.loop = None
+        return [stretch]
+
+
+class ProcessFollower:
+    """The rings of one process. ``statistics`` is its slot's."""
+
+    def __init__(self, statistics: Statistics, pid: int, sites: SiteNames, description: dict[str, Any]) -> None:
+        self.statistics = statistics.attach(pid, sites, description)
+        self.rings: dict[str, RingFollower] = {}
+        self.problems: list[str] = []
+        self._looked = 0.0
+        self._refused: set[str] = set()
+
+    def add(self, name: str, source: object) -> None:
+        """A ring to follow, if it is not followed yet; one that cannot be read is told in ``problems`` once."""
+        if name in self.rings or name in self._refused:
+            return
+        try:
+            reader = RingReader(source)  # type: ignore[arg-type]
+        except (RingError, OSError, ValueError) as error:
+            if not _may_become_ready(source):
+                self._refused.add(name)
+                self.problems.append(str(error))
+            return
+        self.rings[name] = RingFollower(self, reader)
+
+    def read(self, *, final: bool = False) -> list[Stretch]:
+        """What was written since the last time. ``final``: the process writes no more; reads to the end."""
+        out: list[Stretch] = []
+        rings = sorted(self.rings.values(), key=lambda ring: ring.is_loop)
+        for ring in rings:
+            while True:
+                stretches = ring.read(final=final)
+                out += stretches
+                if not stretches or not final:
+                    break
+        now = time.monotonic()
+        if now - self._looked >= _LOOK_SECONDS:
+            self._looked = now
+            self.statistics.look()
+        return out
+
+    def end(self, *, crashed: bool = False) -> list[Stretch]:
+        """The process has ended: reads the rest, ends what was under way, and gives its slot back."""
+        out = self.read(final=True)
+        for ring in self.rings.values():
+            out += ring.finish()
+        self.statistics.detach(crashed=crashed)
+        for ring in self.rings.values():
+            ring.reader.close()
+        return out
+
+
+def _may_become_ready(source: object) -> bool:
+    """A ring's file is made, then its space reserved, then its header written: a young one is no ring yet."""
+    if not isinstance(source, str):
+        return False
+    try:
+        return time.time() - os.stat(source).st_mtime < 5.0
+    except OSError:
+        return True
+
+
+class FolderFollower(ProcessFollower):
+    """A process by its folder of a run directory."""
+
+    def __init__(self, statistics: Statistics, folder: ProcessFolder) -> None:
+        super().__init__(statistics, folder.pid, folder.sites, folder.description)
+        self.folder = folder
+
+    def read(self, *, final: bool = False) -> list[Stretch]:
+        """What was written since the last time, to rings that appeared meanwhile too."""
+        for path in self.folder.rings():
+            self.add(os.path.basename(path), path)
+        self.statistics.description = self.folder.description
+        return super().read(final=final)
+
+
+class PrivateFollower(ProcessFollower):
+    """This process's own recording, read in-process."""
+
+    def __init__(self, statistics: Statistics, process: Process) -> None:
+        description = {"pid": process.pid}
+        super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), description)
+        self._process = process
+
+    def read(self, *, final: bool = False) -> list[Stretch]:
+        """What was written since the last time."""
+        ring = self._process.process_ring
+        if ring is not None:
+            self.add("process.ring", ring.buffer)
+        for number, ring in enumerate(list(self._process.rings)):
+            self.add(f"loop-{number}.ring", ring.buffer)
+        return super().read(final=final)
+
+
+class RunFollower:
+    """All processes of a run directory, as they come and go."""
+
+    def __init__(self, path: str | os.PathLike[str], statistics: Statistics | None = None) -> None:
+        self.statistics = statistics if statistics is not None else Statistics()
+        self.directory = RunDirectory(path)
+        self.processes: dict[str, FolderFollower] = {}
+        #: Names of folders whose process has ended and was read to its end, and of those that ended without a word.
+        self.ended: set[str] = set()
+        self.crashed: set[str] = set()
+
+    def turn(self, *, last: bool = False) -> list[Stretch]:
+        """Reads what is new of every process. ``last``: as far as there is anything, living processes too."""
+        out: list[Stretch] = []
+        with self.statistics.lock:
+            for folder in self.directory.processes():
+                if folder.name in self.ended:
+                    continue
+                follower = self.processes.get(folder.name)
+                if follower is None:
+                    follower = self.processes[folder.name] = FolderFollower(self.statistics, folder)
+                # Asked before the read: only then is what was read all that there is.
+                if self.directory.writing(folder):
+                    out += follower.read()
+                    while last and (more := follower.read()):
+                        out += more
+                else:
+                    crashed = not folder.ended and self.directory.current(folder)
+                    out += follower.end(crashed=crashed)
+                    self.ended.add(folder.name)
+                    if crashed:
+                        self.crashed.add(folder.name)
+        return out
+
+    @property
+    def problems(self) -> list[str]:
+        """Rings that could not be read, one line each."""
+        return [problem for process in self.processes.values() for problem in process.problems]
