@@ -21,21 +21,17 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from . import layout, naming
+from .culprit import Frame
 
 _LOOP_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "loop", "event_loop.py")
 _LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged"))
-_OUR_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _RECORDING_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
-_STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 _INLINED = (".<locals>.<listcomp>", ".<locals>.<dictcomp>", ".<locals>.<setcomp>", ".<locals>.<genexpr>")
 
 # A recursion of a thousand frames says no more than its ends.
 MAX_FRAMES = 100
 _KEPT_OUTER = 30
 _MAX_AWAITING_TASKS = 8
-
-# Frames as they are recorded: file, line, module, qualname.
-Frame = tuple[str, int, str, str]
 
 
 class Run(NamedTuple):
@@ -143,37 +139,6 @@ def suspended_frames(coro: Any) -> list[Frame]:
         out.append(_describe(frame, frame.f_lineno or frame.f_code.co_firstlineno))
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
     return out
-
-
-def is_application(file: str, module: str) -> bool:
-    """Whether code of this file is the application's own: not of site-packages, the standard library or ours."""
-    if file.startswith("<"):
-        return module == "__main__"  # python -c, a notebook
-    if "/site-packages/" in file or "/dist-packages/" in file:
-        return False
-    return bool(file) and not file.startswith((_STDLIB_FOLDER, _OUR_FOLDER))
-
-
-def is_library(file: str) -> bool:
-    """Whether the file is a third party's: of site-packages, and not ours."""
-    return ("/site-packages/" in file or "/dist-packages/" in file) and not file.startswith(_OUR_FOLDER)
-
-
-def culprit_of(frames: list[Frame], awaiting: list[Frame]) -> str:
-    """``module.qualname`` of the innermost frame of the application's own code.
-
-    Where the stack has none: that of the coroutines that await it, then the innermost frame of a library, then "".
-    """
-    for file, _, module, qualname in reversed(frames):
-        if is_application(file, module):
-            return f"{module}.{qualname}"
-    for file, _, module, qualname in awaiting:
-        if is_application(file, module):
-            return f"{module}.{qualname}"
-    for file, _, module, qualname in reversed(frames):
-        if is_library(file):
-            return f"{module}.{qualname}"
-    return ""
 
 
 def ready_descriptors(loop: Any, limit: int = 100) -> dict[str, int] | None:

@@ -35,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..settings import Settings
 from . import layout, stacks
+from .culprit import culprit_of
 from .fault_dump import FaultDump
 from .stall_notices import StallNotices
 from .thread_clocks import COUNTS_SWITCHES, Sample, ThreadClocks, schedstat, switches
@@ -329,7 +330,7 @@ class Watchdog:
             self._suppressed += 1
         callback = run.handle._callback
         awaiting = stacks.awaiting_frames(callback)
-        culprit = stacks.culprit_of(run.frames, awaiting)
+        culprit = culprit_of(run.frames, awaiting)
         if not stall.stacks:
             stall.culprit = culprit
         label = self._label_of(run.ident)

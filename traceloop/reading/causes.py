@@ -1,0 +1,123 @@
+"""Why a handle run was slow, from what was measured around it.
+
+Measurements (``Sample``) stand at moments of the watchdog's choosing, not at the run's start and end. So each part of
+the run's time lies between two bounds; they are some tens of milliseconds apart at each end, which is little against a
+run worth asking about. The middle of the bounds is what is said, and where they do not decide the cause, it is said
+that the cause is a guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+CPU: Final = "cpu"
+GC: Final = "gc"
+GIL: Final = "gil"
+OFF_CPU: Final = "off_cpu"
+#: The process or the machine was stopped: nobody's fault, and no slow callback.
+SUSPENDED: Final = "suspended"
+
+#: Clock, CPU time of the loop's thread, CPU time of the process, waiting for a processor, times put on one.
+Sample = Sequence[float]
+
+# A thread that waits for the GIL wakes every switch interval (5 ms) to ask for it; one that sleeps, or waits for a
+# lock or the network, does not. Half of that rate, since others may be put on the processor in between.
+_GIL_WAKES_PER_SECOND: Final = 100.0
+
+
+class Parts(NamedTuple):
+    """What a run's time was, s; -1 where it is not known. guess: the bounds do not decide the cause ("": unknown)."""
+
+    cause: str
+    guess: bool
+    cpu: float
+    gc: float
+    processor_wait: float
+    suspended: float
+
+
+class _Bounded(NamedTuple):
+    low: float
+    high: float
+
+    @property
+    def middle(self) -> float:
+        return (self.low + self.high) / 2
+
+
+def parts_of(
+    start: float,
+    end: float,
+    samples: Iterable[Sample],
+    collections: Iterable[tuple[float, float]] = (),
+    suspensions: Iterable[tuple[float, float]] = (),
+) -> Parts:
+    """The parts of a run. collections: (start, duration) of each garbage collection; suspensions: (from, to)."""
+    length = max(0.0, end - start)
+    suspended = sum(_overlap(start, end, begin, until) for begin, until in suspensions)
+    gc = sum(_overlap(start, end, begin, begin + duration) for begin, duration in collections)
+    series = sorted({tuple(map(float, sample)) for sample in samples if _is_sample(sample)})
+    cpu = _during(start, end, [(sample[0], sample[1]) for sample in series if sample[1] >= 0.0])
+    wait = _during(start, end, [(sample[0], sample[3]) for sample in series if sample[3] >= 0.0])
+    known_cpu = cpu.middle if cpu is not None else -1.0
+    known_wait = wait.middle if wait is not None else -1.0
+    if length <= 0.0:
+        return Parts("", False, known_cpu, gc, known_wait, suspended)
+    if suspended >= length / 2:
+        return Parts(SUSPENDED, False, known_cpu, gc, known_wait, suspended)
+    rest = length - suspended
+    if gc >= rest / 2:
+        return Parts(GC, False, known_cpu, gc, known_wait, suspended)
+    if cpu is None:
+        return Parts("", False, known_cpu, gc, known_wait, suspended)
+    # Whoever waits for a processor has something to compute: it counts as computing, and is told separately.
+    waited = wait.middle if wait is not None else 0.0
+    off = max(0.0, rest - cpu.middle - waited)
+    if off < rest / 2:
+        return Parts(CPU, cpu.low + waited < rest / 2, known_cpu, gc, known_wait, suspended)
+    guess = cpu.high + waited > rest / 2
+    gil, sure = _waits_for_gil(series, off)
+    return Parts(GIL if gil else OFF_CPU, guess or not sure, known_cpu, gc, known_wait, suspended)
+
+
+def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, bool]:
+    """Whether the time off the processor was spent on the GIL, and whether that is sure."""
+    if len(series) < 2:
+        return False, False
+    first, last = series[0], series[-1]
+    span = last[0] - first[0]
+    others = (last[2] - first[2]) - (last[1] - first[1])
+    if others < off / 2:
+        return False, True  # nobody else computed for so long
+    slices = [(sample[0], sample[4]) for sample in series if sample[4] >= 0]
+    if len(slices) < 2 or slices[-1][0] <= slices[0][0]:
+        return True, False
+    rate = (slices[-1][1] - slices[0][1]) / (slices[-1][0] - slices[0][0])
+    return rate >= _GIL_WAKES_PER_SECOND * min(1.0, off / span), True
+
+
+def _is_sample(sample: object) -> bool:
+    return isinstance(sample, list | tuple) and len(sample) == 5 and all(isinstance(x, int | float) for x in sample)
+
+
+def _overlap(start: float, end: float, begin: float, until: float) -> float:
+    return max(0.0, min(end, until) - max(start, begin))
+
+
+def _during(start: float, end: float, series: list[tuple[float, float]]) -> _Bounded | None:
+    """How far a clock that never runs faster than the time advanced from start to end; None where nothing tells."""
+    low = high = covered = 0.0
+    for (t0, v0), (t1, v1) in pairwise(series):
+        inside = _overlap(start, end, t0, t1)
+        if inside <= 0.0 or t1 <= t0:
+            continue
+        advance = min(max(0.0, v1 - v0), t1 - t0)
+        outside = (t1 - t0) - inside
+        low += max(0.0, advance - outside)
+        high += min(advance, inside)
+        covered += inside
+    if covered < (end - start) / 2:
+        return None
+    return _Bounded(low, high + (end - start - covered))

@@ -1,0 +1,434 @@
+"""Stalls and slow runs of one process: what the watchdog saw, joined with what the loops recorded.
+
+The watchdog's findings (``R_EVENT`` records of kind stack, stall_end, late, modules) name a run by ring and start; the
+start is the very double of the run's record. A stack is written before its run ends, so whoever reads the loop's ring
+first and the process ring after it knows the culprit of every run that it has. What tells of the end (the last
+measurements) follows within about a tenth of a second; until then an answer is not ``complete``.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from ..recording.culprit import Frame, culprit_of
+from .blame import Bill, Blame, SlowRun
+from .causes import SUSPENDED, Parts, Sample, parts_of
+from .decoded import Collection, Decoded, Event
+from .dumps import name_frames, parse_dump
+
+UNKNOWN: Final = "unknown"
+
+_MAX_RUNS: Final = 4096
+_MAX_STACKS: Final = 32
+_MAX_PAIRS: Final = 2000
+_MAX_COLLECTIONS: Final = 4096
+_MAX_LATE: Final = 1024
+_OTHER: Final = "other"
+_NEVER: Final = float("inf")
+
+#: Callbacks that only wake somebody: what they wake is the victim.
+PLUMBING: Final = frozenset(
+    (
+        "asyncio.futures._set_result_unless_cancelled",
+        "asyncio.futures._chain_future.<locals>._set_state",
+        "asyncio.tasks._release_waiter",
+        "_asyncio.Future.set_result",
+        "asyncio.futures.Future.set_result",
+    )
+)
+
+
+class StackTaken(NamedTuple):
+    """One stack. at: s; frames: outermost first, file, line, module, qualname; awaiting: of the coroutines that await
+    the task, nearest first. ready: handles that waited. descriptors: callbacks of descriptors that the kernel had
+    ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside.
+    """
+
+    at: float
+    frames: list[Frame]
+    awaiting: list[Frame]
+    ready: int
+    descriptors: dict[str, int]
+    source: str
+
+    @property
+    def text(self) -> str:
+        """As Python writes a traceback, without the source's lines."""
+        awaiting = [
+            f'  File "{file}", line {line}, in {_dotted(*rest)} (awaits)' for file, line, *rest in self.awaiting
+        ]
+        frames = [f'  File "{file}", line {line}, in {_dotted(*rest)}' for file, line, *rest in self.frames]
+        return "\n".join(["Stack (most recent call last):", *reversed(awaiting), *frames])
+
+
+def _dotted(module: str, qualname: str) -> str:
+    return f"{module}.{qualname}" if module else qualname
+
+
+class StallInfo(NamedTuple):
+    """What is known of one slow run.
+
+    callback: its label. culprit: TELEMETRY's label, ``unknown`` where no stack was had. stacks: in order. parts: cause
+    and measured parts. span: trace id, span id (hex) and flags of the application's span that was active when the
+    first stack was taken, or None. suppressed: stacks left out so far in this process. complete: nothing more will
+    come. bill: what it cost others, None where its end was not read yet.
+    """
+
+    ring: int
+    start: float
+    ident: float
+    callback: str
+    culprit: str
+    stacks: list[StackTaken]
+    parts: Parts
+    span: tuple[str, str, int] | None
+    suppressed: int
+    complete: bool
+    bill: Bill | None
+
+
+class _Seen:
+    """What the watchdog said of one run."""
+
+    __slots__ = ("callback", "culprit", "ended", "ident", "samples", "span", "stacks", "suppressed")
+
+    def __init__(self) -> None:
+        self.ident = 0.0
+        self.callback = ""
+        self.culprit = ""
+        self.samples: list[Sample] = []
+        self.stacks: list[StackTaken] = []
+        self.span: tuple[str, str, int] | None = None
+        self.suppressed = 0
+        self.ended = 0.0
+
+
+class Congestion:
+    """Iterations that were long for having many handles, none of them slow."""
+
+    __slots__ = ("callbacks", "iterations", "longest", "seconds")
+
+    def __init__(self) -> None:
+        self.iterations = 0
+        self.seconds = 0.0
+        self.longest = 0.0
+        self.callbacks = 0  # in the longest
+
+
+class Blocked:
+    """One entry of the matrix of blockers and victims: handles and seconds, exactly, and of the blocker's own handles
+    at most.
+    """
+
+    __slots__ = ("at_most", "exact", "handles", "own_handles")
+
+    def __init__(self) -> None:
+        self.handles = 0
+        self.exact = 0.0
+        self.own_handles = 0
+        self.at_most = 0.0
+
+
+class StallIndex:
+    """All that is known of the slow runs of one process. For one thread.
+
+    matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which the process stood
+    still as a whole. late: seconds by which the watchdog came late, by reason.
+    """
+
+    def __init__(self, label_of: Callable[[int], str], threshold_for: Callable[[str, float], float]) -> None:
+        """``label_of``: the label of a site number. ``threshold_for``: seconds from which a callback is slow, by its
+        label, given the loop's own threshold.
+        """
+        self._label_of = label_of
+        self._threshold_for = threshold_for
+        self._seen: OrderedDict[tuple[int, float], _Seen] = OrderedDict()
+        self._last: dict[int, tuple[int, float]] = {}
+        self._late: deque[tuple[float, float, str, list[Any]]] = deque(maxlen=_MAX_LATE)
+        self._collections: deque[tuple[float, float]] = deque(maxlen=_MAX_COLLECTIONS)
+        self._modules: dict[str, str] = {}
+        self._dumps: deque[tuple[int, StackTaken]] = deque(maxlen=64)
+        self._outside: deque[tuple[int, Sample]] = deque(maxlen=1024)
+        self._blames: dict[int, Blame] = {}
+        self._ended: OrderedDict[tuple[int, float], SlowRun] = OrderedDict()
+        self._bills: list[tuple[int, SlowRun]] = []
+        self._limits: dict[int, float] = {}
+        self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
+        self.matrix: dict[tuple[str, str, str], Blocked] = {}
+        self.congestion: dict[int, Congestion] = {}
+        self.late: dict[str, float] = {}
+
+    # -- what was recorded
+
+    def take_process(self, decoded: Decoded) -> None:
+        """Takes in what the process ring said."""
+        self.take_collections(decoded.collections)
+        for event in decoded.events:
+            self._take_event(event)
+
+    def take_collections(self, collections: Iterable[Collection]) -> None:
+        """Garbage collections, of whichever ring."""
+        self._collections.extend((item.start, item.duration) for item in collections)
+
+    def take_loop(self, ring: int, decoded: Decoded, threshold: float) -> list[SlowRun]:
+        """Takes in what a loop's ring said, whose loop has this threshold; returns the slow runs that are new.
+
+        To be called in the order of the record, and before ``take_process`` for what was read after it.
+        """
+        self.take_collections(decoded.collections)
+        self._limits[ring] = threshold
+        blame = self._blames.get(ring)
+        if blame is None:
+            blame = self._blames[ring] = Blame(
+                lambda ident: self._threshold_for(self.label(ident), self._limits[ring]),
+                lambda ident: self.label(ident) in PLUMBING,
+            )
+        slow = blame.feed(decoded.runs, min(threshold, self.lowest_pattern))
+        for run in slow:
+            self._bills.append((ring, run))
+            self._ended[ring, run.run[1]] = run
+            if len(self._ended) > _MAX_RUNS:
+                self._ended.popitem(last=False)
+        self._find_congestion(ring, decoded, slow, threshold)
+        if decoded.closed:
+            blame.finish()
+        self._settle()
+        return slow
+
+    #: The lowest threshold that any callback pattern has, s.
+    lowest_pattern: float = float("inf")
+
+    def label(self, ident: float) -> str:
+        """The label of a run's ident."""
+        return self._label_of(int(ident % 65536.0))
+
+    def _find_congestion(self, ring: int, decoded: Decoded, slow: list[SlowRun], threshold: float) -> None:
+        blocked: set[int] | None = None
+        for iteration in decoded.iterations:
+            length = iteration.end - iteration.start
+            if length < threshold or iteration.callbacks < 2:
+                continue
+            if blocked is None:
+                blocked = {run.run[8] for run in slow} | {run.run[8] for _, run in self._bills}
+            if iteration.number in blocked:
+                continue
+            congestion = self.congestion.setdefault(ring, Congestion())
+            congestion.iterations += 1
+            congestion.seconds += length
+            if length > congestion.longest:
+                congestion.longest, congestion.callbacks = length, iteration.callbacks
+
+    def _settle(self) -> None:
+        """Enters the bills that are closed into the matrix."""
+        rest: list[tuple[int, SlowRun]] = []
+        for ring, slow in self._bills:
+            if not slow.closed:
+                rest.append((ring, slow))
+                continue
+            blocker, culprit = self.label(slow.run[3]), self.culprit(ring, slow.run[1])
+            for ident, (handles, exact, own, most) in slow.bill.victims.items():
+                key = (blocker, culprit, self.label(ident))
+                if key not in self.matrix and len(self.matrix) >= _MAX_PAIRS:
+                    key = (_OTHER, _OTHER, _OTHER)
+                entry = self.matrix.setdefault(key, Blocked())
+                entry.handles += int(handles)
+                entry.exact += exact
+                entry.own_handles += int(own)
+                entry.at_most += most
+        self._bills = rest
+
+    def finish(self) -> None:
+        """Nothing more will be read: the bills that are open are entered as they stand."""
+        for blame in self._blames.values():
+            blame.finish()
+        self._settle()
+
+    # -- what the watchdog said
+
+    def _take_event(self, event: Event) -> None:
+        data = event.data
+        kind = data.get("kind")
+        try:
+            if kind == "stack":
+                self._take_stack(data)
+            elif kind == "stall_end":
+                seen = self._at(int(data["ring"]), float(data["run"]))
+                seen.ended = float(data["at"])
+                seen.samples += [data["before"], *data["samples"], data["after"]]
+            elif kind == "late":
+                self._take_late(data)
+            elif kind == "modules":
+                self._modules.update({str(file): str(module) for file, module in data["files"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError):
+            pass  # of another version, or damaged
+
+    def _at(self, ring: int, start: float) -> _Seen:
+        seen = self._seen.get((ring, start))
+        if seen is None:
+            seen = self._seen[ring, start] = _Seen()
+            if len(self._seen) > _MAX_RUNS:
+                self._seen.popitem(last=False)
+        return seen
+
+    def _take_stack(self, data: Mapping[str, Any]) -> None:
+        ring, start = int(data["ring"]), float(data["run"])
+        seen = self._at(ring, start)
+        self._last[ring] = (ring, start)
+        seen.ident = float(data["ident"])
+        seen.callback = str(data["callback"])
+        seen.culprit = seen.culprit or str(data["culprit"])
+        seen.suppressed = int(data["suppressed"])
+        seen.samples += [data["before"], *data["samples"]]
+        span = data.get("span")
+        if seen.span is None and span is not None:
+            seen.span = (str(span[0]), str(span[1]), int(span[2]))
+        if len(seen.stacks) < _MAX_STACKS:
+            descriptors = data.get("descriptors") or {}
+            seen.stacks.append(
+                StackTaken(
+                    float(data["at"]),
+                    _frames(data["frames"]),
+                    _frames(data.get("awaiting") or ()),
+                    int(data["ready"]),
+                    {str(name): int(count) for name, count in descriptors.items()},
+                    "watchdog",
+                )
+            )
+
+    def _take_late(self, data: Mapping[str, Any]) -> None:
+        begin, until, reason = float(data["from"]), float(data["to"]), str(data["reason"])
+        self.late[reason] = self.late.get(reason, 0.0) + max(0.0, until - begin)
+        if reason == "suspended":
+            self.suspensions.append((begin, until))
+        self._late.append((begin, until, reason, list(data["loops"])))
+
+    # -- what was seen from outside
+
+    def add_dump(self, at: float, text: str, ring_of: Callable[[int], int | None], site_module: Any = None) -> None:
+        """A dump that the process wrote at ``at`` when it was asked to. ``ring_of``: the ring of a loop's thread, by
+        the thread's number in the dump. ``site_module``: the module of a file, as the site log has it.
+        """
+
+        def module_of(file: str) -> str:
+            return self._modules.get(file) or (site_module(file) if site_module is not None else "") or ""
+
+        for thread in parse_dump(text):
+            below, ring = thread.below_loop(), ring_of(thread.thread)
+            if below and ring is not None:
+                frames = name_frames(below, module_of)
+                self._dumps.append((ring, StackTaken(at, frames, [], 0, {}, "dump")))
+
+    def add_sample(self, ring: int, sample: Sample) -> None:
+        """What was measured from outside while the process could not: clock, thread's CPU time, process's CPU time,
+        waiting for a processor, times put on one.
+        """
+        self._outside.append((ring, sample))
+
+    def add_suspension(self, begin: float, until: float) -> None:
+        """The process was seen stopped, from outside."""
+        self.suspensions.append((begin, until))
+
+    # -- answers
+
+    def culprit(self, ring: int, start: float) -> str:
+        """The culprit of the run that started at ``start``."""
+        end = self._end_of(ring, start)
+        seen = self._seen.get((ring, start))
+        if seen is not None and seen.culprit:
+            return seen.culprit
+        for dump_ring, stack in self._dumps:
+            if dump_ring == ring and start <= stack.at <= end:
+                return culprit_of(stack.frames, []) or UNKNOWN
+        return UNKNOWN
+
+    def _end_of(self, ring: int, start: float) -> float:
+        slow = self._ended.get((ring, start))
+        return slow.run[2] if slow is not None else _NEVER
+
+    def lookup(self, ring: int, start: float) -> StallInfo | None:
+        """What is known of the run that started at ``start``, ended or not; None if nothing was seen of it."""
+        end = self._end_of(ring, start)
+        seen = self._seen.get((ring, start))
+        dumped = [stack for dump_ring, stack in self._dumps if dump_ring == ring and start <= stack.at <= end]
+        samples, over = self._samples(ring, start, end)
+        if seen is None and not dumped and not samples:
+            return None
+        seen = seen or _Seen()
+        slow = self._ended.get((ring, start))
+        stacks = sorted(seen.stacks + dumped, key=lambda stack: stack.at)
+        until = end
+        if end == _NEVER:
+            until = max([start, *(stack.at for stack in stacks), *(float(sample[0]) for sample in samples)])
+        return StallInfo(
+            ring,
+            start,
+            seen.ident or (slow.run[3] if slow is not None else 0.0),
+            seen.callback or (self.label(slow.run[3]) if slow is not None else UNKNOWN),
+            self.culprit(ring, start),
+            stacks,
+            parts_of(start, until, samples, self._collections, self.suspensions),
+            seen.span,
+            seen.suppressed,
+            end != _NEVER and over,
+            slow.bill if slow is not None else None,
+        )
+
+    def _samples(self, ring: int, start: float, end: float) -> tuple[list[Sample], bool]:
+        """The measurements around a run, and whether there is one from after its end."""
+        seen = self._seen.get((ring, start))
+        samples = [sample for sample in seen.samples if sample] if seen is not None else []
+        for begin, until, _, loops in self._late:
+            if until >= start and begin <= end:
+                for loop, before, after in loops:
+                    if loop == ring:
+                        samples += [sample for sample in (before, after) if sample]
+        if not samples:
+            samples = [
+                sample for outside, sample in self._outside if outside == ring and start - 1 <= sample[0] <= end + 1
+            ]
+        return samples, any(float(sample[0]) >= end for sample in samples)
+
+    def in_progress(self, ring: int, running_since: float) -> StallInfo | None:
+        """The stall that the ring's loop is in now, given its word W_RUNNING; None where none was seen."""
+        if not running_since:
+            return None
+        last = self._last.get(ring)
+        if last is not None:
+            seen = self._seen.get(last)
+            if seen is not None and not seen.ended and last[1] >= running_since - 0.001:
+                return self.lookup(*last)
+        for dump_ring, stack in reversed(self._dumps):
+            if dump_ring == ring and stack.at >= running_since:
+                return self.lookup(ring, running_since)
+        return None
+
+    def is_suspension(self, start: float, end: float) -> bool:
+        """Whether a run was long only because the process stood still as a whole: no slow run, then."""
+        return parts_of(start, end, (), (), self.suspensions).cause == SUSPENDED
+
+    def span_details(
+        self, ring: int, start: float, end: float
+    ) -> tuple[dict[str, Any], list[tuple[float, dict[str, Any]]], bool]:
+        """Attributes and ``asyncio.stack`` events (s, attributes) of a slow run's span, and whether nothing more will
+        come.
+        """
+        info = self.lookup(ring, start)
+        if info is None:
+            return {}, [], False
+        parts = info.parts
+        attributes: dict[str, Any] = {"asyncio.stall.culprit": info.culprit}
+        if parts.cause:
+            attributes["asyncio.stall.cause"] = parts.cause
+            if parts.guess:
+                attributes["asyncio.stall.cause_is_guess"] = True
+        for name, value in (("cpu_time", parts.cpu), ("gc_time", parts.gc), ("processor_wait", parts.processor_wait)):
+            if value >= 0.0:
+                attributes[f"asyncio.stall.{name}"] = value
+        events = [(stack.at, {"code.stacktrace": stack.text}) for stack in info.stacks if stack.frames]
+        return attributes, events, info.complete
+
+
+def _frames(items: Iterable[Any]) -> list[Frame]:
+    return [(str(file), int(line), str(module), str(qualname)) for file, line, module, qualname in items]
