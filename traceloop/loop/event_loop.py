@@ -331,6 +331,8 @@ class EventLoop(
                 )
         finally:
             self._current_handle = None
+            # A traceback of what ran keeps this frame, and with it all that its names still stand for.
+            handle = None
 
     def _iterate_recorded(self, recorder: Recorder, *, once: bool) -> None:
         ready = self._ready
