@@ -23,7 +23,6 @@ import asyncio
 import concurrent.futures
 import functools
 import itertools
-import os
 import re
 import threading
 import weakref
@@ -37,6 +36,7 @@ from typing import Any
 
 from . import layout
 from .naming import code_of, site_of, site_of_code, unwrap
+from .outbox import LIMIT, UNATTENDED_SECONDS, outbox_of
 from .process import Process
 
 _futures: Any = base_events.futures  # type: ignore[attr-defined]
@@ -47,9 +47,6 @@ _RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
 _EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
 _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
-# Workers write their records themselves where no loop has done so for this long, s.
-_UNATTENDED_SECONDS = 0.02
-_PENDING_LIMIT = 3 * 2048
 # Definitions of executors and workers are repeated, since the ring that holds them is overwritten in time.
 _REPEAT_SECONDS = 30.0
 _AUTOMATIC_PREFIX = re.compile(r"ThreadPoolExecutor-\d+$")
@@ -90,9 +87,7 @@ class Offloads:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self.pending: list[float] = []
-        self.drained = 0.0
-        self._drain_lock = threading.Lock()
+        self.outbox = outbox_of(process)
         self._numbers = itertools.count(1)
         self._worker_numbers = itertools.count(1)
         self._local = threading.local()
@@ -102,7 +97,6 @@ class Offloads:
         self._executors_lock = threading.Lock()
         self._builtins: dict[int, tuple[Any, float]] = {}
         self.next_number = self._numbers.__next__
-        self._forked = False
 
     # -- submitting: in the thread that calls run_in_executor
 
@@ -152,7 +146,7 @@ class Offloads:
             recorder.records += (now, layout.R_SUBMIT, number, entry.number, layout.R_SUBMIT_INFO, site)
         else:
             if now - entry.defined_at > _REPEAT_SECONDS:
-                self._define([entry.number, layout.R_EXECUTOR, entry.limit], entry.label, now)
+                self.outbox.define([entry.number, layout.R_EXECUTOR, entry.limit], entry.label, now)
             self.note((now, layout.R_SUBMIT, number, entry.number, layout.R_SUBMIT_INFO, site))
 
     def _note_workers(self, loop: Any, recorder: Any, entry: ExecutorEntry, executor: Any) -> None:
@@ -221,7 +215,7 @@ class Offloads:
         if self._executors.get(key) is entry:
             del self._executors[key]
         self._labels.discard(entry.label)
-        self.pending.extend((entry.number, layout.R_WORKERS, -1.0))
+        self.outbox.pending.extend((entry.number, layout.R_WORKERS, -1.0))
 
     # -- workers: in any thread
 
@@ -234,47 +228,19 @@ class Offloads:
         except AttributeError:
             number = local.number = next(self._worker_numbers) * layout.OUTCOME
         local.until = now + _REPEAT_SECONDS
-        self._define(
+        self.outbox.define(
             [number / layout.OUTCOME, layout.R_THREAD, threading.get_native_id()],
             threading.current_thread().name,
             now,
         )
         return number
 
-    def _define(self, record: list[float], text: str, now: float) -> None:
-        if not self._forked:
-            self.process.process_write(record, [text], now)
-
-    def forked(self) -> None:
-        """This is the child of a fork: nothing is written any more."""
-        self._forked = True
-        self._drain_lock = threading.Lock()
-        self._executors_lock = threading.Lock()
-        self.pending.clear()
-
     def note(self, records: tuple[float, ...]) -> None:
-        """Leaves records for the process ring."""
-        self.pending.extend(records)
-        if len(self.pending) > _PENDING_LIMIT:
-            self.drain(monotonic())
-
-    def drain(self, now: float, *, wait: bool = True) -> None:
-        """Writes what was left. ``wait=False`` gives way to another writer instead of waiting for it."""
-        if not self._drain_lock.acquire(wait):
-            return
-        try:
-            count = len(self.pending)
-            if count:
-                # Other threads append meanwhile, at the end.
-                part = self.pending[:count]
-                if not self._forked:
-                    if not wait and self.process.process_lock.locked():
-                        return
-                    self.process.process_write(part, [], now)
-                del self.pending[:count]
-            self.drained = now
-        finally:
-            self._drain_lock.release()
+        """Leaves records for the process ring; any thread."""
+        outbox = self.outbox
+        outbox.pending.extend(records)
+        if len(outbox.pending) > LIMIT:
+            outbox.drain(monotonic())
 
 
 class Offload:
@@ -321,19 +287,19 @@ class Offload:
             except AttributeError:
                 number += offloads.worker_number()
         self.started = True
-        offloads.pending.extend((now, layout.R_START, number))
-        if now - offloads.drained > _UNATTENDED_SECONDS or self._recorder.words[layout.W_RUNNING] == 0.0:
-            offloads.drain(now)
+        outbox = offloads.outbox
+        outbox.pending.extend((now, layout.R_START, number))
+        if now - outbox.drained > UNATTENDED_SECONDS or self._recorder.words[layout.W_RUNNING] == 0.0:
+            outbox.drain(now)
 
     def note_finish(self, outcome: float) -> None:
         """The call ended."""
-        offloads = self._offloads
         self.finished = True
+        outbox = self._offloads.outbox
         now = monotonic()
-        pending = offloads.pending
-        pending.extend((now, layout.R_FINISH, self.number + outcome))
-        if now - offloads.drained > _UNATTENDED_SECONDS or len(pending) > _PENDING_LIMIT:
-            offloads.drain(now)
+        outbox.pending.extend((now, layout.R_FINISH, self.number + outcome))
+        if now - outbox.drained > UNATTENDED_SECONDS or len(outbox.pending) > LIMIT:
+            outbox.drain(now)
 
     # -- executors that are only watched
 
@@ -459,29 +425,12 @@ def _label_of(loop: Any, executor: Any) -> str:
     return type(executor).__name__
 
 
-_living: weakref.WeakSet[Offloads] = weakref.WeakSet()
-_making = threading.Lock()
-
-
 def offloads_of(process: Process) -> Offloads | None:
     """The offloads of ``process``, made at the first call; None where asyncio has changed what they rest upon."""
     if _copy_state is None:
         return None
-    with _making:
-        offloads: Offloads | None = vars(process).get("offloads")
-        if offloads is None:
-            offloads = vars(process)["offloads"] = Offloads(process)
-            _living.add(offloads)
-        return offloads
-
-
-def _after_fork_in_child() -> None:
-    # A call that forked goes on in the child, which must write to none of its parent's rings.
-    global _making
-    _making = threading.Lock()
-    for offloads in list(_living):
-        offloads.forked()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    attributes: dict[str, Any] = vars(process)
+    offloads: Offloads | None = attributes.get("offloads")
+    if offloads is None:
+        offloads = attributes.setdefault("offloads", Offloads(process))
+    return offloads

@@ -19,6 +19,7 @@ from . import layout
 from .naming import code_of, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
+from .sampling import LoopSamples, sampler_of
 from .watchdog import watchdog_of
 
 _reference = weakref.ref
@@ -94,6 +95,8 @@ class Recorder:
         self.words = self.ring.words
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
+        self.sampler = sampler_of(process)
+        self._samples: LoopSamples | None = None
         self.tasks_created = 0
         self._tasks_eager_finished = 0
         self._tasks_abandoned = 0
@@ -252,6 +255,7 @@ class Recorder:
             now = loop.time()
             self.words[layout.W_THREAD] = threading.get_native_id()
             self.words[layout.W_THRESHOLD] = loop.slow_callback_duration
+            self._samples = self.sampler.loop_started(loop)
             self.records += (now, layout.R_RUN, float(len(loop._ready)))
             watchdog = watchdog_of(self.process)
             if watchdog is not None:
@@ -295,6 +299,9 @@ class Recorder:
         now = loop.time()
         self.records += (now, layout.R_END, 1.0)
         self.flush(loop, now)
+        if self._samples is not None:
+            self.sampler.loop_closed(self._samples)
+            self._samples = None
         ring = self.ring
         self.ring = self.process.idle_ring
         self.words = self.ring.words
@@ -313,8 +320,8 @@ class Recorder:
             try:
                 if self._gone:
                     self._retire()
-                if self.offloads is not None and self.offloads.pending:
-                    self.offloads.drain(now, wait=False)
+                if self._samples is not None:
+                    self.sampler.flush(self._samples)
                 self._write_gauges(loop)
                 self.ring.write(records, text, now)
             except Exception as error:

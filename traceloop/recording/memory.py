@@ -1,0 +1,193 @@
+"""The memory heap: allocated blocks, resident memory, and, on request, which lines allocate.
+
+Growth is looked for in two numbers, since neither sees everything: blocks (many small objects; a large bytes object is
+one or none) and private resident memory. Shared memory is left out of the latter: a ring's pages become resident while
+they are first written.
+
+With ``--memory-trace`` the first growth starts ``tracemalloc``. It sees only what is allocated from then on, which is
+what grows: a snapshot some seconds later names the lines. Then it is stopped: while it runs, every allocation costs two
+to four times as much. The event tells what it took.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import sys
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from ..settings import PREFIX, SettingsError, parse_flag
+from . import layout
+from .growth import Growth, MemoryGrowth
+from .outbox import Outbox
+
+_logger = logging.getLogger("traceloop")
+
+_INTERVAL_SECONDS = 1.0
+# A measurement takes at most this part of the time.
+_COST_RATIO = 5000.0
+_LEAST_BLOCKS = 20_000
+_LEAST_BYTES = 8 << 20
+
+_TRACE_FRAMES = 12
+_TRACE_SECONDS = 15.0
+# The tracing ends early when its own memory is more than this.
+_TRACE_LIMIT_BYTES = 16 << 20
+_TOP = 5
+_QUIET_SECONDS = 60.0
+
+_PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+
+
+def private_resident_bytes() -> int:
+    """Resident memory without shared memory and files (proc(5), statm); 0 where there is no /proc."""
+    try:
+        fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return 0
+    try:
+        fields = os.read(fd, 200).split()
+        return (int(fields[1]) - int(fields[2])) * _PAGE
+    except (OSError, ValueError, IndexError):
+        return 0
+    finally:
+        os.close(fd)
+
+
+class MemorySampler:
+    """Samples the memory of this process. One thread at a time.
+
+    due: when the next sample is, monotonic s. report: called with a growth, "memory" and what is known of it.
+    """
+
+    def __init__(self, outbox: Outbox, report: Callable[..., None], *, trace: bool | None = None) -> None:
+        self.due = 0.0
+        self._outbox = outbox
+        self._report = report
+        self._blocks = MemoryGrowth(_LEAST_BLOCKS)
+        self._bytes = MemoryGrowth(_LEAST_BYTES)
+        self._quiet_until = 0.0
+        self._trace = _trace_wanted() if trace is None else trace
+        self._tracing: Tracing | None = None
+
+    def sample(self, now: float) -> None:
+        """Takes one sample, and says when the next is due."""
+        begin = perf_counter()
+        blocks = sys.getallocatedblocks()
+        resident = private_resident_bytes()
+        cost = perf_counter() - begin
+        self.due = now + max(_INTERVAL_SECONDS, cost * _COST_RATIO)
+        self._outbox.pending.extend((now, layout.R_MEMORY, float(blocks)))
+        if self._tracing is not None:  # its own allocations are none of the program's
+            if self._tracing.is_over(now):
+                tracing, self._tracing = self._tracing, None
+                # In a thread of its own: it goes through up to 100,000 traces.
+                _thread.start_new_thread(self._tell_traced, (tracing,))
+            return
+        growth, unit = self._blocks.sample(now, blocks), "blocks"
+        other = self._bytes.sample(now, resident)
+        if growth is None:
+            growth, unit = other, "bytes"
+        # One leak shows in both.
+        if growth is not None and now >= self._quiet_until:
+            self._quiet_until = now + _QUIET_SECONDS
+            known = {"unit": unit, "blocks": blocks, "resident_bytes": resident}
+            if self._trace:
+                self._trace = False  # once in a process's life: it is not cheap
+                self._tracing = Tracing(growth, known, now)
+            else:
+                self._report(growth, "memory", top=[], **known)
+
+    def _tell_traced(self, tracing: Tracing) -> None:
+        try:
+            tracing.end()
+        except Exception as error:
+            _logger.error("traceloop: allocations could not be traced", exc_info=error)
+        self._report(tracing.growth, "memory", **tracing.known)
+
+
+class Tracing:
+    """One trace of allocations, from now on. Where the program traces by itself, its tracing is used and left on."""
+
+    def __init__(self, growth: Growth, known: dict[str, Any], now: float) -> None:
+        import tracemalloc
+
+        self.growth = growth
+        self.known: dict[str, Any] = {"top": [], **known}
+        self._begin = now
+        self._module: Any = tracemalloc
+        self._own = not tracemalloc.is_tracing()
+        if self._own:
+            tracemalloc.start(_TRACE_FRAMES)
+
+    def is_over(self, now: float) -> bool:
+        """It has lasted long enough, or takes too much memory."""
+        used: int = self._module.get_tracemalloc_memory()
+        return now - self._begin >= _TRACE_SECONDS or used > _TRACE_LIMIT_BYTES
+
+    def end(self) -> None:
+        """Stops it, and adds to ``known`` what is still allocated: by line, by callback (bytes); and the cost."""
+        used = self._module.get_tracemalloc_memory()
+        begin = perf_counter()
+        try:
+            snapshot = self._module.take_snapshot()
+        finally:
+            if self._own:
+                self._module.stop()
+        taken = perf_counter()
+        lines: dict[str, int] = {}
+        callbacks: dict[str, int] = {}
+        for statistic in snapshot.statistics("traceback"):
+            _attribute(list(statistic.traceback), statistic.size, lines, callbacks)
+        self.known["top"] = _most(lines)
+        self.known["callbacks"] = _most(callbacks)
+        self.known["trace"] = {
+            "seconds": round(_TRACE_SECONDS, 3),
+            "snapshot_seconds": round(taken - begin, 3),
+            "analysis_seconds": round(perf_counter() - taken, 3),
+            "memory_bytes": used,
+        }
+
+
+def _attribute(frames: list[Any], size: int, lines: dict[str, int], callbacks: dict[str, int]) -> None:
+    """``frames``: the oldest first. The line is the program's own innermost one, the callback what the loop called."""
+    if frames[-1].filename.startswith(_OURS):
+        return
+    innermost = frames[-1]
+    for frame in reversed(frames):
+        if _is_own_code(frame.filename):
+            innermost = frame
+            break
+    line = f"{innermost.filename}:{innermost.lineno}"
+    lines[line] = lines.get(line, 0) + size
+    callback = None
+    for index, frame in enumerate(frames[:-1]):
+        if frame.filename.startswith(_OURS):
+            callback = frames[index + 1]
+    if callback is not None and not callback.filename.startswith(_OURS):
+        name = f"{callback.filename}:{callback.lineno}"
+        callbacks[name] = callbacks.get(name, 0) + size
+
+
+def _is_own_code(filename: str) -> bool:
+    return not (
+        filename.startswith((_OURS, "<frozen")) or "site-packages" in filename or filename.startswith(_STANDARD)
+    )
+
+
+_STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
+
+
+def _most(sizes: dict[str, int]) -> list[tuple[str, int]]:
+    return sorted(sizes.items(), key=lambda item: -item[1])[:_TOP]
+
+
+def _trace_wanted() -> bool:
+    try:
+        return parse_flag(os.environ.get(PREFIX + "MEMORY_TRACE", "") or "false")
+    except SettingsError:
+        return False

@@ -1,0 +1,96 @@
+"""Records that wait for the process ring: left there by any thread, and by callbacks that must do next to nothing.
+
+An append to a list is all that a worker thread pays, and all that a garbage collector's callback may do, since it can
+interrupt a flush. A loop writes what waits when it flushes, the watchdog when it looks; who finds that nobody has done
+so for a while does it himself.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Any
+
+from .process import Process
+
+# A loop that runs flushes at least this often, s: later than that something blocks it, or it waits in its poll.
+UNATTENDED_SECONDS = 0.02
+LIMIT = 3 * 8192
+# No lock is waited for longer: a collection inside a write can run a finalizer of the program's that comes here again.
+_PATIENCE_SECONDS = 0.5
+
+
+class Outbox:
+    """The waiting records of one process. ``pending`` takes whole records, by ``extend``, from any thread.
+
+    drained: when it was last emptied, monotonic s. forked: this is the child of a fork, and writes nothing.
+    """
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self.pending: list[float] = []
+        self.drained = 0.0
+        self.forked = False
+        self._lock = threading.Lock()
+        _living.add(self)
+
+    def drain(self, now: float, *, wait: bool = True) -> None:
+        """Writes what waits, if anything. ``wait=False`` gives way to another writer instead of waiting for it."""
+        patience = _PATIENCE_SECONDS if wait else 0.0
+        if not self._lock.acquire(timeout=patience):
+            return
+        try:
+            count = len(self.pending)
+            if count and not self.forked:
+                if not self._is_free(patience):
+                    return
+                # Others append meanwhile, at the end.
+                self._process.process_write(self.pending[:count], [], now)
+            del self.pending[:count]
+            self.drained = now
+        finally:
+            self._lock.release()
+
+    def define(self, record: list[float], text: str, now: float) -> None:
+        """Writes a record that owns text, at once: it has to be there before those that refer to it."""
+        if not self.forked and self._is_free(_PATIENCE_SECONDS):
+            self._process.process_write(record, [text], now)
+
+    def _is_free(self, patience: float) -> bool:
+        lock = self._process.process_lock
+        if not lock.acquire(timeout=patience):
+            return False
+        lock.release()
+        return True
+
+    def _after_fork(self) -> None:
+        self.forked = True
+        self._lock = threading.Lock()
+        self.pending.clear()
+
+
+_living: weakref.WeakSet[Outbox] = weakref.WeakSet()
+_making = threading.Lock()
+
+
+def outbox_of(process: Process) -> Outbox:
+    """The outbox of ``process``, made at the first call."""
+    with _making:
+        attributes: dict[str, Any] = vars(process)
+        outbox: Outbox | None = attributes.get("outbox")
+        if outbox is None:
+            outbox = attributes["outbox"] = Outbox(process)
+        return outbox
+
+
+def _after_fork_in_child() -> None:
+    # What the parent had not written yet is the parent's, and so are its rings.
+    global _making
+    _making = threading.Lock()
+    for outbox in list(_living):
+        outbox._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
