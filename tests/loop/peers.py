@@ -79,7 +79,8 @@ class BufferedPeer(Notes, asyncio.BufferedProtocol):
         self.note("made")
 
     def get_buffer(self, sizehint):
-        return self.buffer
+        # A view: sslproto slices what it is given, and a slice of a bytearray is a copy.
+        return memoryview(self.buffer)
 
     def buffer_updated(self, count):
         self.data += self.buffer[:count]
