@@ -60,6 +60,7 @@ class CallbackStatistics:
     """Feeds on the runs of one loop label.
 
     ``culprit_of``: names the culprit of a slow run that has ended; by default nobody is known.
+    ``is_suspension``: whether a run was long only because the process stood still as a whole; it is then not slow.
     ``on_slow``: called with each slow run once all who waited for it are known.
     """
 
@@ -77,6 +78,7 @@ class CallbackStatistics:
         #: The threshold in force, s; and the lowest that any callback may have.
         self.threshold = self.lowest_threshold = 0.1
         self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_CULPRIT
+        self.is_suspension: Callable[[Run], bool] = lambda run: False
         self.on_slow: list[Callable[[SlowRun], None]] = []
         self.durations: dict[str, Histogram] = {}
         self.delays: dict[str, Histogram] = {}
@@ -202,7 +204,7 @@ class CallbackStatistics:
         _, start, end, ident, *_ = run
         callback = self._find(ident)
         duration = end - start
-        if duration < callback.threshold:
+        if duration < callback.threshold or self.is_suspension(run):
             return None
         culprit = self.culprits.admit(self.culprit_of(run, callback.label))
         totals = self.slow.get((callback.label, culprit))

@@ -1,7 +1,8 @@
 """Following rings into statistics: of one process, of a whole run directory, of this very process.
 
-A turn reads what was written since the last one. The process ring is read before the loops' rings, since what it says
-(stacks, an offload's end) is asked for by what the loops' rings say; what comes later is for the next turn.
+A turn reads what was written since the last one. What the process ring says (stacks, an offload's end) is asked for by
+what the loops' rings say: so the loops' rings are copied first, then the process ring is read and taken in, then what
+was copied. A stack is written while its run lasts; so it is known when the run is counted.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..recording import layout
 from .decoded import Decoded
 from .loop_statistics import LoopStatistics
-from .ring_reader import RingError, RingReader
+from .ring_reader import Batch, RingError, RingReader
 from .run_directory import ProcessFolder, RunDirectory, SiteNames
 from .statistics import Statistics
 from .stream import LoopStream
@@ -45,10 +46,15 @@ class RingFollower:
         self.is_loop = reader.kind == layout.KIND_LOOP
         self.number = reader.number if self.is_loop else -1
         self.loop: LoopStatistics | None = None
+        self._fetched: list[Batch] = []
 
-    def read(self, *, final: bool) -> list[Stretch]:
-        """Reads up to the end of what there is, or for as long as one read may last."""
-        batches = self.reader.read(final=final)
+    def fetch(self, *, final: bool) -> None:
+        """Copies up to the end of what there is, or for as long as one read may last."""
+        self._fetched = self.reader.read(final=final)
+
+    def read(self) -> list[Stretch]:
+        """Takes in what was fetched."""
+        batches, self._fetched = self._fetched, []
         out: list[Stretch] = []
         if batches:
             for decoded in self.decoder.feed(batches):
@@ -106,12 +112,13 @@ class ProcessFollower:
         """What was written since the last time. ``final``: the process writes no more; reads to the end."""
         out: list[Stretch] = []
         rings = sorted(self.rings.values(), key=lambda ring: ring.is_loop)
-        for ring in rings:
-            while True:
-                stretches = ring.read(final=final)
-                out += stretches
-                if not stretches or not final:
-                    break
+        while True:
+            for ring in reversed(rings):
+                ring.fetch(final=final)
+            stretches = [stretch for ring in rings for stretch in ring.read()]
+            out += stretches
+            if not stretches or not final:
+                break
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now

@@ -332,9 +332,9 @@ class StallIndex:
 
     # -- answers
 
-    def culprit(self, ring: int, start: float) -> str:
-        """The culprit of the run that started at ``start``."""
-        end = self._end_of(ring, start)
+    def culprit(self, ring: int, start: float, end: float | None = None) -> str:
+        """The culprit of the run that started at ``start``. ``end``: its end, if ``take_loop`` has not had it yet."""
+        end = self._end_of(ring, start) if end is None else end
         seen = self._seen.get((ring, start))
         if seen is not None and seen.culprit:
             return seen.culprit
