@@ -18,6 +18,8 @@ from .samples import Sample
 
 # Offloads whose end never comes (records lost, a pool shut down) are forgotten beyond this many.
 _MAX_OPEN: Final = 100_000
+# Executors are numbered as they come; what was read of the oldest of so many has been counted long ago.
+_MAX_EXECUTORS: Final = 1000
 
 
 class FunctionTotals:
@@ -65,28 +67,38 @@ class ExecutorStatistics:
         self._by_number: dict[int, ExecutorTotals] = {}
         self._open: dict[int, _Offload] = {}
         self._workers: dict[int, int] = {}
+        self._ended: set[int] = set()
+        self._unnamed: set[int] = set()
 
     def new_process(self, sites: SiteNames) -> None:
         """Another process takes the slot: what was under way is over, what was counted stays."""
         self.sites = sites
-        self._open.clear()
-        self._workers.clear()
         for number in list(self._by_number):
             self._gone(number)
+        for totals in self._by_number.values():
+            totals.waiting = totals.active = 0
+        self._by_number.clear()
+        self._open.clear()
+        self._workers.clear()
+        self._ended.clear()
+        self._unnamed.clear()
 
     def _gone(self, number: int) -> None:
+        """The executor has gone: its label is free. What is still to be read of it is counted there all the same."""
+        self._ended.add(number)
         self._workers.pop(number, None)
-        totals = self._by_number.pop(number, None)
+        totals = self._by_number.get(number)
         if totals is not None:
-            totals.workers = totals.waiting = totals.active = totals.max_workers = 0
+            totals.workers = totals.max_workers = 0
             self._slots.free(totals.label)
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one stretch of any ring of the process."""
         for number, label, max_workers in decoded.executors:
             executor = self._executor(number, label)
-            executor.max_workers = max_workers
-            executor.workers = self._workers.pop(number, executor.workers)
+            if number not in self._ended:
+                executor.max_workers = max_workers
+                executor.workers = self._workers.pop(number, executor.workers)
         for number, started in decoded.workers:
             if started < 0:
                 self._gone(number)
@@ -100,15 +112,24 @@ class ExecutorStatistics:
 
     def _executor(self, number: int, label: str) -> ExecutorTotals:
         totals = self._by_number.get(number)
-        if totals is not None and label and not totals.label.startswith(label):
-            # It was counted by its number before its name was known.
+        if totals is not None and label and number in self._unnamed:
+            self._unnamed.discard(number)
             self._slots.free(totals.label)
             totals = None
         if totals is None:
+            if not label:  # its definition was lost; it is repeated now and then
+                self._unnamed.add(number)
             slot = self._slots.take(label or f"executor-{number}")
             totals = self.executors.get(slot)
             if totals is None:
                 totals = self.executors[slot] = ExecutorTotals(slot)
+            if number in self._ended:  # by the process ring, before the loop's ring said that it was there
+                self._slots.free(slot)
+            while len(self._by_number) >= _MAX_EXECUTORS:
+                oldest = next(iter(self._by_number))
+                del self._by_number[oldest]
+                self._ended.discard(oldest)
+                self._unnamed.discard(oldest)
             self._by_number[number] = totals
         return totals
 
