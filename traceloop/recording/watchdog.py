@@ -37,6 +37,7 @@ from ..settings import Settings
 from . import layout, stacks
 from .culprit import culprit_of
 from .fault_dump import FaultDump
+from .sampling import sampler_of
 from .stall_notices import StallNotices
 from .thread_clocks import COUNTS_SWITCHES, Sample, ThreadClocks, schedstat, switches
 
@@ -124,6 +125,7 @@ class Watchdog:
     ) -> None:
         """``patterns``: thresholds by callback pattern; ``threshold_for(label, default)`` resolves them."""
         self._process = process
+        self._sampler = sampler_of(process)
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, _Watched] = {}
@@ -258,6 +260,7 @@ class Watchdog:
         for watched in watched_loops:
             due = min(due, self._look(watched, now))
         self._notices.flush()
+        self._sampler.turn(now)
         self._due = due
         self._switches = switches()
         self._process_cpu = time.process_time()
