@@ -118,7 +118,7 @@ class Offloads:
             source = executor.submit(offload.run, function, *args)
         else:
             source = executor.submit(function, *args)
-        self._note_submit(loop, recorder, entry, now, number, site)
+        self.note_submit(loop, recorder, entry, now, number, site)
         self._note_workers(loop, recorder, entry, executor)
         if not isinstance(source, concurrent.futures.Future):
             # asyncio futures are let through by wrap_future, other things refused: it shall say so itself.
@@ -135,9 +135,10 @@ class Offloads:
         source.add_done_callback(offload.source_done)
         return future
 
-    def _note_submit(
+    def note_submit(
         self, loop: Any, recorder: Any, entry: ExecutorEntry, now: float, number: int, site: float
     ) -> None:
+        """Notes that an offload was handed over at ``now`` (s); in any thread."""
         if threading.get_ident() == loop._thread_id:
             if now - entry.defined_at > _REPEAT_SECONDS:
                 entry.defined_at = now
@@ -214,6 +215,10 @@ class Offloads:
         # In whichever thread the last reference went, perhaps within a collection: only dict and list operations.
         if self._executors.get(key) is entry:
             del self._executors[key]
+        self.entry_gone(entry)
+
+    def entry_gone(self, entry: ExecutorEntry) -> None:
+        """The executor of ``entry`` is no more: its label is free. Any thread, a collection as well."""
         self._labels.discard(entry.label)
         self.outbox.pending.extend((entry.number, layout.R_WORKERS, -1.0))
 
@@ -377,11 +382,16 @@ class Offload:
 
     def deliver(self, source: concurrent.futures.Future[Any]) -> None:
         """Gives the loop's future the state of the concurrent one, in the loop's thread."""
-        self._recorder.records += (monotonic(), layout.R_DELIVER, self.number)
+        self.note_deliver()
         future = self.future
         self.future = self.source = None
         if future is not None and not future.cancelled():
             _copy_state(source, future)
+
+
+    def note_deliver(self) -> None:
+        """The result reached the loop, in whose thread this is."""
+        self._recorder.records += (monotonic(), layout.R_DELIVER, self.number)
 
 
 def _turned_running(reference: Any, offload: Offload) -> Any:

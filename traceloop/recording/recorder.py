@@ -15,7 +15,7 @@ import weakref
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import Any
 
-from . import layout
+from . import anyio_threads, layout
 from .naming import code_of, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
@@ -95,6 +95,7 @@ class Recorder:
         self.words = self.ring.words
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
+        anyio_threads.arrange()
         self.sampler = sampler_of(process)
         self._samples: LoopSamples | None = None
         self.tasks_created = 0
