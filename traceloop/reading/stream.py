@@ -388,9 +388,10 @@ class LoopStream:
         if len(due) != timers:  # their records are lost: when they were due is unknown, not that they were timers
             due = [when] * min(int(timers), _MAX_QUEUE)
         queue.extend((moment, 0, TIMER, 0.0) for moment in due)
+        length = base + moved + len(due)
         self._timers.clear()
         self._moved = 0
-        return base + moved + len(due)
+        return length
 
     def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
         if ident == layout.R_TASK:
