@@ -9,6 +9,16 @@ if TYPE_CHECKING:
     from .statistics import Statistics
 
 
+def new_statistics(**choices: Any) -> Statistics:
+    """Statistics with every part that there is; ``choices`` as ``Statistics`` takes them."""
+    from . import stall_statistics
+    from .statistics import Statistics
+
+    statistics = Statistics(**choices)
+    stall_statistics.add_to(statistics)
+    return statistics
+
+
 def read_run(path: str | os.PathLike[str], statistics: Statistics | None = None) -> Statistics:
     """The statistics of a whole record: a run directory, live, ended or crashed.
 
@@ -16,7 +26,7 @@ def read_run(path: str | os.PathLike[str], statistics: Statistics | None = None)
     """
     from .follower import RunFollower
 
-    follower = RunFollower(path, statistics)
+    follower = RunFollower(path, statistics if statistics is not None else new_statistics())
     if not follower.directory.processes():
         raise FileNotFoundError(f"{os.fspath(path)}: no record of a run there")
     follower.turn(last=True)
@@ -30,12 +40,11 @@ def read_loop(loop: Any, statistics: Statistics | None = None) -> Statistics:
     directory is read as well, beside its collector.
     """
     from .follower import PrivateFollower
-    from .statistics import Statistics
 
     recorder = getattr(loop, "_recorder", None)
     if recorder is None:
         raise ValueError("this loop does not record")
-    statistics = statistics if statistics is not None else Statistics()
+    statistics = statistics if statistics is not None else new_statistics()
     with statistics.lock:
         follower = PrivateFollower(statistics, recorder.process)
         while follower.read():

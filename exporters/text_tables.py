@@ -1,0 +1,140 @@
+"""Tables, bars and human units for text on a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_BLOCKS: Final = " ▏▎▍▌▋▊▉█"
+_SECONDS: Final = ((1e-6, 1e9, "ns"), (1e-3, 1e6, "µs"), (1.0, 1e3, "ms"))
+
+
+def seconds(value: float) -> str:
+    """A duration with three digits or so: ``850 ns``, ``12.3 µs``, ``104 ms``, ``2.31 s``, ``3 min 20 s``."""
+    if value <= 0.0:
+        return "0 s"
+    for below, factor, unit in _SECONDS:
+        if value < below * 0.9995:
+            return f"{_three(value * factor)} {unit}"
+    if value < 99.95:
+        return f"{_three(value)} s"
+    minutes, rest = divmod(round(value), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _three(value: float) -> str:
+    if value < 9.995:
+        return f"{value:.2f}"
+    return f"{value:.1f}" if value < 99.95 else f"{value:.0f}"
+
+
+def count(value: float) -> str:
+    """A number of things: ``1,203,322``."""
+    return f"{round(value):,}"
+
+
+def counted(value: float, one: str, many: str | None = None) -> str:
+    """``1 loop``, ``3 loops``."""
+    return f"{count(value)} {one if round(value) == 1 else many or one + 's'}"
+
+
+def size(value: float) -> str:
+    """Bytes: ``512 B``, ``61.2 MiB``."""
+    if value < 1024:
+        return f"{round(value)} B"
+    units = ["GiB", "MiB", "KiB"]
+    value /= 1024
+    while value >= 1000 and len(units) > 1:
+        value /= 1024
+        units.pop()
+    return f"{_three(value)} {units[-1]}"
+
+
+def percent(share: float) -> str:
+    """A share of 1: ``25.7%``; what rounds to nothing without being nothing is ``<0.1%``."""
+    if 0.0 < share < 0.0005:
+        return "<0.1%"
+    return f"{share * 100:.1f}%"
+
+
+def bar(share: float, width: int) -> str:
+    """A share of 1 as a bar of ``width`` characters."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    full, rest = divmod(eighths, 8)
+    return ("█" * full + (_BLOCKS[rest] if rest else "")).ljust(width, "░")
+
+
+def clean(text: str) -> str:
+    """A name as it may stand on a terminal: without control characters and lone surrogates."""
+    return _CONTROL.sub("?", text).encode("utf-8", "replace").decode()
+
+
+def shorten(text: str, width: int) -> str:
+    """A name cut in its middle where it is too long: its module's beginning and its own end tell most."""
+    if len(text) <= width:
+        return text
+    if width < 5:
+        return text[:width]
+    tail = (width - 1) * 2 // 3
+    return text[: width - 1 - tail] + "…" + text[-tail:]
+
+
+def visible(text: str) -> int:
+    """The characters of a text that carries colours."""
+    return len(_ESCAPES.sub("", text))
+
+
+class Style:
+    """Colours, or none; and the width to keep to."""
+
+    def __init__(self, color: bool, width: int) -> None:
+        self.color = color
+        self.width = max(60, width)
+
+    def _paint(self, code: str, text: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.color and text else text
+
+    def bold(self, text: str) -> str:
+        """What stands out."""
+        return self._paint("1", text)
+
+    def dim(self, text: str) -> str:
+        """What may be passed over."""
+        return self._paint("2", text)
+
+    def warn(self, text: str) -> str:
+        """What wants to be looked at."""
+        return self._paint("33", text)
+
+    def bad(self, text: str) -> str:
+        """What is wrong."""
+        return self._paint("31;1", text)
+
+    def good(self, text: str) -> str:
+        """What is as it should be."""
+        return self._paint("32", text)
+
+
+def table(
+    style: Style, header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1, indent: int = 4
+) -> list[str]:
+    """Lines of a table: the first ``names`` columns to the left and shortened to fit, numbers to the right."""
+    if not rows:
+        return []
+    numbers = [max(visible(row[column]) for row in (header, *rows)) for column in range(names, len(header))]
+    room = style.width - indent - sum(numbers) - 2 * (len(header) - 1)
+    widest = [max(visible(row[column]) for row in (header, *rows)) for column in range(names)]
+    while sum(widest) > room and max(widest) > 12:
+        widest[widest.index(max(widest))] -= 1
+    lines = []
+    for position, row in enumerate((header, *rows)):
+        cells = [shorten(clean(text), width).ljust(width) for text, width in zip(row, widest, strict=False)]
+        for text, width in zip(row[names:], numbers, strict=True):
+            cells.append(" " * (width - visible(text)) + text)
+        line = " " * indent + "  ".join(cells).rstrip()
+        lines.append(style.dim(line) if position == 0 else line)
+    return lines
