@@ -114,7 +114,7 @@ def timeseries(
     unit: str,
     *,
     w: int = 12,
-    h: int = 8,
+    h: int = 9,
     steps: JSON | None = None,
     stack: bool = False,
     bars: bool = False,
@@ -127,7 +127,8 @@ def timeseries(
     custom: JSON = {
         "drawStyle": "bars" if bars else "line",
         "lineWidth": 1 if bars else 2,
-        "fillOpacity": 80 if bars else 40 if stack else 10,
+        # Areas that lie on each other on a logarithmic axis say nothing.
+        "fillOpacity": 80 if bars else 40 if stack else 0 if log else 10,
         "gradientMode": "none",
         "showPoints": "never",
         "spanNulls": False,

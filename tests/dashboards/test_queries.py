@@ -64,5 +64,5 @@ def test_every_metric_of_the_catalogue_is_shown_somewhere():
 def test_the_exporters_catalogue_agrees_with_the_documentation():
     from traceloop.exporters import catalogue as exported
 
-    names = {metric.name for metric in exported.METRICS}
+    names = {metric.name for metric in exported.CATALOGUE}
     assert names == set(catalogue())
