@@ -23,17 +23,23 @@ _MAX_EXECUTORS: Final = 1000
 
 
 class FunctionTotals:
-    """Offloads of one function to one executor: runs, and seconds from start to end."""
+    """Offloads of one function to one executor: runs, and seconds from start to end.
 
-    __slots__ = ("runs", "seconds")
+    waited, longest_wait: seconds from submit to start.
+    """
+
+    __slots__ = ("longest_wait", "runs", "seconds", "waited")
 
     def __init__(self) -> None:
         self.runs = 0
-        self.seconds = 0.0
+        self.seconds = self.waited = self.longest_wait = 0.0
 
 
 class ExecutorTotals:
-    """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended."""
+    """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended.
+
+    saturated: seconds in which some waited because every worker was taken.
+    """
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -41,19 +47,29 @@ class ExecutorTotals:
         self.workers = 0
         self.waiting = 0
         self.active = 0
+        self.saturated = 0.0
+        self._saturated_since = -1.0
         self.queue_durations = Histogram()
         self.run_durations = Histogram()
         self.return_delays = Histogram()
         self.functions: dict[str, FunctionTotals] = {}
 
+    def note(self, now: float) -> None:
+        """Numbers have changed at ``now``. Two rings tell of them: the order is not exact, and neither is the time."""
+        full = self.waiting > 0 and self.active >= self.max_workers > 0
+        if self._saturated_since >= 0.0:
+            self.saturated += max(0.0, now - self._saturated_since)
+        self._saturated_since = now if full else -1.0
+
 
 class _Offload:
-    __slots__ = ("deliver", "executor", "finish", "ident", "start", "submit")
+    __slots__ = ("delivered", "executor", "finish", "ident", "outcome", "start", "submit")
 
     def __init__(self) -> None:
         self.executor: ExecutorTotals | None = None
         self.ident = 0.0
-        self.submit = self.start = self.finish = self.deliver = -1.0
+        self.submit = self.start = self.finish = self.delivered = -1.0
+        self.outcome = 0
 
 
 class ExecutorStatistics:
@@ -64,74 +80,84 @@ class ExecutorStatistics:
         self.labels = labels
         self.executors: dict[str, ExecutorTotals] = {}
         self._slots = LabelSlots()
-        self._by_number: dict[int, ExecutorTotals] = {}
+        # The process's own labels are unique among its living executors; slots only bound their number.
+        self._slot_of: dict[str, ExecutorTotals] = {}
+        self._by_number: dict[int, tuple[str, ExecutorTotals]] = {}
+        self._gone_early: set[int] = set()
         self._open: dict[int, _Offload] = {}
-        self._workers: dict[int, int] = {}
-        self._ended: set[int] = set()
-        self._unnamed: set[int] = set()
 
     def new_process(self, sites: SiteNames) -> None:
         """Another process takes the slot: what was under way is over, what was counted stays."""
         self.sites = sites
+        self._open.clear()
         for number in list(self._by_number):
             self._gone(number)
-        for totals in self._by_number.values():
-            totals.waiting = totals.active = 0
-        self._by_number.clear()
-        self._open.clear()
-        self._workers.clear()
-        self._ended.clear()
-        self._unnamed.clear()
+        self._gone_early.clear()
+        for totals in self.executors.values():
+            totals.waiting = totals.active = totals.workers = totals.max_workers = 0
 
     def _gone(self, number: int) -> None:
-        """The executor has gone: its label is free. What is still to be read of it is counted there all the same."""
-        self._ended.add(number)
-        self._workers.pop(number, None)
-        totals = self._by_number.get(number)
-        if totals is not None:
+        known = self._by_number.pop(number, None)
+        if known is None:
+            # The loop's ring, which has its name, was not read so far yet.
+            if len(self._gone_early) < 10_000:
+                self._gone_early.add(number)
+            return
+        label, totals = known
+        if all(other is not totals for _, other in self._by_number.values()):
             totals.workers = totals.max_workers = 0
             self._slots.free(totals.label)
+            self._slot_of.pop(label, None)
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one stretch of any ring of the process."""
         for number, label, max_workers in decoded.executors:
-            executor = self._executor(number, label)
-            if number not in self._ended:
-                executor.max_workers = max_workers
-                executor.workers = self._workers.pop(number, executor.workers)
+            self._executor(number, label).max_workers = max_workers
+        for step in decoded.offloads:
+            self._step(step)
         for number, started in decoded.workers:
             if started < 0:
                 self._gone(number)
             elif number in self._by_number:
-                self._by_number[number].workers = started
-            elif len(self._workers) < _MAX_OPEN:
-                # By the process ring, before the loop's ring has said what executor this is.
-                self._workers[number] = started
-        for step in decoded.offloads:
-            self._step(step)
+                self._by_number[number][1].workers = started
+            else:
+                self._executor(number, "").workers = started
+        if self._gone_early:
+            for number in [number for number in self._gone_early if number in self._by_number]:
+                self._gone_early.discard(number)
+                self._gone(number)
 
     def _executor(self, number: int, label: str) -> ExecutorTotals:
-        totals = self._by_number.get(number)
-        if totals is not None and label and number in self._unnamed:
-            self._unnamed.discard(number)
-            self._slots.free(totals.label)
-            totals = None
+        known = self._by_number.get(number)
+        if known is not None and (not label or known[0] == label):
+            return known[1]
+        totals = self._slot_of.get(label) if label else None
         if totals is None:
-            if not label:  # its definition was lost; it is repeated now and then
-                self._unnamed.add(number)
+            # Without a label: counted by its number until its name is told again.
             slot = self._slots.take(label or f"executor-{number}")
             totals = self.executors.get(slot)
             if totals is None:
                 totals = self.executors[slot] = ExecutorTotals(slot)
-            if number in self._ended:  # by the process ring, before the loop's ring said that it was there
-                self._slots.free(slot)
-            while len(self._by_number) >= _MAX_EXECUTORS:
-                oldest = next(iter(self._by_number))
-                del self._by_number[oldest]
-                self._ended.discard(oldest)
-                self._unnamed.discard(oldest)
-            self._by_number[number] = totals
+            if label:
+                self._slot_of[label] = totals
+        if known is not None:
+            self._move(known[1], totals)
+        self._by_number[number] = (label, totals)
         return totals
+
+    def _move(self, old: ExecutorTotals, new: ExecutorTotals) -> None:
+        """The executor that was known by its number has a name now: what is under way counts there."""
+        new.workers, old.workers = old.workers, 0
+        for offload in self._open.values():
+            if offload.executor is old:
+                offload.executor = new
+                if offload.start < 0.0:
+                    old.waiting -= 1
+                    new.waiting += 1
+                elif offload.finish < 0.0:
+                    old.active -= 1
+                    new.active += 1
+        self._slots.free(old.label)
 
     def _step(self, step: OffloadStep) -> None:
         offload = self._open.get(step.number)
@@ -157,20 +183,29 @@ class ExecutorStatistics:
                 self._started(offload, executor)
         elif step.step == "finish":
             offload.finish = step.when
+            offload.outcome = step.outcome
             if executor is not None:
                 if offload.start < 0.0:
                     executor.waiting -= 1
                 self._finished(offload, executor)
         elif step.step == "deliver":
-            offload.deliver = step.when
-        if offload.deliver >= 0.0 and offload.finish >= 0.0 and executor is not None:
-            if offload.start >= 0.0:
-                executor.return_delays.add(max(0.0, offload.deliver - offload.finish))
-            del self._open[step.number]
+            offload.delivered = step.when
+        if executor is not None:
+            executor.note(step.when)
+            # A call that was given up runs on; and the ring that tells of its end may be read later than the other.
+            if offload.finish >= 0.0 and offload.delivered >= 0.0:
+                if offload.delivered >= offload.finish:
+                    executor.return_delays.add(offload.delivered - offload.finish)
+                del self._open[step.number]
 
     def _started(self, offload: _Offload, executor: ExecutorTotals) -> None:
         executor.active += 1
-        executor.queue_durations.add(max(0.0, offload.start - offload.submit))
+        waited = max(0.0, offload.start - offload.submit)
+        executor.queue_durations.add(waited)
+        function = self._function(offload, executor)
+        function.waited += waited
+        if waited > function.longest_wait:
+            function.longest_wait = waited
 
     def _finished(self, offload: _Offload, executor: ExecutorTotals) -> None:
         if offload.start < 0.0:
@@ -178,15 +213,30 @@ class ExecutorStatistics:
         executor.active -= 1
         duration = max(0.0, offload.finish - offload.start)
         executor.run_durations.add(duration)
+        function = self._function(offload, executor)
+        function.runs += 1
+        function.seconds += duration
+
+    def _function(self, offload: _Offload, executor: ExecutorTotals) -> FunctionTotals:
         site = self.sites.site(int(offload.ident) % SITES)
         label = self.labels.admit(site.label if site is not None else "unknown")
         totals = executor.functions.get(label)
         if totals is None:
             totals = executor.functions[label] = FunctionTotals()
-        totals.runs += 1
-        totals.seconds += duration
+        return totals
+
+    def running(self, now: float) -> list[tuple[str, str, float]]:
+        """What workers run at ``now`` (monotonic s): executor, function, for how long (s); the longest first."""
+        out: list[tuple[str, str, float]] = []
+        for offload in self._open.values():
+            if offload.executor is not None and offload.start >= 0.0 and offload.finish < 0.0:
+                site = self.sites.site(int(offload.ident) % SITES)
+                label = site.label if site is not None else "unknown"
+                out.append((offload.executor.label, label, max(0.0, now - offload.start)))
+        return sorted(out, key=lambda item: -item[2])
 
     def _forget(self, number: int) -> None:
+        # Its end never came: records were lost.
         offload = self._open.pop(number)
         executor = offload.executor
         if executor is not None and offload.finish < 0.0:

@@ -12,6 +12,7 @@ from .callbacks import CallbackStatistics
 from .decoded import Decoded
 from .histograms import COUNTS, Histogram
 from .samples import Part, Sample
+from .tasks import TaskStatistics
 
 if TYPE_CHECKING:
     from .process_statistics import ProcessStatistics
@@ -56,7 +57,8 @@ class LoopStatistics:
         self._shown = (0.0, 0.0)
         #: The last known value of W_RUNNING of a loop whose process ended in the middle of it; 0 otherwise.
         self.running_at_end = 0.0
-        self.parts: list[Part] = [self.callbacks]
+        self.tasks = TaskStatistics(self)
+        self.parts: list[Part] = [self.callbacks, self.tasks]
 
     # -- who has the label
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from .decoded import Decoded
 from .executors import ExecutorStatistics
+from .growth import GrowthStatistics
 from .histograms import Histogram
 from .labels import BoundedLabels, LabelSlots
 from .loop_statistics import LoopStatistics
@@ -84,7 +85,8 @@ class ProcessStatistics:
         self.executors = ExecutorStatistics(self.sites, self.labels)
         self.collections = CollectionStatistics()
         self.memory = MemoryStatistics()
-        self.parts: list[Part] = [self.executors, self.collections, self.memory]
+        self.growth = GrowthStatistics(self)
+        self.parts: list[Part] = [self.executors, self.collections, self.memory, self.growth]
         self.pid = 0
         self.description: dict[str, Any] = {}
         self.attached = False

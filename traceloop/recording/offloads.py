@@ -123,7 +123,9 @@ class Offloads:
         if not isinstance(source, concurrent.futures.Future):
             # asyncio futures are let through by wrap_future, other things refused: it shall say so itself.
             offload.finished = True
-            self.note((now, layout.R_START, number, monotonic(), layout.R_FINISH, number + _RESULT))
+            end = monotonic()
+            self.note((now, layout.R_START, number, end, layout.R_FINISH, number + _RESULT))
+            self.note((end, layout.R_DELIVER, number))
             future: asyncio.Future[Any] = _futures.wrap_future(source, loop=loop)
             return future
         if type(executor).submit is not _thread_submit:

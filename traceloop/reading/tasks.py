@@ -1,0 +1,193 @@
+"""Tasks of one loop by coroutine: how many, how long they run, wait and stand still, who makes them, which are oldest.
+
+Counts of all tasks are the loop's (``LoopStatistics``, from its words): an eager task that ends inside ``create_task``
+has no step, and so appears there only. Here are the tasks that ran through the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..recording.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITES
+from .decoded import Decoded
+from .samples import Sample
+
+if TYPE_CHECKING:
+    from .loop_statistics import LoopStatistics
+
+# Tasks that live at the same time and are remembered; coroutines; creators of one coroutine's tasks.
+_MAX_ALIVE: Final = 200_000
+_MAX_COROUTINES: Final = 4096
+_MAX_CREATORS: Final = 64
+_OTHER_SITE: Final = 0
+
+
+class CoroutineTotals:
+    """Tasks of one coroutine function; seconds.
+
+    running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
+    creators: tasks by the site of the handle run that made them (0: outside of one, or not known).
+    """
+
+    __slots__ = (
+        "abandoned",
+        "cancelled",
+        "count",
+        "creators",
+        "exceptions",
+        "longest_step",
+        "ready",
+        "results",
+        "running",
+        "steps",
+        "suspended",
+    )
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.steps = 0
+        self.running = self.ready = self.suspended = self.longest_step = 0.0
+        self.results = self.exceptions = self.cancelled = self.abandoned = 0
+        self.creators: dict[int, int] = {}
+
+
+class OldTask(NamedTuple):
+    """A task that is not done. since: when its first step began, monotonic s. creator: label, empty if not known."""
+
+    coroutine: str
+    name: str
+    since: float
+    alive: int
+
+
+class TaskStatistics:
+    """A part of a loop's statistics (``samples.Part``); it has no series of its own, reports and ``top`` ask it."""
+
+    def __init__(self, loop: LoopStatistics) -> None:
+        self._loop = loop
+        self._sites = loop.process.sites
+        self.coroutines: dict[int, CoroutineTotals] = {}
+        # By ident, in order of their first steps: when that was, and when the last step ended.
+        self._since: dict[float, float] = {}
+        self._last_end: dict[float, float] = {}
+        self._names: dict[float, str] = {}
+        self._loop_number = 0
+
+    def _totals(self, site: int) -> CoroutineTotals:
+        totals = self.coroutines.get(site)
+        if totals is None:
+            if len(self.coroutines) >= _MAX_COROUTINES:
+                return self.coroutines.setdefault(_OTHER_SITE, CoroutineTotals())
+            totals = self.coroutines[site] = CoroutineTotals()
+        return totals
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in one stretch of the loop's record."""
+        if self._sites is not self._loop.process.sites:  # another process has the slot: its sites have other numbers
+            self._sites = self._loop.process.sites
+            self.coroutines = {}
+            self._since, self._last_end, self._names = {}, {}, {}
+        if decoded.loop is not None and decoded.loop.number != self._loop_number:
+            self._loop_number = decoded.loop.number
+            self._since, self._last_end, self._names = {}, {}, {}
+        for task in decoded.tasks:
+            totals = self._totals(int(task.ident) % SITES)
+            totals.count += 1
+            creator = int(task.creator_ident) % SITES
+            if creator in totals.creators or len(totals.creators) < _MAX_CREATORS:
+                totals.creators[creator] = totals.creators.get(creator, 0) + 1
+            if len(self._since) >= _MAX_ALIVE:
+                self._forget(next(iter(self._since)))
+            self._since[task.ident] = task.start
+            self._names[task.ident] = task.name
+        self._feed_steps(decoded)
+        for ident, outcome, _, _ in decoded.finished:
+            totals = self._totals(int(ident) % SITES)
+            if outcome == OUTCOME_RESULT:
+                totals.results += 1
+            elif outcome == OUTCOME_EXCEPTION:
+                totals.exceptions += 1
+            elif outcome == OUTCOME_CANCELLED:
+                totals.cancelled += 1
+            self._forget(ident)
+        for ident in decoded.abandoned:
+            if ident >= SITES:
+                self._totals(int(ident) % SITES).abandoned += 1
+                self._forget(ident)
+
+    def _feed_steps(self, decoded: Decoded) -> None:
+        last_end = self._last_end
+        for _, start, end, ident, _, delay, _, _, _, _ in decoded.runs:
+            if ident < SITES:
+                continue
+            totals = self._totals(int(ident) % SITES)
+            took = end - start
+            totals.steps += 1
+            totals.running += took
+            if took > totals.longest_step:
+                totals.longest_step = took
+            if delay > 0.0:
+                totals.ready += delay
+                start -= delay
+            before = last_end.get(ident)
+            if before is not None and start > before:
+                totals.suspended += start - before
+            last_end[ident] = end
+        if len(last_end) > 2 * _MAX_ALIVE:  # the first steps of these were lost, so they are not in ``_since``
+            last_end.clear()
+
+    def _forget(self, ident: float) -> None:
+        self._since.pop(ident, None)
+        self._last_end.pop(ident, None)
+        self._names.pop(ident, None)
+
+    # -- as it stands
+
+    def label(self, site: int) -> str:
+        """The name of a coroutine function."""
+        found = self._sites.site(site)
+        return found.label if found is not None else "unknown"
+
+    @property
+    def alive(self) -> int:
+        """Tasks that had their first step and are not done."""
+        return len(self._since)
+
+    def alive_by_coroutine(self) -> dict[int, int]:
+        """How many of them, by site."""
+        counts: dict[int, int] = {}
+        for ident in self._since:
+            site = int(ident) % SITES
+            counts[site] = counts.get(site, 0) + 1
+        return counts
+
+    def oldest(self, limit: int = 5) -> list[OldTask]:
+        """The oldest task of each coroutine that has tasks alive, oldest first."""
+        if not self._loop.is_open:
+            return []
+        counts = self.alive_by_coroutine()
+        seen: set[int] = set()
+        out: list[OldTask] = []
+        for ident, since in self._since.items():
+            site = int(ident) % SITES
+            if site not in seen:
+                seen.add(site)
+                out.append(OldTask(self.label(site), self._names.get(ident, ""), since, counts[site]))
+                if len(out) >= limit:
+                    break
+        return out
+
+    def most_time(self, limit: int = 10) -> list[tuple[str, CoroutineTotals]]:
+        """Coroutines by time in steps, most first."""
+        ranked = sorted(self.coroutines.items(), key=lambda item: -item[1].running)
+        return [(self.label(site), totals) for site, totals in ranked[:limit]]
+
+    def creators_of(self, totals: CoroutineTotals, limit: int = 3) -> list[tuple[str, int]]:
+        """Who made most of these tasks: label of the handle run, and how many; those not known are left out."""
+        ranked = sorted(totals.creators.items(), key=lambda item: -item[1])
+        return [(self.label(site), count) for site, count in ranked if site][:limit]
+
+    def metrics(self) -> Iterator[Sample]:
+        """None: coroutines appear in the series by callback."""
+        return iter(())
