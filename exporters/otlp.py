@@ -40,6 +40,8 @@ QUEUE_FULL: Final = "queue_full"
 REJECTED: Final = "rejected"
 UNAVAILABLE: Final = "unavailable"
 SHUTDOWN: Final = "shutdown"
+#: Called with the spans of a batch; what it returns is called when they have arrived.
+SentHook = Callable[[Sequence[Span]], Callable[[], None]]
 REASONS: Final = (QUEUE_FULL, REJECTED, UNAVAILABLE, SHUTDOWN)
 
 
@@ -185,7 +187,7 @@ class OtlpSender:
         process: object,
         resource: Mapping[str, Any],
         spans: Sequence[Span],
-        on_sent: Callable[[], None] | None = None,
+        on_sent: SentHook | None = None,
     ) -> None:
         """Packs and queues the spans of one process; never waits. ``process``: a key for its resource."""
         packed_resource = self._resources.get(process)
@@ -199,7 +201,7 @@ class OtlpSender:
                 self.exported.count_dropped(QUEUE_FULL, len(part))
                 continue
             pieces, _ = encode_spans(part)
-            packed = Packed(packed_resource, b"".join(pieces), len(part), on_sent)
+            packed = Packed(packed_resource, b"".join(pieces), len(part), on_sent(part) if on_sent else None)
             with self._condition:
                 self._queue.append(packed)
                 self._queued_bytes += len(packed.data)

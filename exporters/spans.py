@@ -90,13 +90,13 @@ class ProcessNames(NamedTuple):
 
     site: the place in the code for a number. threshold_for: seconds from which a callback is slow, by its label, given
     the loop's own threshold. lowest: the lowest threshold that any callback may have, given the loop's own.
-    details: what is known of the slow run that started at a moment (monotonic s), and whether that is all.
+    details: what is known of the slow run from start to end (monotonic s), and whether that is all.
     """
 
     site: Callable[[int], Site]
     threshold_for: Callable[[str, float], float] = lambda label, threshold: threshold
     lowest: Callable[[float], float] = lambda threshold: threshold
-    details: Callable[[float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
+    details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
 
 
 class _Context(NamedTuple):
@@ -424,7 +424,7 @@ class SpanBuilder:
                     elif run[5] >= 0.0 and run[1] - run[5] < end:
                         slow.blocked += 1
             details = self.names.details
-            attributes, events, complete = details(slow.run[1]) if details is not None else ({}, (), True)
+            attributes, events, complete = details(slow.run[1], end) if details is not None else ({}, (), True)
             if not (final or (complete and not slow.waiting) or now - end > _SLOW_WAIT_SECONDS):
                 kept.append(slow)
                 continue

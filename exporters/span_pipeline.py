@@ -1,0 +1,261 @@
+"""From what was read of a run to the exporters: spans of every process, to every exporter that was asked for.
+
+Which exporters: those of OTEL_TRACES_EXPORTER; ``otlp`` where an OTLP endpoint was named; else none, since nobody is
+dialled unasked. Called by the reader's thread alone; the exporters send in threads of their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final, Protocol
+
+from traceloop.reading import stall_statistics
+from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
+from traceloop.reading.samples import Sample
+from traceloop.reading.statistics import Statistics
+from traceloop.recording import layout
+from traceloop.recording.naming import Site
+from traceloop.settings import Settings
+
+from .exemplars import Exemplars
+from .growth_spans import growth_span
+from .offload_spans import OffloadSpans
+from .otlp import Exported, OtlpSender, OtlpSettings, SentHook
+from .span_ids import Sampling
+from .span_resource import resource_attributes
+from .spans import ProcessNames, Span, SpanBuilder, SpanEvent
+
+_UNKNOWN: Final = Site("", "unknown", "", 0)
+_MAX_PROCESSES: Final = 10_000
+
+
+class SpanSink(Protocol):
+    """Where spans go. ``put`` never waits; the others wait no longer than they are told.
+
+    ``on_sent``: called with the spans of one batch; what it returns is called when they have arrived.
+    """
+
+    exported: Exported
+
+    def put(
+        self,
+        process: object,
+        resource: Mapping[str, Any],
+        spans: Sequence[Span],
+        on_sent: SentHook | None = None,
+    ) -> None: ...
+
+    def forget(self, process: object) -> None: ...
+
+    def flush(self, timeout: float) -> bool: ...
+
+    def shutdown(self, timeout: float) -> None: ...
+
+
+def wanted_exporters(settings: Settings, environ: Mapping[str, str]) -> list[str]:
+    """Names of the exporters that were asked for, in OpenTelemetry's words."""
+    if settings.spans == "off" or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        return []
+    names = [name.strip().lower() for name in environ.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
+    if "none" in names:
+        return []
+    if not names:
+        variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        named = settings.otlp_endpoint or any(environ.get(name, "").strip() for name in variables)
+        names = ["otlp"] if named else []
+    elif settings.otlp_endpoint and not any(name.startswith("otlp") for name in names):
+        names.append("otlp")
+    return list(dict.fromkeys(names))
+
+
+def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> Sampling:
+    """``--spans``; where that is left at ``all``, OTEL_TRACES_SAMPLER."""
+    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower().removeprefix("parentbased_")
+    if settings.spans != "all" or not sampler or sampler == "always_on":
+        return Sampling(settings.spans)
+    if sampler == "always_off":
+        return Sampling("off")
+    if sampler == "traceidratio":
+        text = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or "1.0"
+        try:
+            ratio = float(text)
+        except ValueError:
+            ratio = -1.0
+        if 0 <= ratio <= 1:
+            return Sampling(ratio)
+        notice(f"OTEL_TRACES_SAMPLER_ARG: expected a ratio from 0 to 1, got {text!r}; keeping all spans")
+    else:
+        notice(f"OTEL_TRACES_SAMPLER={sampler} is not known here; keeping all spans")
+    return Sampling("all")
+
+
+def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> list[SpanSink]:
+    """The exporters that were asked for. One that cannot be made is told by ``notice`` and left out."""
+    sinks: list[SpanSink] = []
+    for name in wanted_exporters(settings, environ):
+        try:
+            protocol = (
+                environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "").strip()
+                or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip()
+                or "http/protobuf"
+            )
+            if name == "otlp_proto_http" or (name == "otlp" and protocol == "http/protobuf"):
+                sinks.append(OtlpSender(OtlpSettings.from_environ(environ, settings.otlp_endpoint, notice), notice))
+                continue
+            from .sdk import SdkSink
+
+            sinks.append(SdkSink(name, protocol, settings, environ, notice))
+        except Exception as error:
+            hint = " (pip install 'traceloop-eventloop[otlp]')" if isinstance(error, ImportError) else ""
+            notice(f"no spans to {name}: {error}{hint}")
+    return sinks
+
+
+class _Process:
+    """The spans of one process."""
+
+    def __init__(self, pipeline: SpanPipeline, follower: ProcessFollower) -> None:
+        self.pipeline = pipeline
+        self.follower = follower
+        self.rings: dict[RingFollower, SpanBuilder] = {}
+        self.offloads: OffloadSpans | None = None
+        self._resource: dict[str, Any] | None = None
+
+    @property
+    def resource(self) -> dict[str, Any]:
+        if self._resource is None:
+            description = dict(self.follower.statistics.description)
+            description.setdefault("pid", self.follower.statistics.pid)
+            self._resource = resource_attributes(self.pipeline.environ, description)
+        return self._resource
+
+    def _site(self, number: int) -> Site:
+        return self.follower.statistics.sites.site(number) or _UNKNOWN
+
+    def _details(self, ring: RingFollower) -> Callable[[float, float], tuple[Any, tuple[SpanEvent, ...], bool]]:
+        offset = ring.reader.clock_offset_ns
+
+        def details(start: float, end: float) -> tuple[Any, tuple[SpanEvent, ...], bool]:
+            index = stall_statistics.stalls_of(self.follower.statistics).index
+            attributes, stacks, complete = index.span_details(ring.number, start, end)
+            events = tuple(SpanEvent("asyncio.stack", int(at * 1e9) + offset, each) for at, each in stacks)
+            return attributes, events, complete
+
+        return details
+
+    def builder_of(self, ring: RingFollower) -> SpanBuilder:
+        builder = self.rings.get(ring)
+        if builder is None:
+            statistics = self.follower.statistics.statistics
+            names = ProcessNames(self._site, statistics.threshold_for, statistics.lowest_threshold, self._details(ring))
+            builder = self.rings[ring] = SpanBuilder(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
+        return builder
+
+    def offloads_of(self, ring: RingFollower) -> OffloadSpans:
+        if self.offloads is None:
+            names = ProcessNames(self._site)
+            self.offloads = OffloadSpans(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
+        return self.offloads
+
+
+class SpanPipeline:
+    """Turns stretches of the record into spans and hands them out."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> None:
+        self.environ = environ
+        self.sampling = sampling_of(settings, environ, notice)
+        self.sinks = [] if self.sampling.off else make_sinks(settings, environ, notice)
+        self._processes: dict[ProcessFollower, _Process] = {}
+
+    @property
+    def active(self) -> bool:
+        """Whether spans go anywhere."""
+        return bool(self.sinks)
+
+    def take(self, stretches: Sequence[Stretch], now: float) -> None:
+        """Makes and queues the spans of what was read; ``now``: monotonic s. Also to be called when nothing was."""
+        if not self.sinks:
+            return
+        made: dict[_Process, list[Span]] = {}
+        for stretch in stretches:
+            process = self._process(stretch.ring.process)
+            decoded = stretch.decoded
+            builder = None
+            if stretch.ring.is_loop:
+                builder = process.builder_of(stretch.ring)
+                words = stretch.ring.reader
+                threshold, thread_id = words.word(layout.W_THRESHOLD), words.word(layout.W_THREAD)
+                spans = builder.build(
+                    decoded, threshold if threshold > 0.0 else None, int(thread_id) if thread_id > 0.0 else 0
+                )
+                if spans:
+                    self._put(process, spans, Exemplars.hook(stretch.loop) if stretch.loop is not None else None)
+            if decoded.offloads or decoded.threads or decoded.executors:
+                process.offloads_of(stretch.ring).feed(decoded, builder)
+            for event in decoded.events:
+                span = growth_span(event, stretch.ring.reader.clock_offset_ns)
+                if span is not None:
+                    made.setdefault(process, []).append(span)
+        for process in self._processes.values():
+            late = made.get(process, [])
+            for builder in process.rings.values():
+                late += builder.release(now)
+            if process.offloads is not None:
+                late += process.offloads.take(now)
+            if late:
+                self._put(process, late)
+
+    def _process(self, follower: ProcessFollower) -> _Process:
+        process = self._processes.get(follower)
+        if process is None:
+            process = self._processes[follower] = _Process(self, follower)
+        return process
+
+    def _put(self, process: _Process, spans: list[Span], on_sent: SentHook | None = None) -> None:
+        for sink in self.sinks:
+            sink.put(process, process.resource, spans, on_sent)
+
+    def end_process(self, follower: ProcessFollower) -> None:
+        """The process is over and read: what was held back goes out."""
+        process = self._processes.pop(follower, None)
+        if process is None:
+            return
+        spans = [span for builder in process.rings.values() for span in builder.finish()]
+        if process.offloads is not None:
+            spans += process.offloads.take(0.0, final=True)
+        if spans:
+            self._put(process, spans)
+        for sink in self.sinks:
+            sink.forget(process)
+
+    def flush(self, timeout: float) -> None:
+        """Sends what is queued; waits at most that many seconds in all."""
+        for sink in self.sinks:
+            sink.flush(timeout / len(self.sinks))
+
+    def shutdown(self, timeout: float) -> None:
+        """Sends what can be sent in that many seconds; the exporters are of no use afterwards."""
+        for sink in self.sinks:
+            sink.shutdown(timeout / len(self.sinks))
+
+    def samples(self) -> Iterator[Sample]:
+        """Spans exported and dropped."""
+        if not self.sinks:
+            return
+        yield Sample("traceloop_spans_exported_total", (), max(0, sum(sink.exported.sent for sink in self.sinks)))
+        dropped: dict[str, int] = {}
+        for sink in self.sinks:
+            for reason, count in sink.exported.dropped.items():
+                dropped[reason] = dropped.get(reason, 0) + count
+        for reason, count in dropped.items():
+            yield Sample("traceloop_spans_dropped_total", (("reason", reason),), count)
+
+
+def make_pipeline(
+    settings: Settings, statistics: Statistics, notice: Callable[[str], None], environ: Mapping[str, str] | None = None
+) -> SpanPipeline:
+    """A pipeline whose counters are among the statistics' series."""
+    pipeline = SpanPipeline(settings, os.environ if environ is None else environ, notice)
+    statistics.extra.append(pipeline.samples)
+    return pipeline
