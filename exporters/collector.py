@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .collector_process import CollectorThread
 
 READY_TIMEOUT_SECONDS = 20.0
-_FLAGS = ("detach", "port-required")
+_FLAGS = ("detach", "detached", "port-required")
 _PYTHON_VARIABLES_KEPT = frozenset(
     ("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE",
      "PYTHONUTF8")
@@ -184,21 +184,29 @@ def _handle_of(answer: list[tuple[str, str]]) -> CollectorHandle:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The process's first code: ``--run-dir DIR [--root-pid PID] [--ready-fd FD] [--detach]``. Does not return."""
+    """The process's first code: ``--run-dir DIR [--root-pid PID] [--ready-fd FD] [--detach]``. Does not return.
+
+    ``--listen-fd FD --detached`` is how quick_start.py starts it: already apart, with the metrics port bound.
+    """
     options = _parse(sys.argv[1:] if arguments is None else arguments)
     if "detach" in options:
         if os.fork():
             os._exit(0)
         os.setsid()
     ready = int(options.get("ready-fd", "-1"))
-    _close_all_but(ready)
+    listen_descriptor = int(options.get("listen-fd", "-1"))
+    _close_all_but(ready, listen_descriptor)
     _search_pythonpath_last()
     status = 1
     try:
         from .collector_process import run_process
 
         status = run_process(
-            options["run-dir"], int(options.get("root-pid", "0")), ready, port_required="port-required" in options
+            options["run-dir"],
+            int(options.get("root-pid", "0")),
+            ready,
+            port_required="port-required" in options,
+            listen_descriptor=listen_descriptor,
         )
     finally:
         # No exit handlers, no wait for threads: what had to be written is written.
@@ -206,7 +214,7 @@ def main(arguments: list[str] | None = None) -> None:
             sys.stderr.flush()
         except Exception:
             pass
-        if "detach" in options:
+        if "detach" in options or "detached" in options:
             os._exit(status)
     sys.exit(status)
 
@@ -216,7 +224,7 @@ def _parse(arguments: list[str]) -> dict[str, str]:
     rest = iter(arguments)
     for argument in rest:
         name, equals, value = argument.removeprefix("--").partition("=")
-        if name not in ("run-dir", "root-pid", "ready-fd", *_FLAGS) or not argument.startswith("--"):
+        if name not in ("run-dir", "root-pid", "ready-fd", "listen-fd", *_FLAGS) or not argument.startswith("--"):
             print(f"traceloop: the collector does not know {argument!r}", file=sys.stderr)
             sys.exit(2)
         options[name] = value if equals or name in _FLAGS else next(rest, "")
@@ -226,13 +234,13 @@ def _parse(arguments: list[str]) -> dict[str, str]:
     return options
 
 
-def _close_all_but(ready: int) -> None:
+def _close_all_but(*kept: int) -> None:
     try:
         descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
     except (OSError, ValueError):
         descriptors = list(range(3, 256))
     for descriptor in descriptors:
-        if descriptor > 2 and descriptor != ready:
+        if descriptor > 2 and descriptor not in kept:
             try:
                 os.close(descriptor)
             except OSError:

@@ -1,21 +1,21 @@
 """The collector's life: it follows every traced process of a run until the last has ended and been read.
 
-Its turn, every 20 to 200 ms and whenever a process that is about to end writes a byte to the ``wake`` pipe of the run
-directory:
+Its turn, every 20 to 200 ms, for each scrape, and whenever a process that is about to end writes a byte to the ``wake``
+pipe of the run directory:
 
-1. look for new processes, and for those that are over;
-2. read the rings of all of them into statistics and spans;
-3. for each process that is over and read: write ``drained-PID``; for one gone without a word: say so, keep the record;
-4. when the root is over and nobody else is left: write ``summary.txt`` (and ``report.txt``), for which the root waits
+1. read the rings of all processes into statistics and spans;
+2. for each process that is over and read: write ``drained-PID``; for one gone without a word: say so, keep the record;
+3. when the root is over and nobody else is left: write ``summary.txt`` (and ``report.txt``), for which the root waits
    with its exit, a bounded time;
-5. when the root is gone too: send the last spans, remove the run directory, unless its record is to be kept.
+4. when the root is gone too: send the last spans, remove the run directory, unless its record is to be kept.
 
-The run directory then holds, beside the folders of the processes: ``collector.json`` (pid, start, address),
-``wake``, ``drained-PID``, ``summary.txt``, ``report.txt``, and ``crashed`` where the record was kept for that.
+The run directory then holds, beside the folders of the processes: ``collector.json`` (pid, start, address), ``wake``,
+``drained-PID``, ``summary.txt``, ``report.txt``, and ``crashed`` where the record was kept because of a crash.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import signal
@@ -28,14 +28,22 @@ from traceloop.settings import Settings
 
 from .collector import CollectorError
 from .listening import listen, url_of
-from .traced_processes import TracedProcess, TracedProcesses, stat_of
+from .traced_processes import Root, processes_of_run, stat_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from traceloop.reading.follower import RunFollower, Stretch
+    from traceloop.reading.statistics import Statistics
+
+    from .span_pipeline import SpanPipeline
 
 MIN_POLL_SECONDS = 0.02
 MAX_POLL_SECONDS = 0.2
-#: How long children that have no folder yet are waited for after all else is over.
+#: How long children that record nothing yet are waited for after all else is over.
 EXPECTED_SECONDS = 5.0
-#: How long the end of the run is held for the root to read the summary.
-PRINTED_SECONDS = 5.0
+#: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
+FLUSH_SECONDS = 0.5
+SHUTDOWN_SECONDS = 5.0
 
 
 def say(line: str) -> None:
@@ -57,6 +65,44 @@ def write_file(path: str, text: str) -> None:
         pass
 
 
+class WakePipe:
+    """The named pipe of a run directory by which its processes end the collector's wait. For one reader."""
+
+    def __init__(self, run_dir: str) -> None:
+        path = os.path.join(run_dir, "wake")
+        try:
+            os.mkfifo(path, 0o600)
+        except OSError:
+            pass
+        try:
+            self._read = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            # A writer of our own, or the pipe would be at its end whenever nobody else writes.
+            self._write = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+
+    def wake(self) -> None:
+        """Ends the current wait, or the next; from any thread and from signal handlers."""
+        try:
+            os.write(self._write, b"\n")
+        except OSError:
+            pass  # full: it will wake
+
+    def wait(self, seconds: float) -> bool:
+        """Waits for a byte; whether one came."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return False
+        try:
+            os.read(self._read, 65536)
+        except OSError:
+            pass
+        return True
+
+
 class Collector:
     """Reads a run directory and serves what it reads. ``run`` is called by the one thread that owns it."""
 
@@ -64,47 +110,45 @@ class Collector:
         assert settings.run_dir is not None
         self.settings = settings
         self.run_dir = settings.run_dir
-        self.processes = TracedProcesses(self.run_dir, root_pid)
-        self.lock = threading.Lock()
+        self.root = Root(root_pid)
         self.stopping = False
-        self._wake_read, self._wake_write = self._make_wake_pipe()
+        self.pipe = WakePipe(self.run_dir)
+        self.notices: list[str] = []
         self._crashed = False
         self._summary_written = False
         self._expected_until = 0.0
+        self._ended: set[str] = set()
+        self._root_over = False
+        self._seen_any = False
 
-    # -- waiting
+    def open(self, listener: socket.socket | None) -> None:
+        """Brings in what reads and serves; only now, since the program waits for what comes before."""
+        from traceloop.reading import stall_statistics
+        from traceloop.reading.follower import RunFollower
+        from traceloop.reading.statistics import Statistics
 
-    def _make_wake_pipe(self) -> tuple[int, int]:
-        path = os.path.join(self.run_dir, "wake")
-        try:
-            os.mkfifo(path, 0o600)
-        except OSError:
-            pass
-        try:
-            read_end = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            # A writer of our own, or the pipe would be at its end whenever nobody else writes.
-            return read_end, os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            read_end, write_end = os.pipe()
-            os.set_blocking(read_end, False)
-            os.set_blocking(write_end, False)
-            return read_end, write_end
+        from .span_pipeline import make_pipeline
 
-    def wake(self) -> None:
-        """Ends the current wait; from any thread and from signal handlers."""
-        try:
-            os.write(self._wake_write, b"\n")
-        except OSError:
-            pass  # full: it will wake
+        lowest_pattern = min((seconds for _, seconds in self.settings.slow_patterns), default=float("inf"))
+        self.statistics: Statistics = Statistics(
+            threshold_for=self._threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
+        )
+        stall_statistics.add_to(self.statistics)
+        self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
+        self.pipeline: SpanPipeline = make_pipeline(self.settings, self.statistics, say)
+        if listener is not None:
+            from .prometheus import serve
 
-    def _wait(self, seconds: float) -> None:
-        poll = select.poll()
-        poll.register(self._wake_read, select.POLLIN)
-        if poll.poll(seconds * 1000):
-            try:
-                os.read(self._wake_read, 65536)
-            except OSError:
-                pass
+            serve(self._scraped, listener=listener)
+
+    def _threshold_for(self, callback: str, threshold: float) -> float:
+        for_callback = self.settings.threshold_for(callback)
+        return threshold if for_callback == self.settings.slow_threshold else for_callback
+
+    def _scraped(self) -> Statistics:
+        """What a scrape sees: everything up to now. From the server's threads."""
+        self.read()
+        return self.statistics
 
     # -- the turns
 
@@ -113,102 +157,165 @@ class Collector:
         pause = MIN_POLL_SECONDS
         while True:
             busy = self.turn()
-            if self._is_finished():
-                break
-            if self.stopping:
-                self.turn()
+            if self._is_finished() or self.stopping:
                 break
             pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
-            self._wait(pause)
+            if self.pipe.wait(pause):
+                pause = MIN_POLL_SECONDS
         self.finish()
 
     def stop(self) -> None:
         """Makes ``run`` read what there is and return; from any thread and from signal handlers."""
         self.stopping = True
-        self.wake()
+        self.pipe.wake()
+
+    def read(self) -> list[Stretch]:
+        """Step 1. Under the statistics' lock, since scrapes read too."""
+        with self.statistics.lock:
+            stretches = self.follower.turn()
+            self.pipeline.take(stretches, time.monotonic())
+        return stretches
 
     def turn(self) -> bool:
-        """Steps 1 to 4; whether there was anything new."""
-        with self.lock:
-            self.processes.scan()
-            for process in self.processes.by_folder.values():
-                process.look()
-            busy = self._read()
-            for process in list(self.processes.by_folder.values()):
-                if process.over and not process.drained:
-                    process.drained = True
-                    busy = True
-                    self._drained(process)
-        if not self._summary_written and self._may_sum_up():
-            self._sum_up()
-        return busy
+        """Steps 1 to 3; whether there was anything new."""
+        busy = bool(self.read())
+        with self.statistics.lock:
+            for name in list(self.follower.ended - self._ended):
+                busy = True
+                self._process_over(name)
+        if self._summary_written or not self._may_sum_up():
+            return busy
+        self._sum_up()
+        return True
 
-    def _read(self) -> bool:
-        return False
-
-    def _drained(self, process: TracedProcess) -> None:
-        write_file(os.path.join(self.run_dir, f"drained-{process.pid}"), "")
-        if process.crashed:
+    def _process_over(self, name: str) -> None:
+        self._ended.add(name)
+        process = self.follower.processes[name]
+        folder = process.folder
+        self.pipeline.end_process(process)
+        if name in self.follower.crashed:
             self._crashed = True
             write_file(os.path.join(self.run_dir, "crashed"), "")
-            say(f"process {process.pid} ended without a word; `traceloop report {self.run_dir}` shows its record")
+            line = self._crash_line(name)
+            self.notices.append(line)
+            say(line)
+        is_root = self.root.owns(folder.pid, folder.start_ticks)
+        if is_root and self.follower.directory.current(folder):
+            self._root_over = True
+        write_file(os.path.join(self.run_dir, f"drained-{folder.pid}"), "")
+        if not is_root and name not in self.follower.crashed:
+            self._let_go(name)
+
+    def _crash_line(self, name: str) -> str:
+        process = self.follower.processes[name]
+        line = f"process {process.folder.pid} ended without a word"
+        now = time.monotonic()
+        for loop in process.statistics.loops.values():
+            if loop.running_at_end > 0.0:
+                when = time.strftime("%H:%M:%S", time.localtime(time.time() - (now - loop.running_at_end)))
+                line += f"; its loop {loop.label} had been running since {when}"
+                break
+        return f"{line}; `traceloop report {self.run_dir}` shows its record"
+
+    def _let_go(self, name: str) -> None:
+        """Frees what a process that ended well has left: a service may have thousands of workers in its life."""
+        if self.settings.record is not None:
+            return
+        from shutil import rmtree
+
+        process = self.follower.processes.pop(name, None)
+        if process is not None:
+            rmtree(process.folder.path, ignore_errors=True)
+            self.follower.directory._folders.pop(name, None)
+
+    def _everybody_over(self) -> bool:
+        """Whether every process that was seen is over and read."""
+        follower = self.follower
+        return all(name in self._ended for name in follower.processes)
 
     def _may_sum_up(self) -> bool:
-        known = self.processes
-        return bool(known.by_folder) and known.root_finished() and known.all_over()
+        return bool(self._ended) and (self._root_over or not self.root.alive) and self._everybody_over()
 
     def _sum_up(self) -> None:
         self._summary_written = True
-        write_file(os.path.join(self.run_dir, "summary.txt"), "the run is over")
+        # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
+        self.pipeline.flush(FLUSH_SECONDS)
+        with self.statistics.lock:
+            summary, report = self._texts()
+        write_file(os.path.join(self.run_dir, "report.txt"), report)
+        write_file(os.path.join(self.run_dir, "summary.txt"), "\n".join([*self.notices, summary]))
+        if not self.root.alive:
+            for line in summary.splitlines():
+                say(line)
+
+    def _texts(self) -> tuple[str, str]:
+        return "the run is over", ""
 
     def _is_finished(self) -> bool:
         """Whether the root is gone and nobody of the run is left or about to come."""
-        known = self.processes
-        if known.root_alive() or not known.root_finished() or not known.all_over():
+        if self.root.alive or not self._everybody_over():
             self._expected_until = 0.0
             return False
         now = time.monotonic()
         if self._expected_until == 0.0:
             self._expected_until = now + EXPECTED_SECONDS
-        return now >= self._expected_until or not known.expected()
+        if now >= self._expected_until:
+            return True
+        known = {process.folder.pid for process in self.follower.processes.values()}
+        return not processes_of_run(self.run_dir, known)
 
     # -- the end
 
     def finish(self) -> None:
-        """Step 5."""
-        if not self._is_finished() and self.stopping:
+        """Step 4."""
+        over = self._is_finished()
+        for process in list(self.follower.processes.values()):
+            self.pipeline.end_process(process)
+        self.pipeline.shutdown(SHUTDOWN_SECONDS)
+        if not over:
             return  # somebody still writes there
         if self.settings.record is not None:
             self._keep_copy(self.settings.record)
         if not self._crashed:
-            import shutil
+            from shutil import rmtree
 
-            shutil.rmtree(self.run_dir, ignore_errors=True)
+            rmtree(self.run_dir, ignore_errors=True)
 
     def _keep_copy(self, record: str) -> None:
-        import shutil  # brings in every compression: not before it is needed
+        import shutil
 
         target = os.path.join(record, os.path.basename(os.path.normpath(self.run_dir)))
         try:
             os.makedirs(record, mode=0o700, exist_ok=True)
-            shutil.copytree(self.run_dir, target, ignore=shutil.ignore_patterns("wake", "collector.json", "drained-*"))
+            shutil.copytree(
+                self.run_dir, target, ignore=shutil.ignore_patterns("wake", "collector.json", "drained-*", "said-*")
+            )
         except (OSError, shutil.Error) as error:
             say(f"the record could not be kept in {record}: {error}")
 
 
-def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool) -> int:
-    """The collector process, from its first line to its exit status. ``ready``: the descriptor of start()'s pipe."""
+def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool, listen_descriptor: int = -1) -> int:
+    """The collector process, from its first line to its exit status.
+
+    ``ready``: the descriptor of start()'s pipe. ``listen_descriptor``: of a socket that listens already.
+    """
     answers: list[str] = []
     settings = Settings.from_environ(os.environ, on_error=lambda line: answers.append(f"notice {line}")).replace(
         run_dir=run_dir, metrics_port_required=port_required
     )
     listener: socket.socket | None = None
+    url: str | None = None
     try:
         if settings.metrics:
-            listener, notice = listen(settings.metrics_host, settings.metrics_port, required=port_required)
-            if notice:
-                answers.append(f"notice {notice}")
-            answers.append(f"url {url_of(listener, settings.metrics_host)}")
+            if listen_descriptor >= 0:
+                listener = socket.socket(fileno=listen_descriptor)
+            else:
+                bound, notice = listen(settings.metrics_host, settings.metrics_port, required=port_required)
+                listener = socket.socket(fileno=bound.detach())
+                if notice:
+                    answers.append(f"notice {notice}")
+            url = url_of(listener, settings.metrics_host)
+            answers.append(f"url {url}")
         collector = Collector(settings, root_pid)
     except (CollectorError, OSError) as error:
         _answer(ready, [f"error {error}"])
@@ -216,13 +323,18 @@ def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool)
     signal.signal(signal.SIGTERM, lambda *_: collector.stop())
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
-    url = next((line[4:] for line in answers if line.startswith("url ")), None)
     _answer(ready, [f"pid {os.getpid()}", *answers, "ready"])
-    import json  # after the answer, which the program is waiting for
+    import json
 
     stat = stat_of(os.getpid())
     description = {"pid": os.getpid(), "start_ticks": stat[1] if stat is not None else 0, "url": url}
     write_file(os.path.join(run_dir, "collector.json"), json.dumps(description))
+    collector.open(listener)
+    # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
+    # reading them.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(200_000, 50, 100)
     collector.run()
     return 0
 
@@ -238,7 +350,70 @@ def _answer(ready: int, lines: list[str]) -> None:
 
 
 class CollectorThread:
-    """The collector as a daemon thread of the application; reads this process's rings, private ones too."""
+    """The collector as a daemon thread of the application; reads this process's rings, private ones too.
+
+    ``url``: of the metrics, None where none are served. ``notices``: lines for the user.
+    """
 
     def __init__(self, settings: Settings) -> None:
-        raise NotImplementedError
+        self.settings = settings
+        self.notices: list[str] = []
+        self.url: str | None = None
+        self._listener: socket.socket | None = None
+        if settings.metrics:
+            self._listener, notice = listen(
+                settings.metrics_host, settings.metrics_port, required=settings.metrics_port_required
+            )
+            self.url = url_of(self._listener, settings.metrics_host)
+            if notice:
+                self.notices.append(notice)
+        self._stop = threading.Event()
+        self._open()
+        self._thread = threading.Thread(target=self._work, name="traceloop-collector", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        from traceloop.reading import stall_statistics
+        from traceloop.reading.follower import PrivateFollower
+        from traceloop.reading.statistics import Statistics
+        from traceloop.recording.process import current_process
+
+        from .prometheus import serve
+        from .span_pipeline import make_pipeline
+
+        self.statistics = Statistics()
+        stall_statistics.add_to(self.statistics)
+        process = current_process()
+        if process is None:
+            raise CollectorError("this process does not record")
+        self.follower = PrivateFollower(self.statistics, process)
+        self.pipeline = make_pipeline(self.settings, self.statistics, say)
+        self._server = serve(self._scraped, listener=self._listener) if self._listener is not None else None
+
+    def _scraped(self) -> Statistics:
+        self.read()
+        return self.statistics
+
+    def read(self) -> bool:
+        """Reads what is new; from any thread."""
+        with self.statistics.lock:
+            stretches = self.follower.read()
+            self.pipeline.take(stretches, time.monotonic())
+        return bool(stretches)
+
+    def _work(self) -> None:
+        pause = MIN_POLL_SECONDS
+        while not self._stop.wait(pause):
+            pause = MIN_POLL_SECONDS if self.read() else min(pause * 1.5, MAX_POLL_SECONDS)
+
+    def stop(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Reads and sends what there is, and ends; waits at most about ``timeout`` s."""
+        self._stop.set()
+        self._thread.join(timeout)
+        with self.statistics.lock:
+            stretches = self.follower.end()
+            self.pipeline.take(stretches, time.monotonic())
+            self.pipeline.end_process(self.follower)
+        self.pipeline.shutdown(timeout)
+        if self._server is not None:
+            self._server.close()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+# `socket` takes longer to import than everything else that is done before the program runs.
+import _socket as socket
 import errno
-import socket
 
 from .collector import CollectorError
 
@@ -31,7 +32,7 @@ def url_of(listener: socket.socket, host: str) -> str:
     return f"http://{name}:{listener.getsockname()[1]}/metrics"
 
 
-def _address(host: str) -> tuple[str, socket.AddressFamily]:
+def _address(host: str) -> tuple[str, int]:
     # Looked up only where it has to be: a look-up brings in the codecs of international names, 10 ms.
     if host == "localhost":
         return "127.0.0.1", socket.AF_INET
@@ -48,7 +49,7 @@ def _address(host: str) -> tuple[str, socket.AddressFamily]:
     return str(found[4][0]), found[0]
 
 
-def _listen(family: socket.AddressFamily, address: str, port: int) -> socket.socket:
+def _listen(family: int, address: str, port: int) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

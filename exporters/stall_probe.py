@@ -1,0 +1,199 @@
+"""The collector's look from outside: at loops that stand still while their process's watchdog does too.
+
+A C call that holds the GIL stops every Python thread, the watchdog with them. From outside it shows: the loop's word
+says that it has been off its poll for longer than the threshold, the watchdog's heartbeat is stale, and the kernel says
+that the loop's thread runs. Then the process is sent the signal that it has advertised (fault_dump.py), upon which
+faulthandler writes its stacks without the GIL.
+
+A signal that nobody handles would end the process, so all of this is asked for immediately before: that the process is
+the one that advertised, that the kernel has a handler for the signal, and that the descriptor it would write to is
+still the dump file. And it is sent to a running thread only: one in ``poll`` or ``nanosleep`` would have its call ended
+by it, whatever SA_RESTART says (signal(7)).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from traceloop.reading import stall_statistics
+from traceloop.reading.follower import FolderFollower, RunFollower
+from traceloop.reading.stalls import StallIndex
+from traceloop.recording import layout
+from traceloop.recording.fault_dump import ADVERT_NAME, DUMP_NAME
+from traceloop.recording.ring import process_start_ticks
+
+#: The watchdog turns every 0.1 s at least: a heartbeat older than this (s) is stale.
+STALE_SECONDS = 0.15
+#: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
+MAX_DUMPS_A_MINUTE = 20
+_MAX_DUMP = 1 << 20
+
+
+class _Standing:
+    """A loop that stands still, as seen from outside."""
+
+    __slots__ = ("asked", "next", "since")
+
+    def __init__(self, since: float, first: float) -> None:
+        self.since = since
+        self.next = first
+        self.asked = 0
+
+
+class _Process:
+    """What the probe remembers of one process."""
+
+    __slots__ = ("asked_at", "dumped", "read_at", "standing", "times")
+
+    def __init__(self) -> None:
+        self.standing: dict[int, _Standing] = {}
+        self.times: list[float] = []
+        self.asked_at = 0.0
+        self.read_at = 0
+        self.dumped = 0
+
+
+class StallProbe:
+    """Looks at the processes that a follower follows; ``look`` is called by the follower's thread, a few times a
+    second at least.
+    """
+
+    def __init__(self, follower: RunFollower, clock: Callable[[], float] = time.monotonic) -> None:
+        self._follower = follower
+        self._clock = clock
+        self._processes: dict[str, _Process] = {}
+        #: Dumps asked for, and those that were not for lack of a handler, by reason.
+        self.asked = 0
+        self.refused: dict[str, int] = {}
+
+    def look(self) -> None:
+        """One look at every process. Costs some 10 us for a process whose loops are well."""
+        now = self._clock()
+        for name, follower in list(self._follower.processes.items()):
+            if name in self._follower.ended:
+                self._processes.pop(name, None)
+                continue
+            process = self._processes.get(name)
+            if process is None:
+                process = self._processes[name] = _Process()
+            try:
+                self._look_at(follower, process, now)
+            except OSError:
+                pass  # it has just ended, or is not ours to ask
+
+    def _look_at(self, follower: FolderFollower, process: _Process, now: float) -> None:
+        heartbeat = 0.0
+        standing: list[tuple[int, Any, float, float]] = []
+        for ring in follower.rings.values():
+            if not ring.is_loop:
+                heartbeat = ring.reader.word(layout.W_HEARTBEAT)
+                continue
+            since, threshold = ring.reader.word(layout.W_RUNNING), ring.reader.word(layout.W_THRESHOLD)
+            if since > 0.0 and 0.0 < threshold < now - since:
+                standing.append((ring.number, ring.reader, since, threshold))
+            else:
+                process.standing.pop(ring.number, None)
+        if process.asked_at:
+            self._collect(follower, process, now)
+        if not standing or not heartbeat or now - heartbeat < STALE_SECONDS:
+            return
+        for number, reader, since, threshold in standing:
+            seen = process.standing.get(number)
+            if seen is None or seen.since != since:
+                seen = process.standing[number] = _Standing(since, now)
+            thread = int(reader.word(layout.W_THREAD))
+            state = self._measure(follower, number, thread, now)
+            if state == "R" and now >= seen.next and self._may_ask(process, now):
+                seen.asked += 1
+                seen.next = now + max(threshold, STALE_SECONDS) * 2**seen.asked
+                self._ask(follower, process, now)
+
+    def _measure(self, follower: FolderFollower, ring: int, thread: int, now: float) -> str:
+        """Enters what the kernel says of the loop's thread; returns its state as in proc(5), "" if not known."""
+        base = f"/proc/{follower.folder.pid}"
+        try:
+            with open(f"{base}/task/{thread}/stat", "rb") as file:
+                state = file.read().rpartition(b")")[2].split()[0].decode("ascii", "replace")
+            with open(f"{base}/task/{thread}/schedstat", "rb") as file:
+                cpu, waited, slices = (int(field) for field in file.read().split()[:3])
+            with open(f"{base}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+        except (OSError, ValueError, IndexError):
+            return ""
+        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        self._index(follower).add_sample(ring, (now, cpu / 1e9, used, waited / 1e9, slices))
+        return state
+
+    def _index(self, follower: FolderFollower) -> StallIndex:
+        return stall_statistics.stalls_of(follower.statistics).index
+
+    # -- asking for a dump
+
+    def _may_ask(self, process: _Process, now: float) -> bool:
+        process.times = [moment for moment in process.times if now - moment < 60]
+        return len(process.times) < MAX_DUMPS_A_MINUTE and not process.asked_at
+
+    def _ask(self, follower: FolderFollower, process: _Process, now: float) -> None:
+        path = os.path.join(follower.folder.path, DUMP_NAME)
+        try:
+            with open(os.path.join(follower.folder.path, ADVERT_NAME), "rb") as file:
+                advert = json.loads(file.read(4096))
+            number, fd, pid, ticks = (int(advert[name]) for name in ("signal", "fd", "pid", "start_ticks"))
+        except (OSError, ValueError, KeyError, TypeError):
+            self._refuse("not advertised")
+            return
+        if (pid, ticks) != (follower.folder.pid, follower.folder.start_ticks) or not hasattr(os, "pidfd_open"):
+            self._refuse("another process")
+            return
+        process.read_at = process.dumped
+        handle = os.pidfd_open(pid)
+        try:
+            # The handle names one process for good; whatever is asked after it was opened is asked of that one.
+            if process_start_ticks(pid) != ticks:
+                self._refuse("another process")
+            elif not _handles(pid, number):
+                self._refuse("no handler")
+            elif not os.path.samefile(f"/proc/{pid}/fd/{fd}", path):
+                self._refuse("its descriptor is another file's")
+            else:
+                signal.pidfd_send_signal(handle, number)
+                process.times.append(now)
+                process.asked_at = now
+                self.asked += 1
+        finally:
+            os.close(handle)
+
+    def _refuse(self, reason: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _collect(self, follower: FolderFollower, process: _Process, now: float) -> None:
+        """Takes in the dump that was asked for, once it is whole."""
+        path = os.path.join(follower.folder.path, DUMP_NAME)
+        size = os.stat(path).st_size
+        if size <= process.dumped or size != process.read_at:
+            process.read_at = size
+            if now - process.asked_at > 5.0:
+                process.asked_at = 0.0  # it is not coming
+            return
+        with open(path, "rb") as file:
+            file.seek(process.dumped)
+            text = file.read(_MAX_DUMP).decode("utf-8", "replace")
+        asked_at, process.asked_at, process.dumped = process.asked_at, 0.0, size
+        rings = {
+            int(ring.reader.word(layout.W_PTHREAD)): ring.number for ring in follower.rings.values() if ring.is_loop
+        }
+        self._index(follower).add_dump(asked_at, text, rings.get, follower.folder.sites.module_of)
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether the process has a handler for this signal."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False
