@@ -12,7 +12,6 @@ from .base import _SelectorTransport
 
 # Both since 3.13: an empty datagram is sent, and each one waiting counts with what its header takes.
 _SEND_EMPTY = sys.version_info >= (3, 13)
-_HEADER_SIZE = 8 if _SEND_EMPTY else 0
 
 
 class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTransport):
@@ -24,6 +23,7 @@ class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTranspor
     # What fits into a datagram; and no allocation of more at each read.
     max_size = 64 * 1024
     _kind = "datagram"
+    _header_size = 8 if _SEND_EMPTY else 0
 
     def __init__(
         self,
@@ -90,25 +90,26 @@ class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTranspor
                 return
         # The owner may use the buffer again: a copy, unless it is bytes already.
         self._buffer.append((bytes(data), addr))
-        self._buffer_size += len(data) + _HEADER_SIZE
+        self._buffer_size += len(data) + self._header_size
         self._maybe_pause_protocol()
 
     def _send(self, data: Any, addr: Any) -> None:
         # A connected socket must not be told the address again (some systems refuse it).
         if self._extra["peername"]:
-            self._io.bytes_out += self._sock.send(data)
+            self._sock.send(data)
         else:
-            self._io.bytes_out += self._sock.sendto(data, addr)
+            self._sock.sendto(data, addr)
+        self._io.bytes_out += len(data)  # a datagram goes whole or not at all
 
     def _sendto_ready(self) -> None:
         while self._buffer:
             data, addr = self._buffer.popleft()
-            self._buffer_size -= len(data) + _HEADER_SIZE
+            self._buffer_size -= len(data) + self._header_size
             try:
                 self._send(data, addr)
             except (BlockingIOError, InterruptedError):
                 self._buffer.appendleft((data, addr))
-                self._buffer_size += len(data) + _HEADER_SIZE
+                self._buffer_size += len(data) + self._header_size
                 break
             except OSError as exc:
                 self._protocol.error_received(exc)
