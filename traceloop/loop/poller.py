@@ -172,3 +172,17 @@ class PollerMixin(LoopPart):
                     self._remove_writer(key.fileobj)
                 else:
                     self._add_callback(writer)
+
+    def _queue_ready(self, key: selectors.SelectorKey, readable: int, writable: int) -> None:
+        """As `_process_events`, for one descriptor and with the poll's own events: what is not 0 is ready."""
+        reader, writer = key.data
+        if reader is not None and readable:
+            if reader._cancelled:
+                self._remove_reader(key.fileobj)
+            else:
+                self._ready.append(reader)
+        if writer is not None and writable:
+            if writer._cancelled:
+                self._remove_writer(key.fileobj)
+            else:
+                self._ready.append(writer)
