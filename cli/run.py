@@ -167,10 +167,10 @@ def _clean(environ: Mapping[str, str]) -> dict[str, str]:
 
 def start_collector(settings: Settings) -> Any:
     """Starts the collector's process; None, with a line said, where the run can't begin."""
-    from traceloop.exporters import collector
+    from traceloop.exporters import collector, quick_start
 
     try:
-        return collector.start(settings)
+        return quick_start.start_before_exec(settings)
     except collector.CollectorError as error:  # the port that was asked for is taken, or no process starts
         say(str(error))
         run_directory.remove(settings.run_dir)

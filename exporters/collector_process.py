@@ -361,10 +361,11 @@ class CollectorThread:
         self.url: str | None = None
         self._listener: socket.socket | None = None
         if settings.metrics:
-            self._listener, notice = listen(
+            bound, notice = listen(
                 settings.metrics_host, settings.metrics_port, required=settings.metrics_port_required
             )
-            self.url = url_of(self._listener, settings.metrics_host)
+            self.url = url_of(bound, settings.metrics_host)
+            self._listener = socket.socket(fileno=bound.detach())
             if notice:
                 self.notices.append(notice)
         self._stop = threading.Event()
