@@ -234,7 +234,7 @@ def _slow(loop: LoopStatistics, style: Style) -> list[str]:
         ]
         for (callback, culprit), totals in slow[:TOP]
     ]
-    header = [f"slow callbacks ({threshold} or longer)", "culprit", "runs", "time", "longest", "others waited"]
+    header = [f"slow (≥ {threshold})", "culprit", "runs", "time", "longest", "others waited"]
     lines = table(style, header, rows, names=2)
     if len(slow) > TOP:
         lines.append(style.dim(f"    and {count(len(slow) - TOP)} more"))

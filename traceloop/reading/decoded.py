@@ -132,7 +132,7 @@ class Decoded:
     memory: (when, allocated blocks).
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
     last_words: values of layout.COUNTER_WORDS that the loop had when it was closed, by index.
-    dropped: records lost in or before this stretch. records: read. closed: the loop was closed at its end.
+    dropped: records lost in or before this stretch. records: read. closed: the loop was closed at its end, at ``end``.
     """
 
     __slots__ = (
@@ -141,6 +141,7 @@ class Decoded:
         "closed",
         "collections",
         "dropped",
+        "end",
         "events",
         "executors",
         "finished",
@@ -179,8 +180,9 @@ class Decoded:
         self.dropped = 0
         self.records = 0
         self.closed = False
+        self.end = 0.0
 
     @property
     def empty(self) -> bool:
         """Whether it says nothing at all."""
-        return not any(getattr(self, name) for name in self.__slots__ if name not in ("loop", "records"))
+        return not any(getattr(self, name) for name in self.__slots__ if name not in ("end", "loop", "records"))

@@ -75,12 +75,14 @@ class RingFollower:
             info = decoded.loop
             if self.loop is None and not decoded.empty:
                 # Where the record's beginning was lost, the loop is known by its ring only.
-                thread, number = (info.thread, info.number) if info is not None else (f"loop-{self.number}", 0)
-                self.loop = process.open_loop(thread, number, self.reader, self.decoder)
+                thread, number, since = (
+                    (info.thread, info.number, info.since) if info is not None else (f"loop-{self.number}", 0, 0.0)
+                )
+                self.loop = process.open_loop(thread, number, since, self.reader, self.decoder)
         process.feed(decoded, self.loop)
         stretch = Stretch(self, self.loop, decoded)
         if decoded.closed and self.loop is not None:
-            process.close_loop(self.loop)
+            process.close_loop(self.loop, decoded.end)
             self.loop = None
         return [stretch]
 

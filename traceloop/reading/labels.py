@@ -44,34 +44,42 @@ class LabelSlots:
         self._limit = limit
         self._family_of: dict[str, str] = {}
         self._taken: set[str] = set()
+        self._freed_at: dict[str, float] = {}
 
-    def take(self, name: str) -> str:
-        """A slot for ``name``: the name itself, or with a number behind it, or another's that has gone."""
+    def _is_free(self, label: str, since: float) -> bool:
+        return label not in self._taken and self._freed_at.get(label, since) <= since
+
+    def take(self, name: str, since: float = 0.0) -> str:
+        """A slot for ``name``: the name itself, or with a number behind it, or another's that has gone.
+
+        ``since``: when its owner came; a slot is not given to two who were there at once, even if this is learnt late.
+        """
         name = name or "unnamed"
         family = _NUMBER.sub("#", name)
         label = name
         number = 1
-        while label in self._taken:
+        while not self._is_free(label, since):
             number += 1
             label = f"{name}-{number}"
         if label not in self._family_of:
-            label = self._reuse(family) or label
+            label = self._reuse(family, since) or label
         self._family_of.setdefault(label, family)
         self._taken.add(label)
         return label
 
-    def _reuse(self, family: str) -> str | None:
+    def _reuse(self, family: str, since: float) -> str | None:
         if len(self._family_of) < self._limit:
             relatives = [label for label, other in self._family_of.items() if other == family]
             if len(relatives) < self._family_limit:
                 return None
         else:
             relatives = list(self._family_of)
-        return next((label for label in relatives if label not in self._taken), None)
+        return next((label for label in relatives if self._is_free(label, since)), None)
 
-    def free(self, label: str) -> None:
-        """Its owner has gone."""
+    def free(self, label: str, at: float = 0.0) -> None:
+        """Its owner has gone, ``at`` this time."""
         self._taken.discard(label)
+        self._freed_at[label] = at
 
 
 class NumberSlots:

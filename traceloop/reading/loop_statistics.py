@@ -36,7 +36,7 @@ class LoopStatistics:
     def __init__(self, process: ProcessStatistics, label: str) -> None:
         self.process = process
         self.label = label
-        self.callbacks = CallbackStatistics(
+        self.callbacks: CallbackStatistics = CallbackStatistics(
             process.sites, process.labels, process.culprits, process.statistics.threshold_for
         )
         self.iteration_durations = Histogram()

@@ -131,19 +131,23 @@ class ProcessStatistics:
         self.attached = False
         self.statistics.give_slot(self)
 
-    def open_loop(self, thread: str, number: int, reader: RingReader, decoder: LoopStream) -> LoopStatistics:
-        """A loop of this thread begins: its statistics, under a label that no other living loop has."""
-        label = self._loop_slots.take(thread)
+    def open_loop(
+        self, thread: str, number: int, since: float, reader: RingReader, decoder: LoopStream
+    ) -> LoopStatistics:
+        """A loop of this thread began (``since``, monotonic s): its statistics, under a label that no other living
+        loop has.
+        """
+        label = self._loop_slots.take(thread, since)
         loop = self.loops.get(label)
         if loop is None:
             loop = self.loops[label] = self.statistics.make_loop(self, label)
         loop.open(reader, decoder, number)
         return loop
 
-    def close_loop(self, loop: LoopStatistics) -> None:
-        """The loop was closed: its label is free for the next one of its thread."""
+    def close_loop(self, loop: LoopStatistics, when: float) -> None:
+        """The loop was closed (``when``, monotonic s): its label is free for the next one of its thread."""
         loop.close()
-        self._loop_slots.free(loop.label)
+        self._loop_slots.free(loop.label, when)
 
     # -- taking in
 

@@ -330,6 +330,7 @@ class LoopStream:
                     self._enter(STOPPED, a, decoded)
                     if b:
                         decoded.closed = True
+                        decoded.end = a
                 else:
                     self.runs = number
                     self._decode_rare(a, ident, b, text, decoded)

@@ -268,6 +268,7 @@ class Recorder:
         self.ring = self.process.take_ring()
         self.words = self.ring.words
         self.words[layout.W_OPEN] = 1.0
+        self.words[layout.W_LOOP] = self.number
         name = threading.current_thread().name
         self.records += (loop.time(), layout.R_LOOP, float(self.number))
         self.text.append(name)
@@ -298,6 +299,7 @@ class Recorder:
         self._references.clear()
         self._gone.clear()
         now = loop.time()
+        self._record_last_words(loop)
         self.records += (now, layout.R_END, 1.0)
         self.flush(loop, now)
         if self._samples is not None:
@@ -308,8 +310,20 @@ class Recorder:
         self.words = self.ring.words
         try:
             ring.words[layout.W_RUNNING] = 0.0
-            ring.words[layout.W_OPEN] = 0.0
+            ring.words[layout.W_OPEN] = ring.words[layout.W_LOOP] = 0.0
+            for index in layout.COUNTER_WORDS:
+                ring.words[index] = 0.0
             self.process.give_ring(ring)
+        except Exception as error:
+            self._fail(error)
+
+    def _record_last_words(self, loop: Any) -> None:
+        # A reader that looks now and then may never see the words of a short-lived loop.
+        try:
+            self._write_gauges(loop)
+            for index in layout.COUNTER_WORDS:
+                if self.words[index]:
+                    self.records += (index, layout.R_WORD, self.words[index])
         except Exception as error:
             self._fail(error)
 
