@@ -61,6 +61,11 @@ class SiteLogReader(SiteNames):
             site = self._by_number.get(number)
         return site
 
+    def module_of(self, file: str) -> str:
+        """The module of a file, where a callback of it was ever seen; "" otherwise."""
+        self.read()
+        return next((site.module for site in self._by_number.values() if site.file == file), "")
+
     def read(self) -> None:
         """Takes in what was appended since the last time."""
         try:

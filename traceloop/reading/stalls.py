@@ -150,6 +150,7 @@ class StallIndex:
         self._collections: deque[tuple[float, float]] = deque(maxlen=_MAX_COLLECTIONS)
         self._modules: dict[str, str] = {}
         self._dumps: deque[tuple[int, StackTaken]] = deque(maxlen=64)
+        self._more: deque[tuple[int, Sample]] = deque(maxlen=1024)
         self._outside: deque[tuple[int, Sample]] = deque(maxlen=1024)
         self._blames: dict[int, Blame] = {}
         self._ended: OrderedDict[tuple[int, float], SlowRun] = OrderedDict()
@@ -259,6 +260,9 @@ class StallIndex:
                 seen.samples += [data["before"], *data["samples"], data["after"]]
             elif kind == "late":
                 self._take_late(data)
+            elif kind == "samples":
+                for ring, sample in data["loops"]:
+                    self._more.append((int(ring), sample))
             elif kind == "modules":
                 self._modules.update({str(file): str(module) for file, module in data["files"].items()})
         except (KeyError, TypeError, ValueError, AttributeError):
@@ -384,10 +388,9 @@ class StallIndex:
                 for loop, before, after in loops:
                     if loop == ring:
                         samples += [sample for sample in (before, after) if sample]
-        if not samples:
-            samples = [
-                sample for outside, sample in self._outside if outside == ring and start - 1 <= sample[0] <= end + 1
-            ]
+        # From outside the clocks are others (the process's CPU time counts in ticks): not to be mixed with these.
+        for those in (self._more, self._outside) if not samples else (self._more,):
+            samples += [sample for other, sample in those if other == ring and start - 1 <= sample[0] <= end + 1]
         return samples, any(float(sample[0]) >= end for sample in samples)
 
     def in_progress(self, ring: int, running_since: float) -> StallInfo | None:
@@ -403,6 +406,10 @@ class StallIndex:
             if dump_ring == ring and stack.at >= running_since:
                 return self.lookup(ring, running_since)
         return None
+
+    def slow_runs(self) -> list[tuple[int, float]]:
+        """Ring and start of the slow runs that have ended, in the order in which they were read; the latest of them."""
+        return list(self._ended)
 
     def is_suspension(self, start: float, end: float) -> bool:
         """Whether a run was long only because the process stood still as a whole: no slow run, then."""

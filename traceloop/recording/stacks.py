@@ -69,6 +69,8 @@ def find_run(top: FrameType | None) -> Run | None:
         values.clear()
     if handle is None or type(start) is not float or not isinstance(ident, float | int):
         return None
+    while inner and inner[0][0].f_code.co_filename.startswith(_RECORDING_FOLDER):
+        del inner[0]  # a callback of ours, such as the garbage collector's
     inner.reverse()
     if len(inner) > MAX_FRAMES:
         frames = [_describe(*item) for item in inner[:_KEPT_OUTER]]

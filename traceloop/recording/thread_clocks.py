@@ -33,13 +33,13 @@ class ThreadClocks:
             time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else -1
         )
 
-    def sample(self, now: float, waits: bool) -> Sample:
-        """What is measured ``now``; ``waits``: the waiting for a processor too, which costs most of it."""
+    def sample(self, now: float) -> Sample:
+        """What is measured ``now``; the waiting for a processor is what costs most of it."""
         try:
             cpu = time.clock_gettime(self._cpu_clock) if self._cpu_clock != -1 else -1.0
         except OSError:  # the thread is gone
             cpu = -1.0
-        wait, slices = schedstat(self._thread_id) if waits else (-1.0, -1)
+        wait, slices = schedstat(self._thread_id)
         return (now, cpu, time.process_time(), wait, slices)
 
 

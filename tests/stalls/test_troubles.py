@@ -1,0 +1,82 @@
+"""Every trouble of troubles.py: is it named, with its guilty line, its cause and those who paid?"""
+
+import pytest
+
+from .observed import TROUBLES, guilty_lines, observe
+
+CAUSES = {
+    "sleep": "off_cpu",
+    "blocking_socket": "off_cpu",
+    "regex": "cpu",
+    "big_json": "cpu",
+    "busy": "cpu",
+    "collection": "gc",
+    "lock": "off_cpu",
+    "busy_lock": "off_cpu",
+    "gil": "gil",
+    "dns": "off_cpu",
+}
+# These hold the GIL, so that other threads can put nothing in before they end.
+HOLD_THE_GIL = {"regex", "big_json", "collection"}
+
+
+@pytest.mark.parametrize("trouble", CAUSES)
+def test_trouble(tmp_path, trouble):
+    observed = observe(tmp_path, TROUBLES, trouble)
+    truth = {}
+    for line in observed.truth:
+        truth.update(line)
+    start, end = truth["start"], truth["end"]
+
+    slow = [info for info in observed.slow() if info.culprit != "unknown" or info.stacks]
+    assert [(info.callback, info.culprit) for info in slow] == [("__main__.handler", f"__main__.{trouble}")]
+    (info,) = slow
+    assert info.complete
+
+    # Where: the guilty line, in the first stack, under the handler, which main awaits.
+    frames = info.stacks[0].frames
+    assert (frames[0][0], frames[0][3]) == (str(TROUBLES), "handler")
+    assert (str(TROUBLES), trouble) in [(file, qualname) for file, _, _, qualname in frames]
+    lines = [line for file, line, _, qualname in frames if (file, qualname) == (str(TROUBLES), trouble)]
+    if trouble != "gil":  # its threads take a while to start
+        assert set(lines) <= set(guilty_lines(TROUBLES))
+    if info.stacks[0].source == "watchdog":  # a dump has no coroutines
+        assert [qualname for _, _, _, qualname in info.stacks[0].awaiting] == ["main"]
+
+    # Why.
+    assert info.parts.cause == CAUSES[trouble]
+    if CAUSES[trouble] == "off_cpu":
+        assert info.parts.cpu < (end - start) / 2
+    if CAUSES[trouble] == "gc":
+        assert info.parts.gc > (end - start) / 2
+
+    # Who paid. What the program saw is between the run's start and its end.
+    assert info.start <= start
+    length = end - start
+    key = ("__main__.handler", f"__main__.{trouble}")
+    matrix = {
+        victim: entry
+        for (callback, culprit, victim), entry in observed.index.matrix.items()
+        if (callback, culprit) == key
+    }
+    ready = matrix["__main__.stood_ready"]
+    assert (ready.handles, ready.own_handles) == (5, 0)
+    assert ready.exact == pytest.approx(5 * length, rel=0.05)
+    timer = matrix["__main__.fell_due"]
+    assert (timer.handles, timer.own_handles) == (1, 0)
+    assert timer.exact == pytest.approx(end - truth["due"], abs=0.02)
+    own = matrix["__main__.put_in"]
+    assert (own.handles, own.exact, own.own_handles) == (0, 0.0, 3)
+    assert own.at_most == pytest.approx(3 * length, rel=0.05)
+    if trouble not in HOLD_THE_GIL:
+        threadsafe = matrix["__main__.from_thread"]
+        assert (threadsafe.handles, threadsafe.own_handles) == (1, 0)
+        assert threadsafe.exact == pytest.approx(end - truth["thread"], abs=0.05)
+    # No idle waiter paid.
+    assert set(matrix) <= {f"__main__.{name}" for name in ("stood_ready", "fell_due", "put_in", "from_thread", "main")}
+
+    labels = {"callback": "__main__.handler", "culprit": f"__main__.{trouble}"}
+    assert observed.metric("asyncio_slow_callbacks_total", **labels) == 1
+    assert observed.metric("asyncio_slow_callback_time_seconds_total", **labels) >= length
+    exact = sum(entry.exact for entry in matrix.values())
+    assert observed.metric("asyncio_callback_blocked_seconds_total", **labels) == pytest.approx(exact, abs=1e-3)
