@@ -26,11 +26,20 @@ if _HAS_SENDMSG:
     except OSError:
         _HAS_SENDMSG = False
 
+# Up to this many bytes, joining small pieces and one send cost less than sendmsg (11 against 15 us with two pieces).
+_JOINED_SIZE = 16 * 1024
+
 _NOT_BYTES = (
     "data argument must be a bytes, bytearray, or memoryview object, not {!r}"
     if sys.version_info >= (3, 14)
     else "data argument must be a bytes-like object, not {!r}"
 )
+
+
+def _bytes_view(data: Any) -> memoryview:
+    """``data`` byte by byte, whatever its items are. Raises TypeError for what is no buffer."""
+    view = memoryview(data)
+    return view if view.itemsize == 1 and view.ndim == 1 else view.cast("B")
 
 
 def _rest(data: Any, sent: int) -> memoryview | bytes:
@@ -39,10 +48,7 @@ def _rest(data: Any, sent: int) -> memoryview | bytes:
     Without a copy where it was immutable to begin with. (The standard loop queues views of mutable buffers from 3.12
     on: a bytearray that is used again before the kernel has taken it sends the wrong bytes, and cannot be resized.)
     """
-    view = memoryview(data)
-    if view.itemsize != 1 or view.ndim != 1:
-        view = view.cast("B")
-    view = view[sent:]
+    view = _bytes_view(data)[sent:]
     return view if type(view.obj) is bytes else bytes(view)
 
 
@@ -63,6 +69,7 @@ class _SelectorSocketTransport(_SelectorTransport):
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
     _buffered = False
+    _no_writer = False  # while writelines tries to do without one
 
     def __init__(
         self,
@@ -210,30 +217,39 @@ class _SelectorSocketTransport(_SelectorTransport):
             raise RuntimeError("unable to writelines; sendfile is in progress")
         if not list_of_data:
             return
+        if (
+            not self._buffer
+            and isinstance(list_of_data, (list, tuple))
+            and len(list_of_data) > 1
+            and sum(map(len, list_of_data)) <= _JOINED_SIZE
+        ):
+            self.write(b"".join(list_of_data))
+            return
         # All of it is looked at before any is queued: a wrong item must not leave half a message behind.
-        views = [memoryview(data) for data in list_of_data]
+        pieces = [data if type(data) is bytes else _bytes_view(data) for data in list_of_data]
         if self._conn_lost:
             self._write_too_late()
             return
-        waiting = bool(self._buffer)
-        for piece in views:
-            if not piece.nbytes:
-                continue  # could never be sent (CPython issue 155888)
-            if piece.itemsize != 1 or piece.ndim != 1:
-                piece = piece.cast("B")
-            self._buffer.append(piece)
-            self._buffer_size += len(piece)
-        if not self._buffer:
+        buffer = self._buffer
+        waiting = bool(buffer)
+        for piece in pieces:
+            size = len(piece)
+            if size:  # an empty one could never be sent (CPython issue 155888)
+                buffer.append(piece)
+                self._buffer_size += size
+        if not buffer:
             return
         if not waiting:
+            self._no_writer = True
             self._write_ready()
+            self._no_writer = False
             if not self._buffer:
                 return
             self._add_writer(self._sock_fd, self._write_ready)
         # What stays behind must not change when its owner goes on.
-        for index, piece in enumerate(self._buffer):
+        for index, piece in enumerate(buffer):
             if type(piece) is memoryview and type(piece.obj) is not bytes:
-                self._buffer[index] = bytes(piece)
+                buffer[index] = bytes(piece)
         self._maybe_pause_protocol()
 
     def _write_too_late(self) -> None:
@@ -284,19 +300,25 @@ class _SelectorSocketTransport(_SelectorTransport):
 
     def _sent(self, sent: int) -> None:
         self._io.bytes_out += sent
-        self._buffer_size -= sent
         buffer = self._buffer
-        while sent:
-            piece = buffer.popleft()
-            size = len(piece)
-            if size > sent:
-                buffer.appendleft(piece[sent:])
-                break
-            sent -= size
-        self._maybe_resume_protocol()  # the protocol may write, or close
+        if sent and sent == self._buffer_size:
+            buffer.clear()
+            self._buffer_size = 0
+        else:
+            self._buffer_size -= sent
+            while sent:
+                piece = buffer.popleft()
+                size = len(piece)
+                if size > sent:
+                    buffer.appendleft(memoryview(piece)[sent:])
+                    break
+                sent -= size
+        if self._protocol_paused:
+            self._maybe_resume_protocol()  # the protocol may write, or close
         if buffer:
             return
-        self._loop._remove_writer(self._sock_fd)
+        if not self._no_writer:
+            self._loop._remove_writer(self._sock_fd)
         if self._empty_waiter is not None:
             self._empty_waiter.set_result(None)
         if self._closing:
