@@ -18,6 +18,7 @@ from .samples import Sample
 
 # Offloads whose end never comes (records lost, a pool shut down) are forgotten beyond this many.
 _MAX_OPEN: Final = 100_000
+_MAX_EARLY: Final = 10_000
 # Executors are numbered as they come; what was read of the oldest of so many has been counted long ago.
 _MAX_EXECUTORS: Final = 1000
 
@@ -83,7 +84,9 @@ class ExecutorStatistics:
         # The process's own labels are unique among its living executors; slots only bound their number.
         self._slot_of: dict[str, ExecutorTotals] = {}
         self._by_number: dict[int, tuple[str, ExecutorTotals]] = {}
+        # Said by the process's ring of executors that the loop's ring has not named yet.
         self._gone_early: set[int] = set()
+        self._early_workers: dict[int, int] = {}
         self._open: dict[int, _Offload] = {}
 
     def new_process(self, sites: SiteNames) -> None:
@@ -93,14 +96,15 @@ class ExecutorStatistics:
         for number in list(self._by_number):
             self._gone(number)
         self._gone_early.clear()
+        self._early_workers.clear()
         for totals in self.executors.values():
             totals.waiting = totals.active = totals.workers = totals.max_workers = 0
 
     def _gone(self, number: int) -> None:
         known = self._by_number.pop(number, None)
         if known is None:
-            # The loop's ring, which has its name, was not read so far yet.
-            if len(self._gone_early) < 10_000:
+            self._early_workers.pop(number, None)
+            if len(self._gone_early) < _MAX_EARLY:
                 self._gone_early.add(number)
             return
         label, totals = known
@@ -120,8 +124,8 @@ class ExecutorStatistics:
                 self._gone(number)
             elif number in self._by_number:
                 self._by_number[number][1].workers = started
-            else:
-                self._executor(number, "").workers = started
+            elif len(self._early_workers) < _MAX_EARLY:
+                self._early_workers[number] = started
         if self._gone_early:
             for number in [number for number in self._gone_early if number in self._by_number]:
                 self._gone_early.discard(number)
@@ -143,6 +147,7 @@ class ExecutorStatistics:
         if known is not None:
             self._move(known[1], totals)
         self._by_number[number] = (label, totals)
+        totals.workers = self._early_workers.pop(number, totals.workers)
         return totals
 
     def _move(self, old: ExecutorTotals, new: ExecutorTotals) -> None:

@@ -77,9 +77,9 @@ class ExecutorEntry:
         self.defined_at = -1e9
         self.workers = 0
         self.lock = threading.Lock()
-        # Calls of a process pool, by number: those that a process has, and those that wait in the shared queue.
+        # Calls of a process pool: those that a process has, and those that wait in the shared queue.
         self.active_numbers: set[int] = set()
-        self.in_call_queue: deque[int] = deque()
+        self.in_call_queue: deque[Offload] = deque()
 
 
 class Offloads:
@@ -253,7 +253,18 @@ class Offloads:
 class Offload:
     """One call handed to an executor."""
 
-    __slots__ = ("_loop", "_offloads", "_recorder", "entry", "finished", "future", "number", "source", "started")
+    __slots__ = (
+        "_loop",
+        "_offloads",
+        "_recorder",
+        "_watched_at",
+        "entry",
+        "finished",
+        "future",
+        "number",
+        "source",
+        "started",
+    )
 
     def __init__(self, offloads: Offloads, recorder: Any, loop: Any, entry: ExecutorEntry, number: int) -> None:
         self._offloads = offloads
@@ -265,6 +276,7 @@ class Offload:
         self.future: Any = None
         self.started = False
         self.finished = False
+        self._watched_at = 0.0
 
     # -- in the worker
 
@@ -316,6 +328,7 @@ class Offload:
         if condition is None:
             self.note_running()
             return
+        self._watched_at = monotonic()
         with condition:
             waiting = source._state == "PENDING"
             if waiting:
@@ -334,28 +347,30 @@ class Offload:
             return
         with entry.lock:
             if len(entry.active_numbers) >= entry.limit:
-                entry.in_call_queue.append(self.number)
+                entry.in_call_queue.append(self)
                 return
             entry.active_numbers.add(self.number)
         self.note_start(monotonic(), worker=False)
 
-    def _finish_watched(self, outcome: float) -> None:
+    def _finish_watched(self, outcome: float, error: BaseException | None = None) -> None:
         entry = self.entry
-        offloads = self._offloads
-        successor = 0
+        successor: Offload | None = None
         if issubclass(entry.executor_type, concurrent.futures.ProcessPoolExecutor):
             with entry.lock:
                 if self.number in entry.active_numbers:
                     entry.active_numbers.discard(self.number)
                     if entry.in_call_queue:
                         successor = entry.in_call_queue.popleft()
-                        entry.active_numbers.add(successor)
-                elif self.number in entry.in_call_queue:
-                    # Ended out of turn (a broken pool): it never counted as started.
-                    entry.in_call_queue.remove(self.number)
+                        entry.active_numbers.add(successor.number)
+                elif self in entry.in_call_queue:
+                    # Ended out of turn: the pool broke, or its start was missed.
+                    entry.in_call_queue.remove(self)
+        if not self.started and outcome != _CANCELLED and not isinstance(error, concurrent.futures.BrokenExecutor):
+            # Its worker was about to begin when it came to be watched.
+            self.note_start(self._watched_at or monotonic(), worker=False)
         self.note_finish(outcome)
-        if successor:
-            offloads.note((monotonic(), layout.R_START, float(successor)))
+        if successor is not None:
+            successor.note_start(monotonic(), worker=False)
 
     # -- the two futures
 
@@ -374,7 +389,9 @@ class Offload:
                     self._finish_watched(_CANCELLED)
                 else:
                     # Not ``exception()``: a subclass's own may do anything.
-                    self._finish_watched(_EXCEPTION if source._exception is not None else _RESULT)
+                    error: BaseException | None = source._exception
+                    self._finish_watched(_RESULT if error is None else _EXCEPTION, error)
+                    error = None
             except Exception:  # the record's fault, never the application's
                 self.finished = True
         loop = self._loop
