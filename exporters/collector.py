@@ -104,11 +104,8 @@ def start_thread(settings: Settings) -> CollectorThread:
 def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> int:
     ready = 3 if write_end != 3 else 4
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
-        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in _not_kept(environ)
     ]
-    if not _outlives_us(2):
-        actions.append((os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0))
     actions.append((os.POSIX_SPAWN_DUP2, write_end, ready))
     assert settings.run_dir is not None
     arguments = ["--run-dir", settings.run_dir, "--root-pid", str(os.getpid()), "--ready-fd", str(ready), "--detach"]
@@ -117,6 +114,17 @@ def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> in
     code = "from traceloop.exporters.collector import main; main()"
     command = [sys.executable, "-P", "-c", code, *arguments]
     return os.posix_spawn(sys.executable, command, _environment(settings, environ), file_actions=actions, setsigmask=())
+
+
+def _not_kept(environ: Mapping[str, str]) -> list[int]:
+    """Standard descriptors that the collector must not hold."""
+    out = [0]
+    # Whoever asks for spans on the console gets them there, and its end is when the last has been written.
+    if "console" not in environ.get("OTEL_TRACES_EXPORTER", ""):
+        out.append(1)
+    if not _outlives_us(2):
+        out.append(2)
+    return out
 
 
 def _outlives_us(descriptor: int) -> bool:

@@ -65,6 +65,29 @@ def write_file(path: str, text: str) -> None:
         pass
 
 
+def make_statistics(settings: Settings) -> Statistics:
+    """Empty statistics with all their parts, and the thresholds of the settings."""
+    from traceloop.reading import stall_statistics
+    from traceloop.reading.growth import GrowthStatistics
+    from traceloop.reading.statistics import Statistics
+    from traceloop.reading.tasks import TaskStatistics
+
+    lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
+
+    def threshold_for(callback: str, threshold: float) -> float:
+        # The loop's own threshold is the general one, and may have been changed by the program.
+        own = settings.threshold_for(callback) if settings.slow_patterns else settings.slow_threshold
+        return threshold if own == settings.slow_threshold else own
+
+    statistics = Statistics(
+        threshold_for=threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
+    )
+    stall_statistics.add_to(statistics)
+    statistics.process_parts.append(GrowthStatistics)
+    statistics.loop_parts.append(TaskStatistics)
+    return statistics
+
+
 class WakePipe:
     """The named pipe of a run directory by which its processes end the collector's wait. For one reader."""
 
@@ -123,27 +146,19 @@ class Collector:
 
     def open(self, listener: socket.socket | None) -> None:
         """Brings in what reads and serves; only now, since the program waits for what comes before."""
-        from traceloop.reading import stall_statistics
         from traceloop.reading.follower import RunFollower
-        from traceloop.reading.statistics import Statistics
 
         from .span_pipeline import make_pipeline
+        from .stall_probe import StallProbe
 
-        lowest_pattern = min((seconds for _, seconds in self.settings.slow_patterns), default=float("inf"))
-        self.statistics: Statistics = Statistics(
-            threshold_for=self._threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
-        )
-        stall_statistics.add_to(self.statistics)
+        self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
+        self.probe = StallProbe(self.follower)
         self.pipeline: SpanPipeline = make_pipeline(self.settings, self.statistics, say)
         if listener is not None:
             from .prometheus import serve
 
             serve(self._scraped, listener=listener)
-
-    def _threshold_for(self, callback: str, threshold: float) -> float:
-        for_callback = self.settings.threshold_for(callback)
-        return threshold if for_callback == self.settings.slow_threshold else for_callback
 
     def _scraped(self) -> Statistics:
         """What a scrape sees: everything up to now. From the server's threads."""
@@ -180,6 +195,7 @@ class Collector:
         """Steps 1 to 3; whether there was anything new."""
         busy = bool(self.read())
         with self.statistics.lock:
+            self.probe.look()
             for name in list(self.follower.ended - self._ended):
                 busy = True
                 self._process_over(name)
@@ -249,7 +265,9 @@ class Collector:
                 say(line)
 
     def _texts(self) -> tuple[str, str]:
-        return "the run is over", ""
+        from . import report
+
+        return report.summary(self.statistics), report.report(self.statistics) if self.settings.report else ""
 
     def _is_finished(self) -> bool:
         """Whether the root is gone and nobody of the run is left or about to come."""
@@ -374,16 +392,13 @@ class CollectorThread:
         self._thread.start()
 
     def _open(self) -> None:
-        from traceloop.reading import stall_statistics
         from traceloop.reading.follower import PrivateFollower
-        from traceloop.reading.statistics import Statistics
         from traceloop.recording.process import current_process
 
         from .prometheus import serve
         from .span_pipeline import make_pipeline
 
-        self.statistics = Statistics()
-        stall_statistics.add_to(self.statistics)
+        self.statistics = make_statistics(self.settings)
         process = current_process()
         if process is None:
             raise CollectorError("this process does not record")

@@ -5,40 +5,41 @@ from __future__ import annotations
 from typing import Any, Final
 
 from traceloop.reading.decoded import Event
+from traceloop.reading.growth import growth_of
 
 from .span_ids import SpanIds
 from .spans import Extra, Kind, Span
 
 _GROWTH: Final = Kind("asyncio.heap_growth", {})
-_MAX_ITEMS: Final = 20
 
 
 def growth_span(event: Event, clock_offset_ns: int) -> Span | None:
     """None for events of another kind, and for what makes no sense."""
-    data = event.data
-    if data.get("kind") != "growth":
+    growth = growth_of(event.data)
+    if growth is None:
         return None
     try:
-        start, end = float(data["start"]), float(data["end"])
-        attributes: dict[str, Any] = {
-            "asyncio.heap": str(data["heap"]),
-            "asyncio.heap.before": int(data["before"]),
-            "asyncio.heap.after": int(data["after"]),
-        }
-        start_ns, end_ns = int(start * 1e9) + clock_offset_ns, int(max(start, end) * 1e9) + clock_offset_ns
-    except (KeyError, TypeError, ValueError, OverflowError):
+        start = int(growth.start * 1e9) + clock_offset_ns
+        end = int(max(growth.start, growth.end) * 1e9) + clock_offset_ns
+    except (ValueError, OverflowError):  # NaN, infinity
         return None
-    if not 0 <= start_ns <= end_ns < 1 << 63:
+    if not 0 <= start <= end < 1 << 63:
         return None
-    for name, key in (("callbacks", "top"), ("created_by", "created")):
-        items = data.get(key)
-        if isinstance(items, list) and items:
-            attributes[f"asyncio.heap.{name}"] = [_text(item) for item in items[:_MAX_ITEMS]]
-    if isinstance(data.get("thread"), str):
-        attributes["thread.name"] = data["thread"]
+    attributes: dict[str, Any] = {
+        "asyncio.heap": growth.heap,
+        "asyncio.heap.unit": growth.unit,
+        "asyncio.heap.before": growth.before,
+        "asyncio.heap.after": growth.after,
+    }
+    # Of the timer heap: the callbacks that wait there, and the code that set them. Of the memory: lines and callbacks.
+    timer = growth.heap == "timer"
+    for name, top in (
+        ("callbacks", growth.top if timer else growth.more),
+        ("created_by" if timer else "lines", growth.more if timer else growth.top),
+    ):
+        if top:
+            attributes[f"asyncio.heap.{name}"] = [f"{label} ({number})" for label, number in top]
+    if growth.loop:
+        attributes["thread.name"] = growth.loop
     ids = SpanIds()  # rare enough for random ones
-    return _GROWTH, ids.trace(1), ids.other(1), b"", start_ns, end_ns, -1.0, b"", b"", Extra(attributes)
-
-
-def _text(item: Any) -> str:
-    return " ".join(map(str, item)) if isinstance(item, list) else str(item)
+    return _GROWTH, ids.trace(1), ids.other(1), b"", start, end, -1.0, b"", b"", Extra(attributes)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .collector import CollectorError, CollectorHandle, _environment, _outlives_us
+from .collector import CollectorError, CollectorHandle, _environment, _not_kept
 from .listening import listen, url_of
 
 TYPE_CHECKING = False
@@ -68,10 +68,8 @@ def start_before_exec(settings: Settings) -> CollectorHandle:
 def _become_collector(settings: Settings, root_pid: int, listen_descriptor: int) -> None:
     assert settings.run_dir is not None
     null = os.open(os.devnull, os.O_RDWR)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    if not _outlives_us(2):
-        os.dup2(null, 2)
+    for descriptor in _not_kept(os.environ):
+        os.dup2(null, descriptor)
     arguments = ["--run-dir", settings.run_dir, "--root-pid", str(root_pid), "--detached"]
     if listen_descriptor >= 0:
         os.set_inheritable(listen_descriptor, True)

@@ -139,6 +139,9 @@ class _Process:
         def details(start: float, end: float) -> tuple[Any, tuple[SpanEvent, ...], bool]:
             index = stall_statistics.stalls_of(self.follower.statistics).index
             attributes, stacks, complete = index.span_details(ring.number, start, end)
+            for name, value in attributes.items():
+                if type(value) is int:  # seconds, as JSON had them: one type for one attribute
+                    attributes[name] = float(value)
             events = tuple(SpanEvent("asyncio.stack", int(at * 1e9) + offset, each) for at, each in stacks)
             return attributes, events, complete
 
