@@ -44,7 +44,7 @@ def test_trouble(tmp_path, trouble):
         assert [qualname for _, _, _, qualname in info.stacks[0].awaiting] == ["main"]
 
     # Why.
-    assert info.parts.cause == CAUSES[trouble]
+    assert info.parts.cause == CAUSES[trouble], info
     if CAUSES[trouble] == "off_cpu":
         assert info.parts.cpu < (end - start) / 2
     if CAUSES[trouble] == "gc":

@@ -107,7 +107,7 @@ def never():
 
 
 def never_python():
-    while True:
+    while True:  # guilty
         pass  # guilty
 
 

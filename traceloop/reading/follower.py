@@ -12,6 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..recording import layout
+from . import stall_statistics
 from .decoded import Decoded
 from .loop_statistics import LoopStatistics
 from .ring_reader import Batch, RingError, RingReader
@@ -132,10 +133,15 @@ class ProcessFollower:
         out = self.read(final=True)
         for ring in self.rings.values():
             out += ring.finish()
+        if crashed:
+            self._take_last_words()
         self.statistics.detach(crashed=crashed)
         for ring in self.rings.values():
             ring.reader.close()
         return out
+
+    def _take_last_words(self) -> None:
+        """The process ended without a word: what it left beside its rings."""
 
 
 def _may_become_ready(source: object) -> bool:
@@ -161,6 +167,9 @@ class FolderFollower(ProcessFollower):
             self.add(os.path.basename(path), path)
         self.statistics.description = self.folder.description
         return super().read(final=final)
+
+    def _take_last_words(self) -> None:
+        stall_statistics.take_files(self)
 
 
 class PrivateFollower(ProcessFollower):

@@ -5,15 +5,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ..recording import layout
+from ..recording.fault_dump import CRASH_NAME, DUMP_NAME
 from .decoded import Decoded, Run
 from .samples import Sample
 from .stalls import StallIndex, StallInfo
 
 if TYPE_CHECKING:
+    from .follower import FolderFollower
     from .loop_statistics import LoopStatistics
     from .process_statistics import ProcessStatistics
     from .statistics import Statistics
@@ -117,3 +120,29 @@ def loop_stalls_of(loop: LoopStatistics) -> LoopStalls:
         if isinstance(part, LoopStalls):
             return part
     raise LookupError("these statistics were made without stalls")
+
+
+_MAX_FILE = 1 << 20
+
+
+def take_files(follower: FolderFollower) -> None:
+    """Takes in the stacks that a process has left in files: at its crash, or when it was asked for them under a C call
+    that then never returned. For a process that ended without a word, after its rings were read.
+    """
+    try:
+        index = stalls_of(follower.statistics).index
+    except LookupError:
+        return
+    for name, source in ((DUMP_NAME, "dump"), (CRASH_NAME, "crash")):
+        try:
+            with open(os.path.join(follower.folder.path, name), "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _MAX_FILE))
+                text = file.read().decode("utf-8", "replace")
+        except OSError:
+            continue
+        for ring in follower.rings.values():
+            since = ring.reader.word(layout.W_RUNNING)
+            if ring.is_loop and since > 0.0:
+                thread = int(ring.reader.word(layout.W_PTHREAD))
+                index.add_last_words(ring.number, since, thread, text, source, follower.folder.sites.module_of)

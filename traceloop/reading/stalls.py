@@ -315,14 +315,32 @@ class StallIndex:
         the thread's number in the dump. ``site_module``: the module of a file, as the site log has it.
         """
 
-        def module_of(file: str) -> str:
-            return self._modules.get(file) or (site_module(file) if site_module is not None else "") or ""
-
         for thread in parse_dump(text):
             below, ring = thread.below_loop(), ring_of(thread.thread)
             if below and ring is not None:
-                frames = name_frames(below, module_of)
+                frames = self._named(below, site_module)
                 self._dumps.append((ring, StackTaken(at, frames, [], 0, {}, "dump")))
+
+    def _named(self, frames: list[tuple[str, int, str]], site_module: Any) -> list[Frame]:
+        return name_frames(frames, lambda file: self._modules.get(file) or (site_module(file) if site_module else ""))
+
+    def add_last_words(self, ring: int, since: float, thread: int, text: str, source: str, site_module: Any) -> None:
+        """What a process left in a file that ended without a word, while the loop of this ring ran. ``since``: of its
+        word W_RUNNING; ``thread``: its thread's number in dumps. The latest stack of the file is taken.
+        """
+        for dumped in reversed(parse_dump(text)):
+            below = dumped.below_loop() if dumped.thread == thread else None
+            if not below:
+                continue
+            stack = StackTaken(since, self._named(below, site_module), [], 0, {}, source)
+            last = self._last.get(ring)
+            if last is None or last[1] < since - 0.001 or self._seen[last].ended:
+                last = self._last[ring] = (ring, since)
+            seen = self._at(*last)
+            seen.callback = seen.callback or UNKNOWN
+            seen.culprit = seen.culprit or culprit_of(stack.frames, [])
+            seen.stacks.append(stack)
+            return
 
     def add_sample(self, ring: int, sample: Sample) -> None:
         """What was measured from outside while the process could not: clock, thread's CPU time, process's CPU time,
@@ -410,6 +428,10 @@ class StallIndex:
     def slow_runs(self) -> list[tuple[int, float]]:
         """Ring and start of the slow runs that have ended, in the order in which they were read; the latest of them."""
         return list(self._ended)
+
+    def unfinished(self) -> list[tuple[int, float]]:
+        """Ring and start of the stalls of which no end was read: they last, or their process was killed in them."""
+        return [key for key, seen in self._seen.items() if not seen.ended and key not in self._ended]
 
     def is_suspension(self, start: float, end: float) -> bool:
         """Whether a run was long only because the process stood still as a whole: no slow run, then."""
