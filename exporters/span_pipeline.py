@@ -14,7 +14,6 @@ from traceloop.reading import stall_statistics
 from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
 from traceloop.reading.samples import Sample
 from traceloop.reading.statistics import Statistics
-from traceloop.recording import layout
 from traceloop.recording.naming import Site
 from traceloop.settings import Settings
 
@@ -187,11 +186,8 @@ class SpanPipeline:
             builder = None
             if stretch.ring.is_loop:
                 builder = process.builder_of(stretch.ring)
-                words = stretch.ring.reader
-                threshold, thread_id = words.word(layout.W_THRESHOLD), words.word(layout.W_THREAD)
-                spans = builder.build(
-                    decoded, threshold if threshold > 0.0 else None, int(thread_id) if thread_id > 0.0 else 0
-                )
+                threshold = stretch.threshold if stretch.threshold > 0.0 else None
+                spans = builder.build(decoded, threshold, stretch.thread_id)
                 if spans:
                     self._put(process, spans, Exemplars.hook(stretch.loop) if stretch.loop is not None else None)
             if decoded.offloads or decoded.threads or decoded.executors:

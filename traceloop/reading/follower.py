@@ -27,11 +27,16 @@ _LOOK_SECONDS = 1.0
 
 
 class Stretch(NamedTuple):
-    """What one turn read of one ring, for further readers (spans): ``loop`` is None for the process ring."""
+    """What one turn read of one ring, for further readers (spans): ``loop`` is None for the process ring.
+
+    ``threshold`` (s) and ``thread_id`` (native) of the loop as they then stood; the ring may be closed by now.
+    """
 
     ring: RingFollower
     loop: LoopStatistics | None
     decoded: Decoded
+    threshold: float
+    thread_id: int
 
 
 class RingFollower:
@@ -81,7 +86,10 @@ class RingFollower:
                 )
                 self.loop = process.open_loop(thread, number, since, self.reader, self.decoder)
         process.feed(decoded, self.loop)
-        stretch = Stretch(self, self.loop, decoded)
+        word = self.reader.word
+        thread = word(layout.W_THREAD)
+        thread_id = int(thread) if 0.0 <= thread < 2.0**32 else 0
+        stretch = Stretch(self, self.loop, decoded, word(layout.W_THRESHOLD), thread_id)
         if decoded.closed and self.loop is not None:
             process.close_loop(self.loop, decoded.end)
             self.loop = None
