@@ -165,11 +165,13 @@ def _finish_run(settings: Settings, run_dir: str) -> None:
     summary = _wait_for(os.path.join(run_dir, "summary.txt"), run_dir, settings.exit_timeout)
     if summary is None:
         return
-    notices.say(summary)
-    if settings.report:
-        report = _read(os.path.join(run_dir, "report.txt"))
-        if report:
-            notices.say(report)
+    report = _read(os.path.join(run_dir, "report.txt")) if settings.report else None
+    if report:
+        # The report begins with what the summary's last line says.
+        notices.say("\n".join(summary.splitlines()[:-1]))
+        notices.say(report.removeprefix("traceloop: "))
+    else:
+        notices.say(summary)
 
 
 def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
