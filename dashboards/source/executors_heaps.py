@@ -142,15 +142,15 @@ def _timers() -> list[JSON]:
             "asyncio.heap_growth span: it names the callbacks that grew it.",
             [
                 target(
-                    f"sum by ({BY_PROCESS}) (rate(asyncio_timer_heap_compactions_total{{{LOOP}}}{RATE}))",
+                    f"sum by ({BY_PROCESS}) (increase(asyncio_timer_heap_compactions_total{{{LOOP}}}{RATE}))",
                     PROCESS_LEGEND + " sweeps",
                 ),
                 target(
-                    f"sum by ({BY_PROCESS}, heap) (rate(asyncio_heap_growth_events_total{{{PROCESS}}}{RATE}))",
+                    f"sum by ({BY_PROCESS}, heap) (increase(asyncio_heap_growth_events_total{{{PROCESS}}}{RATE}))",
                     PROCESS_LEGEND + " {{heap}} growth",
                 ),
             ],
-            "ops",
+            "short",
             bars=True,
         ),
     ]

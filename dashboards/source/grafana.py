@@ -228,7 +228,8 @@ def table(
         overrides.append({"matcher": {"id": "byName", "options": name}, "properties": properties})
     panel["fieldConfig"] = {
         "defaults": {
-            "unit": "short",
+            # Labels are texts: with a number's unit a process id of 18600 becomes 18.6 K.
+            "unit": "string",
             "custom": {"align": "auto", "filterable": True, "inspect": False},
             "thresholds": thresholds(),
             "color": {"mode": "thresholds"},

@@ -142,7 +142,7 @@ def _process(store, chance, process, slot, part, at, birth, timers):
         store.add("asyncio_heap_growth_events_total", process | {"heap": heap},
                   heap == "timer" and slot == "0" and part > 0.4 and (at // STEP) % 20 == 0)  # fmt: skip
     store.set("cpython_memory_allocated_blocks", process, 4e5 + 2e5 * part)
-    for generation, often, pause in (("0", 2, 8e-5), ("1", 0.2, 7e-4), ("2", 0.02, 0.03)):
+    for generation, often, pause in (("0", 2, 8e-5), ("1", 0.2, 7e-4), ("2", 0.07, 0.03)):
         of = process | {"generation": generation}
         store.observe("cpython_gc_pause_duration_seconds", of, pause * (1 + chance.random()), round(often * STEP))
         store.add("cpython_gc_collected_objects_total", of, often * 90 * STEP)

@@ -14,7 +14,7 @@ PANELS = [pytest.param(board, panel, id=f"{name}: {panel['title']}") for name, b
 QUERIES = [pytest.param(query, id=where) for board in BOARDS.values() for where, query in queries(board)]
 
 # Of the units that Grafana knows (its value formats), those that make sense here.
-UNITS = {"none", "short", "percentunit", "percent", "s", "bytes", "Bps", "ops", "cps", "cpm", "reqps"}
+UNITS = {"string", "none", "short", "percentunit", "percent", "s", "bytes", "Bps", "ops", "cps", "cpm", "reqps"}
 
 
 def test_the_committed_files_are_what_the_source_makes():

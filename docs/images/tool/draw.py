@@ -88,7 +88,8 @@ def main():
             given = {"DASHBOARD": board, "DATA": data, "RANGE": [start, end], "STEP": step, "WIDTH": options.width}
             page = Path(folder) / "page.html"
             page.write_text(
-                '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="panels.css"><body><div id="root"></div><script>'
+                '<!doctype html><meta charset="utf-8"><link rel="stylesheet" href="panels.css">'
+                '<body><div id="root"></div><script>'
                 + "".join(f"window.{key}={json.dumps(value)};".replace("</", "<\\/") for key, value in given.items())
                 + '</script><script src="panels.js"></script>'
             )
