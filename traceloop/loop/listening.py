@@ -178,7 +178,7 @@ class ListeningMixin(LoopPart):
                 except OSError as err:
                     message = f"error while attempting to bind on address {address!r}: {str(err).lower()}"
                     if err.errno == errno.EADDRNOTAVAIL and sys.version_info >= (3, 13):
-                        # The family is switched off, most likely (CPython issue 75126).
+                        # The family is switched off, most likely (bpo-30945).
                         sockets.pop()
                         sock.close()
                         if self._debug:

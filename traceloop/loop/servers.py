@@ -221,7 +221,7 @@ class ServersMixin(LoopPart):
         ssl_shutdown_timeout: float | None = constants.SSL_SHUTDOWN_TIMEOUT,
         context: contextvars.Context | None = None,
     ) -> None:
-        # All that wait, in one pass of the loop (CPython issue 72092): with one a pass, a loop that is busy with
+        # All that wait, in one pass of the loop (bpo-27906): with one a pass, a loop that is busy with
         # its connections would let new ones wait longest.
         for _ in range(backlog + _ACCEPT_ONE_MORE):
             try:

@@ -179,7 +179,7 @@ class SocketsMixin(LoopPart):
                 sock.connect(address)
                 return
             except (BlockingIOError, InterruptedError) as exc:
-                queue_full = exc.errno == errno.EAGAIN
+                queue_full = exc.errno == errno.EAGAIN and sock.family == _socket.AF_UNIX
             if not queue_full:
                 # Under way, also after EINTR (POSIX): the socket is writable when it has ended.
                 await self._sock_when_writable(sock, functools.partial(self._sock_connected, address))
