@@ -87,8 +87,8 @@ class RingFollower:
                 self.loop = process.open_loop(thread, number, since, self.reader, self.decoder)
         process.feed(decoded, self.loop)
         word = self.reader.word
-        thread = word(layout.W_THREAD)
-        thread_id = int(thread) if 0.0 <= thread < 2.0**32 else 0
+        native = word(layout.W_THREAD)
+        thread_id = int(native) if 0.0 <= native < 2.0**32 else 0
         stretch = Stretch(self, self.loop, decoded, word(layout.W_THRESHOLD), thread_id)
         if decoded.closed and self.loop is not None:
             process.close_loop(self.loop, decoded.end)

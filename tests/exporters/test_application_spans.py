@@ -1,0 +1,108 @@
+"""The application's current span, as the recorder finds it in a handle's context."""
+
+import contextvars
+import gc
+import weakref
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+
+from traceloop.recording import layout
+from traceloop.recording.tracing import REMOTE, ApplicationSpans
+
+
+class Lists:
+    def __init__(self):
+        self.records = []
+        self.text = []
+
+    def take(self):
+        taken = [tuple(self.records[i : i + 3]) for i in range(0, len(self.records), 3)], list(self.text)
+        self.records.clear()
+        self.text.clear()
+        return taken
+
+
+@pytest.fixture
+def lists():
+    return Lists()
+
+
+@pytest.fixture
+def spans(lists):
+    spans = ApplicationSpans(lists)
+    assert spans.refresh() is not None
+    return spans
+
+
+def context_of(spans, span):
+    """The OpenTelemetry context that a handle scheduled within ``span`` carries."""
+
+    def inside():
+        with trace.use_span(span):
+            return contextvars.copy_context().get(spans.variable)
+
+    return contextvars.copy_context().run(inside)
+
+
+def test_a_span_is_defined_once_and_then_referred_to(spans, lists):
+    tracer = TracerProvider().get_tracer("test")
+    first, second = tracer.start_span("a"), tracer.start_span("b")
+    spans.changed(context_of(spans, first))
+    records, text = lists.take()
+    ids = first.get_span_context()
+    assert records == [(1.0, layout.R_SPAN, 1.0), (1.0, layout.R_CONTEXT, 0.0)]
+    assert text == [f"{ids.trace_id:032x} {ids.span_id:016x} "]
+    spans.changed(context_of(spans, second))
+    lists.take()
+    spans.changed(context_of(spans, first))  # another Context object, the same span
+    assert lists.take() == ([(1.0, layout.R_CONTEXT, 0.0)], [])
+    spans.changed(None)
+    assert lists.take() == ([(0.0, layout.R_CONTEXT, 0.0)], [])
+
+
+def test_unsampled_remote_and_state(spans, lists):
+    unsampled = TracerProvider(sampler=ALWAYS_OFF).get_tracer("test").start_span("a")
+    spans.changed(context_of(spans, unsampled))
+    assert lists.take()[0][0] == (1.0, layout.R_SPAN, 0.0)
+    remote = NonRecordingSpan(SpanContext(1, 2, True, TraceFlags(1), TraceState([("vendor", "x y")])))
+    spans.changed(context_of(spans, remote))
+    records, text = lists.take()
+    assert records[0] == (2.0, layout.R_SPAN, float(1 | REMOTE))
+    assert text == [f"{1:032x} {2:016x} vendor=x y"]
+
+
+def test_no_span_and_invalid_span_are_none(spans, lists):
+    spans.changed(context_of(spans, trace.INVALID_SPAN))
+    spans.changed({})
+    assert lists.take() == ([], [])
+
+
+def test_nothing_is_kept_alive_and_a_reused_address_gets_a_new_number(spans, lists):
+    tracer = TracerProvider().get_tracer("test")
+    seen = set()
+    for _ in range(50):  # sooner or later one gets the address of an earlier one
+        span = tracer.start_span("a")
+        seen.add(id(span))
+        spans.changed(context_of(spans, span))
+        reference = weakref.ref(span)
+        del span
+        gc.collect()
+        assert reference() is None
+    assert len(seen) < 50
+    defined = [record for record in lists.take()[0] if record[1] == layout.R_SPAN]
+    assert len(defined) == 50
+    assert spans._numbers == {}
+
+
+def test_a_broken_context_switches_it_off(spans, lists, caplog):
+    class Broken(dict):
+        def get(self, key, default=None):
+            raise RuntimeError("broken")
+
+    spans.changed(Broken(a=1))
+    assert spans.variable is None
+    assert "cannot be followed" in caplog.text

@@ -1,0 +1,123 @@
+"""The application's own OpenTelemetry spans: which one is current in a handle's context, written down as a number.
+
+Nothing of OpenTelemetry is imported: where the application has not imported ``opentelemetry.context``, it has no spans.
+The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contextvars``:
+
+* The current context is an immutable ``Context`` (a dict) in the ContextVar of ``ContextVarsRuntimeContext``; the span
+  lies in it under a key that is made anew in each process. Whoever has that dict has the span: one look-up.
+* A handle that carries the same dict object as the one before it is in the same span: an ``is`` in the loop's hot path
+  settles it, and ``changed`` is called for the others only.
+* A span object lives as long as somebody holds it, and its address may be given to the next one. So a number is given
+  back when its span dies (a weak reference tells), and nothing here keeps a span alive.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+
+from . import layout
+
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+_logger = logging.getLogger("traceloop")
+
+REMOTE: Final = 0x200  # beside the W3C trace flags: the span is another process's
+_MAX_STATE: Final = 512  # characters of a trace state, the most that has to be carried (W3C Trace Context, 3.3.1.5)
+
+
+class ApplicationSpans:
+    """What one loop knows of the application's spans. All of it runs in the loop's thread.
+
+    ``variable``: the ContextVar to ask a handle's context for, None while the application has no OpenTelemetry.
+    """
+
+    __slots__ = ("_module", "_next", "_numbers", "_recorder", "_span_key", "current", "variable")
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+        self._module: Any = None
+        self._span_key = ""
+        self._numbers: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._next = 1
+        self.variable: ContextVar[Any] | None = None
+        #: The number that was recorded last.
+        self.current = 0
+
+    def refresh(self) -> ContextVar[Any] | None:
+        """Looks whether the application has imported OpenTelemetry by now; once a flush. Returns ``variable``."""
+        module = sys.modules.get("opentelemetry.context")
+        if module is self._module:
+            return self.variable
+        self._module = module
+        self.variable = None
+        propagation = sys.modules.get("opentelemetry.trace.propagation")
+        if module is None or propagation is None:
+            self._module = None  # half imported: asked again
+            return None
+        variable = getattr(getattr(module, "_RUNTIME_CONTEXT", None), "_current_context", None)
+        key = getattr(propagation, "_SPAN_KEY", None)
+        if isinstance(variable, ContextVar) and isinstance(key, str):
+            self._span_key = key
+            self.variable = variable
+        return self.variable
+
+    def changed(self, otel_context: Any) -> None:
+        """The next handle's context holds ``otel_context`` (None: none), which the one before it did not."""
+        try:
+            number = self._number(otel_context) if otel_context else 0
+        except Exception as error:
+            self.variable = None
+            number = 0
+            _logger.error("traceloop: the application's spans cannot be followed any more", exc_info=error)
+        if number != self.current:
+            self.current = number
+            self._recorder.records += (float(number), layout.R_CONTEXT, 0.0)
+
+    def forget_current(self) -> None:
+        """The loop begins or ends to run: what was recorded last holds no longer."""
+        self.current = -1
+
+    def _number(self, otel_context: Any) -> int:
+        span = otel_context.get(self._span_key)
+        if span is None:
+            return 0
+        key = id(span)
+        known = self._numbers.get(key)
+        if known is not None and known[0]() is span:
+            return known[1]
+        context = span.get_span_context()
+        if not context.is_valid:
+            return 0
+        number = self._next
+        self._next += 1
+        state = context.trace_state
+        header = state.to_header()[:_MAX_STATE] if state else ""
+        flags = int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
+        recorder = self._recorder
+        recorder.records += (float(number), layout.R_SPAN, float(flags))
+        recorder.text.append(f"{context.trace_id:032x} {context.span_id:016x} {header}")
+        try:
+            self._numbers[key] = (weakref.ref(span, _Forget(self._numbers, key)), number)
+        except TypeError:
+            pass  # cannot be referred to weakly: it gets a number each time it is met
+        return number
+
+
+class _Forget:
+    """Takes a dead span's number away. Called wherever the last reference goes, perhaps within a collection."""
+
+    __slots__ = ("_key", "_numbers")
+
+    def __init__(self, numbers: dict[int, tuple[weakref.ref[Any], int]], key: int) -> None:
+        self._numbers = numbers
+        self._key = key
+
+    def __call__(self, reference: object) -> None:
+        known = self._numbers.get(self._key)
+        if known is not None and known[0] is reference:
+            del self._numbers[self._key]
