@@ -8,10 +8,11 @@ why ``new_handle`` in scheduling.py and these classes know each other.
 from __future__ import annotations
 
 import asyncio
+import threading
+from asyncio import events, format_helpers
 from collections.abc import Callable
+from contextvars import Context
 from typing import Any
-
-from asyncio import format_helpers
 
 
 class Handle(asyncio.Handle):
@@ -41,6 +42,54 @@ class TimerHandle(asyncio.TimerHandle):
         if not self._cancelled:
             self._loop._timer_handle_cancelled(self)
             asyncio.Handle.cancel(self)
+
+
+class _GuardedContext:
+    """Stands where a handle has its context; runs the callback unless it was cancelled, one or the other at a time.
+
+    So the loop runs such a handle as any other, without looking what kind it is. It does not refer to its handle,
+    which would be a cycle.
+    """
+
+    __slots__ = ("cancelled", "context", "lock")
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.lock = threading.RLock()
+        self.cancelled = False
+
+    def run(self, callback: Callable[..., object], *args: Any) -> None:
+        with self.lock:
+            if not self.cancelled:
+                self.context.run(callback, *args)
+
+
+class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  # type: ignore[misc]
+    """What ``call_soon_threadsafe`` returns from 3.14 on: ``cancel`` and ``cancelled`` may be called in any thread.
+
+    Once the callback runs they wait until it is over (gh-130322); in the thread that runs it they do not.
+    """
+
+    __slots__ = ()
+
+    def get_context(self) -> Context:
+        """The context that the callback runs in."""
+        context: Context = self._context.context
+        return context
+
+    def cancel(self) -> None:
+        """Cancels the call if it has not begun."""
+        with self._lock:
+            self._context.cancelled = True
+            asyncio.Handle.cancel(self)
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled."""
+        with self._lock:
+            return asyncio.Handle.cancelled(self)
+
+    def _run(self) -> None:
+        asyncio.Handle._run(self)
 
 
 def report_failure(handle: asyncio.Handle, error: BaseException) -> None:

@@ -13,7 +13,7 @@ from heapq import heappush
 from time import monotonic
 from typing import Any
 
-from .handles import Handle, TimerHandle
+from .handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
 
 _new = object.__new__
 # 3.14 deprecates the public name, and warns at each call.
@@ -41,9 +41,7 @@ class SchedulingMixin:
         """The loop's clock: seconds of ``time.monotonic()``."""
         return monotonic()
 
-    def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
         """Runs ``callback(*args)`` in the next iteration, in ``context`` or a copy of the current one."""
         if self._guarded:
             return self._call_soon_guarded(callback, args, context)
@@ -93,6 +91,26 @@ class SchedulingMixin:
             handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
         return handle
 
+    if sys.version_info >= (3, 14):
+
+        def _new_threadsafe_handle(
+            self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
+        ) -> asyncio.Handle:
+            handle = _new(ThreadSafeHandle)
+            handle._callback = callback
+            handle._args = args
+            handle._context = guarded = _GuardedContext(copy_context() if context is None else context)
+            handle._lock = guarded.lock
+            handle._cancelled = False
+            handle._loop = self
+            handle._repr = handle._source_traceback = None
+            if self._debug:
+                handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
+            return handle
+
+    else:
+        _new_threadsafe_handle = _new_handle
+
     def _add_callback(self, handle: asyncio.Handle) -> None:
         """Puts a handle that exists already (a reader's, a timer's) into the ready queue."""
         if not handle._cancelled:
@@ -109,7 +127,7 @@ class SchedulingMixin:
         self._check_closed()
         if self._debug:
             self._check_callback(callback, "call_soon_threadsafe")
-        handle = self._new_handle(callback, args, context)
+        handle = self._new_threadsafe_handle(callback, args, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
         if self._recorder is not None and threading.get_ident() != self._thread_id:
@@ -247,4 +265,3 @@ class SchedulingMixin:
     def get_task_factory(self) -> Any:
         """The task factory, None where ``asyncio.Task`` is used."""
         return self._task_factory
-
