@@ -1,0 +1,147 @@
+"""What the command refuses: one line, exit status 2, and no program was started."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def traceloop(*words: str, folder: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return subprocess.run(
+        [sys.executable, "-m", "traceloop", *words],
+        cwd=folder,
+        env={**clean, "PYTHONPATH": str(ROOT), **(environ or {})},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *texts: str) -> None:
+    assert result.returncode == 2, result
+    assert result.stdout == ""
+    assert result.stderr.startswith("traceloop: ") and result.stderr.count("\n") == 1, result.stderr
+    for text in texts:
+        assert text in result.stderr
+
+
+def script(path: Path, text: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(0o755)
+    return path
+
+
+def test_no_program(tmp_path: Path) -> None:
+    assert_refused(traceloop("run", folder=tmp_path), "what is to be run?", "traceloop run app.py")
+
+
+def test_an_unknown_command_of_path(tmp_path: Path) -> None:
+    assert_refused(traceloop("run", "nosuchcommand", folder=tmp_path), "no such command on PATH: nosuchcommand")
+
+
+def test_a_missing_file_is_told_by_the_interpreter(tmp_path: Path) -> None:
+    result = traceloop("run", "missing.py", folder=tmp_path)
+    assert result.returncode == 2
+    assert "can't open file" in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_an_option_out_of_range(tmp_path: Path) -> None:
+    assert_refused(traceloop("run", "--slow-threshold", "-1", "x.py", folder=tmp_path), "--slow-threshold", "above 0")
+
+
+def test_a_variable_out_of_range(tmp_path: Path) -> None:
+    environ = {"OTEL_PYTHON_TRACELOOP_RING_SIZE": "3"}
+    assert_refused(traceloop("run", "x.py", folder=tmp_path, environ=environ), "RING_SIZE", "64K to 4G")
+
+
+def test_a_binary(tmp_path: Path) -> None:
+    assert_refused(traceloop("run", "/bin/true", folder=tmp_path), "is a binary")
+
+
+def test_a_script_of_another_language(tmp_path: Path) -> None:
+    path = script(tmp_path / "tool", "#!/bin/bash\necho hi\n")
+    assert_refused(traceloop("run", str(path), folder=tmp_path), "script for bash")
+
+
+def test_an_interpreter_without_the_hook(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    python = str(tmp_path / "bare" / "bin" / "python")
+    (tmp_path / "app.py").write_text("print('ran')")
+    environ = {"PYTHONPATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'traceloop'\n"
+         "from traceloop.cli.main import main; main()", "run", python, "app.py"],
+        cwd=tmp_path, env={**os.environ, **environ}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert_refused(result, f"{python} -m pip install traceloop-eventloop")
+
+
+def test_a_console_script_of_another_environment(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
+    bin_folder = tmp_path / "bare" / "bin"
+    script(bin_folder / "sometool", f"#!{bin_folder}/python\nprint('ran')\n")
+    environ = {"PATH": f"{bin_folder}{os.pathsep}{os.environ['PATH']}"}
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv[0] = 'traceloop'\n"
+         "from traceloop.cli.main import main; main()", "run", "sometool"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": "", **environ}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert_refused(result, str(bin_folder / "python"), "pip install")
+
+
+def test_the_first_error_is_told_before_anything_is_made(tmp_path: Path) -> None:
+    before = (
+        {name for name in os.listdir("/dev/shm") if name.startswith("traceloop-")}
+        if os.path.isdir("/dev/shm")
+        else set()
+    )
+    traceloop("run", "--spans", "none", "x.py", folder=tmp_path)
+    after = (
+        {name for name in os.listdir("/dev/shm") if name.startswith("traceloop-")}
+        if os.path.isdir("/dev/shm")
+        else set()
+    )
+    assert not {name for name in after - before if not os.listdir(f"/dev/shm/{name}")}
+
+
+def test_unknown_command(tmp_path: Path) -> None:
+    assert_refused(traceloop("runn", "x.py", folder=tmp_path), "runn")
+
+
+def test_version_and_help(tmp_path: Path) -> None:
+    import traceloop as package
+
+    assert traceloop("--version", folder=tmp_path).stdout == f"traceloop {package.__version__}\n"
+    text = traceloop("run", "--help", folder=tmp_path).stdout
+    for word in (
+        "--slow-threshold",
+        "--keep-uvloop",
+        "OTEL_PYTHON_TRACELOOP_",
+        "OTEL_SDK_DISABLED",
+        "Exit status",
+        "uvicorn",
+    ):
+        assert word in text
+    assert "report" in traceloop("--help", folder=tmp_path).stdout
+
+
+def test_a_metrics_port_that_was_asked_for_and_is_taken(tmp_path: Path) -> None:
+    from traceloop.exporters.collector import CollectorError
+    from traceloop.exporters.quick_start import start_before_exec
+
+    from traceloop.settings import Settings
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        settings = Settings(run_dir=str(tmp_path), metrics_port=port, metrics_port_required=True)
+        with pytest.raises(CollectorError, match=f"{port}.*taken"):
+            start_before_exec(settings)
