@@ -305,7 +305,7 @@ class StallIndex:
         begin, until, reason = float(data["from"]), float(data["to"]), str(data["reason"])
         self.late[reason] = self.late.get(reason, 0.0) + max(0.0, until - begin)
         if reason == "suspended":
-            self.suspensions.append((begin, until))
+            self.suspensions.append((begin, begin + float(data["held"])))
         self._late.append((begin, until, reason, list(data["loops"])))
 
     # -- what was seen from outside

@@ -411,17 +411,20 @@ class Watchdog:
         late = now - due
         woken = switches() - self._switches
         cpu = time.process_time() - self._process_cpu
-        waited = schedstat(self._thread_id)[0] - self._own_wait
-        # Waiting for the GIL wakes once each switch interval; half of that, to be on the safe side.
-        if COUNTS_SWITCHES and woken >= max(3.0, late / sys.getswitchinterval() / 2):
-            reason = "gil"
-        elif cpu <= max(0.01, late / 20) and woken <= 3 and waited <= late / 10:
+        waited = schedstat(self._thread_id)[0]
+        known = COUNTS_SWITCHES and waited >= 0.0
+        waited -= self._own_wait
+        # Waiting for the GIL wakes once each switch interval.
+        for_gil = min(late, woken * sys.getswitchinterval()) if known else 0.0
+        # A thread that was due neither waited for a processor nor for the GIL: it was not let run at all.
+        held = late - waited - for_gil
+        if held >= max(_LATE, late / 2) and (known or cpu <= max(0.01, late / 20)):
             reason = "suspended"
-            self._suspensions.append((due, now))
+            self._suspensions.append((due, due + held))
         else:
-            # Of a processor, by others; or by a holder of the GIL, where waking is not counted.
-            reason = "starved" if COUNTS_SWITCHES else "gil"
-        event: dict[str, Any] = {"kind": "late", "reason": reason, "from": due, "to": now, "cpu": cpu, "loops": []}
+            reason = "gil" if for_gil >= late / 2 or not known else "starved"
+        event: dict[str, Any] = {"kind": "late", "reason": reason, "from": due, "to": now, "cpu": cpu, "held": held}
+        event["loops"] = []
         for watched in list(self._watched.values()):
             before = watched.history[-1] if watched.history else None
             event["loops"].append([watched.ring, before, watched.sample(now)])
