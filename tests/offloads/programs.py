@@ -70,4 +70,4 @@ def offloads(process: Process) -> dict[int, Any]:
 
 def run(loop: EventLoop, coro: Any) -> Any:
     """Runs ``coro`` with a limit of time."""
-    return loop.run_until_complete(asyncio.wait_for(coro, 120))
+    return loop.run_until_complete(asyncio.wait_for(coro, 60))
