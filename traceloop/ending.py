@@ -37,8 +37,7 @@ _root_pid = 0
 _collector_pid = 0
 _armed = False
 _ended_pid = 0
-_recording: Any = None
-_process: Any = None
+_recording: Recording | None = None
 _untraced: dict[str, int] = {}
 
 
@@ -57,18 +56,18 @@ def prepare(settings: Settings, is_root: bool) -> None:
 def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Callable[[], None]) -> None:
     """From now on a loop may run in this process; called after asyncio was imported, in its importer's
     thread."""
-    global _armed, _process, _recording, _untraced
+    global _armed, _recording, _untraced
     if _armed:
         return
     _armed = True
     if _settings is None:
         atexit.register(_end)
     _untraced = untraced
-    from . import recording
-    from .recording import process
+    from asyncio import events
 
-    _recording = recording
-    _process = process
+    from .recording import process, watchdog
+
+    _recording = Recording(process, watchdog, events._get_running_loop)
     running_loop_watchers.append(_guard_sigterm)
     os._exit = Before(os._exit, _end)
     os.execv = Before(os.execv, flush)
@@ -82,6 +81,42 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
             restore()
 
     os.register_at_fork(after_in_child=after_fork)
+
+
+class Recording:
+    """What there is to do with the recording of this process at its end; holds what that takes, ready imported."""
+
+    def __init__(self, process: Any, watchdog: Any, running_loop: Callable[[], Any]) -> None:
+        self._process = process
+        self._watchdog = watchdog
+        self._running_loop = running_loop
+
+    def flush(self) -> None:
+        """Writes what the loop that runs in this thread has not written yet; also from a signal handler."""
+        loop = self._running_loop()
+        recorder = getattr(loop, "_recorder", None)
+        # In the child of a fork the running loop is the parent's, and so is its ring.
+        if recorder is None or recorder.process.pid != os.getpid():
+            return
+        code = type(recorder).flush.__code__
+        frame = sys._getframe()
+        while frame.f_back is not None:
+            frame = frame.f_back
+            if frame.f_code is code:
+                return  # a signal came in the middle of it
+        # Or between the three appends of a record.
+        del recorder.records[len(recorder.records) // 3 * 3 :]
+        recorder.flush(loop, time.monotonic())
+
+    def end(self) -> None:
+        """Nothing more will be written."""
+        current = self._process._current
+        if current is None or current.pid != os.getpid():
+            return
+        # The wait that may follow is ours, and no stall of the program's.
+        self._watchdog._at_exit()
+        self.flush()
+        current.end()
 
 
 class Before:
@@ -115,18 +150,13 @@ class Before:
 def flush() -> None:
     """Publishes what the loops of this process have not published yet; the recording goes on."""
     if _recording is not None:
-        flush_process = getattr(_recording, "flush_process", None)
-        if flush_process is not None:
-            flush_process()
+        _recording.flush()
 
 
 def _flush_and_wait() -> None:
     """Ends the recording of this process; the root process waits until the collector has read it all."""
-    close_process = getattr(_recording, "close_process", None)
-    if close_process is not None:
-        close_process()
-    elif _process is not None and _process._current is not None and _process._current.pid == os.getpid():
-        _process._current.end()
+    if _recording is not None:
+        _recording.end()
     if _settings is not None and _settings.run_dir is not None:
         _wake_collector(_settings.run_dir)
     if _settings is not None and _settings.run_dir is not None and os.getpid() == _root_pid:
