@@ -16,6 +16,7 @@ COMMANDS = {
     "top": ("top", "command", "Watch the loops of a running program."),
     "report": ("report", "command", "Print the report of a kept record."),
     "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
+    "demo": ("demo", "command", "Run a service with troubles to look at."),
 }
 
 

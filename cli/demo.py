@@ -1,0 +1,51 @@
+"""`traceloop demo`: a small service with a load of its own and a menu of troubles, under `traceloop run`."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import click
+
+
+@click.command("demo")
+@click.option("--host", default="localhost", show_default=True, help="Where the service listens.")
+@click.option("--port", default=8080, show_default=True, help="Its port; the menu is at http://localhost:PORT/.")
+@click.option("--metrics-port", type=int, help="Port of the metrics (default: OTEL_EXPORTER_PROMETHEUS_PORT or 9464).")
+@click.option("--users", default=10, show_default=True, help="Clients of the load, each about ten requests a second.")
+@click.option(
+    "--trouble", "troubles", multiple=True, help="A trouble that is on from the start, or all; may be repeated."
+)
+@click.option(
+    "--prometheus",
+    "directory",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="First write a Prometheus configuration, with alerts that fire within two minutes, into this folder.",
+)
+def command(
+    host: str, port: int, metrics_port: int | None, users: int, troubles: tuple[str, ...], directory: Path | None
+) -> None:
+    """Run a service with a load of its own, whose troubles can be switched on and off by HTTP."""
+    if metrics_port is None:
+        configured = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
+        metrics_port = int(configured) if configured.isdecimal() else 9464
+    if directory is not None:
+        try:
+            importlib.import_module("traceloop.dashboards.shortened").write(directory, metrics_port)
+        except OSError as error:
+            raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
+        click.echo(f"traceloop: now run: prometheus --config.file={directory}/prometheus.yml", err=True)
+    words = ["--metrics-port", str(metrics_port), str(_script()), "--host", host, "--port", str(port)]
+    words += ["--users", str(users), *(word for name in troubles for word in ("--trouble", name))]
+    # Becomes the service; returns only where that was refused.
+    raise SystemExit(importlib.import_module(".run", __package__).main(words))
+
+
+def _script() -> Path:
+    # A copy, since the culprit of a slow callback is found in the application's own code, and what lies in
+    # site-packages never counts as that. The service removes it when it ends.
+    source = Path(importlib.import_module("traceloop.dashboards").__file__ or "").parent / "demo" / "troubles.py"
+    return Path(shutil.copy(source, Path(tempfile.mkdtemp(prefix="traceloop-demo-")) / "troubles.py"))

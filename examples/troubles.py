@@ -1,0 +1,1 @@
+../dashboards/demo/troubles.py
