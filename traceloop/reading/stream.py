@@ -22,7 +22,6 @@ from __future__ import annotations
 import json
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import repeat
 from typing import Final
 
 from ..recording import layout
@@ -50,11 +49,13 @@ from .decoded import (
 from .ring_reader import Batch
 
 _INFINITY: Final = float("inf")
-# In the queue's model: (ready time, number of the run that scheduled it, kind, ident of that run).
-_Entry = tuple[float, int, str, float]
-_UNKNOWN: Final[_Entry] = (_INFINITY, 0, SOON, 0.0)
+# In the queue's model, handles that one run put in, or one poll: (ready time, number of the run that scheduled them,
+# kind, ident of that run, how many there are besides the first). Never one entry for each, so that no number in a
+# damaged record can make the model large.
+_Entry = tuple[float, int, str, float, float]
+_UNKNOWN: Final[_Entry] = (_INFINITY, 0, SOON, 0.0, 0.0)
 # More handles than this in a ready queue are believed to be damage rather than handles.
-_MAX_QUEUE: Final = 4_000_000
+_MAX_QUEUE: Final = 1e9
 _MAX_SPANS: Final = 16384
 _MAX_TASK_NAMES: Final = 200_000
 
@@ -93,10 +94,12 @@ class LoopStream:
         self._poll_delay = -1.0
         self._moved = 0
         self._queue: deque[_Entry] = deque()
+        # The entry that handles are being taken from, with how many are left of it.
+        self._group: _Entry = _UNKNOWN
         self._pending = 0.0
         self._context = 0
         self._running: tuple[float, float, str, float, int, int, int, float] | None = None
-        self._override: _Entry | None = None
+        self._override: tuple[float, str] | None = None
         self._new_task: tuple[float, str, bool] | None = None
         self._timers: list[float] = []
         self._writers: set[float] = set()
@@ -158,7 +161,7 @@ class LoopStream:
         end = max(start, end) if end == end else start
         decoded.runs.append((self.runs, start, end, ident, kind, delay, scheduler, span, self._iteration, outcome))
         if added:
-            self._queue.extend(repeat((end, self.runs, SOON, ident), int(added)))
+            self._queue.append((end, self.runs, SOON, ident, added - 1.0))
 
     def _end_iteration(self, decoded: Decoded, end: float) -> None:
         decoded.iterations.append(
@@ -177,6 +180,7 @@ class LoopStream:
         """Records are missing here: nothing is known of the queue, the state or the context any more."""
         self._end_run(decoded, self._written_at)
         self._queue.clear()
+        self._group = _UNKNOWN
         self._pending = -1.0
         self._iteration_start = -1.0
         self._override = self._new_task = self._half = None
@@ -192,7 +196,7 @@ class LoopStream:
         queue = self._queue
         take = queue.popleft
         put = queue.append
-        extend = queue.extend
+        ready, creator, group_kind, creator_ident, group_left = self._group
         append = decoded.runs.append
         number = self.runs
         pending = self._pending
@@ -215,22 +219,24 @@ class LoopStream:
                         end = a if a > start else start
                         append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
                         if added:
-                            if added == 1.0:
-                                put((end, number, SOON, run_ident))
-                            else:
-                                extend(repeat((end, number, SOON, run_ident), int(added)))
+                            put((end, number, SOON, run_ident, added - 1.0))
                     number += 1
                     start = a
                     run_ident = ident
                     span = context
                     running = True
-                    try:
-                        ready, scheduler, kind, creator_ident = take()
-                    except IndexError:
-                        # Put in by another thread since the queue was last seen, or the queue is not known.
-                        ready, scheduler, kind, creator_ident = _UNKNOWN
-                        if pending >= 0.0:
-                            pending += 1.0
+                    if group_left > 0.0:
+                        group_left -= 1.0
+                    else:
+                        try:
+                            ready, creator, group_kind, creator_ident, group_left = take()
+                        except IndexError:
+                            # Put in by another thread since the queue was last seen, or the queue is not known.
+                            ready, creator, group_kind, creator_ident, group_left = _UNKNOWN
+                            if pending >= 0.0:
+                                pending += 1.0
+                    scheduler = creator
+                    kind = group_kind
                     delay = a - ready
                     if delay < 0.0:
                         delay = 0.0 if ready != _INFINITY else -1.0
@@ -245,28 +251,35 @@ class LoopStream:
                         outcome = 0
                     # The queue held ``pending`` before this handle was taken from it.
                     added = b - pending + 1.0
-                    if added and (added < 0.0 or added > _MAX_QUEUE):
-                        added = self._correct(b, pending)
+                    if added and not 0.0 < added < _MAX_QUEUE:
+                        # Not as the model has it: its place was lost, or somebody took handles out of the queue.
+                        added = group_left = 0.0
+                        self._forget_queue(b)
                     pending = b
                     if special:
                         special = False
                         if self._override is not None:
-                            ready, scheduler, new_kind, creator_ident = self._override
+                            stamp, new_kind = self._override
                             self._override = None
-                            delay = a - ready if a > ready else 0.0
+                            scheduler = 0
+                            delay = a - stamp if a > stamp else 0.0
                             if kind is not TASK:
                                 kind = new_kind
                         if self._new_task is not None:
                             task, name, made_by_loop = self._new_task
                             self._new_task = None
-                            decoded.tasks.append(NewTask(task, name, number, a, scheduler, creator_ident, made_by_loop))
+                            decoded.tasks.append(
+                                NewTask(
+                                    task, name, number, a, scheduler, creator_ident if scheduler else 0.0, made_by_loop
+                                )
+                            )
                     continue
                 if running and ident in _CLOCKED:
                     running = False
                     end = a if a > start else start
                     append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
                     if added:
-                        extend(repeat((end, number, SOON, run_ident), int(added)))
+                        put((end, number, SOON, run_ident, added - 1.0))
                 if ident == layout.R_SPIN:
                     if self._iteration_start >= 0.0:
                         self.runs = number
@@ -300,17 +313,25 @@ class LoopStream:
                     self._poll_delay = late if not b and self._poll_timeout > 0.0 and late >= 0.0 else -1.0
                     self._enter(ACTIVE, a, decoded)
                 elif ident == layout.R_DUE:
+                    if not 0.0 <= pending <= a:
+                        group_left = 0.0
                     pending = self._queue_due(a, b, pending)
                 elif ident == layout.R_TIMER:
                     self._timers.append(a)
                 elif ident == layout.R_SKIP:
-                    if queue:
-                        take()
+                    if group_left > 0.0:
+                        group_left -= 1.0
+                        pending -= 1.0
+                    elif queue:
+                        ready, creator, group_kind, creator_ident, group_left = take()
                         pending -= 1.0
                     special = False
                     self._override = None
-                    if b != pending:
-                        self._correct(b, 0.0)
+                    if b < pending or pending < 0.0:
+                        group_left = 0.0
+                        self._forget_queue(b)
+                    elif b > pending:
+                        put((*_UNKNOWN[:4], b - pending - 1.0))
                     pending = b
                 elif ident == layout.R_CONTEXT:
                     context = self._context = int(a)
@@ -320,8 +341,10 @@ class LoopStream:
                     return a, b
                 elif ident == layout.R_RUN:
                     queue.clear()
-                    extend(repeat((a, 0, SOON, 0.0), min(int(b), _MAX_QUEUE)))
-                    pending = float(len(queue))
+                    group_left = 0.0
+                    pending = b
+                    if b > 0.0:
+                        put((a, 0, SOON, 0.0, b - 1.0))
                     self._enter(ACTIVE, a, decoded)
                 elif ident == layout.R_END:
                     if self._iteration_start >= 0.0:
@@ -338,6 +361,7 @@ class LoopStream:
         finally:
             self.runs = number
             self._pending = pending
+            self._group = ready, creator, group_kind, creator_ident, group_left
             if running:
                 self._running = (start, run_ident, kind, delay, scheduler, span, outcome, added)
         return None
@@ -353,46 +377,40 @@ class LoopStream:
         self.state = state
         self.since = when
 
-    def _correct(self, length: float, pending: float) -> float:
-        """The queue is not as long as the model has it: its place was lost, or somebody took handles out of it.
-
-        ``length``: as it was read, which holds. Returns how many of them the run that was read may have added: none.
-        """
-        queue = self._queue
-        if pending < 0.0 or not 0.0 <= length <= _MAX_QUEUE:
-            queue.clear()
-        while len(queue) > length:
-            queue.pop()
-        if 0.0 <= length <= _MAX_QUEUE:
-            queue.extend(repeat(_UNKNOWN, int(length) - len(queue)))
-        return 0.0
+    def _forget_queue(self, length: float) -> None:
+        """Nothing is known of the handles in the queue but how many there are."""
+        self._queue.clear()
+        if 0.0 < length < _MAX_QUEUE:
+            self._queue.append((*_UNKNOWN[:4], length - 1.0))
 
     def _queue_due(self, base: float, timers: float, pending: float) -> float:
         """The poll's harvest enters the queue: descriptors' handles behind what is there, then timers."""
-        queue = self._queue
-        moved = min(max(self._moved, 0), _MAX_QUEUE)
+        put = self._queue.append
+        moved = float(max(self._moved, 0))
         when = self.since
-        if pending < 0.0 or base < pending or base - pending > _MAX_QUEUE:
-            self._correct(base, pending)
-        else:
+        if not 0.0 <= pending <= base:
+            self._forget_queue(base)
+        elif base > pending:
             # Put in by other threads during the poll; their stamps will say when.
-            queue.extend(repeat((when, 0, THREADSAFE, 0.0), int(base - pending)))
-        reader = (when, 0, READER, 0.0)
-        writers = self._writers
-        if writers:
-            writer = (when, 0, WRITER, 0.0)
-            queue.extend(writer if base + index in writers else reader for index in range(moved))
-            writers.clear()
-        else:
-            queue.extend(repeat(reader, moved))
+            put((when, 0, THREADSAFE, 0.0, base - pending - 1.0))
+        place = base
+        for position in sorted(self._writers):
+            if place <= position < base + moved:
+                if position > place:
+                    put((when, 0, READER, 0.0, position - place - 1.0))
+                put((when, 0, WRITER, 0.0, 0.0))
+                place = position + 1.0
+        if base + moved > place:
+            put((when, 0, READER, 0.0, base + moved - place - 1.0))
+        self._writers.clear()
         due = self._timers
-        if len(due) != timers:  # their records are lost: when they were due is unknown, not that they were timers
-            due = [when] * min(int(timers), _MAX_QUEUE)
-        queue.extend((moment, 0, TIMER, 0.0) for moment in due)
-        length = base + moved + len(due)
+        if len(due) == timers:
+            self._queue.extend((moment, 0, TIMER, 0.0, 0.0) for moment in due)
+        elif timers > 0.0:  # their records are lost: when they were due is unknown, not that they were timers
+            put((when, 0, TIMER, 0.0, timers - 1.0))
         self._timers.clear()
         self._moved = 0
-        return length
+        return base + moved + timers
 
     def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
         if ident == layout.R_TASK:
@@ -404,9 +422,9 @@ class LoopStream:
         elif ident == layout.R_WRITER:
             self._writers.add(a)
         elif ident == layout.R_STAMP:
-            self._override = (a, 0, THREADSAFE, 0.0)
+            self._override = (a, THREADSAFE)
         elif ident == layout.R_SIGNAL:
-            self._override = (a, 0, SIGNAL, 0.0)
+            self._override = (a, SIGNAL)
         elif ident == layout.R_SPAN:
             self._define_span(int(a), int(b), next(text, ""), decoded)
         elif ident == layout.R_ABANDONED:
