@@ -1,0 +1,113 @@
+"""The text report and the summary, of loops that really ran."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+
+import pytest
+from traceloop.exporters import text_tables
+from traceloop.exporters.report import report, summary
+
+from traceloop.loop.event_loop import EventLoop
+from traceloop.reading import new_statistics, read_loop
+from traceloop.recording import process
+
+ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@pytest.fixture(scope="module")
+def statistics():
+    old, process._current = process._current, None
+
+    def blocking():
+        time.sleep(0.12)
+
+    async def quick():
+        for _ in range(100):
+            await asyncio.sleep(0)
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.call_soon(blocking)
+        await asyncio.gather(*(quick() for _ in range(3)))
+        await asyncio.to_thread(time.sleep, 0.01)
+        await asyncio.sleep(0.01)
+
+    loop = EventLoop()
+    loop.run_until_complete(main())
+    loop.close()
+    yield read_loop(loop)
+    process._current = old
+
+
+def test_the_summary_is_one_line_with_the_worst_by_name(statistics):
+    line = summary(statistics)
+    assert "\n" not in line
+    assert re.match(
+        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, 1 slow callback \(worst: .*blocking, 1\d\d ms\)$", line
+    )
+
+
+def test_the_report_says_what_happened(statistics):
+    text = report(statistics, color=False, width=120)
+    assert "Loop MainThread" in text
+    for word in ("active", "idle", "schedule delay", "duration", "p99.9", "timers:", "tasks:", "memory", "Executors"):
+        assert word in text
+    line = next(line for line in text.splitlines() if "quick" in line)
+    assert " 303 " in line or " 306 " in line  # three tasks, a hundred sleeps each, and their last step
+    assert "time.sleep" in text
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 200])
+@pytest.mark.parametrize("color", [False, True])
+def test_tables_keep_to_the_width_and_line_up(statistics, width, color):
+    text = report(statistics, color=color, width=width)
+    assert bool(ESCAPE.search(text)) == color
+    lines = ESCAPE.sub("", text).splitlines()
+    assert not any(line != line.rstrip() for line in lines)
+    table = [line for line in lines if line.startswith("    ") and re.search(r"\d (s|ms|µs|ns)$", line)]
+    assert len(table) > 8
+    if width >= 80:
+        tables = [line for line in table if "active" not in line]
+        assert all(len(line) <= width for line in tables)
+
+
+def test_an_empty_run_has_a_report_too():
+    assert summary(new_statistics()) == "0 loops, 0 callbacks, 0.0% utilization, no slow callbacks"
+    assert report(new_statistics()).startswith("traceloop: 0 loops")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0, "0 s"),
+        (850e-9, "850 ns"),
+        (12.34e-6, "12.3 µs"),
+        (0.0009999, "1.00 ms"),
+        (0.104, "104 ms"),
+        (0.99999, "1.00 s"),
+        (2.314, "2.31 s"),
+        (200.4, "3 min 20 s"),
+        (7500.0, "2 h 5 min"),
+    ],
+)
+def test_durations_are_written_for_people(value, text):
+    assert text_tables.seconds(value) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(512, "512 B"), (1536, "1.50 KiB"), (61.2 * 2**20, "61.2 MiB"), (5 * 2**40, "5120 GiB")]
+)
+def test_sizes_are_written_for_people(value, text):
+    assert text_tables.size(value) == text
+
+
+def test_names_from_a_record_cannot_drive_the_terminal():
+    assert text_tables.clean("a\x1b[31mb\x07\ud800") == "a?[31mb??"
+
+
+def test_a_long_name_keeps_its_beginning_and_its_end():
+    short = text_tables.shorten("application.services.orders.Handlers.create_order", 24)
+    assert len(short) == 24 and short.startswith("app") and short.endswith("create_order")
