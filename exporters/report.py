@@ -91,7 +91,7 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
     rest = ", ".join(facts)
     command = clean(str(process.description.get("command", "")))
     line = f"{title}  {rest}  "
-    yield (style.bold(title) + style.dim(f"  {rest}  " + shorten(command, max(10, style.width - len(line))))).rstrip()
+    yield style.bold(title) + style.dim(f"  {rest}  {shorten(command, max(10, style.width - len(line)))}".rstrip())
     yield "  " + ", ".join(_usage(process, style))
     busiest = sorted(process.loops.values(), key=lambda loop: -loop.callbacks.runs)
     shown = busiest[:TOP_LOOPS]
@@ -252,13 +252,16 @@ def _executors(executors: list[ExecutorTotals], style: Style) -> list[str]:
                 each.label,
                 count(each.queue_durations.count),
                 seconds(each.run_durations.sum),
-                f"{seconds(each.queue_durations.quantile(0.5))} / {seconds(each.queue_durations.quantile(0.99))}",
-                f"{seconds(each.run_durations.quantile(0.5))} / {seconds(each.run_durations.quantile(0.99))}",
-                f"{seconds(each.return_delays.quantile(0.5))} / {seconds(each.return_delays.quantile(0.99))}",
+                seconds(each.queue_durations.quantile(0.5)),
+                seconds(each.queue_durations.quantile(0.99)),
+                seconds(each.run_durations.quantile(0.5)),
+                seconds(each.run_durations.quantile(0.99)),
+                seconds(each.return_delays.quantile(0.99)),
             ]
         )
     lines = ["  " + style.bold("Executors")]
-    lines += table(style, ["executor", "runs", "time", "queued p50 / p99", "ran p50 / p99", "returned p50 / p99"], rows)
+    header = ["executor", "runs", "time", "queued p50", "p99", "ran p50", "p99", "returned p99"]
+    lines += table(style, header, rows)
     functions = [
         (executor.label, name, totals) for executor in executors for name, totals in executor.functions.items()
     ]

@@ -128,7 +128,7 @@ def table(
     numbers = [max(visible(row[column]) for row in (header, *rows)) for column in range(names, len(header))]
     room = style.width - indent - sum(numbers) - 2 * (len(header) - 1)
     widest = [max(visible(row[column]) for row in (header, *rows)) for column in range(names)]
-    while sum(widest) > room and max(widest) > 12:
+    while sum(widest) > room and max(widest) > 8:
         widest[widest.index(max(widest))] -= 1
     lines = []
     for position, row in enumerate((header, *rows)):
