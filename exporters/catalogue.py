@@ -177,6 +177,18 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "Bytes through the loop's transports and sock_* calls.",
         "direction",
     ),
+    _of_loop(
+        "asyncio_transports_by_kind", "gauge", "", "Open transports: stream, tls, datagram, pipe.", "transport"
+    ),
+    _of_loop(
+        "asyncio_transport_paused_seconds_total",
+        "counter",
+        "seconds",
+        "Time that protocols were told to pause writing because the peer reads slowly, over all socket transports.",
+    ),
+    _of_loop("asyncio_server_connections_total", "counter", "", "Connections, accepted or refused.", "result"),
+    _of_loop("asyncio_tls_handshakes_total", "counter", "", "TLS handshakes that are over, however they ended."),
+    _of_loop("asyncio_tls_handshake_seconds_total", "counter", "seconds", "Time that these handshakes took."),
     _of_loop("asyncio_transports", "gauge", "", "Open transports."),
     # The processes
     _of_process("process_resident_memory_bytes", "gauge", "bytes", "Resident memory size in bytes."),

@@ -13,16 +13,36 @@ class IOCounters:
     bytes_in, bytes_out: bytes that system calls moved for transports and for ``sock_*``; of TLS, the encrypted bytes.
     accepted: connections that servers of this loop accepted.
     refused: calls of ``accept`` that failed (descriptors or buffers exhausted, connection aborted).
+    tls_handshakes, tls_handshake_s: TLS handshakes that are over, however they ended, and the seconds they took.
     stream, tls, datagram, pipe: transports that are open; a stream transport that carries TLS counts as ``tls``.
     """
 
-    __slots__ = ("accepted", "bytes_in", "bytes_out", "datagram", "pipe", "refused", "stream", "tls")
+    __slots__ = (
+        "_paused",
+        "_paused_s",
+        "_paused_since",
+        "accepted",
+        "bytes_in",
+        "bytes_out",
+        "datagram",
+        "pipe",
+        "refused",
+        "stream",
+        "tls",
+        "tls_handshake_s",
+        "tls_handshakes",
+    )
 
     def __init__(self) -> None:
         self.bytes_in = 0
         self.bytes_out = 0
         self.accepted = 0
         self.refused = 0
+        self.tls_handshakes = 0
+        self.tls_handshake_s = 0.0
+        self._paused = 0
+        self._paused_s = 0.0
+        self._paused_since = 0.0  # the sum over those that are paused now
         self.stream = 0
         self.tls = 0
         self.datagram = 0
@@ -32,3 +52,20 @@ class IOCounters:
     def open_transports(self) -> int:
         """All transports that are open now."""
         return self.stream + self.tls + self.datagram + self.pipe
+
+    def pause(self, now: float) -> None:
+        """A transport tells its protocol to pause writing, at ``now`` (monotonic s)."""
+        self._paused += 1
+        self._paused_since += now
+
+    def resume(self, since: float, now: float) -> None:
+        """It was paused since ``since``, and is no longer: it may write again, or is closed."""
+        self._paused -= 1
+        self._paused_since -= since
+        self._paused_s += now - since
+
+    def paused_seconds(self, now: float) -> float:
+        """Time that protocols were told to pause writing, over all socket transports, up to ``now``."""
+        if not self._paused:
+            return self._paused_s
+        return self._paused_s + self._paused * now - self._paused_since

@@ -25,6 +25,12 @@ _OUTCOMES: Final = {
     layout.OUTCOME_EXCEPTION: "exception",
     layout.OUTCOME_CANCELLED: "cancelled",
 }
+_TRANSPORTS: Final = (
+    ("stream", layout.W_STREAMS),
+    ("tls", layout.W_TLS),
+    ("datagram", layout.W_DATAGRAMS),
+    ("pipe", layout.W_PIPES),
+)
 
 
 class LoopStatistics:
@@ -212,5 +218,12 @@ class LoopStatistics:
         yield Sample("asyncio_transport_bytes_total", (("direction", "in"),), self.counter(layout.W_BYTES_IN))
         yield Sample("asyncio_transport_bytes_total", (("direction", "out"),), self.counter(layout.W_BYTES_OUT))
         yield Sample("asyncio_transports", (), self.gauge(layout.W_TRANSPORTS))
+        for kind, index in _TRANSPORTS:
+            yield Sample("asyncio_transports_by_kind", (("transport", kind),), self.gauge(index))
+        yield Sample("asyncio_transport_paused_seconds_total", (), self.counter(layout.W_PAUSED_SECONDS))
+        for result, index in (("accepted", layout.W_ACCEPTED), ("refused", layout.W_REFUSED)):
+            yield Sample("asyncio_server_connections_total", (("result", result),), self.counter(index))
+        yield Sample("asyncio_tls_handshakes_total", (), self.counter(layout.W_TLS_HANDSHAKES))
+        yield Sample("asyncio_tls_handshake_seconds_total", (), self.counter(layout.W_TLS_SECONDS))
         for part in self.parts:
             yield from part.metrics()

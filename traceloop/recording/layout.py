@@ -72,13 +72,14 @@ W_TASKS_ABANDONED: Final = 15  # tasks destroyed pending or left at the loop's c
 W_ACCEPTED: Final = 16
 W_REFUSED: Final = 17
 W_PAUSED_SECONDS: Final = 18  # transports' time paused by backpressure
-W_TLS_SECONDS: Final = 19
+W_TLS_SECONDS: Final = 19  # of TLS handshakes
 W_STREAMS: Final = 20  # open transports by kind
 W_DATAGRAMS: Final = 21
 W_PIPES: Final = 22
 W_TLS: Final = 23
 W_PTHREAD: Final = 24  # the loop's thread as pthreads and faulthandler name it
 W_LOOP: Final = 25  # number (R_LOOP's) of the loop that the counters below are of; 0 none, or not told
+W_TLS_HANDSHAKES: Final = 26
 
 # The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of
 # a reader: their last values also go into the ring as R_WORD records when a loop is closed.
@@ -93,6 +94,7 @@ COUNTER_WORDS: Final = (
     W_REFUSED,
     W_PAUSED_SECONDS,
     W_TLS_SECONDS,
+    W_TLS_HANDSHAKES,
 )
 
 # magic, crc32 of everything after it, sequence number, count of doubles, bytes of text, records written before this

@@ -12,6 +12,7 @@ import logging
 import sys
 import threading
 import weakref
+from time import monotonic
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -353,6 +354,20 @@ class Recorder:
         words[layout.W_TASKS_CREATED] = self.tasks_created
         words[layout.W_TASKS_EAGER_FINISHED] = self._tasks_eager_finished
         words[layout.W_TASKS_ABANDONED] = self._tasks_abandoned
+        io = getattr(loop, "_io", None)
+        if io is not None:
+            words[layout.W_BYTES_IN] = io.bytes_in
+            words[layout.W_BYTES_OUT] = io.bytes_out
+            words[layout.W_TRANSPORTS] = io.open_transports
+            words[layout.W_STREAMS] = io.stream
+            words[layout.W_TLS] = io.tls
+            words[layout.W_DATAGRAMS] = io.datagram
+            words[layout.W_PIPES] = io.pipe
+            words[layout.W_ACCEPTED] = io.accepted
+            words[layout.W_REFUSED] = io.refused
+            words[layout.W_PAUSED_SECONDS] = io.paused_seconds(monotonic())
+            words[layout.W_TLS_HANDSHAKES] = io.tls_handshakes
+            words[layout.W_TLS_SECONDS] = io.tls_handshake_s
 
     def _fail(self, error: Exception) -> None:
         if not self._broken:

@@ -13,6 +13,7 @@ import sys
 import warnings
 from asyncio import sslproto, transports, trsock
 from contextvars import Context
+from time import monotonic
 from typing import Any, Literal
 
 from ..io_counters import IOCounters
@@ -31,24 +32,35 @@ class FlowControl(transports._FlowControlMixin):
     _protocol: Any
     _loop: Any
     _extra: dict[str, Any]
+    _io: IOCounters
 
     def __init__(self, extra: dict[str, Any] | None, loop: Any) -> None:
         asyncio.BaseTransport.__init__(self, extra)
         assert loop is not None
         self._loop = loop
         self._protocol_paused = False
+        self._paused_at = 0.0  # since when, monotonic s
         self._low_water = _DEFAULT_HIGH_WATER // 4
         self._high_water = _DEFAULT_HIGH_WATER
 
     def _maybe_pause_protocol(self) -> None:
         if not self._protocol_paused and self.get_write_buffer_size() > self._high_water:
             self._protocol_paused = True
+            self._paused_at = monotonic()
+            self._io.pause(self._paused_at)
             self._tell_protocol("pause_writing")
 
     def _maybe_resume_protocol(self) -> None:
         if self._protocol_paused and self.get_write_buffer_size() <= self._low_water:
             self._protocol_paused = False
+            self._end_pause()
             self._tell_protocol("resume_writing")
+
+    def _end_pause(self) -> None:
+        """The pause counts up to now; also for a transport that is closed in it."""
+        since, self._paused_at = self._paused_at, 0.0
+        if since:
+            self._io.resume(since, monotonic())
 
     def _tell_protocol(self, method: Literal["pause_writing", "resume_writing"]) -> None:
         try:
@@ -235,6 +247,7 @@ class _SelectorTransport(FlowControl):
     def _uncount(self) -> None:
         setattr(self._io, self._kind, getattr(self._io, self._kind) - 1)
         self._counted = False
+        self._end_pause()
 
     def _fatal_error(self, exc: BaseException, message: str = "Fatal error on transport") -> None:
         """Reports and closes. To be called while ``exc`` is being handled."""

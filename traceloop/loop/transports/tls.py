@@ -9,10 +9,34 @@ from __future__ import annotations
 
 import asyncio
 from contextvars import Context
+from time import monotonic
 from typing import Any
 
 from ..standard import base_events, sslproto
 from .stream import _SelectorSocketTransport
+
+_StandardProtocol: Any = sslproto.SSLProtocol
+
+
+class SSLProtocol(_StandardProtocol):  # type: ignore[misc]
+    """The standard one, with the time of its handshake counted, however that ends."""
+
+    def _start_handshake(self) -> None:
+        self._handshake_begun_at = monotonic()
+        super()._start_handshake()
+
+    def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
+        io = getattr(self._loop, "_io", None)
+        begun = self.__dict__.pop("_handshake_begun_at", None)
+        if io is not None and begun is not None:
+            io.tls_handshakes += 1
+            io.tls_handshake_s += monotonic() - begun
+        super()._on_handshake_complete(handshake_exc)
+
+
+def _protocol_class() -> Any:
+    # Somebody may have put another class into the standard module, and means it for every loop.
+    return SSLProtocol if sslproto.SSLProtocol is _StandardProtocol else sslproto.SSLProtocol
 
 
 def make_tls_transport(
@@ -31,7 +55,7 @@ def make_tls_transport(
     context: Context | None,
 ) -> Any:
     """Begins the handshake on a connected socket; ``waiter`` is set when it is over, and then the protocol knows."""
-    tls = sslproto.SSLProtocol(
+    tls = _protocol_class()(
         loop,
         protocol,
         sslcontext,
@@ -66,7 +90,7 @@ async def upgrade(
         raise TypeError(f"transport {transport!r} is not supported by start_tls()")
 
     waiter = loop.create_future()
-    tls = sslproto.SSLProtocol(
+    tls = _protocol_class()(
         loop,
         protocol,
         sslcontext,
