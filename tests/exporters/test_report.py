@@ -22,7 +22,7 @@ def statistics():
     old, process._current = process._current, None
 
     def blocking():
-        time.sleep(0.12)
+        time.sleep(0.6)  # far longer than anything that a busy machine does to the rest
 
     async def quick():
         for _ in range(100):
@@ -46,7 +46,7 @@ def test_the_summary_is_one_line_with_the_worst_by_name(statistics):
     line = summary(statistics)
     assert "\n" not in line
     assert re.match(
-        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, 1 slow callback \(worst: .*blocking, 1\d\d ms\)$", line
+        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, \d+ slow callbacks? \(worst: .*blocking, \d+ ms\)$", line
     )
 
 

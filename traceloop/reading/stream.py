@@ -56,6 +56,7 @@ _Entry = tuple[float, int, str, float, float]
 _UNKNOWN: Final[_Entry] = (_INFINITY, 0, SOON, 0.0, 0.0)
 # More handles than this in a ready queue are believed to be damage rather than handles.
 _MAX_QUEUE: Final = 1e9
+_new_tuple = tuple.__new__
 _MAX_SPANS: Final = 16384
 _MAX_TASK_NAMES: Final = 200_000
 
@@ -164,14 +165,19 @@ class LoopStream:
             self._queue.append((end, self.runs, SOON, ident, added - 1.0))
 
     def _end_iteration(self, decoded: Decoded, end: float) -> None:
+        start = self._iteration_start
+        # ``Iteration(...)`` would take twice as long.
         decoded.iterations.append(
-            Iteration(
-                self._iteration,
-                self._iteration_start,
-                max(self._iteration_start, end),
-                self.runs - self._iteration_first,
-                self._poll_duration,
-                self._poll_delay,
+            _new_tuple(
+                Iteration,
+                (
+                    self._iteration,
+                    start,
+                    end if end > start else start,
+                    self.runs - self._iteration_first,
+                    self._poll_duration,
+                    self._poll_delay,
+                ),
             )
         )
         self._iteration_start = -1.0

@@ -1,0 +1,154 @@
+"""Whole runs: a process that ended, one that was killed, one that forked, read from their folders."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from traceloop.reading import new_statistics, read_run
+from traceloop.reading.follower import RunFollower
+from traceloop.recording.process import RUN_DIR_VARIABLE
+
+ROOT = Path(__file__).parents[2]
+HEAD = """
+import asyncio, os, signal, sys, time
+from traceloop.loop.event_loop import EventLoop
+from traceloop.recording.process import current_process
+
+async def steps(count):
+    for _ in range(count - 1):
+        await asyncio.sleep(0)
+
+def run(main):
+    loop = EventLoop()
+    loop.run_until_complete(main)
+    loop.close()
+"""
+
+
+def program(run_dir, text):
+    environ = {**os.environ, RUN_DIR_VARIABLE: str(run_dir), "PYTHONPATH": str(ROOT)}
+    code = HEAD + textwrap.dedent(text)
+    return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
+
+
+def runs_of_steps(statistics):
+    return [
+        totals.runs
+        for loop in statistics.loops()
+        for label, totals in loop.callbacks.callbacks.items()
+        if label.endswith("steps")
+    ]
+
+
+def test_a_run_that_ended_is_read_whole(tmp_path):
+    child = program(tmp_path, "run(steps(1001)); current_process().end()")
+    assert child.wait(60) == 0
+    child.stdout.close()
+    statistics = read_run(tmp_path)
+    assert runs_of_steps(statistics) == [1001]
+    process = statistics.processes[0]
+    assert process.pid == child.pid and process.dropped == 0 and not process.attached
+    assert not any(loop.is_open or loop.running_at_end for loop in statistics.loops())
+
+
+def test_a_process_killed_in_the_middle_of_a_callback_leaves_what_it_did(tmp_path):
+    child = program(
+        tmp_path,
+        """
+        async def main():
+            await steps(1001)
+            await asyncio.sleep(0.1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        run(main())
+        """,
+    )
+    assert child.wait(60) == -signal.SIGKILL
+    child.stdout.close()
+    follower = RunFollower(tmp_path, new_statistics())
+    follower.turn(last=True)
+    assert len(follower.crashed) == 1
+    (loop,) = follower.statistics.loops()
+    assert loop.callbacks.durations["task"].count == 1001
+    assert loop.running_at_end > 0
+    assert not follower.problems
+
+
+def test_a_forked_child_is_a_process_of_its_own(tmp_path):
+    child = program(
+        tmp_path,
+        """
+        run(steps(10))
+        if os.fork() == 0:
+            run(steps(20))
+            current_process().end()
+            os._exit(0)
+        os.wait()
+        run(steps(30))
+        current_process().end()
+        """,
+    )
+    assert child.wait(60) == 0
+    child.stdout.close()
+    statistics = read_run(tmp_path)
+    assert sorted(runs_of_steps(statistics)) in ([20, 40], [60])  # two slots, or one after the other in one
+    assert sum(process.processes for process in statistics.processes.values()) == 2
+
+
+def test_a_living_process_is_followed_and_gives_its_slot_to_the_next(tmp_path):
+    follower = RunFollower(tmp_path)
+    seen = 0
+    for expected in (100, 200):
+        child = program(
+            tmp_path,
+            """
+            run(steps(100))
+            print("done", flush=True)
+            import select
+            select.select([], [], [], 60)
+            """,
+        )
+        assert child.stdout.readline() == "done\n"
+        deadline = time.monotonic() + 30
+        while runs_of_steps(follower.statistics) != [expected] and time.monotonic() < deadline:
+            follower.turn()
+        assert runs_of_steps(follower.statistics) == [expected]
+        (process,) = follower.statistics.processes.values()
+        assert process.attached and process.pid == child.pid
+        child.kill()
+        child.wait(60)
+        child.stdout.close()
+        follower.turn()
+        assert not process.attached
+        seen += 1
+    assert process.processes == seen == 2
+
+
+def test_a_folder_without_a_record_is_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no record"):
+        read_run(tmp_path)
+
+
+def test_rubbish_in_a_run_directory_is_told_and_passed_over(tmp_path):
+    child = program(tmp_path, "run(steps(50)); current_process().end()")
+    assert child.wait(60) == 0
+    child.stdout.close()
+    (tmp_path / "p-1-2-x").mkdir()
+    (tmp_path / "p-99999999-5").mkdir()
+    (tmp_path / "p-99999999-5" / "process.json").write_bytes(b"\xff{")
+    folder = next(tmp_path.glob(f"p-{child.pid}-*"))
+    (folder / "loop-7.ring").write_bytes(b"x" * 100)
+    os.utime(folder / "loop-7.ring", (1, 1))
+    with open(folder / "sites", "ab") as file:
+        file.write(b'[1]\n{"a": 1}\nnull\n[70000, 1, 2, 3, "x"]\n\xff\xfe\n[12, "half')
+    follower = RunFollower(tmp_path)
+    follower.turn(last=True)
+    assert runs_of_steps(follower.statistics) == [50]
+    assert len(follower.problems) == 1 and "too short" in follower.problems[0]
