@@ -206,7 +206,8 @@ class OtlpSender:
                 self._queue.append(packed)
                 self._queued_bytes += len(packed.data)
                 self._queued_spans += packed.spans
-                if self._queued_bytes >= MAX_REQUEST_BYTES or self._queued_spans >= step:
+                # The first starts the sender's clock, the others are sent with it unless they fill the batch.
+                if len(self._queue) == 1 or self._queued_bytes >= MAX_REQUEST_BYTES or self._queued_spans >= step:
                     self._condition.notify_all()
 
     def forget(self, process: object) -> None:

@@ -135,7 +135,7 @@ class SdkSink:
             with self._condition:
                 self._queue.append((made, part, on_sent(part) if on_sent is not None else None))
                 self._queued += len(part)
-                if self._queued >= self._batch:
+                if len(self._queue) == 1 or self._queued >= self._batch:
                     self._condition.notify_all()
 
     def forget(self, process: object) -> None:
