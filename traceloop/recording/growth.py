@@ -64,7 +64,8 @@ class Stays:
         lowest = min(number for _, number in samples)
         if lowest > self.level + self.margin:
             growth = Growth(samples[0][0], now, self.level, value)
-            self.level = lowest
+            # Not the lowest of the window: it may have begun in the middle of the rise.
+            self.level = min(number for _, number in list(samples)[-3:])
             return growth
         self.level = min(self.level, max(number for _, number in samples))
         return None
@@ -79,7 +80,8 @@ class Rises:
     """The lowest points of ``parts`` successive parts of ``seconds`` each rise, by ``least`` in all or more.
 
     ``part``: of the first of them, if that is more than ``least``. ``wholly``: each part's lowest point has to be above
-    the highest of the part before. Each step has to be at least a quarter of its share of the whole.
+    the highest of the part before. Each step has to be at least a quarter of its share of ``least``, and the last one
+    no less than 0.4 of the mean: what slows down approaches a level.
     """
 
     def __init__(self, parts: int, seconds: float, least: float, part: float, *, wholly: bool) -> None:
@@ -115,7 +117,8 @@ class Rises:
 
     def _each_step(self, step: float) -> bool:
         parts = list(self._parts)
-        return all(
+        mean = (parts[-1][1] - parts[0][1]) / (len(parts) - 1)
+        return parts[-1][1] - parts[-2][1] >= 0.4 * mean and all(
             after[1] >= before[1] + step and (not self._wholly or after[1] >= before[2])
             for before, after in pairwise(parts)
         )

@@ -1,0 +1,167 @@
+"""Growth is found in samples of a leak, and in none of a healthy twin, bursts included: ten minutes in no time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from traceloop.recording.growth import Growth, MemoryGrowth, TimerGrowth
+
+TEN_MINUTES = 600
+MIB = 1 << 20
+
+
+def detections(
+    detector: TimerGrowth | MemoryGrowth, level: Callable[[float], float], seconds: int = TEN_MINUTES
+) -> list[Growth]:
+    """Feeds ``level(t)`` once a second, with the unsteadiness of a thread that wakes about then."""
+    chance = random.Random(1)
+    found = []
+    for second in range(seconds):
+        now = second + chance.random() * 0.1
+        growth = detector.sample(5000.0 + now, level(now))
+        if growth is not None:
+            found.append(growth)
+    return found
+
+
+# -- timers
+
+
+def test_one_timer_a_request_at_100_a_second_is_found_within_30_seconds() -> None:
+    found = detections(TimerGrowth(), lambda now: 100 * now, 60)
+    assert found and found[0].end - 5000 <= 27
+    assert found[0].before == 0 and found[0].after >= 1200
+
+
+def test_a_slow_leak_is_found_too() -> None:
+    found = detections(TimerGrowth(), lambda now: 5 * now)
+    assert 1 <= len(found) <= 3
+
+
+def test_a_leak_is_told_at_ever_greater_steps() -> None:
+    found = detections(TimerGrowth(), lambda now: 100 * now)
+    assert 3 <= len(found) <= 12
+    for before, after in itertools.pairwise(found):
+        assert after.after > 1.2 * before.after
+
+
+def test_twenty_thousand_at_once_are_growth() -> None:
+    found = detections(TimerGrowth(), lambda now: 20_000 if now > 3 else 0)
+    assert len(found) == 1
+    assert found[0].before == 0 and found[0].after == 20_000
+    assert found[0].end - 5000 < 30
+
+
+def test_twenty_thousand_set_before_the_first_sample_are_growth() -> None:
+    assert len(detections(TimerGrowth(), lambda now: 20_000)) == 1
+
+
+@pytest.mark.parametrize("count", [0, 10, 1000])
+def test_a_steady_number_is_none(count: int) -> None:
+    chance = random.Random(count)
+    assert detections(TimerGrowth(), lambda now: count * (0.9 + 0.2 * chance.random())) == []
+
+
+@pytest.mark.parametrize(("lasts", "every"), [(1, 5), (5, 12), (10, 60), (18, 90)])
+def test_bursts_that_go_are_none(lasts: int, every: int) -> None:
+    assert detections(TimerGrowth(), lambda now: 300 + (20_000 if now % every < lasts and now > every else 0)) == []
+
+
+def test_a_burst_that_ebbs_away_is_none() -> None:
+    assert detections(TimerGrowth(), lambda now: 30_000 * math.exp(-(now % 60) / 3)) == []
+
+
+def test_load_that_goes_up_and_down_is_none() -> None:
+    assert detections(TimerGrowth(), lambda now: 600 + 500 * math.sin(now / 30)) == []
+
+
+def test_what_came_down_may_grow_anew() -> None:
+    def level(now: float) -> float:
+        return 20_000 if 10 < now < 100 or now > 300 else 100
+
+    assert len(detections(TimerGrowth(), level)) == 2
+
+
+def test_noting_who_sets_timers_is_not_for_ever() -> None:
+    """It costs every ``call_at`` something: a leak is looked at for a minute, then left alone for one."""
+    detector = TimerGrowth()
+    noting = 0
+    for second in range(TEN_MINUTES):
+        detector.sample(second, 100 * second)
+        noting += detector.suspected
+    assert 60 <= noting <= 0.6 * TEN_MINUTES
+    steady = TimerGrowth()
+    for second in range(TEN_MINUTES):
+        steady.sample(second, 1000)
+        assert not steady.suspected or second < 5
+
+
+@given(st.lists(st.integers(0, 1199), max_size=200), st.integers(0, 1000))
+def test_nothing_below_the_margin_is_growth(levels: list[int], seconds: int) -> None:
+    detector = TimerGrowth()
+    assert all(detector.sample(seconds + now, level) is None for now, level in enumerate(levels))
+
+
+@given(st.integers(2500, 10**7), st.integers(0, 30), st.integers(0, 900))
+def test_what_stays_well_above_is_always_found_once(level: int, rises_in: int, before: int) -> None:
+    detector = TimerGrowth()
+    found = []
+    for now in range(120):
+        share = min(1.0, (now - 5) / rises_in if rises_in else 1.0) if now > 5 else 0.0
+        growth = detector.sample(now, before + level * share)
+        if growth is not None:
+            found.append(growth)
+    assert found
+    assert found[-1].after >= 0.5 * level
+
+
+# -- memory
+
+
+@pytest.mark.parametrize("bytes_a_second", [300_000, MIB, 20 * MIB])
+def test_a_memory_leak_is_found_within_a_minute_or_so(bytes_a_second: int) -> None:
+    def level(now: float) -> float:
+        start = min(now, 5) * 12 * MIB  # imports
+        return start + bytes_a_second * now + (now % 3) * MIB / 2
+
+    found = detections(MemoryGrowth(8 * MIB), level)
+    assert found and found[0].end - 5000 < 70
+    assert len(found) < 12
+
+
+def test_a_slow_memory_leak_is_found_in_some_minutes() -> None:
+    found = detections(MemoryGrowth(8 * MIB), lambda now: 60 * MIB + 40_000 * now)
+    assert found and found[0].end - 5000 < 420
+
+
+def _sawtooth(now: float) -> float:
+    return 100 * MIB + (now % 25) * MIB
+
+
+def _bursts(now: float) -> float:
+    return (100 + (200 if now % 40 < 10 else 0)) * MIB
+
+
+def _fragmented(now: float) -> float:
+    """Each burst leaves some memory that the allocator does not give back, up to a plateau."""
+    return (100 + 30 * (1 - 0.5 ** (now // 60)) + (80 if now % 60 < 5 else 0)) * MIB
+
+
+def _warming(now: float) -> float:
+    return (40 + 60 * (1 - math.exp(-now / 4))) * MIB
+
+
+def _noisy(now: float) -> float:
+    return 200 * MIB + random.Random(int(now)).random() * 20 * MIB
+
+
+@pytest.mark.parametrize("level", [_sawtooth, _bursts, _fragmented, _warming, _noisy])
+def test_healthy_memory_is_silent(level: Callable[[float], float]) -> None:
+    assert detections(MemoryGrowth(8 * MIB), level) == []

@@ -1,0 +1,357 @@
+"""Leaks of a running loop, found and named by the process itself; and the cost of looking."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from traceloop.loop.event_loop import EventLoop
+from traceloop.reading.growth import HeapGrowth, growth_of
+from traceloop.reading.ring_reader import RingReader
+from traceloop.reading.stream import LoopStream
+from traceloop.recording import growth, memory
+from traceloop.recording.outbox import Outbox, outbox_of
+from traceloop.recording.process import Process
+from traceloop.recording.recorder import Recorder
+from traceloop.recording.sampling import LoopSamples, Sampler
+from traceloop.recording.timer_sites import CreationSites, callbacks_waiting
+
+
+@pytest.fixture
+def process() -> Process:
+    return Process(None, 1 << 20)
+
+
+@pytest.fixture
+def loop(process: Process) -> Iterator[EventLoop]:
+    loop = EventLoop(recorder=Recorder(process))
+    yield loop
+    loop.close()
+
+
+def decoded(process: Process) -> Any:
+    assert process.process_ring is not None
+    return LoopStream().feed(RingReader(process.process_ring.buffer).read())[-1]
+
+
+def growths(process: Process) -> list[HeapGrowth]:
+    if process.process_ring is None:
+        return []
+    found = [growth_of(event.data) for event in decoded(process).events]
+    return [each for each in found if each is not None]
+
+
+def expire() -> None:
+    pass
+
+
+def handle_request(loop: Any) -> None:
+    loop.call_later(3600, expire)
+
+
+def handle_request_well(loop: Any) -> None:
+    loop.call_later(3600, expire).cancel()
+
+
+async def session(seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def sample_for(sampler: Sampler, samples: LoopSamples, seconds: int, each: Any) -> None:
+    """Goes through ``seconds`` of samples in no time: ``each`` does what a second of the program would."""
+    begin = time.monotonic()
+    sampler.memory.due = float("inf")
+    for second in range(seconds):
+        each()
+        samples.timers_due = 0.0
+        sampler._sample_all(begin + second)
+
+
+def test_a_timer_a_request_is_named_with_callback_and_code(loop: EventLoop, process: Process) -> None:
+    sampler = Sampler(process)
+    samples = sampler.loop_started(loop)
+
+    def one_second() -> None:
+        for _ in range(100):
+            handle_request(loop)
+
+    sample_for(sampler, samples, 30, one_second)
+    (found,) = growths(process)
+    assert found.heap == "timer" and found.unit == "entries" and found.before == 0 and found.after >= 1200
+    assert found.end - found.start < 27
+    assert found.top[0][0] == f"{__name__}.expire"
+    assert found.top[0][1] == pytest.approx(found.after, rel=0.1)
+    place, number = found.more[0]
+    assert place.startswith(f"{__name__}.handle_request:")
+    assert number > 0.5 * found.after
+    assert f"{__name__}.expire" in found.text and "handle_request" in found.text
+
+
+def test_its_healthy_twin_is_silent_and_left_alone(loop: EventLoop, process: Process) -> None:
+    sampler = Sampler(process)
+    samples = sampler.loop_started(loop)
+    second = 0
+
+    def one_second() -> None:
+        nonlocal second
+        second += 1
+        for _ in range(100):
+            handle_request_well(loop)
+        if second % 60 < 2:  # a burst, gone within the window
+            burst.extend(loop.call_later(5, expire) for _ in range(5000))
+        elif burst:
+            for handle in burst:
+                handle.cancel()
+            burst.clear()
+        loop._sweep_timers()
+
+    burst: list[Any] = []
+    sample_for(sampler, samples, 600, one_second)
+    assert growths(process) == []
+    assert "call_at" not in vars(loop)
+
+
+def test_noting_is_taken_away_again(loop: EventLoop, process: Process) -> None:
+    sampler = Sampler(process)
+    samples = sampler.loop_started(loop)
+    sample_for(sampler, samples, 10, lambda: [handle_request(loop) for _ in range(100)])
+    assert "call_at" in vars(loop)
+    sample_for(sampler, samples, 20, lambda: None)
+    assert "call_at" not in vars(loop)
+
+
+def test_timers_of_sleep_and_timeout_count_for_the_code_that_waits(loop: EventLoop) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(3600):
+            await asyncio.Event().wait()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(session(3600)) for _ in range(30)]
+        tasks += [asyncio.create_task(limited()) for _ in range(10)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        names = dict(callbacks_waiting(loop._timer_heap))
+        assert names == {
+            f"{__name__}.session": 30,
+            f"{__name__}.test_timers_of_sleep_and_timeout_count_for_the_code_that_waits.<locals>.limited": 10,
+        }
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    loop.run_until_complete(main())
+
+
+def test_a_big_heap_is_sampled_not_walked(loop: EventLoop) -> None:
+    for _ in range(50_000):
+        loop.call_later(3600, expire)
+    for _ in range(50_000):
+        loop.call_later(3600, handle_request, loop)
+    begin = time.thread_time()
+    top = dict(callbacks_waiting(loop._timer_heap))
+    assert time.thread_time() - begin < 0.2
+    assert top[f"{__name__}.expire"] == pytest.approx(50_000, rel=0.25)
+
+
+def test_noted_calls_do_what_they_did(loop: EventLoop) -> None:
+    sites = CreationSites()
+    sites.start(loop)
+    ran: list[int] = []
+    handles = [loop.call_later(0, ran.append, number) for number in range(20)]
+    assert all(isinstance(handle, asyncio.TimerHandle) for handle in handles)
+    loop.call_at(loop.time() + 0.001, loop.stop)
+    loop.run_forever()
+    assert ran == list(range(20))
+    kept = [loop.call_later(3600, expire) for _ in range(400)]
+    assert sum(number for _, number in sites.top()) == pytest.approx(400, abs=8)
+    for handle in kept[:200]:
+        handle.cancel()
+    assert sum(number for _, number in sites.top()) == pytest.approx(200, abs=60)
+    with pytest.raises(TypeError):
+        loop.call_at(None, expire)  # type: ignore[arg-type]
+    sites.stop(loop)
+    assert "call_at" not in vars(loop)
+
+
+def test_a_program_that_leaks_20000_timers_and_sleeps_is_told_of() -> None:
+    """A real run: the loop sleeps in its poll, so only the watchdog can look."""
+    program = """
+        import asyncio, sys
+        from traceloop.loop.event_loop import EventLoop
+        from traceloop.recording.process import Process
+        from traceloop.recording.recorder import Recorder
+        from traceloop.reading.growth import growth_of
+        from traceloop.reading.ring_reader import RingReader
+        from traceloop.reading.stream import LoopStream
+        import time
+
+        def expire(): pass
+        process = Process(None, 1 << 20)
+        loop = EventLoop(recorder=Recorder(process))
+        async def main():
+            for _ in range(20000):
+                loop.call_later(3600, expire)
+            await asyncio.sleep(24)
+        loop.run_until_complete(main())
+        found = LoopStream().feed(RingReader(process.process_ring.buffer).read())[-1]
+        for event in found.events:
+            growth = growth_of(event.data)
+            if growth is not None:
+                print(growth.text, growth.after >= 20000)
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=True
+    )
+    assert out.stdout.count("\n") == 1, out.stdout + out.stderr
+    assert "timer heap grew from 0 to" in out.stdout and "__main__.expire True" in out.stdout
+
+
+# -- memory
+
+
+def test_a_memory_leak_is_told_and_traced_to_its_lines(
+    loop: EventLoop, process: Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tracemalloc
+
+    outbox = outbox_of(process)
+    reports: list[tuple[growth.Growth, str, dict[str, Any]]] = []
+    sampler = memory.MemorySampler(outbox, lambda found, heap, **more: reports.append((found, heap, more)), trace=True)
+    kept: list[Any] = []
+
+    def leak() -> None:
+        kept.append([{"number": number} for number in range(1000)])
+
+    now = 1000.0
+    while sampler._tracing is None:
+        leak()
+        sampler.sample(now)
+        now = max(now + 1.0, sampler.due if sampler.due < now + 30 else now + 1.0)
+        assert now < 1600
+    assert tracemalloc.is_tracing()
+
+    def in_loop() -> None:
+        for _ in range(20):
+            leak()
+        loop.stop()
+
+    loop.call_soon(in_loop)
+    loop.run_forever()
+    sampler.sample(now + memory._TRACE_SECONDS)
+    deadline = time.monotonic() + 30
+    while not reports and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not tracemalloc.is_tracing()
+    ((found, heap, more),) = reports
+    assert heap == "memory" and found.after > found.before
+    assert more["top"][0][0].startswith(f"{__file__}:")
+    assert more["top"][0][1] > 20 * 1000 * 50
+    assert more["callbacks"][0][0].startswith(f"{__file__}:")
+    assert more["trace"]["memory_bytes"] > 0
+
+
+def test_without_a_trace_growth_is_told_by_its_numbers(process: Process) -> None:
+    sampler = Sampler(process)
+    sampler.memory._report(growth.Growth(1.0, 51.0, 100_000, 160_000), "memory", unit="blocks", top=[], blocks=1)
+    (found,) = growths(process)
+    assert (found.heap, found.unit, found.before, found.after) == ("memory", "blocks", 100_000, 160_000)
+    assert found.text == "memory heap grew from 100,000 to 160,000 allocated blocks in 50 s"
+
+
+def test_samples_cost_no_more_than_their_share(process: Process) -> None:
+    sampler = memory.MemorySampler(outbox_of(process), lambda *_: None, trace=False)
+    begin = time.perf_counter()
+    sampler.sample(1000.0)
+    cost = time.perf_counter() - begin
+    assert 1001.0 <= sampler.due <= 1000.0 + max(1.0, cost * 5000)
+
+
+def test_private_memory_is_what_the_kernel_says() -> None:
+    before = memory.private_resident_bytes()
+    block = bytearray(64 << 20)
+    for place in range(0, len(block), 4096):
+        block[place] = 1
+    grown = memory.private_resident_bytes() - before
+    assert (60 << 20) < grown < (80 << 20)
+    del block
+
+
+def test_damaged_events_are_no_growth() -> None:
+    assert growth_of({"kind": "growth"}) is None
+    assert growth_of({"kind": "growth", "heap": "timer", "start": "x", "end": 1, "before": 1, "after": 2}) is None
+    assert growth_of({"kind": "growth", "heap": [], "start": 1}) is None
+    base = {"kind": "growth", "heap": "timer", "start": 0, "end": 1, "before": 1, "after": 2}
+    assert growth_of({**base, "top": 3}) is None
+    assert growth_of({**base, "top": [["a", 1, 2]]}) is None
+    assert growth_of({**base, "trace": [1]}) is None
+    assert growth_of(base) is not None
+
+
+# -- the collector's pauses
+
+
+def test_pauses_are_recorded_with_generation_and_what_was_collected(loop: EventLoop, process: Process) -> None:
+    class Node:
+        def __init__(self) -> None:
+            self.me = self
+
+    def work() -> None:
+        for _ in range(100):
+            Node()
+        gc.collect()
+        loop.stop()
+
+    gc.collect()
+    before = time.monotonic()
+    loop.call_soon(work)
+    loop.run_forever()
+    full = [each for each in decoded(process).collections if each.generation == 2 and each.start > before]
+    assert full and sum(each.collected for each in full) >= 100
+    assert all(0 <= each.duration < 10 for each in full)
+
+
+def test_a_fork_takes_the_parents_callback_away() -> None:
+    program = """
+        import asyncio, gc, os
+        from traceloop.loop.event_loop import EventLoop
+        from traceloop.recording.process import Process
+        from traceloop.recording.recorder import Recorder
+        process = Process(None, 1 << 20)
+        loop = EventLoop(recorder=Recorder(process))
+        loop.run_until_complete(asyncio.sleep(0))
+        assert len(gc.callbacks) == 1
+        written = process.process_ring.records if process.process_ring else 0
+        pid = os.fork()
+        if pid == 0:
+            gc.collect()
+            os._exit(len(gc.callbacks))
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print("done")
+    """
+    out = subprocess.run(
+        [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert out.stdout == "done\n", out.stderr
+
+
+# -- the outbox
+
+
+def test_the_outbox_gives_way_to_another_writer(process: Process) -> None:
+    outbox = Outbox(process)
+    outbox.pending.extend((1.0, -27.0, 5.0))
+    with process.process_lock:
+        outbox.drain(1.0, wait=False)
+        assert len(outbox.pending) == 3
+    outbox.drain(1.0, wait=False)
+    assert outbox.pending == []
+    assert decoded(process).memory == [(1.0, 5)]

@@ -1,0 +1,128 @@
+"""The timer heap against a model: a sorted list of what should still run."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from typing import Any
+
+import hypothesis
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from traceloop.loop.event_loop import EventLoop
+
+
+class ClockedLoop(EventLoop):
+    """A loop whose clock stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+        super().__init__(recorder=False)
+
+    def time(self) -> float:
+        return self.now
+
+
+class TimerHeap(RuleBasedStateMachine):
+    """Timers are set, cancelled, swept and fall due, in any order; what runs, and in which order, is the model's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loop = ClockedLoop()
+        self.ran: list[int] = []
+        self.handles: dict[int, Any] = {}
+        # number -> (due, order of setting), of those that should still run
+        self.waiting: dict[int, tuple[float, int]] = {}
+        self.number = 0
+
+    def teardown(self) -> None:
+        self.loop.close()
+
+    def _set(self, when: float) -> None:
+        self.number += 1
+        self.handles[self.number] = self.loop.call_at(when, self.ran.append, self.number)
+        self.waiting[self.number] = (when, self.number)
+
+    @rule(delay=st.floats(0, 20))
+    def set_one(self, delay: float) -> None:
+        self._set(self.loop.now + delay)
+
+    @rule(count=st.integers(1, 150), delay=st.integers(0, 3))
+    def set_many_at_once(self, count: int, delay: int) -> None:
+        for _ in range(count):
+            self._set(self.loop.now + delay)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def cancel_one(self, data: Any) -> None:
+        number = data.draw(st.sampled_from(sorted(self.waiting)))
+        self.handles[number].cancel()
+        self.handles[number].cancel()  # twice is once
+        del self.waiting[number]
+
+    @precondition(lambda self: self.waiting)
+    @rule(share=st.integers(1, 4))
+    def cancel_many(self, share: int) -> None:
+        for number in [number for number in self.waiting if number % share == 0]:
+            self.handles[number].cancel()
+            del self.waiting[number]
+
+    @rule()
+    def share_the_heap(self) -> None:
+        """Somebody takes ``_scheduled`` for a heap of handles, as nest_asyncio does."""
+        heap = self.loop._scheduled
+        assert all(isinstance(handle, asyncio.TimerHandle) for handle in heap)
+        assert heap == sorted(heap) or heap[0]._when == min(handle._when for handle in heap)
+
+    @precondition(lambda self: self.loop._timer_heap)
+    @rule()
+    def pop_as_others_do(self) -> None:
+        handle = heapq.heappop(self.loop._scheduled)
+        handle._scheduled = False
+        if handle._cancelled:
+            self.loop._timer_cancelled_count -= 1
+        else:
+            number = handle._args[0]
+            del self.waiting[number]
+
+    @rule(seconds=st.floats(0, 6))
+    def time_passes(self, seconds: float) -> None:
+        self.loop.now += seconds
+        # Two iterations: what falls due in one runs in it, but a timer moved by the last reading may come later.
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
+        limit = self.loop.now + self.loop._clock_resolution
+        due = sorted((when, order, number) for number, (when, order) in self.waiting.items() if when < limit)
+        expected = [number for _, _, number in due]
+        for number in expected:
+            del self.waiting[number]
+        if self.loop._timer_heap_shared:
+            # Handles of one moment order themselves by it alone.
+            moments = {number: when for when, _, number in due}
+            assert sorted(self.ran) == sorted(expected)
+            assert [moments[number] for number in self.ran] == [when for when, _, _ in due]
+        else:
+            assert self.ran == expected
+        self.ran.clear()
+
+    @invariant()
+    def counts_hold(self) -> None:
+        heap = self.loop._timer_heap
+        handles = [entry[2] for entry in heap]
+        cancelled = sum(handle._cancelled for handle in handles)
+        assert self.loop._timer_cancelled_count == cancelled
+        assert len(heap) - cancelled == len(self.waiting)
+        assert all(handle._scheduled for handle in handles)
+        # What is cancelled holds its place only until it is swept: never more of them than live ones, nor than 100.
+        assert heap == [] or heap[0][0] == min(entry[0] for entry in heap)
+
+    @invariant()
+    def a_sweep_leaves_few_cancelled(self) -> None:
+        self.loop._sweep_timers()
+        live = len(self.waiting)
+        assert self.loop._timer_cancelled_count <= max(100, live)
+
+
+TestTimerHeap = TimerHeap.TestCase
+TestTimerHeap.settings = hypothesis.settings(max_examples=25, stateful_step_count=25, deadline=None)
