@@ -346,15 +346,18 @@ class EventLoop(
         resolution = self._clock_resolution
         stamps = self._stamps
         records = recorder.records
-        tasks = recorder.tasks
-        task_ident = tasks.get
-        site_ident = recorder.sites.get
+        site_of = recorder.sites
         identify = recorder.identify
         identify_builtin = recorder.identify_builtin
         define_task = recorder.define_task
+        created = recorder.created
+        spans = recorder.spans
+        span_variable = spans.refresh()
+        seen: Any = spans
         task_finished = recorder.task_finished
         publish = recorder.words
         step_type = recorder.step_type
+        task_type = asyncio.Task
         sites = layout.SITES
         now = clock()
         last_flush = last_publish = now
@@ -491,23 +494,35 @@ class EventLoop(
                     args = handle._args
                     # Who runs: a number whose meaning was written down the first time it was seen.
                     kind = type(callback)
-                    if kind is step_type:
-                        task = callback.__self__
-                        ident = task_ident(id(task)) or define_task(task)
-                    elif kind is FunctionType:
-                        task = None
-                        ident = site_ident(id(callback.__code__)) or identify(callback)
-                    elif kind is BuiltinMethodType:
-                        # A waking task, where its future is the argument: cheaper to see than the method's name.
-                        task = callback.__self__
-                        ident = task_ident(id(task))
-                        if not ident or not args or task._fut_waiter is not args[0]:
-                            ident = identify_builtin(callback, task)
-                            if ident < sites:
-                                task = None
-                    else:
+                    task = None
+                    try:
+                        if kind is step_type:
+                            task = callback.__self__
+                            ident = task._loop_ident
+                        elif kind is FunctionType:
+                            ident = site_of[id(callback.__code__)]
+                        elif kind is BuiltinMethodType:
+                            # A waking task, where its future is the argument: cheaper to see than the method's name.
+                            task = callback.__self__
+                            if args and type(task) is task_type and task._fut_waiter is args[0]:
+                                ident = task._loop_ident
+                            else:
+                                ident = identify_builtin(callback, task)
+                                if ident < sites:
+                                    task = None
+                        else:
+                            ident = identify(callback)
+                            if ident >= sites:
+                                task = callback.__self__
+                    except LookupError:
                         ident = identify(callback)
-                        task = callback.__self__ if ident >= sites else None
+                    except AttributeError:
+                        ident = define_task(task)
+                    if span_variable is not None:
+                        held = handle._context.get(span_variable)
+                        if held is not seen:
+                            spans.changed(held)
+                            seen = held
                     try:
                         if not args:
                             handle._context.run(callback)
@@ -526,14 +541,18 @@ class EventLoop(
                         records.append(len(ready) + task_finished(task))
                     else:
                         records.append(len(ready))
+                    if created:
+                        recorder.define_created()
                     now = clock()
                 if left:
                     recorder.flush(self, now)
             # Neither the last handle nor its arguments may outlive their run.
-            handle = callback = args = task = found = entry = None
+            handle = callback = args = task = found = entry = held = None
+            seen = spans
             if len(records) >= _BATCH or now - last_flush > 0.02:
                 recorder.flush(self, now)
                 last_flush = now
+                span_variable = spans.variable
             if once or self._stopping:
                 return
 
@@ -548,11 +567,15 @@ class EventLoop(
                 continue
             callback = handle._callback
             ident = recorder.identify(callback)
+            if recorder.spans.variable is not None:
+                recorder.spans.changed(handle._context.get(recorder.spans.variable))
             self._run_handle_debugged(handle)
             outcome = 0.0
             if ident >= layout.SITES and callback.__self__.done():
                 outcome = recorder.task_finished(callback.__self__)
             recorder.records += (now, ident, len(self._ready) + outcome)
+            if recorder.created:
+                recorder.define_created()
             now = self.time()
             handle = callback = None
         return now

@@ -209,6 +209,8 @@ class LifecycleMixin(LoopPart):
         ``handle``, ``protocol``, ``transport``, ``socket``, ``asyncgen``, ``source_traceback``,
         ``handle_traceback``.
         """
+        if "task" in context and self._recorder is not None:
+            self._recorder.task_destroyed(context["task"])
         if self._exception_handler is None:
             try:
                 self.default_exception_handler(context)

@@ -204,9 +204,7 @@ class SchedulingMixin:
                 if self._debug and task._source_traceback:
                     del task._source_traceback[-1]
                 if recorder is not None:
-                    # Also overwrites what an earlier task at this address may have left.
-                    recorder.tasks[id(task)] = 0.0
-                    recorder.tasks_created += 1
+                    recorder.created.append(task)
                 return task
             if self._task_factory is not None:
                 task = self._task_factory(self, coro, **kwargs)
@@ -235,9 +233,7 @@ class SchedulingMixin:
                 del task._source_traceback[-1]
             recorder = self._recorder
             if recorder is not None:
-                # Also overwrites what an earlier task at this address may have left.
-                recorder.tasks[id(task)] = 0.0
-                recorder.tasks_created += 1
+                recorder.created.append(task)
             return task
 
         def _factory_task(

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import sys
 import threading
-import weakref
 from time import monotonic
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import Any
@@ -21,9 +20,9 @@ from .naming import code_of, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
 from .sampling import LoopSamples, sampler_of
+from .tracing import ApplicationSpans
 from .watchdog import watchdog_of
 
-_reference = weakref.ref
 _TASK_BLOCK = 65536
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
@@ -84,11 +83,9 @@ class Recorder:
         self.process = process
         self.records: list[float] = []
         self.text: list[str] = []
-        self.tasks: dict[int, float] = {}
-        # Ids of tasks are reused, so a task that goes without having ended must be noticed.
-        self._references: dict[int, weakref.ref[Any]] = {}
-        self._gone: list[weakref.ref[Any]] = []
-        self._task_gone = self._gone.append
+        #: Tasks made in the present run, announced at its end.
+        self.created: list[Any] = []
+        self.spans = ApplicationSpans(self)
         self._last_task = self._task_limit = 0.0
         self.sites = process.site_log.by_code
         self.step_type = STEP_TYPE
@@ -100,6 +97,7 @@ class Recorder:
         self.sampler = sampler_of(process)
         self._samples: LoopSamples | None = None
         self.tasks_created = 0
+        self._tasks_finished = 0
         self._tasks_eager_finished = 0
         self._tasks_abandoned = 0
         self._builtin_sites: dict[type, dict[str, float]] = {}
@@ -109,36 +107,51 @@ class Recorder:
 
     def factory_task_created(self, task: Any) -> None:
         """A task factory made ``task``, which may have run, and ended, already."""
-        self.tasks_created += 1
         try:
-            if task.done():
-                self._tasks_eager_finished += 1
-            else:
-                self.tasks[id(task)] = 0.0
+            if not task.done():
+                self.created.append(task)
+                return
         except Exception:  # what a task factory made need not be a task
-            pass
+            return
+        self.tasks_created += 1
+        self._tasks_eager_finished += 1
 
-    def define_task(self, task: Any) -> float:
-        """Gives ``task`` a number and announces it; called at its first step. Returns its ident."""
-        key = id(task)
-        tasks = self.tasks
+    def define_created(self) -> None:
+        """Announces the tasks that the run just ended has made; by now they have the names they were given."""
+        created = self.created
+        for task in created:
+            self.define_task(task, 1.0)
+        created.clear()
+
+    def define_task(self, task: Any, made_by_loop: float = 0.0) -> float:
+        """Gives ``task`` a number and announces it; called for those made directly at their first step.
+
+        The number is kept on the task, under ``_loop_ident``: an id would be another task's one day.
+        """
         try:
-            # Most coroutines come from an ``async def``: one look-up finds their site.
-            site = self.sites[id(task.get_coro().cr_code)]
-        except (AttributeError, KeyError):
-            site = self._coroutine_site(task)
-        self._last_task = base = self._last_task + layout.SITES
-        if base >= self._task_limit:
-            base = self._reserve_tasks()
-        ident = base + site
-        made_by_loop = key in tasks
-        if not made_by_loop:
+            try:
+                # Most coroutines come from an ``async def``: one look-up finds their site.
+                site = self.sites[id(task.get_coro().cr_code)]
+            except (AttributeError, KeyError):
+                site = self._coroutine_site(task)
+            self._last_task = base = self._last_task + layout.SITES
+            if base >= self._task_limit:
+                base = self._reserve_tasks()
+            ident = base + site
+            task._loop_ident = ident
+            self.records += (ident, layout.R_TASK, made_by_loop)
+            self.text.append(task.get_name())
             self.tasks_created += 1
-        tasks[key] = ident
-        self._references[key] = _reference(task, self._task_gone)
-        self.records += (ident, layout.R_TASK, made_by_loop)
-        self.text.append(task.get_name())
-        return ident
+            return ident
+        except Exception:  # something task-like that cannot carry a number
+            return UNKNOWN
+
+    def task_destroyed(self, task: Any) -> None:
+        """``task`` was destroyed while it was pending, as the exception handler is told."""
+        ident = getattr(task, "_loop_ident", 0.0)
+        if ident and not task.done():
+            self._tasks_abandoned += 1
+            self.records += (ident, layout.R_ABANDONED, 0.0)
 
     def _coroutine_site(self, task: Any) -> float:
         try:
@@ -160,9 +173,7 @@ class Recorder:
 
     def task_finished(self, task: Any) -> float:
         """The outcome of a task whose step has just been its last, as it is added to the run's record."""
-        key = id(task)
-        self.tasks.pop(key, None)
-        self._references.pop(key, None)
+        self._tasks_finished += 1
         try:
             # Not ``exception()``: that would mark it as retrieved.
             if task._exception is not None:
@@ -170,18 +181,6 @@ class Recorder:
             return _CANCELLED if task.cancelled() else _RESULT
         except Exception:
             return _RESULT
-
-    def _retire(self) -> None:
-        """Forgets tasks that were destroyed while pending; their addresses may be others' by now."""
-        self._gone.clear()
-        for key in [key for key, reference in self._references.items() if reference() is None]:
-            del self._references[key]
-            # 0.0: a new task took the address already.
-            ident = self.tasks.get(key, 0.0)
-            if ident:
-                del self.tasks[key]
-            self._tasks_abandoned += 1
-            self.records += (ident, layout.R_ABANDONED, 0.0)
 
     # -- who runs
 
@@ -196,7 +195,7 @@ class Recorder:
         kind = type(callback)
         if kind is self.step_type:
             task = callback.__self__
-            return self.tasks.get(id(task)) or self.define_task(task)
+            return getattr(task, "_loop_ident", 0.0) or self.define_task(task)
         if kind is BuiltinMethodType:
             return self.identify_builtin(callback, callback.__self__)
         if kind is MethodType:
@@ -207,7 +206,7 @@ class Recorder:
                     return number
                 task = callback.__self__
                 if function.__name__ in _PYTHON_STEPS and isinstance(task, asyncio.Future):
-                    return self.tasks.get(id(task)) or self.define_task(task)
+                    return getattr(task, "_loop_ident", 0.0) or self.define_task(task)
         function = unwrap(callback)
         code = code_of(function)
         if code is None:
@@ -231,7 +230,7 @@ class Recorder:
 
     def _name_builtin(self, callback: Any, owner: Any, name: str) -> float:
         if name == "task_wakeup":
-            return self.tasks.get(id(owner)) or self.define_task(owner)
+            return getattr(owner, "_loop_ident", 0.0) or self.define_task(owner)
         number = self.process.site_log.number(site_of(callback)) or UNKNOWN
         kind = type(owner)
         # Types that live as long as the interpreter; a user's own must not be kept alive from here.
@@ -258,6 +257,9 @@ class Recorder:
             self.words[layout.W_THREAD] = threading.get_native_id()
             self.words[layout.W_THRESHOLD] = loop.slow_callback_duration
             self._samples = self.sampler.loop_started(loop)
+            self.spans.forget_current()
+            if self.created:
+                self.define_created()
             self.records += (now, layout.R_RUN, float(len(loop._ready)))
             watchdog = watchdog_of(self.process)
             if watchdog is not None:
@@ -291,14 +293,7 @@ class Recorder:
         """The loop was closed: its ring is free for the next one."""
         if self.ring is self.process.idle_ring:
             return
-        self._retire()
-        for ident in self.tasks.values():
-            self._tasks_abandoned += 1
-            if ident:
-                self.records += (ident, layout.R_ABANDONED, 0.0)
-        self.tasks.clear()
-        self._references.clear()
-        self._gone.clear()
+        self._abandon_tasks(loop)
         now = loop.time()
         self._record_last_words(loop)
         self.records += (now, layout.R_END, 1.0)
@@ -318,6 +313,18 @@ class Recorder:
         except Exception as error:
             self._fail(error)
 
+    def _abandon_tasks(self, loop: Any) -> None:
+        try:
+            if self.created:
+                self.define_created()
+            for task in asyncio.all_tasks(loop):
+                self.task_destroyed(task)
+        except Exception as error:
+            self._fail(error)
+        # Some went without a word (those whose maker asked that no warning be logged).
+        ended = self._tasks_finished + self._tasks_eager_finished + self._tasks_abandoned
+        self._tasks_abandoned += max(0, self.tasks_created - ended)
+
     def _record_last_words(self, loop: Any) -> None:
         # A reader that looks now and then may never see the words of a short-lived loop.
         try:
@@ -334,8 +341,7 @@ class Recorder:
         text = self.text
         if not self._broken:
             try:
-                if self._gone:
-                    self._retire()
+                self.spans.refresh()
                 if self._samples is not None:
                     self.sampler.flush(self._samples)
                 self._write_gauges(loop)
