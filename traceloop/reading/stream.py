@@ -187,7 +187,7 @@ class LoopStream:
         self._end_run(decoded, self._written_at)
         self._queue.clear()
         self._group = _UNKNOWN
-        self._pending = -1.0
+        self._pending = _INFINITY  # not known: whatever is read next is less
         self._iteration_start = -1.0
         self._override = self._new_task = self._half = None
         self._timers.clear()
@@ -239,8 +239,7 @@ class LoopStream:
                         except IndexError:
                             # Put in by another thread since the queue was last seen, or the queue is not known.
                             ready, creator, group_kind, creator_ident, group_left = _UNKNOWN
-                            if pending >= 0.0:
-                                pending += 1.0
+                            pending += 1.0
                     scheduler = creator
                     kind = group_kind
                     delay = a - ready
@@ -333,7 +332,7 @@ class LoopStream:
                         pending -= 1.0
                     special = False
                     self._override = None
-                    if b < pending or pending < 0.0:
+                    if b < pending:
                         group_left = 0.0
                         self._forget_queue(b)
                     elif b > pending:

@@ -1,0 +1,101 @@
+"""Histograms and labels against simple models."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from traceloop.reading.histograms import COUNT_BOUNDS, COUNTS, DURATION_BOUNDS, DURATIONS, Histogram
+from traceloop.reading.labels import OTHER, BoundedLabels, LabelSlots, NumberSlots
+
+VALUES = st.lists(
+    st.one_of(st.floats(0, 20), st.floats(0, 1e-4), st.sampled_from(DURATION_BOUNDS), st.integers(0, 20_000).map(float))
+)
+
+
+def test_the_published_bounds_are_the_contracts():
+    assert len(DURATION_BOUNDS) == 19
+    assert DURATION_BOUNDS[:4] == (1e-5, 2.5e-5, 5e-5, 1e-4)
+    assert DURATION_BOUNDS[-4:] == (1.0, 2.5, 5.0, 10.0)
+
+
+@pytest.mark.parametrize(("bounds", "published"), [(DURATIONS, DURATION_BOUNDS), (COUNTS, COUNT_BOUNDS)])
+@given(values=VALUES)
+def test_buckets_are_what_counting_would_say(bounds, published, values):
+    histogram = Histogram(bounds)
+    histogram.add_all(values)
+    single = Histogram(bounds)
+    for value in values:
+        single.add(value)
+    expected = [sum(value <= bound for value in values) for bound in published] + [len(values)]
+    assert histogram.cumulative() == single.cumulative() == expected
+    assert histogram.count == len(values)
+    assert histogram.sum == pytest.approx(sum(values))
+    assert histogram.maximum == max(values, default=0.0)
+
+
+@given(st.lists(st.floats(2e-6, 9.9), min_size=1), st.floats(0, 1))
+def test_a_quantile_is_within_a_fine_bucket_of_the_true_one(values, share):
+    histogram = Histogram()
+    histogram.add_all(values)
+    ordered = sorted(values)
+    found = histogram.quantile(share)
+    assert found <= ordered[-1]
+    rank = min(len(values) - 1, max(0, -int(-share * len(values) // 1) - 1))
+    # Fine buckets are five to a step, and five to the decade below the first published bound.
+    assert ordered[rank] / 1.6 <= found <= ordered[rank] * 1.6
+
+
+@given(st.lists(VALUES, max_size=4))
+def test_merged_histograms_are_those_of_all_values(groups):
+    histograms = []
+    for group in groups:
+        histograms.append(Histogram())
+        histograms[-1].add_all(group)
+    merged = Histogram().merge(histograms)
+    whole = Histogram()
+    whole.add_all([value for group in groups for value in group])
+    assert merged.counts == whole.counts and merged.maximum == whole.maximum
+
+
+@given(st.lists(st.integers(0, 30)))
+def test_admission_is_for_good(names):
+    labels = BoundedLabels(10)
+    first = {}
+    for name in map(str, names):
+        found = labels.admit(name)
+        assert found == first.setdefault(name, found)
+        assert found in (name, OTHER)
+    assert len(set(first.values()) - {OTHER}) <= 10
+
+
+@given(st.lists(st.tuples(st.booleans(), st.integers(0, 5))))
+def test_numbers_of_the_living_are_unique_and_small(steps):
+    slots = NumberSlots()
+    living = []
+    for take, which in steps:
+        if take:
+            number = slots.take()
+            assert number not in living and number <= len(living)
+            living.append(number)
+        elif living:
+            slots.free(living.pop(which % len(living)))
+
+
+def test_threads_that_are_numbered_on_and_on_share_a_few_labels():
+    slots = LabelSlots()
+    labels = set()
+    for number in range(1000):
+        label = slots.take(f"Thread-{number} (serve)")
+        labels.add(label)
+        slots.free(label)
+    assert len(labels) == 8
+
+
+def test_a_name_comes_back_to_its_label_and_two_at_once_get_two():
+    slots = LabelSlots()
+    assert [slots.take("main"), slots.take("main")] == ["main", "main-2"]
+    slots.free("main", at=10.0)
+    assert slots.take("main", since=5.0) == "main-3"  # it was there before the other had gone
+    assert slots.take("main", since=10.0) == "main"
