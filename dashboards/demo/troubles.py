@@ -13,6 +13,7 @@ import contextlib
 import json
 import random
 import shutil
+import signal
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ from pathlib import Path
 
 TROUBLES = {
     "blocking": "a handler calls time.sleep(0.4) on the loop, every second or so",
-    "freeze": "a callback blocks the loop for 8 s, twice a minute",
+    "freeze": "a callback blocks the loop for 8 s, twice a minute or so",
     "busy": "parsing that never awaits takes nearly all of the loop's time, in short callbacks",
     "gil": "a thread computes in a C call that holds the GIL for a good while",
     "timers": "every request sets a timer for an hour from now and forgets it",
@@ -121,17 +122,17 @@ class Service:
 
     async def trouble(self) -> None:
         """Looks twenty times a second for what is on."""
-        loop, ticks = asyncio.get_running_loop(), 0
+        loop, frozen = asyncio.get_running_loop(), 0.0
         orders: set[asyncio.Future[bytes]] = set()
         while True:
             await asyncio.sleep(0.05)
-            ticks += 1
-            if "freeze" in self.on and ticks % 100 == 0:
+            if "freeze" in self.on and loop.time() - frozen > 20:
                 freeze()
+                frozen = loop.time()
             if "busy" in self.on:
                 for _ in range(30):
                     loop.call_soon(self.parse_all)
-            if "pool" in self.on and ticks % 5 == 0 and len(orders) < 200:
+            while "pool" in self.on and len(orders) < 20:
                 order = loop.run_in_executor(self.reports, write_report, 2.0)
                 orders.add(order)
                 order.add_done_callback(orders.discard)
@@ -145,7 +146,7 @@ class Service:
         """A thread that asks for long computations in C, between which alone the interpreter can change threads."""
         while not self.stopped.wait(0.5):
             if "gil" in self.on:
-                _ = 7**900_000
+                _ = 7**500_000
 
 
 def freeze() -> None:
@@ -192,7 +193,10 @@ async def client(port: int) -> None:
 
 
 async def main(host: str, port: int, users: int, troubles: tuple[str, ...]) -> None:
-    """Serves until it is interrupted."""
+    """Serves until it is interrupted or terminated."""
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     service = Service()
     service.switch(troubles, True)
     server = await asyncio.start_server(service.handle, host, port)
@@ -222,5 +226,5 @@ if __name__ == "__main__":
     if folder.name.startswith("traceloop-demo-"):
         # `traceloop demo` made this copy.
         atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(main(chosen.host, chosen.port, chosen.users, started))

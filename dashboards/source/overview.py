@@ -39,7 +39,7 @@ def build() -> JSON:
         "Event loop overview",
         "Are the asyncio event loops healthy, and if not, where to look. Measured by traceloop on every callback.",
         annotations(),
-        [*_now(), *_health(), *_work(), *_resources()],
+        [*_now(), *_health(), *_work(), *_resources(), *_network()],
     )
 
 
@@ -264,25 +264,6 @@ def _resources() -> list[JSON]:
             steps=thresholds((0.9, YELLOW)),
         ),
         timeseries(
-            "Traffic",
-            "Bytes a second through the loops' transports and socket calls. No traffic with a busy loop: it works for "
-            "nobody.",
-            [target(f"sum by (direction) (rate(asyncio_transport_bytes_total{{{LOOP}}}{rate}))", "{{direction}}")],
-            "Bps",
-            w=8,
-        ),
-        timeseries(
-            "Open transports and files",
-            "Open transports of the loops and file descriptors of the processes. Rising together without more traffic: "
-            "connections are not closed.",
-            [
-                target(f"sum by ({BY_PROCESS}) (asyncio_transports{{{LOOP}}})", PROCESS_LEGEND + " transports"),
-                target(f"process_open_fds{{{PROCESS}}}", PROCESS_LEGEND + " descriptors"),
-            ],
-            "short",
-            w=8,
-        ),
-        timeseries(
             "Garbage collector",
             "Time in garbage collection as a part of all time. Over a few percent: fewer objects in cycles, or "
             "`gc.freeze()` after start.",
@@ -295,5 +276,77 @@ def _resources() -> list[JSON]:
             "percentunit",
             w=8,
             steps=thresholds((0.05, YELLOW)),
+        ),
+    ]
+
+
+def _network() -> list[JSON]:
+    rate = "[$__rate_interval]"
+    return [
+        row("Network"),
+        timeseries(
+            "Traffic",
+            "Bytes a second through the loops' transports and socket calls. No traffic with a busy loop: it works for "
+            "nobody.",
+            [target(f"sum by (direction) (rate(asyncio_transport_bytes_total{{{LOOP}}}{rate}))", "{{direction}}")],
+            "Bps",
+            w=8,
+        ),
+        timeseries(
+            "Open transports by kind",
+            "Open transports of the loops. Rising without more traffic: connections are not closed, by us or by "
+            "the peers.",
+            [target(f"sum by (transport) (asyncio_transports_by_kind{{{LOOP}}})", "{{transport}}")],
+            "short",
+            w=8,
+            stack=True,
+        ),
+        timeseries(
+            "Open transports and files",
+            "Open transports of the loops and file descriptors of the processes. Descriptors rising alone: files "
+            "are not closed; mind the limit (ulimit -n).",
+            [
+                target(f"sum by ({BY_PROCESS}) (asyncio_transports{{{LOOP}}})", PROCESS_LEGEND + " transports"),
+                target(f"process_open_fds{{{PROCESS}}}", PROCESS_LEGEND + " descriptors"),
+            ],
+            "short",
+            w=8,
+        ),
+        timeseries(
+            "Connections",
+            "Connections accepted a second, and those that could not be. Refused ones: no descriptors left "
+            "(ulimit -n), or clients give up while the loop is blocked.",
+            [target(f"sum by (result) (rate(asyncio_server_connections_total{{{LOOP}}}{rate}))", "{{result}}")],
+            "cps",
+            w=8,
+        ),
+        timeseries(
+            "Backpressure",
+            "Connections whose peer does not read as fast as we write, on average over time. Much of it: await "
+            "`writer.drain()`, and limit what is buffered for slow clients.",
+            [target(f"sum by ({BY_LOOP}) (rate(asyncio_transport_paused_seconds_total{{{LOOP}}}{rate}))", LOOP_LEGEND)],
+            "short",
+            w=8,
+        ),
+        timeseries(
+            "TLS handshakes",
+            "How long a handshake takes on average, and how many there are a second. Many: clients do not keep "
+            "connections open. Long: the loop is blocked, or the peer is far away.",
+            [
+                target(
+                    f"sum(rate(asyncio_tls_handshake_seconds_total{{{LOOP}}}{rate}))"
+                    f" / (sum(rate(asyncio_tls_handshakes_total{{{LOOP}}}{rate})) > 0)",
+                    "mean duration",
+                ),
+                target(f"sum(rate(asyncio_tls_handshakes_total{{{LOOP}}}{rate}))", "a second"),
+            ],
+            "s",
+            w=8,
+            overrides=[
+                {
+                    "matcher": {"id": "byName", "options": "a second"},
+                    "properties": [{"id": "unit", "value": "ops"}, {"id": "custom.axisPlacement", "value": "right"}],
+                }
+            ],
         ),
     ]

@@ -138,6 +138,13 @@ def _process(store, chance, process, slot, part, at, birth, timers):
     store.add("asyncio_transport_bytes_total", loop | {"direction": "in"}, load * 300 * STEP)
     store.add("asyncio_transport_bytes_total", loop | {"direction": "out"}, load * 2100 * STEP)
     store.set("asyncio_transports", loop, 40 + load / 30)
+    for transport, share in (("stream", 0.7), ("tls", 0.2), ("datagram", 0.05), ("pipe", 0.05)):
+        store.set("asyncio_transports_by_kind", loop | {"transport": transport}, round((40 + load / 30) * share))
+    store.add("asyncio_transport_paused_seconds_total", loop, 0.3 * chance.random())
+    for result, share in (("accepted", 0.01), ("refused", 0)):
+        store.add("asyncio_server_connections_total", loop | {"result": result}, handles * share)
+    store.add("asyncio_tls_handshakes_total", loop, round(handles * 0.002))
+    store.add("asyncio_tls_handshake_seconds_total", loop, round(handles * 0.002) * 0.006)
     for heap in ("timer", "memory"):
         store.add("asyncio_heap_growth_events_total", process | {"heap": heap},
                   heap == "timer" and slot == "0" and part > 0.4 and (at // STEP) % 20 == 0)  # fmt: skip
