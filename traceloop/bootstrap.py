@@ -125,7 +125,8 @@ class Finder:
                 spec = finder.find_spec(name)
                 if spec is not None:
                     return spec
-            spec = PathFinder.find_spec(name, self.search_path)
+            # The second look is for what a later startup file added.
+            spec = PathFinder.find_spec(name, self.search_path) or PathFinder.find_spec(name)
             return spec
         if name != "asyncio" and name not in LOOP_LIBRARIES:
             return None
@@ -167,12 +168,22 @@ class Finder:
                 if module.__name__ == "asyncio":
                     rebinding.rebind_asyncio(module, self.settings)
                     ending.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
+                    if self.settings.collector == "thread":
+                        rebinding.running_loop_watchers.append(self._loop_runs)
                 elif not self.settings.keep_uvloop:
                     rebinding.rebind_library(module)
         except Exception as error:
             from . import notices
 
             notices.say(f"not tracing this process: {error!r}")
+
+    def _loop_runs(self, loop: "Any") -> None:
+        if getattr(loop, "_recorder", None) is not None:
+            with OwnImports(self):
+                from . import ending, thread_collector
+
+                thread_collector.start(self.settings)
+                ending.finish_thread = thread_collector.finish
 
 
 class OwnImports:

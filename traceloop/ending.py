@@ -35,6 +35,8 @@ COLLECTOR_PID = PREFIX + "COLLECTOR_PID"
 _settings: Settings | None = None
 _root_pid = 0
 _collector_pid = 0
+#: Ends the collector's thread, where there is one.
+finish_thread: Callable[[Settings], None] | None = None
 _armed = False
 _ended_pid = 0
 _recording: Recording | None = None
@@ -155,6 +157,10 @@ def flush() -> None:
 
 def _flush_and_wait() -> None:
     """Ends the recording of this process; the root process waits until the collector has read it all."""
+    if finish_thread is not None and _settings is not None:
+        if _recording is not None:
+            _recording.flush()
+        finish_thread(_settings)
     if _recording is not None:
         _recording.end()
     if _settings is not None and _settings.run_dir is not None:
@@ -190,6 +196,8 @@ def _finish_run(settings: Settings, run_dir: str) -> None:
         if settings.collector == "none":
             _remove_empty(run_dir)
         return
+    if settings.collector == "none":
+        notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
     if settings.collector != "process":
         return
     summary = _wait_for(os.path.join(run_dir, "summary.txt"), run_dir, settings.exit_timeout)

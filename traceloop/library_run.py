@@ -11,7 +11,7 @@ import os
 import sys
 from typing import Any
 
-from . import ending, notices, run_directory
+from . import ending, notices, rebinding, run_directory, thread_collector
 from .settings import PREFIX, ROOT_PID, RUN_DIR, Settings
 
 
@@ -77,7 +77,14 @@ def start_run(choices: dict[str, Any]) -> Run:
         if not settings.children:
             # Read by this process alone; a copy of the environment for children is the program's to make.
             os.register_at_fork(after_in_child=_leave)
+    if settings.collector == "thread":
+        thread_collector.adopt(collector)
+        ending.finish_thread = thread_collector.finish
+    if settings.collector != "none":
         ending.prepare(settings, is_root=True)
+        rebinding.watch_running_loops()
+        # Which of its loops are traced is this program's own choice: nothing is said of the others.
+        ending.arm(rebinding.running_loop_watchers, {}, rebinding.restore)
     for notice in collector.notices if collector is not None else ():
         notices.say(notice)
     _current = Run(settings, collector)

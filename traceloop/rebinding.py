@@ -42,7 +42,7 @@ def rebind_asyncio(module: ModuleType, settings: Settings | None = None) -> None
         _run_dir = settings.run_dir
     if not hasattr(module, "SelectorEventLoop") or not hasattr(module, "unix_events"):
         return  # a program's own module of that name
-    _watch_running_loops()
+    watch_running_loops()
     from .loop.event_loop import EventLoop
 
     unix_events: Any = module.unix_events
@@ -96,7 +96,8 @@ def _stand_in(library: str, name: str) -> type:
     return Loop
 
 
-def _watch_running_loops() -> None:
+def watch_running_loops() -> None:
+    """Has `running_loop_watchers` called; doing it twice changes nothing."""
     # Before the loop's own module is imported, and before uvloop takes a reference of its own.
     set_running_loop = events._set_running_loop
     if getattr(set_running_loop, "_traceloop", False):

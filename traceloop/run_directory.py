@@ -26,6 +26,8 @@ def make(settings: Settings, say: Callable[[str], None]) -> Settings:
     memory.
     """
     temporary = os.environ.get("TMPDIR") or "/tmp"
+    if settings.collector == "thread":
+        return settings.replace(run_dir=None)  # which reads this process's own memory
     failure = ""
     for place in ("/dev/shm", temporary):
         path = os.path.join(place, f"traceloop-{os.getuid()}-{os.urandom(6).hex()}")

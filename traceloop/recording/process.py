@@ -19,6 +19,7 @@ import sys
 import threading
 import time
 
+from ..settings import NO_DIRECTORY
 from . import layout
 from .ring import Ring, make_ring, process_start_ticks
 from .sites import SiteLog
@@ -155,8 +156,13 @@ def current_process() -> Process | None:
         return process
     with _lock:
         if _current is None or _current.pid != os.getpid():
-            _current = Process(os.environ.get(RUN_DIR_VARIABLE) or None, _ring_size())
+            _current = Process(_run_dir(), _ring_size())
         return _current
+
+
+def _run_dir() -> str | None:
+    directory = os.environ.get(RUN_DIR_VARIABLE)
+    return directory if directory and directory != NO_DIRECTORY else None
 
 
 def _ring_size() -> int:
