@@ -28,8 +28,9 @@ def test_trouble(tmp_path, trouble):
         truth.update(line)
     start, end = truth["start"], truth["end"]
 
-    slow = [info for info in observed.slow() if info.culprit != "unknown" or info.stacks]
-    assert [(info.callback, info.culprit) for info in slow] == [("__main__.handler", f"__main__.{trouble}")]
+    # On a busy machine something else may have been slow, too; not with this callback.
+    slow = [info for info in observed.slow() if info.callback == "__main__.handler"]
+    assert [info.culprit for info in slow] == [f"__main__.{trouble}"], slow
     (info,) = slow
     assert info.complete
 
@@ -50,33 +51,29 @@ def test_trouble(tmp_path, trouble):
     if CAUSES[trouble] == "gc":
         assert info.parts.gc > (end - start) / 2
 
-    # Who paid. What the program saw is between the run's start and its end.
-    assert info.start <= start
-    length = end - start
+    # Who paid. What the program saw is between the run's start and its end, and a busy machine may come in between.
+    labels = {"callback": "__main__.handler", "culprit": f"__main__.{trouble}"}
+    length = observed.metric("asyncio_slow_callback_time_seconds_total", **labels)
+    run_end = info.start + length
+    assert info.start <= start < end <= run_end
     key = ("__main__.handler", f"__main__.{trouble}")
-    matrix = {
-        victim: entry
-        for (callback, culprit, victim), entry in observed.index.matrix.items()
-        if (callback, culprit) == key
-    }
+    matrix = {victim: entry for (*blocker, victim), entry in observed.index.matrix.items() if tuple(blocker) == key}
     ready = matrix["__main__.stood_ready"]
     assert (ready.handles, ready.own_handles) == (5, 0)
-    assert ready.exact == pytest.approx(5 * length, rel=0.05)
+    assert ready.exact == pytest.approx(5 * length, abs=1e-3)
     timer = matrix["__main__.fell_due"]
     assert (timer.handles, timer.own_handles) == (1, 0)
-    assert timer.exact == pytest.approx(end - truth["due"], abs=0.02)
+    assert timer.exact == pytest.approx(run_end - truth["due"], abs=1e-3)
     own = matrix["__main__.put_in"]
     assert (own.handles, own.exact, own.own_handles) == (0, 0.0, 3)
-    assert own.at_most == pytest.approx(3 * length, rel=0.05)
-    if trouble not in HOLD_THE_GIL:
+    assert own.at_most == pytest.approx(3 * length, abs=1e-3)
+    if trouble not in HOLD_THE_GIL and truth["put"] <= end:
         threadsafe = matrix["__main__.from_thread"]
         assert (threadsafe.handles, threadsafe.own_handles) == (1, 0)
-        assert threadsafe.exact == pytest.approx(end - truth["thread"], abs=0.05)
+        assert run_end - truth["put"] <= threadsafe.exact <= run_end - truth["thread"]
     # No idle waiter paid.
     assert set(matrix) <= {f"__main__.{name}" for name in ("stood_ready", "fell_due", "put_in", "from_thread", "main")}
 
-    labels = {"callback": "__main__.handler", "culprit": f"__main__.{trouble}"}
     assert observed.metric("asyncio_slow_callbacks_total", **labels) == 1
-    assert observed.metric("asyncio_slow_callback_time_seconds_total", **labels) >= length
     exact = sum(entry.exact for entry in matrix.values())
     assert observed.metric("asyncio_callback_blocked_seconds_total", **labels) == pytest.approx(exact, abs=1e-3)

@@ -203,6 +203,7 @@ async def main(name):
         time.sleep(SECONDS / 2)
         tell(thread=time.monotonic())
         loop.call_soon_threadsafe(from_thread)
+        tell(put=time.monotonic())
 
     thread = threading.Thread(target=other, daemon=True)
     thread.start()

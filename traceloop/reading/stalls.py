@@ -358,12 +358,12 @@ class StallIndex:
         """The culprit of the run that started at ``start``. ``end``: its end, if ``take_loop`` has not had it yet."""
         end = self._end_of(ring, start) if end is None else end
         seen = self._seen.get((ring, start))
-        if seen is not None and seen.culprit:
-            return seen.culprit
+        first = seen.stacks[0].at if seen is not None and seen.stacks else _NEVER
         for dump_ring, stack in self._dumps:
-            if dump_ring == ring and start <= stack.at <= end:
+            # Under a C call the watchdog's own stack comes after it: the dump that was asked for was the first.
+            if dump_ring == ring and start <= stack.at <= min(end, first):
                 return culprit_of(stack.frames, []) or UNKNOWN
-        return UNKNOWN
+        return (seen.culprit if seen is not None else "") or UNKNOWN
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))

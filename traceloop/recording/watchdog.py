@@ -53,6 +53,8 @@ _MIN_PACE = 0.01
 _MAX_PACE = 0.1
 # A turn this late (s) is recorded. A busy thread gives the GIL away within the switch interval, 5 ms.
 _LATE = 0.05
+# A standstill of the whole process shorter than this (s) is not told from a busy machine.
+_MIN_SUSPENSION = 0.2
 # The thread ends when no loop has run for so long (s); the next loop starts it again.
 _LINGER = 2.0
 # Whole stacks a minute; beyond it only the culprit is recorded, and beyond the second number nothing.
@@ -416,9 +418,10 @@ class Watchdog:
         waited -= self._own_wait
         # Waiting for the GIL wakes once each switch interval.
         for_gil = min(late, woken * sys.getswitchinterval()) if known else 0.0
-        # A thread that was due neither waited for a processor nor for the GIL: it was not let run at all.
+        # A thread that was due, and neither waited for a processor nor for the GIL, was not let run at all. Nor were
+        # the others, then; a short time tells too little.
         held = late - waited - for_gil
-        if held >= max(_LATE, late / 2) and (known or cpu <= max(0.01, late / 20)):
+        if held >= max(_MIN_SUSPENSION, late / 2) and cpu <= 0.03 + 0.15 * late:
             reason = "suspended"
             self._suspensions.append((due, due + held))
         else:
