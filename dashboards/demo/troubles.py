@@ -215,6 +215,10 @@ async def main(host: str, port: int, users: int, troubles: tuple[str, ...]) -> N
 
 
 if __name__ == "__main__":
+    folder = Path(__file__).resolve().parent
+    if folder.name.startswith("traceloop-demo-"):
+        # `traceloop demo` made this copy.
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--host", default="localhost")
     parser.add_argument("--port", type=int, default=8080)
@@ -222,9 +226,5 @@ if __name__ == "__main__":
     parser.add_argument("--trouble", action="append", default=[], choices=[*TROUBLES, "all"], help="on from the start")
     chosen = parser.parse_args()
     started = tuple(TROUBLES) if "all" in chosen.trouble else tuple(chosen.trouble)
-    folder = Path(__file__).resolve().parent
-    if folder.name.startswith("traceloop-demo-"):
-        # `traceloop demo` made this copy.
-        atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
         asyncio.run(main(chosen.host, chosen.port, chosen.users, started))
