@@ -56,8 +56,8 @@ def parts_of(
 ) -> Parts:
     """The parts of a run. collections: (start, duration) of each garbage collection; suspensions: (from, to)."""
     length = max(0.0, end - start)
-    suspended = sum(_overlap(start, end, begin, until) for begin, until in suspensions)
-    gc = sum(_overlap(start, end, begin, begin + duration) for begin, duration in collections)
+    suspended = sum((_overlap(start, end, begin, until) for begin, until in suspensions), 0.0)
+    gc = sum((_overlap(start, end, begin, begin + duration) for begin, duration in collections), 0.0)
     series = sorted({tuple(map(float, sample)) for sample in samples if _is_sample(sample)})
     cpu = _during(start, end, [(sample[0], sample[1]) for sample in series if sample[1] >= 0.0])
     wait = _during(start, end, [(sample[0], sample[3]) for sample in series if sample[3] >= 0.0])

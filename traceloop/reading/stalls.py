@@ -369,9 +369,11 @@ class StallIndex:
         slow = self._ended.get((ring, start))
         return slow.run[2] if slow is not None else _NEVER
 
-    def lookup(self, ring: int, start: float) -> StallInfo | None:
-        """What is known of the run that started at ``start``, ended or not; None if nothing was seen of it."""
-        end = self._end_of(ring, start)
+    def lookup(self, ring: int, start: float, end: float | None = None) -> StallInfo | None:
+        """What is known of the run that started at ``start``, ended or not; None if nothing was seen of it. ``end``: as
+        for ``culprit``.
+        """
+        end = self._end_of(ring, start) if end is None else end
         seen = self._seen.get((ring, start))
         dumped = [stack for dump_ring, stack in self._dumps if dump_ring == ring and start <= stack.at <= end]
         samples, over = self._samples(ring, start, end)
@@ -388,7 +390,7 @@ class StallIndex:
             start,
             seen.ident or (slow.run[3] if slow is not None else 0.0),
             seen.callback or (self.label(slow.run[3]) if slow is not None else UNKNOWN),
-            self.culprit(ring, start),
+            self.culprit(ring, start, end),
             stacks,
             parts_of(start, until, samples, self._collections, self.suspensions),
             seen.span,
@@ -438,12 +440,12 @@ class StallIndex:
         return parts_of(start, end, (), (), self.suspensions).cause == SUSPENDED
 
     def span_details(
-        self, ring: int, start: float, end: float
+        self, ring: int, start: float, end: float | None = None
     ) -> tuple[dict[str, Any], list[tuple[float, dict[str, Any]]], bool]:
         """Attributes and ``asyncio.stack`` events (s, attributes) of a slow run's span, and whether nothing more will
-        come.
+        come. ``end``: the run's end, if ``take_loop`` has not had it yet.
         """
-        info = self.lookup(ring, start)
+        info = self.lookup(ring, start, end)
         if info is None:
             return {}, [], False
         parts = info.parts

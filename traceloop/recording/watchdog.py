@@ -39,7 +39,8 @@ from .culprit import culprit_of
 from .fault_dump import FaultDump
 from .sampling import sampler_of
 from .stall_notices import StallNotices
-from .thread_clocks import COUNTS_SWITCHES, Sample, ThreadClocks, schedstat, switches
+from .thread_clocks import COUNTS_SWITCHES, schedstat, switches
+from .watched import Budget, Stall, Watched
 
 if TYPE_CHECKING:
     from .process import Process
@@ -63,62 +64,6 @@ MAX_EVENTS_A_MINUTE = 1200
 _MAX_SAMPLES = 64
 
 
-class _Stall:
-    """A handle run past its threshold."""
-
-    __slots__ = ("announced", "before", "culprit", "ident", "samples", "stack_at", "stacks", "start", "threshold")
-
-    def __init__(self, start: float, ident: float, threshold: float, before: Sample | None) -> None:
-        self.start = start
-        self.ident = ident
-        self.threshold = threshold
-        self.before = before
-        self.samples: list[Sample] = []
-        self.stacks = 0
-        self.stack_at = start + threshold
-        self.culprit = ""
-        self.announced = False
-
-
-class _Watched:
-    """One loop that runs, as the watchdog sees it."""
-
-    __slots__ = ("_clocks", "history", "loop", "name", "ring", "stall", "thread", "words")
-
-    def __init__(self, recorder: Recorder, loop: Any, ring: int) -> None:
-        self.loop = loop
-        self.ring = ring
-        self.words = recorder.words
-        self.thread = threading.get_ident()
-        self.name = threading.current_thread().name
-        self._clocks = ThreadClocks()
-        self.history: deque[Sample] = deque(maxlen=8)
-        self.stall: _Stall | None = None
-
-    def sample(self, now: float) -> Sample:
-        """What is measured now. Costs about 10 us."""
-        sample = self._clocks.sample(now)
-        self.history.append(sample)
-        return sample
-
-
-class _Budget:
-    """So many a minute."""
-
-    def __init__(self, a_minute: int) -> None:
-        self._size = a_minute
-        self._left = float(a_minute)
-        self._at = 0.0
-
-    def take(self, now: float) -> bool:
-        self._left = min(self._size, self._left + max(0.0, now - self._at) * self._size / 60)
-        self._at = now
-        if self._left < 1:
-            return False
-        self._left -= 1
-        return True
-
-
 class Watchdog:
     """Watches the loops of one process. ``watch`` and ``unwatch`` are called by the loops' threads."""
 
@@ -130,8 +75,8 @@ class Watchdog:
         self._sampler = sampler_of(process)
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
-        self._watched: dict[int, _Watched] = {}
-        self._stopped: deque[_Watched] = deque(maxlen=64)  # loops that stopped since the last turn
+        self._watched: dict[int, Watched] = {}
+        self._stopped: deque[Watched] = deque(maxlen=64)  # loops that stopped since the last turn
         self._lock = threading.Lock()
         self._wake = threading.Lock()
         self._wake.acquire()
@@ -142,8 +87,8 @@ class Watchdog:
         self._idle_since = 0.0
         self._number = 0
         self._suppressed = 0
-        self._stack_budget = _Budget(MAX_STACKS_A_MINUTE)
-        self._event_budget = _Budget(MAX_EVENTS_A_MINUTE)
+        self._stack_budget = Budget(MAX_STACKS_A_MINUTE)
+        self._event_budget = Budget(MAX_EVENTS_A_MINUTE)
         self._suspensions: deque[tuple[float, float]] = deque(maxlen=16)
         self._due = 0.0
         self._switches = 0
@@ -160,7 +105,7 @@ class Watchdog:
         """``loop`` begins to run in this thread."""
         if self._ended or recorder.ring not in self._process.rings or not _has_the_clock(loop):
             return
-        watched = _Watched(recorder, loop, self._process.rings.index(recorder.ring))
+        watched = Watched(recorder, loop, self._process.rings.index(recorder.ring))
         watched.words[layout.W_PTHREAD] = watched.thread
         with self._lock:
             self._watched[id(loop)] = watched
@@ -274,7 +219,7 @@ class Watchdog:
         while self._stopped:
             self._end_stall(self._stopped.popleft(), now)
 
-    def _look(self, watched: _Watched, now: float) -> float:
+    def _look(self, watched: Watched, now: float) -> float:
         """Looks at one loop; returns when to look at it again."""
         given = watched.loop.slow_callback_duration
         threshold = float(given) if isinstance(given, float | int) else 0.1
@@ -298,7 +243,7 @@ class Watchdog:
                 watched.sample(now)
                 return min(now + pace, max(run.start + limit, now + 0.001))
             before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
-            stall = watched.stall = _Stall(run.start, run.ident, limit, before)
+            stall = watched.stall = Stall(run.start, run.ident, limit, before)
             stall.samples = [sample for sample in watched.history if sample[0] > run.start]
         stall.samples.append(watched.sample(now))
         if len(stall.samples) > _MAX_SAMPLES:
@@ -327,7 +272,7 @@ class Watchdog:
 
     # -- what is found
 
-    def _take_stack(self, watched: _Watched, stall: _Stall, run: stacks.Run, now: float) -> None:
+    def _take_stack(self, watched: Watched, stall: Stall, run: stacks.Run, now: float) -> None:
         if not self._event_budget.take(now):
             self._suppressed += 1
             return
@@ -375,7 +320,7 @@ class Watchdog:
                 label, culprit, line, now - stall.start, event["ready"], watched.name
             )
 
-    def _end_stall(self, watched: _Watched, now: float) -> None:
+    def _end_stall(self, watched: Watched, now: float) -> None:
         stall = watched.stall
         if stall is None:
             return
