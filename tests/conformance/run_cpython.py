@@ -155,7 +155,7 @@ def main() -> int:
     parser.add_argument("--loop", default=OURS, help="module:Class (default: %(default)s)")
     parser.add_argument("--deep", action="store_true", help="replace the standard loop's base classes too")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--timeout", type=float, default=300, help="seconds a module may take (%(default)s)")
+    parser.add_argument("--timeout", type=float, default=900, help="seconds a module may take (%(default)s)")
     parser.add_argument("--cache", help="folder to keep the standard loop's results in")
     parser.add_argument("--details", action="store_true", help="print the traceback of each failure")
     args = parser.parse_args()
