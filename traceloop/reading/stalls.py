@@ -431,6 +431,11 @@ class StallIndex:
         """Ring and start of the slow runs that have ended, in the order in which they were read; the latest of them."""
         return list(self._ended)
 
+    def length_of(self, ring: int, start: float) -> float:
+        """Seconds of a slow run that has ended; 0 where no end was read."""
+        slow = self._ended.get((ring, start))
+        return slow.run[2] - slow.run[1] if slow is not None else 0.0
+
     def unfinished(self) -> list[tuple[int, float]]:
         """Ring and start of the stalls of which no end was read: they last, or their process was killed in them."""
         return [key for key, seen in self._seen.items() if not seen.ended and key not in self._ended]

@@ -1,0 +1,127 @@
+"""Copies of the record around long stalls, kept when the ring itself has long been overwritten.
+
+A snapshot is a folder that looks like a run directory with one process in it, so that ``traceloop report`` opens it:
+``stall-N-PID/p-PID-START/`` with the rings as they were, the sites, and what the process said of itself. It is taken
+when a stall has lasted for the set time, so that it exists even if the stall never ends, and once more when it is over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+
+from traceloop.reading import stall_statistics
+from traceloop.reading.follower import FolderFollower, RunFollower
+
+MAX_SNAPSHOTS = 10
+MAX_BYTES = 256 << 20
+# How long after a stall's end the second copy is taken (s): what it held up is in it then.
+_AFTERWARDS = 0.5
+
+
+class _Taken:
+    """A stall of which there is a snapshot."""
+
+    __slots__ = ("ended_at", "folder", "key")
+
+    def __init__(self, key: tuple[str, int, float], folder: str) -> None:
+        self.key = key
+        self.folder = folder
+        self.ended_at = 0.0
+
+
+class StallSnapshots:
+    """Takes snapshots of stalls of ``seconds`` and longer into ``directory``. ``look`` is called by the follower's
+    thread, under the statistics' lock; a copy of a ring of 8 MiB takes it some milliseconds.
+    """
+
+    def __init__(
+        self,
+        follower: RunFollower,
+        directory: str,
+        seconds: float,
+        say: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._follower = follower
+        self._directory = directory
+        self._seconds = seconds
+        self._say = say
+        self._clock = clock
+        self._open: list[_Taken] = []
+        self._known: set[tuple[str, int, float]] = set()
+        self._bytes = 0
+        #: Folders of the snapshots, and how many more stalls there were.
+        self.taken: list[str] = []
+        self.left_out = 0
+
+    def look(self) -> None:
+        """Takes the snapshots that are due."""
+        now = self._clock()
+        for name, follower in list(self._follower.processes.items()):
+            try:
+                index = stall_statistics.stalls_of(follower.statistics).index
+            except LookupError:
+                continue
+            if name in self._follower.ended:
+                continue
+            for ring, start in index.unfinished():
+                if now - start >= self._seconds:
+                    self._begin(name, follower, ring, start)
+            for ring, start in index.slow_runs():
+                if index.length_of(ring, start) >= self._seconds:
+                    self._begin(name, follower, ring, start)
+        for taken in list(self._open):
+            self._complete(taken, now)
+
+    def _begin(self, name: str, follower: FolderFollower, ring: int, start: float) -> None:
+        key = (name, ring, start)
+        if key in self._known:
+            return
+        self._known.add(key)
+        if len(self.taken) >= MAX_SNAPSHOTS or self._bytes >= MAX_BYTES:
+            self.left_out += 1
+            return
+        folder = os.path.join(self._directory, f"stall-{len(self.taken) + 1}-{follower.folder.pid}")
+        if self._copy(follower.folder.path, os.path.join(folder, name)):
+            self.taken.append(folder)
+            self._open.append(_Taken(key, folder))
+            self._say(f"a stall of {self._seconds:g} s and more: the record around it is kept in {folder}")
+
+    def _complete(self, taken: _Taken, now: float) -> None:
+        name, ring, start = taken.key
+        follower = self._follower.processes.get(name)
+        if follower is None or name in self._follower.ended:
+            self._open.remove(taken)
+            return
+        index = stall_statistics.stalls_of(follower.statistics).index
+        if index.length_of(ring, start) <= 0.0:
+            return
+        taken.ended_at = taken.ended_at or now
+        if now - taken.ended_at >= _AFTERWARDS:
+            self._open.remove(taken)
+            self._copy(follower.folder.path, os.path.join(taken.folder, name))
+
+    def _copy(self, source: str, target: str) -> bool:
+        temporary = f"{target}.new"
+        try:
+            os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
+            shutil.copytree(source, temporary)
+            before = _size_of(target)
+            shutil.rmtree(target, ignore_errors=True)
+            os.rename(temporary, target)
+        except (OSError, shutil.Error) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            self._say(f"no snapshot of a stall could be kept in {self._directory}: {error}")
+            return False
+        self._bytes += _size_of(target) - before
+        return True
+
+
+def _size_of(folder: str) -> int:
+    try:
+        return sum(entry.stat().st_size for entry in os.scandir(folder))
+    except OSError:
+        return 0
