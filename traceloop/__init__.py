@@ -1,4 +1,7 @@
-"""An asyncio event loop that records everything it does, and what turns that record into answers."""
+"""An asyncio event loop that records everything it does, and what turns that record into answers.
+
+PYTEST_DONT_REWRITE: under `traceloop run -m pytest` this package is imported before pytest, which would warn of that.
+"""
 
 import os as _os
 import sys as _sys
