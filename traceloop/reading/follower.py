@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..recording import layout
 from . import stall_statistics
-from .decoded import Decoded
+from .decoded import Decoded, LoopInfo
 from .loop_statistics import LoopStatistics
 from .ring_reader import Batch, RingError, RingReader
 from .run_directory import ProcessFolder, RunDirectory, SiteNames
@@ -53,6 +53,7 @@ class RingFollower:
         self.number = reader.number if self.is_loop else -1
         self.loop: LoopStatistics | None = None
         self._fetched: list[Batch] = []
+        self._closed: LoopInfo | None = None
 
     def fetch(self, *, final: bool) -> None:
         """Copies up to the end of what there is, or for as long as one read may last."""
@@ -79,7 +80,8 @@ class RingFollower:
         process = self.process.statistics
         if self.is_loop:
             info = decoded.loop
-            if self.loop is None and not decoded.empty:
+            # A loop is there as soon as it said so, though it has run nothing yet; one that was closed is not.
+            if self.loop is None and (not decoded.empty or (info is not None and info is not self._closed)):
                 # Where the record's beginning was lost, the loop is known by its ring only.
                 thread, number, since = (
                     (info.thread, info.number, info.since) if info is not None else (f"loop-{self.number}", 0, 0.0)

@@ -251,7 +251,8 @@ class Recorder:
     def loop_started(self, loop: Any) -> None:
         """The loop begins to run in this thread."""
         try:
-            if self.ring is self.process.idle_ring:
+            is_new = self.ring is self.process.idle_ring
+            if is_new:
                 self._take_ring(loop)
             now = loop.time()
             self.words[layout.W_THREAD] = threading.get_native_id()
@@ -261,6 +262,8 @@ class Recorder:
             if self.created:
                 self.define_created()
             self.records += (now, layout.R_RUN, float(len(loop._ready)))
+            if is_new:  # written at once: its first handle may block, and who it is must be known then
+                self.flush(loop, now)
             watchdog = watchdog_of(self.process)
             if watchdog is not None:
                 watchdog.watch(self, loop)
