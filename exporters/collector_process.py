@@ -68,9 +68,7 @@ def write_file(path: str, text: str) -> None:
 def make_statistics(settings: Settings) -> Statistics:
     """Empty statistics with all their parts, and the thresholds of the settings."""
     from traceloop.reading import stall_statistics
-    from traceloop.reading.growth import GrowthStatistics
     from traceloop.reading.statistics import Statistics
-    from traceloop.reading.tasks import TaskStatistics
 
     lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
 
@@ -83,8 +81,6 @@ def make_statistics(settings: Settings) -> Statistics:
         threshold_for=threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
     )
     stall_statistics.add_to(statistics)
-    statistics.process_parts.append(GrowthStatistics)
-    statistics.loop_parts.append(TaskStatistics)
     return statistics
 
 
@@ -138,6 +134,7 @@ class Collector:
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
         self._crashed = False
+        self._told_failure = False
         self._summary_written = False
         self._expected_until = 0.0
         self._ended: set[str] = set()
@@ -150,10 +147,12 @@ class Collector:
 
         from .span_pipeline import make_pipeline
         from .stall_probe import StallProbe
+        from .stall_snapshots import make_snapshots
 
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
         self.probe = StallProbe(self.follower)
+        self.snapshots = make_snapshots(self.settings, self.follower, self._note)
         self.pipeline: SpanPipeline = make_pipeline(self.settings, self.statistics, say)
         if listener is not None:
             from .prometheus import serve
@@ -187,8 +186,14 @@ class Collector:
     def read(self) -> list[Stretch]:
         """Step 1. Under the statistics' lock, since scrapes read too."""
         with self.statistics.lock:
-            stretches = self.follower.turn()
-            self.pipeline.take(stretches, time.monotonic())
+            stretches: list[Stretch] = []
+            try:
+                stretches = self.follower.turn()
+                self.pipeline.take(stretches, time.monotonic())
+            except Exception as error:  # a damaged record must not take the others' readings with it
+                if not self._told_failure:
+                    self._told_failure = True
+                    say(f"part of the record could not be read: {error!r}")
         return stretches
 
     def turn(self) -> bool:
@@ -196,6 +201,8 @@ class Collector:
         busy = bool(self.read())
         with self.statistics.lock:
             self.probe.look()
+            if self.snapshots is not None:
+                self.snapshots.look()
             for name in list(self.follower.ended - self._ended):
                 busy = True
                 self._process_over(name)
@@ -203,6 +210,10 @@ class Collector:
             return busy
         self._sum_up()
         return True
+
+    def _note(self, line: str) -> None:
+        self.notices.append(line)
+        say(line)
 
     def _process_over(self, name: str) -> None:
         self._ended.add(name)

@@ -13,6 +13,7 @@ from traceloop.reading.process_statistics import ProcessStatistics
 from traceloop.reading.statistics import Statistics
 from traceloop.recording import layout
 
+from . import report_parts
 from .text_tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
 #: Rows of a table of callbacks.
@@ -107,6 +108,11 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
     if executors:
         yield ""
         yield from _executors(executors, style)
+        yield from report_parts.saturation(executors, style)
+    grown = report_parts.growth(process, style)
+    if grown:
+        yield ""
+        yield from grown
 
 
 def _usage(process: ProcessStatistics, style: Style) -> Iterator[str]:
@@ -152,7 +158,7 @@ def _loop(loop: LoopStatistics, style: Style) -> Iterator[str]:
     elif loop.is_open and (running := loop.running_seconds()) > 1.0:
         yield "    " + style.bad(f"has been running for {seconds(running)} without a poll")
     yield "    " + "; ".join(_tasks_and_timers(loop))
-    for section in (_delays_and_durations, _most_time, _slow, *loop_sections):
+    for section in (_delays_and_durations, _most_time, report_parts.tasks, _slow, *loop_sections):
         lines = section(loop, style)
         if lines:
             yield ""
@@ -175,6 +181,7 @@ def _tasks_and_timers(loop: LoopStatistics) -> Iterator[str]:
     moved_in, moved_out = loop.counter(layout.W_BYTES_IN), loop.counter(layout.W_BYTES_OUT)
     if moved_in or moved_out:
         yield f"transports: {size(moved_in)} in, {size(moved_out)} out"
+    yield from report_parts.transports(loop)
 
 
 def _delays_and_durations(loop: LoopStatistics, style: Style) -> list[str]:

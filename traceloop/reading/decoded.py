@@ -43,7 +43,7 @@ class LoopInfo(NamedTuple):
 
 
 class NewTask(NamedTuple):
-    """A task's first step. creator: number and ident of the run that scheduled that step (0: none, or unknown)."""
+    """A task's first step. creator: number and ident of the run that made it (0: none, or unknown)."""
 
     ident: float
     name: str

@@ -19,6 +19,8 @@ from .samples import Sample
 # Offloads whose end never comes (records lost, a pool shut down) are forgotten beyond this many.
 _MAX_OPEN: Final = 100_000
 _MAX_EARLY: Final = 10_000
+# A shorter wait is a thread's start, or the GIL's: no sign of a full executor.
+_FULL_SECONDS: Final = 0.005
 # Executors are numbered as they come; what was read of the oldest of so many has been counted long ago.
 _MAX_EXECUTORS: Final = 1000
 
@@ -39,7 +41,7 @@ class FunctionTotals:
 class ExecutorTotals:
     """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended.
 
-    saturated: seconds in which some waited because every worker was taken.
+    saturated: seconds in which some of those that have started by now waited for a worker, each moment counted once.
     """
 
     def __init__(self, label: str) -> None:
@@ -49,18 +51,19 @@ class ExecutorTotals:
         self.waiting = 0
         self.active = 0
         self.saturated = 0.0
-        self._saturated_since = -1.0
+        self._saturated_until = 0.0
         self.queue_durations = Histogram()
         self.run_durations = Histogram()
         self.return_delays = Histogram()
         self.functions: dict[str, FunctionTotals] = {}
 
-    def note(self, now: float) -> None:
-        """Numbers have changed at ``now``. Two rings tell of them: the order is not exact, and neither is the time."""
-        full = self.waiting > 0 and self.active >= self.max_workers > 0
-        if self._saturated_since >= 0.0:
-            self.saturated += max(0.0, now - self._saturated_since)
-        self._saturated_since = now if full else -1.0
+    def note_wait(self, submit: float, start: float) -> None:
+        """One waited for a worker. Waits come about in the order of their ends, so their union is summed up as they
+        come.
+        """
+        if start - submit >= _FULL_SECONDS:
+            self.saturated += max(0.0, start - max(submit, self._saturated_until))
+            self._saturated_until = max(self._saturated_until, start)
 
 
 class _Offload:
@@ -195,17 +198,16 @@ class ExecutorStatistics:
                 self._finished(offload, executor)
         elif step.step == "deliver":
             offload.delivered = step.when
-        if executor is not None:
-            executor.note(step.when)
-            # A call that was given up runs on; and the ring that tells of its end may be read later than the other.
-            if offload.finish >= 0.0 and offload.delivered >= 0.0:
-                if offload.delivered >= offload.finish:
-                    executor.return_delays.add(offload.delivered - offload.finish)
-                del self._open[step.number]
+        # A call that was given up runs on; and the ring that tells of its end may be read later than the other.
+        if executor is not None and offload.finish >= 0.0 and offload.delivered >= 0.0:
+            if offload.delivered >= offload.finish:
+                executor.return_delays.add(offload.delivered - offload.finish)
+            del self._open[step.number]
 
     def _started(self, offload: _Offload, executor: ExecutorTotals) -> None:
         executor.active += 1
         waited = max(0.0, offload.start - offload.submit)
+        executor.note_wait(offload.submit, offload.start)
         executor.queue_durations.add(waited)
         function = self._function(offload, executor)
         function.waited += waited

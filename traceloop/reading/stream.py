@@ -101,7 +101,9 @@ class LoopStream:
         self._context = 0
         self._running: tuple[float, float, str, float, int, int, int, float] | None = None
         self._override: tuple[float, str] | None = None
-        self._new_task: tuple[float, str, bool] | None = None
+        # Announced, and not yet begun: name, whether create_task made it, the run that did, and that run's ident.
+        self._new_tasks: dict[float, tuple[str, bool, int, float]] = {}
+        self._under_way = (0, 0.0)
         self._timers: list[float] = []
         self._writers: set[float] = set()
         self._written_at = 0.0
@@ -189,7 +191,7 @@ class LoopStream:
         self._group = _UNKNOWN
         self._pending = _INFINITY  # not known: whatever is read next is less
         self._iteration_start = -1.0
-        self._override = self._new_task = self._half = None
+        self._override = self._half = None
         self._timers.clear()
         self._writers.clear()
         self._context = 0
@@ -216,7 +218,7 @@ class LoopStream:
             start, run_ident, kind, delay, scheduler, span, outcome, added = self._running
             self._running = None
         # Something that the next run needs was said by a record before it.
-        special = self._override is not None or self._new_task is not None
+        special = self._override is not None or bool(self._new_tasks)
         try:
             for a, ident, b in triples:
                 if ident > 0.0:
@@ -262,7 +264,6 @@ class LoopStream:
                         self._forget_queue(b)
                     pending = b
                     if special:
-                        special = False
                         if self._override is not None:
                             stamp, new_kind = self._override
                             self._override = None
@@ -270,14 +271,12 @@ class LoopStream:
                             delay = a - stamp if a > stamp else 0.0
                             if kind is not TASK:
                                 kind = new_kind
-                        if self._new_task is not None:
-                            task, name, made_by_loop = self._new_task
-                            self._new_task = None
-                            decoded.tasks.append(
-                                NewTask(
-                                    task, name, number, a, scheduler, creator_ident if scheduler else 0.0, made_by_loop
-                                )
-                            )
+                        if ident in self._new_tasks:
+                            name, made_by_loop, maker, maker_ident = self._new_tasks.pop(ident)
+                            if not made_by_loop:
+                                maker, maker_ident = scheduler, creator_ident if scheduler else 0.0
+                            decoded.tasks.append(NewTask(ident, name, number, a, maker, maker_ident, made_by_loop))
+                        special = bool(self._new_tasks)
                     continue
                 if running and ident in _CLOCKED:
                     running = False
@@ -330,7 +329,7 @@ class LoopStream:
                     elif queue:
                         ready, creator, group_kind, creator_ident, group_left = take()
                         pending -= 1.0
-                    special = False
+                    special = bool(self._new_tasks)
                     self._override = None
                     if b < pending:
                         group_left = 0.0
@@ -342,8 +341,9 @@ class LoopStream:
                     context = self._context = int(a)
                 elif ident == layout.R_LOOP:
                     self._pending = pending
+                    loop_number = float(int(b))  # raises for what is no number
                     self._enter(STOPPED, a, decoded)
-                    return a, b
+                    return a, loop_number
                 elif ident == layout.R_RUN:
                     queue.clear()
                     group_left = 0.0
@@ -361,8 +361,9 @@ class LoopStream:
                         decoded.end = a
                 else:
                     self.runs = number
+                    self._under_way = (number, run_ident) if running else (0, 0.0)
                     self._decode_rare(a, ident, b, text, decoded)
-                    special = self._override is not None or self._new_task is not None
+                    special = self._override is not None or bool(self._new_tasks)
         finally:
             self.runs = number
             self._pending = pending
@@ -420,7 +421,10 @@ class LoopStream:
     def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
         if ident == layout.R_TASK:
             name = next(text, "")
-            self._new_task = (a, name, bool(b))
+            # Those of create_task follow the run that made them, the others stand before their first step.
+            if len(self._new_tasks) >= _MAX_TASK_NAMES:
+                self._new_tasks.clear()
+            self._new_tasks[a] = (name, bool(b), *self._under_way)
             if len(self.task_names) >= _MAX_TASK_NAMES:
                 self.task_names.clear()
             self.task_names[a] = name

@@ -27,7 +27,7 @@ class CoroutineTotals:
     """Tasks of one coroutine function; seconds.
 
     running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
-    creators: tasks by the site of the handle run that made them (0: outside of one, or not known).
+    creators: tasks by the site of the handle run that made them; where none did, or it is not known, by none.
     """
 
     __slots__ = (
@@ -53,7 +53,7 @@ class CoroutineTotals:
 
 
 class OldTask(NamedTuple):
-    """A task that is not done. since: when its first step began, monotonic s. creator: label, empty if not known."""
+    """A task that is not done. since: when its first step was ready, monotonic s. alive: tasks of its coroutine."""
 
     coroutine: str
     name: str
@@ -68,7 +68,7 @@ class TaskStatistics:
         self._loop = loop
         self._sites = loop.process.sites
         self.coroutines: dict[int, CoroutineTotals] = {}
-        # By ident, in order of their first steps: when that was, and when the last step ended.
+        # By ident, in order of their first steps: when these were ready, and when the last step ended.
         self._since: dict[float, float] = {}
         self._last_end: dict[float, float] = {}
         self._names: dict[float, str] = {}
@@ -92,14 +92,13 @@ class TaskStatistics:
             self._loop_number = decoded.loop.number
             self._since, self._last_end, self._names = {}, {}, {}
         for task in decoded.tasks:
-            totals = self._totals(int(task.ident) % SITES)
-            totals.count += 1
-            creator = int(task.creator_ident) % SITES
-            if creator in totals.creators or len(totals.creators) < _MAX_CREATORS:
-                totals.creators[creator] = totals.creators.get(creator, 0) + 1
-            if len(self._since) >= _MAX_ALIVE:
-                self._forget(next(iter(self._since)))
-            self._since[task.ident] = task.start
+            if task.creator_ident:
+                creators = self._totals(int(task.ident) % SITES).creators
+                creator = int(task.creator_ident) % SITES
+                if creator in creators or len(creators) < _MAX_CREATORS:
+                    creators[creator] = creators.get(creator, 0) + 1
+            if len(self._names) >= _MAX_ALIVE:
+                del self._names[next(iter(self._names))]
             self._names[task.ident] = task.name
         self._feed_steps(decoded)
         for ident, outcome, _, _ in decoded.finished:
@@ -118,6 +117,7 @@ class TaskStatistics:
 
     def _feed_steps(self, decoded: Decoded) -> None:
         last_end = self._last_end
+        alive = self._since
         for _, start, end, ident, _, delay, _, _, _, _ in decoded.runs:
             if ident < SITES:
                 continue
@@ -131,11 +131,14 @@ class TaskStatistics:
                 totals.ready += delay
                 start -= delay
             before = last_end.get(ident)
-            if before is not None and start > before:
+            if before is None:
+                totals.count += 1
+                if len(alive) >= _MAX_ALIVE:
+                    self._forget(next(iter(alive)))
+                alive[ident] = start
+            elif start > before:
                 totals.suspended += start - before
             last_end[ident] = end
-        if len(last_end) > 2 * _MAX_ALIVE:  # the first steps of these were lost, so they are not in ``_since``
-            last_end.clear()
 
     def _forget(self, ident: float) -> None:
         self._since.pop(ident, None)
@@ -186,7 +189,7 @@ class TaskStatistics:
     def creators_of(self, totals: CoroutineTotals, limit: int = 3) -> list[tuple[str, int]]:
         """Who made most of these tasks: label of the handle run, and how many; those not known are left out."""
         ranked = sorted(totals.creators.items(), key=lambda item: -item[1])
-        return [(self.label(site), count) for site, count in ranked if site][:limit]
+        return [(self.label(site), count) for site, count in ranked][:limit]
 
     def metrics(self) -> Iterator[Sample]:
         """None: coroutines appear in the series by callback."""

@@ -1,0 +1,111 @@
+"""Parts of the report: tasks by coroutine, heaps that grew, executors that were full."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from traceloop.reading.executors import ExecutorTotals
+from traceloop.reading.growth import HeapGrowth
+from traceloop.reading.loop_statistics import LoopStatistics
+from traceloop.reading.process_statistics import ProcessStatistics
+from traceloop.recording import layout
+
+from .text_tables import Style, clean, count, counted, seconds, shorten, table
+
+_COROUTINES = 6
+_OLDEST = 3
+_GROWTHS = 3
+#: Tasks younger than this are none that live for long, s.
+_OLD_SECONDS = 10.0
+
+
+def tasks(loop: LoopStatistics, style: Style) -> list[str]:
+    """Coroutines by time in steps, and the oldest tasks alive."""
+    rows = [
+        [
+            label,
+            count(totals.count),
+            count(totals.steps),
+            seconds(totals.running),
+            seconds(totals.ready),
+            seconds(totals.suspended),
+            seconds(totals.longest_step),
+        ]
+        for label, totals in loop.tasks.most_time(_COROUTINES)
+    ]
+    if not rows:
+        return []
+    header = ["coroutines by time", "tasks", "steps", "running", "ready", "suspended", "longest"]
+    lines = table(style, header, rows)
+    now = time.monotonic()
+    for task in loop.tasks.oldest(_OLDEST):
+        age = now - task.since
+        if age >= _OLD_SECONDS:
+            text = f"alive for {seconds(age)}: {clean(task.coroutine)}"
+            text += f" and {counted(task.alive - 1, 'more task')} of it" if task.alive > 1 else ""
+            lines.append(style.dim("    " + shorten(text, style.width - 4)))
+    return lines
+
+
+def transports(loop: LoopStatistics) -> Iterator[str]:
+    """What the transports did besides moving bytes."""
+    accepted, refused = loop.counter(layout.W_ACCEPTED), loop.counter(layout.W_REFUSED)
+    if accepted or refused:
+        yield f"connections: {count(accepted)} accepted" + (f", {count(refused)} refused" if refused else "")
+    paused = loop.counter(layout.W_PAUSED_SECONDS)
+    if paused >= 0.001:
+        yield f"writing paused for {seconds(paused)} by slow readers"
+    handshakes = loop.counter(layout.W_TLS_HANDSHAKES)
+    if handshakes:
+        mean = loop.counter(layout.W_TLS_SECONDS) / handshakes
+        yield f"{counted(handshakes, 'TLS handshake')}, {seconds(mean)} on average"
+
+
+def growth(process: ProcessStatistics, style: Style) -> list[str]:
+    """The latest detections of growth, with what grew."""
+    lines: list[str] = []
+    for found in list(process.growth.detections)[-_GROWTHS:]:
+        lines.append("    " + style.bad(shorten(found.text, style.width - 4)))
+        lines += ["      " + style.dim(shorten(line, style.width - 6)) for line in _details(found)]
+    return ["  " + style.bold("Heaps that grew"), *lines] if lines else []
+
+
+def _details(found: HeapGrowth) -> Iterator[str]:
+    timer = found.heap == "timer"
+    if found.top:
+        yield ("waiting: " if timer else "lines: ") + _list(found, found.top)
+    if found.more:
+        yield ("set by: " if timer else "under callbacks: ") + _list(found, found.more)
+    if found.cancelled:
+        yield f"besides, {counted(found.cancelled, 'cancelled timer')} held their place"
+    if found.cost:
+        yield (
+            f"traced for {seconds(found.cost.get('seconds', 0.0))}, which took "
+            f"{count(int(found.cost.get('memory_bytes', 0.0)) >> 20)} MiB and a snapshot of "
+            f"{seconds(found.cost.get('snapshot_seconds', 0.0))}"
+        )
+
+
+def _list(found: HeapGrowth, top: tuple[tuple[str, int], ...]) -> str:
+    if found.heap == "timer":
+        return ", ".join(f"{clean(name)} ({count(number)})" for name, number in top)
+    return ", ".join(f"{clean(name)} ({count(number // 1024)} KiB)" for name, number in top)
+
+
+def saturation(executors: list[ExecutorTotals], style: Style) -> list[str]:
+    """Executors in which calls waited for a worker: what took the workers, and who waited."""
+    lines: list[str] = []
+    for each in executors:
+        if each.saturated < 0.01 or not each.functions:
+            continue
+        total = sum(function.seconds for function in each.functions.values()) or 1.0
+        filler, filling = max(each.functions.items(), key=lambda item: item[1].seconds)
+        waiter, waiting = max(each.functions.items(), key=lambda item: item[1].waited)
+        text = (
+            f"{each.label} was full for {seconds(each.saturated)}: {clean(filler)} took "
+            f"{100 * filling.seconds / total:.0f}% of its workers' time; {clean(waiter)} waited most, "
+            f"{seconds(waiting.waited)} in all, {seconds(waiting.longest_wait)} at most"
+        )
+        lines.append("    " + style.warn(text))
+    return lines

@@ -1,0 +1,178 @@
+"""Tasks: how they are counted, and what is known of them by coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import sys
+from typing import Any
+
+import pytest
+
+from exporters import report_parts
+from exporters.report import report
+from exporters.text_tables import Style
+from traceloop.loop.event_loop import EventLoop
+from traceloop.reading import read_loop
+
+
+@pytest.fixture(autouse=True)
+def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording of its own for the test, as if the process had just begun."""
+    from traceloop.recording import process
+
+    monkeypatch.setattr(process, "_current", None)
+
+
+def statistics_of(main: Any, *, close: bool = True) -> Any:
+    loop = EventLoop()
+    try:
+        loop.run_until_complete(main())
+    finally:
+        if close:
+            loop.close()
+    (statistics,) = read_loop(loop).loops()
+    if not close:
+        loop.close()
+    return statistics
+
+
+def totals(statistics: Any, name: str) -> Any:
+    (found,) = [
+        each for site, each in statistics.tasks.coroutines.items() if statistics.tasks.label(site).endswith(name)
+    ]
+    return found
+
+
+async def child(steps: int) -> int:
+    for _ in range(steps - 1):
+        await asyncio.sleep(0)
+    return steps
+
+
+async def failing() -> None:
+    raise ValueError
+
+
+async def waiting() -> None:
+    await asyncio.sleep(3600)
+
+
+async def parent() -> None:
+    await asyncio.gather(*[child(3) for _ in range(20)])
+
+
+def test_counts_by_outcome() -> None:
+    async def main() -> None:
+        tasks = [asyncio.create_task(child(2)) for _ in range(5)]
+        tasks += [asyncio.create_task(failing()) for _ in range(3)]
+        tasks += [asyncio.create_task(waiting()) for _ in range(4)]
+        tasks.append(asyncio.Task(child(2)))  # made directly: counted from its first handle
+        await asyncio.sleep(0)
+        for task in tasks[8:12]:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    statistics = statistics_of(main)
+    assert statistics.tasks_created == 5 + 3 + 4 + 1 + 1
+    assert statistics.tasks_finished() == {"result": 5 + 1 + 1, "exception": 3, "cancelled": 4, "abandoned": 0}
+    assert totals(statistics, ".child").results == 6
+    assert totals(statistics, ".failing").exceptions == 3
+    assert totals(statistics, ".waiting").cancelled == 4
+
+
+def test_no_exception_is_marked_as_retrieved(caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        task = asyncio.create_task(failing())
+        await asyncio.sleep(0)
+        assert not task._callbacks  # type: ignore[attr-defined]
+        del task
+        await asyncio.sleep(0)
+        gc.collect()
+
+    statistics_of(main)
+    assert "Task exception was never retrieved" in caplog.text
+
+
+def test_tasks_left_at_the_close_are_abandoned(caplog: pytest.LogCaptureFixture) -> None:
+    kept: list[Any] = []
+
+    async def main() -> None:
+        kept.extend(asyncio.create_task(waiting()) for _ in range(3))
+        await asyncio.sleep(0)
+
+    statistics = statistics_of(main)
+    assert statistics.tasks_finished()["abandoned"] == 3
+    assert statistics.tasks_created == 4
+    for task in kept:
+        task._log_destroy_pending = False
+        task.get_coro().close()
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_eager_tasks_that_end_at_once_are_created_and_finished() -> None:
+    async def at_once() -> int:
+        return 1
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        await asyncio.gather(*[asyncio.create_task(at_once()) for _ in range(10)])
+        await asyncio.gather(*[asyncio.create_task(child(2)) for _ in range(5)])
+
+    statistics = statistics_of(main)
+    assert statistics.tasks_created == 16
+    assert statistics.tasks_finished() == {"result": 16, "exception": 0, "cancelled": 0, "abandoned": 0}
+
+
+def test_a_coroutine_by_count_steps_times_and_maker() -> None:
+    async def main() -> None:
+        await parent()
+        await asyncio.sleep(0.05)
+
+    statistics = statistics_of(main)
+    found = totals(statistics, ".child")
+    assert (found.count, found.steps, found.results) == (20, 60, 20)
+    assert 0 < found.longest_step <= found.running
+    assert found.ready > 0
+    makers = statistics.tasks.creators_of(found)
+    assert [count for _, count in makers] == [20]
+    assert makers[0][0].endswith(".main")
+    assert totals(statistics, "maker.<locals>.main").suspended >= 0.045
+
+
+def test_the_oldest_are_told_by_coroutine() -> None:
+    tasks: list[Any] = []
+
+    async def main() -> None:
+        tasks.extend(asyncio.create_task(waiting(), name=f"old-{number}") for number in range(3))
+        await asyncio.sleep(0)
+        tasks.append(asyncio.create_task(asyncio.Event().wait(), name="young"))
+        await asyncio.sleep(0)
+
+    loop = EventLoop()
+    loop.run_until_complete(main())
+    (statistics,) = read_loop(loop).loops()
+    oldest = statistics.tasks.oldest()
+    assert oldest[0].coroutine.endswith(".waiting")
+    assert (oldest[0].name, oldest[0].alive) == ("old-0", 3)
+    assert oldest[1].coroutine.endswith("Event.wait")
+    assert statistics.tasks.alive == 4
+    for task in tasks:
+        task.cancel()
+    loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+    loop.close()
+
+
+def test_the_report_shows_them() -> None:
+    async def main() -> None:
+        await parent()
+
+    loop = EventLoop()
+    loop.run_until_complete(main())
+    statistics = read_loop(loop)
+    loop.close()
+    text = report(statistics)
+    assert "coroutines by time" in text and f"{__name__}.child" in text
+    (each,) = statistics.loops()
+    lines = report_parts.tasks(each, Style(False, 100))
+    assert any(f"{__name__}.child" in line and " 20 " in line and " 60 " in line for line in lines)
