@@ -21,7 +21,7 @@ import selectors
 import sys
 import threading
 import time
-from asyncio import base_events, events
+from asyncio import events
 from collections import deque
 from itertools import repeat
 from time import monotonic
@@ -43,6 +43,7 @@ from .sending_files import SendfileMixin
 from .servers import ServersMixin
 from .signals import SignalsMixin
 from .sockets import SocketsMixin
+from .standard import base_events
 from .subprocesses import SubprocessesMixin
 from .timers import TimersMixin
 from .wakeup import WakeupMixin
@@ -61,6 +62,10 @@ _CHUNK = 1024
 _LINGER_SECONDS = 0.01
 
 
+# Untyped: what it inherits is to be nothing, and our signatures hold for five versions of it.
+_StandardLoop: Any = asyncio.SelectorEventLoop
+
+
 class EventLoop(
     SchedulingMixin,
     TimersMixin,
@@ -77,7 +82,7 @@ class EventLoop(
     ListeningMixin,
     ServersMixin,
     SubprocessesMixin,
-    asyncio.SelectorEventLoop,  # for isinstance alone: tests/loop/test_inherited.py
+    _StandardLoop,  # type: ignore[misc]  # for isinstance alone: tests/loop/test_inherited.py
 ):
     """An asyncio event loop on selectors that records every handle it runs.
 
@@ -88,7 +93,7 @@ class EventLoop(
     def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
         self._recorder: Recorder | None = None
         self._stamps: dict[int, tuple[float, int]] = {}
-        self._ready: deque[asyncio.Handle] = deque()
+        self._ready: deque[Any] = deque()
         self._task_factory = None
         self._internal_fds = 0
         self._clock_resolution: float = time.get_clock_info("monotonic").resolution
@@ -357,7 +362,7 @@ class EventLoop(
         task_finished = recorder.task_finished
         publish = recorder.words
         step_type = recorder.step_type
-        task_type = asyncio.Task
+        task_type: Any = asyncio.Task
         sites = layout.SITES
         now = clock()
         last_flush = last_publish = now
@@ -382,10 +387,7 @@ class EventLoop(
                 else:
                     timeout = -1.0
                 if once or 0.0 <= timeout <= _LINGER_SECONDS:
-                    if poll is not None:
-                        found = poll(timeout, len(keys))
-                    else:
-                        found = ask(timeout if timeout >= 0.0 else None)
+                    found = ask(timeout if timeout >= 0.0 else None) if poll is None else poll(timeout, len(keys))
                 else:
                     found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
                     if not found and not ready:

@@ -12,13 +12,22 @@ import threading
 from asyncio import events, format_helpers
 from collections.abc import Callable
 from contextvars import Context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 
 class Handle(asyncio.Handle):
     """What ``call_soon`` returns. ``_run`` runs it as the standard handle does; the loop itself runs it inline."""
 
     __slots__ = ()
+
+    if TYPE_CHECKING:  # slots of the base, of which typeshed says nothing
+        _callback: Any
+        _args: Any
+        _context: Any
+        _cancelled: bool
+        _loop: Any
+        _repr: Any
+        _source_traceback: Any
 
 
 class TimerHandle(asyncio.TimerHandle):
@@ -29,6 +38,17 @@ class TimerHandle(asyncio.TimerHandle):
     """
 
     __slots__ = ()
+
+    if TYPE_CHECKING:
+        _callback: Any
+        _args: Any
+        _context: Any
+        _cancelled: bool
+        _loop: Any
+        _repr: Any
+        _source_traceback: Any
+        _when: float
+        _scheduled: bool
 
     def __getitem__(self, index: int) -> Any:
         if index == 0:
@@ -92,7 +112,7 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
         asyncio.Handle._run(self)
 
 
-def report_failure(handle: asyncio.Handle, error: BaseException) -> None:
+def report_failure(handle: Any, error: BaseException) -> None:
     """Tells the loop's exception handler that ``handle``'s callback raised."""
     callback: Callable[..., object] = handle._callback
     text = format_helpers._format_callback_source(callback, handle._args)

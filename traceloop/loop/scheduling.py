@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
-from asyncio import base_events, coroutines, format_helpers
+from asyncio import coroutines, format_helpers
 from collections import deque
 from collections.abc import Callable, Coroutine
 from contextvars import Context, copy_context
@@ -14,15 +14,23 @@ from time import monotonic
 from typing import Any
 
 from .handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
+from .mixin import LoopPart
+from .standard import base_events
 
-_new = object.__new__
+_new: Any = object.__new__
 # 3.14 deprecates the public name, and warns at each call.
 _is_coroutine_function: Callable[[object], bool] = (
     getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
 )
 
 
-class SchedulingMixin:
+def _drop_last_frame(task: Any) -> None:
+    """Takes ``create_task`` out of the traceback that says where a task was made; not all tasks have one."""
+    if task._source_traceback:
+        del task._source_traceback[-1]
+
+
+class SchedulingMixin(LoopPart):
     """call_soon and its family. All but call_soon_threadsafe are for the loop's own thread."""
 
     _ready: deque[asyncio.Handle]
@@ -41,11 +49,11 @@ class SchedulingMixin:
         """The loop's clock: seconds of ``time.monotonic()``."""
         return monotonic()
 
-    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> asyncio.Handle:
+    def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Handle:
         """Runs ``callback(*args)`` in the next iteration, in ``context`` or a copy of the current one."""
         if self._guarded:
             return self._call_soon_guarded(callback, args, context)
-        handle = _new(Handle)
+        handle: Handle = _new(Handle)
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -57,7 +65,7 @@ class SchedulingMixin:
 
     def _call_soon_guarded(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
-    ) -> asyncio.Handle:
+    ) -> Handle:
         self._check_closed()
         if self._debug:
             self._check_thread()
@@ -70,7 +78,7 @@ class SchedulingMixin:
 
     def _call_soon(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
-    ) -> asyncio.Handle:
+    ) -> Handle:
         handle = self._new_handle(callback, args, context)
         if handle._source_traceback:
             del handle._source_traceback[-1]
@@ -79,8 +87,8 @@ class SchedulingMixin:
 
     def _new_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None = None
-    ) -> asyncio.Handle:
-        handle = _new(Handle)
+    ) -> Handle:
+        handle: Handle = _new(Handle)
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -95,7 +103,7 @@ class SchedulingMixin:
 
         def _new_threadsafe_handle(
             self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
-        ) -> asyncio.Handle:
+        ) -> Handle:
             handle = _new(ThreadSafeHandle)
             handle._callback = callback
             handle._args = args
@@ -122,7 +130,7 @@ class SchedulingMixin:
 
     def call_soon_threadsafe(
         self, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.Handle:
+    ) -> Handle:
         """``call_soon`` from any thread; wakes the loop."""
         self._check_closed()
         if self._debug:
@@ -139,7 +147,7 @@ class SchedulingMixin:
 
     def call_later(
         self, delay: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> TimerHandle:
         """Runs ``callback(*args)`` once ``delay`` seconds have passed."""
         if delay is None:
             raise TypeError("delay must not be None")
@@ -150,11 +158,11 @@ class SchedulingMixin:
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
-    ) -> asyncio.TimerHandle:
+    ) -> TimerHandle:
         """Runs ``callback(*args)`` when the loop's clock passes ``when``."""
         if when is None:
             raise TypeError("when cannot be None")
-        handle = _new(TimerHandle)
+        handle: TimerHandle = _new(TimerHandle)
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -190,7 +198,8 @@ class SchedulingMixin:
 
     def create_future(self) -> asyncio.Future[Any]:
         """A future of this loop."""
-        return base_events.futures.Future(loop=self)
+        future: asyncio.Future[Any] = base_events.futures.Future(loop=self)
+        return future
 
     if sys.version_info >= (3, 14):
 
@@ -200,16 +209,16 @@ class SchedulingMixin:
                 self._check_closed()
             recorder = self._recorder
             if self._task_factory is None and "eager_start" not in kwargs:
-                task = base_events.tasks.Task(coro, loop=self, **kwargs)
-                if self._debug and task._source_traceback:
-                    del task._source_traceback[-1]
+                task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, **kwargs)
+                if self._debug:
+                    _drop_last_frame(task)
                 if recorder is not None:
                     recorder.created.append(task)
                 return task
             if self._task_factory is not None:
                 task = self._task_factory(self, coro, **kwargs)
             else:
-                task = base_events.tasks.Task(coro, loop=self, **kwargs)
+                task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, **kwargs)
             if recorder is not None:
                 recorder.factory_task_created(task)
             try:
@@ -220,7 +229,7 @@ class SchedulingMixin:
 
     else:
 
-        def create_task(  # type: ignore[misc]
+        def create_task(
             self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Context | None = None, **kwargs: Any
         ) -> asyncio.Task[Any]:
             """Makes a task of ``coro``. From 3.13.3 on further keyword arguments go to a task factory."""
@@ -228,9 +237,9 @@ class SchedulingMixin:
                 self._check_closed()
             if self._task_factory is not None:
                 return self._factory_task(coro, name, context, kwargs)
-            task = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
-            if self._debug and task._source_traceback:
-                del task._source_traceback[-1]
+            task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+            if self._debug:
+                _drop_last_frame(task)
             recorder = self._recorder
             if recorder is not None:
                 recorder.created.append(task)
@@ -241,7 +250,7 @@ class SchedulingMixin:
         ) -> asyncio.Task[Any]:
             if context is not None:
                 kwargs["context"] = context
-            task = self._task_factory(self, coro, **kwargs)
+            task: asyncio.Task[Any] = self._task_factory(self, coro, **kwargs)
             # A factory need not know of names: it is set afterwards. Up to 3.12 with a warning where it can't be.
             set_name = getattr(base_events.tasks, "_set_task_name", None)
             if set_name is not None:

@@ -8,15 +8,16 @@ their due time and answer ``[0]`` and ``[2]``, so the loop reads both shapes wit
 
 from __future__ import annotations
 
-import asyncio
 from heapq import heapify, heappop, heappush
 from typing import Any
+
+from .mixin import LoopPart
 
 # Sweeping costs one pass over the heap; waiting until half of it is cancelled makes that a constant a cancellation.
 _MIN_CANCELLED_TO_SWEEP = 100
 
 
-class TimersMixin:
+class TimersMixin(LoopPart):
     """The timer heap of a loop; used from the loop's thread only."""
 
     _timer_heap: list[Any]
@@ -46,7 +47,7 @@ class TimersMixin:
         self._timer_heap[:] = handles
         self._timer_heap_shared = True
 
-    def _push_timer(self, handle: asyncio.TimerHandle) -> None:
+    def _push_timer(self, handle: Any) -> None:
         handle._scheduled = True
         if self._timer_heap_shared:
             heappush(self._timer_heap, handle)
@@ -54,7 +55,7 @@ class TimersMixin:
             self._timer_sequence = sequence = self._timer_sequence + 1
             heappush(self._timer_heap, (handle._when, sequence, handle))
 
-    def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
+    def _timer_handle_cancelled(self, handle: Any) -> None:
         if handle._scheduled:
             self._timer_cancelled_count += 1
 
