@@ -142,7 +142,8 @@ def baseline(python: str, version: str, chosen: dict[str, list[str]], args: argp
         if set(chosen) <= set(kept["modules"]):
             return {n: e for n, e in kept["results"].items() if n.partition(".")[0] in chosen}
     results = run_all(python, [], chosen, args.jobs, args.timeout)
-    if path and not any(chosen.values()) and not args.tests:
+    whole = not any(entry["outcome"] == "ended early" for entry in results.values())
+    if path and whole and not args.tests:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"modules": list(chosen), "results": results}))
     return results
