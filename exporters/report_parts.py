@@ -53,7 +53,7 @@ def transports(loop: LoopStatistics) -> Iterator[str]:
     accepted, refused = loop.counter(layout.W_ACCEPTED), loop.counter(layout.W_REFUSED)
     if accepted or refused:
         yield f"connections: {count(accepted)} accepted" + (f", {count(refused)} refused" if refused else "")
-    paused = loop.counter(layout.W_PAUSED_SECONDS)
+    paused = loop.paused_seconds()
     if paused >= 0.001:
         yield f"writing paused for {seconds(paused)} by slow readers"
     handshakes = loop.counter(layout.W_TLS_HANDSHAKES)

@@ -14,17 +14,19 @@ class IOCounters:
     accepted: connections that servers of this loop accepted.
     refused: calls of ``accept`` that failed (descriptors or buffers exhausted, connection aborted).
     tls_handshakes, tls_handshake_s: TLS handshakes that are over, however they ended, and the seconds they took.
+    paused: socket transports whose protocol was told to pause writing; paused_since: the sum of the moments (monotonic
+    s) at which they were; paused_s: the seconds of pauses that are over.
     stream, tls, datagram, pipe: transports that are open; a stream transport that carries TLS counts as ``tls``.
     """
 
     __slots__ = (
-        "_paused",
-        "_paused_s",
-        "_paused_since",
         "accepted",
         "bytes_in",
         "bytes_out",
         "datagram",
+        "paused",
+        "paused_s",
+        "paused_since",
         "pipe",
         "refused",
         "stream",
@@ -40,9 +42,9 @@ class IOCounters:
         self.refused = 0
         self.tls_handshakes = 0
         self.tls_handshake_s = 0.0
-        self._paused = 0
-        self._paused_s = 0.0
-        self._paused_since = 0.0  # the sum over those that are paused now
+        self.paused = 0
+        self.paused_s = 0.0
+        self.paused_since = 0.0
         self.stream = 0
         self.tls = 0
         self.datagram = 0
@@ -55,17 +57,11 @@ class IOCounters:
 
     def pause(self, now: float) -> None:
         """A transport tells its protocol to pause writing, at ``now`` (monotonic s)."""
-        self._paused += 1
-        self._paused_since += now
+        self.paused += 1
+        self.paused_since += now
 
     def resume(self, since: float, now: float) -> None:
         """It was paused since ``since``, and is no longer: it may write again, or is closed."""
-        self._paused -= 1
-        self._paused_since -= since
-        self._paused_s += now - since
-
-    def paused_seconds(self, now: float) -> float:
-        """Time that protocols were told to pause writing, over all socket transports, up to ``now``."""
-        if not self._paused:
-            return self._paused_s
-        return self._paused_s + self._paused * now - self._paused_since
+        self.paused -= 1
+        self.paused_since -= since
+        self.paused_s += now - since

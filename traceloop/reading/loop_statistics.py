@@ -61,6 +61,7 @@ class LoopStatistics:
         self._words: list[float] = [0.0] * layout.WORDS
         self._ended_words = [0.0] * layout.WORDS
         self._shown = (0.0, 0.0)
+        self._paused_s = 0.0
         #: The last known value of W_RUNNING of a loop whose process ended in the middle of it; 0 otherwise.
         self.running_at_end = 0.0
         self.tasks = TaskStatistics(self)
@@ -180,6 +181,16 @@ class LoopStatistics:
         active, idle = self.times(now)
         return active / (active + idle) if active + idle > 0.0 else 0.0
 
+    def paused_seconds(self, now: float | None = None) -> float:
+        """Time that protocols were told to pause writing, pauses that last counted up to ``now`` (monotonic)."""
+        lasting = 0.0
+        paused = self.gauge(layout.W_PAUSED)
+        if paused:
+            lasting = paused * (time.monotonic() if now is None else now) - self.gauge(layout.W_PAUSED_SINCE)
+        # The words are not read in one moment: a counter never falls for it.
+        self._paused_s = max(self._paused_s, self.counter(layout.W_PAUSED_SECONDS) + max(0.0, lasting))
+        return self._paused_s
+
     @property
     def tasks_created(self) -> int:
         """Tasks made, as TELEMETRY counts them."""
@@ -220,7 +231,7 @@ class LoopStatistics:
         yield Sample("asyncio_transports", (), self.gauge(layout.W_TRANSPORTS))
         for kind, index in _TRANSPORTS:
             yield Sample("asyncio_transports_by_kind", (("transport", kind),), self.gauge(index))
-        yield Sample("asyncio_transport_paused_seconds_total", (), self.counter(layout.W_PAUSED_SECONDS))
+        yield Sample("asyncio_transport_paused_seconds_total", (), self.paused_seconds())
         for result, index in (("accepted", layout.W_ACCEPTED), ("refused", layout.W_REFUSED)):
             yield Sample("asyncio_server_connections_total", (("result", result),), self.counter(index))
         yield Sample("asyncio_tls_handshakes_total", (), self.counter(layout.W_TLS_HANDSHAKES))

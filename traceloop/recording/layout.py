@@ -71,7 +71,7 @@ W_TASKS_EAGER_FINISHED: Final = 14  # eager tasks that ended inside create_task,
 W_TASKS_ABANDONED: Final = 15  # tasks destroyed pending or left at the loop's close, ever
 W_ACCEPTED: Final = 16
 W_REFUSED: Final = 17
-W_PAUSED_SECONDS: Final = 18  # transports' time paused by backpressure
+W_PAUSED_SECONDS: Final = 18  # transports' time paused by backpressure, in pauses that are over
 W_TLS_SECONDS: Final = 19  # of TLS handshakes
 W_STREAMS: Final = 20  # open transports by kind
 W_DATAGRAMS: Final = 21
@@ -80,6 +80,8 @@ W_TLS: Final = 23
 W_PTHREAD: Final = 24  # the loop's thread as pthreads and faulthandler name it
 W_LOOP: Final = 25  # number (R_LOOP's) of the loop that the counters below are of; 0 none, or not told
 W_TLS_HANDSHAKES: Final = 26
+W_PAUSED: Final = 27  # transports paused now, and the sum of the moments at which they were: up to any moment ``now``
+W_PAUSED_SINCE: Final = 28  # they have been paused for W_PAUSED * now - W_PAUSED_SINCE s, besides W_PAUSED_SECONDS
 
 # The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of
 # a reader: their last values also go into the ring as R_WORD records when a loop is closed.

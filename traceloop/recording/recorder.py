@@ -11,7 +11,6 @@ import asyncio
 import logging
 import sys
 import threading
-from time import monotonic
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType
 from typing import Any
 
@@ -374,7 +373,9 @@ class Recorder:
             words[layout.W_PIPES] = io.pipe
             words[layout.W_ACCEPTED] = io.accepted
             words[layout.W_REFUSED] = io.refused
-            words[layout.W_PAUSED_SECONDS] = io.paused_seconds(monotonic())
+            words[layout.W_PAUSED_SECONDS] = io.paused_s
+            words[layout.W_PAUSED] = io.paused
+            words[layout.W_PAUSED_SINCE] = io.paused_since
             words[layout.W_TLS_HANDSHAKES] = io.tls_handshakes
             words[layout.W_TLS_SECONDS] = io.tls_handshake_s
 
