@@ -1,6 +1,6 @@
 """*traceloop itself*: is what the other dashboards show complete, and what does watching cost?"""
 
-from .common import BY_PROCESS, LOOP_LEGEND, PROCESS_LEGEND, annotations
+from .common import BY_PROCESS, PROCESS_LEGEND, annotations
 from .grafana import (
     JSON,
     LOOP,
@@ -82,15 +82,15 @@ def _flow() -> list[JSON]:
         row("Flow"),
         timeseries(
             "Records",
-            "Records written a second, by loop: about one for each handle run.",
-            [target(f"rate(traceloop_records_total{{{PROCESS}}}{RATE})", LOOP_LEGEND)],
+            "Records written a second, by process: about one for each handle run.",
+            [target(f"rate(traceloop_records_total{{{PROCESS}}}{RATE})", PROCESS_LEGEND)],
             "cps",
         ),
         timeseries(
             "Records dropped",
             "Records overwritten before they were read. Above 0: a larger ring rides out bursts, more processor "
             "for the collector helps against a lasting excess.",
-            [target(f"rate(traceloop_records_dropped_total{{{PROCESS}}}{RATE})", LOOP_LEGEND)],
+            [target(f"rate(traceloop_records_dropped_total{{{PROCESS}}}{RATE})", PROCESS_LEGEND)],
             "cps",
             steps=thresholds((1, RED)),
         ),
@@ -98,13 +98,25 @@ def _flow() -> list[JSON]:
             "Spans exported",
             "Spans handed to the exporter a second. None though traces are wanted: no endpoint is set "
             "(OTEL_EXPORTER_OTLP_ENDPOINT).",
-            [target(f"sum by ({BY_PROCESS}) (rate(traceloop_spans_exported_total{{{TARGET}}}{RATE}))", PROCESS_LEGEND)],
+            [
+                target(
+                    f"sum by (job, instance) (rate(traceloop_spans_exported_total{{{TARGET}}}{RATE}))"
+                    f" or 0 * sum by (job, instance) (traceloop_process_info{{{TARGET}}})",
+                    "{{instance}}",
+                )
+            ],
             "cps",
         ),
         timeseries(
             "Spans dropped by reason",
             "Why spans did not get out. A full queue: sample fewer. A failing export: the receiver refuses or is away.",
-            [target(f"sum by (reason) (rate(traceloop_spans_dropped_total{{{TARGET}}}{RATE}))", "{{reason}}")],
+            [
+                target(
+                    f"sum by (reason) (rate(traceloop_spans_dropped_total{{{TARGET}}}{RATE}))"
+                    f" or 0 * sum(traceloop_process_info{{{PROCESS}}})",
+                    "{{reason}}",
+                )
+            ],
             "cps",
             stack=True,
             steps=thresholds((1, ORANGE)),

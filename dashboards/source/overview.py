@@ -243,7 +243,7 @@ def _resources() -> list[JSON]:
             "executor.",
             [target(SATURATION, EXECUTOR_LEGEND)],
             "percentunit",
-            w=8,
+            w=6,
             steps=thresholds((0.8, YELLOW), (1, RED)),
             maximum=1,
         ),
@@ -252,7 +252,7 @@ def _resources() -> list[JSON]:
             "Memory of each traced process. If it only rises, 'Executors and heaps' tells growth from load.",
             [target(f"process_resident_memory_bytes{{{PROCESS}}}", PROCESS_LEGEND)],
             "bytes",
-            w=8,
+            w=6,
         ),
         timeseries(
             "Processor",
@@ -260,7 +260,7 @@ def _resources() -> list[JSON]:
             "another process helps. Low with a busy loop: something blocks without computing.",
             [target(f"rate(process_cpu_seconds_total{{{PROCESS}}}{rate})", PROCESS_LEGEND)],
             "short",
-            w=8,
+            w=6,
             steps=thresholds((0.9, YELLOW)),
         ),
         timeseries(
@@ -274,7 +274,7 @@ def _resources() -> list[JSON]:
                 )
             ],
             "percentunit",
-            w=8,
+            w=6,
             steps=thresholds((0.05, YELLOW)),
         ),
     ]

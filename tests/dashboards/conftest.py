@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -37,3 +38,16 @@ def promtool():
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def python(tmp_path_factory):
+    """An interpreter that has traceloop with its startup hook, as installed, and sees the packages of this one."""
+    folder = tmp_path_factory.mktemp("traced")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (site,) = folder.glob("lib/python3*/site-packages")
+    packages = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    (site / "checkout.pth").write_text(f"{REPOSITORY}\n")
+    (site / "traceloop.pth").write_bytes((REPOSITORY / "buildtools" / "traceloop.pth").read_bytes())
+    (site / "zz_packages.pth").write_text("".join(f"{entry}\n" for entry in packages))
+    return str(folder / "bin" / "python")

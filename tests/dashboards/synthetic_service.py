@@ -173,9 +173,10 @@ def _process(store, chance, process, slot, part, at, birth, timers):
         for callback in ("shop.pdf.render",) if executor == "pdf" else ("shop.files.read", "socket.getaddrinfo"):
             store.add("asyncio_executor_runs_total", of | {"callback": callback}, calls)
             store.add("asyncio_executor_time_seconds_total", of | {"callback": callback}, calls * run)
-    store.add("traceloop_records_total", loop, handles)
-    store.add("traceloop_records_dropped_total", loop, 0)
-    store.add("traceloop_spans_exported_total", process, handles)
+    store.add("traceloop_records_total", process, handles)
+    store.add("traceloop_records_dropped_total", process, 0)
+    target = {key: process[key] for key in ("job", "instance")}
+    store.add("traceloop_spans_exported_total", target, handles)
     store.add(
         "traceloop_spans_dropped_total", process | {"reason": "queue_full"}, 400 * chance.random() if blocking else 0
     )

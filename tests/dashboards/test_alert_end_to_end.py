@@ -9,7 +9,6 @@ import json
 import queue
 import re
 import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -49,10 +48,10 @@ def webhook():
 
 
 @contextlib.contextmanager
-def traced(script, log):
+def traced(python, script, log):
     """The service under `traceloop run`: yields the port that it serves and the port of its metrics."""
     port, metrics = free_port(), free_port()
-    command = [sys.executable, "-m", "traceloop", "run", "--metrics-port", str(metrics), str(HERE / script), str(port)]
+    command = [python, "-m", "traceloop", "run", "--metrics-port", str(metrics), str(HERE / script), str(port)]
     with open(log, "wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         try:
             deadline = time.monotonic() + 60
@@ -86,14 +85,14 @@ def wait_for(seconds, question):
     ("service_fastapi.py", "__main__.load_prices"),
 ])  # fmt: skip
 def test_the_first_slow_callback_of_a_fresh_service_is_told_with_its_culprit(
-    script, culprit, tmp_path, record_property, capsys
+    python, script, culprit, tmp_path, record_property, capsys
 ):
     pytest.importorskip("fastapi" if "fastapi" in script else "aiohttp")
     export(tmp_path, rules=True, provisioning=True)
     config = (tmp_path / "prometheus.yml").read_text().replace("environment: demo", "environment: staging")
     with contextlib.ExitStack() as stack:
         hook, received = stack.enter_context(webhook())
-        port, metrics = stack.enter_context(traced(script, tmp_path / "service.log"))
+        port, metrics = stack.enter_context(traced(python, script, tmp_path / "service.log"))
         routes = (tmp_path / "alertmanager" / "alertmanager.yml").read_text().replace("http://localhost:9099/", hook)
         teller = stack.enter_context(alertmanager(need("prometheus-alertmanager"), tmp_path, routes))
         config = config.replace("alertmanager:9093", teller.removeprefix("http://"))

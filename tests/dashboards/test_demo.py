@@ -4,7 +4,6 @@ import contextlib
 import re
 import signal
 import subprocess
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -22,10 +21,10 @@ def get(url):
 
 
 @contextlib.contextmanager
-def demo(*options):
+def demo(python, *options):
     """The running demo: yields its URL and that of its metrics."""
     port, metrics = free_port(), free_port()
-    command = [sys.executable, "-m", "traceloop", "demo", "--port", str(port), "--metrics-port", str(metrics), *options]
+    command = [python, "-m", "traceloop", "demo", "--port", str(port), "--metrics-port", str(metrics), *options]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
             for line in process.stderr:
@@ -50,8 +49,8 @@ def until(url, pattern, seconds=60):
 
 
 @pytest.mark.slow
-def test_troubles_show_in_the_metrics_and_go_when_switched_off():
-    with demo("--trouble", "tasks", "--trouble", "pool") as (url, metrics):
+def test_troubles_show_in_the_metrics_and_go_when_switched_off(python):
+    with demo(python, "--trouble", "tasks", "--trouble", "pool") as (url, metrics):
         until(metrics, r"^asyncio_tasks\{.*\} [1-9]\d\d")
         until(metrics, r'^asyncio_executor_queue_length\{executor="reports".*\} [1-9]')
         assert "[x] tasks" in get(url) and "[ ] blocking" in get(url)
@@ -63,9 +62,9 @@ def test_troubles_show_in_the_metrics_and_go_when_switched_off():
             get(f"{url}/nothing").close()
 
 
-def test_a_trouble_that_there_is_not():
+def test_a_trouble_that_there_is_not(python):
     done = subprocess.run(
-        [sys.executable, "-m", "traceloop", "demo", "--port", "0", "--metrics-port", "0", "--trouble", "nosuch"],
+        [python, "-m", "traceloop", "demo", "--port", "0", "--metrics-port", "0", "--trouble", "nosuch"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 2

@@ -1,7 +1,7 @@
 """Every query of panels, annotations, rules and alert texts: parsed by promtool, and asking for metrics that exist."""
 
-import importlib.util
 import json
+import re
 
 import pytest
 from dashboard_files import (
@@ -13,8 +13,10 @@ from dashboard_files import (
     metrics_of,
     queries,
     rules,
+    selectors_of,
     series_names,
 )
+from traceloop.exporters.catalogue import CATALOGUE
 
 PANEL_QUERIES = [(where, interpolate(query)) for board in dashboards().values() for where, query in queries(board)]
 RULE_QUERIES = [
@@ -22,6 +24,7 @@ RULE_QUERIES = [
     for rule in rules()
     for query in (rule["expr"], *annotation_queries(rule))
 ]
+LABELS = {metric.name: metric.labels for metric in CATALOGUE}
 ALL = [pytest.param(query, id=where) for where, query in PANEL_QUERIES + RULE_QUERIES]
 
 
@@ -58,11 +61,15 @@ def test_every_metric_of_the_catalogue_is_shown_somewhere():
         assert parts & shown, f"{name} is on no panel"
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("traceloop.exporters.catalogue") is None, reason="no catalogue in the exporters yet"
-)
 def test_the_exporters_catalogue_agrees_with_the_documentation():
-    from traceloop.exporters import catalogue as exported
+    assert {metric.name for metric in CATALOGUE} == set(catalogue())
 
-    names = {metric.name for metric in exported.CATALOGUE}
-    assert names == set(catalogue())
+
+@pytest.mark.parametrize("query", ALL)
+def test_labels_that_are_asked_for_are_those_of_the_metric(query):
+    # A matcher on a label that a metric does not have selects nothing at all.
+    for name, matchers in selectors_of(query):
+        metric = LABELS.get(re.sub("_(bucket|count|sum)$", "", name), LABELS.get(name))
+        if metric is not None:
+            asked = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", matchers))
+            assert asked <= {*metric, "job", "instance", "le"}, name

@@ -119,7 +119,7 @@ function Rows({ panel, width, height }) {
     const order = by.values.map((value, index) => [value, index]).sort((a, b) => b[0] - a[0]).map((pair) => pair[1]);
     for (const field of state.fields) field.values = order.map((index) => field.values[index]);
   }
-  return <Table data={state} width={width - 8} height={height} initialSortBy={[]} cellHeight="sm" noHeader={false}
+  return <Table data={state} width={width - 24} height={height} initialSortBy={[]} cellHeight="sm" noHeader={false}
     ariaLabel={panel.title} />;
 }
 
