@@ -9,8 +9,9 @@ runs:
 - Site prints a traceback for whatever goes wrong here, so nothing may: a fault is one line, and the program goes on.
 - It also runs in subinterpreters, in pip, in every helper process that the program starts. Where asyncio is not
   imported, nothing of the interpreter is changed but that finder.
-- A module's loader and spec must be the genuine ones, since programs look at them. So the finder returns the spec
-  that the others found, and only hangs a function over that one loader's `exec_module`, which unhooks itself.
+- A module's loader and spec must be the genuine ones, since programs look at them, and where an import fails no frame
+  of ours may stand in the traceback. So the finder returns the spec that the others found, and gives it, until the
+  import is over, a class that notices the end.
 - What the exit needs is imported before the program begins, because an import during exit can fail or change the exit
   status; and then forgotten by `sys.modules`, because the program may have a module of that name.
 """
@@ -136,30 +137,32 @@ class Finder:
                 continue
             spec = find(name, path, target)
             if spec is not None:
-                self._hang_behind(spec.loader, name)
+                self._hang_behind(spec, name)
                 return spec
         return None
 
-    def _hang_behind(self, loader: "Any", name: str) -> None:
-        if loader is None or isinstance(loader, type):
-            return  # a namespace package, or frozen into the executable
+    def _hang_behind(self, spec: "ModuleSpec", name: str) -> None:
+        finder = self
+        plain = type(spec)
 
-        def exec_module(module: "ModuleType") -> None:
-            if getattr(module, "__name__", None) != name:  # a zip's loader serves all of its modules
-                type(loader).exec_module(loader, module)
-                return
-            del loader.exec_module
-            loader.exec_module(module)
-            self.imported(module)
+        class Watched(plain):  # type: ignore[misc, valid-type]
+            # importlib sets this to True before it executes a module and to False afterwards, however that went.
+            @property
+            def _initializing(self) -> bool:
+                return bool(self.__dict__.get("_initializing", False))
 
-        try:
-            loader.exec_module = exec_module
-        except AttributeError:
-            from . import notices
+            @_initializing.setter
+            def _initializing(self, value: bool) -> None:
+                self.__dict__["_initializing"] = value
+                if not value:
+                    self.__class__ = plain  # type: ignore[assignment]
+                    module = sys.modules.get(name)
+                    if getattr(module, "__spec__", None) is self:  # else its import failed
+                        finder.imported(module)
 
-            notices.say(f"{name} is loaded by {type(loader).__name__}, which cannot be followed: not tracing")
+        spec.__class__ = Watched
 
-    def imported(self, module: "ModuleType") -> None:
+    def imported(self, module: "Any") -> None:
         """One of the packages is there: put the traced loop into it."""
         try:
             with OwnImports(self):

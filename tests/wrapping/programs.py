@@ -316,19 +316,11 @@ asyncio.run(go())
     "safe path": script("import sys; print(sys.path[0], sys.flags.safe_path)\n", environ={"PYTHONSAFEPATH": "1"}),
     "unclosed loop": script("import asyncio\nloop = asyncio.new_event_loop()\nloop.close()\nprint(loop.is_closed())"),
     "reload": script(LOOP + "import importlib\nimportlib.reload(asyncio)\nasyncio.run(main())"),
-    "lazy loader": script(
-        """
-import importlib.util, sys
-spec = importlib.util.find_spec("asyncio")
-spec.loader = importlib.util.LazyLoader(spec.loader)
-module = importlib.util.module_from_spec(spec); sys.modules["asyncio"] = module
-spec.loader.exec_module(module)
-async def main(): return 5
-print(module.run(main()))
-"""
-    ),
+    "import of asyncio fails": script("import asyncio", files={"selectors.py": "raise ValueError('mine')"}),
+    "import of uvloop fails": script(LOOP + "import uvloop", files={"uvloop.py": "import nosuchmodule"}),
     "loader of asyncio": script(
-        "import asyncio\nprint(type(asyncio.__loader__), asyncio.__spec__.loader is asyncio.__loader__)"
+        "import asyncio\nprint(type(asyncio.__loader__), asyncio.__spec__.loader is asyncio.__loader__,"
+        " type(asyncio.__spec__), vars(asyncio.__loader__), sorted(vars(asyncio.__spec__)))"
     ),
     "subinterpreter": script(
         """
