@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from traceloop.reading import stall_statistics
 from traceloop.reading.follower import FolderFollower, RunFollower
+from traceloop.settings import Settings
 
 MAX_SNAPSHOTS = 10
 MAX_BYTES = 256 << 20
@@ -118,6 +119,21 @@ class StallSnapshots:
             return False
         self._bytes += _size_of(target) - before
         return True
+
+
+def make_snapshots(settings: Settings, follower: RunFollower, say: Callable[[str], None]) -> StallSnapshots | None:
+    """What takes a run's snapshots, None where none are asked for.
+
+    They go where the record is kept; where it is not, into a folder of the temporary directory: the run directory
+    itself goes with the run.
+    """
+    if settings.snapshot_on_stall is None or settings.run_dir is None:
+        return None
+    directory = settings.record
+    if directory is None:
+        run = os.path.basename(os.path.normpath(settings.run_dir))
+        directory = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"{run}-stalls")
+    return StallSnapshots(follower, directory, settings.snapshot_on_stall, say)
 
 
 def _size_of(folder: str) -> int:

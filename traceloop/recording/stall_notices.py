@@ -61,4 +61,6 @@ class StallNotices:
             _logger.warning("traceloop: %s", line)
         # Logging asked for the current thread's name, and threading made it one of its own for that: programs that
         # count their threads must not find it.
-        getattr(threading, "_active", {}).pop(threading.get_ident(), None)
+        threads = getattr(threading, "_active", {})
+        if isinstance(threads.get(threading.get_ident()), getattr(threading, "_DummyThread", ())):
+            del threads[threading.get_ident()]

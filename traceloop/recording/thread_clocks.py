@@ -24,7 +24,7 @@ COUNTS_SWITCHES = hasattr(resource, "RUSAGE_THREAD")
 class ThreadClocks:
     """The clocks of the thread that makes it; to be read from any thread."""
 
-    __slots__ = ("_cpu_clock", "_thread_id")
+    __slots__ = ("_cpu_clock", "_last", "_thread_id")
 
     def __init__(self) -> None:
         self._thread_id = threading.get_native_id()
@@ -33,14 +33,20 @@ class ThreadClocks:
             time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else -1
         )
 
-    def sample(self, now: float) -> Sample:
-        """What is measured ``now``; the waiting for a processor is what costs most of it."""
+        self._last: Sample = (0.0, -1.0, 0.0, -1.0, -1)
+
+    def sample(self) -> Sample:
+        """What is measured now; the waiting for a processor is what costs most of it."""
         try:
             cpu = time.clock_gettime(self._cpu_clock) if self._cpu_clock != -1 else -1.0
         except OSError:  # the thread is gone
             cpu = -1.0
-        wait, slices = schedstat(self._thread_id)
-        return (now, cpu, time.process_time(), wait, slices)
+        _, last_cpu, _, wait, slices = self._last
+        # A thread that has used no CPU time has not been put on a processor: nothing else of it has changed.
+        if cpu != last_cpu or cpu < 0.0:
+            wait, slices = schedstat(self._thread_id)
+        self._last = (time.monotonic(), cpu, time.process_time(), wait, slices)
+        return self._last
 
 
 def schedstat(thread_id: int) -> tuple[float, int]:

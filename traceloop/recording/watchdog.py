@@ -1,7 +1,7 @@
 """The watchdog: a thread that looks whether a handle of a loop runs longer than it should, and says where it stands.
 
 One for a process, started when the first loop runs. It looks at a word that the loop publishes (``W_RUNNING``, since
-when it has been off its poll), so a turn that finds nothing costs some 20 us, sixteen times a second. What follows from
+when it has been off its poll), so a turn that finds nothing costs some 30 us, ten times a second. What follows from
 how the loop publishes:
 
 * The word says when the iteration began (or when it was published last, at most 1 ms before), not the handle. Only when
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("traceloop")
 
 # Turns come every _PACE thresholds, within these bounds (s).
-_PACE = 0.6
+_PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
 # A turn this late (s) is recorded. A busy thread gives the GIL away within the switch interval, 5 ms.
@@ -95,6 +95,7 @@ class Watchdog:
         self._process_cpu = 0.0
         self._own_wait = 0.0
         self._was_late = False
+        self._turns = 0
         self._dumped = 0
         self._notices = StallNotices()
         self.faults = FaultDump(process.directory)
@@ -200,7 +201,9 @@ class Watchdog:
             if not watched_loops and now - self._idle_since > _LINGER:
                 self._running = False
                 return None
-            size = self.faults.check()
+            self._turns += 1
+            # Some times a second are enough for this, a fifth of a turn's cost.
+            size = self.faults.check() if self._turns % 4 == 0 else 0
         if size > self._dumped:
             self._name_dumped(size, now)
         due = now + _MAX_PACE
@@ -228,24 +231,24 @@ class Watchdog:
         since: float = watched.words[layout.W_RUNNING]
         stall = watched.stall
         if stall is None and (since == 0.0 or now - since < lowest):
-            watched.sample(now)
+            watched.sample()
             return min(now + pace, since + lowest) if since else now + pace
         run = stacks.find_run(sys._current_frames().get(watched.thread)) if since else None
         if stall is not None and (run is None or run.start != stall.start):
             self._end_stall(watched, now)
             stall = None
         if run is None:
-            watched.sample(now)
+            watched.sample()
             return now + pace
         if stall is None:
             limit = self._limit_of(run.ident, threshold)
             if now - run.start - self._suspended(run.start, now) < limit:
-                watched.sample(now)
+                watched.sample()
                 return min(now + pace, max(run.start + limit, now + 0.001))
             before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
             stall = watched.stall = Stall(run.start, run.ident, limit, before)
             stall.samples = [sample for sample in watched.history if sample[0] > run.start]
-        stall.samples.append(watched.sample(now))
+        stall.samples.append(watched.sample())
         if len(stall.samples) > _MAX_SAMPLES:
             del stall.samples[1:-1:2]
         if now >= stall.stack_at:
@@ -325,7 +328,7 @@ class Watchdog:
         if stall is None:
             return
         watched.stall = None
-        after = watched.sample(now)
+        after = watched.sample()
         if self._event_budget.take(now):
             self._write(
                 {
@@ -352,7 +355,7 @@ class Watchdog:
             if self._was_late:
                 # What was under way at the late turn may have ended just after it: measured once more.
                 self._was_late = False
-                loops = [[watched.ring, watched.sample(now)] for watched in list(self._watched.values())]
+                loops = [[watched.ring, watched.sample()] for watched in list(self._watched.values())]
                 self._write({"kind": "samples", "loops": loops}, now)
             return
         late = now - due
@@ -375,7 +378,7 @@ class Watchdog:
         event["loops"] = []
         for watched in list(self._watched.values()):
             before = watched.history[-1] if watched.history else None
-            event["loops"].append([watched.ring, before, watched.sample(now)])
+            event["loops"].append([watched.ring, before, watched.sample()])
         if self._event_budget.take(now):
             self._was_late = True
             self._write(event, now)
@@ -407,13 +410,15 @@ def _has_the_clock(loop: Any) -> bool:
         return False
 
 
+# Without a GIL another thread's frames change while they are looked at.
+_HAS_GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
 _active: Watchdog | None = None
 
 
 def watchdog_of(process: Process) -> Watchdog | None:
     """The watchdog of this process, made at the first call; None in the child of a fork for its parent's recording."""
     global _active
-    if process.pid != os.getpid():
+    if process.pid != os.getpid() or not _HAS_GIL:
         return None
     if _active is None or _active._process is not process:
         if _active is not None:
