@@ -79,7 +79,8 @@ class SlowRun:
             if delay < 0.0:
                 continue
             ready = start - delay
-            if scheduler == number and ready >= end:
+            # Its own are taken to be ready at its end; a subtraction has rounded that.
+            if scheduler == number and ready > end - 1e-6:
                 entry = self.bill.entry(ident)
                 entry[2] += 1
                 entry[3] += end - begin
