@@ -1,0 +1,141 @@
+"""Starts the measured process, with its collector where it is traced, and says what both took."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PROGRAM = os.path.join(ROOT, "benchmarks", "program.py")
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+    """What is compared. ``loop``: of loops.py. ``options``: of ``traceloop run``, None where it is not used.
+
+    ``scale``: of the number of operations, smaller for what is many times slower.
+    """
+
+    name: str
+    loop: str
+    options: tuple[str, ...] | None = None
+    scale: float = 1.0
+
+
+@dataclasses.dataclass
+class Measured:
+    """One process's workload. ``cpu_us``: an operation. The collector's CPU is that of its whole life.
+
+    ``lost``: handle runs that the collector did not see; ``handles``: those that it did.
+    """
+
+    cpu_us: float
+    seconds: float
+    operations: int
+    peak_bytes: int
+    resident_bytes: int
+    handles: int = 0
+    lost: int = 0
+    collector_cpu_seconds: float = 0.0
+    collector_peak_bytes: int = 0
+
+
+class Receiver:
+    """A null OTLP receiver in a process of its own; ``url`` is where it listens."""
+
+    def __enter__(self) -> Receiver:
+        path = os.path.join(ROOT, "benchmarks", "null_receiver.py")
+        self._process = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = f"http://127.0.0.1:{self._process.stdout.readline().strip()}"
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._process.kill()
+        self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
+
+
+def become_subreaper() -> bool:
+    """Collectors, whose parents have ended, become children of this process: so their CPU time can be had (Linux)."""
+    try:
+        return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
+    except (OSError, AttributeError):
+        return False
+
+
+def command_of(python: str, arm: Arm, receiver: Receiver, arguments: list[str]) -> list[str]:
+    """The command line by which ``arm`` runs ``python ARGUMENTS``."""
+    if arm.options is None:
+        return [python, *arguments]
+    options = [receiver.url if option == "RECEIVER" else option for option in arm.options]
+    return [python, "-m", "traceloop", "run", "--metrics-port", "0", "--exit-timeout", "60", *options, *arguments]
+
+
+def environ_of(receiver: Receiver) -> dict[str, str]:
+    """The environment of measured processes: the checkout can be imported, no telemetry is asked for but by options."""
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    return environ | {"PYTHONPATH": ROOT, "PYTHONHASHSEED": "0", "BENCHMARK_RECEIVER": receiver.url}
+
+
+def run_program(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> Measured:
+    """Runs one workload in a fresh process; raises RuntimeError where it fails."""
+    reaping = become_subreaper()
+    command = command_of(python, arm, receiver, [PROGRAM, arm.loop, workload, str(n)])
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ_of(receiver), cwd=ROOT
+    )
+    stdout, stderr = process.communicate()
+    if process.returncode:
+        raise RuntimeError(f"{arm.name}, {workload}: status {process.returncode}\n{stderr}")
+    data: dict[str, Any] = json.loads(stdout.splitlines()[-1])
+    out = Measured(
+        cpu_us=data["cpu_seconds"] / data["operations"] * 1e6,
+        seconds=data["seconds"],
+        operations=data["operations"],
+        peak_bytes=data["peak_bytes"],
+        resident_bytes=data["resident_bytes"],
+    )
+    if arm.options is not None:
+        read_summary(stderr, out)
+        if reaping:
+            usage = reap_collector()
+            out.collector_cpu_seconds = usage.ru_utime + usage.ru_stime
+            out.collector_peak_bytes = usage.ru_maxrss * 1024
+    return out
+
+
+def reap_collector() -> Any:
+    """Waits for the collector of the run that has just ended; returns what it used, as ``os.wait4`` has it.
+
+    Raises RuntimeError where there was none within a minute. The null receiver is a child too, and lives.
+    """
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            pid, _, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            break
+        if pid:
+            return usage
+        time.sleep(0.005)
+    raise RuntimeError("the collector did not end")
+
+
+def read_summary(stderr: str, out: Measured) -> None:
+    """Takes what the run's last line says of handles seen and lost."""
+    match = re.search(r"traceloop: \d+ loops?, ([\d,]+) callbacks?", stderr)
+    if match is None:
+        raise RuntimeError(f"no summary of the run: {stderr}")
+    out.handles = int(match[1].replace(",", ""))
+    lost = re.search(r"([\d,]+) records? dropped", stderr)
+    out.lost = int(lost[1].replace(",", "")) if lost else 0

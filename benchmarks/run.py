@@ -1,0 +1,161 @@
+"""The benchmarks: CPU time of the loop's process against asyncio's standard loop.
+
+    python benchmarks/run.py                             every workload, the arms that have a bar
+    python benchmarks/run.py spawn wait_for --rounds 11
+    python benchmarks/run.py --arms all --python /usr/bin/python3.13
+    python benchmarks/run.py --arms traced-metrics,off --scale 0.2 call_soon_1
+
+Every measurement is a fresh process. A round runs every arm once, one after the other, so that whatever else the
+machine does meets all of them; a ratio is taken within its round. Shown: the median of the ratios, with quartiles.
+A traced arm's record is checked: its collector must have seen every handle, and lost none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+
+import network_workloads
+import scheduling_workloads
+from costs import print_costs
+from interpreter import hooked
+from measured import Arm, Measured, Receiver, run_program
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("standard", "standard"),
+        Arm("standard-64k", "standard_64k"),
+        Arm("traced-metrics", "traced", ("--spans", "off")),
+        Arm("traced-spans", "traced", ("--otlp-endpoint", "RECEIVER")),
+        Arm("off", "off"),
+        Arm("debug", "debug", scale=0.1),
+        Arm("uvloop", "uvloop"),
+        Arm("naive", "naive", scale=0.05),
+    )
+}
+DEFAULT_ARMS = "standard-64k,traced-metrics,traced-spans,off"
+
+#: Workload -> what the traced loop may cost, relative to the standard loop (network: with 64 KiB reads).
+BARS = {
+    "call_soon_1": 1.0, "call_soon_100": 1.05, "call_soon_1000_names": 1.05,
+    "sleep0": 1.05, "sleep0_1": 1.05, "sleep0_100k": 1.05, "futures": 1.05, "queues": 1.05,
+    "spawn": 1.1, "wait_for": 0.95, "timers_10k": 0.85, "timers_1m": 0.85, "executor": 1.15,
+}  # fmt: skip
+NETWORK_BAR = 1.05
+OFF_BAR = 0.85
+
+
+@dataclasses.dataclass
+class Row:
+    """One workload's rounds: arm -> measurements in order."""
+
+    workload: str
+    network: bool
+    measured: dict[str, list[Measured]]
+
+    def ratios(self, arm: str) -> list[float]:
+        """The arm's CPU time an operation over the base's, round by round."""
+        base = self.measured[self.base]
+        return [one.cpu_us / other.cpu_us for one, other in zip(self.measured[arm], base, strict=True)]
+
+    @property
+    def base(self) -> str:
+        return "standard-64k" if self.network and "standard-64k" in self.measured else "standard"
+
+
+def quartiles(values: list[float]) -> tuple[float, float, float]:
+    """Lower quartile, median, upper quartile."""
+    if len(values) < 2:
+        return values[0], values[0], values[0]
+    low, middle, high = statistics.quantiles(values, n=4, method="inclusive")
+    return low, middle, high
+
+
+def bar_of(row: Row, arm: str) -> float | None:
+    """What the arm may cost on this workload; None where nothing was promised."""
+    if arm.startswith("traced"):
+        return NETWORK_BAR if row.network else BARS.get(row.workload)
+    return OFF_BAR if arm == "off" and row.workload.startswith(("call_soon", "sleep0")) else None
+
+
+def print_row(row: Row) -> None:
+    cells = []
+    for arm, measured in row.measured.items():
+        if arm == row.base:
+            continue
+        low, middle, high = quartiles(row.ratios(arm))
+        bar = bar_of(row, arm)
+        mark = "" if bar is None else " ok" if middle <= bar else f" > {bar:.2f}"
+        lost = "" if not any(one.lost for one in measured) else " LOST"
+        cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}){mark}{lost}")
+    base = statistics.median(one.cpu_us for one in row.measured[row.base])
+    print(f"| {row.workload} | {base:.2f} us | " + " | ".join(cells) + " |", flush=True)
+
+
+def print_heading(row: Row, base: str) -> None:
+    names = [arm for arm in row.measured if arm != row.base]
+    print(f"\n| workload | {base} | " + " | ".join(names) + " |")
+    print("|---|---|" + "---|" * len(names))
+
+
+def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -> None:
+    chosen = {workload.__name__: (n, False) for workload, n in scheduling_workloads.WORKLOADS.items()}
+    chosen.update({workload.__name__: (n, True) for workload, n in network_workloads.WORKLOADS.items()})
+    unknown = set(options.workloads) - set(chosen)
+    if unknown:
+        raise SystemExit(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
+    heading = None
+    for name, (n, network) in chosen.items():
+        if options.workloads and name not in options.workloads:
+            continue
+        used = [arm for arm in arms if network or arm.name != "standard-64k"]
+        row = Row(name, network, {arm.name: [] for arm in used})
+        for _ in range(options.rounds):
+            for arm in used:
+                count = max(100, int((options.n or n) * options.scale * arm.scale))
+                row.measured[arm.name].append(run_program(options.python, arm, name, count, receiver))
+        if heading != row.base:
+            heading = row.base
+            print_heading(row, row.base)
+        print_row(row)
+        if options.json:
+            with open(options.json, "a") as file:
+                measured = {arm: [dataclasses.asdict(one) for one in all_] for arm, all_ in row.measured.items()}
+                file.write(json.dumps({"workload": name, "python": options.version, "measured": measured}) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("workloads", nargs="*", help="all of them where none is named")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--arms", default=DEFAULT_ARMS, help=f"'all', or of {', '.join(ARMS)} (default {DEFAULT_ARMS})")
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that is measured")
+    parser.add_argument("--n", type=int, help="operations of each workload, where its own number does not do")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the number of operations")
+    parser.add_argument("--json", metavar="FILE", help="every single measurement is appended to it")
+    parser.add_argument("--costs", action="store_true", help="collector, memory, start-up, exit and scrape instead")
+    options = parser.parse_args()
+    names = list(ARMS) if options.arms == "all" else options.arms.split(",")
+    for name in names:
+        if name not in ARMS:
+            parser.error(f"no such arm: {name}; there are {', '.join(ARMS)}")
+    asked = subprocess.run([options.python, "-VV"], capture_output=True, text=True, check=True)
+    options.version = asked.stdout.strip()
+    print(f"{options.version}, {platform.machine()}, {os.cpu_count()} CPUs, {options.rounds} rounds")
+    with Receiver() as receiver, hooked(options.python) as options.python:
+        if options.costs:
+            print_costs(options, ARMS, receiver)
+        else:
+            arms = [ARMS["standard"], *(ARMS[name] for name in names if name != "standard")]
+            run_rows(options, arms, receiver)
+
+
+if __name__ == "__main__":
+    main()
