@@ -152,7 +152,7 @@ class Collector:
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
         self.probe = StallProbe(self.follower)
-        self.snapshots = make_snapshots(self.settings, self.follower, self._note)
+        self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
         self.pipeline: SpanPipeline = make_pipeline(self.settings, self.statistics, say)
         if listener is not None:
             from .prometheus import serve
@@ -210,10 +210,6 @@ class Collector:
             return busy
         self._sum_up()
         return True
-
-    def _note(self, line: str) -> None:
-        self.notices.append(line)
-        say(line)
 
     def _process_over(self, name: str) -> None:
         self._ended.add(name)

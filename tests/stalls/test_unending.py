@@ -27,7 +27,7 @@ def test_seen_while_it_lasts_and_after_a_kill(tmp_path, trouble):
         info = wait_for(in_progress, "a second stack")
         assert info.culprit == f"__main__.{trouble}"
         assert {frame[1] for frame in info.stacks[0].frames if frame[3] == trouble} <= set(guilty_lines(TROUBLES))
-        assert info.stacks[1].at - info.stacks[0].at >= 0.09
+        assert info.stacks[1].at - info.stacks[0].at >= 0.04
         assert not info.complete
         assert observed.metric("asyncio_eventloop_running_seconds") >= 0.2
         # It has not ended: it is no slow callback yet.
