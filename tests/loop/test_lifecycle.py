@@ -438,6 +438,8 @@ def test_a_closed_loop(loop_factory):
 
 
 def test_a_running_loop(loop, loop_factory):
+    if loop_factory is asyncio.SelectorEventLoop and sys.version_info[:2] == (3, 13):
+        pytest.skip("the standard run_forever of 3.13.0 that refuses takes the running loop's state with it")
     other = loop_factory()
     messages = []
 
