@@ -96,6 +96,7 @@ class Offloads:
         self._labels: set[str] = set()
         self._executors_lock = threading.Lock()
         self._builtins: dict[int, tuple[Any, float]] = {}
+        self._by_code = process.site_log.by_code
         self.next_number = self._numbers.__next__
 
     # -- submitting: in the thread that calls run_in_executor
@@ -111,7 +112,9 @@ class Offloads:
         if entry is None or entry.executor_type is not type(executor):
             entry = self._new_entry(loop, executor)
         number = self.next_number()
-        site = self.site_number(function, args)
+        site = self._by_code.get(id(function.__code__)) if type(function) is FunctionType else None
+        if site is None:
+            site = self.site_number(function, args)
         offload = Offload(self, recorder, loop, entry, number)
         now = monotonic()
         if type(executor).submit is _thread_submit:
@@ -423,6 +426,8 @@ class Offload:
         future = self.future
         self.future = self.source = None
         if future is not None and not future.cancelled():
+            # It has nothing to pass on any more: one handle less to run than the standard chain has.
+            future.remove_done_callback(self.future_done)
             _copy_state(source, future)
 
 
