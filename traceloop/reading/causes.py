@@ -72,12 +72,13 @@ def parts_of(
         return Parts(GC, False, known_cpu, gc, known_wait, suspended)
     if cpu is None:
         return Parts("", False, known_cpu, gc, known_wait, suspended)
-    # Whoever waits for a processor has something to compute: it counts as computing, and is told separately.
+    # Waiting for a processor is the machine's doing: it is told separately, and what remains decides.
     waited = wait.middle if wait is not None else 0.0
+    half = max(0.0, rest - waited) / 2
     off = max(0.0, rest - cpu.middle - waited)
-    if off < rest / 2:
-        return Parts(CPU, cpu.low + waited < rest / 2, known_cpu, gc, known_wait, suspended)
-    guess = cpu.high + waited > rest / 2
+    if cpu.middle >= half:
+        return Parts(CPU, cpu.low < half, known_cpu, gc, known_wait, suspended)
+    guess = cpu.high > half
     gil, sure = _waits_for_gil(series, off)
     return Parts(GIL if gil else OFF_CPU, guess or not sure, known_cpu, gc, known_wait, suspended)
 
