@@ -40,9 +40,10 @@ QUEUE_FULL: Final = "queue_full"
 REJECTED: Final = "rejected"
 UNAVAILABLE: Final = "unavailable"
 SHUTDOWN: Final = "shutdown"
+DAMAGED: Final = "damaged"
 #: Called with the spans of a batch; what it returns is called when they have arrived.
 SentHook = Callable[[Sequence[Span]], Callable[[], None]]
-REASONS: Final = (QUEUE_FULL, REJECTED, UNAVAILABLE, SHUTDOWN)
+REASONS: Final = (QUEUE_FULL, REJECTED, UNAVAILABLE, SHUTDOWN, DAMAGED)
 
 
 class OtlpSettings(NamedTuple):

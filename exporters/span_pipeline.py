@@ -7,6 +7,7 @@ dialled unasked. Called by the reader's thread alone; the exporters send in thre
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
@@ -20,7 +21,7 @@ from traceloop.settings import Settings
 from .exemplars import Exemplars
 from .growth_spans import growth_span
 from .offload_spans import OffloadSpans
-from .otlp import Exported, OtlpSender, OtlpSettings, SentHook
+from .otlp import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
 from .span_ids import Sampling
 from .span_resource import resource_attributes
 from .spans import ProcessNames, Span, SpanBuilder, SpanEvent
@@ -169,6 +170,8 @@ class SpanPipeline:
         self.sampling = sampling_of(settings, environ, notice)
         self.sinks = [] if self.sampling.off else make_sinks(settings, environ, notice)
         self._processes: dict[ProcessFollower, _Process] = {}
+        self._notice = notice
+        self._told_damage = False
 
     @property
     def active(self) -> bool:
@@ -179,31 +182,49 @@ class SpanPipeline:
         """Makes and queues the spans of what was read; ``now``: monotonic s. Also to be called when nothing was."""
         if not self.sinks:
             return
-        made: dict[_Process, list[Span]] = {}
         for stretch in stretches:
             process = self._process(stretch.ring.process)
-            decoded = stretch.decoded
-            builder = None
-            if stretch.ring.is_loop:
-                builder = process.builder_of(stretch.ring)
-                threshold = stretch.threshold if stretch.threshold > 0.0 else None
-                spans = builder.build(decoded, threshold, stretch.thread_id)
-                if spans:
-                    self._put(process, spans, Exemplars.hook(stretch.loop) if stretch.loop is not None else None)
-            if decoded.offloads or decoded.threads or decoded.executors:
-                process.offloads_of(stretch.ring).feed(decoded, builder)
-            for event in decoded.events:
-                span = growth_span(event, stretch.ring.reader.clock_offset_ns)
-                if span is not None:
-                    made.setdefault(process, []).append(span)
+            try:
+                self._take_stretch(process, stretch)
+            except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
+                # A record that passed its checksum and still makes no sense: times before the epoch, infinities.
+                process.rings.pop(stretch.ring, None)
+                self._count_damaged(len(stretch.decoded.runs), error)
         for process in self._processes.values():
-            late = made.get(process, [])
-            for builder in process.rings.values():
-                late += builder.release(now)
-            if process.offloads is not None:
-                late += process.offloads.take(now)
-            if late:
-                self._put(process, late)
+            late = []
+            try:
+                for builder in process.rings.values():
+                    late += builder.release(now)
+                if process.offloads is not None:
+                    late += process.offloads.take(now)
+                if late:
+                    self._put(process, late)
+            except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
+                process.offloads = None
+                self._count_damaged(len(late) or 1, error)
+
+    def _take_stretch(self, process: _Process, stretch: Stretch) -> None:
+        decoded = stretch.decoded
+        builder = None
+        if stretch.ring.is_loop:
+            builder = process.builder_of(stretch.ring)
+            threshold = stretch.threshold if stretch.threshold > 0.0 else None
+            spans = builder.build(decoded, threshold, stretch.thread_id)
+            if spans:
+                self._put(process, spans, Exemplars.hook(stretch.loop) if stretch.loop is not None else None)
+        if decoded.offloads or decoded.threads or decoded.executors:
+            process.offloads_of(stretch.ring).feed(decoded, builder)
+        for event in decoded.events:
+            span = growth_span(event, stretch.ring.reader.clock_offset_ns)
+            if span is not None:
+                self._put(process, [span])
+
+    def _count_damaged(self, count: int, error: Exception) -> None:
+        for sink in self.sinks:
+            sink.exported.count_dropped(DAMAGED, count)
+        if not self._told_damage:
+            self._told_damage = True
+            self._notice(f"a record makes no sense and gives no spans: {error!r}")
 
     def _process(self, follower: ProcessFollower) -> _Process:
         process = self._processes.get(follower)
@@ -220,11 +241,16 @@ class SpanPipeline:
         process = self._processes.pop(follower, None)
         if process is None:
             return
-        spans = [span for builder in process.rings.values() for span in builder.finish()]
-        if process.offloads is not None:
-            spans += process.offloads.take(0.0, final=True)
-        if spans:
-            self._put(process, spans)
+        spans: list[Span] = []
+        try:
+            for builder in process.rings.values():
+                spans += builder.finish()
+            if process.offloads is not None:
+                spans += process.offloads.take(0.0, final=True)
+            if spans:
+                self._put(process, spans)
+        except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
+            self._count_damaged(len(spans) or 1, error)
         for sink in self.sinks:
             sink.forget(process)
 

@@ -151,7 +151,7 @@ class CallbackStatistics:
 
     def _find(self, ident: float) -> CallbackTotals:
         """The totals of an ident seen for the first time."""
-        number = int(ident) % SITES
+        number = int(ident) % SITES if ident < 2.0**53 else 0  # more than any writer counts: a damaged record
         site = self.sites.site(number)
         label = self.labels.admit(site.label if site is not None else "unknown")
         totals = self.callbacks.get(label)

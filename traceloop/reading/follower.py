@@ -95,6 +95,7 @@ class RingFollower:
         if decoded.closed and self.loop is not None:
             process.close_loop(self.loop, decoded.end)
             self.loop = None
+            self._closed = decoded.loop
         return [stretch]
 
 

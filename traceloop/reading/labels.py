@@ -55,6 +55,8 @@ class LabelSlots:
         ``since``: when its owner came; a slot is not given to two who were there at once, even if this is learnt late.
         """
         name = name or "unnamed"
+        if since != since:  # a damaged record's: not a number is later than nothing, and no slot would ever be free
+            since = 0.0
         family = _NUMBER.sub("#", name)
         label = name
         number = 1

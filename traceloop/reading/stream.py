@@ -438,7 +438,8 @@ class LoopStream:
             self._define_span(int(a), int(b), next(text, ""), decoded)
         elif ident == layout.R_ABANDONED:
             self.task_names.pop(a, None)
-            decoded.abandoned.append(a)
+            if 0.0 <= a < 2.0**53:
+                decoded.abandoned.append(a)
         elif ident == layout.R_MEMORY:
             decoded.memory.append((a, int(b)))
         elif ident in (layout.R_GC, layout.R_SUBMIT):
@@ -450,10 +451,10 @@ class LoopStream:
             self._half = None
         elif ident == layout.R_SUBMIT_INFO:
             if self._half is not None and self._half[0] == layout.R_SUBMIT:
+                function = b if 0.0 <= b < 2.0**53 else 0.0
+                run = self._run_under_way()
                 decoded.offloads.append(
-                    OffloadStep(
-                        "submit", self._half[1], int(self._half[2]), int(a), b, self._run_under_way(), self._context
-                    )
+                    OffloadStep("submit", self._half[1], int(self._half[2]), int(a), function, run, self._context)
                 )
             self._half = None
         elif ident == layout.R_START:
