@@ -355,6 +355,9 @@ def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool,
     description = {"pid": os.getpid(), "start_ticks": stat[1] if stat is not None else 0, "url": url}
     write_file(os.path.join(run_dir, "collector.json"), json.dumps(description))
     collector.open(listener)
+    from . import old_records
+
+    old_records.expire(run_dir)
     # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
     # reading them.
     gc.collect()

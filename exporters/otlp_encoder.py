@@ -44,7 +44,7 @@ _VARINTS: Final = [varint(value) for value in range(16384)]
 def field(number: int, data: bytes) -> bytes:
     """A length-delimited field."""
     length = len(data)
-    return varint(number << 3 | 2) + (_VARINTS[length] if length < 16384 else varint(length)) + data
+    return _VARINTS[number << 3 | 2] + (_VARINTS[length] if length < 16384 else varint(length)) + data
 
 
 def text_field(number: int, text: str) -> bytes:
@@ -61,7 +61,7 @@ def any_value(value: Any) -> bytes:
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 63:
             return text_field(1, str(value))
-        return b"\x18" + varint(value)
+        return b"\x18" + (_VARINTS[value] if 0 <= value < 16384 else varint(value))
     if isinstance(value, float):
         return b"\x21" + _double(value)
     if isinstance(value, bytes):
@@ -78,9 +78,26 @@ def key_value(key: str, value: Any) -> bytes:
     return text_field(1, key) + field(2, any_value(value))
 
 
+# Attribute names as fields, made once: there are few of them.
+_KEYS: Final[dict[str, bytes]] = {}
+_MAX_KEYS: Final = 1000
+
+
 def attributes_field(number: int, attributes: Mapping[str, Any]) -> bytes:
-    """Repeated ``KeyValue`` fields."""
-    return b"".join([field(number, key_value(key, value)) for key, value in attributes.items()])
+    """Repeated ``KeyValue`` fields; ``number`` of the field, at most 15."""
+    tag = bytes((number << 3 | 2,))
+    out: list[bytes] = []
+    for name, value in attributes.items():
+        key = _KEYS.get(name)
+        if key is None:
+            key = text_field(1, name)
+            if len(_KEYS) < _MAX_KEYS:
+                _KEYS[name] = key
+        is_float = type(value) is float  # asked first: most are durations
+        pair = key + (b"\x12\x09\x21" + _double(value) if is_float else field(2, any_value(value)))
+        length = len(pair)
+        out.append(tag + (_VARINTS[length] if length < 16384 else varint(length)) + pair)
+    return b"".join(out)
 
 
 def _common(kind: Kind) -> bytes:

@@ -1,0 +1,41 @@
+"""Records of crashed runs expire by age and by size; those of living runs do not."""
+
+import os
+import time
+
+from traceloop.exporters.old_records import expire
+from traceloop.exporters.traced_processes import stat_of
+
+
+def make(folder, name, *, days=0.0, size=1000, process=None):
+    path = folder / f"traceloop-{os.getuid()}-{name}"
+    inner = path / (process or "p-999999-1")
+    inner.mkdir(parents=True)
+    (inner / "loop-0.ring").write_bytes(bytes(size))
+    when = time.time() - 3600 - days * 86400
+    os.utime(path, (when, when))
+    return path
+
+
+def test_age_and_size_and_life(tmp_path):
+    own = make(tmp_path, "own")
+    old = make(tmp_path, "old", days=8)
+    alive = make(tmp_path, "alive", days=8, process=f"p-{os.getpid()}-{stat_of(os.getpid())[1]}")
+    first, second, third = (make(tmp_path, f"big{n}", days=3 - n, size=10_000) for n in range(3))
+    (tmp_path / "traceloop-0x-other").mkdir()
+    (tmp_path / "somebody").mkdir()
+    removed = expire(str(own), max_bytes=25_000)
+    assert sorted(removed) == sorted([str(old), str(first)])
+    assert not old.exists() and not first.exists()
+    for path in (own, alive, second, third, tmp_path / "somebody", tmp_path / "traceloop-0x-other"):
+        assert path.exists()
+
+
+def test_a_fresh_run_and_a_foreign_place_are_left_alone(tmp_path):
+    own = make(tmp_path, "own")
+    fresh = make(tmp_path, "fresh")
+    os.utime(fresh)
+    assert expire(str(own), max_bytes=0) == []
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    assert expire(str(other), max_bytes=0) == []
