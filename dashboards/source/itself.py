@@ -113,7 +113,8 @@ def _flow() -> list[JSON]:
             [
                 target(
                     f"sum by (reason) (rate(traceloop_spans_dropped_total{{{TARGET}}}{RATE}))"
-                    f" or 0 * sum(traceloop_process_info{{{PROCESS}}})",
+                    f" or 0 * (sum(traceloop_process_info{{{PROCESS}}})"
+                    f" unless on () group(traceloop_spans_dropped_total{{{TARGET}}}))",
                     "{{reason}}",
                 )
             ],
@@ -183,6 +184,7 @@ def _who() -> list[JSON]:
                 "process": "Process",
                 "pid": "PID",
                 "python": "Python",
+                "version": "traceloop",
                 "command": "Command",
             },
             h=7,

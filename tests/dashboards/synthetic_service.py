@@ -180,5 +180,10 @@ def _process(store, chance, process, slot, part, at, birth, timers):
     store.add(
         "traceloop_spans_dropped_total", process | {"reason": "queue_full"}, 400 * chance.random() if blocking else 0
     )
-    command = {"pid": "4711" if slot == "0" else str(int(birth) % 30000), "python": "3.13.5", "command": "shop/web.py"}
+    command = {
+        "pid": "4711" if slot == "0" else str(int(birth) % 30000),
+        "python": "3.13.5",
+        "version": "0.1.0",
+        "command": "shop/web.py",
+    }
     store.set("traceloop_process_info", process | command, 1)
