@@ -20,7 +20,7 @@ from .offloads import offloads_of
 from .process import Process, current_process
 from .sampling import LoopSamples, sampler_of
 from .tracing import ApplicationSpans
-from .watchdog import watchdog_of
+from .watchdog import Watchdog, watchdog_of
 
 _TASK_BLOCK = 65536
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -100,6 +100,7 @@ class Recorder:
         self._tasks_eager_finished = 0
         self._tasks_abandoned = 0
         self._builtin_sites: dict[type, dict[str, float]] = {}
+        self._watchdog: Watchdog | None = None
         self._broken = False
 
     # -- tasks
@@ -264,6 +265,7 @@ class Recorder:
             if is_new:  # written at once: its first handle may block, and who it is must be known then
                 self.flush(loop, now)
             watchdog = watchdog_of(self.process)
+            self._watchdog = watchdog
             if watchdog is not None:
                 watchdog.watch(self, loop)
         except Exception as error:
@@ -312,6 +314,9 @@ class Recorder:
             for index in layout.COUNTER_WORDS:
                 ring.words[index] = 0.0
             self.process.give_ring(ring)
+            watchdog = watchdog_of(self.process)
+            if watchdog is not None:
+                watchdog.loop_closed()
         except Exception as error:
             self._fail(error)
 
@@ -348,6 +353,9 @@ class Recorder:
                     self.sampler.flush(self._samples)
                 self._write_gauges(loop)
                 self.ring.write(records, text, now)
+                watchdog = self._watchdog
+                if watchdog is not None and watchdog.paused:
+                    watchdog.resume()
             except Exception as error:
                 self._fail(error)
         records.clear()

@@ -97,6 +97,7 @@ class Watchdog:
         self._was_late = False
         self._turns = 0
         self._dumped = 0
+        self.paused = False
         self._notices = StallNotices()
         self.faults = FaultDump(process.directory)
 
@@ -120,6 +121,16 @@ class Watchdog:
             if watched is not None:
                 self._stopped.append(watched)
 
+    def loop_closed(self) -> None:
+        """A loop was closed. With the last one the thread goes at once: programs and tests that count threads after
+        their loops must not find it, and nothing of a closed loop is kept until a next turn."""
+        with self._lock:
+            if self._watched:
+                return
+        self.stop(until_gone=False)
+        self._end_stopped(monotonic())
+        self._notices.flush()
+
     # -- the thread's life
 
     def _start(self) -> None:
@@ -136,8 +147,11 @@ class Watchdog:
         except RuntimeError:  # no more threads, or the interpreter is going down
             self._running = False
 
-    def stop(self) -> None:
-        """Ends the thread and waits for it (1 s at most; it takes less than 1 ms). ``resume`` starts it again."""
+    def stop(self, *, until_gone: bool = True) -> None:
+        """Ends the thread and waits for it (1 s at most; it takes less than 1 ms). ``resume`` starts it again.
+
+        ``until_gone``: until the kernel has forgotten it too.
+        """
         with self._lock:
             if not self._running:
                 return
@@ -150,6 +164,8 @@ class Watchdog:
             self._wake.acquire(blocking=False)
         except RuntimeError:
             pass
+        if not until_gone:
+            return
         # The thread has run its last Python line, but fork's warning counts what the kernel still has.
         for _ in range(200):
             if not os.path.exists(f"/proc/self/task/{thread_id}"):
@@ -157,7 +173,8 @@ class Watchdog:
             time.sleep(0.0002)
 
     def resume(self) -> None:
-        """After a fork, in the parent."""
+        """After a fork, in the parent; called by a loop where ``paused`` is set."""
+        self.paused = False
         with self._lock:
             if self._watched:
                 self._start()
@@ -443,8 +460,9 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
+    # Not at once: 3.15 counts the threads for fork's warning only after this. The next flush of a loop does it.
     if _active is not None:
-        _active.resume()
+        _active.paused = True
 
 
 def _after_fork_in_child() -> None:
