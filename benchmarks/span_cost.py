@@ -12,11 +12,11 @@ import time
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as sdk_encode
 from opentelemetry.sdk.resources import Resource
-
 from traceloop.exporters.otlp_encoder import encode_spans
 from traceloop.exporters.sdk import readable_span
 from traceloop.exporters.span_ids import Sampling
 from traceloop.exporters.spans import ProcessNames, SpanBuilder
+
 from traceloop.reading.decoded import Decoded, Iteration, LoopInfo
 from traceloop.recording.naming import Site
 
@@ -54,7 +54,7 @@ def main():
         start = clock()
         spans = builder.build(decoded)
         built = clock()
-        pieces, size = encode_spans(spans)
+        pieces, _ = encode_spans(spans)
         data = b"".join(pieces)
         packed = clock()
         some = spans[:SDK_SPANS]

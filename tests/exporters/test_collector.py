@@ -334,3 +334,54 @@ def test_the_thread_reads_private_memory(tmp_path):
     environ.pop(RUN_DIR, None)
     done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=60)
     assert done.stdout == "ok\n", done.stderr
+
+
+def test_a_request_its_handles_and_its_offload_are_one_trace(make_run, receiver):
+    run = make_run({"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    program = run.start(
+        """
+        from opentelemetry import trace
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+        from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+        provider = TracerProvider()
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        unsampled = TracerProvider(sampler=ALWAYS_OFF).get_tracer("app")
+
+        def work():
+            time.sleep(0.01)
+
+        async def request(tracer, name):
+            with tracer.start_as_current_span(name):
+                await asyncio.sleep(0.01)
+                await asyncio.to_thread(work)
+
+        async def unseen():
+            with unsampled.start_as_current_span("unsampled"):
+                for _ in range(5):
+                    await asyncio.sleep(0)
+
+        async def main():
+            tracer = provider.get_tracer("app")
+            await asyncio.gather(request(tracer, "a"), request(tracer, "b"), asyncio.create_task(unseen()))
+
+        run(main())
+        provider.shutdown()
+        end()
+        """
+    )
+    run.drained(program)
+    spans = receiver.wait_for(lambda spans: sum(span.name == "__main__.work" for span in spans) == 2)
+    ids = {(span.trace_id, span.span_id) for span in spans}
+    assert all((span.trace_id, span.parent_span_id) in ids for span in spans if span.parent_span_id)
+    requests = [span for span in spans if span.name in ("a", "b")]
+    assert len(requests) == 2
+    for request in requests:
+        below = [span.name for span in spans if span.parent_span_id == request.span_id]
+        assert below.count("__main__.work") == 1
+        assert below.count("__main__.request") >= 2  # the step in which it was opened came before
+        assert all(span.trace_id == request.trace_id for span in spans if span.parent_span_id == request.span_id)
+    # Its first step came before the span; the others were left unsampled with their trace.
+    assert sum(span.name == "__main__.unseen" for span in spans) == 1
