@@ -109,18 +109,22 @@ def test_the_first_slow_callback_of_a_fresh_service_is_told_with_its_culprit(
         while True:
             told, notification = received.get(timeout=90)
             alerts = [one for one in notification["alerts"] if one["labels"]["alertname"] == "AsyncioSlowCallback"]
+            # A machine that is busy can make another callback slow, too.
+            alerts = [one for one in alerts if one["labels"]["culprit"] == culprit]
             if alerts:
                 break
 
         (alert,) = alerts
         assert alert["status"] == "firing"
-        assert alert["labels"]["culprit"] == culprit
         assert alert["labels"]["environment"] == "staging"
         assert alert["labels"]["severity"] == "warning"
         text = alert["annotations"]["description"]
         assert f"Culprit {culprit}, in callback {alert['labels']['callback']}, held loop" in text
         assert re.search(r"process \d+ \(pid \d+\) on 127\.0\.0\.1:", text)
-        assert re.search(r"slow runs in 5 minutes: 1, 6\d\d(\.\d+)?ms each on average", text), text
+        took = re.search(r"slow runs in 5 minutes: 1, ([\d.]+)(m?)s each on average", text)
+        assert took, text
+        # It slept for 0.6 s, and on a busy machine waited for a processor.
+        assert 0.6 <= float(took[1]) / (1000 if took[2] else 1) < 5
         assert alert["annotations"]["summary"] == f"{culprit} blocks the event loop of demo"
         record_property("seconds_from_block_to_alert", told - blocked)
         with capsys.disabled():
