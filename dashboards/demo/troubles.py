@@ -47,7 +47,9 @@ class Service:
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, with as many requests as the client likes."""
-        with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+        # Cancelled at the end of the program; asyncio's own callback on this task would print that as an error.
+        gone = (ConnectionError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, asyncio.CancelledError)
+        with contextlib.suppress(*gone):
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 _, _, rest = head.partition(b" ")
