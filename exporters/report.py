@@ -13,7 +13,7 @@ from traceloop.reading.process_statistics import ProcessStatistics
 from traceloop.reading.statistics import Statistics
 from traceloop.recording import layout
 
-from . import report_parts
+from . import report_parts, report_stalls
 from .text_tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
 #: Rows of a table of callbacks.
@@ -104,6 +104,10 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
         runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
         yield ""
         yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
+    stalls = report_stalls.stalls(process, style)
+    if stalls:
+        yield ""
+        yield from stalls
     executors = [each for each in process.executors.executors.values() if each.queue_durations.count or each.waiting]
     if executors:
         yield ""
