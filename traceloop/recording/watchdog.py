@@ -460,9 +460,13 @@ def _before_fork() -> None:
 
 
 def _after_fork_in_parent() -> None:
-    # Not at once: 3.15 counts the threads for fork's warning only after this. The next flush of a loop does it.
-    if _active is not None:
+    if _active is None:
+        return
+    if sys.version_info >= (3, 15):
+        # 3.15 counts the threads for fork's warning only after this: the next flush of a loop starts ours.
         _active.paused = True
+    else:
+        _active.resume()
 
 
 def _after_fork_in_child() -> None:
