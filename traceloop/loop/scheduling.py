@@ -151,10 +151,25 @@ class SchedulingMixin(LoopPart):
         """Runs ``callback(*args)`` once ``delay`` seconds have passed."""
         if delay is None:
             raise TypeError("delay must not be None")
-        timer = self.call_at(self.time() + delay, callback, *args, context=context)
-        if timer._source_traceback:
-            del timer._source_traceback[-1]
-        return timer
+        when = self.time() + delay
+        if self._guarded or self._timer_heap_shared:
+            timer = self.call_at(when, callback, *args, context=context)
+            if timer._source_traceback:
+                del timer._source_traceback[-1]
+            return timer
+        # What ``call_at`` does, written out: a second call, with its star arguments, is a tenth of a timer.
+        handle: TimerHandle = _new(TimerHandle)
+        handle._callback = callback
+        handle._args = args
+        handle._context = copy_context() if context is None else context
+        handle._cancelled = False
+        handle._loop = self
+        handle._repr = handle._source_traceback = None
+        handle._when = when
+        handle._scheduled = True
+        self._timer_sequence = sequence = self._timer_sequence + 1
+        heappush(self._timer_heap, (when, sequence, handle))
+        return handle
 
     def call_at(
         self, when: float, callback: Callable[..., object], *args: Any, context: Context | None = None
