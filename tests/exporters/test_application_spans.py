@@ -33,7 +33,7 @@ def lists():
 
 @pytest.fixture
 def spans(lists):
-    spans = ApplicationSpans(lists)
+    spans = ApplicationSpans(lists.records, lists.text)
     assert spans.refresh() is not None
     return spans
 

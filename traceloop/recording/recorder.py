@@ -87,7 +87,7 @@ class Recorder:
         self.text: list[str] = []
         #: Tasks made in the present run, announced at its end.
         self.created: list[Any] = []
-        self.spans = ApplicationSpans(self)
+        self.spans = ApplicationSpans(self.records, self.text)
         self._last_task = self._task_limit = 0.0
         self.sites = process.site_log.by_code
         self.step_type = STEP_TYPE

@@ -17,12 +17,9 @@ import logging
 import sys
 import weakref
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from . import layout
-
-if TYPE_CHECKING:
-    from .recorder import Recorder
 
 _logger = logging.getLogger("traceloop")
 
@@ -36,10 +33,12 @@ class ApplicationSpans:
     ``variable``: the ContextVar to ask a handle's context for, None while the application has no OpenTelemetry.
     """
 
-    __slots__ = ("_module", "_next", "_numbers", "_recorder", "_span_key", "current", "variable")
+    __slots__ = ("_module", "_next", "_numbers", "_records", "_span_key", "_text", "current", "variable")
 
-    def __init__(self, recorder: Recorder) -> None:
-        self._recorder = recorder
+    def __init__(self, records: list[float], text: list[str]) -> None:
+        # The recorder's own lists, not the recorder: that would be a cycle.
+        self._records = records
+        self._text = text
         self._module: Any = None
         self._span_key = ""
         self._numbers: dict[int, tuple[weakref.ref[Any], int]] = {}
@@ -76,7 +75,7 @@ class ApplicationSpans:
             _logger.error("traceloop: the application's spans cannot be followed any more", exc_info=error)
         if number != self.current:
             self.current = number
-            self._recorder.records += (float(number), layout.R_CONTEXT, 0.0)
+            self._records += (float(number), layout.R_CONTEXT, 0.0)
 
     def forget_current(self) -> None:
         """The loop begins or ends to run: what was recorded last holds no longer."""
@@ -98,9 +97,8 @@ class ApplicationSpans:
         state = context.trace_state
         header = state.to_header()[:_MAX_STATE] if state else ""
         flags = int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
-        recorder = self._recorder
-        recorder.records += (float(number), layout.R_SPAN, float(flags))
-        recorder.text.append(f"{context.trace_id:032x} {context.span_id:016x} {header}")
+        self._records += (float(number), layout.R_SPAN, float(flags))
+        self._text.append(f"{context.trace_id:032x} {context.span_id:016x} {header}")
         try:
             self._numbers[key] = (weakref.ref(span, _Forget(self._numbers, key)), number)
         except TypeError:
