@@ -25,7 +25,7 @@ from asyncio import events
 from collections import deque
 from itertools import repeat
 from time import monotonic
-from types import BuiltinMethodType, FunctionType
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from ..recording import layout
@@ -520,6 +520,12 @@ class EventLoop(
                             else:
                                 ident = builtin_sites[type(task)][callback.__name__]
                                 task = None
+                        elif kind is MethodType:
+                            code = callback.__func__.__code__
+                            if code is not last_code:
+                                last_ident = site_of[id(code)]
+                                last_code = code
+                            ident = last_ident
                         elif kind is C_METHOD_TYPE:
                             ident = builtin_sites[type(callback.__self__)][callback.__name__]
                         else:
@@ -530,7 +536,7 @@ class EventLoop(
                         ident = identify(callback)
                         task = callback.__self__ if ident >= sites else None
                     except AttributeError:
-                        ident = define_task(task)
+                        ident = identify(callback) if task is None else define_task(task)
                     if span_variable is not None:
                         held = handle._context.get(span_variable)
                         if held is not seen:

@@ -44,6 +44,11 @@ class SchedulingMixin(LoopPart):
     _timer_heap: list[Any]
     _timer_heap_shared: bool
     _timer_sequence: int
+    _plain_call_at = True
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls._plain_call_at = cls.call_at is SchedulingMixin.call_at
 
     def time(self) -> float:
         """The loop's clock: seconds of ``time.monotonic()``."""
@@ -152,7 +157,8 @@ class SchedulingMixin(LoopPart):
         if delay is None:
             raise TypeError("delay must not be None")
         when = self.time() + delay
-        if self._guarded or self._timer_heap_shared:
+        # Who replaces ``call_at``, in a subclass or on the loop itself, is asked for these timers too.
+        if self._guarded or self._timer_heap_shared or not self._plain_call_at or "call_at" in self.__dict__:
             timer = self.call_at(when, callback, *args, context=context)
             if timer._source_traceback:
                 del timer._source_traceback[-1]

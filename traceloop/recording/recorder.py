@@ -11,6 +11,7 @@ import asyncio
 import logging
 import sys
 import threading
+from functools import partial
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
@@ -219,7 +220,12 @@ class Recorder:
             return getattr(task, "_loop_ident", 0.0) or self.define_task(task)
         if kind is BuiltinMethodType or kind is C_METHOD_TYPE:
             return self.identify_builtin(callback, callback.__self__)
-        if kind is MethodType:
+        if kind is partial:
+            function = callback.func
+            number = self.sites.get(id(function.__code__)) if type(function) is FunctionType else None
+            if number is not None:
+                return number
+        elif kind is MethodType:
             function = callback.__func__
             if type(function) is FunctionType:
                 number = self.sites.get(id(function.__code__))
