@@ -111,8 +111,8 @@ def _number_of(run: Run) -> int:
 class Blame:
     """Finds the slow runs of one loop and makes out their bills. For one thread; runs are fed in order, once."""
 
-    def __init__(self, limit_of: Callable[[float], float], passes_on: Callable[[float], bool]) -> None:
-        """``limit_of``: from how many seconds on a run of this ident is slow. ``passes_on``: whether this ident is but
+    def __init__(self, limit_of: Callable[[Run], float], passes_on: Callable[[float], bool]) -> None:
+        """``limit_of``: from how many seconds on this run is slow. ``passes_on``: whether this ident is but
         plumbing, such as the timer of a sleep, and what it wakes is the victim by name.
         """
         self._limit_of = limit_of
@@ -125,7 +125,7 @@ class Blame:
         ``lowest``: s below which no run is slow, whatever its callback.
         """
         limit_of = self._limit_of
-        new = [SlowRun(run) for run in runs if run[2] - run[1] >= lowest and run[2] - run[1] >= limit_of(run[3])]
+        new = [SlowRun(run) for run in runs if run[2] - run[1] >= lowest and run[2] - run[1] >= limit_of(run)]
         if new or self._open:
             self._open += new
             for slow in self._open:

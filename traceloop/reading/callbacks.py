@@ -204,9 +204,13 @@ class CallbackStatistics:
         _, start, end, ident, *_ = run
         callback = self._find(ident)
         duration = end - start
-        if duration < callback.threshold or self.is_suspension(run):
+        culprit = self.culprit_of(run, callback.label)
+        limit = callback.threshold
+        if limit == self.threshold:  # no pattern knows the callback; one may know the culprit
+            limit = self.threshold_for(culprit, limit)
+        if duration < limit or self.is_suspension(run):
             return None
-        culprit = self.culprits.admit(self.culprit_of(run, callback.label))
+        culprit = self.culprits.admit(culprit)
         totals = self.slow.get((callback.label, culprit))
         if totals is None:
             totals = self.slow[callback.label, culprit] = SlowTotals()

@@ -183,7 +183,7 @@ class StallIndex:
         blame = self._blames.get(ring)
         if blame is None:
             blame = self._blames[ring] = Blame(
-                lambda ident: self._threshold_for(self.label(ident), self._limits[ring]),
+                lambda run: self.limit(ring, run[1], run[2], self.label(run[3]), self._limits[ring]),
                 lambda ident: self.label(ident) in PLUMBING,
             )
         slow = blame.feed(decoded.runs, min(threshold, self.lowest_pattern))
@@ -364,6 +364,22 @@ class StallIndex:
             if dump_ring == ring and start <= stack.at <= min(end, first):
                 return culprit_of(stack.frames, []) or UNKNOWN
         return (seen.culprit if seen is not None else "") or UNKNOWN
+
+    def active_span(self, ring: int, start: float) -> tuple[str, str, int] | None:
+        """Trace id, span id (hex) and flags of the application's span that was active when the first stack of a run
+        was taken; None where there was none.
+        """
+        seen = self._seen.get((ring, start))
+        return seen.span if seen is not None else None
+
+    def limit(self, ring: int, start: float, end: float, callback: str, threshold: float) -> float:
+        """Seconds from which a run of this callback is slow, in a loop with this threshold: by a pattern that knows
+        the callback; else by one that knows the run's culprit.
+        """
+        limit = self._threshold_for(callback, threshold)
+        if limit != threshold:
+            return limit
+        return self._threshold_for(self.culprit(ring, start, end), threshold)
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))

@@ -38,47 +38,66 @@ class Run(NamedTuple):
     """A handle run that is under way.
 
     start: s of the loop's clock, equal to the start in the run's record. frames: outermost first, from the callback
-    down to the line at which the thread stands.
+    down to the line at which the thread stands. awaiting: as ``awaiting_frames`` has them. span: as ``active_span``.
+    Numbers and text only: nothing of the program's is held by it.
     """
 
     start: float
     ident: float
-    handle: Any
     frames: list[Frame]
+    awaiting: list[Frame]
+    span: list[Any] | None
 
 
 def find_run(top: FrameType | None) -> Run | None:
     """The handle run in which a thread stands, from its innermost frame; None where it runs no handle (it polls, or
     works for itself). Call with the GIL held; never from the thread itself.
+
+    All that is to be known of the handle is looked up here, and every reference is gone when this returns: nothing
+    between may let another thread run (no file, no lock), or the program would see its objects live longer.
     """
     inner: list[tuple[FrameType, int]] = []
     frame = top
-    while frame is not None:
-        code = frame.f_code
-        if code.co_name in _LOOP_FUNCTIONS and code.co_filename == _LOOP_FILE:
-            break
-        inner.append((frame, frame.f_lineno or code.co_firstlineno))
-        frame = frame.f_back
-    if frame is None:
-        return None
-    if inner and inner[-1][0].f_code.co_filename.startswith(_RECORDING_FOLDER):
-        return None  # between two handles: records are being written, or a callback is being named
+    handle: Any = None
+    try:
+        while frame is not None:
+            code = frame.f_code
+            if code.co_name in _LOOP_FUNCTIONS and code.co_filename == _LOOP_FILE:
+                break
+            inner.append((frame, frame.f_lineno or code.co_firstlineno))
+            frame = frame.f_back
+        if frame is None:
+            return None
+        if inner and inner[-1][0].f_code.co_filename.startswith(_RECORDING_FOLDER):
+            return None  # between two handles: records are being written, or a callback is being named
+        start, ident, handle = _loop_state(frame)
+        if handle is None or type(start) is not float or not isinstance(ident, float | int):
+            return None
+        while inner and inner[0][0].f_code.co_filename.startswith(_RECORDING_FOLDER):
+            del inner[0]  # a callback of ours, such as the garbage collector's
+        inner.reverse()
+        if len(inner) > MAX_FRAMES:
+            frames = [_describe(*item) for item in inner[:_KEPT_OUTER]]
+            frames.append(("", 0, "", f"... {len(inner) - MAX_FRAMES} frames left out ..."))
+            frames += [_describe(*item) for item in inner[_KEPT_OUTER - MAX_FRAMES :]]
+        else:
+            frames = [_describe(*item) for item in inner]
+        return Run(start, float(ident), frames, awaiting_frames(handle._callback), active_span(handle))
+    finally:
+        # Also when something above fails: the error's traceback has this frame.
+        inner.clear()
+        del top, frame, handle
+
+
+def _loop_state(frame: FrameType) -> tuple[Any, Any, Any]:
+    """Start and ident of the run under way, and its handle, from the locals of the loop's own function."""
     values = frame.f_locals
-    start, ident, handle = values.get("now"), values.get("ident", 0.0), values.get("handle")
-    if type(values) is dict:
-        values.clear()
-    if handle is None or type(start) is not float or not isinstance(ident, float | int):
-        return None
-    while inner and inner[0][0].f_code.co_filename.startswith(_RECORDING_FOLDER):
-        del inner[0]  # a callback of ours, such as the garbage collector's
-    inner.reverse()
-    if len(inner) > MAX_FRAMES:
-        frames = [_describe(*item) for item in inner[:_KEPT_OUTER]]
-        frames.append(("", 0, "", f"... {len(inner) - MAX_FRAMES} frames left out ..."))
-        frames += [_describe(*item) for item in inner[_KEPT_OUTER - MAX_FRAMES :]]
-    else:
-        frames = [_describe(*item) for item in inner]
-    return Run(start, float(ident), handle, frames)
+    try:
+        return values.get("now"), values.get("ident", 0.0), values.get("handle")
+    finally:
+        if type(values) is dict:
+            values.clear()
+        del values
 
 
 def _describe(frame: FrameType, line: int) -> Frame:

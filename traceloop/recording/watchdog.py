@@ -258,12 +258,12 @@ class Watchdog:
             watched.sample()
             return now + pace
         if stall is None:
-            limit = self._limit_of(run.ident, threshold)
+            limit, told_from = self._limits_of(run, threshold)
             if now - run.start - self._suspended(run.start, now) < limit:
                 watched.sample()
                 return min(now + pace, max(run.start + limit, now + 0.001))
             before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
-            stall = watched.stall = Stall(run.start, run.ident, limit, before)
+            stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
             stall.samples = [sample for sample in watched.history if sample[0] > run.start]
         stall.samples.append(watched.sample())
         if len(stall.samples) > _MAX_SAMPLES:
@@ -275,12 +275,23 @@ class Watchdog:
             while stall.start + length <= now:
                 length *= 2
             stall.stack_at = stall.start + length
+            if now < stall.start + stall.told_from:
+                stall.stack_at = min(stall.stack_at, stall.start + stall.told_from)
         return min(now + pace, stall.stack_at)
 
-    def _limit_of(self, ident: float, threshold: float) -> float:
+    def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
+        """From how many seconds on the stack of a run is taken, and from how many people are told of it.
+
+        A pattern that knows the callback decides both. One that knows only the culprit may allow more: the stack is
+        taken all the same, since without it no reader knows that culprit.
+        """
         if self._threshold_for is None:
-            return threshold
-        return float(self._threshold_for(self._label_of(ident), threshold))
+            return threshold, threshold
+        limit = float(self._threshold_for(self._label_of(run.ident), threshold))
+        if limit != threshold:
+            return limit, limit
+        limit = float(self._threshold_for(culprit_of(run.frames, run.awaiting), threshold))
+        return min(limit, threshold), limit
 
     def _label_of(self, ident: float) -> str:
         sites = self._process.site_log.sites
@@ -299,9 +310,7 @@ class Watchdog:
         whole = self._stack_budget.take(now)
         if not whole:
             self._suppressed += 1
-        callback = run.handle._callback
-        awaiting = stacks.awaiting_frames(callback)
-        culprit = culprit_of(run.frames, awaiting)
+        culprit = culprit_of(run.frames, run.awaiting)
         if not stall.stacks:
             stall.culprit = culprit
         label = self._label_of(run.ident)
@@ -322,18 +331,17 @@ class Watchdog:
             "suppressed": self._suppressed,
         }
         if whole:
-            if awaiting:
-                event["awaiting"] = awaiting
+            if run.awaiting:
+                event["awaiting"] = run.awaiting
             descriptors = stacks.ready_descriptors(watched.loop)
             if descriptors:
                 event["descriptors"] = descriptors
-            span = stacks.active_span(run.handle)
-            if span is not None:
-                event["span"] = span
-        del callback, run
+            if run.span is not None:
+                event["span"] = run.span
         stall.stacks += 1
         self._write(event, now)
-        if stall.stacks == 1:
+        if not stall.told and now - stall.start >= stall.told_from:
+            stall.told = True
             frames = event["frames"]
             line = f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""
             stall.announced = self._notices.started(

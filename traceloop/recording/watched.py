@@ -13,14 +13,32 @@ if TYPE_CHECKING:
 
 
 class Stall:
-    """A handle run past its threshold."""
+    """A handle run past its threshold. told_from: s of its length from which people are told of it: more than the
+    threshold where a pattern knows the culprit and allows it more.
+    """
 
-    __slots__ = ("announced", "before", "culprit", "ident", "samples", "stack_at", "stacks", "start", "threshold")
+    __slots__ = (
+        "announced",
+        "before",
+        "culprit",
+        "ident",
+        "samples",
+        "stack_at",
+        "stacks",
+        "start",
+        "threshold",
+        "told",
+        "told_from",
+    )
 
-    def __init__(self, start: float, ident: float, threshold: float, before: Sample | None) -> None:
+    def __init__(
+        self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None
+    ) -> None:
         self.start = start
         self.ident = ident
         self.threshold = threshold
+        self.told_from = told_from
+        self.told = False
         self.before = before
         self.samples: list[Sample] = []
         self.stacks = 0
