@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 from traceloop.reading import stall_statistics
 from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
 from traceloop.reading.samples import Sample
+from traceloop.reading.stalls import StallIndex
 from traceloop.reading.statistics import Statistics
 from traceloop.recording.naming import Site
 from traceloop.settings import Settings
@@ -119,6 +120,8 @@ class _Process:
         self.pipeline = pipeline
         self.follower = follower
         self.rings: dict[RingFollower, SpanBuilder] = {}
+        #: What tells the loop's histograms of spans that have arrived.
+        self.hooks: dict[RingFollower, SentHook] = {}
         self.offloads: OffloadSpans | None = None
         self._resource: dict[str, Any] | None = None
 
@@ -133,12 +136,14 @@ class _Process:
     def _site(self, number: int) -> Site:
         return self.follower.statistics.sites.site(number) or _UNKNOWN
 
+    def _index(self) -> StallIndex:
+        return stall_statistics.stalls_of(self.follower.statistics).index
+
     def _details(self, ring: RingFollower) -> Callable[[float, float], tuple[Any, tuple[SpanEvent, ...], bool]]:
         offset = ring.reader.clock_offset_ns
 
         def details(start: float, end: float) -> tuple[Any, tuple[SpanEvent, ...], bool]:
-            index = stall_statistics.stalls_of(self.follower.statistics).index
-            attributes, stacks, complete = index.span_details(ring.number, start, end)
+            attributes, stacks, complete = self._index().span_details(ring.number, start, end)
             for name, value in attributes.items():
                 if type(value) is int:  # seconds, as JSON had them: one type for one attribute
                     attributes[name] = float(value)
@@ -151,7 +156,22 @@ class _Process:
         builder = self.rings.get(ring)
         if builder is None:
             statistics = self.follower.statistics.statistics
-            names = ProcessNames(self._site, statistics.threshold_for, statistics.lowest_threshold, self._details(ring))
+            index_of = self._index
+
+            def active(start: float, end: float) -> tuple[str, str, int] | None:
+                return index_of().active_span(ring.number, start)
+
+            def limit(start: float, end: float, label: str, threshold: float) -> float:
+                return index_of().limit(ring.number, start, end, label, threshold)
+
+            names = ProcessNames(
+                self._site,
+                statistics.threshold_for,
+                statistics.lowest_threshold,
+                self._details(ring),
+                active,
+                limit,
+            )
             builder = self.rings[ring] = SpanBuilder(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
         return builder
 
@@ -191,10 +211,12 @@ class SpanPipeline:
                 process.rings.pop(stretch.ring, None)
                 self._count_damaged(len(stretch.decoded.runs), error)
         for process in self._processes.values():
-            late = []
+            late: list[Span] = []
             try:
-                for builder in process.rings.values():
-                    late += builder.release(now)
+                for ring, builder in process.rings.items():
+                    slow = builder.release(now)
+                    if slow:
+                        self._put(process, slow, process.hooks.get(ring))
                 if process.offloads is not None:
                     late += process.offloads.take(now)
                 if late:
@@ -210,8 +232,10 @@ class SpanPipeline:
             builder = process.builder_of(stretch.ring)
             threshold = stretch.threshold if stretch.threshold > 0.0 else None
             spans = builder.build(decoded, threshold, stretch.thread_id)
+            if stretch.loop is not None:
+                process.hooks[stretch.ring] = Exemplars.hook(stretch.loop)
             if spans:
-                self._put(process, spans, Exemplars.hook(stretch.loop) if stretch.loop is not None else None)
+                self._put(process, spans, process.hooks.get(stretch.ring))
         if decoded.offloads or decoded.threads or decoded.executors:
             process.offloads_of(stretch.ring).feed(decoded, builder)
         for event in decoded.events:
@@ -243,8 +267,10 @@ class SpanPipeline:
             return
         spans: list[Span] = []
         try:
-            for builder in process.rings.values():
-                spans += builder.finish()
+            for ring, builder in process.rings.items():
+                held = builder.finish()
+                if held:
+                    self._put(process, held, process.hooks.get(ring))
             if process.offloads is not None:
                 spans += process.offloads.take(0.0, final=True)
             if spans:

@@ -91,12 +91,16 @@ class ProcessNames(NamedTuple):
     site: the place in the code for a number. threshold_for: seconds from which a callback is slow, by its label, given
     the loop's own threshold. lowest: the lowest threshold that any callback may have, given the loop's own.
     details: what is known of the slow run from start to end (monotonic s), and whether that is all.
+    active: trace id, span id (hex) and flags of the application's span that was active in it when its stack was taken.
+    limit: seconds from which this run of a callback (label) with this threshold is slow, its culprit considered.
     """
 
     site: Callable[[int], Site]
     threshold_for: Callable[[str, float], float] = lambda label, threshold: threshold
     lowest: Callable[[float], float] = lambda threshold: threshold
     details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
+    active: Callable[[float, float], tuple[str, str, int] | None] | None = None
+    limit: Callable[[float, float, str, float], float] | None = None
 
 
 class _Context(NamedTuple):
@@ -310,7 +314,9 @@ class SpanBuilder:
             if kind is None:
                 kind = self._kind(ident, kind_name)
             if is_slow:
-                is_slow = end - start >= kind.threshold
+                limit = self.names.limit
+                least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
+                is_slow = end - start >= least
             if context_number or is_slow:
                 context = contexts.get(context_number)
                 if context is not None or is_slow:
@@ -359,6 +365,8 @@ class SpanBuilder:
         number, start, end, _, _, delay, scheduler, _, _, _ = run
         trace, parent, extra = self._trace, self._parent, None
         links: tuple[Link, ...] = ()
+        if is_slow:
+            context = self._active(start, end, context)
         if context is not None:
             if context.sampled and (context.kept or is_slow):
                 trace, parent, extra = context.trace_id, context.span_id, context.extra
@@ -378,6 +386,24 @@ class SpanBuilder:
             extra = Extra({"asyncio.slow": True}, links=links, trace_state=state, remote_parent=remote)
         start_ns, end_ns = self._ns(start), self._ns(end)
         return kind, trace, self.ids.run(number), parent, start_ns, end_ns, delay, link_trace, link_id, extra
+
+    def _active(self, start: float, end: float, context: _Context | None) -> _Context | None:
+        """The application's span that a slow run served: the one active when its stack was taken, else the one in its
+        handle's context.
+        """
+        found = self.names.active(start, end) if self.names.active is not None else None
+        if found is None:
+            return context
+        try:
+            trace_id, span_id = bytes.fromhex(found[0]), bytes.fromhex(found[1])
+        except ValueError:
+            return context
+        if len(trace_id) != 16 or len(span_id) != 8 or (context is not None and context.span_id == span_id):
+            return context
+        sampled = bool(found[2] & 1)
+        state = context.extra.trace_state if context is not None and context.extra is not None else ""
+        extra = Extra(trace_state=state) if state and context is not None and context.trace_id == trace_id else None
+        return _Context(trace_id, span_id, sampled, sampled and self.sampling.keeps(trace_id), extra)
 
     def _ns(self, moment: float) -> int:
         return int(moment * 1e9) + self.clock_offset_ns
