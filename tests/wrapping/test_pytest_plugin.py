@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -24,12 +25,16 @@ def test_traced():
     assert asyncio.SelectorEventLoop.__module__.startswith("traceloop") is {traced}
 """
 
+# Installed, the plugin is found by its entry point, and naming it as well would register its options twice.
+INSTALLED = any(entry.value == "traceloop.pytest_plugin" for entry in entry_points(group="pytest11"))
+PLUGIN = [] if INSTALLED else ["-p", "traceloop.pytest_plugin"]
+
 
 def run(folder: Path, *options: str, traced: bool = True) -> subprocess.CompletedProcess[str]:
     (folder / "test_suite.py").write_text(SUITE.replace("{traced}", str(traced)))
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("OTEL_", "PYTEST"))}
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "traceloop.pytest_plugin", *options],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, *options],
         cwd=folder,
         env={**clean, "PYTHONPATH": str(ROOT)},
         capture_output=True,
