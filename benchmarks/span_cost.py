@@ -54,8 +54,7 @@ def main():
         start = clock()
         spans = builder.build(decoded)
         built = clock()
-        pieces, _ = encode_spans(spans)
-        data = b"".join(pieces)
+        data = encode_spans(spans)
         packed = clock()
         some = spans[:SDK_SPANS]
         before = clock()

@@ -201,8 +201,7 @@ class OtlpSender:
             if self._queued_bytes >= MAX_QUEUE_BYTES or (limit is not None and self._queued_spans + len(part) > limit):
                 self.exported.count_dropped(QUEUE_FULL, len(part))
                 continue
-            pieces, _ = encode_spans(part)
-            packed = Packed(packed_resource, b"".join(pieces), len(part), on_sent(part) if on_sent else None)
+            packed = Packed(packed_resource, encode_spans(part), len(part), on_sent(part) if on_sent else None)
             with self._condition:
                 self._queue.append(packed)
                 self._queued_bytes += len(packed.data)
@@ -328,11 +327,11 @@ class OtlpSender:
                 return UNAVAILABLE if self._deadline is None else SHUTDOWN
             self._pause(wait)
 
-    def _by_resource(self, batch: list[Packed]) -> list[tuple[bytes, bytes, list[bytes], int]]:
+    def _by_resource(self, batch: list[Packed]) -> list[tuple[bytes, bytes, list[bytes]]]:
         grouped: dict[bytes, list[bytes]] = {}
         for packed in batch:
             grouped.setdefault(packed.resource, []).append(packed.data)
-        return [(resource, self._scope, pieces, sum(map(len, pieces))) for resource, pieces in grouped.items()]
+        return [(resource, self._scope, data) for resource, data in grouped.items()]
 
     def _post(self, data: bytes, batch: list[Packed]) -> tuple[float | None, str | None]:
         """One attempt: seconds to wait at least before the next (None: there is none), and what went wrong."""

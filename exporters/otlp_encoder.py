@@ -100,13 +100,24 @@ def attributes_field(number: int, attributes: Mapping[str, Any]) -> bytes:
     return b"".join(out)
 
 
+# Attributes of kinds as whole fields: the kinds of one callback's tasks differ in the task's name alone.
+_PAIRS: Final[dict[tuple[str, Any], bytes]] = {}
+_MAX_PAIRS: Final = 20_000
+
+
 def _common(kind: Kind) -> bytes:
-    return (
-        text_field(5, kind.name)
-        + bytes((6 << 3, _KIND_INTERNAL))
-        + attributes_field(9, kind.attributes)
-        + b"\x7a\x00"  # status: unset
-    )
+    out = [text_field(5, kind.name), _KIND_AND_STATUS]
+    for name, value in kind.attributes.items():
+        if name == "asyncio.task.name" or type(value) is bool or not isinstance(value, str | int):
+            out.append(attributes_field(9, {name: value}))
+            continue
+        pair = _PAIRS.get((name, value))
+        if pair is None:
+            if len(_PAIRS) >= _MAX_PAIRS:
+                _PAIRS.clear()
+            pair = _PAIRS[name, value] = attributes_field(9, {name: value})
+        out.append(pair)
+    return b"".join(out)
 
 
 _DELAY_KEY: Final = text_field(1, "asyncio.schedule.delay")
@@ -126,24 +137,39 @@ _FLAGS_OF_REMOTE: Final = bytes((0x85, 0x01)) + _fixed32(_FLAGS_KNOWN | _FLAGS_R
 _pack_delay_link = Struct(f"<2s8sBQBQ{len(_DELAY)}sd{len(_LINK)}s16s2s8s").pack
 _pack_delay = Struct(f"<2s8sBQBQ{len(_DELAY)}sd").pack
 _pack_plain = Struct("<2s8sBQBQ").pack
+_KIND_AND_STATUS: Final = bytes((6 << 3, _KIND_INTERNAL)) + b"\x7a\x00"  # internal; unset
 _PLAIN_SIZE: Final = 10 + 18
 _DELAY_SIZE: Final = _PLAIN_SIZE + len(_DELAY) + 8
 _LINK_SIZE: Final = _DELAY_SIZE + len(_LINK) + 16 + 10
 
 
-def encode_spans(spans: Iterable[Span]) -> tuple[list[bytes], int]:
-    """The spans as repeated field 2 of ``ScopeSpans``: pieces to be joined, and their length in bytes."""
+# What a span of a kind begins with: tag and length, by the shape of what follows.
+_PARENT_SIZE: Final = 10
+_HEAD_SIZE: Final = len(_TRACE) + 16 + len(_FLAGS)
+
+
+def _pack_kind(kind: Kind) -> tuple[bytes, bytes, bytes, bytes, bytes]:
+    """The common part, then the beginnings of spans without parent or link, with parent, with link, with both."""
+    common = _common(kind)
+    begins = []
+    for shape in (_DELAY_SIZE, _LINK_SIZE):
+        for parent in (0, _PARENT_SIZE):
+            begins.append(b"\x12" + varint(_HEAD_SIZE + parent + shape + len(common)))
+    plain, with_parent, with_link, with_both = begins
+    kind.packed = common, plain, with_parent, with_link, with_both
+    return kind.packed  # type: ignore[no-any-return]
+
+
+def encode_spans(spans: Iterable[Span]) -> bytes:
+    """The spans as repeated field 2 of ``ScopeSpans``."""
     pieces: list[bytes] = []
-    append = pieces.append
-    total = 0
-    varints = _VARINTS
+    extend = pieces.extend
     last_trace = last_parent = b""
     head = b""
-    delay_prefix, link_prefix = _DELAY, _LINK
+    pack_delay, pack_link = _pack_delay, _pack_delay_link
+    id_tag, start_tag, end_tag, delay_prefix, link_prefix = _SPAN_ID, _START, _END, _DELAY, _LINK
     for kind, trace, span_id, parent, start, end, delay, link_trace, link_id, extra in spans:
-        common = kind.packed
-        if common is None:
-            common = kind.packed = _common(kind)
+        common, plain, with_parent, with_link, with_both = kind.packed or _pack_kind(kind)
         if trace is not last_trace or parent is not last_parent:
             last_trace, last_parent = trace, parent
             head = _TRACE + trace + _FLAGS
@@ -151,35 +177,35 @@ def encode_spans(spans: Iterable[Span]) -> tuple[list[bytes], int]:
                 head += _PARENT + parent
         if extra is None and delay >= 0.0:
             if link_trace:
-                size = _LINK_SIZE
-                packed = _pack_delay_link(
-                    _SPAN_ID, span_id, _START, start, _END, end, delay_prefix, delay, link_prefix, link_trace,
-                    _SPAN_ID, link_id,
-                )  # fmt: skip
+                extend((
+                    with_both if parent else with_link,
+                    head,
+                    pack_link(
+                        id_tag, span_id, start_tag, start, end_tag, end, delay_prefix, delay,
+                        link_prefix, link_trace, id_tag, link_id,
+                    ),
+                    common,
+                ))  # fmt: skip
             else:
-                size = _DELAY_SIZE
-                packed = _pack_delay(_SPAN_ID, span_id, _START, start, _END, end, delay_prefix, delay)
-            size += len(head) + len(common)
-            length = varints[size] if size < 16384 else varint(size)
-            append(b"\x12" + length + head)
-            append(packed)
-            append(common)
-            total += size + len(length) + 1
+                extend((
+                    with_parent if parent else plain,
+                    head,
+                    pack_delay(id_tag, span_id, start_tag, start, end_tag, end, delay_prefix, delay),
+                    common,
+                ))  # fmt: skip
             continue
-        packed = _pack_plain(_SPAN_ID, span_id, _START, start, _END, end)
+        packed = _pack_plain(id_tag, span_id, start_tag, start, end_tag, end)
         if delay >= 0.0:
             packed += delay_prefix + _double(delay)
         if link_trace:
-            packed += link_prefix + link_trace + _SPAN_ID + link_id
+            packed += link_prefix + link_trace + id_tag + link_id
         own_head = head
         if extra is not None:
             packed += encode_extra(extra)
             if extra.remote_parent:
                 own_head = _TRACE + trace + _FLAGS_OF_REMOTE + (_PARENT + parent if parent else b"")
-        span = field(2, own_head + packed + common)
-        append(span)
-        total += len(span)
-    return pieces, total
+        pieces.append(field(2, own_head + packed + common))
+    return b"".join(pieces)
 
 
 def encode_extra(extra: Extra) -> bytes:
@@ -207,14 +233,15 @@ def encode_scope(name: str, version: str) -> bytes:
     return text_field(1, name) + (text_field(2, version) if version else b"")
 
 
-def encode_request(parts: Iterable[tuple[bytes, bytes, Sequence[bytes], int]]) -> bytes:
-    """The whole request. Each part: resource, scope, and what ``encode_spans`` returned for it."""
+def encode_request(parts: Iterable[tuple[bytes, bytes, Sequence[bytes]]]) -> bytes:
+    """The whole request. Each part: resource, scope, and what ``encode_spans`` returned for them."""
     out: list[bytes] = []
-    for resource, scope, pieces, size in parts:
+    for resource, scope, spans in parts:
         scope_field = field(1, scope)
-        inner = varint(len(scope_field) + size)
+        size = len(scope_field) + sum(map(len, spans))
+        inner = varint(size)
         resource_field = field(1, resource)
-        out.append(b"\x0a" + varint(len(resource_field) + 1 + len(inner) + len(scope_field) + size))
+        out.append(b"\x0a" + varint(len(resource_field) + 1 + len(inner) + size))
         out.append(resource_field + b"\x12" + inner + scope_field)
-        out += pieces
+        out += spans
     return b"".join(out)

@@ -18,9 +18,8 @@ RESOURCE = {"service.name": "test", "process.pid": 7, "ratio": 0.5, "flag": True
 
 
 def packed(spans, resource=RESOURCE):
-    pieces, size = encode_spans(spans)
-    assert sum(map(len, pieces)) == size
-    data = encode_request([(encode_resource(resource), encode_scope(SCOPE_NAME, own_version()), pieces, size)])
+    scope = encode_scope(SCOPE_NAME, own_version())
+    data = encode_request([(encode_resource(resource), scope, [encode_spans(spans)])])
     return ExportTraceServiceRequest.FromString(data)
 
 
@@ -108,9 +107,9 @@ def test_spans_that_follow_each_other_in_one_trace():
 
 
 def test_two_processes_in_one_request():
-    pieces, size = encode_spans([SHAPES[0]])
+    data = encode_spans([SHAPES[0]])
     scope = encode_scope(SCOPE_NAME, "")
-    parts = [(encode_resource({"process.pid": pid}), scope, pieces, size) for pid in (1, 2)]
+    parts = [(encode_resource({"process.pid": pid}), scope, [data]) for pid in (1, 2)]
     request = ExportTraceServiceRequest.FromString(encode_request(parts))
     assert [each.resource.attributes[0].value.int_value for each in request.resource_spans] == [1, 2]
     assert all(len(each.scope_spans[0].spans) == 1 for each in request.resource_spans)
