@@ -43,9 +43,11 @@ def start(run_dir, *arguments, **more):
 class Observed:
     """What a run directory says. truth: the JSON lines that the program printed."""
 
-    def __init__(self, run_dir, **options):
-        self.statistics = Statistics(**options)
-        stall_statistics.add_to(self.statistics)
+    def __init__(self, run_dir, statistics=None):
+        if statistics is None:
+            statistics = Statistics()
+            stall_statistics.add_to(statistics)
+        self.statistics = statistics
         self.follower = RunFollower(run_dir, self.statistics)
         self.probe = StallProbe(self.follower)
         self.truth = []

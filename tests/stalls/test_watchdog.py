@@ -5,6 +5,10 @@ import signal
 
 import pytest
 
+from traceloop.exporters.collector_process import make_statistics
+
+from traceloop.settings import Settings
+
 from .observed import Observed, observe, start, wait_for
 
 HEAD = """
@@ -399,3 +403,42 @@ run(main())
 """,
     )
     assert 0 < observed.facts["share"] < 0.005
+
+
+THRESHOLDS = "0.2,__main__.import_*=1.5,__main__.lookup=0.03"
+
+
+def test_a_pattern_matches_the_culprit_too(tmp_path):
+    observed = run(
+        tmp_path,
+        """
+def import_all():
+    time.sleep(0.4)
+def lookup():
+    time.sleep(0.07)
+def other():
+    time.sleep(0.3)
+async def handler(work):
+    work()
+async def main():
+    await asyncio.sleep(0.05)
+    for work in (import_all, lookup, other):
+        await asyncio.create_task(handler(work))
+        await asyncio.sleep(0.15)
+run(main())
+""",
+        OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD=THRESHOLDS,
+        OTEL_PYTHON_TRACELOOP_ROOT_PID="1",
+    )
+    errors = observed.errors
+    settings = Settings.from_environ({"OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD": THRESHOLDS})
+    observed = Observed(tmp_path / "run", statistics=make_statistics(settings))
+    observed.turn(last=True)
+    for culprit, count in (("import_all", 0), ("lookup", 1), ("other", 1)):
+        labels = {"callback": "__main__.handler", "culprit": f"__main__.{culprit}"}
+        assert observed.metric("asyncio_slow_callbacks_total", **labels) == count, culprit
+    # A busy machine may make others slow; not for as long as a pattern allows.
+    culprits = {observed.index.culprit(*key) for key in observed.index.slow_runs()}
+    assert {"__main__.lookup", "__main__.other"} <= culprits and "__main__.import_all" not in culprits
+    assert "__main__.import_all" not in errors
+    assert "stall: __main__.other" in errors
