@@ -17,6 +17,7 @@ ALLOWED = {
     "traceloop.recording": {"traceloop.recording"},
     "traceloop.reading": {"traceloop.reading", "traceloop.recording"},
 }
+PARTS = ("loop", "recording", "reading", "exporters", "cli")
 FOLDERS = {
     "traceloop.loop": ROOT / "traceloop" / "loop",
     "traceloop.recording": ROOT / "traceloop" / "recording",
@@ -55,7 +56,7 @@ def test_imports_run_one_way(part):
     checked = 0
     for path, package in files(part):
         for name in imports(path, package):
-            if name.startswith("traceloop.") and name.split(".")[1] in ("loop", "recording", "reading", "exporters", "cli"):
+            if name.startswith("traceloop.") and name.split(".")[1] in PARTS:
                 checked += 1
                 assert ".".join(name.split(".")[:2]) in ALLOWED[part], f"{path.relative_to(ROOT)} imports {name}"
     assert checked

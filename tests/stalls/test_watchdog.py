@@ -4,7 +4,6 @@ import os
 import signal
 
 import pytest
-
 from traceloop.exporters.collector_process import make_statistics
 
 from traceloop.settings import Settings

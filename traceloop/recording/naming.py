@@ -46,7 +46,7 @@ def code_of(callback: Any) -> CodeType | None:
         return callback.__code__
     if isinstance(callback, BuiltinFunctionType | type):
         return None
-    call = getattr(type(callback), "__call__", None)
+    call = getattr(type(callback), "__call__", None)  # noqa: B004 - the function itself is wanted
     return call.__code__ if type(call) is FunctionType else None
 
 
