@@ -67,9 +67,9 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
     _untraced = untraced
     from asyncio import events
 
-    from .recording import process, watchdog
+    from .recording import outbox, process, watchdog
 
-    _recording = Recording(process, watchdog, events._get_running_loop)
+    _recording = Recording(process, watchdog, outbox, events._get_running_loop)
     running_loop_watchers.append(_guard_sigterm)
     os._exit = Before(os._exit, _end)
     os.execv = Before(os.execv, flush)
@@ -88,9 +88,10 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
 class Recording:
     """What there is to do with the recording of this process at its end; holds what that takes, ready imported."""
 
-    def __init__(self, process: Any, watchdog: Any, running_loop: Callable[[], Any]) -> None:
+    def __init__(self, process: Any, watchdog: Any, outbox: Any, running_loop: Callable[[], Any]) -> None:
         self._process = process
         self._watchdog = watchdog
+        self._outbox = outbox
         self._running_loop = running_loop
 
     def flush(self) -> None:
@@ -118,6 +119,11 @@ class Recording:
         # The wait that may follow is ours, and no stall of the program's.
         self._watchdog._at_exit()
         self.flush()
+        try:
+            # Offloads that ended after the last loop's last flush.
+            self._outbox.outbox_of(current).drain(time.monotonic())
+        except Exception:
+            pass  # the end of a process is no place for a failing recorder
         current.end()
 
 
