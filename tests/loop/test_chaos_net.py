@@ -206,6 +206,8 @@ def accept_until_exhausted(loop_factory, monkeypatch):
 
 def test_no_descriptors_left(loop_factory, monkeypatch):
     reports = accept_until_exhausted(loop_factory, monkeypatch)
+    # The standard loop takes the listener up again once for each try that failed, those after the server's end too.
+    reports = [report for report in reports if "socket" in report]
     assert {report["message"] for report in reports} == {"socket.accept() out of system resource"}
     assert {report["exception"].errno for report in reports} == {errno.EMFILE}
     assert all(isinstance(report["socket"], asyncio.trsock.TransportSocket) for report in reports)
