@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from .spans import Span
+from .spans import ITERATION, Span
 
 if TYPE_CHECKING:
     from traceloop.reading.loop_statistics import LoopStatistics
@@ -23,8 +24,22 @@ class Exemplars:
 
         def choose(spans: Sequence[Span]) -> Callable[[], None]:
             chosen = list(spans[:: max(1, len(spans) // _PICKED)])
-            chosen.append(max(spans, key=_duration))
+            # An iteration is as long as its longest run: each gets its own.
+            durations = [span[5] - span[4] if span[0] is not ITERATION else 0 for span in spans]
+            chosen.append(spans[durations.index(max(durations))])
             chosen.append(max(spans, key=_delay))
+            iteration = None
+            for span in spans:
+                extra = span[9]
+                if extra is None:
+                    continue
+                if span[0] is ITERATION:
+                    if iteration is None or span[5] - span[4] > iteration[5] - iteration[4]:
+                        iteration = span
+                elif "asyncio.slow" in extra.attributes:
+                    chosen.append(span)
+            if iteration is not None:
+                chosen.append(iteration)
 
             def sent() -> None:
                 for span in chosen:
@@ -35,20 +50,18 @@ class Exemplars:
         return choose
 
 
-def _duration(span: Span) -> int:
-    return span[5] - span[4]
-
-
-def _delay(span: Span) -> float:
-    return span[6]
+_delay: Final = itemgetter(6)
 
 
 def _offer(span: Span, loop: LoopStatistics) -> None:
     kind, trace_id, span_id, _, start, end, delay, _, _, _ = span
+    when = end / 1e9
+    if kind is ITERATION:
+        loop.iteration_durations.set_exemplar(trace_id.hex(), span_id.hex(), (end - start) / 1e9, when)
+        return
     name = kind.attributes.get("asyncio.handle.kind")
     if name is None:
         return
-    when = end / 1e9
     for family, value in ((loop.callbacks.durations, (end - start) / 1e9), (loop.callbacks.delays, delay)):
         histogram = family.get(name)
         if histogram is not None and value >= 0.0:

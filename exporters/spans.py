@@ -426,7 +426,7 @@ class SpanBuilder:
             start, end = self._first_start, self._last_end
             attributes = {"asyncio.iteration.callbacks": self._runs}
         out.append(
-            (_ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra(attributes))
+            (ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra(attributes))
         )
 
     # -- slow runs
@@ -462,4 +462,5 @@ class SpanBuilder:
         self._slow = kept
 
 
-_ITERATION: Final = Kind("asyncio.iteration", {})
+#: What all spans of iterations have in common.
+ITERATION: Final = Kind("asyncio.iteration", {})

@@ -137,5 +137,11 @@ class Histogram:
         return self.maximum
 
     def set_exemplar(self, trace_id: str, span_id: str, value: float, when: float) -> None:
-        """Lets an exported span stand for the bucket of its value."""
-        self.exemplars[bisect_left(self.bounds.published, value)] = Exemplar(trace_id, span_id, value, when)
+        """Lets an exported span stand for the bucket of its value, unless one that ended later does.
+
+        From any thread. The latest stays: Prometheus refuses an exemplar that is older than the one before it.
+        """
+        index = bisect_left(self.bounds.published, value)
+        known = self.exemplars.get(index)
+        if known is None or known.when <= when:
+            self.exemplars[index] = Exemplar(trace_id, span_id, value, when)
