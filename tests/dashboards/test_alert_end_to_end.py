@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from conftest import need
+from needed_programs import need
 from prometheus_server import alertmanager, free_port, prometheus
 from traceloop.dashboards import export
 

@@ -5,7 +5,7 @@ import subprocess
 
 import pytest
 import yaml
-from conftest import need
+from needed_programs import need
 from dashboard_files import DASHBOARDS, REPOSITORY, RULES, alerts, annotation_queries, load, rule_groups, rules
 
 TESTS = DASHBOARDS / "prometheus" / "tests"
