@@ -7,7 +7,10 @@ import pytest
 
 
 def need(program: str) -> str:
-    """The path of a program, or a skip that says how to get it; a failure with OTEL_PYTHON_TRACELOOP_TESTS_NEED_PROMETHEUS=1."""
+    """The path of a program, or a skip that says how to get it.
+
+    With OTEL_PYTHON_TRACELOOP_TESTS_NEED_PROMETHEUS=1 its lack is a failure.
+    """
     path = shutil.which(program)
     if path is None:
         message = f"{program} is not installed (apt-get install prometheus prometheus-alertmanager)"

@@ -1,8 +1,8 @@
 """Every panel, asked of a real Prometheus that holds an hour of every metric: none is empty, and numbers are right."""
 
 import pytest
-from needed_programs import need
 from dashboard_files import dashboards, interpolate, panels
+from needed_programs import need
 from prometheus_server import prometheus
 from synthetic_service import hour
 

@@ -5,8 +5,8 @@ import subprocess
 
 import pytest
 import yaml
-from needed_programs import need
 from dashboard_files import DASHBOARDS, REPOSITORY, RULES, alerts, annotation_queries, load, rule_groups, rules
+from needed_programs import need
 
 TESTS = DASHBOARDS / "prometheus" / "tests"
 RUNBOOKS = "https://traceloop-eventloop.readthedocs.io/en/latest/runbooks/"
