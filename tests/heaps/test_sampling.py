@@ -7,6 +7,7 @@ import gc
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -316,6 +317,32 @@ def test_pauses_are_recorded_with_generation_and_what_was_collected(loop: EventL
     full = [each for each in decoded(process).collections if each.generation == 2 and each.start > before]
     assert full and sum(each.collected for each in full) >= 100
     assert all(0 <= each.duration < 10 for each in full)
+
+
+def test_what_waits_when_a_loop_stops_is_written_after_another_writer(loop: EventLoop, process: Process) -> None:
+    """The watchdog makes the process ring while the first handle runs; a loop that then stops waits for that."""
+    held = threading.Event()
+    collected = threading.Event()
+
+    def write() -> None:
+        with process.process_lock:
+            held.set()
+            collected.wait(30)
+            time.sleep(0.05)
+
+    def work() -> None:
+        held.wait(30)
+        gc.collect()
+        collected.set()
+        loop.stop()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    loop.call_soon(work)
+    loop.run_forever()
+    writer.join()
+    assert outbox_of(process).pending == []
+    assert any(each.generation == 2 for each in decoded(process).collections)
 
 
 def test_a_fork_takes_the_parents_callback_away() -> None:

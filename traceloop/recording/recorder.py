@@ -318,6 +318,7 @@ class Recorder:
         self.flush(loop, now)
         try:
             self.words[layout.W_RUNNING] = 0.0
+            self.sampler.settle()
         except Exception as error:
             self._fail(error)
 

@@ -90,6 +90,13 @@ class Sampler:
         elif now - self._turned > _ABSENT_SECONDS:
             self._sample_all(now)
 
+    def settle(self) -> None:
+        """A loop stops; in its thread. What waits is written now: nobody may come by later, so another writer is
+        waited for (the watchdog holds the lock while it makes the process ring).
+        """
+        if self.outbox.pending:
+            self.outbox.drain(monotonic())
+
     def turn(self, now: float) -> None:
         """The watchdog looks; in its thread. As often as it likes."""
         self._turned = now
