@@ -64,4 +64,5 @@ def command() -> None:
     \b
     traceloop run app.py              run a program, and look at what its loops do
     curl localhost:9464/metrics       while it runs
+    traceloop top                     the same as text, with the stack of a loop that is blocked
     """

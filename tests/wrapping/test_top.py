@@ -1,0 +1,146 @@
+"""`traceloop top` on programs that run."""
+
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+BUSY = """
+import asyncio, sys, time
+
+def hold():
+    print("blocking", flush=True)
+    time.sleep(600)
+
+async def wait():
+    while True:
+        await asyncio.sleep(0.001)
+
+async def main():
+    tasks = [asyncio.create_task(wait()) for _ in range(5)]
+    await asyncio.sleep(0.1)
+    print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, sys.stdin.readline)
+    hold()
+
+asyncio.run(main())
+"""
+
+
+@pytest.fixture
+def program(traced, tmp_path):
+    """A program under `traceloop run` with five tasks that blocks once it has read a line."""
+    path = tmp_path / "busy.py"
+    path.write_text(BUSY)
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def top(traced, *arguments):
+    return subprocess.run(
+        [traced.command[0], "top", "--width", "120", *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+
+
+def test_a_loop_that_works(traced, program):
+    done = top(traced, "--once", program.pid)
+    assert (done.returncode, done.stderr) == (0, "")
+    headline, _, header, loop, *rest = done.stdout.splitlines()
+    assert "busy.py" in headline and "1 process, 1 loop" in headline
+    assert header.split()[:3] == ["loop", "pid", "active"]
+    assert loop.split()[:2] == ["MainThread", str(program.pid)]
+    rate = float(re.search(r"%\s+([\d,]+)", loop)[1].replace(",", ""))
+    assert 10 < rate < 20_000
+    assert any(line.startswith("__main__.wait ") for line in rest)
+
+
+def test_a_loop_that_is_blocked(traced, program):
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "blocking\n"
+    # Over an interval of its own the watchdog has seen it.
+    done = top(traced, "--once", "--interval", "1", program.pid)
+    assert done.returncode == 0
+    said = done.stdout[done.stdout.index("has been blocked for") :]
+    assert "by __main__.main, in __main__.hold" in said
+    assert re.search(r'busy\.py", line 6, in __main__\.hold', said)
+
+
+def test_a_terminal_until_the_run_ends(traced, program):
+    mine, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [traced.command[0], "top", "--interval", "0.2", str(program.pid)], stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    seen = b""
+    while seen.count(b"\x1b[H\x1b[2J") < 2:
+        seen += os.read(mine, 4096)
+    program.kill()
+    try:
+        while True:
+            seen += os.read(mine, 4096)
+    except OSError:
+        pass  # the other end was closed
+    os.close(mine)
+    assert process.wait(30) == 0
+    assert b"the run has ended" in seen
+    # The cursor is there again.
+    assert seen.rstrip().endswith(b"\x1b[?25h")
+
+
+def test_an_interrupt_ends_it(traced, program):
+    process = subprocess.Popen(
+        [traced.command[0], "top", "--interval", "0.2", str(program.pid)], stdout=subprocess.PIPE, text=True
+    )
+    assert "busy.py" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 0
+
+
+def test_what_is_not_there(traced, tmp_path):
+    me = top(traced, "--once", os.getpid())
+    assert me.returncode == 1
+    assert me.stderr.startswith(f"traceloop: process {os.getpid()} is not traced")
+    assert me.stderr.count("\n") == 1
+    empty = top(traced, tmp_path)
+    assert empty.returncode == 1
+    assert f"no record of a run in {tmp_path}" in empty.stderr
+
+
+def test_a_run_that_has_ended(traced, tmp_path):
+    subprocess.run(
+        [
+            *traced.command,
+            "--no-metrics",
+            "--record",
+            str(tmp_path),
+            "-c",
+            "import asyncio; asyncio.run(asyncio.sleep(0))",
+        ],
+        check=True,
+        stderr=subprocess.DEVNULL,
+    )
+    done = top(traced, tmp_path)
+    assert done.returncode == 1
+    assert "has ended" in done.stderr and "traceloop report" in done.stderr
+
+
+def test_importing_it_is_cheap(traced):
+    code = "import sys, traceloop.cli.top; print('opentelemetry' in sys.modules, 'prometheus_client' in sys.modules)"
+    done = subprocess.run([traced.python, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.split() == ["False", "False"], sys.version
