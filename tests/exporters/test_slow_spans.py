@@ -2,6 +2,11 @@
 
 import json
 import re
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
 import urllib.request
 
 import pytest
@@ -75,7 +80,7 @@ def seen(tmp_path_factory):
         def arrived(spans):
             return names <= {span.name for span in spans if attributes_of(span).get("asyncio.slow")}
 
-        spans = receiver.wait_for(arrived)
+        spans = receiver.wait_for(arrived, 60)
         slow = {span.name: span for span in spans if attributes_of(span).get("asyncio.slow")}
         assert names <= set(slow), sorted(slow)
         request = urllib.request.Request(
@@ -93,14 +98,14 @@ def seen(tmp_path_factory):
             found = re.findall(pattern, text, re.MULTILINE)
             return found if any(float(value) >= 0.6 for *_, value in found) else None
 
-        yield told, slow, spans, until(exemplars)
+        yield told, slow, spans, until(exemplars), run.handle.url
     finally:
         run.close()
         receiver.close()
 
 
 def test_it_hangs_under_the_span_that_was_active(seen):
-    told, slow, _, _ = seen
+    told, slow, *_ = seen
     span = slow["__main__.request"]
     assert (span.trace_id.hex(), span.parent_span_id.hex()) == told["active"]
     # Where none was made within the run, the one of its context.
@@ -109,7 +114,7 @@ def test_it_hangs_under_the_span_that_was_active(seen):
 
 
 def test_one_of_an_unsampled_trace_is_a_root_that_names_it(seen):
-    told, slow, _, _ = seen
+    told, slow, *_ = seen
     span = slow["__main__.without"]
     trace, parent = told["unsampled"]
     assert not span.parent_span_id and span.trace_id.hex() != trace
@@ -117,14 +122,14 @@ def test_one_of_an_unsampled_trace_is_a_root_that_names_it(seen):
 
 
 def test_it_is_linked_to_what_scheduled_it(seen):
-    _, slow, spans, _ = seen
+    _, slow, spans, *_ = seen
     names = {(span.trace_id, span.span_id): span.name for span in spans}
     span = slow["__main__.request"]
     assert [names.get((link.trace_id, link.span_id)) for link in span.links] == ["__main__.main"]
 
 
 def test_it_tells_the_cause_with_its_parts_and_the_stacks(seen):
-    _, slow, _, _ = seen
+    _, slow, *_ = seen
     span = slow["__main__.request"]
     attributes = attributes_of(span)
     assert attributes["asyncio.slow"] is True
@@ -143,8 +148,48 @@ def test_it_tells_the_cause_with_its_parts_and_the_stacks(seen):
 
 
 def test_the_exemplar_of_its_bucket_points_to_a_span_that_was_sent(seen):
-    _, _, spans, exemplars = seen
+    _, _, spans, exemplars, _ = seen
     sent = {(span.span_id.hex(), span.trace_id.hex()): span for span in spans}
     for _, span_id, trace_id, value in exemplars:
         span = sent[span_id, trace_id]
         assert float(value) == pytest.approx((span.end_time_unix_nano - span.start_time_unix_nano) / 1e9, abs=1e-6)
+
+
+@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs a Prometheus")
+def test_a_prometheus_stores_the_exemplars(seen, tmp_path):
+    _, slow, spans, _, url = seen
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    target = urllib.parse.urlsplit(url).netloc
+    configuration = tmp_path / "prometheus.yml"
+    configuration.write_text(
+        "scrape_configs:\n- {job_name: it, scrape_interval: 5s, scrape_timeout: 5s, "
+        f"static_configs: [{{targets: ['{target}']}}]}}\n"
+    )
+    prometheus = subprocess.Popen(
+        ["prometheus", f"--config.file={configuration}", f"--storage.tsdb.path={tmp_path}/data",
+         f"--web.listen-address=127.0.0.1:{port}", "--enable-feature=exemplar-storage"],
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+    def stored():
+        query = urllib.parse.urlencode(
+            {"query": "asyncio_callback_duration_seconds_bucket", "start": time.time() - 600, "end": time.time() + 60}
+        )
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_exemplars?{query}", timeout=10) as got:
+                series = json.load(got)["data"]
+        except OSError:
+            return None
+        return [each["labels"] for item in series for each in item["exemplars"]]
+
+    try:
+        found = until(stored, 60)
+    finally:
+        prometheus.kill()
+        prometheus.wait()
+    sent = {(span.trace_id.hex(), span.span_id.hex()) for span in spans}
+    assert {(labels["trace_id"], labels["span_id"]) for labels in found} <= sent
+    assert (slow["__main__.request"].trace_id.hex(), slow["__main__.request"].span_id.hex()) in {
+        (labels["trace_id"], labels["span_id"]) for labels in found
+    }
