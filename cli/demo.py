@@ -17,7 +17,11 @@ import click
 @click.option("--metrics-port", type=int, help="Port of the metrics (default: OTEL_EXPORTER_PROMETHEUS_PORT or 9464).")
 @click.option("--users", default=10, show_default=True, help="Clients of the load, each about ten requests a second.")
 @click.option(
-    "--trouble", "troubles", multiple=True, help="A trouble that is on from the start, or all; may be repeated."
+    "--trouble",
+    "troubles",
+    multiple=True,
+    metavar="NAME",
+    help="A trouble of the menu that is on from the start, or all; may be repeated.",
 )
 @click.option(
     "--prometheus",
@@ -29,16 +33,20 @@ def command(
     host: str, port: int, metrics_port: int | None, users: int, troubles: tuple[str, ...], directory: Path | None
 ) -> None:
     """Run a service with a load of its own, whose troubles can be switched on and off by HTTP."""
-    if metrics_port is None:
-        configured = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
-        metrics_port = int(configured) if configured.isdecimal() else 9464
+    options: list[str] = []
     if directory is not None:
+        # Prometheus has to know the port beforehand; otherwise `run` takes a free one where the usual one is taken.
+        if metrics_port is None:
+            configured = os.environ.get("OTEL_EXPORTER_PROMETHEUS_PORT", "")
+            metrics_port = int(configured) if configured.isdecimal() else 9464
         try:
             importlib.import_module("traceloop.dashboards.shortened").write(directory, metrics_port)
         except OSError as error:
             raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
         click.echo(f"traceloop: now run: prometheus --config.file={directory}/prometheus.yml", err=True)
-    words = ["--metrics-port", str(metrics_port), str(_script()), "--host", host, "--port", str(port)]
+    if metrics_port is not None:
+        options = ["--metrics-port", str(metrics_port)]
+    words = [*options, str(_script()), "--host", host, "--port", str(port)]
     words += ["--users", str(users), *(word for name in troubles for word in ("--trouble", name))]
     # Becomes the service; returns only where that was refused.
     raise SystemExit(importlib.import_module(".run", __package__).main(words))
