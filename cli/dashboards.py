@@ -19,11 +19,17 @@ def command() -> None:
     "--rules", is_flag=True, help="Also Prometheus' rules and alerts, their tests, and Alertmanager's example."
 )
 @click.option("--provisioning", is_flag=True, help="Also Grafana's provisioning files, and a compose file for it all.")
-def export(directory: Path, rules: bool, provisioning: bool) -> None:
+@click.option(
+    "--runbooks",
+    metavar="URL",
+    default="",
+    help="Where the alerts' runbooks are, with {page} for the name of one: https://wiki.example/ops/{page}",
+)
+def export(directory: Path, rules: bool, provisioning: bool, runbooks: str) -> None:
     """Write the Grafana dashboards into DIRECTORY."""
     write = importlib.import_module("traceloop.dashboards").export
     try:
-        written = write(directory, rules=rules, provisioning=provisioning)
+        written = write(directory, rules=rules, provisioning=provisioning, runbooks=runbooks)
     except OSError as error:
         raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
     for path in written:

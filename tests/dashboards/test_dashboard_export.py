@@ -36,6 +36,23 @@ def test_rules_come_with_their_tests(tmp_path, promtool):
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize(
+    ("address", "page"),
+    [
+        ("https://wiki.example/ops/{page}", "https://wiki.example/ops/slow-callback"),
+        ("https://runbooks.example/", "https://runbooks.example/slow-callback.html"),
+    ],
+)
+def test_runbooks_of_ones_own(tmp_path, promtool, address, page):
+    export(tmp_path, rules=True, runbooks=address)
+    rules = (tmp_path / "rules" / "traceloop-alerts.rules.yml").read_text()
+    assert f"runbook_url: {page}\n" in rules
+    assert rules.count(address.partition("{")[0]) == rules.count("runbook_url")
+    # Their tests expect the same.
+    done = promtool("test", "rules", "slow-callback.test.yml", cwd=tmp_path / "tests")
+    assert done.returncode == 0, done.stdout
+
+
 def test_what_compose_mounts_is_there(tmp_path, promtool):
     export(tmp_path, rules=True, provisioning=True)
     services = yaml.safe_load((tmp_path / "compose.yml").read_text())["services"]
