@@ -184,7 +184,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_transport_paused_seconds_total",
         "counter",
         "seconds",
-        "Time that protocols were told to pause writing because the peer reads slowly, over all socket transports.",
+        "Time that protocols were told to pause writing because the peer reads slowly, over all transports.",
     ),
     _of_loop("asyncio_server_connections_total", "counter", "", "Connections, accepted or refused.", "result"),
     _of_loop("asyncio_tls_handshakes_total", "counter", "", "TLS handshakes that are over, however they ended."),

@@ -89,20 +89,6 @@ def test_what_came_down_may_grow_anew() -> None:
     assert len(detections(TimerGrowth(), level)) == 2
 
 
-def test_noting_who_sets_timers_is_not_for_ever() -> None:
-    """It costs every ``call_at`` something: a leak is looked at for a minute, then left alone for one."""
-    detector = TimerGrowth()
-    noting = 0
-    for second in range(TEN_MINUTES):
-        detector.sample(second, 100 * second)
-        noting += detector.suspected
-    assert 60 <= noting <= 0.6 * TEN_MINUTES
-    steady = TimerGrowth()
-    for second in range(TEN_MINUTES):
-        steady.sample(second, 1000)
-        assert not steady.suspected or second < 5
-
-
 @given(st.lists(st.integers(0, 1199), max_size=200), st.integers(0, 1000))
 def test_nothing_below_the_margin_is_growth(levels: list[int], seconds: int) -> None:
     detector = TimerGrowth()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import socket
 import ssl
+from asyncio.streams import FlowControlMixin
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +110,29 @@ def test_a_transport_closed_while_paused_ends_its_pause(loop: EventLoop) -> None
     loop.run_until_complete(asyncio.sleep(0.1))
     assert series(loop)["asyncio_transport_paused_seconds_total"] == before
     assert loop._io.paused == 0
+
+
+def test_time_paused_by_a_slow_reader_of_a_pipe(loop: EventLoop) -> None:
+    async def main() -> None:
+        for ends_by in ("reading", "abort"):
+            read_end, write_end = os.pipe()
+            os.set_blocking(read_end, False)
+            transport, _ = await loop.connect_write_pipe(FlowControlMixin, os.fdopen(write_end, "wb", 0))
+            transport.write(b"x" * (1 << 20))
+            assert loop._io.paused == 1
+            await asyncio.sleep(0.1)
+            if ends_by == "reading":
+                while loop._io.paused:
+                    with contextlib.suppress(BlockingIOError):
+                        os.read(read_end, 1 << 16)
+                    await asyncio.sleep(0)
+            transport.abort()
+            await asyncio.sleep(0.01)
+            os.close(read_end)
+            assert loop._io.paused == 0
+
+    loop.run_until_complete(main())
+    assert 0.2 <= series(loop)["asyncio_transport_paused_seconds_total"] < 20
 
 
 def test_tls_handshakes(loop: EventLoop) -> None:

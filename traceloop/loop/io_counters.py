@@ -14,7 +14,7 @@ class IOCounters:
     accepted: connections that servers of this loop accepted.
     refused: calls of ``accept`` that failed (descriptors or buffers exhausted, connection aborted).
     tls_handshakes, tls_handshake_s: TLS handshakes that are over, however they ended, and the seconds they took.
-    paused: socket transports whose protocol was told to pause writing; paused_since: the sum of the moments (monotonic
+    paused: transports whose protocol was told to pause writing; paused_since: the sum of the moments (monotonic
     s) at which they were; paused_s: the seconds of pauses that are over.
     stream, tls, datagram, pipe: transports that are open; a stream transport that carries TLS counts as ``tls``.
     """

@@ -13,6 +13,7 @@ from heapq import heappush
 from time import monotonic
 from typing import Any
 
+from ..recording.timer_sites import NOTED_TIMERS
 from .handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
 from .mixin import LoopPart
 from .standard import base_events
@@ -175,6 +176,8 @@ class SchedulingMixin(LoopPart):
         handle._scheduled = True
         self._timer_sequence = sequence = self._timer_sequence + 1
         heappush(self._timer_heap, (when, sequence, handle))
+        if not sequence & NOTED_TIMERS:
+            self._note_timer(handle)
         return handle
 
     def call_at(
@@ -198,12 +201,18 @@ class SchedulingMixin(LoopPart):
                 self._check_thread()
                 self._check_callback(callback, "call_at")
                 handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
-        if self._timer_heap_shared:
-            heappush(self._timer_heap, handle)
-        else:
-            self._timer_sequence = sequence = self._timer_sequence + 1
-            heappush(self._timer_heap, (when, sequence, handle))
+        self._timer_sequence = sequence = self._timer_sequence + 1
+        heappush(self._timer_heap, handle if self._timer_heap_shared else (when, sequence, handle))
+        if not sequence & NOTED_TIMERS:
+            self._note_timer(handle)
         return handle
+
+    def _note_timer(self, handle: TimerHandle) -> None:
+        """A sample of the timers: who sets this one is remembered while it waits."""
+        recorder = self._recorder
+        if recorder is not None:
+            # The numbers only have to rise. Leaps keep the sample apart from anything that comes in turns.
+            self._timer_sequence += recorder.timer_sites.note(handle, sys._getframe(1))
 
     def _check_callback(self, callback: Any, method: str) -> None:
         if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):

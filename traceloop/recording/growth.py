@@ -127,8 +127,6 @@ class Rises:
 # Timers: a steady thousand is none, with room for its unsteadiness; at 100 leaked timers a second the second rule
 # speaks after 20 s, the first after 32.
 _TIMER_LEAST = 1200.0
-# Noting who sets timers costs each of them about a microsecond: for so long at most, and then not for as long again.
-_NOTING_SECONDS = 60.0
 
 
 class TimerGrowth:
@@ -138,28 +136,8 @@ class TimerGrowth:
         self._stays = Stays(20.0, _TIMER_LEAST, 0.5)
         self._rises = Rises(4, 5.0, _TIMER_LEAST, 0.25, wholly=True)
 
-        self._previous = 0.0
-        self._rising = 0
-        self._noting_since = 0.0
-        self._noting_again = 0.0
-        #: Whether it is worth noting who sets timers: the number has been rising, lately and not for minutes.
-        self.suspected = False
-
-    def _suspect(self, now: float, live: float) -> None:
-        rises = live > self._previous + 5
-        self._previous = live
-        self._rising = min(self._rising + 1, 10) if rises else max(0, self._rising - 1)
-        if self.suspected:
-            if not self._rising or now - self._noting_since > _NOTING_SECONDS:
-                self.suspected = False
-                self._noting_again = now + _NOTING_SECONDS
-        elif self._rising >= 3 and live > self._stays.level + 0.1 * self._stays.margin and now > self._noting_again:
-            self.suspected = True
-            self._noting_since = now
-
     def sample(self, now: float, live: float) -> Growth | None:
         """Takes the number of live entries at ``now`` (s), about once a second."""
-        self._suspect(now, live)
         stays = self._stays.sample(now, live)
         rises = self._rises.sample(now, live)
         if stays is None and rises is not None:

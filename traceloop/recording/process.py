@@ -47,6 +47,8 @@ class Process:
         self._loop_numbers = itertools.count(1)
         self._task_blocks = itertools.count()
         self.next_task_block = self._task_blocks.__next__
+        #: Numbers the events of the process ring, whoever writes them.
+        self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None
         self.process_lock = threading.Lock()
 

@@ -20,6 +20,7 @@ from .naming import code_of, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
 from .sampling import LoopSamples, sampler_of
+from .timer_sites import CreationSites
 from .tracing import ApplicationSpans
 from .watchdog import Watchdog, watchdog_of
 
@@ -99,6 +100,7 @@ class Recorder:
         anyio_threads.arrange()
         self.sampler = sampler_of(process)
         self._samples: LoopSamples | None = None
+        self.timer_sites = CreationSites()
         self.tasks_created = 0
         self.tasks_finished = 0
         self._tasks_eager_finished = 0

@@ -9,7 +9,6 @@ in five thousand.
 
 from __future__ import annotations
 
-import itertools
 import json
 import logging
 import os
@@ -41,7 +40,7 @@ class LoopSamples:
         self.due = 0.0
         self.timers_due = 0.0
         self.growth = TimerGrowth()
-        self.sites = CreationSites()
+        self.sites: CreationSites = loop._recorder.timer_sites
         self.thread = threading.current_thread().name
 
 
@@ -55,7 +54,7 @@ class Sampler:
         self._turned = -1e9
         self._loops: list[LoopSamples] = []
         self._lock = threading.Lock()
-        self._events = itertools.count(1)
+        self._next_event = process.next_event
 
     def loop_started(self, loop: Any) -> LoopSamples:
         """A loop begins to run, in this thread. Returns what it hands in at each ``flush``, until ``loop_stopped``."""
@@ -139,10 +138,6 @@ class Sampler:
                 cancelled=cancelled,
                 thread=samples.thread,
             )
-        if samples.growth.suspected:
-            samples.sites.start(loop)
-        elif samples.sites.active:
-            samples.sites.stop(loop)
 
     def _report(self, growth: Growth, heap: str, **more: Any) -> None:
         """Writes one detection as an event; never from a collector's callback."""
@@ -155,7 +150,7 @@ class Sampler:
             "after": round(growth.after),
             **more,
         }
-        self.outbox.define([growth.end, layout.R_EVENT, next(self._events)], json.dumps(data), monotonic())
+        self.outbox.define([growth.end, layout.R_EVENT, self._next_event()], json.dumps(data), monotonic())
 
 
 def sampler_of(process: Process) -> Sampler:

@@ -1,10 +1,9 @@
 """Who fills the timer heap: the callbacks that wait in it, and the code that put them there.
 
-``call_at`` notes nothing: it is on the hot path, and nearly every timer is cancelled or due soon. Instead
+``call_at`` is on the hot path, and nearly every timer is cancelled or due soon. So
 
 * the callbacks are counted in a random sample of the heap, when growth is found;
-* the code that sets timers is noted only while growth is suspected: then the loop gets, on the instance, a ``call_at``
-  that looks at its caller's frames for some of the calls. Of those, the ones whose timer still waits are counted.
+* of one timer in some 128 the code that set it is remembered, until it has run or is cancelled.
 
 A timer of ``asyncio.sleep`` or ``asyncio.timeout`` counts for the code of the task that waits in it.
 """
@@ -23,8 +22,10 @@ from .naming import site_of, site_of_code, unwrap
 
 # Entries of the heap that are looked at: about 1.5 us each.
 _SAMPLE = 500
-# Calls whose caller is noted, and timers remembered from them.
-_EVERY = 4
+# A timer whose number, less its lowest bits, is 0 is noted; then some numbers are left out, up to so many.
+NOTED_TIMERS = 255
+# So one timer in so many is noted, on average.
+EVERY = (NOTED_TIMERS + 2) / 2
 _REMEMBERED = 1000
 _TOP = 5
 
@@ -101,78 +102,68 @@ def _label_of_task(task: Any) -> str:
     return label
 
 
-def _caller(frame: FrameType | None) -> str:
+# One timer that was noted: its handle, the code and the line that set it, the module, how many such it stands for.
+_Noted = tuple[weakref.ref[Any], CodeType, int, object, float]
+
+
+def _waits(noted: _Noted) -> bool:
+    handle = noted[0]()
+    return handle is not None and handle._scheduled and not handle._cancelled
+
+
+def _caller(frame: FrameType | None) -> FrameType | None:
     """The code that set a timer: the nearest frame that is neither asyncio's nor the loop's."""
     for _ in range(30):
-        if frame is None:
-            break
-        code = frame.f_code
-        if not code.co_filename.startswith((_ASYNCIO, _OURS)):
-            module = frame.f_globals.get("__name__", "")
-            return f"{site_of_code(code, module if isinstance(module, str) else '').label}:{frame.f_lineno}"
+        if frame is None or not frame.f_code.co_filename.startswith((_ASYNCIO, _OURS)):
+            return frame
         frame = frame.f_back
-    return ""
+    return None
 
 
 class CreationSites:
-    """Notes who sets timers of one loop, between ``start`` and ``stop``; these from one thread, not needfully its."""
+    """Who set the timers of one loop that still wait: a sample of them. ``note`` in the loop's thread, ``top`` in any.
+
+    Handles are referred to weakly. Where there is no more room, what has run or was cancelled is dropped; if most wait,
+    every other one, and what is left stands for twice as many.
+    """
 
     def __init__(self) -> None:
-        self._noted: list[tuple[weakref.ref[Any], str]] = []
-        self._calls = 0
-        self._seen = 0
+        self._noted: list[_Noted] = []
+        self._thinned = 1.0
         self._random = random.Random()
-        self.active = False
 
-    def start(self, loop: Any) -> None:
-        """Puts the noting ``call_at`` on the loop, unless it has another one on the instance already."""
-        if self.active or "call_at" in vars(loop):
-            return
-        self.active = True
-        reference = weakref.ref(loop)
-        plain = type(loop).call_at
-
-        def call_at(when: float, callback: Any, *args: Any, context: Any = None) -> Any:
-            loop = reference()
-            handle = plain(loop, when, callback, *args, context=context)
-            self._calls += 1
-            if self._calls % _EVERY == 0:
-                self._note(handle, sys._getframe(1))
-            return handle
-
-        loop.call_at = call_at
-        self._call_at = call_at
-
-    def stop(self, loop: Any) -> None:
-        """Takes it away again and forgets what was noted."""
-        if self.active and vars(loop).get("call_at") is self._call_at:
-            del loop.call_at
-        self.active = False
-        self._noted.clear()
-        self._seen = 0
-
-    def _note(self, handle: Any, frame: FrameType) -> None:
+    def note(self, handle: Any, frame: FrameType) -> int:
+        """Remembers the code that set ``handle``, the caller of ``frame``'s. Returns how many calls to leap over."""
         try:
-            label = _caller(frame)
-            if not label:
-                return
-            self._seen += 1
-            if len(self._noted) < _REMEMBERED:
-                self._noted.append((weakref.ref(handle), label))
-            else:
-                # Each call has the same chance to be remembered.
-                place = self._random.randrange(self._seen)
-                if place < _REMEMBERED:
-                    self._noted[place] = (weakref.ref(handle), label)
+            chance = self._random.random
+            if self._thinned == 1.0 or chance() * self._thinned < 1.0:
+                caller = _caller(frame)
+                if caller is not None:
+                    module = caller.f_globals.get("__name__")
+                    noted = self._noted
+                    noted.append((weakref.ref(handle), caller.f_code, caller.f_lineno, module, self._thinned))
+                    if len(noted) >= _REMEMBERED:
+                        self._make_room()
+            return int(chance() * (NOTED_TIMERS + 1))
         except Exception:  # the record's fault, never the application's
-            pass
+            return 0
+
+    def _make_room(self) -> None:
+        kept = [noted for noted in self._noted if _waits(noted)]
+        if len(kept) > _REMEMBERED // 2:
+            self._thinned *= 2
+            kept = [(*noted[:4], noted[4] * 2) for noted in kept if self._random.random() < 0.5]
+        elif len(kept) < _REMEMBERED // 4:
+            self._thinned = 1.0
+        self._noted = kept
 
     def top(self) -> Top:
         """The places whose timers still wait, most first, with estimated numbers of timers; at most five."""
-        names: Counter[str] = Counter()
-        for reference, label in list(self._noted):
-            handle = reference()
-            if handle is not None and handle._scheduled and not handle._cancelled:
-                names[label] += 1
-        scale = _EVERY * max(1.0, self._seen / len(self._noted)) if self._noted else 0.0
-        return [(name, round(number * scale)) for name, number in names.most_common(_TOP)]
+        places: dict[str, float] = {}
+        for noted in list(self._noted):
+            if _waits(noted):
+                _, code, line, module, weight = noted
+                place = f"{site_of_code(code, module if isinstance(module, str) else '').label}:{line}"
+                places[place] = places.get(place, 0.0) + weight
+        ranked = sorted(places.items(), key=lambda item: -item[1])
+        return [(place, round(number * EVERY)) for place, number in ranked[:_TOP]]

@@ -85,7 +85,6 @@ class Watchdog:
         self._running = False
         self._ended = False
         self._idle_since = 0.0
-        self._number = 0
         self._suppressed = 0
         self._stack_budget = Budget(MAX_STACKS_A_MINUTE)
         self._event_budget = Budget(MAX_EVENTS_A_MINUTE)
@@ -421,9 +420,8 @@ class Watchdog:
         self._write({"kind": "modules", "files": modules}, now)
 
     def _write(self, event: dict[str, Any], now: float) -> None:
-        self._number += 1
         self._process.process_write(
-            [now, layout.R_EVENT, float(self._number)], [json.dumps(event, separators=(",", ":"))], now
+            [now, layout.R_EVENT, float(self._process.next_event())], [json.dumps(event, separators=(",", ":"))], now
         )
 
 

@@ -14,11 +14,12 @@ import selectors
 import stat
 import sys
 import warnings
-from asyncio import constants, selector_events, transports, unix_events
+from asyncio import constants, selector_events, unix_events
 from collections.abc import Callable
 from typing import Any
 
 from ..io_counters import IOCounters
+from .base import FlowControl
 
 _standard: Any = unix_events
 _test_selector_event: Any = selector_events._test_selector_event  # type: ignore[attr-defined]
@@ -99,8 +100,11 @@ class _PipeTransport:
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if getattr(self, "_pipe", None) is not None:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._io.pipe -= 1
+            self._uncount()
             self._pipe.close()
+
+    def _uncount(self) -> None:
+        self._io.pipe -= 1
 
     def _is_ordinary_end(self, error: BaseException) -> bool:
         raise NotImplementedError
@@ -126,7 +130,7 @@ class _PipeTransport:
         try:
             self._protocol.connection_lost(error)
         finally:
-            self._io.pipe -= 1
+            self._uncount()
             self._pipe.close()
             self._pipe = None
             self._protocol = None
@@ -223,17 +227,10 @@ class UnixReadPipeTransport(_PipeTransport, asyncio.ReadTransport):
         self._loop.call_soon(self._call_connection_lost, error)
 
 
-class UnixWritePipeTransport(_PipeTransport, transports._FlowControlMixin, asyncio.WriteTransport):
-    """The writing end of a pipe, with flow control: what the pipe does not take at once waits in a buffer.
-
-    ``_FlowControlMixin`` is the standard library's, as it is for its TLS transport: water marks, and
-    ``pause_writing`` and ``resume_writing`` of the protocol.
-    """
+class UnixWritePipeTransport(_PipeTransport, FlowControl, asyncio.WriteTransport):
+    """The writing end of a pipe, with flow control: what the pipe does not take at once waits in a buffer."""
 
     _polled_event = selectors.EVENT_WRITE
-    # The standard mixin's own, unknown to type checkers.
-    _maybe_pause_protocol: Callable[[], None]
-    _maybe_resume_protocol: Callable[[], None]
 
     def __init__(
         self,
@@ -254,6 +251,10 @@ class UnixWritePipeTransport(_PipeTransport, transports._FlowControlMixin, async
 
     def _describe(self) -> list[str]:
         return [f"bufsize={self.get_write_buffer_size()}"]
+
+    def _uncount(self) -> None:
+        super()._uncount()
+        self._end_pause()
 
     def get_write_buffer_size(self) -> int:
         """Bytes that wait to be written."""
