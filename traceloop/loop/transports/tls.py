@@ -31,7 +31,11 @@ class SSLProtocol(_StandardProtocol):  # type: ignore[misc]
         if io is not None and begun is not None:
             io.tls_handshakes += 1
             io.tls_handshake_s += monotonic() - begun
-        super()._on_handshake_complete(handshake_exc)
+        try:
+            super()._on_handshake_complete(handshake_exc)
+        finally:
+            # Its traceback leads to the frame above, and that one to this (CPython issue 159049).
+            handshake_exc = None
 
 
 def _protocol_class() -> Any:
