@@ -177,7 +177,6 @@ class OtlpSender:
         session.headers["User-Agent"] = f"traceloop-otlp/{own_version()}"
         if self.settings.compression != "none":
             session.headers["Content-Encoding"] = self.settings.compression
-        session.verify = self.settings.verify
         session.cert = self.settings.client_certificate
         return session
 
@@ -341,7 +340,10 @@ class OtlpSender:
         if self._deadline is not None:
             timeout = max(0.05, min(timeout, self._deadline - time.monotonic()))
         try:
-            response = self._session.post(self.settings.endpoint, data=data, timeout=timeout, allow_redirects=False)
+            # Named here again: REQUESTS_CA_BUNDLE overrules what the session says, and not what a request does.
+            response = self._session.post(
+                self.settings.endpoint, data=data, timeout=timeout, allow_redirects=False, verify=self.settings.verify
+            )
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             return 0.0, _reason(error)
         except (requests.RequestException, OSError, ValueError) as error:  # an address that makes no sense, a bad file

@@ -117,6 +117,8 @@ def _common(kind: Kind) -> bytes:
                 _PAIRS.clear()
             pair = _PAIRS[name, value] = attributes_field(9, {name: value})
         out.append(pair)
+    if kind.dropped_attributes:
+        out.append(b"\x50" + varint(kind.dropped_attributes))
     return b"".join(out)
 
 
@@ -220,6 +222,10 @@ def encode_extra(extra: Extra) -> bytes:
         )
     for link in extra.links:
         out += _LINK + link.trace_id + _SPAN_ID + link.span_id
+    if extra.dropped_events:
+        out += b"\x60" + varint(extra.dropped_events)
+    if extra.dropped_links:
+        out += b"\x70" + varint(extra.dropped_links)
     return out
 
 

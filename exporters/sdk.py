@@ -15,9 +15,11 @@ from importlib.metadata import entry_points
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
@@ -62,15 +64,32 @@ def readable_span(span: Span, resource: Resource) -> ReadableSpan:
         context=SpanContext(trace, int.from_bytes(span_id, "big"), False, _SAMPLED, state),
         parent=parent_context,
         resource=resource,
-        attributes=attributes,
-        events=events,
-        links=links,
+        attributes=_bounded_attributes(attributes, kind.dropped_attributes),
+        events=_bounded(events, extra.dropped_events) if extra is not None else events,
+        links=_bounded(links, extra.dropped_links) if extra is not None else links,
         kind=SpanKind.INTERNAL,
         instrumentation_scope=_SCOPE,
         status=_UNSET,
         start_time=start,
         end_time=end,
     )
+
+
+def _bounded(items: list[Any], dropped: int) -> Any:
+    """The list with the SDK's note of how many are missing from it."""
+    if not dropped:
+        return items
+    made = BoundedList.from_seq(len(items), items)
+    made.dropped = dropped
+    return made
+
+
+def _bounded_attributes(attributes: dict[str, Any], dropped: int) -> Any:
+    if not dropped:
+        return attributes
+    made = BoundedAttributes(len(attributes), attributes)
+    made.dropped = dropped
+    return made
 
 
 def _link(trace_id: bytes, span_id: bytes) -> Link:

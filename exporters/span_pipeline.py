@@ -24,7 +24,8 @@ from .growth_spans import growth_span
 from .offload_spans import OffloadSpans
 from .otlp import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
 from .span_ids import Sampling
-from .span_resource import resource_attributes
+from .span_limits import SpanLimits
+from .span_resource import detected_attributes, resource_attributes
 from .spans import ProcessNames, Span, SpanBuilder, SpanEvent
 
 _UNKNOWN: Final = Site("", "unknown", "", 0)
@@ -130,7 +131,7 @@ class _Process:
         if self._resource is None:
             description = dict(self.follower.statistics.description)
             description.setdefault("pid", self.follower.statistics.pid)
-            self._resource = resource_attributes(self.pipeline.environ, description)
+            self._resource = resource_attributes(self.pipeline.environ, description, self.pipeline.detected)
         return self._resource
 
     def _site(self, number: int) -> Site:
@@ -189,6 +190,9 @@ class SpanPipeline:
         self.environ = environ
         self.sampling = sampling_of(settings, environ, notice)
         self.sinks = [] if self.sampling.off else make_sinks(settings, environ, notice)
+        self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
+        #: What resource detectors say of this machine.
+        self.detected = detected_attributes(environ, notice) if self.sinks else {}
         self._processes: dict[ProcessFollower, _Process] = {}
         self._notice = notice
         self._told_damage = False
@@ -257,6 +261,8 @@ class SpanPipeline:
         return process
 
     def _put(self, process: _Process, spans: list[Span], on_sent: SentHook | None = None) -> None:
+        if self._limits is not None:
+            spans = self._limits.apply(spans)
         for sink in self.sinks:
             sink.put(process, process.resource, spans, on_sent)
 

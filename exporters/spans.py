@@ -36,6 +36,7 @@ class Kind:
     """What all spans of one callback have in common. ``packed``: the encoder's bytes for it, made once."""
 
     __slots__ = ("attributes", "label", "name", "packed", "threshold")
+    dropped_attributes: int = 0  # see span_limits.py
 
     def __init__(self, name: str, attributes: Attributes, threshold: float = 0.0) -> None:
         self.name = name
@@ -63,6 +64,8 @@ class Extra:
     """What few spans have."""
 
     __slots__ = ("attributes", "events", "links", "remote_parent", "trace_state")
+    dropped_events: int = 0  # see span_limits.py
+    dropped_links: int = 0
 
     def __init__(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -18,10 +19,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 
 class Receiver:
     """Listens on a free port. ``behaviour(number of the request)`` returns a status, ``(status, headers)``, or one of
-    "hang", "reset"; None for 200. ``partial``: rejected spans that 200 answers speak of.
+    "hang", "reset"; None for 200. ``partial``: rejected spans that 200 answers speak of. ``certificate``: a file with
+    key and certificate, to speak TLS. ``clients``: a file with those that clients may show, and one of which they must.
     """
 
-    def __init__(self, behaviour=None, *, port=0):
+    def __init__(self, behaviour=None, *, port=0, certificate=None, clients=None):
         self.behaviour = behaviour or (lambda number: None)
         self.partial = 0
         self.requests = []
@@ -51,6 +53,17 @@ class Receiver:
         self.server = Server(("127.0.0.1", port), Handler)
         self.port = self.server.server_address[1]
         self.url = f"http://127.0.0.1:{self.port}"
+        if certificate is not None:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(certificate)
+            if clients is not None:
+                context.load_verify_locations(clients)
+                context.verify_mode = ssl.CERT_REQUIRED
+            # The handshake takes place in the thread of its connection, at the first read.
+            self.server.socket = context.wrap_socket(
+                self.server.socket, server_side=True, do_handshake_on_connect=False
+            )
+            self.url = f"https://localhost:{self.port}"
         self.thread = threading.Thread(target=self.server.serve_forever, args=(0.05,), daemon=True)
         self.thread.start()
 
