@@ -39,6 +39,8 @@ def growth_span(event: Event, clock_offset_ns: int) -> Span | None:
     ):
         if top:
             attributes[f"asyncio.heap.{name}"] = [f"{label} ({number})" for label, number in top]
+    if timer:
+        attributes["asyncio.heap.cancelled"] = growth.cancelled
     if growth.loop:
         attributes["thread.name"] = growth.loop
     ids = SpanIds()  # rare enough for random ones

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from traceloop.reading.executors import ExecutorTotals
 from traceloop.reading.growth import HeapGrowth
@@ -63,12 +64,23 @@ def transports(loop: LoopStatistics) -> Iterator[str]:
 
 
 def growth(process: ProcessStatistics, style: Style) -> list[str]:
-    """The latest detections of growth, with what grew."""
+    """The latest detections of growth, and the one whose allocations were traced, with what grew."""
     lines: list[str] = []
-    for found in list(process.growth.detections)[-_GROWTHS:]:
-        lines.append("    " + style.bad(shorten(found.text, style.width - 4)))
-        lines += ["      " + style.dim(shorten(line, style.width - 6)) for line in _details(found)]
+    detections = list(process.growth.detections)
+    latest = detections[-_GROWTHS:]
+    for found in detections:
+        if found in latest or found.cost:
+            lines += _wrapped(found.text, style.bad, 4, style)
+            for line in _details(found):
+                lines += _wrapped(line, style.dim, 6, style)
     return ["  " + style.bold("Heaps that grew"), *lines] if lines else []
+
+
+def _wrapped(text: str, paint: Callable[[str], str], indent: int, style: Style) -> list[str]:
+    """The whole text: names of what grew are what it is about."""
+    width = style.width - indent
+    wrapped = textwrap.wrap(clean(text), width, subsequent_indent="  ", break_on_hyphens=False)
+    return [" " * indent + paint(line) for line in wrapped]
 
 
 def _details(found: HeapGrowth) -> Iterator[str]:
@@ -107,5 +119,5 @@ def saturation(executors: list[ExecutorTotals], style: Style) -> list[str]:
             f"{100 * filling.seconds / total:.0f}% of its workers' time; {clean(waiter)} waited most, "
             f"{seconds(waiting.waited)} in all, {seconds(waiting.longest_wait)} at most"
         )
-        lines.append("    " + style.warn(text))
+        lines += _wrapped(text, style.warn, 4, style)
     return lines

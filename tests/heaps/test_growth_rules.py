@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.recording.growth import Growth, MemoryGrowth, TimerGrowth
+from traceloop.recording.growth import Growth, MemoryGrowth, SteadyClock, TimerGrowth
 
 TEN_MINUTES = 600
 MIB = 1 << 20
@@ -108,6 +108,36 @@ def test_what_stays_well_above_is_always_found_once(level: int, rises_in: int, b
     assert found[-1].after >= 0.5 * level
 
 
+def test_a_burst_that_a_blocked_loop_cannot_end_is_none() -> None:
+    detector, clock = TimerGrowth(), SteadyClock(2.0)
+    now = 1000.0
+    found = []
+
+    def look(level: int, seconds: float = 1.0, *, blocked: bool = False) -> None:
+        nonlocal now
+        now += seconds
+        moment = clock.advance(now, still=blocked)
+        if not blocked and (growth := detector.sample(moment, level)) is not None:
+            found.append(clock.translate(growth))
+
+    for _ in range(30):
+        look(0)
+    for _ in range(5):
+        look(20_000)
+    for _ in range(30):
+        look(20_000, blocked=True)
+    look(20_000, 40.0)  # and nobody came by for a while
+    for _ in range(5):
+        look(20_000)
+    for _ in range(30):
+        look(0)
+    assert found == []
+    for _ in range(30):
+        look(20_000)
+    assert len(found) == 1
+    assert now - 12 < found[0].end < now and 19 < found[0].end - found[0].start < 25
+
+
 # -- memory
 
 
@@ -140,6 +170,10 @@ def _fragmented(now: float) -> float:
     return (100 + 30 * (1 - 0.5 ** (now // 60)) + (80 if now % 60 < 5 else 0)) * MIB
 
 
+def _filling_cache(now: float) -> float:
+    return (60 + 10 * min(1.0, now / 50)) * MIB
+
+
 def _warming(now: float) -> float:
     return (40 + 60 * (1 - math.exp(-now / 4))) * MIB
 
@@ -148,6 +182,6 @@ def _noisy(now: float) -> float:
     return 200 * MIB + random.Random(int(now)).random() * 20 * MIB
 
 
-@pytest.mark.parametrize("level", [_sawtooth, _bursts, _fragmented, _warming, _noisy])
+@pytest.mark.parametrize("level", [_sawtooth, _bursts, _fragmented, _filling_cache, _warming, _noisy])
 def test_healthy_memory_is_silent(level: Callable[[float], float]) -> None:
     assert detections(MemoryGrowth(8 * MIB), level) == []

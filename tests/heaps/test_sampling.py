@@ -246,7 +246,12 @@ def test_a_memory_leak_is_told_and_traced_to_its_lines(
 
     outbox = outbox_of(process)
     reports: list[tuple[growth.Growth, str, dict[str, Any]]] = []
-    sampler = memory.MemorySampler(outbox, lambda found, heap, **more: reports.append((found, heap, more)), trace=True)
+    sampler = memory.MemorySampler(
+        outbox,
+        lambda found, heap, **more: reports.append((found, heap, more)),
+        trace=True,
+        name_callback=process.site_log.label_at,
+    )
     kept: list[Any] = []
 
     def leak() -> None:
@@ -276,8 +281,46 @@ def test_a_memory_leak_is_told_and_traced_to_its_lines(
     assert heap == "memory" and found.after > found.before
     assert more["top"][0][0].startswith(f"{__file__}:")
     assert more["top"][0][1] > 20 * 1000 * 50
-    assert more["callbacks"][0][0].startswith(f"{__file__}:")
+    name = "test_a_memory_leak_is_told_and_traced_to_its_lines.<locals>.in_loop"
+    assert more["callbacks"][0][0] == f"{__name__}.{name}"
     assert more["trace"]["memory_bytes"] > 0
+
+
+def test_a_trace_under_way_is_told_of_when_the_last_loop_is_closed(process: Process) -> None:
+    import tracemalloc
+
+    loop = EventLoop(recorder=Recorder(process))
+    loop.run_until_complete(asyncio.sleep(0))
+    sampler = loop._recorder.sampler.memory
+    sampler._tracing = memory.Tracing(growth.Growth(1.0, 51.0, 10.0, 100.0), {"unit": "blocks"}, time.monotonic())
+    kept: list[Any] = []
+
+    async def fill() -> None:
+        kept.extend(bytearray(1000) for _ in range(1000))
+
+    loop.run_until_complete(fill())
+    loop.close()
+    assert not tracemalloc.is_tracing()
+    (found,) = growths(process)
+    assert found.top[0][0].startswith(f"{__file__}:") and found.top[0][1] > 1_000_000
+    assert found.more[0][0].endswith(".fill") and found.cost["seconds"] < 15
+
+
+def test_a_child_does_not_go_on_tracing() -> None:
+    program = """
+        import asyncio, os, tracemalloc
+        from traceloop.recording import memory, sampling
+        tracing = memory.Tracing(None, {}, 0.0)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(tracemalloc.is_tracing())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+        print(tracemalloc.is_tracing())
+    """
+    out = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert out.stdout == "True\n", out.stderr
 
 
 def test_without_a_trace_growth_is_told_by_its_numbers(process: Process) -> None:

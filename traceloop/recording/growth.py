@@ -30,6 +30,30 @@ class Growth(NamedTuple):
     after: float
 
 
+class SteadyClock:
+    """Time as a detector should see it: it stands still where nobody could look, or the program could not act.
+
+    What holds its place while a loop is blocked, or its process gets no processor, does not stay of its own accord.
+    """
+
+    def __init__(self, longest_step: float) -> None:
+        self._longest_step = longest_step
+        self._last: float | None = None
+        self._lost = 0.0
+
+    def advance(self, now: float, *, still: bool = False) -> float:
+        """The detector's time at ``now`` (s). still: what has passed since the last call counts for nothing."""
+        if self._last is not None:
+            step = now - self._last
+            self._lost += step if still else max(0.0, step - self._longest_step)
+        self._last = now
+        return now - self._lost
+
+    def translate(self, growth: Growth) -> Growth:
+        """A detection of this moment, in the caller's time; what was left out counts as before the window."""
+        return growth._replace(start=growth.start + self._lost, end=growth.end + self._lost)
+
+
 class Stays:
     """The number stays above ``level + margin`` through ``window`` seconds.
 
@@ -153,13 +177,13 @@ class TimerGrowth:
 class MemoryGrowth:
     """Growth of a memory heap; its samples are noisy, and every program's memory grows when it starts.
 
-    least: what it has to grow by, in its own unit. A fast leak is found within a minute, one at a sixth of that pace
-    within six.
+    least: what it has to grow by, in its own unit, in six minutes; within one minute half as much again, since a cache
+    may take a minute to fill.
     """
 
     def __init__(self, least: float, part: float = 0.03) -> None:
         self._rules = [
-            Rises(5, 10.0, least, part, wholly=False),
+            Rises(5, 10.0, 1.5 * least, part, wholly=False),
             Rises(6, 60.0, least, part, wholly=False),
         ]
         self._told = 0.0

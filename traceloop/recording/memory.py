@@ -11,12 +11,12 @@ to four times as much. The event tells what it took.
 
 from __future__ import annotations
 
-import _thread
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, thread_time
 from typing import Any
 
 from ..settings import PREFIX, SettingsError, parse_flag
@@ -38,6 +38,10 @@ _TRACE_SECONDS = 15.0
 _TRACE_LIMIT_BYTES = 16 << 20
 _TOP = 5
 _QUIET_SECONDS = 60.0
+# The last loop's close waits so long for a trace to be gone through.
+_PATIENCE_SECONDS = 2.0
+# What holds less of what was traced than this part is not worth a name.
+_LEAST_SHARE = 0.005
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -62,9 +66,17 @@ class MemorySampler:
     """Samples the memory of this process. One thread at a time.
 
     due: when the next sample is, monotonic s. report: called with a growth, "memory" and what is known of it.
+    name_callback: gives the label of the callback that has this line of this file in it.
     """
 
-    def __init__(self, outbox: Outbox, report: Callable[..., None], *, trace: bool | None = None) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        report: Callable[..., None],
+        *,
+        trace: bool | None = None,
+        name_callback: Callable[[str, int], str | None] = lambda file, line: None,
+    ) -> None:
         self.due = 0.0
         self._outbox = outbox
         self._report = report
@@ -72,21 +84,26 @@ class MemorySampler:
         self._bytes = MemoryGrowth(_LEAST_BYTES)
         self._quiet_until = 0.0
         self._trace = _trace_wanted() if trace is None else trace
+        self._name_callback = name_callback
         self._tracing: Tracing | None = None
+        self._telling: threading.Thread | None = None
 
     def sample(self, now: float) -> None:
         """Takes one sample, and says when the next is due."""
-        begin = perf_counter()
+        begin = thread_time()  # a busy machine makes nothing dearer
         blocks = sys.getallocatedblocks()
         resident = private_resident_bytes()
-        cost = perf_counter() - begin
-        self.due = now + max(_INTERVAL_SECONDS, cost * _COST_RATIO)
+        interval = max(_INTERVAL_SECONDS, (thread_time() - begin) * _COST_RATIO)
+        self.due = now + interval
         self._outbox.pending.extend((now, layout.R_MEMORY, float(blocks)))
         if self._tracing is not None:  # its own allocations are none of the program's
             if self._tracing.is_over(now):
                 tracing, self._tracing = self._tracing, None
                 # In a thread of its own: it goes through up to 100,000 traces.
-                _thread.start_new_thread(self._tell_traced, (tracing,))
+                self._telling = threading.Thread(
+                    target=self._tell_traced, args=(tracing, now), name="traceloop-memory", daemon=True
+                )
+                self._telling.start()
             return
         growth, unit = self._blocks.sample(now, blocks), "blocks"
         other = self._bytes.sample(now, resident)
@@ -102,9 +119,17 @@ class MemorySampler:
             else:
                 self._report(growth, "memory", top=[], **known)
 
-    def _tell_traced(self, tracing: Tracing) -> None:
+    def finish(self, now: float) -> None:
+        """No loop is left: a trace that is under way is told of now, perhaps nobody comes by later."""
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None:
+            self._tell_traced(tracing, now)
+        elif self._telling is not None:
+            self._telling.join(_PATIENCE_SECONDS)
+
+    def _tell_traced(self, tracing: Tracing, now: float) -> None:
         try:
-            tracing.end()
+            tracing.end(now, self._name_callback)
         except Exception as error:
             _logger.error("traceloop: allocations could not be traced", exc_info=error)
         self._report(tracing.growth, "memory", **tracing.known)
@@ -123,13 +148,14 @@ class Tracing:
         self._own = not tracemalloc.is_tracing()
         if self._own:
             tracemalloc.start(_TRACE_FRAMES)
+            _own_traces.add(self)
 
     def is_over(self, now: float) -> bool:
         """It has lasted long enough, or takes too much memory."""
         used: int = self._module.get_tracemalloc_memory()
         return now - self._begin >= _TRACE_SECONDS or used > _TRACE_LIMIT_BYTES
 
-    def end(self) -> None:
+    def end(self, now: float, name_callback: Callable[[str, int], str | None]) -> None:
         """Stops it, and adds to ``known`` what is still allocated: by line, by callback (bytes); and the cost."""
         used = self._module.get_tracemalloc_memory()
         begin = perf_counter()
@@ -137,23 +163,39 @@ class Tracing:
             snapshot = self._module.take_snapshot()
         finally:
             if self._own:
+                _own_traces.discard(self)
                 self._module.stop()
         taken = perf_counter()
         lines: dict[str, int] = {}
-        callbacks: dict[str, int] = {}
+        places: dict[tuple[str, int], int] = {}
         for statistic in snapshot.statistics("traceback"):
-            _attribute(list(statistic.traceback), statistic.size, lines, callbacks)
+            _attribute(list(statistic.traceback), statistic.size, lines, places)
+        callbacks: dict[str, int] = {}
+        for (file, line), size in places.items():
+            name = name_callback(file, line) or f"{file}:{line}"
+            callbacks[name] = callbacks.get(name, 0) + size
         self.known["top"] = _most(lines)
         self.known["callbacks"] = _most(callbacks)
         self.known["trace"] = {
-            "seconds": round(_TRACE_SECONDS, 3),
+            "seconds": round(now - self._begin, 3),
             "snapshot_seconds": round(taken - begin, 3),
             "analysis_seconds": round(perf_counter() - taken, 3),
             "memory_bytes": used,
         }
 
 
-def _attribute(frames: list[Any], size: int, lines: dict[str, int], callbacks: dict[str, int]) -> None:
+#: Traces of ours that are under way: none in the child of a fork.
+_own_traces: set[Tracing] = set()
+
+
+def after_fork_in_child() -> None:
+    """The parent's trace would go on in the child for ever."""
+    if _own_traces:
+        _own_traces.pop()._module.stop()
+        _own_traces.clear()
+
+
+def _attribute(frames: list[Any], size: int, lines: dict[str, int], places: dict[tuple[str, int], int]) -> None:
     """``frames``: the oldest first. The line is the program's own innermost one, the callback what the loop called."""
     if frames[-1].filename.startswith(_OURS):
         return
@@ -169,8 +211,8 @@ def _attribute(frames: list[Any], size: int, lines: dict[str, int], callbacks: d
         if frame.filename.startswith(_OURS):
             callback = frames[index + 1]
     if callback is not None and not callback.filename.startswith(_OURS):
-        name = f"{callback.filename}:{callback.lineno}"
-        callbacks[name] = callbacks.get(name, 0) + size
+        place = callback.filename, callback.lineno
+        places[place] = places.get(place, 0) + size
 
 
 def _is_own_code(filename: str) -> bool:
@@ -183,7 +225,8 @@ _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 
 
 def _most(sizes: dict[str, int]) -> list[tuple[str, int]]:
-    return sorted(sizes.items(), key=lambda item: -item[1])[:_TOP]
+    least = _LEAST_SHARE * sum(sizes.values())
+    return [item for item in sorted(sizes.items(), key=lambda item: -item[1])[:_TOP] if item[1] > least]
 
 
 def _trace_wanted() -> bool:

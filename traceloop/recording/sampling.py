@@ -17,9 +17,9 @@ import weakref
 from time import monotonic
 from typing import Any
 
-from . import layout
+from . import layout, memory
 from .gc_pauses import GCPauses
-from .growth import Growth, TimerGrowth
+from .growth import Growth, SteadyClock, TimerGrowth
 from .memory import MemorySampler
 from .outbox import Outbox, outbox_of
 from .process import Process
@@ -30,6 +30,8 @@ _logger = logging.getLogger("traceloop")
 _INTERVAL_SECONDS = 1.0
 # Where the watchdog has not come for so long there is none.
 _ABSENT_SECONDS = 3.0
+# A loop that has been off its poll for so long can cancel nothing: its timers are not looked at.
+_BLOCKED_SECONDS = 0.5
 
 
 class LoopSamples:
@@ -40,6 +42,7 @@ class LoopSamples:
         self.due = 0.0
         self.timers_due = 0.0
         self.growth = TimerGrowth()
+        self.clock = SteadyClock(2 * _INTERVAL_SECONDS)
         self.sites: CreationSites = loop._recorder.timer_sites
         self.thread = threading.current_thread().name
 
@@ -49,7 +52,7 @@ class Sampler:
 
     def __init__(self, process: Process) -> None:
         self.outbox: Outbox = outbox_of(process)
-        self.memory = MemorySampler(self.outbox, self._report)
+        self.memory = MemorySampler(self.outbox, self._report, name_callback=process.site_log.label_at)
         self._gc_pauses = GCPauses(self.outbox)
         self._turned = -1e9
         self._loops: list[LoopSamples] = []
@@ -70,8 +73,11 @@ class Sampler:
         return samples
 
     def loop_closed(self, samples: LoopSamples) -> None:
-        """The loop was closed."""
+        """The loop was closed; in its thread."""
         self._loops = [other for other in self._loops if other is not samples]
+        if not self._loops and not self.outbox.forked:
+            with self._lock:
+                self.memory.finish(monotonic())
 
     def flush(self, samples: LoopSamples) -> None:
         """A loop flushes; in its thread. Costs nothing to speak of but once a second."""
@@ -127,10 +133,14 @@ class Sampler:
         heap = loop._timer_heap
         cancelled = loop._timer_cancelled_count
         live = max(0, len(heap) - cancelled)
-        growth = samples.growth.sample(now, live)
+        since = loop._recorder.words[layout.W_RUNNING]
+        if since and now - since > _BLOCKED_SECONDS:
+            samples.clock.advance(now, still=True)
+            return
+        growth = samples.growth.sample(samples.clock.advance(now), live)
         if growth is not None:
             self._report(
-                growth,
+                samples.clock.translate(growth),
                 "timer",
                 top=callbacks_waiting(heap),
                 created=samples.sites.top(),
@@ -166,6 +176,7 @@ def _after_fork_in_child() -> None:
     # The parent's callback is in the child's gc.callbacks too; the child's first loop brings its own.
     import gc
 
+    memory.after_fork_in_child()
     for callback in list(gc.callbacks):
         if getattr(callback, "__module__", None) == GCPauses.__module__:
             gc.callbacks.remove(callback)

@@ -78,6 +78,19 @@ class SiteLog:
         references[key] = weakref.ref(code, forget)
         by_code[key] = number
 
+    def label_at(self, file: str, line: int) -> str | None:
+        """The label of the callback whose code has this line, the innermost one; None where none is known."""
+        found: tuple[int, str] | None = None
+        for key, reference in list(self._references.items()):
+            code = reference()
+            if code is None or code.co_filename != file or code.co_firstlineno > line:
+                continue
+            last = max((each for *_, each in code.co_lines() if each is not None), default=0)
+            number = self.by_code.get(key)
+            if number is not None and line <= last and (found is None or last - code.co_firstlineno < found[0]):
+                found = last - code.co_firstlineno, self.sites[int(number)].label
+        return found[1] if found is not None else None
+
     def close(self) -> None:
         """Closes the log's file."""
         if self._fd >= 0:
