@@ -45,6 +45,39 @@ def test_echo_connected_and_not(run):
     run(main)
 
 
+def test_a_peer_without_a_name_needs_no_address(ours):
+    """The ends of a socketpair are connected, but have no name: the standard transport passes None for an address."""
+
+    async def main(loop):
+        mine, other = socket.socketpair(type=socket.SOCK_DGRAM)
+        other.setblocking(False)
+        with other:
+            transport, peer = await loop.create_datagram_endpoint(DatagramPeer, sock=mine)
+            transport.sendto(b"there")
+            assert await loop.sock_recv(other, 100) == b"there"
+            other.send(b"back")
+            assert await peer.datagrams(1) == [(b"back", None)]
+            transport.close()
+            assert await peer.lost() is None
+            assert "error" not in peer.names()
+
+    ours(main)
+
+
+def test_no_address_and_no_peer(run):
+    """The mistake of a program, which the standard loop reports and answers with the end of the transport."""
+
+    async def main(loop):
+        reported = []
+        loop.set_exception_handler(lambda _, context: reported.append(context))
+        transport, peer = await loop.create_datagram_endpoint(DatagramPeer, ("127.0.0.1", 0))
+        transport.sendto(b"to nobody")
+        assert isinstance(await peer.lost(), TypeError)
+        assert [context["message"] for context in reported] == ["Fatal write error on datagram transport"]
+
+    run(main)
+
+
 @pytest.mark.skipif(sys.version_info < (3, 13), reason="empty datagrams are sent since 3.13")
 def test_empty_datagrams(run):
     async def main(loop):

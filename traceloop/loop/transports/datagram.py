@@ -94,8 +94,10 @@ class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTranspor
         self._maybe_pause_protocol()
 
     def _send(self, data: Any, addr: Any) -> None:
-        # A connected socket must not be told the address again (some systems refuse it).
-        if self._extra["peername"]:
+        # A connected socket must not be told the address again (some systems refuse it). One whose peer has no name,
+        # as those of a socketpair, has "" here; unconnected ones have None.
+        peer = self._extra["peername"]
+        if peer or (addr is None and peer is not None):
             self._sock.send(data)
         else:
             self._sock.sendto(data, addr)
