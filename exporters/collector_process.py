@@ -140,6 +140,7 @@ class Collector:
         self._ended: set[str] = set()
         self._root_over = False
         self._seen_any = False
+        self._look_again = MAX_POLL_SECONDS
 
     def open(self, listener: socket.socket | None) -> None:
         """Brings in what reads and serves; only now, since the program waits for what comes before."""
@@ -174,7 +175,8 @@ class Collector:
             if self._is_finished() or self.stopping:
                 break
             pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
-            if self.pipe.wait(pause):
+            # A loop that stands still is looked at when its threshold is reached.
+            if self.pipe.wait(min(pause, self._look_again)):
                 pause = MIN_POLL_SECONDS
         self.finish()
 
@@ -200,7 +202,7 @@ class Collector:
         """Steps 1 to 3; whether there was anything new."""
         busy = bool(self.read())
         with self.statistics.lock:
-            self.probe.look()
+            self._look_again = self.probe.look()
             if self.snapshots is not None:
                 self.snapshots.look()
             for name in list(self.follower.ended - self._ended):

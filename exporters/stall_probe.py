@@ -1,8 +1,8 @@
 """The collector's look from outside: at loops that stand still while their process's watchdog does too.
 
 A C call that holds the GIL stops every Python thread, the watchdog with them. From outside it shows: the loop's word
-says that it has been off its poll for longer than the threshold, the watchdog's heartbeat is stale, and the kernel says
-that the loop's thread runs. Then the process is sent the signal that it has advertised (fault_dump.py), upon which
+says that it has been off its poll for longer than the threshold, the watchdog is late for its next turn, and the kernel
+says that the loop's thread runs. Then the process is sent the signal that it has advertised (fault_dump.py), upon which
 faulthandler writes its stacks without the GIL.
 
 A signal that nobody handles would end the process, so all of this is asked for immediately before: that the process is
@@ -27,11 +27,17 @@ from traceloop.recording import layout
 from traceloop.recording.fault_dump import ADVERT_NAME, DUMP_NAME
 from traceloop.recording.ring import process_start_ticks
 
-#: The watchdog turns every 0.1 s at least: a heartbeat older than this (s) is stale.
+#: A watchdog that is late for its turn by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
+LATE_SECONDS = 0.05
+#: Where it has not said when its next turn is: it turns every 0.1 s at least.
 STALE_SECONDS = 0.15
+# A dump is whole when its file has not grown for so long (s); its handler writes it in one go, in some milliseconds.
+_WHOLE_SECONDS = 0.005
 #: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
 MAX_DUMPS_A_MINUTE = 20
 _MAX_DUMP = 1 << 20
+# How long it may take to notice that a loop stands, s.
+_PACE = 0.2
 
 
 class _Standing:
@@ -48,13 +54,14 @@ class _Standing:
 class _Process:
     """What the probe remembers of one process."""
 
-    __slots__ = ("asked_at", "dumped", "read_at", "standing", "times")
+    __slots__ = ("asked_at", "dumped", "size", "size_at", "standing", "times")
 
     def __init__(self) -> None:
         self.standing: dict[int, _Standing] = {}
         self.times: list[float] = []
         self.asked_at = 0.0
-        self.read_at = 0
+        self.size = 0  # of the dump file, as first seen at size_at
+        self.size_at = 0.0
         self.dumped = 0
 
 
@@ -70,10 +77,14 @@ class StallProbe:
         #: Dumps asked for, and those that were not for lack of a handler, by reason.
         self.asked = 0
         self.refused: dict[str, int] = {}
+        self._next = 0.0
 
-    def look(self) -> None:
-        """One look at every process. Costs some 10 us for a process whose loops are well."""
+    def look(self) -> float:
+        """One look at every process; returns in how many seconds it is worth to look again. Costs some 10 us for
+        a process whose loops are well.
+        """
         now = self._clock()
+        self._next = now + _PACE
         for name, follower in list(self._follower.processes.items()):
             if name in self._follower.ended:
                 self._processes.pop(name, None)
@@ -85,22 +96,28 @@ class StallProbe:
                 self._look_at(follower, process, now)
             except OSError:
                 pass  # it has just ended, or is not ours to ask
+        return max(0.005, self._next - now)
 
     def _look_at(self, follower: FolderFollower, process: _Process, now: float) -> None:
-        heartbeat = 0.0
+        late_at = 0.0
         standing: list[tuple[int, Any, float, float]] = []
         for ring in follower.rings.values():
             if not ring.is_loop:
-                heartbeat = ring.reader.word(layout.W_HEARTBEAT)
+                late_at = _late_at(ring.reader)
                 continue
             since, threshold = ring.reader.word(layout.W_RUNNING), ring.reader.word(layout.W_THRESHOLD)
             if since > 0.0 and 0.0 < threshold < now - since:
                 standing.append((ring.number, ring.reader, since, threshold))
             else:
                 process.standing.pop(ring.number, None)
+                if since > 0.0 < threshold:
+                    self._next = min(self._next, since + threshold)
         if process.asked_at:
             self._collect(follower, process, now)
-        if not standing or not heartbeat or now - heartbeat < STALE_SECONDS:
+        if not standing or not late_at:
+            return
+        if now < late_at:
+            self._next = min(self._next, late_at)
             return
         for number, reader, since, threshold in standing:
             seen = process.standing.get(number)
@@ -150,7 +167,6 @@ class StallProbe:
         if (pid, ticks) != (follower.folder.pid, follower.folder.start_ticks) or not hasattr(os, "pidfd_open"):
             self._refuse("another process")
             return
-        process.read_at = process.dumped
         handle = os.pidfd_open(pid)
         try:
             # The handle names one process for good; whatever is asked after it was opened is asked of that one.
@@ -165,29 +181,53 @@ class StallProbe:
                 process.times.append(now)
                 process.asked_at = now
                 self.asked += 1
+                index = self._index(follower)
+                index.fetch_dump = lambda final: self._collect(follower, process, self._clock(), final=final)
         finally:
             os.close(handle)
 
     def _refuse(self, reason: str) -> None:
         self.refused[reason] = self.refused.get(reason, 0) + 1
 
-    def _collect(self, follower: FolderFollower, process: _Process, now: float) -> None:
-        """Takes in the dump that was asked for, once it is whole."""
+    def _collect(self, follower: FolderFollower, process: _Process, now: float, *, final: bool = False) -> None:
+        """Takes in the dump that was asked for, once it is whole. ``final``: the process writes no more of it."""
         path = os.path.join(follower.folder.path, DUMP_NAME)
-        size = os.stat(path).st_size
-        if size <= process.dumped or size != process.read_at:
-            process.read_at = size
+        try:
+            size = os.stat(path).st_size
+        except OSError:
+            size, final = process.dumped, True
+        if not final and (size <= process.dumped or size != process.size or now - process.size_at < _WHOLE_SECONDS):
+            if size != process.size:
+                process.size, process.size_at = size, now
+            self._next = min(self._next, now + 2 * _WHOLE_SECONDS)
             if now - process.asked_at > 5.0:
-                process.asked_at = 0.0  # it is not coming
+                self._done(follower, process)  # it is not coming
+            return
+        asked_at = process.asked_at
+        self._done(follower, process)
+        if size <= process.dumped:
             return
         with open(path, "rb") as file:
             file.seek(process.dumped)
             text = file.read(_MAX_DUMP).decode("utf-8", "replace")
-        asked_at, process.asked_at, process.dumped = process.asked_at, 0.0, size
+        process.dumped = size
         rings = {
             int(ring.reader.word(layout.W_PTHREAD)): ring.number for ring in follower.rings.values() if ring.is_loop
         }
         self._index(follower).add_dump(asked_at, text, rings.get, follower.folder.sites.module_of)
+
+    def _done(self, follower: FolderFollower, process: _Process) -> None:
+        process.asked_at = 0.0
+        self._index(follower).fetch_dump = None
+
+
+def _late_at(reader: Any) -> float:
+    """From when on the watchdog is late (monotonic s); 0 where there is none that turns."""
+    due: float = reader.word(layout.W_DUE)
+    if due > 0.0:
+        return due + LATE_SECONDS
+    heartbeat: float = reader.word(layout.W_HEARTBEAT)
+    return heartbeat + STALE_SECONDS if heartbeat > 0.0 and not reader.word(layout.W_LOOKED) else 0.0
 
 
 def _handles(pid: int, number: int) -> bool:

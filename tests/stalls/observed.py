@@ -30,7 +30,7 @@ def environment(run_dir, **more):
 
 def start(run_dir, *arguments, **more):
     """The program, started."""
-    run_dir.mkdir(exist_ok=True)
+    run_dir.mkdir(parents=True, exist_ok=True)
     return subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         env=environment(run_dir, **more),

@@ -22,7 +22,10 @@ HOLD_THE_GIL = {"regex", "big_json", "collection"}
 
 @pytest.mark.parametrize("trouble", CAUSES)
 def test_trouble(tmp_path, trouble):
-    observed = observe(tmp_path, TROUBLES, trouble)
+    for attempt in range(3):
+        observed = observe(tmp_path / str(attempt), TROUBLES, trouble)
+        if not observed.index.suspensions:  # else the machine stood still, and that is what there was
+            break
     truth = {}
     for line in observed.truth:
         truth.update(line)
@@ -39,8 +42,7 @@ def test_trouble(tmp_path, trouble):
     assert (frames[0][0], frames[0][3]) == (str(TROUBLES), "handler")
     assert (str(TROUBLES), trouble) in [(file, qualname) for file, _, _, qualname in frames]
     lines = [line for file, line, _, qualname in frames if (file, qualname) == (str(TROUBLES), trouble)]
-    if trouble != "gil":  # its threads take a while to start
-        assert set(lines) <= set(guilty_lines(TROUBLES))
+    assert set(lines) <= set(guilty_lines(TROUBLES))
     if info.stacks[0].source == "watchdog":  # a dump has no coroutines
         assert [qualname for _, _, _, qualname in info.stacks[0].awaiting] == ["main"]
 
@@ -63,7 +65,8 @@ def test_trouble(tmp_path, trouble):
     assert ready.exact == pytest.approx(5 * length, abs=1e-3)
     timer = matrix["__main__.fell_due"]
     assert (timer.handles, timer.own_handles) == (1, 0)
-    assert timer.exact == pytest.approx(run_end - truth["due"], abs=1e-3)
+    # Where the machine stood still before the run, the timer fell due before it.
+    assert timer.exact == pytest.approx(run_end - max(truth["due"], info.start), abs=1e-3)
     own = matrix["__main__.put_in"]
     assert (own.handles, own.exact, own.own_handles) == (0, 0.0, 3)
     assert own.at_most == pytest.approx(3 * length, abs=1e-3)

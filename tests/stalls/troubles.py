@@ -76,23 +76,22 @@ def busy_lock():
     held.acquire()  # guilty
 
 
-def gil():
-    """Little to compute, but four threads that compute without end."""
-    stop = []
+HOGS = threading.Event()
 
-    def hog():
-        while not stop:
+
+def hog():
+    while HOGS.wait():
+        while HOGS.is_set():
             sum(range(100))
 
-    threads = [threading.Thread(target=hog) for _ in range(4)]
-    for thread in threads:
-        thread.start()
+
+def gil():
+    """Little to compute, but four threads that compute without end."""
+    HOGS.set()  # guilty
     end = time.monotonic() + SECONDS
     while time.monotonic() < end:  # guilty
         sum(range(100))  # guilty
-    stop.append(True)
-    for thread in threads:
-        thread.join()
+    HOGS.clear()  # guilty
 
 
 def dns():
@@ -137,6 +136,9 @@ def prepare(name):
         GARBAGE = None
     elif name == "dns":
         answer_late()
+    elif name == "gil":
+        for _ in range(4):
+            threading.Thread(target=hog, daemon=True).start()
 
 
 def answer_late():

@@ -43,17 +43,23 @@ class SlowTotals:
 
 
 class SlowRun:
-    """A slow run, while it is not yet known who waited for it."""
+    """A slow run, while it is not yet known who waited for it, or whose fault it was (``totals`` is None until then,
+    and it is not counted).
+    """
 
-    __slots__ = ("blocked", "blocked_s", "callback", "culprit", "run", "totals")
+    __slots__ = ("blocked_s", "callback", "run", "totals")
 
-    def __init__(self, run: Run, callback: str, culprit: str, totals: SlowTotals) -> None:
+    def __init__(self, run: Run, callback: CallbackTotals) -> None:
         self.run = run
         self.callback = callback
-        self.culprit = culprit
-        self.totals = totals
-        self.blocked = 0
+        self.totals: SlowTotals | None = None
         self.blocked_s = 0.0
+
+    def charge(self, seconds: float) -> None:
+        """Somebody waited so long for it."""
+        self.blocked_s += seconds
+        if self.totals is not None:
+            self.totals.blocked_s += seconds
 
 
 class CallbackStatistics:
@@ -61,7 +67,7 @@ class CallbackStatistics:
 
     ``culprit_of``: names the culprit of a slow run that has ended; by default nobody is known.
     ``is_suspension``: whether a run was long only because the process stood still as a whole; it is then not slow.
-    ``on_slow``: called with each slow run once all who waited for it are known.
+    ``is_known``: whether nothing more is to be learnt about a slow run; until then it is not counted.
     """
 
     def __init__(
@@ -79,7 +85,7 @@ class CallbackStatistics:
         self.threshold = self.lowest_threshold = 0.1
         self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_CULPRIT
         self.is_suspension: Callable[[Run], bool] = lambda run: False
-        self.on_slow: list[Callable[[SlowRun], None]] = []
+        self.is_known: Callable[[Run], bool] = lambda run: True
         self.durations: dict[str, Histogram] = {}
         self.delays: dict[str, Histogram] = {}
         self.callbacks: dict[str, CallbackTotals] = {}
@@ -88,12 +94,13 @@ class CallbackStatistics:
         self.runs = 0
         self._by_ident: dict[float, CallbackTotals] = {}
         self._open: list[SlowRun] = []
+        self._uncounted: list[SlowRun] = []
 
     def new_process(self, sites: SiteNames) -> None:
         """Idents mean other sites from now on."""
+        self.count_slow(final=True)
         self.sites = sites
         self._by_ident.clear()
-        self._close(self._open)
         self._open = []
 
     def set_threshold(self, threshold: float, lowest: float) -> None:
@@ -181,52 +188,60 @@ class CallbackStatistics:
             if open_runs:
                 _, start, _, _, _, delay, _, _, iteration, _ = run
                 if iteration > open_runs[0].run[8] + 1:
-                    self._close([each for each in open_runs if iteration > each.run[8] + 1])
                     open_runs = [each for each in open_runs if iteration <= each.run[8] + 1]
                 ready = start - delay
                 if delay > 0.0:
                     for each in open_runs:
                         overlap = each.run[2] - max(ready, each.run[1])
                         if overlap > 0.0:
-                            each.blocked += 1
-                            each.blocked_s += overlap
-                            each.totals.blocked_s += overlap
+                            each.charge(overlap)
             if index == next_slow:
                 next_slow = next(coming, -1)
-                each_slow = self._count_slow(run)
-                if each_slow is not None:
-                    open_runs.append(each_slow)
+                found = SlowRun(run, self._find(run[3]))
+                if not self.is_known(run):
+                    self._uncounted.append(found)
+                elif not self._count_slow(found):
+                    continue
+                open_runs.append(found)
             elif not open_runs and next_slow < 0:
                 break
         self._open = open_runs
 
-    def _count_slow(self, run: Run) -> SlowRun | None:
-        _, start, end, ident, *_ = run
-        callback = self._find(ident)
-        duration = end - start
+    def count_slow(self, *, final: bool = False) -> None:
+        """Counts the slow runs of which all is known by now; ``final``: nothing more will be."""
+        rest: list[SlowRun] = []
+        for slow in self._uncounted:
+            if not final and not self.is_known(slow.run):
+                rest.append(slow)
+            elif not self._count_slow(slow) and slow in self._open:
+                self._open.remove(slow)
+        self._uncounted = rest
+
+    def _count_slow(self, slow: SlowRun) -> bool:
+        """Counts a run, if it is a slow one in the light of its culprit."""
+        run, callback = slow.run, slow.callback
+        duration = run[2] - run[1]
         culprit = self.culprit_of(run, callback.label)
         limit = callback.threshold
         if limit == self.threshold:  # no pattern knows the callback; one may know the culprit
             limit = self.threshold_for(culprit, limit)
         if duration < limit or self.is_suspension(run):
-            return None
+            return False
         culprit = self.culprits.admit(culprit)
         totals = self.slow.get((callback.label, culprit))
         if totals is None:
             totals = self.slow[callback.label, culprit] = SlowTotals()
+        slow.totals = totals
         totals.runs += 1
         totals.seconds += duration
         totals.longest_s = max(totals.longest_s, duration)
+        totals.blocked_s += slow.blocked_s
         self.slow_runs += 1
-        return SlowRun(run, callback.label, culprit, totals)
-
-    def _close(self, slow_runs: list[SlowRun]) -> None:
-        for each in slow_runs:
-            for call in self.on_slow:
-                call(each)
+        return True
 
     def metrics(self) -> Iterator[Sample]:
         """Runs, delays, slow runs."""
+        self.count_slow()
         for kind, histogram in self.durations.items():
             yield Sample("asyncio_callback_duration_seconds", (("kind", kind),), histogram)
         for kind, histogram in self.delays.items():

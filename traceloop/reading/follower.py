@@ -7,6 +7,7 @@ was copied. A stack is written while its run lasts; so it is known when the run 
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -127,10 +128,15 @@ class ProcessFollower:
         out: list[Stretch] = []
         rings = sorted(self.rings.values(), key=lambda ring: ring.is_loop)
         while True:
+            heard = math.inf if final else 0.0
             for ring in reversed(rings):
+                if not ring.is_loop and not final:
+                    # Asked before the read: what the watchdog wrote up to its last turn is in it.
+                    heard = ring.reader.word(layout.W_LOOKED)
                 ring.fetch(final=final)
             stretches = [stretch for ring in rings for stretch in ring.read()]
             out += stretches
+            stall_statistics.heard(self.statistics, heard)
             if not stretches or not final:
                 break
         now = time.monotonic()

@@ -116,6 +116,7 @@ class ProcessStatistics:
         if not self.attached:
             return
         for loop in self.loops.values():
+            loop.callbacks.count_slow(final=True)
             if loop.is_open:
                 loop.close(crashed=crashed)
                 self._loop_slots.free(loop.label)

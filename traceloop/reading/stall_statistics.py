@@ -63,6 +63,7 @@ class LoopStalls:
         self._ring = -1
         loop.callbacks.culprit_of = self._culprit_of
         loop.callbacks.is_suspension = self._is_suspension
+        loop.callbacks.is_known = self._is_known
 
     @property
     def index(self) -> StallIndex:
@@ -80,6 +81,9 @@ class LoopStalls:
 
     def _is_suspension(self, run: Run) -> bool:
         return self.index.is_suspension(run[1], run[2])
+
+    def _is_known(self, run: Run) -> bool:
+        return self.index.is_known(self._ring_number(), run[1], run[2])
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in the runs."""
@@ -120,6 +124,19 @@ def loop_stalls_of(loop: LoopStatistics) -> LoopStalls:
         if isinstance(part, LoopStalls):
             return part
     raise LookupError("these statistics were made without stalls")
+
+
+def heard(process: ProcessStatistics, until: float) -> None:
+    """What the watchdog of this process wrote up to its turn at ``until`` (monotonic s, infinite: all there is)
+    has been taken in: slow runs that waited for it are counted.
+    """
+    try:
+        index = stalls_of(process).index
+    except LookupError:
+        return
+    index.heard(until)
+    for loop in process.loops.values():
+        loop.callbacks.count_slow()
 
 
 _MAX_FILE = 1 << 20

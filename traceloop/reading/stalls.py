@@ -8,6 +8,8 @@ measurements) follows within about a tenth of a second; until then an answer is 
 
 from __future__ import annotations
 
+import math
+import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
@@ -27,6 +29,8 @@ _MAX_COLLECTIONS: Final = 4096
 _MAX_LATE: Final = 1024
 _OTHER: Final = "other"
 _NEVER: Final = float("inf")
+# How long a slow run is not counted because more may be learnt about it, s.
+_PATIENCE: Final = 1.0
 
 #: Callbacks that only wake somebody: what they wake is the victim.
 PLUMBING: Final = frozenset(
@@ -156,6 +160,9 @@ class StallIndex:
         self._ended: OrderedDict[tuple[int, float], SlowRun] = OrderedDict()
         self._bills: list[tuple[int, SlowRun]] = []
         self._limits: dict[int, float] = {}
+        self._heard = 0.0
+        #: Fetches a dump that was asked for, if it is there by now (True: take what there is); None where none was.
+        self.fetch_dump: Callable[[bool], None] | None = None
         self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
         self.matrix: dict[tuple[str, str, str], Blocked] = {}
         self.congestion: dict[int, Congestion] = {}
@@ -225,7 +232,7 @@ class StallIndex:
         """Enters the bills that are closed into the matrix."""
         rest: list[tuple[int, SlowRun]] = []
         for ring, slow in self._bills:
-            if not slow.closed:
+            if not slow.closed or not self.is_known(ring, slow.run[1], slow.run[2]):
                 rest.append((ring, slow))
                 continue
             blocker, culprit = self.label(slow.run[3]), self.culprit(ring, slow.run[1])
@@ -242,6 +249,7 @@ class StallIndex:
 
     def finish(self) -> None:
         """Nothing more will be read: the bills that are open are entered as they stand."""
+        self._heard = math.inf
         for blame in self._blames.values():
             blame.finish()
         self._settle()
@@ -380,6 +388,26 @@ class StallIndex:
         if limit != threshold:
             return limit
         return self._threshold_for(self.culprit(ring, start, end), threshold)
+
+    def heard(self, until: float) -> None:
+        """What the watchdog wrote up to its turn at ``until`` has been taken in; infinite: nothing more will come."""
+        self._heard = until
+        if until == math.inf and self.fetch_dump is not None:
+            self.fetch_dump(True)
+            self.fetch_dump = None
+        self._settle()
+
+    def is_known(self, ring: int, start: float, end: float) -> bool:
+        """Whether the culprit of a run that has ended is known, or will not be. A stack is taken before a run ends and
+        written a little later; the loop's own record may be read in between.
+        """
+        if time.monotonic() - end > _PATIENCE:
+            return True
+        if self.fetch_dump is not None:
+            self.fetch_dump(False)
+            if self.fetch_dump is not None:
+                return False
+        return self._heard > end or self.culprit(ring, start, end) != UNKNOWN
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))

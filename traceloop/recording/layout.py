@@ -82,6 +82,8 @@ W_LOOP: Final = 25  # number (R_LOOP's) of the loop that the counters below are 
 W_TLS_HANDSHAKES: Final = 26
 W_PAUSED: Final = 27  # transports paused now, and the sum of the moments at which they were: up to any moment ``now``
 W_PAUSED_SINCE: Final = 28  # they have been paused for W_PAUSED * now - W_PAUSED_SINCE s, besides W_PAUSED_SECONDS
+W_LOOKED: Final = 29  # when the watchdog's last turn that is over began: what it found is in the record (process ring)
+W_DUE: Final = 30  # when the watchdog means to turn next (process ring); 0: not at all
 
 # The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of
 # a reader: their last values also go into the ring as R_WORD records when a loop is closed.

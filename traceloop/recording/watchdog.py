@@ -90,6 +90,7 @@ class Watchdog:
         self._event_budget = Budget(MAX_EVENTS_A_MINUTE)
         self._suspensions: deque[tuple[float, float]] = deque(maxlen=16)
         self._due = 0.0
+        self._measured = 0.0
         self._switches = 0
         self._process_cpu = 0.0
         self._own_wait = 0.0
@@ -127,7 +128,9 @@ class Watchdog:
             if self._watched:
                 return
         self.stop(until_gone=False)
-        self._end_stopped(monotonic())
+        now = monotonic()
+        self._end_stopped(now)
+        self._publish(now, 0.0)
         self._notices.flush()
 
     # -- the thread's life
@@ -159,6 +162,7 @@ class Watchdog:
         self._wake.release()
         if not done.acquire(timeout=1.0):
             return
+        self._publish(0.0, 0.0)
         try:
             self._wake.acquire(blocking=False)
         except RuntimeError:
@@ -216,6 +220,7 @@ class Watchdog:
             watched_loops = list(self._watched.values())
             if not watched_loops and now - self._idle_since > _LINGER:
                 self._running = False
+                self._publish(now, 0.0)
                 return None
             self._turns += 1
             # Some times a second are enough for this, a fifth of a turn's cost.
@@ -232,7 +237,17 @@ class Watchdog:
         self._switches = switches()
         self._process_cpu = time.process_time()
         self._own_wait = schedstat(self._thread_id)[0]
-        return max(due - monotonic(), 0.001)
+        self._measured = monotonic()
+        self._publish(now, due)
+        return max(due - self._measured, 0.001)
+
+    def _publish(self, looked: float, due: float) -> None:
+        """Tells readers that what a turn begun at ``looked`` found is written, and when the next is due (0: never)."""
+        ring = self._process.process_ring
+        if ring is not None:
+            ring.words[layout.W_DUE] = due
+            if looked:
+                ring.words[layout.W_LOOKED] = looked
 
     def _end_stopped(self, now: float) -> None:
         while self._stopped:
@@ -374,7 +389,8 @@ class Watchdog:
             self._notices.ended(stall.culprit or self._label_of(stall.ident), last - stall.start, now - stall.start)
 
     def _check_lateness(self, now: float) -> None:
-        due = self._due
+        # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
+        due = max(self._due, self._measured) if self._due else 0.0
         if not due or now - due < _LATE:
             if self._was_late:
                 # What was under way at the late turn may have ended just after it: measured once more.
