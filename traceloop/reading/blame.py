@@ -119,6 +119,11 @@ class Blame:
         self._passes_on = passes_on
         self._open: list[SlowRun] = []
 
+    @property
+    def is_charging(self) -> bool:
+        """Whether more runs can still be charged to a slow one."""
+        return bool(self._open)
+
     def feed(self, runs: Sequence[Run], lowest: float) -> list[SlowRun]:
         """Slow runs that are new, in order; their bills grow at later calls, until ``closed``.
 

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from ..recording.layout import SITES
-from .decoded import KINDS, Decoded, Run
+from .decoded import KINDS, TASK, Decoded, Run
 from .histograms import Histogram
 from .labels import BoundedLabels
 from .run_directory import SiteNames
 from .samples import Sample
 
 UNKNOWN_CULPRIT: Final = "unknown"
-# Idents are remembered with their callback's totals; those of tasks come and go, so now and then all are forgotten.
+# Idents are remembered with their callback's cell; those of tasks come and go, so now and then all are forgotten.
 _MAX_IDENTS: Final = 20_000
 
 
@@ -28,6 +28,17 @@ class CallbackTotals:
         self.seconds = 0.0
         self.longest_s = 0.0
         self.threshold = 0.0
+
+
+class _Cell:
+    """Runs of one callback and kind of handle that are still to be counted: their durations, s."""
+
+    __slots__ = ("durations", "kind", "totals")
+
+    def __init__(self, kind: str, totals: CallbackTotals) -> None:
+        self.kind = kind
+        self.totals = totals
+        self.durations: list[float] = []
 
 
 class SlowTotals:
@@ -92,7 +103,9 @@ class CallbackStatistics:
         self.slow: dict[tuple[str, str], SlowTotals] = {}
         self.slow_runs = 0
         self.runs = 0
-        self._by_ident: dict[float, CallbackTotals] = {}
+        self._cells: dict[tuple[str, str], _Cell] = {}
+        # What takes the duration of a run, by kind of handle and ident: ``append`` of a cell's list.
+        self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
         self._open: list[SlowRun] = []
         self._uncounted: list[SlowRun] = []
 
@@ -100,7 +113,8 @@ class CallbackStatistics:
         """Idents mean other sites from now on."""
         self.count_slow(final=True)
         self.sites = sites
-        self._by_ident.clear()
+        for adders in self._adders.values():
+            adders.clear()
         self._open = []
 
     def set_threshold(self, threshold: float, lowest: float) -> None:
@@ -116,39 +130,70 @@ class CallbackStatistics:
         runs = decoded.runs
         if not runs:
             return
-        by_ident = self._by_ident.get
         lowest = self.lowest_threshold
-        durations: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        delays: dict[str, list[float]] = {kind: [] for kind in KINDS}
-        add_duration = {kind: values.append for kind, values in durations.items()}
-        add_delay = {kind: values.append for kind, values in delays.items()}
-        slow: list[int] = []
-        for index, (_, start, end, ident, kind, delay, _, _, _, _) in enumerate(runs):
-            duration = end - start
-            add_duration[kind](duration)
-            add_delay[kind](delay)
-            totals = by_ident(ident) or self._find(ident)
-            totals.runs += 1
-            totals.seconds += duration
-            if duration > totals.longest_s:
-                totals.longest_s = duration
-                if duration >= lowest:
-                    slow.append(index)
-            elif duration >= lowest:
-                slow.append(index)
+        delays: dict[str, list[float]] = {}
+        adders = self._adders
+        ident_now, kind_now = 0.0, ""
+        add: Callable[[float], None]
+        add_delay: Callable[[float], None]
+        add = add_delay = delays.setdefault(runs[0][4], []).append
+        # One pass that only sorts out; everything is counted by list, in C. Runs that follow each other are often of
+        # one callback.
+        for _, start, end, ident, kind, delay, _, _, _, _ in runs:
+            if ident != ident_now or kind is not kind_now:
+                if kind is not kind_now:
+                    kind_now = kind
+                    add_delay = delays.setdefault(kind, []).append
+                ident_now = ident
+                add = adders[kind].get(ident) or self._adder(kind, ident)
+            add(end - start)
+            add_delay(delay)
         self.runs += len(runs)
-        for kind, values in durations.items():
-            if values:
-                self._histogram(self.durations, kind).add_all(values)
+        longest = self._count_durations()
         for kind, values in delays.items():
-            if values:
-                if min(values) < 0.0:  # unknown ones, after a gap
-                    values = [value for value in values if value >= 0.0]
-                self._histogram(self.delays, kind).add_all(values)
+            if min(values) < 0.0:  # unknown ones, after a gap
+                values = [value for value in values if value >= 0.0]
+            self._histogram(self.delays, kind).add_all(values)
+        tasks = adders[TASK]
         for ident, _, _, _ in decoded.finished:
-            self._by_ident.pop(ident, None)
+            tasks.pop(ident, None)
+        decoded.longest_s = longest
+        slow = [index for index, run in enumerate(runs) if run[2] - run[1] >= lowest] if longest >= lowest else []
         if slow or self._open:
             self._charge(runs, slow)
+
+    def _count_durations(self) -> float:
+        """Counts what the cells hold; returns the longest run."""
+        longest = 0.0
+        for cell in self._cells.values():
+            durations = cell.durations
+            if durations:
+                totals = cell.totals
+                totals.runs += len(durations)
+                totals.seconds += sum(durations)
+                most = max(durations)
+                if most > totals.longest_s:
+                    totals.longest_s = most
+                if most > longest:
+                    longest = most
+                self._histogram(self.durations, cell.kind).add_all(durations)
+                durations.clear()
+        return longest
+
+    def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
+        """What takes the durations of an ident that is seen for the first time."""
+        totals, is_known = self._find(ident)
+        key = kind, totals.label
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = _Cell(kind, totals)
+        add = cell.durations.append
+        if is_known:
+            adders = self._adders[kind]
+            if len(adders) >= _MAX_IDENTS:
+                adders.clear()
+            adders[ident] = add
+        return add
 
     def _histogram(self, family: dict[str, Histogram], kind: str) -> Histogram:
         histogram = family.get(kind)
@@ -156,8 +201,8 @@ class CallbackStatistics:
             histogram = family[kind] = Histogram()
         return histogram
 
-    def _find(self, ident: float) -> CallbackTotals:
-        """The totals of an ident seen for the first time."""
+    def _find(self, ident: float) -> tuple[CallbackTotals, bool]:
+        """The totals of an ident, and whether its site is known yet."""
         number = int(ident) % SITES if ident < 2.0**53 else 0  # more than any writer counts: a damaged record
         site = self.sites.site(number)
         label = self.labels.admit(site.label if site is not None else "unknown")
@@ -165,11 +210,7 @@ class CallbackStatistics:
         if totals is None:
             totals = self.callbacks[label] = CallbackTotals(label)
             totals.threshold = self.threshold_for(label, self.threshold)
-        if site is not None:
-            if len(self._by_ident) >= _MAX_IDENTS:
-                self._by_ident.clear()
-            self._by_ident[ident] = totals
-        return totals
+        return totals, site is not None
 
     # -- slow runs and their victims
 
@@ -197,7 +238,7 @@ class CallbackStatistics:
                             each.charge(overlap)
             if index == next_slow:
                 next_slow = next(coming, -1)
-                found = SlowRun(run, self._find(run[3]))
+                found = SlowRun(run, self._find(run[3])[0])
                 if not self.is_known(run):
                     self._uncounted.append(found)
                 elif not self._count_slow(found):

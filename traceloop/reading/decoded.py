@@ -123,6 +123,9 @@ class Event(NamedTuple):
     data: dict[str, Any]
 
 
+_SAY_NOTHING: Final = frozenset(("end", "longest_s", "loop", "records"))
+
+
 class Decoded:
     """What a stretch of one ring says, in the order of the record within each list.
 
@@ -132,6 +135,7 @@ class Decoded:
     memory: (when, allocated blocks).
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
     last_words: values of layout.COUNTER_WORDS that the loop had when it was closed, by index.
+    longest_s: of its runs, once the statistics have seen them; until then it is not known, and infinite.
     dropped: records lost in or before this stretch. records: read. closed: the loop was closed at its end, at ``end``.
     """
 
@@ -148,6 +152,7 @@ class Decoded:
         "idle_s",
         "iterations",
         "last_words",
+        "longest_s",
         "loop",
         "memory",
         "offloads",
@@ -175,6 +180,7 @@ class Decoded:
         self.events: list[Event] = []
         self.memory: list[tuple[float, int]] = []
         self.last_words: dict[int, float] = {}
+        self.longest_s = float("inf")
         self.active_s = 0.0
         self.idle_s = 0.0
         self.dropped = 0
@@ -185,4 +191,4 @@ class Decoded:
     @property
     def empty(self) -> bool:
         """Whether it says nothing at all."""
-        return not any(getattr(self, name) for name in self.__slots__ if name not in ("end", "loop", "records"))
+        return not any(getattr(self, name) for name in self.__slots__ if name not in _SAY_NOTHING)

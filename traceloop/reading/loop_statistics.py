@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from operator import sub
 from typing import TYPE_CHECKING, Final
 
 from ..recording import layout
@@ -105,10 +106,12 @@ class LoopStatistics:
         self.idle_s += decoded.idle_s
         if decoded.iterations:
             self.iterations += len(decoded.iterations)
-            self.iteration_durations.add_all([each.end - each.start for each in decoded.iterations])
-            self.iteration_callbacks.add_all([float(each.callbacks) for each in decoded.iterations])
-            late = [each.poll_delay for each in decoded.iterations if each.poll_delay >= 0.0]
-            self.poll_delays.add_all(late)
+            # By column: an iteration may have but one run, and what is done for each weighs as much as that.
+            _, starts, ends, callbacks, _, delays = zip(*decoded.iterations, strict=True)
+            self.iteration_durations.add_all(map(sub, ends, starts))
+            self.iteration_callbacks.add_all(callbacks)
+            if max(delays) >= 0.0:
+                self.poll_delays.add_all([delay for delay in delays if delay >= 0.0])
         for _, outcome, _, _ in decoded.finished:
             name = _OUTCOMES.get(outcome)
             if name is not None:

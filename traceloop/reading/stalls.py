@@ -193,7 +193,8 @@ class StallIndex:
                 lambda run: self.limit(ring, run[1], run[2], self.label(run[3]), self._limits[ring]),
                 lambda ident: self.label(ident) in PLUMBING,
             )
-        slow = blame.feed(decoded.runs, min(threshold, self.lowest_pattern))
+        lowest = min(threshold, self.lowest_pattern)
+        slow = blame.feed(decoded.runs, lowest) if decoded.longest_s >= lowest or blame.is_charging else []
         for run in slow:
             self._bills.append((ring, run))
             self._ended[ring, run.run[1]] = run
@@ -214,9 +215,9 @@ class StallIndex:
 
     def _find_congestion(self, ring: int, decoded: Decoded, slow: list[SlowRun], threshold: float) -> None:
         blocked: set[int] | None = None
-        for iteration in decoded.iterations:
+        for iteration in [each for each in decoded.iterations if each[2] - each[1] >= threshold]:
             length = iteration.end - iteration.start
-            if length < threshold or iteration.callbacks < 2:
+            if iteration.callbacks < 2:
                 continue
             if blocked is None:
                 blocked = {run.run[8] for run in slow} | {run.run[8] for _, run in self._bills}

@@ -61,6 +61,18 @@ class OldTask(NamedTuple):
     alive: int
 
 
+class _Alive:
+    """A task that is not done, since its first step. ``last_end``: of its steps; below 0 before the first one's end."""
+
+    __slots__ = ("last_end", "name", "since", "totals")
+
+    def __init__(self, name: str, since: float, totals: CoroutineTotals) -> None:
+        self.name = name
+        self.since = since
+        self.totals = totals
+        self.last_end = -1.0
+
+
 class TaskStatistics:
     """A part of a loop's statistics (``samples.Part``); it has no series of its own, reports and ``top`` ask it."""
 
@@ -68,10 +80,8 @@ class TaskStatistics:
         self._loop = loop
         self._sites = loop.process.sites
         self.coroutines: dict[int, CoroutineTotals] = {}
-        # By ident, in order of their first steps: when these were ready, and when the last step ended.
-        self._since: dict[float, float] = {}
-        self._last_end: dict[float, float] = {}
-        self._names: dict[float, str] = {}
+        # By ident, in order of their first steps.
+        self._alive: dict[float, _Alive] = {}
         self._loop_number = 0
 
     def _totals(self, site: int) -> CoroutineTotals:
@@ -87,41 +97,43 @@ class TaskStatistics:
         if self._sites is not self._loop.process.sites:  # another process has the slot: its sites have other numbers
             self._sites = self._loop.process.sites
             self.coroutines = {}
-            self._since, self._last_end, self._names = {}, {}, {}
+            self._alive = {}
         if decoded.loop is not None and decoded.loop.number != self._loop_number:
             self._loop_number = decoded.loop.number
-            self._since, self._last_end, self._names = {}, {}, {}
+            self._alive = {}
         for task in decoded.tasks:
+            totals = self._begin(task.ident, task.name, task.start).totals
             if task.creator_ident:
-                creators = self._totals(int(task.ident) % SITES).creators
+                creators = totals.creators
                 creator = int(task.creator_ident) % SITES
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
-            if len(self._names) >= _MAX_ALIVE:
-                del self._names[next(iter(self._names))]
-            self._names[task.ident] = task.name
         self._feed_steps(decoded)
         for ident, outcome, _, _ in decoded.finished:
-            totals = self._totals(int(ident) % SITES)
+            alive = self._alive.pop(ident, None)
+            totals = alive.totals if alive is not None else self._totals(int(ident) % SITES)
             if outcome == OUTCOME_RESULT:
                 totals.results += 1
             elif outcome == OUTCOME_EXCEPTION:
                 totals.exceptions += 1
             elif outcome == OUTCOME_CANCELLED:
                 totals.cancelled += 1
-            self._forget(ident)
         for ident in decoded.abandoned:
             if ident >= SITES:
                 self._totals(int(ident) % SITES).abandoned += 1
-                self._forget(ident)
+                self._alive.pop(ident, None)
+
+    def _begin(self, ident: float, name: str, since: float) -> _Alive:
+        if len(self._alive) >= _MAX_ALIVE:
+            del self._alive[next(iter(self._alive))]
+        alive = self._alive[ident] = _Alive(name, since, self._totals(int(ident) % SITES))
+        return alive
 
     def _feed_steps(self, decoded: Decoded) -> None:
-        last_end = self._last_end
-        alive = self._since
-        for _, start, end, ident, _, delay, _, _, _, _ in decoded.runs:
-            if ident < SITES:
-                continue
-            totals = self._totals(int(ident) % SITES)
+        known = self._alive.get
+        for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITES]:
+            alive = known(ident) or self._begin(ident, "", start)
+            totals = alive.totals
             took = end - start
             totals.steps += 1
             totals.running += took
@@ -130,20 +142,13 @@ class TaskStatistics:
             if delay > 0.0:
                 totals.ready += delay
                 start -= delay
-            before = last_end.get(ident)
-            if before is None:
+            before = alive.last_end
+            if before < 0.0:
                 totals.count += 1
-                if len(alive) >= _MAX_ALIVE:
-                    self._forget(next(iter(alive)))
-                alive[ident] = start
+                alive.since = start
             elif start > before:
                 totals.suspended += start - before
-            last_end[ident] = end
-
-    def _forget(self, ident: float) -> None:
-        self._since.pop(ident, None)
-        self._last_end.pop(ident, None)
-        self._names.pop(ident, None)
+            alive.last_end = end
 
     # -- as it stands
 
@@ -155,12 +160,12 @@ class TaskStatistics:
     @property
     def alive(self) -> int:
         """Tasks that had their first step and are not done."""
-        return len(self._since)
+        return len(self._alive)
 
     def alive_by_coroutine(self) -> dict[int, int]:
         """How many of them, by site."""
         counts: dict[int, int] = {}
-        for ident in self._since:
+        for ident in self._alive:
             site = int(ident) % SITES
             counts[site] = counts.get(site, 0) + 1
         return counts
@@ -172,11 +177,11 @@ class TaskStatistics:
         counts = self.alive_by_coroutine()
         seen: set[int] = set()
         out: list[OldTask] = []
-        for ident, since in self._since.items():
+        for ident, alive in self._alive.items():
             site = int(ident) % SITES
             if site not in seen:
                 seen.add(site)
-                out.append(OldTask(self.label(site), self._names.get(ident, ""), since, counts[site]))
+                out.append(OldTask(self.label(site), alive.name, alive.since, counts[site]))
                 if len(out) >= limit:
                     break
         return out
