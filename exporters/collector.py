@@ -91,14 +91,15 @@ def start(settings: Settings, environ: Mapping[str, str] | None = None) -> Colle
     return _handle_of(answer)
 
 
-def start_thread(settings: Settings) -> CollectorThread:
+def start_thread(settings: Settings, tracer_provider: object = None) -> CollectorThread:
     """The same work in a daemon thread of this process, which reads this process's rings only.
 
-    It competes with the application for the GIL. Raises ``CollectorError`` as ``start`` does.
+    It competes with the application for the GIL. ``tracer_provider``: the application's own, which gets the spans.
+    Raises ``CollectorError`` as ``start`` does, and TypeError for a provider that is none of opentelemetry-sdk's.
     """
     from .collector_process import CollectorThread
 
-    return CollectorThread(settings)
+    return CollectorThread(settings, tracer_provider)
 
 
 def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> int:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from traceloop.reading.follower import RunFollower, Stretch
     from traceloop.reading.statistics import Statistics
 
-    from .span_pipeline import SpanPipeline
+    from .span_pipeline import SpanPipeline, SpanSink
 
 MIN_POLL_SECONDS = 0.02
 MAX_POLL_SECONDS = 0.2
@@ -385,10 +385,15 @@ class CollectorThread:
     ``url``: of the metrics, None where none are served. ``notices``: lines for the user.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
         self.settings = settings
         self.notices: list[str] = []
         self.url: str | None = None
+        self._sinks: list[SpanSink] | None = None
+        if tracer_provider is not None:
+            from .sdk import ProviderSink
+
+            self._sinks = [ProviderSink(tracer_provider, say)]
         self._listener: socket.socket | None = None
         if settings.metrics:
             bound, notice = listen(
@@ -415,7 +420,7 @@ class CollectorThread:
         if process is None:
             raise CollectorError("this process does not record")
         self.follower = PrivateFollower(self.statistics, process)
-        self.pipeline = make_pipeline(self.settings, self.statistics, say)
+        self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
         self._server = serve(self._scraped, listener=self._listener) if self._listener is not None else None
 
     def _scraped(self) -> Statistics:

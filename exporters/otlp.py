@@ -243,11 +243,12 @@ class OtlpSender:
     # -- the sender's side
 
     def _work(self) -> None:
-        _leave_untraced()
+        untraced = False
         while True:
             batch = self._next_batch()
             if not batch:
                 return
+            untraced = untraced or _leave_untraced()
             outcome = self._send(batch)
             with self._condition:
                 count = sum(packed.spans for packed in batch)
@@ -453,11 +454,13 @@ def _fields(data: bytes) -> list[tuple[int, int | bytes]]:
     return out
 
 
-def _leave_untraced() -> None:
-    """In an application whose HTTP calls are instrumented, ours make no spans."""
+def _leave_untraced() -> bool:
+    """In an application whose HTTP calls are instrumented, this thread's make no spans. False: it has not come to that,
+    nothing of OpenTelemetry is imported.
+    """
     context = sys.modules.get("opentelemetry.context")
     if context is None:
-        return
+        return False
     try:
         current = context.get_current()
         for name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY"):
@@ -466,4 +469,7 @@ def _leave_untraced() -> None:
                 current = context.set_value(key, True, current)
         context.attach(current)
     except Exception:
-        pass  # spans of our own requests are a nuisance, no fault
+        pass  # spans of our own requests are a nuisance, no fault; half imported, it is asked again
+    else:
+        return True
+    return False

@@ -249,9 +249,13 @@ class SdkSink:
 
 
 class ProviderSink:
-    """Hands spans to the processors of an application's own tracer provider; for library use, in its process."""
+    """Hands spans to the processors of an application's own tracer provider; for library use, in its process.
 
-    def __init__(self, provider: Any) -> None:
+    What a processor does with them (a BatchSpanProcessor queues 2,048 and drops the rest) is the application's choice,
+    and not seen here.
+    """
+
+    def __init__(self, provider: Any, notice: Callable[[str], None] = lambda line: None) -> None:
         """``provider``: a ``TracerProvider`` of the SDK. Raises TypeError for another."""
         processor = getattr(provider, "_active_span_processor", None)
         if processor is None:
@@ -259,6 +263,8 @@ class ProviderSink:
         self.exported = Exported()
         self._processor = processor
         self._resource = provider.resource
+        self._notice = notice
+        self._failed = False
 
     def put(
         self,
@@ -268,18 +274,30 @@ class ProviderSink:
         on_sent: SentHook | None = None,
     ) -> None:
         """Ends the spans in the provider, under its own resource."""
-        for span in spans:
-            self._processor.on_end(readable_span(span, self._resource))
-        self.exported.sent += len(spans)
-        if on_sent is not None and spans:
-            on_sent(spans)()
+        taken = 0
+        try:
+            for span in spans:
+                self._processor.on_end(readable_span(span, self._resource))
+                taken += 1
+        except Exception as error:
+            self.exported.count_dropped(REJECTED, len(spans) - taken)
+            if not self._failed:
+                self._failed = True
+                self._notice(f"a span processor of the tracer provider failed: {error!r}")
+        self.exported.sent += taken
+        if on_sent is not None and taken:
+            on_sent(spans[:taken])()
 
     def forget(self, process: object) -> None:
         """Nothing is kept of a process."""
 
     def flush(self, timeout: float) -> bool:
         """Asks the processors to export."""
-        return bool(self._processor.force_flush(int(timeout * 1000)))
+        try:
+            return bool(self._processor.force_flush(int(timeout * 1000)))
+        except Exception as error:
+            self._notice(f"the tracer provider could not be flushed: {error!r}")
+            return False
 
     def shutdown(self, timeout: float) -> None:
         """The provider is the application's: it is flushed, not shut down."""

@@ -186,10 +186,21 @@ class _Process:
 class SpanPipeline:
     """Turns stretches of the record into spans and hands them out."""
 
-    def __init__(self, settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        environ: Mapping[str, str],
+        notice: Callable[[str], None],
+        sinks: list[SpanSink] | None = None,
+    ) -> None:
+        """``sinks``: where spans go, instead of where the variables say."""
         self.environ = environ
         self.sampling = sampling_of(settings, environ, notice)
-        self.sinks = [] if self.sampling.off else make_sinks(settings, environ, notice)
+        disabled = environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+        if self.sampling.off or disabled:
+            self.sinks: list[SpanSink] = []
+        else:
+            self.sinks = make_sinks(settings, environ, notice) if sinks is None else sinks
         self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
         #: What resource detectors say of this machine.
         self.detected = detected_attributes(environ, notice) if self.sinks else {}
@@ -310,9 +321,13 @@ class SpanPipeline:
 
 
 def make_pipeline(
-    settings: Settings, statistics: Statistics, notice: Callable[[str], None], environ: Mapping[str, str] | None = None
+    settings: Settings,
+    statistics: Statistics,
+    notice: Callable[[str], None],
+    environ: Mapping[str, str] | None = None,
+    sinks: list[SpanSink] | None = None,
 ) -> SpanPipeline:
-    """A pipeline whose counters are among the statistics' series."""
-    pipeline = SpanPipeline(settings, os.environ if environ is None else environ, notice)
+    """A pipeline whose counters are among the statistics' series. ``sinks``: instead of those of the variables."""
+    pipeline = SpanPipeline(settings, os.environ if environ is None else environ, notice, sinks)
     statistics.extra.append(pipeline.samples)
     return pipeline

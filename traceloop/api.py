@@ -42,6 +42,10 @@ def start(**choices: Any) -> Any:
     and so are those of processes that this one starts. Within `traceloop run` there is a run already: nothing
     happens. Returns the run, with `metrics_url` and `stop()`. Raises `ValueError` for a choice that cannot be used
     and `OSError` where no collector can be started.
+
+    `tracer_provider=`: a `TracerProvider` of opentelemetry-sdk, whose processors and exporters get this process's spans
+    instead of those that the environment names. It lives here, so the record is read by a thread of this process.
+    Raises `TypeError` for another kind of provider.
     """
     from .library_run import start_run
 

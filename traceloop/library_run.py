@@ -45,7 +45,12 @@ def start_run(choices: dict[str, Any]) -> Run:
     if _current is not None:
         return _current
     settings = Settings.from_environ(os.environ)
+    provider = choices.pop("tracer_provider", None)
+    if provider is not None and choices.setdefault("collector", "thread") != "thread":
+        raise ValueError("a tracer provider is reached from its own process only: expected collector='thread'")
     if os.environ.get(RUN_DIR):
+        if provider is not None:
+            notices.say("this is a run already, whose collector exports the spans: the tracer provider gets none")
         _current = Run(settings, None)
         return _current
     unknown = choices.keys() - set(Settings.__slots__)
@@ -65,7 +70,7 @@ def start_run(choices: dict[str, Any]) -> Run:
         if settings.collector == "process":
             collector = collectors.start(settings)
         elif settings.collector == "thread":
-            collector = collectors.start_thread(settings)
+            collector = collectors.start_thread(settings, provider)
     except collectors.CollectorError as error:
         run_directory.remove(settings.run_dir)
         raise OSError(str(error)) from None

@@ -186,3 +186,21 @@ def test_always_off_and_nonsense():
                     {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "7"}):  # fmt: skip
         assert sampling_of(Settings(), environ, notices.append).bound == 2**64
     assert len(notices) == 2
+
+
+def test_a_processor_that_fails_is_counted_and_told_once():
+    class Failing(SimpleSpanProcessor):
+        def on_end(self, span):
+            if span.context.span_id == 2:
+                raise OSError("full")
+            super().on_end(span)
+
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(Failing(exporter))
+    told = []
+    sink = ProviderSink(provider, told.append)
+    for _ in range(2):
+        sink.put("p", {}, make_spans(3))
+    assert (sink.exported.sent, sink.exported.dropped["rejected"], len(told)) == (2, 4, 1)
+    provider.shutdown()
