@@ -4,11 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 30
 
-# Known to fail, and open: see CHANGELOG.md. `make test-all` runs them.
-KNOWN := --deselect tests/heaps/test_sampling.py::test_pauses_are_recorded_with_generation_and_what_was_collected \
-  --deselect "tests/stalls/test_troubles.py::test_trouble[collection]"
-
-RERUN = $(BIN)/python -m pytest -q $(KNOWN) --last-failed --last-failed-no-failures none
+RERUN = $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-all lint conformance conformance-all bench install debian-packages clean
@@ -33,7 +29,7 @@ demo: $(BIN)/python ## install, then run examples/service.py under traceloop for
 
 test: debian-packages install lint ## everything that has to pass: lint, types, tests, CPython's tests on this interpreter
 	@# Some tests depend on time, and shared machines stand still: what fails is run again by itself, twice, before it counts.
-	$(BIN)/python -m pytest -q -m "not slow" $(KNOWN) || $(RERUN) || $(RERUN)
+	$(BIN)/python -m pytest -q -m "not slow" || $(RERUN) || $(RERUN)
 	$(BIN)/python tests/conformance/run_cpython.py --python $(BIN)/python
 
 test-all: debian-packages install lint ## make test and what takes longer
