@@ -32,9 +32,11 @@ def command(record: str, width: int | None) -> None:
         raise click.ClickException(f"no process has recorded anything in {folder}")
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
-    statistics, problems = read(folder)
+    statistics, crashes, problems = read(folder)
     for problem in problems:
         click.echo(f"traceloop: {problem}", err=True)
+    for crash in crashes:
+        click.echo(f"traceloop: {crash}; `traceloop report {folder}` shows its record")
     click.echo(report(statistics, color=color, width=max(60, columns)), nl=False)
 
 
@@ -65,8 +67,8 @@ def settings_of(folder: str) -> Settings:
         return Settings()
 
 
-def read(folder: str) -> tuple[Any, list[str]]:
-    """The statistics of everything in the folder, and a line for each ring that cannot be read."""
+def read(folder: str) -> tuple[Any, list[str], list[str]]:
+    """The statistics of everything in the folder, a line for each crash, and for each ring that cannot be read."""
     from traceloop.reading import stall_statistics
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.statistics import Statistics
@@ -82,4 +84,5 @@ def read(folder: str) -> tuple[Any, list[str]]:
     stall_statistics.add_to(statistics)
     follower = RunFollower(folder, statistics)
     follower.turn(last=True)
-    return statistics, follower.problems
+    crashes = [str(process.crash) for process in follower.processes.values() if process.crash is not None]
+    return statistics, crashes, follower.problems

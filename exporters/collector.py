@@ -10,8 +10,8 @@ How the process is made:
   stays is no child of the application, whose ``os.wait()`` must not meet it.
 * It begins a session of its own: Ctrl-C and a closed terminal end the application, and the collector reads what the
   application still has to say.
-* No descriptor of the application's stays open in it: whoever reads the application's output must see its end. Only
-  a stderr that is a terminal or a file is kept, which have no end to be seen.
+* No descriptor of the application's stays open in it but stderr, on which a crash is told: whoever reads the
+  application's output must see its end. A stderr that is a pipe is let go with the application's own end.
 * Answers come back on a private pipe, as lines ``key value``.
 """
 
@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import select
-import stat
 import sys
 import time
 
@@ -123,18 +122,7 @@ def _not_kept(environ: Mapping[str, str]) -> list[int]:
     # Whoever asks for spans on the console gets them there, and its end is when the last has been written.
     if "console" not in environ.get("OTEL_TRACES_EXPORTER", ""):
         out.append(1)
-    if not _outlives_us(2):
-        out.append(2)
     return out
-
-
-def _outlives_us(descriptor: int) -> bool:
-    """Whether holding the descriptor open keeps nobody waiting: a terminal or a file."""
-    try:
-        mode = os.fstat(descriptor).st_mode
-    except OSError:
-        return False
-    return stat.S_ISREG(mode) or os.isatty(descriptor)
 
 
 def _environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

@@ -20,10 +20,12 @@ import os
 import select
 import signal
 import socket
-import sys
+import stat
 import threading
 import time
 
+from traceloop import notices
+from traceloop.ending import COLLECTOR_TRACEBACK
 from traceloop.settings import Settings
 
 from .collector import CollectorError
@@ -47,11 +49,33 @@ SHUTDOWN_SECONDS = 5.0
 
 
 def say(line: str) -> None:
-    """One line to stderr, where the collector has one (a terminal or a file)."""
+    """Lines to the program's stderr, as long as the collector holds it; never waits long for a reader."""
+    notices.say(line)
+
+
+def keep_traceback(run_dir: str) -> str:
+    """Keeps the traceback of the exception that is being handled in the run directory; the file's path."""
+    import traceback
+
+    path = os.path.join(run_dir, COLLECTOR_TRACEBACK)
     try:
-        print(f"traceloop: {line}", file=sys.stderr, flush=True)
-    except Exception:
-        pass  # nobody is there to be told
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(traceback.format_exc())
+    except OSError:
+        pass  # the folder is gone, or full
+    return path
+
+
+def release_stderr() -> None:
+    """Lets go of the program's stderr where that is a pipe: who reads it waits for its end."""
+    try:
+        mode = os.fstat(2).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, 2)
+            os.close(null)
+    except OSError:
+        pass  # it has none
 
 
 def write_file(path: str, text: str) -> None:
@@ -109,10 +133,12 @@ class WakePipe:
         except OSError:
             pass  # full: it will wake
 
-    def wait(self, seconds: float) -> bool:
-        """Waits for a byte; whether one came."""
+    def wait(self, seconds: float, handle: int = -1) -> bool:
+        """Waits for a byte, or for the end of the process of this pidfd; whether either came."""
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
+        if handle >= 0:
+            poll.register(handle, select.POLLIN)
         if not poll.poll(seconds * 1000):
             return False
         try:
@@ -133,9 +159,10 @@ class Collector:
         self.stopping = False
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
-        self._crashed = False
+        self._keep = False  # the run directory, for whoever wants to know what went wrong
         self._told_failure = False
         self._summary_written = False
+        self._next_look = 0.0
         self._expected_until = 0.0
         self._ended: set[str] = set()
         self._root_over = False
@@ -176,7 +203,7 @@ class Collector:
                 break
             pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
             # A loop that stands still is looked at when its threshold is reached.
-            if self.pipe.wait(min(pause, self._look_again)):
+            if self.pipe.wait(min(pause, self._look_again), self.root.handle):
                 pause = MIN_POLL_SECONDS
         self.finish()
 
@@ -195,11 +222,15 @@ class Collector:
             except Exception as error:  # a damaged record must not take the others' readings with it
                 if not self._told_failure:
                     self._told_failure = True
-                    say(f"part of the record could not be read: {error!r}")
+                    line = f"part of the record could not be read: {error!r}; see {keep_traceback(self.run_dir)}"
+                    self._keep = True
+                    self.notices.append(line)
+                    say(line)
         return stretches
 
     def turn(self) -> bool:
         """Steps 1 to 3; whether there was anything new."""
+        root_gone = not self.root.alive  # asked before the read: then that was all
         busy = bool(self.read())
         with self.statistics.lock:
             self._look_again = self.probe.look()
@@ -208,39 +239,34 @@ class Collector:
             for name in list(self.follower.ended - self._ended):
                 busy = True
                 self._process_over(name)
-        if self._summary_written or not self._may_sum_up():
-            return busy
-        self._sum_up()
-        return True
+        if not self._summary_written and self._may_sum_up():
+            busy = True
+            self._sum_up()
+        if root_gone or self._summary_written or self._root_let_go():
+            release_stderr()
+        return busy
 
     def _process_over(self, name: str) -> None:
+        from traceloop.reading.run_directory import USAGE_NAME
+
         self._ended.add(name)
         process = self.follower.processes[name]
         folder = process.folder
         self.pipeline.end_process(process)
         if name in self.follower.crashed:
-            self._crashed = True
+            self._keep = True
             write_file(os.path.join(self.run_dir, "crashed"), "")
-            line = self._crash_line(name)
+            line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
             self.notices.append(line)
             say(line)
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
+        # What only the kernel knew, for `traceloop report`.
+        write_file(os.path.join(folder.path, USAGE_NAME), f"{process.statistics.most_resident_bytes}\n")
         write_file(os.path.join(self.run_dir, f"drained-{folder.pid}"), "")
         if not is_root and name not in self.follower.crashed:
             self._let_go(name)
-
-    def _crash_line(self, name: str) -> str:
-        process = self.follower.processes[name]
-        line = f"process {process.folder.pid} ended without a word"
-        now = time.monotonic()
-        for loop in process.statistics.loops.values():
-            if loop.running_at_end > 0.0:
-                when = time.strftime("%H:%M:%S", time.localtime(time.time() - (now - loop.running_at_end)))
-                line += f"; its loop {loop.label} had been running since {when}"
-                break
-        return f"{line}; `traceloop report {self.run_dir}` shows its record"
 
     def _let_go(self, name: str) -> None:
         """Frees what a process that ended well has left: a service may have thousands of workers in its life."""
@@ -261,17 +287,32 @@ class Collector:
     def _may_sum_up(self) -> bool:
         return bool(self._ended) and (self._root_over or not self.root.alive) and self._everybody_over()
 
+    def _root_let_go(self) -> bool:
+        """Whether the program has closed what was its stderr at the start, or made it something else: its readers may
+        wait for the end."""
+        now = time.monotonic()
+        if now < self._next_look or not notices.usable():
+            return False
+        self._next_look = now + 1.0
+        try:
+            return not os.path.samestat(os.stat(f"/proc/{self.root.pid}/fd/2"), os.fstat(2))
+        except PermissionError:  # it has changed its user
+            return False
+        except OSError:
+            return os.path.exists(f"/proc/{self.root.pid}/fd")
+
     def _sum_up(self) -> None:
         self._summary_written = True
         # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
         self.pipeline.flush(FLUSH_SECONDS)
         with self.statistics.lock:
             summary, report = self._texts()
+        if not self.root.alive:
+            say(report.removeprefix("traceloop: ") if report else summary)
+        # The root, which waits for them, ends when they are there: so does then what it wrote to.
+        release_stderr()
         write_file(os.path.join(self.run_dir, "report.txt"), report)
         write_file(os.path.join(self.run_dir, "summary.txt"), "\n".join([*self.notices, summary]))
-        if not self.root.alive:
-            for line in summary.splitlines():
-                say(line)
 
     def _texts(self) -> tuple[str, str]:
         from . import report
@@ -303,7 +344,7 @@ class Collector:
             return  # somebody still writes there
         if self.settings.record is not None:
             self._keep_copy(self.settings.record)
-        if not self._crashed:
+        if not self._keep:
             from shutil import rmtree
 
             rmtree(self.run_dir, ignore_errors=True)
@@ -351,10 +392,21 @@ def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool,
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
     _answer(ready, [f"pid {os.getpid()}", *answers, "ready"])
+    try:
+        _serve(collector, listener, url)
+    except BaseException as error:
+        say(f"the collector failed: {error!r}; its traceback is in {keep_traceback(run_dir)}, the record stays there")
+        return 1
+    return 0
+
+
+def _serve(collector: Collector, listener: socket.socket | None, url: str | None) -> None:
     import json
 
-    stat = stat_of(os.getpid())
-    description = {"pid": os.getpid(), "start_ticks": stat[1] if stat is not None else 0, "url": url}
+    run_dir = collector.run_dir
+
+    own = stat_of(os.getpid())
+    description = {"pid": os.getpid(), "start_ticks": own[1] if own is not None else 0, "url": url}
     write_file(os.path.join(run_dir, "collector.json"), json.dumps(description))
     collector.open(listener)
     from . import old_records
@@ -366,7 +418,6 @@ def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool,
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
     collector.run()
-    return 0
 
 
 def _answer(ready: int, lines: list[str]) -> None:

@@ -48,6 +48,22 @@ class Root:
         stat = stat_of(pid) if pid else None
         self.pid = pid
         self.start_ticks = stat[1] if stat is not None else 0
+        self._handle = -1
+        if pid and hasattr(os, "pidfd_open"):
+            try:
+                self._handle = os.pidfd_open(pid)
+            except OSError:
+                pass  # gone already, or an old kernel
+
+    @property
+    def handle(self) -> int:
+        """A descriptor that can be read when the root has ended, so that this is seen at once; -1 where there is none,
+        or no more news to come of it.
+        """
+        if self._handle >= 0 and not self.alive:
+            os.close(self._handle)
+            self._handle = -1
+        return self._handle
 
     @property
     def alive(self) -> bool:

@@ -5,9 +5,9 @@ is gone.
 interpreter replaced. Everything used here is imported beforehand, since an import during exit can fail, and
 after an uncaught KeyboardInterrupt it would turn the exit status.
 
-Records lie in shared memory and outlive the process, so most ends need nothing from us (SIGKILL, a crash,
-SIGHUP). What needs help is what is still in a loop's own batch: at exit, at `os._exit` (which forked children
-of multiprocessing end by), before an exec, and at SIGTERM, whose default action runs no Python at all.
+Records lie in shared memory and outlive the process, so SIGKILL and a crash need nothing from us. What needs help
+is what is still in a loop's own batch: at exit, at `os._exit` (which forked children of multiprocessing end by),
+before an exec, and at SIGTERM and SIGHUP, whose default action runs no Python at all.
 """
 
 from __future__ import annotations
@@ -32,6 +32,12 @@ if TYPE_CHECKING:
 #: The collector's process, where `traceloop run` or `traceloop.start` started one.
 COLLECTOR_PID = PREFIX + "COLLECTOR_PID"
 
+#: In the run directory: what went wrong in the collector.
+COLLECTOR_TRACEBACK = "collector-traceback.txt"
+
+#: Signals whose default action ends a process without a line of Python.
+_GUARDED = (_signal.SIGTERM, _signal.SIGHUP)
+
 _settings: Settings | None = None
 _root_pid = 0
 _collector_pid = 0
@@ -39,7 +45,8 @@ _collector_pid = 0
 finish_thread: Callable[[Settings], None] | None = None
 _armed = False
 _ended_pid = 0
-_recording: Recording | None = None
+#: `traceloop.recording.closing`, once a loop may have run.
+_recording: Any = None
 _untraced: dict[str, int] = {}
 
 
@@ -65,66 +72,23 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
     if _settings is None:
         atexit.register(_end)
     _untraced = untraced
-    from asyncio import events
+    from .recording import closing
 
-    from .recording import outbox, process, watchdog
-
-    _recording = Recording(process, watchdog, outbox, events._get_running_loop)
-    running_loop_watchers.append(_guard_sigterm)
+    _recording = closing
+    running_loop_watchers.append(_guard_signals)
     os._exit = Before(os._exit, _end)
-    os.execv = Before(os.execv, flush)
-    os.execve = Before(os.execve, flush)
+    os.execv = Before(os.execv, closing.hand_over)
+    os.execve = Before(os.execve, closing.hand_over)
 
     def after_fork() -> None:
-        if _signal.getsignal(_signal.SIGTERM) is _on_sigterm:
-            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+        for number in _GUARDED:
+            if _signal.getsignal(number) is _on_signal:
+                _signal.signal(number, _signal.SIG_DFL)
         _untraced.clear()
         if _settings is not None and not _settings.children:
             restore()
 
     os.register_at_fork(after_in_child=after_fork)
-
-
-class Recording:
-    """What there is to do with the recording of this process at its end; holds what that takes, ready imported."""
-
-    def __init__(self, process: Any, watchdog: Any, outbox: Any, running_loop: Callable[[], Any]) -> None:
-        self._process = process
-        self._watchdog = watchdog
-        self._outbox = outbox
-        self._running_loop = running_loop
-
-    def flush(self) -> None:
-        """Writes what the loop that runs in this thread has not written yet; also from a signal handler."""
-        loop = self._running_loop()
-        recorder = getattr(loop, "_recorder", None)
-        # In the child of a fork the running loop is the parent's, and so is its ring.
-        if recorder is None or recorder.process.pid != os.getpid():
-            return
-        code = type(recorder).flush.__code__
-        frame = sys._getframe()
-        while frame.f_back is not None:
-            frame = frame.f_back
-            if frame.f_code is code:
-                return  # a signal came in the middle of it
-        # Or between the three appends of a record.
-        del recorder.records[len(recorder.records) // 3 * 3 :]
-        recorder.flush(loop, time.monotonic())
-
-    def end(self) -> None:
-        """Nothing more will be written."""
-        current = self._process._current
-        if current is None or current.pid != os.getpid():
-            return
-        # The wait that may follow is ours, and no stall of the program's.
-        self._watchdog._at_exit()
-        self.flush()
-        try:
-            # Offloads that ended after the last loop's last flush.
-            self._outbox.outbox_of(current).drain(time.monotonic())
-        except Exception:
-            pass  # the end of a process is no place for a failing recorder
-        current.end()
 
 
 class Before:
@@ -155,12 +119,6 @@ class Before:
         return repr(self._function)
 
 
-def flush() -> None:
-    """Publishes what the loops of this process have not published yet; the recording goes on."""
-    if _recording is not None:
-        _recording.flush()
-
-
 def _flush_and_wait() -> None:
     """Ends the recording of this process; the root process waits until the collector has read it all."""
     if finish_thread is not None and _settings is not None:
@@ -168,7 +126,7 @@ def _flush_and_wait() -> None:
             _recording.flush()
         finish_thread(_settings)
     if _recording is not None:
-        _recording.end()
+        _recording.close()
     if _settings is not None and _settings.run_dir is not None:
         _wake_collector(_settings.run_dir)
     if _settings is not None and _settings.run_dir is not None and os.getpid() == _root_pid:
@@ -230,7 +188,9 @@ def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
         if _collector_pid and not _is_alive(_collector_pid):
             text = _read(path)  # it may have written just before its end
             if text is None:
-                notices.say(f"the collector has ended before the program; the record is in {run_dir}")
+                traceback = os.path.join(run_dir, COLLECTOR_TRACEBACK)
+                why = f"; its traceback is in {traceback}" if os.path.exists(traceback) else ""
+                notices.say(f"the collector has ended before the program{why}; the record is in {run_dir}")
             return text
         if _others_alive(run_dir):
             notices.say("the run goes on in other processes")
@@ -307,17 +267,21 @@ def _remove_empty(run_dir: str) -> None:
     os.rmdir(run_dir)
 
 
-# -- SIGTERM
+# -- SIGTERM, SIGHUP
 
 
-def _guard_sigterm(loop: Any) -> None:
+def _guard_signals(loop: Any) -> None:
     """A loop begins to run in this thread, or (None) one has ended."""
-    if loop is None:
-        if _signal.getsignal(_signal.SIGTERM) is _on_sigterm and _in_main_thread():
-            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-    # The kernel ignores a default action of process 1: there, SIGTERM does nothing, and so it shall.
-    elif _signal.getsignal(_signal.SIGTERM) == _signal.SIG_DFL and _in_main_thread() and os.getpid() != 1:
-        _signal.signal(_signal.SIGTERM, _on_sigterm)
+    if not _in_main_thread():
+        return
+    for number in _GUARDED:
+        handler = _signal.getsignal(number)
+        if loop is None:
+            if handler is _on_signal:
+                _signal.signal(number, _signal.SIG_DFL)
+        # The kernel ignores a default action of process 1: there, they do nothing, and so it shall be.
+        elif handler == _signal.SIG_DFL and os.getpid() != 1:
+            _signal.signal(number, _on_signal)
 
 
 def _in_main_thread() -> bool:
@@ -325,7 +289,7 @@ def _in_main_thread() -> bool:
     return threading is not None and threading.current_thread() is threading.main_thread()
 
 
-def _on_sigterm(number: int, frame: object) -> None:
+def _on_signal(number: int, frame: object) -> None:
     _signal.signal(number, _signal.SIG_DFL)
     _end()
     os.kill(os.getpid(), number)

@@ -48,6 +48,11 @@ def write_text(text: str) -> None:
         pass  # nobody is there to be told
 
 
+def usable() -> bool:
+    """Whether descriptor 2 still is what it was when this process started."""
+    return _usable_descriptor() is not None
+
+
 def _usable_descriptor() -> int | None:
     return 2 if _at_start is not None and _identity(2) == _at_start else None
 

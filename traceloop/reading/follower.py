@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..recording import layout
 from . import stall_statistics
+from .crashes import Crash, crash_of
 from .decoded import Decoded, LoopInfo
 from .loop_statistics import LoopStatistics
 from .ring_reader import Batch, RingError, RingReader
@@ -177,6 +178,8 @@ class FolderFollower(ProcessFollower):
     def __init__(self, statistics: Statistics, folder: ProcessFolder) -> None:
         super().__init__(statistics, folder.pid, folder.sites, folder.description)
         self.folder = folder
+        #: What is known of its end, where it ended without a word.
+        self.crash: Crash | None = None
 
     def read(self, *, final: bool = False) -> list[Stretch]:
         """What was written since the last time, to rings that appeared meanwhile too."""
@@ -185,8 +188,22 @@ class FolderFollower(ProcessFollower):
         self.statistics.description = self.folder.description
         return super().read(final=final)
 
+    def take_usage(self) -> None:
+        """What the collector has noted down of the kernel's account of the process; after its end."""
+        known = self.statistics
+        known.most_resident_bytes = max(known.most_resident_bytes, self.folder.most_resident_bytes)
+
+    def replaced(self) -> bool:
+        """Whether the process went on as another program.."""
+        before = self.folder.replaced
+        return before >= 0.0 and self._written() <= before
+
+    def _written(self) -> float:
+        return sum(ring.reader.word(layout.W_RECORDS) for ring in self.rings.values() if ring.is_loop)
+
     def _take_last_words(self) -> None:
         stall_statistics.take_files(self)
+        self.crash = crash_of(self)
 
 
 class PrivateFollower(ProcessFollower):
@@ -234,9 +251,10 @@ class RunFollower:
                     while last and (more := follower.read()):
                         out += more
                 else:
-                    crashed = not folder.ended and self.directory.current(folder)
+                    crashed = not folder.ended and self.directory.current(folder) and not follower.replaced()
                     out += follower.end(crashed=crashed)
                     self.ended.add(folder.name)
+                    follower.take_usage()
                     if crashed:
                         self.crashed.add(folder.name)
         return out

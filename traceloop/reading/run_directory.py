@@ -19,6 +19,8 @@ from ..recording.ring import process_start_ticks
 
 _FOLDER = re.compile(r"p-(\d+)-(\d+)(?:-(\d+))?")
 _RING = re.compile(r"loop-\d+\.ring|process\.ring")
+#: Written by the collector beside the rings of a process that is over: the most memory it had, bytes.
+USAGE_NAME = "usage"
 _UNKNOWN = Site("", "unknown", "", 0)
 # A process that changed its user, or vanished behind a PID namespace, cannot be asked: see ``alive``.
 _MAX_LINE = 1 << 20
@@ -135,6 +137,27 @@ class ProcessFolder:
     def ended(self) -> bool:
         """Whether the process said that it will write nothing more."""
         return os.path.exists(os.path.join(self.path, "ended"))
+
+    @property
+    def most_resident_bytes(self) -> int:
+        """The most memory that the process had, where its collector has noted it down; else 0."""
+        try:
+            with open(os.path.join(self.path, USAGE_NAME), "rb") as file:
+                return max(0, int(file.read(32)))
+        except (OSError, ValueError):
+            return 0
+
+    @property
+    def replaced(self) -> float:
+        """Records that the loops had written when the process was about to exec another program; -1 where it never was.
+
+        More records than that: the exec failed.
+        """
+        try:
+            with open(os.path.join(self.path, "exec"), "rb") as file:
+                return float(file.read(32))
+        except (OSError, ValueError):
+            return -1.0
 
     @property
     def alive(self) -> bool:

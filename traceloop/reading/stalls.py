@@ -346,7 +346,10 @@ class StallIndex:
             if last is None or last[1] < since - 0.001 or self._seen[last].ended:
                 last = self._last[ring] = (ring, since)
             seen = self._at(*last)
-            seen.callback = seen.callback or UNKNOWN
+            if seen.callback in ("", UNKNOWN):
+                # The frame that the loop called: a task's coroutine, or the function itself.
+                _, _, module, qualname = stack.frames[0]
+                seen.callback = f"{module}.{qualname}" if module else qualname
             seen.culprit = seen.culprit or culprit_of(stack.frames, [])
             seen.stacks.append(stack)
             return

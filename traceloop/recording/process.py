@@ -162,6 +162,12 @@ def current_process() -> Process | None:
         return _current
 
 
+def existing_process() -> Process | None:
+    """The recording of this process where it has begun; the parent's is not that of a fork's child."""
+    process = _current
+    return process if process is not None and process.pid == os.getpid() else None
+
+
 def _run_dir() -> str | None:
     directory = os.environ.get(RUN_DIR_VARIABLE)
     return directory if directory and directory != NO_DIRECTORY else None

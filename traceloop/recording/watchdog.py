@@ -498,7 +498,8 @@ def _after_fork_in_child() -> None:
         _active = None
 
 
-def _at_exit() -> None:
+def end() -> None:
+    """This process ends: no watchdog from now on."""
     if _active is not None:
         _active.end()
 
@@ -506,4 +507,4 @@ def _at_exit() -> None:
 # After logging's own hooks, and hence before them at a fork: the thread may be waiting for a handler's lock.
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-atexit.register(_at_exit)
+atexit.register(end)
