@@ -47,7 +47,8 @@ def read(path, spans):
         pipeline.sinks = [NullSender(sink.settings, print) for sink in pipeline.sinks]
     begun = time.process_time()
     follower = RunFollower(path, numbers)
-    pipeline.take(follower.turn(last=True), time.monotonic())
+    for stretches in follower.portions(last=True):
+        pipeline.take(stretches, time.monotonic())
     for process in follower.processes.values():
         pipeline.end_process(process)
     pipeline.shutdown(60)

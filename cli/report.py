@@ -83,6 +83,8 @@ def read(folder: str) -> tuple[Any, list[str], list[str]]:
     statistics = Statistics(threshold_for=threshold_for, lowest_threshold=lambda own: min(own, lowest))
     stall_statistics.add_to(statistics)
     follower = RunFollower(folder, statistics)
-    follower.turn(last=True)
+    with follower.statistics.lock:
+        for _ in follower.portions(last=True):  # counted as they come: a long record is never held whole
+            pass
     crashes = [str(process.crash) for process in follower.processes.values() if process.crash is not None]
     return statistics, crashes, follower.problems

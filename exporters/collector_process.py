@@ -34,7 +34,7 @@ from .traced_processes import Root, processes_of_run, stat_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from traceloop.reading.follower import RunFollower, Stretch
+    from traceloop.reading.follower import RunFollower
     from traceloop.reading.statistics import Statistics
 
     from .span_pipeline import SpanPipeline, SpanSink
@@ -212,13 +212,16 @@ class Collector:
         self.stopping = True
         self.pipe.wake()
 
-    def read(self) -> list[Stretch]:
-        """Step 1. Under the statistics' lock, since scrapes read too."""
+    def read(self) -> bool:
+        """Step 1; whether there was anything. Under the statistics' lock, since scrapes read too."""
+        found = False
         with self.statistics.lock:
-            stretches: list[Stretch] = []
             try:
-                stretches = self.follower.turn()
-                self.pipeline.take(stretches, time.monotonic())
+                for stretches in self.follower.portions():
+                    found = found or bool(stretches)
+                    self.pipeline.take(stretches, time.monotonic())
+                if not found:
+                    self.pipeline.take((), time.monotonic())
             except Exception as error:  # a damaged record must not take the others' readings with it
                 if not self._told_failure:
                     self._told_failure = True
@@ -231,7 +234,7 @@ class Collector:
     def turn(self) -> bool:
         """Steps 1 to 3; whether there was anything new."""
         root_gone = not self.root.alive  # asked before the read: then that was all
-        busy = bool(self.read())
+        busy = self.read()
         with self.statistics.lock:
             self._look_again = self.probe.look()
             if self.snapshots is not None:
@@ -481,9 +484,13 @@ class CollectorThread:
     def read(self) -> bool:
         """Reads what is new; from any thread."""
         with self.statistics.lock:
-            stretches = self.follower.read()
-            self.pipeline.take(stretches, time.monotonic())
-        return bool(stretches)
+            found = False
+            for stretches in self.follower.portions():
+                found = True
+                self.pipeline.take(stretches, time.monotonic())
+            if not found:
+                self.pipeline.take((), time.monotonic())
+        return found
 
     def _work(self) -> None:
         pause = MIN_POLL_SECONDS
@@ -495,8 +502,8 @@ class CollectorThread:
         self._stop.set()
         self._thread.join(timeout)
         with self.statistics.lock:
-            stretches = self.follower.end()
-            self.pipeline.take(stretches, time.monotonic())
+            for stretches in self.follower.last_portions():
+                self.pipeline.take(stretches, time.monotonic())
             self.pipeline.end_process(self.follower)
         self.pipeline.shutdown(timeout)
         if self._server is not None:

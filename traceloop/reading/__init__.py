@@ -29,7 +29,9 @@ def read_run(path: str | os.PathLike[str], statistics: Statistics | None = None)
     follower = RunFollower(path, statistics if statistics is not None else new_statistics())
     if not follower.directory.processes():
         raise FileNotFoundError(f"{os.fspath(path)}: no record of a run there")
-    follower.turn(last=True)
+    with follower.statistics.lock:
+        for _ in follower.portions(last=True):
+            pass
     return follower.statistics
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Iterator
+from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..recording import layout
@@ -26,6 +28,11 @@ if TYPE_CHECKING:
     from ..recording.process import Process
 
 _LOOK_SECONDS = 1.0
+# Doubles of a loop's ring that are read at a time: 8,192 records, whose decoded form takes about 5 MB and is not thrown
+# out of the processor's caches before it has been counted. However much is behind, no more is held.
+_PORTION = 3 * 8192
+# Portions of a turn, after which a writer that is faster than we are has to wait: scrapes wait for turns.
+_MAX_PORTIONS = 128
 
 
 class Stretch(NamedTuple):
@@ -54,12 +61,18 @@ class RingFollower:
         self.is_loop = reader.kind == layout.KIND_LOOP
         self.number = reader.number if self.is_loop else -1
         self.loop: LoopStatistics | None = None
+        #: Whether the last ``fetch`` left something to be read.
+        self.more = False
         self._fetched: list[Batch] = []
         self._closed: LoopInfo | None = None
 
     def fetch(self, *, final: bool) -> None:
-        """Copies up to the end of what there is, or for as long as one read may last."""
-        self._fetched = self.reader.read(final=final)
+        """Copies what there is, of a loop's ring a portion at most."""
+        if self.is_loop:
+            self._fetched = self.reader.read(final=final, limit=_PORTION)
+            self.more = bool(self._fetched) and self.reader.behind > 0
+        else:
+            self._fetched = self.reader.read(final=final)
 
     def read(self) -> list[Stretch]:
         """Takes in what was fetched."""
@@ -125,10 +138,16 @@ class ProcessFollower:
         self.rings[name] = RingFollower(self, reader)
 
     def read(self, *, final: bool = False) -> list[Stretch]:
-        """What was written since the last time. ``final``: the process writes no more; reads to the end."""
-        out: list[Stretch] = []
+        """What was written since the last time, all at once."""
+        return [stretch for portion in self.portions(final=final) for stretch in portion]
+
+    def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
+        """What was written since the last time, a portion at a time, each counted when it comes.
+
+        ``final``: the process writes no more; reads to the end.
+        """
         rings = sorted(self.rings.values(), key=lambda ring: ring.is_loop)
-        while True:
+        for number in count(1):
             heard = math.inf if final else 0.0
             for ring in reversed(rings):
                 if not ring.is_loop and not final:
@@ -136,27 +155,29 @@ class ProcessFollower:
                     heard = ring.reader.word(layout.W_LOOKED)
                 ring.fetch(final=final)
             stretches = [stretch for ring in rings for stretch in ring.read()]
-            out += stretches
             stall_statistics.heard(self.statistics, heard)
-            if not stretches or not final:
+            if stretches:
+                yield stretches
+            if not (stretches if final else number < _MAX_PORTIONS and any(ring.more for ring in rings)):
                 break
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
             self.statistics.look()
-        return out
 
     def end(self, *, crashed: bool = False) -> list[Stretch]:
         """The process has ended: reads the rest, ends what was under way, and gives its slot back."""
-        out = self.read(final=True)
-        for ring in self.rings.values():
-            out += ring.finish()
+        return [stretch for portion in self.last_portions(crashed=crashed) for stretch in portion]
+
+    def last_portions(self, *, crashed: bool = False) -> Iterator[list[Stretch]]:
+        """The same a portion at a time; to be used up."""
+        yield from self.portions(final=True)
+        yield [stretch for ring in self.rings.values() for stretch in ring.finish()]
         if crashed:
             self._take_last_words()
         self.statistics.detach(crashed=crashed)
         for ring in self.rings.values():
             ring.reader.close()
-        return out
 
     def _take_last_words(self) -> None:
         """The process ended without a word: what it left beside its rings."""
@@ -181,12 +202,12 @@ class FolderFollower(ProcessFollower):
         #: What is known of its end, where it ended without a word.
         self.crash: Crash | None = None
 
-    def read(self, *, final: bool = False) -> list[Stretch]:
+    def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
         """What was written since the last time, to rings that appeared meanwhile too."""
         for path in self.folder.rings():
             self.add(os.path.basename(path), path)
         self.statistics.description = self.folder.description
-        return super().read(final=final)
+        yield from super().portions(final=final)
 
     def take_usage(self) -> None:
         """What the collector has noted down of the kernel's account of the process; after its end."""
@@ -214,14 +235,14 @@ class PrivateFollower(ProcessFollower):
         super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), description)
         self._process = process
 
-    def read(self, *, final: bool = False) -> list[Stretch]:
+    def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
         """What was written since the last time."""
         ring = self._process.process_ring
         if ring is not None:
             self.add("process.ring", ring.buffer)
         for number, ring in enumerate(list(self._process.rings)):
             self.add(f"loop-{number}.ring", ring.buffer)
-        return super().read(final=final)
+        yield from super().portions(final=final)
 
 
 class RunFollower:
@@ -237,27 +258,34 @@ class RunFollower:
 
     def turn(self, *, last: bool = False) -> list[Stretch]:
         """Reads what is new of every process. ``last``: as far as there is anything, living processes too."""
-        out: list[Stretch] = []
         with self.statistics.lock:
-            for folder in self.directory.processes():
-                if folder.name in self.ended:
-                    continue
-                follower = self.processes.get(folder.name)
-                if follower is None:
-                    follower = self.processes[folder.name] = FolderFollower(self.statistics, folder)
-                # Asked before the read: only then is what was read all that there is.
-                if self.directory.writing(folder):
-                    out += follower.read()
-                    while last and (more := follower.read()):
-                        out += more
-                else:
-                    crashed = not folder.ended and self.directory.current(folder) and not follower.replaced()
-                    out += follower.end(crashed=crashed)
-                    self.ended.add(folder.name)
-                    follower.take_usage()
-                    if crashed:
-                        self.crashed.add(folder.name)
-        return out
+            return [stretch for portion in self.portions(last=last) for stretch in portion]
+
+    def portions(self, *, last: bool = False) -> Iterator[list[Stretch]]:
+        """The same a portion at a time: whoever lets each go before the next needs little memory, however far behind
+        the readers are. To be used up, under the statistics' lock.
+        """
+        for folder in self.directory.processes():
+            if folder.name in self.ended:
+                continue
+            follower = self.processes.get(folder.name)
+            if follower is None:
+                follower = self.processes[folder.name] = FolderFollower(self.statistics, folder)
+            # Asked before the read: only then is what was read all that there is.
+            if self.directory.writing(folder):
+                more = True
+                while more:
+                    more = False
+                    for portion in follower.portions():
+                        yield portion
+                        more = last
+            else:
+                crashed = not folder.ended and self.directory.current(folder) and not follower.replaced()
+                yield from follower.last_portions(crashed=crashed)
+                self.ended.add(folder.name)
+                follower.take_usage()
+                if crashed:
+                    self.crashed.add(folder.name)
 
     @property
     def problems(self) -> list[str]:
