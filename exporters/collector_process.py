@@ -229,7 +229,7 @@ class Collector:
                     self._keep = True
                     self.notices.append(line)
                     say(line)
-        return stretches
+        return found
 
     def turn(self) -> bool:
         """Steps 1 to 3; whether there was anything new."""
