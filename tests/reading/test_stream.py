@@ -102,6 +102,28 @@ def test_a_task_names_its_creator_and_its_outcome():
     assert [each[:2] for decoded in out for each in decoded.finished] == [(TASK, r.OUTCOME_CANCELLED)]
 
 
+def test_a_first_step_defines_its_task():
+    made, other = TASK + r.SITES, TASK + 2 * r.SITES
+    _, out = decode(
+        batch(
+            *BEGIN,
+            (1, 5, 3),
+            (2, TASK, 2 + r.FIRST + r.OUTCOME * r.OUTCOME_RESULT),
+            (3, made, 1 + r.FIRST),
+            (4, other, 0 + r.FIRST),
+            (5, r.R_END, 0),
+            text=["main", "Task-7", "", "mine"],
+        ),
+        batch((6, other + r.SITES, r.FIRST), gap=True, dropped=1, text=[""]),
+    )
+    tasks = [task for decoded in out for task in decoded.tasks]
+    assert [(task.ident, task.name, task.creator, task.creator_ident) for task in tasks] == [
+        (TASK, "Task-7", 1, 5), (made, "Task-8", 1, 5), (other, "mine", 1, 5), (other + r.SITES, "", 0, 0.0),
+    ]  # fmt: skip
+    assert [each[:2] for decoded in out for each in decoded.finished] == [(TASK, r.OUTCOME_RESULT)]
+    assert [run[4] for run in runs(out)] == ["soon", "task", "task", "task", "task"]
+
+
 def test_after_a_gap_nothing_is_guessed():
     _, out = decode(
         batch(*BEGIN, (1, 5, 3), text=["main"], at=1.5),

@@ -198,6 +198,8 @@ class EventLoop(
         self._close_signals()
         self._close_poller()
         if self._recorder is not None:
+            if self._recorder.foreign_runs.started:
+                self._recorder.loop_stopped(self)
             self._recorder.loop_closed(self)
 
     def _check_closed(self) -> None:
@@ -328,7 +330,7 @@ class EventLoop(
         try:
             self._current_handle = handle
             start = self.time()
-            handle._run()
+            asyncio.Handle._run(handle)
             duration = self.time() - start
             if duration >= self.slow_callback_duration:
                 base_events.logger.warning(
@@ -355,6 +357,9 @@ class EventLoop(
         identify = recorder.identify
         builtin_sites = recorder.builtin_sites
         define_task = recorder.define_task
+        fresh = recorder.fresh
+        begin_task = recorder.begin_task
+        first_step_done = recorder.first_step_done
         created = recorder.created
         define_created = recorder.define_created
         spans = recorder.spans
@@ -368,6 +373,8 @@ class EventLoop(
         step_type = recorder.step_type
         task_type: Any = asyncio.Task
         sites = layout.SITES
+        # Stands for the task that will make its first step next, where there is none.
+        nobody: Any = recorder
         now = clock()
         last_flush = last_publish = now
         publish[layout.W_RUNNING] = now
@@ -481,6 +488,7 @@ class EventLoop(
                 publish[layout.W_RUNNING] = last_publish = now
             # 5. the handles. In chunks, so that one long iteration cannot fill memory with records.
             left = len(ready)
+            newcomer = fresh[0] if fresh else nobody
             if self._debug:
                 now = self._run_recorded_debugged(recorder, left, now)
                 left = 0
@@ -504,7 +512,13 @@ class EventLoop(
                     try:
                         if kind is step_type:
                             task = callback.__self__
-                            ident = task._loop_ident
+                            if task is newcomer:
+                                ident = begin_task(task)
+                                if not ident:
+                                    newcomer = nobody
+                                    ident = task._loop_ident
+                            else:
+                                ident = task._loop_ident
                         elif kind is FunctionType:
                             # Often that of the one before: an ``id`` and its look-up are 4 % of a short handle.
                             code = callback.__code__
@@ -532,11 +546,14 @@ class EventLoop(
                             ident = identify(callback)
                             if ident >= sites:
                                 task = callback.__self__
+                                newcomer = fresh[0] if fresh else nobody
                     except LookupError:
                         ident = identify(callback)
                         task = callback.__self__ if ident >= sites else None
+                        newcomer = fresh[0] if fresh else nobody
                     except AttributeError:
                         ident = identify(callback) if task is None else define_task(task)
+                        newcomer = fresh[0] if fresh else nobody
                     if span_variable is not None:
                         held = handle._context.get(span_variable)
                         if held is not seen:
@@ -550,13 +567,24 @@ class EventLoop(
                         else:
                             handle._context.run(callback, *args)
                     except (SystemExit, KeyboardInterrupt):
-                        records += (now, ident, float(len(ready)))
+                        added = 0.0
+                        if task is newcomer:
+                            added = first_step_done(task, ident)
+                        elif task is not None and task.done():
+                            recorder.tasks_finished += 1
+                            added = outcome_of(task)
+                        records += (now, ident, len(ready) + added)
                         raise
                     except BaseException as error:
                         report_failure(handle, error)
                     records.append(now)
                     records.append(ident)
-                    if task is not None and task.done():
+                    if task is None:
+                        records.append(len(ready))
+                    elif task is newcomer:
+                        records.append(len(ready) + first_step_done(task, ident))
+                        newcomer = fresh[0] if fresh else nobody
+                    elif task.done():
                         # Written out for the usual end: a call for each task that ends is 3 % of making and running it.
                         recorder.tasks_finished += 1
                         if task._exception is None and not task.cancelled():
@@ -572,6 +600,7 @@ class EventLoop(
                     recorder.flush(self, now)
             # Neither the last handle nor its arguments may outlive their run.
             handle = callback = args = task = found = entry = held = None
+            newcomer = nobody
             seen = spans
             if len(records) >= _BATCH or now - last_flush > 0.02:
                 recorder.flush(self, now)
@@ -604,6 +633,21 @@ class EventLoop(
             now = self.time()
             handle = callback = None
         return now
+
+    def _run_recorded_for_others(self, recorder: Recorder, handle: Any) -> None:
+        """Runs, and records, a handle that somebody else has taken out of the queue; see ``recording/foreign.py``."""
+        runs = recorder.foreign_runs
+        callback = handle._callback
+        runs.inside = True
+        try:
+            # The watchdog looks for these three by name, as in the loop's own iteration.
+            now, ident = runs.begin(recorder, self, handle), recorder.identify(callback)
+            try:
+                asyncio.Handle._run(handle)
+            finally:
+                runs.end(recorder, self, callback, ident, now)
+        finally:
+            runs.inside = False
 
 
 def new_event_loop() -> EventLoop:

@@ -1,8 +1,8 @@
 """Handles: one callback with its arguments and context, to be run once (or each time a descriptor is ready).
 
 They are ``asyncio.Handle`` and ``asyncio.TimerHandle`` to everyone who looks: same attributes, same ``isinstance``.
-The loop makes them without calling a constructor (``object.__new__`` and plain stores cost half as much), which is
-why ``new_handle`` in scheduling.py and these classes know each other.
+The loop makes them with a constructor that does nothing (plain stores cost half as much as the standard one), which is
+why ``call_soon`` in scheduling.py and these classes know each other.
 """
 
 from __future__ import annotations
@@ -16,9 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 
 class Handle(asyncio.Handle):
-    """What ``call_soon`` returns. ``_run`` runs it as the standard handle does; the loop itself runs it inline."""
+    """What ``call_soon`` returns. The loop runs it inline; ``_run`` is for those who turn the loop by themselves.
+
+    Its constructor takes and sets nothing: who makes one stores what it is to have. That is a quarter faster than
+    ``object.__new__``, which has to look whether the class may be made that way (169 against 258 ns on 3.13).
+    """
 
     __slots__ = ()
+    __init__: Any = object.__init__
 
     if TYPE_CHECKING:  # slots of the base, of which typeshed says nothing
         _callback: Any
@@ -29,6 +34,9 @@ class Handle(asyncio.Handle):
         _repr: Any
         _source_traceback: Any
 
+    def _run(self) -> None:
+        run_for_others(self)
+
 
 class TimerHandle(asyncio.TimerHandle):
     """What ``call_later`` and ``call_at`` return.
@@ -38,6 +46,7 @@ class TimerHandle(asyncio.TimerHandle):
     """
 
     __slots__ = ()
+    __init__: Any = object.__init__
 
     if TYPE_CHECKING:
         _callback: Any
@@ -62,6 +71,9 @@ class TimerHandle(asyncio.TimerHandle):
         if not self._cancelled:
             self._loop._timer_handle_cancelled(self)
             asyncio.Handle.cancel(self)
+
+    def _run(self) -> None:
+        run_for_others(self)
 
 
 class _GuardedContext:
@@ -91,6 +103,7 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
     """
 
     __slots__ = ()
+    __init__: Any = object.__init__
 
     def get_context(self) -> Context:
         """The context that the callback runs in."""
@@ -110,6 +123,15 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
 
     def _run(self) -> None:
         asyncio.Handle._run(self)
+
+
+def run_for_others(handle: Any) -> None:
+    """Runs a handle that somebody else than the loop has taken out of its queue (nest_asyncio does)."""
+    recorder = getattr(handle._loop, "_recorder", None)
+    if recorder is None or recorder.foreign_runs.inside:
+        asyncio.Handle._run(handle)
+    else:
+        handle._loop._run_recorded_for_others(recorder, handle)
 
 
 def report_failure(handle: Any, error: BaseException) -> None:

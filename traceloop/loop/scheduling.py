@@ -18,7 +18,6 @@ from .handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
 from .mixin import LoopPart
 from .standard import base_events
 
-_new: Any = object.__new__
 # 3.14 deprecates the public name, and warns at each call.
 _is_coroutine_function: Callable[[object], bool] = (
     getattr(coroutines, "_iscoroutinefunction", None) or coroutines.iscoroutinefunction
@@ -59,7 +58,7 @@ class SchedulingMixin(LoopPart):
         """Runs ``callback(*args)`` in the next iteration, in ``context`` or a copy of the current one."""
         if self._guarded:
             return self._call_soon_guarded(callback, args, context)
-        handle: Handle = _new(Handle)
+        handle: Handle = Handle()
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -94,7 +93,7 @@ class SchedulingMixin(LoopPart):
     def _new_handle(
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None = None
     ) -> Handle:
-        handle: Handle = _new(Handle)
+        handle: Handle = Handle()
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -110,7 +109,7 @@ class SchedulingMixin(LoopPart):
         def _new_threadsafe_handle(
             self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
         ) -> Handle:
-            handle = _new(ThreadSafeHandle)
+            handle = ThreadSafeHandle()
             handle._callback = callback
             handle._args = args
             handle._context = guarded = _GuardedContext(copy_context() if context is None else context)
@@ -165,7 +164,7 @@ class SchedulingMixin(LoopPart):
                 del timer._source_traceback[-1]
             return timer
         # What ``call_at`` does, written out: a second call, with its star arguments, is a tenth of a timer.
-        handle: TimerHandle = _new(TimerHandle)
+        handle: TimerHandle = TimerHandle()
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -186,7 +185,7 @@ class SchedulingMixin(LoopPart):
         """Runs ``callback(*args)`` when the loop's clock passes ``when``."""
         if when is None:
             raise TypeError("when cannot be None")
-        handle: TimerHandle = _new(TimerHandle)
+        handle: TimerHandle = TimerHandle()
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
@@ -243,7 +242,7 @@ class SchedulingMixin(LoopPart):
                 if self._debug:
                     _drop_last_frame(task)
                 if recorder is not None:
-                    recorder.created.append(task)
+                    recorder.fresh.append(task)
                 return task
             if self._task_factory is not None:
                 task = self._task_factory(self, coro, **kwargs)
@@ -272,7 +271,7 @@ class SchedulingMixin(LoopPart):
                 _drop_last_frame(task)
             recorder = self._recorder
             if recorder is not None:
-                recorder.created.append(task)
+                recorder.fresh.append(task)
             return task
 
         def _factory_task(

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ..recording import layout
-from ..recording.layout import OUTCOME, SITES
+from ..recording.layout import FIRST_STEP, OUTCOME, SITES
 from .decoded import (
     READER,
     SIGNAL,
@@ -103,6 +103,8 @@ class LoopStream:
         self._override: tuple[float, str] | None = None
         # Announced, and not yet begun: name, whether create_task made it, the run that did, and that run's ident.
         self._new_tasks: dict[float, tuple[str, bool, int, float]] = {}
+        # The number in the automatic name read last, -1: none.
+        self._automatic_name = -1
         self._under_way = (0, 0.0)
         self._timers: list[float] = []
         self._writers: set[float] = set()
@@ -166,6 +168,20 @@ class LoopStream:
         if added:
             self._queue.append((end, self.runs, SOON, ident, added - 1.0))
 
+    def _name_of_newcomer(self, ident: float, name: str) -> str:
+        """The name of a task that begins, by the text of its first step's record (see ``layout``)."""
+        if not name:
+            if self._automatic_name < 0:
+                return ""
+            self._automatic_name += 1
+            name = f"Task-{self._automatic_name}"
+        elif name.startswith("Task-") and name[5:].isdecimal() and len(name) < 25:
+            self._automatic_name = int(name[5:])
+        if len(self.task_names) >= _MAX_TASK_NAMES:
+            self.task_names.clear()
+        self.task_names[ident] = name
+        return name
+
     def _end_iteration(self, decoded: Decoded, end: float) -> None:
         start = self._iteration_start
         # ``Iteration(...)`` would take twice as long.
@@ -195,6 +211,7 @@ class LoopStream:
         self._timers.clear()
         self._writers.clear()
         self._context = 0
+        self._automatic_name = -1
         self.state = UNKNOWN
 
     def _decode(
@@ -213,6 +230,7 @@ class LoopStream:
         start = run_ident = delay = added = 0.0
         kind = SOON
         scheduler = outcome = span = 0
+        newcomer: str | None = None
         running = self._running is not None
         if self._running is not None:
             start, run_ident, kind, delay, scheduler, span, outcome, added = self._running
@@ -252,8 +270,12 @@ class LoopStream:
                     if b >= OUTCOME:
                         outcome = int(b // OUTCOME)
                         b %= OUTCOME
-                        decoded.finished.append((ident, outcome, a, number))
-                        self.task_names.pop(ident, None)
+                        if outcome >= FIRST_STEP:
+                            outcome %= FIRST_STEP
+                            newcomer = self._name_of_newcomer(ident, next(text, ""))
+                        if outcome:
+                            decoded.finished.append((ident, outcome, a, number))
+                            self.task_names.pop(ident, None)
                     else:
                         outcome = 0
                     # The queue held ``pending`` before this handle was taken from it.
@@ -273,10 +295,14 @@ class LoopStream:
                                 kind = new_kind
                         if ident in self._new_tasks:
                             name, made_by_loop, maker, maker_ident = self._new_tasks.pop(ident)
-                            if not made_by_loop:
+                            if maker < 0:
                                 maker, maker_ident = scheduler, creator_ident if scheduler else 0.0
                             decoded.tasks.append(NewTask(ident, name, number, a, maker, maker_ident, made_by_loop))
                         special = bool(self._new_tasks)
+                    if newcomer is not None:
+                        maker_ident = creator_ident if scheduler else 0.0
+                        decoded.tasks.append(NewTask(ident, newcomer, number, a, scheduler, maker_ident, True))
+                        newcomer = None
                     continue
                 if running and ident in _CLOCKED:
                     running = False
@@ -421,10 +447,10 @@ class LoopStream:
     def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
         if ident == layout.R_TASK:
             name = next(text, "")
-            # Those of create_task follow the run that made them, the others stand before their first step.
+            # Those of a task factory follow the run that made them, the others stand before their first step.
             if len(self._new_tasks) >= _MAX_TASK_NAMES:
                 self._new_tasks.clear()
-            self._new_tasks[a] = (name, bool(b), *self._under_way)
+            self._new_tasks[a] = (name, bool(b), *(self._under_way if b == 1.0 else (-1, 0.0)))
             if len(self.task_names) >= _MAX_TASK_NAMES:
                 self.task_names.clear()
             self.task_names[a] = name

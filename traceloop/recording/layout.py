@@ -28,8 +28,10 @@ kinds. For a handle run ``a`` is its start; its end is the next clock reading in
 run, or the R_POLL, R_SPIN, R_SKIP, R_END that follows).
 
 ``ident`` = site + SITES * task_number. The site is a line of the process's site log; the task number (0: no task) is
-unique in its process. ``b`` = len(ready) after the run + OUTCOME * outcome, where the outcome is not 0 when this was
-the task's last step.
+unique in its process. ``b`` = len(ready) after the run + OUTCOME * (outcome + FIRST_STEP), where the outcome is not 0
+when this was the task's last step, and FIRST_STEP is there when it was the first one of a task that ``create_task``
+made: the run that scheduled it is the one that made it, and the record owns an item of text, the task's name. An empty
+item stands for the automatic name one higher than the automatic name before it (``Task-7`` after ``Task-6``).
 """
 
 from __future__ import annotations
@@ -38,7 +40,7 @@ import struct
 from typing import Final
 
 MAGIC: Final = b"TLOOPRNG"
-VERSION: Final = 1
+VERSION: Final = 2
 
 KIND_LOOP: Final = 1
 KIND_PROCESS: Final = 2
@@ -114,6 +116,8 @@ OUTCOME: Final = 4294967296.0
 OUTCOME_RESULT: Final = 1
 OUTCOME_EXCEPTION: Final = 2
 OUTCOME_CANCELLED: Final = 3
+FIRST_STEP: Final = 4
+FIRST: Final = OUTCOME * FIRST_STEP
 
 # Record kinds below zero. (a, kind, b)
 R_POLL: Final = -1.0  # a: poll began; b: its timeout in s, -1 for none
@@ -121,7 +125,9 @@ R_ACTIVE: Final = -2.0  # a: poll returned; b: handles appended for ready descri
 R_SPIN: Final = -3.0  # a poll without waiting that found nothing. a: it began; b: it returned
 R_TIMER: Final = -4.0  # a: when the timer was due; b: 0. One for each timer moved, before R_DUE
 R_DUE: Final = -5.0  # a: len(ready) before the descriptors' handles were appended; b: timers moved after them
-R_TASK: Final = -6.0  # a: ident; b: 1 made by create_task in the run before, 0 its first step follows. Text: its name
+# A task whose first step does not define it. a: its ident. Text: its name. b: 1 made by a task factory in the run
+# before; 0 made directly, 2 by create_task: its first recorded step follows.
+R_TASK: Final = -6.0
 R_STAMP: Final = -7.0  # the next run was put in by another thread. a: when; b: 0
 R_SIGNAL: Final = -8.0  # the next run is a signal's. a: when it was queued; b: signal number
 R_WRITER: Final = -9.0  # a: position (as in R_DUE's a) of a handle that is a writer's; b: 0

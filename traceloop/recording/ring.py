@@ -144,7 +144,7 @@ class Ring:
         size = 0
         for index in range(0, len(records), 3):
             triple = records[index : index + 3]
-            if triple[1] in layout.TEXT_KINDS:
+            if triple[1] in layout.TEXT_KINDS or (triple[1] > 0.0 and triple[2] >= layout.FIRST):
                 item = next(texts, "")[:4096]
                 part_text.append(item)
                 size += 4 * len(item)
