@@ -30,6 +30,7 @@ from traceloop.settings import Settings
 
 from .collector import CollectorError
 from .listening import listen, url_of
+from .no_spans import NoSpans, may_export_spans
 from .traced_processes import Root, processes_of_run, stat_of
 
 TYPE_CHECKING = False
@@ -43,6 +44,8 @@ MIN_POLL_SECONDS = 0.02
 MAX_POLL_SECONDS = 0.2
 #: How long children that record nothing yet are waited for after all else is over.
 EXPECTED_SECONDS = 5.0
+#: After how long the metrics are served though nobody has asked for them.
+UNASKED_SECONDS = 1.0
 #: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
 FLUSH_SECONDS = 0.5
 SHUTDOWN_SECONDS = 5.0
@@ -173,7 +176,6 @@ class Collector:
         """Brings in what reads and serves; only now, since the program waits for what comes before."""
         from traceloop.reading.follower import RunFollower
 
-        from .span_pipeline import make_pipeline
         from .stall_probe import StallProbe
         from .stall_snapshots import make_snapshots
 
@@ -181,11 +183,27 @@ class Collector:
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
         self.probe = StallProbe(self.follower)
         self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
-        self.pipeline: SpanPipeline = make_pipeline(self.settings, self.statistics, say)
+        self.pipeline: SpanPipeline | NoSpans
+        if may_export_spans(self.settings, os.environ):
+            from .span_pipeline import make_pipeline
+
+            self.pipeline = make_pipeline(self.settings, self.statistics, say)
+        else:
+            self.pipeline = NoSpans()
         if listener is not None:
+            threading.Thread(target=self._serve, args=(listener,), name="traceloop-metrics", daemon=True).start()
+
+    def _serve(self, listener: socket.socket) -> None:
+        """Serves once somebody asks, or after a while: the end of a short program does not wait for what that takes."""
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        poll.poll(UNASKED_SECONDS * 1000)
+        try:
             from .prometheus import serve
 
             serve(self._scraped, listener=listener)
+        except BaseException as error:
+            say(f"no metrics: {error!r}; its traceback is in {keep_traceback(self.run_dir)}")
 
     def _scraped(self) -> Statistics:
         """What a scrape sees: everything up to now. From the server's threads."""
