@@ -62,6 +62,14 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "seconds",
         "How long the loop has been off its poll, 0 while it polls.",
     ),
+    _of_loop(
+        "asyncio_eventloop_stalled_seconds",
+        "gauge",
+        "seconds",
+        "How long the callback that runs now has run, once that is past the slow-callback threshold.",
+        "callback",
+        "culprit",
+    ),
     # Handle runs
     _of_loop("asyncio_callback_duration_seconds", "histogram", "seconds", "Duration of handle runs.", "kind"),
     _of_loop(

@@ -26,7 +26,8 @@ from .otlp import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
 from .span_ids import Sampling
 from .span_limits import SpanLimits
 from .span_resource import detected_attributes, resource_attributes
-from .spans import ProcessNames, Span, SpanBuilder, SpanEvent
+from .spans import Link, ProcessNames, Span, SpanBuilder, SpanEvent
+from .stall_spans import StallSpans
 
 _UNKNOWN: Final = Site("", "unknown", "", 0)
 _MAX_PROCESSES: Final = 10_000
@@ -124,6 +125,7 @@ class _Process:
         #: What tells the loop's histograms of spans that have arrived.
         self.hooks: dict[RingFollower, SentHook] = {}
         self.offloads: OffloadSpans | None = None
+        self.stalls = StallSpans(follower, self._index, self._site)
         self._resource: dict[str, Any] | None = None
 
     @property
@@ -165,6 +167,9 @@ class _Process:
             def limit(start: float, end: float, label: str, threshold: float) -> float:
                 return index_of().limit(ring.number, start, end, label, threshold)
 
+            def stall(start: float, end: float) -> Link | None:
+                return self.stalls.link(ring.number, start, end)
+
             names = ProcessNames(
                 self._site,
                 statistics.threshold_for,
@@ -172,6 +177,7 @@ class _Process:
                 self._details(ring),
                 active,
                 limit,
+                stall,
             )
             builder = self.rings[ring] = SpanBuilder(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
         return builder
@@ -232,6 +238,7 @@ class SpanPipeline:
                     slow = builder.release(now)
                     if slow:
                         self._put(process, slow, process.hooks.get(ring))
+                late += process.stalls.take()
                 if process.offloads is not None:
                     late += process.offloads.take(now)
                 if late:

@@ -96,6 +96,7 @@ class ProcessNames(NamedTuple):
     details: what is known of the slow run from start to end (monotonic s), and whether that is all.
     active: trace id, span id (hex) and flags of the application's span that was active in it when its stack was taken.
     limit: seconds from which this run of a callback (label) with this threshold is slow, its culprit considered.
+    stall: the span, in a trace of its own, that told of the slow run from start to end while it lasted.
     """
 
     site: Callable[[int], Site]
@@ -104,6 +105,7 @@ class ProcessNames(NamedTuple):
     details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
     active: Callable[[float, float], tuple[str, str, int] | None] | None = None
     limit: Callable[[float, float, str, float], float] | None = None
+    stall: Callable[[float, float], Link | None] | None = None
 
 
 class _Context(NamedTuple):
@@ -461,6 +463,9 @@ class SpanBuilder:
             assert extra is not None
             extra.attributes = {**extra.attributes, "asyncio.blocked.callbacks": slow.blocked, **attributes}
             extra.events = events
+            told = self.names.stall(slow.run[1], end) if self.names.stall is not None else None
+            if told is not None:
+                extra.links = (*extra.links, told)
             out.append(slow.span)
         self._slow = kept
 

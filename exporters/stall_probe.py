@@ -214,7 +214,8 @@ class StallProbe:
         rings = {
             int(ring.reader.word(layout.W_PTHREAD)): ring.number for ring in follower.rings.values() if ring.is_loop
         }
-        self._index(follower).add_dump(asked_at, text, rings.get, follower.folder.sites.module_of)
+        since = {ring: standing.since for ring, standing in process.standing.items() if standing.asked}
+        self._index(follower).add_dump(asked_at, text, rings.get, follower.folder.sites.module_of, since)
 
     def _done(self, follower: FolderFollower, process: _Process) -> None:
         process.asked_at = 0.0

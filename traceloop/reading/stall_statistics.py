@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -100,8 +101,17 @@ class LoopStalls:
         return self.index.in_progress(reader.number, reader.word(layout.W_RUNNING))
 
     def metrics(self) -> Iterator[Sample]:
-        """Nothing of its own."""
-        return iter(())
+        """The stall in progress, while there is one; culprits and bills of those that are over are the callbacks'."""
+        info = self.in_progress()
+        if info is None:
+            return
+        lasts = time.monotonic() - info.start
+        callbacks, process = self._loop.callbacks, self._loop.process
+        limit = self.index.limit(info.ring, info.start, info.start + lasts, info.callback, callbacks.threshold)
+        if lasts >= limit:
+            callback, culprit = process.labels.admit(info.callback), process.culprits.admit(info.culprit)
+            labels = (("callback", callback), ("culprit", culprit))
+            yield Sample("asyncio_eventloop_stalled_seconds", labels, lasts)
 
 
 def add_to(statistics: Statistics) -> None:

@@ -93,6 +93,18 @@ class StallInfo(NamedTuple):
     bill: Bill | None
 
 
+class StallStack(NamedTuple):
+    """A stack as it comes in, with what is known of its run at that moment: as in ``StallInfo``."""
+
+    ring: int
+    start: float
+    ident: float
+    callback: str
+    culprit: str
+    taken: StackTaken
+    span: tuple[str, str, int] | None
+
+
 class _Seen:
     """What the watchdog said of one run."""
 
@@ -161,6 +173,8 @@ class StallIndex:
         self._bills: list[tuple[int, SlowRun]] = []
         self._limits: dict[int, float] = {}
         self._heard = 0.0
+        #: Stacks that came in, for who tells of stalls while they last; the latest of them.
+        self.fresh: deque[StallStack] = deque(maxlen=_MAX_STACKS * 8)
         #: Fetches a dump that was asked for, if it is there by now (True: take what there is); None where none was.
         self.fetch_dump: Callable[[bool], None] | None = None
         self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
@@ -297,18 +311,19 @@ class StallIndex:
         span = data.get("span")
         if seen.span is None and span is not None:
             seen.span = (str(span[0]), str(span[1]), int(span[2]))
+        descriptors = data.get("descriptors") or {}
+        taken = StackTaken(
+            float(data["at"]),
+            _frames(data["frames"]),
+            _frames(data.get("awaiting") or ()),
+            int(data["ready"]),
+            {str(name): int(count) for name, count in descriptors.items()},
+            "watchdog",
+        )
         if len(seen.stacks) < _MAX_STACKS:
-            descriptors = data.get("descriptors") or {}
-            seen.stacks.append(
-                StackTaken(
-                    float(data["at"]),
-                    _frames(data["frames"]),
-                    _frames(data.get("awaiting") or ()),
-                    int(data["ready"]),
-                    {str(name): int(count) for name, count in descriptors.items()},
-                    "watchdog",
-                )
-            )
+            seen.stacks.append(taken)
+        culprit = seen.culprit or UNKNOWN
+        self.fresh.append(StallStack(ring, start, seen.ident, seen.callback, culprit, taken, seen.span))
 
     def _take_late(self, data: Mapping[str, Any]) -> None:
         begin, until, reason = float(data["from"]), float(data["to"]), str(data["reason"])
@@ -319,16 +334,28 @@ class StallIndex:
 
     # -- what was seen from outside
 
-    def add_dump(self, at: float, text: str, ring_of: Callable[[int], int | None], site_module: Any = None) -> None:
+    def add_dump(
+        self,
+        at: float,
+        text: str,
+        ring_of: Callable[[int], int | None],
+        site_module: Any = None,
+        since: Mapping[int, float] | None = None,
+    ) -> None:
         """A dump that the process wrote at ``at`` when it was asked to. ``ring_of``: the ring of a loop's thread, by
-        the thread's number in the dump. ``site_module``: the module of a file, as the site log has it.
+        the thread's number in the dump. ``site_module``: the module of a file, as the site log has it. ``since``: by
+        ring, the W_RUNNING of a loop for which it was asked.
         """
 
         for thread in parse_dump(text):
             below, ring = thread.below_loop(), ring_of(thread.thread)
             if below and ring is not None:
                 frames = self._named(below, site_module)
-                self._dumps.append((ring, StackTaken(at, frames, [], 0, {}, "dump")))
+                taken = StackTaken(at, frames, [], 0, {}, "dump")
+                self._dumps.append((ring, taken))
+                if since is not None and ring in since:
+                    names = outermost_of(frames), culprit_of(frames, []) or UNKNOWN
+                    self.fresh.append(StallStack(ring, since[ring], 0.0, *names, taken, None))
 
     def _named(self, frames: list[tuple[str, int, str]], site_module: Any) -> list[Frame]:
         return name_frames(frames, lambda file: self._modules.get(file) or (site_module(file) if site_module else ""))
@@ -468,12 +495,20 @@ class StallIndex:
         last = self._last.get(ring)
         if last is not None:
             seen = self._seen.get(last)
-            if seen is not None and not seen.ended and last[1] >= running_since - 0.001:
-                return self.lookup(*last)
+            if seen is not None and last[1] >= running_since - 0.001:
+                return self.lookup(*last) if not seen.ended and last not in self._ended else None
         for dump_ring, stack in reversed(self._dumps):
             if dump_ring == ring and stack.at >= running_since:
-                return self.lookup(ring, running_since)
+                info = self.lookup(ring, running_since)
+                return info._replace(callback=outermost_of(stack.frames)) if info is not None else None
         return None
+
+    def lasts(self, stack: StallStack) -> bool:
+        """Whether this stack is of a stall (a pattern may allow its run more), and no end of that was read yet."""
+        ring, start, at = stack.ring, stack.start, stack.taken.at
+        if any(number == ring and begin <= at <= slow.run[2] for (number, begin), slow in self._ended.items()):
+            return False
+        return ring not in self._limits or at - start >= self.limit(ring, start, at, stack.callback, self._limits[ring])
 
     def slow_runs(self) -> list[tuple[int, float]]:
         """Ring and start of the slow runs that have ended, in the order in which they were read; the latest of them."""
@@ -512,6 +547,11 @@ class StallIndex:
                 attributes[f"asyncio.stall.{name}"] = value
         events = [(stack.at, {"code.stacktrace": stack.text}) for stack in info.stacks if stack.frames]
         return attributes, events, info.complete
+
+
+def outermost_of(frames: list[Frame]) -> str:
+    """The callback of a run, by the outermost frame of its stack: the label's function, or what a wrapper calls."""
+    return _dotted(frames[0][2], frames[0][3]) if frames else UNKNOWN
 
 
 def _frames(items: Iterable[Any]) -> list[Frame]:

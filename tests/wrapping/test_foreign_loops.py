@@ -1,0 +1,105 @@
+"""Libraries that turn the loop by themselves, or put loops of their own upon ours."""
+
+import re
+import subprocess
+
+import pytest
+
+# What nest_asyncio does to a loop's class, in little: iterations of its own, which may nest.
+NESTING = """
+import asyncio, heapq, threading, time
+from asyncio import events
+
+def run_once(self):
+    ready, scheduled = self._ready, self._scheduled
+    while scheduled and scheduled[0]._cancelled:
+        heapq.heappop(scheduled)
+    timeout = 0 if ready else max(scheduled[0]._when - self.time(), 0) if scheduled else None
+    self._process_events(self._selector.select(timeout))
+    end = self.time() + self._clock_resolution
+    while scheduled and scheduled[0]._when < end:
+        ready.append(heapq.heappop(scheduled))
+    for _ in range(len(ready)):
+        if ready and not (handle := ready.popleft())._cancelled:
+            task = asyncio.tasks._current_tasks.pop(self, None)
+            try:
+                handle._run()
+            finally:
+                if task is not None:
+                    asyncio.tasks._current_tasks[self] = task
+
+def run_until_complete(self, future):
+    self._thread_id = threading.get_ident()
+    before = events._get_running_loop()
+    events._set_running_loop(self)
+    try:
+        future = asyncio.ensure_future(future, loop=self)
+        while not future.done():
+            self._run_once()
+        return future.result()
+    finally:
+        events._set_running_loop(before)
+        if before is None:
+            self._thread_id = None
+
+loop = asyncio.new_event_loop()
+type(loop)._run_once = run_once
+type(loop).run_until_complete = run_until_complete
+
+async def step(number):
+    for _ in range(number):
+        await asyncio.sleep(0.0001)
+
+def hold():
+    time.sleep(0.5)
+
+async def main():
+    await step(200)
+    loop.run_until_complete(step(20))  # inside of a handle
+    hold()
+    return "done"
+
+print(loop.run_until_complete(main()))
+"""
+
+
+def test_iterations_of_somebody_elses(traced, tmp_path):
+    path = tmp_path / "nesting.py"
+    path.write_text(NESTING)
+    done = subprocess.run(
+        [*traced.command, "--no-metrics", "--report", str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    # Its first step, one after each sleep, and the nested ones within the last of these.
+    assert re.search(r"__main__\.main +1 +201 ", done.stderr), done.stderr
+    assert re.search(r"asyncio\.futures\._set_result_unless_cancelled +200 ", done.stderr), done.stderr
+    assert re.search(r"__main__\.main +__main__\.hold +1 ", done.stderr), done.stderr
+    assert "blocks the loop" in done.stderr
+
+
+def test_a_loop_upon_ours_that_has_timers_of_its_own(traced):
+    code = """
+import asyncio
+class Untouchable:
+    def clear(self): pass
+class Loop(asyncio.SelectorEventLoop):
+    def __init__(self):
+        super().__init__()
+        self._scheduled = Untouchable()
+loop = Loop()
+print(type(loop._scheduled).__name__)
+loop.close()
+"""
+    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "Untouchable\n"), done.stderr
+
+
+@pytest.mark.parametrize("module", ["traceloop", "traceloop.loop.event_loop"])
+def test_tasks_are_named_as_without_us(traced, module):
+    code = f"""
+import asyncio, {module}
+async def main(): print(asyncio.current_task().get_name())
+asyncio.run(main())
+"""
+    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "Task-1\n"
