@@ -44,7 +44,11 @@ class TimersMixin(LoopPart):
 
     @_scheduled.setter
     def _scheduled(self, handles: list[Any]) -> None:
-        self._timer_heap[:] = handles
+        if isinstance(handles, list):
+            self._timer_heap[:] = handles
+        else:
+            # A loop built on this one may forbid the heap's use, and has timers of its own (trio_asyncio).
+            self._timer_heap = handles
         self._timer_heap_shared = True
 
     def _push_timer(self, handle: Any) -> None:

@@ -18,7 +18,7 @@ from ..recording.culprit import Frame
 _THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-fA-F]+)")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
 _LOOP_FILE = os.path.join("loop", "event_loop.py")
-_LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged"))
+_LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
 _MAX_SOURCE = 4 << 20
 
 

@@ -24,7 +24,7 @@ from . import layout, naming
 from .culprit import Frame
 
 _LOOP_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "loop", "event_loop.py")
-_LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged"))
+_LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
 _RECORDING_FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "")
 _INLINED = (".<locals>.<listcomp>", ".<locals>.<dictcomp>", ".<locals>.<setcomp>", ".<locals>.<genexpr>")
 
