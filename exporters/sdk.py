@@ -100,10 +100,13 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
     """The exporter of that name. Raises LookupError where nobody offers one."""
     if name == "otlp" and protocol == "grpc":
         name = "otlp_proto_grpc"
+    elif name == "otlp" and protocol:
+        raise LookupError(f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf or grpc, got {protocol!r}")
     for entry in entry_points(group="opentelemetry_traces_exporter", name=name):
         make = entry.load()
         return make(endpoint=endpoint) if endpoint is not None and name.startswith("otlp") else make()
-    raise LookupError(f"no installed package offers the traces exporter {name!r}")
+    hint = " (pip install 'traceloop-eventloop[otlp-grpc]')" if name == "otlp_proto_grpc" else ""
+    raise LookupError(f"no installed package offers the traces exporter {name!r}{hint}")
 
 
 class SdkSink:

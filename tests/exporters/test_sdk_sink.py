@@ -159,6 +159,8 @@ def test_an_exporter_that_does_not_exist_is_told_and_left_out():
     assert len(notices) == 1 and "nobodys" in notices[0]
     with pytest.raises(LookupError):
         load_exporter("nobodys", "", None)
+    with pytest.raises(LookupError, match="http/json"):
+        load_exporter("otlp", "http/json", None)
     assert load_exporter("console", "", None) is not None
 
 
