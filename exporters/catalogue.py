@@ -177,6 +177,14 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "executor",
         "callback",
     ),
+    _of_process(
+        "asyncio_executor_blocked_seconds_total",
+        "counter",
+        "seconds",
+        "Time that offloads waited for a worker while this function had the workers of a full executor.",
+        "executor",
+        "callback",
+    ),
     # Transports
     _of_loop(
         "asyncio_transport_bytes_total",

@@ -17,6 +17,7 @@ from .text_tables import Style, clean, count, counted, seconds, shorten, table
 _COROUTINES = 6
 _OLDEST = 3
 _GROWTHS = 3
+_FILLERS = 3
 #: Tasks younger than this are none that live for long, s.
 _OLD_SECONDS = 10.0
 
@@ -106,18 +107,23 @@ def _list(found: HeapGrowth, top: tuple[tuple[str, int], ...]) -> str:
 
 
 def saturation(executors: list[ExecutorTotals], style: Style) -> list[str]:
-    """Executors in which calls waited for a worker: what took the workers, and who waited."""
+    """Executors in which calls waited for a worker: what had the workers meanwhile, and who waited for it."""
     lines: list[str] = []
     for each in executors:
-        if each.saturated < 0.01 or not each.functions:
+        full = each.saturation
+        if full.seconds < 0.01 or not full.fillers:
             continue
-        total = sum(function.seconds for function in each.functions.values()) or 1.0
-        filler, filling = max(each.functions.items(), key=lambda item: item[1].seconds)
-        waiter, waiting = max(each.functions.items(), key=lambda item: item[1].waited)
+        total = sum(filler.seconds for filler in full.fillers.values())
         text = (
-            f"{each.label} was full for {seconds(each.saturated)}: {clean(filler)} took "
-            f"{100 * filling.seconds / total:.0f}% of its workers' time; {clean(waiter)} waited most, "
-            f"{seconds(waiting.waited)} in all, {seconds(waiting.longest_wait)} at most"
+            f"{each.label} was full for {seconds(full.seconds)}: {counted(full.waits, 'call')} waited {seconds(total)} "
+            f"in all, {seconds(full.longest)} at most"
         )
         lines += _wrapped(text, style.warn, 4, style)
+        ranked = sorted(full.fillers.items(), key=lambda item: -item[1].seconds)
+        for function, filler in ranked[:_FILLERS]:
+            if filler.seconds >= 0.01 * total:
+                waiters = sorted(filler.waiters.items(), key=lambda item: -item[1])[:_FILLERS]
+                who = ", ".join(f"{waiter} {seconds(waited)}" for waiter, waited in waiters)
+                text = f"{function} had {100 * filler.seconds / total:.0f}% of its workers then; for it waited {who}"
+                lines += _wrapped(text, style.dim, 6, style)
     return lines

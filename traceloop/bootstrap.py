@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
 #: Packages whose import is waited for beside asyncio's: they offer a loop of their own in its place.
 LOOP_LIBRARIES = ("uvloop", "rloop", "zuvloop")
+#: What workers of a process pool run.
+PROCESS_POOLS = "concurrent.futures.process"
+_WAITED_FOR = frozenset(("asyncio", PROCESS_POOLS, *LOOP_LIBRARIES))
 
 #: Whether the interpreter's start called `start`; the command asks other interpreters.
 hook_ran = False
@@ -129,7 +132,7 @@ class Finder:
             # The second look is for what a later startup file added.
             spec = PathFinder.find_spec(name, self.search_path) or PathFinder.find_spec(name)
             return spec
-        if name != "asyncio" and name not in LOOP_LIBRARIES:
+        if name not in _WAITED_FOR:
             return None
         for other in sys.meta_path:
             find = getattr(other, "find_spec", None)
@@ -166,6 +169,12 @@ class Finder:
         """One of the packages is there: put the traced loop into it."""
         try:
             with OwnImports(self):
+                if module.__name__ == PROCESS_POOLS:
+                    from .recording import process_pools
+
+                    if process_pools.is_worker_starting():
+                        process_pools.patch_worker(module)
+                    return
                 from . import ending, rebinding
 
                 if module.__name__ == "asyncio":

@@ -56,7 +56,9 @@ def offloads(process: Process) -> dict[int, Any]:
             step.number,
             SimpleNamespace(submit=None, start=None, finish=None, deliver=None, outcome=0, thread=""),
         )
-        assert getattr(item, step.step) is None, f"{step.step} twice for {step.number}"
+        # A start without a worker may be told again, by the worker.
+        again = step.step == "start" and step.worker
+        assert getattr(item, step.step) is None or again, f"{step.step} twice for {step.number}"
         setattr(item, step.step, step.when)
         if step.step == "submit":
             item.label = labels[step.executor]

@@ -15,12 +15,11 @@ from .histograms import Histogram
 from .labels import BoundedLabels, LabelSlots
 from .run_directory import SiteNames
 from .samples import Sample
+from .saturation import Saturation
 
 # Offloads whose end never comes (records lost, a pool shut down) are forgotten beyond this many.
 _MAX_OPEN: Final = 100_000
 _MAX_EARLY: Final = 10_000
-# A shorter wait is a thread's start, or the GIL's: no sign of a full executor.
-_FULL_SECONDS: Final = 0.005
 # Executors are numbered as they come; what was read of the oldest of so many has been counted long ago.
 _MAX_EXECUTORS: Final = 1000
 
@@ -39,10 +38,7 @@ class FunctionTotals:
 
 
 class ExecutorTotals:
-    """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended.
-
-    saturated: seconds in which some of those that have started by now waited for a worker, each moment counted once.
-    """
+    """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended."""
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -50,30 +46,41 @@ class ExecutorTotals:
         self.workers = 0
         self.waiting = 0
         self.active = 0
-        self.saturated = 0.0
-        self._saturated_until = 0.0
+        self._saturation = Saturation()
         self.queue_durations = Histogram()
         self.run_durations = Histogram()
         self.return_delays = Histogram()
         self.functions: dict[str, FunctionTotals] = {}
 
-    def note_wait(self, submit: float, start: float) -> None:
-        """One waited for a worker. Waits come about in the order of their ends, so their union is summed up as they
-        come.
-        """
-        if start - submit >= _FULL_SECONDS:
-            self.saturated += max(0.0, start - max(submit, self._saturated_until))
-            self._saturated_until = max(self._saturated_until, start)
+    @property
+    def saturation(self) -> Saturation:
+        """Who waited for whom, with all that is known by now."""
+        self._saturation.settle()
+        return self._saturation
+
+    def started(self, key: int, function: str, submit: float, start: float) -> None:
+        """A call left the queue."""
+        self._saturation.max_workers = self.max_workers
+        self._saturation.started(key, function, submit, start)
+
+    def finished(self, key: int, end: float) -> None:
+        """It gave its worker back."""
+        self._saturation.finished(key, end)
+
+    def forget(self, key: int) -> None:
+        """It ended unseen."""
+        self._saturation.forget(key)
 
 
 class _Offload:
-    __slots__ = ("delivered", "executor", "finish", "ident", "outcome", "start", "submit")
+    __slots__ = ("counted", "delivered", "executor", "finish", "ident", "outcome", "start", "submit")
 
     def __init__(self) -> None:
         self.executor: ExecutorTotals | None = None
         self.ident = 0.0
         self.submit = self.start = self.finish = self.delivered = -1.0
         self.outcome = 0
+        self.counted = False  # its wait; one without a worker may be told again, by the worker
 
 
 class ExecutorStatistics:
@@ -95,6 +102,9 @@ class ExecutorStatistics:
     def new_process(self, sites: SiteNames) -> None:
         """Another process takes the slot: what was under way is over, what was counted stays."""
         self.sites = sites
+        for offload in self._open.values():
+            if offload.executor is not None:
+                offload.executor.forget(id(offload))
         self._open.clear()
         for number in list(self._by_number):
             self._gone(number)
@@ -179,16 +189,23 @@ class ExecutorStatistics:
             offload.ident = step.ident
             offload.submit = step.when
             if offload.start >= 0.0:
-                self._started(offload, executor)
+                executor.active += 1
+                if offload.counted:
+                    self._waited(offload, executor)
             elif offload.finish < 0.0:
                 executor.waiting += 1
             if offload.finish >= 0.0:
                 self._finished(offload, executor)
         elif step.step == "start":
+            first = offload.start < 0.0
             offload.start = step.when
             if executor is not None:
-                executor.waiting -= 1
-                self._started(offload, executor)
+                if first:
+                    executor.waiting -= 1
+                    executor.active += 1
+                if step.worker and not offload.counted:
+                    self._waited(offload, executor)
+            offload.counted = offload.counted or bool(step.worker)
         elif step.step == "finish":
             offload.finish = step.when
             offload.outcome = step.outcome
@@ -204,12 +221,12 @@ class ExecutorStatistics:
                 executor.return_delays.add(offload.delivered - offload.finish)
             del self._open[step.number]
 
-    def _started(self, offload: _Offload, executor: ExecutorTotals) -> None:
-        executor.active += 1
+    def _waited(self, offload: _Offload, executor: ExecutorTotals) -> None:
         waited = max(0.0, offload.start - offload.submit)
-        executor.note_wait(offload.submit, offload.start)
         executor.queue_durations.add(waited)
-        function = self._function(offload, executor)
+        label = self._label(offload)
+        executor.started(id(offload), label, offload.submit, offload.start)
+        function = self._function(label, executor)
         function.waited += waited
         if waited > function.longest_wait:
             function.longest_wait = waited
@@ -217,16 +234,22 @@ class ExecutorStatistics:
     def _finished(self, offload: _Offload, executor: ExecutorTotals) -> None:
         if offload.start < 0.0:
             return  # cancelled, or refused, before it ran
+        if not offload.counted:
+            offload.counted = True
+            self._waited(offload, executor)
         executor.active -= 1
         duration = max(0.0, offload.finish - offload.start)
         executor.run_durations.add(duration)
-        function = self._function(offload, executor)
+        executor.finished(id(offload), offload.finish)
+        function = self._function(self._label(offload), executor)
         function.runs += 1
         function.seconds += duration
 
-    def _function(self, offload: _Offload, executor: ExecutorTotals) -> FunctionTotals:
+    def _label(self, offload: _Offload) -> str:
         site = self.sites.site(int(offload.ident) % SITES)
-        label = self.labels.admit(site.label if site is not None else "unknown")
+        return self.labels.admit(site.label if site is not None else "unknown")
+
+    def _function(self, label: str, executor: ExecutorTotals) -> FunctionTotals:
         totals = executor.functions.get(label)
         if totals is None:
             totals = executor.functions[label] = FunctionTotals()
@@ -251,6 +274,7 @@ class ExecutorStatistics:
                 executor.waiting -= 1
             else:
                 executor.active -= 1
+                executor.forget(id(offload))
 
     def metrics(self) -> Iterator[Sample]:
         """The series of every executor."""
@@ -267,3 +291,6 @@ class ExecutorStatistics:
                 both = (("executor", label), ("callback", callback))
                 yield Sample("asyncio_executor_runs_total", both, totals.runs)
                 yield Sample("asyncio_executor_time_seconds_total", both, totals.seconds)
+            for callback, filler in each.saturation.fillers.items():
+                both = (("executor", label), ("callback", callback))
+                yield Sample("asyncio_executor_blocked_seconds_total", both, filler.seconds)

@@ -10,6 +10,7 @@ The facts that shape it:
   moment it is done.
 * A process pool's future turns to running when its call is put into the queue that the processes share, which takes
   one more than there are processes. So no more than ``max_workers`` of them count as started at a time, in order.
+  That start has no worker. Where the worker took notes (``process_pools``) it is told again at the end, with both.
 * Writing to the process ring costs a few microseconds, an offload in all perhaps 50. Workers therefore leave their
   records in a list that the loop writes when it flushes, and write it themselves where no loop is about to: when it
   waits in its poll, or has not flushed for a while because something blocks it.
@@ -24,6 +25,7 @@ import concurrent.futures
 import functools
 import itertools
 import re
+import sys
 import threading
 import weakref
 from asyncio import base_events
@@ -34,7 +36,7 @@ from time import monotonic
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
-from . import layout
+from . import layout, process_pools
 from .naming import code_of, site_of, site_of_code, unwrap
 from .outbox import LIMIT, UNATTENDED_SECONDS, outbox_of
 from .process import Process
@@ -49,6 +51,9 @@ _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
 # Definitions of executors and workers are repeated, since the ring that holds them is overwritten in time.
 _REPEAT_SECONDS = 30.0
+_MAX_PROCESSES = 1000
+# A watched future's attribute.
+_OFFLOAD = "_traceloop_offload"
 _AUTOMATIC_PREFIX = re.compile(r"ThreadPoolExecutor-\d+$")
 
 
@@ -91,6 +96,7 @@ class Offloads:
         self._numbers = itertools.count(1)
         self._worker_numbers = itertools.count(1)
         self._local = threading.local()
+        self._worker_processes: dict[int, tuple[float, float]] = {}
         self._executors: dict[int, ExecutorEntry] = {}
         self._executor_numbers = itertools.count(1)
         self._labels: set[str] = set()
@@ -205,6 +211,10 @@ class Offloads:
         except TypeError:  # cannot be referred to weakly: it is known by its class from now on
             pass
         self._executors[id(executor)] = entry
+        if issubclass(entry.executor_type, concurrent.futures.ProcessPoolExecutor):
+            module = sys.modules.get(process_pools.MODULE)
+            process_pools.patch_worker(module)
+            process_pools.patch_parent(module, _note_ran)
         return entry
 
     def add_entry(self, label: str, limit: int, executor_type: type) -> ExecutorEntry:
@@ -247,6 +257,19 @@ class Offloads:
         )
         return number
 
+    def process_number(self, ran: process_pools.Ran) -> float:
+        """The number of a worker process times OUTCOME; the worker is announced. Any thread."""
+        now = monotonic()
+        number, until = self._worker_processes.get(ran.pid, (0.0, 0.0))
+        if now >= until:
+            number = number or next(self._worker_numbers) * layout.OUTCOME
+            self._worker_processes.pop(ran.pid, None)
+            self._worker_processes[ran.pid] = number, now + _REPEAT_SECONDS
+            if len(self._worker_processes) > _MAX_PROCESSES:
+                del self._worker_processes[next(iter(self._worker_processes))]
+            self.outbox.define([number / layout.OUTCOME, layout.R_THREAD, ran.pid], ran.name, now)
+        return number
+
     def note(self, records: tuple[float, ...]) -> None:
         """Leaves records for the process ring; any thread."""
         outbox = self.outbox
@@ -267,6 +290,7 @@ class Offload:
         "finished",
         "future",
         "number",
+        "ran",
         "source",
         "started",
     )
@@ -282,6 +306,7 @@ class Offload:
         self.started = False
         self.finished = False
         self._watched_at = 0.0
+        self.ran: process_pools.Ran | None = None
 
     # -- in the worker
 
@@ -356,6 +381,8 @@ class Offload:
                 # Weakly: a future that is dropped without being run must not live on as a cycle.
                 hook = functools.partial(_turned_running, weakref.ref(source), self)
                 source.set_running_or_notify_cancel = hook
+            if issubclass(self.entry.executor_type, concurrent.futures.ProcessPoolExecutor):
+                source.__dict__[_OFFLOAD] = self
         if not waiting and not source.cancelled():
             # It began while submit() was under way.
             self.note_running(submitted, worker=False)
@@ -389,7 +416,15 @@ class Offload:
         if not self.started and outcome != _CANCELLED and not isinstance(error, concurrent.futures.BrokenExecutor):
             # Its worker was about to begin when it came to be watched.
             self.note_start(self._watched_at or monotonic(), worker=False)
-        self.note_finish(outcome)
+        ran = self.ran
+        if ran is not None:
+            end = min(ran.end, monotonic())
+            start = min(ran.start, end)
+            self.finished = True
+            number = self.number + self._offloads.process_number(ran)
+            self._offloads.note((start, layout.R_START, number, end, layout.R_FINISH, self.number + outcome))
+        else:
+            self.note_finish(outcome)
         if successor is not None:
             successor.note_start(monotonic(), worker=False)
 
@@ -434,6 +469,12 @@ class Offload:
     def note_deliver(self) -> None:
         """The result reached the loop, in whose thread this is."""
         self._recorder.records += (monotonic(), layout.R_DELIVER, self.number)
+
+
+def _note_ran(future: Any, ran: process_pools.Ran) -> None:
+    offload = future.__dict__.pop(_OFFLOAD, None)
+    if offload is not None:
+        offload.ran = ran
 
 
 def _turned_running(reference: Any, offload: Offload) -> Any:

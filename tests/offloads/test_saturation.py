@@ -1,0 +1,83 @@
+"""Waits are shared out among what had the workers meanwhile."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from traceloop.reading.saturation import FULL_SECONDS, Saturation
+
+
+def play(workers: int, calls: list[tuple[float, float, str]]) -> list[tuple[str, float, float, float]]:
+    """What a pool does with calls (submit, how long, function): function, submit, start, end."""
+    free = [0.0] * workers
+    out = []
+    for submit, length, function in sorted(calls):
+        free.sort()
+        start = max(submit, free[0])
+        free[0] = start + length
+        out.append((function, submit, start, start + length))
+    return out
+
+
+def feed(saturation: Saturation, played: list[tuple[str, float, float, float]], seed: int) -> None:
+    """In any order, as rings are read."""
+    steps = list(enumerate(played))
+    random.Random(seed).shuffle(steps)
+    for key, (function, submit, start, end) in steps:
+        saturation.started(key, function, submit, start)
+        saturation.finished(key, end)
+    saturation.settle()
+
+
+def test_the_slow_function_is_named_and_who_waited_for_it() -> None:
+    saturation = Saturation()
+    saturation.max_workers = 2
+    calls = [(1.0, 1.0, "slow"), (1.0, 1.0, "slow"), (1.1, 0.01, "quick"), (1.2, 0.01, "quick")]
+    # Before and after, "often" has the workers much longer, and nobody waits.
+    calls += [(10.0 + 2 * number, 1.5, "often") for number in range(20)]
+    feed(saturation, play(2, calls), 1)
+    assert saturation.waits == 2
+    assert saturation.seconds == pytest.approx(0.9)
+    assert saturation.longest == pytest.approx(0.9)
+    assert saturation.fillers.keys() == {"slow"}
+    assert saturation.fillers["slow"].waiters == {"quick": pytest.approx(1.7)}
+
+
+def test_a_wait_while_workers_are_free_is_not_the_executors() -> None:
+    saturation = Saturation()
+    saturation.max_workers = 4
+    saturation.started(1, "one", 1.0, 1.0)
+    saturation.started(2, "late", 1.0, 1.5)  # its thread was slow to start
+    saturation.settle()
+    assert saturation.waits == 0 and saturation.seconds == 0.0
+
+
+_CALLS = st.lists(
+    st.tuples(st.floats(1, 3), st.floats(0.001, 0.5), st.sampled_from("abc")), min_size=1, max_size=60
+)
+
+
+@given(st.integers(1, 3), _CALLS, st.integers(0, 99))
+def test_all_waits_are_shared_out(workers: int, calls: list[tuple[float, float, str]], seed: int) -> None:
+    played = play(workers, calls)
+    saturation = Saturation()
+    saturation.max_workers = workers
+    feed(saturation, played, seed)
+    waits = [start - submit for _, submit, start, _ in played if start - submit >= FULL_SECONDS]
+    assert saturation.waits == len(waits)
+    assert sum(filler.seconds for filler in saturation.fillers.values()) == pytest.approx(sum(waits), abs=1e-6)
+    for function, filler in saturation.fillers.items():
+        assert filler.seconds == pytest.approx(sum(filler.waiters.values()))
+        expected = 0.0
+        for _, submit, start, _ in played:
+            if start - submit >= FULL_SECONDS:
+                overlap = {
+                    name: sum(max(0.0, min(e, start) - max(s, submit)) for n, _, s, e in played if n == name)
+                    for name in "abc"
+                }
+                expected += overlap[function] / sum(overlap.values()) * (start - submit)
+        assert filler.seconds == pytest.approx(expected, abs=1e-6)

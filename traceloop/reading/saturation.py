@@ -1,0 +1,138 @@
+"""A full executor: what had its workers while others waited for one.
+
+A wait is shared out among the functions that ran meanwhile, by the time that each had workers. Submits, starts and ends
+come by different rings, in no certain order, so waits are kept for a while and shared out together, when the runs
+around them are known: at the latest when somebody asks.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from itertools import accumulate
+from typing import Final, NamedTuple
+
+# A shorter wait is a thread's start, or the GIL's: no sign of a full executor.
+FULL_SECONDS: Final = 0.005
+_MAX_WAITS: Final = 5000
+_MAX_RUNS: Final = 20_000
+_KEPT_SECONDS: Final = 60.0
+_MAX_WAITERS: Final = 200
+# Between the end of one call and the start of the next in the same worker passes about this much.
+_CHANGE_SECONDS: Final = 0.001
+
+
+class Run(NamedTuple):
+    """One call: start and end (monotonic s), function."""
+
+    start: float
+    end: float
+    function: str
+
+
+class Filler:
+    """A function that had workers while others waited. seconds: they waited for it, over all of them.
+
+    waiters: of each waiting function, the seconds.
+    """
+
+    __slots__ = ("seconds", "waiters")
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self.waiters: dict[str, float] = {}
+
+
+class _Sums:
+    """Integrals over the number of runs of one function, from their starts and ends."""
+
+    def __init__(self, runs: list[Run]) -> None:
+        self.starts = sorted(run.start for run in runs)
+        self.ends = sorted(run.end for run in runs)
+        self._start_sums = [0.0, *accumulate(self.starts)]
+        self._end_sums = [0.0, *accumulate(self.ends)]
+
+    def until(self, moment: float) -> float:
+        """Worker time up to ``moment``, s."""
+        begun, over = bisect_left(self.starts, moment), bisect_left(self.ends, moment)
+        return begun * moment - self._start_sums[begun] - (over * moment - self._end_sums[over])
+
+    def running(self, moment: float) -> int:
+        return bisect_right(self.starts, moment) - bisect_right(self.ends, moment)
+
+
+class Saturation:
+    """Of one executor. ``max_workers`` 0: not known, and every wait that is long enough counts."""
+
+    def __init__(self) -> None:
+        self.max_workers = 0
+        #: Seconds in which calls that have started by now waited for a worker, each moment counted once.
+        self.seconds = 0.0
+        #: Calls that waited, and the longest wait, s.
+        self.waits = 0
+        self.longest = 0.0
+        self.fillers: dict[str, Filler] = {}
+        self._until = 0.0
+        self._waits: list[Run] = []
+        self._runs: list[Run] = []
+        self._open: dict[int, tuple[float, str]] = {}
+
+    def started(self, key: int, function: str, submit: float, start: float) -> None:
+        """A call of ``function`` started; ``key`` until its end."""
+        self._open[key] = start, function
+        if start - submit >= FULL_SECONDS:
+            self._waits.append(Run(submit, start, function))
+            if len(self._waits) >= _MAX_WAITS:
+                self.settle()
+
+    def finished(self, key: int, end: float) -> None:
+        """It ended."""
+        known = self._open.pop(key, None)
+        if known is not None:
+            self._runs.append(Run(known[0], end, known[1]))
+            if len(self._runs) > 2 * _MAX_RUNS:
+                self.settle()
+                del self._runs[:-_MAX_RUNS]
+
+    def forget(self, key: int) -> None:
+        """Its end will never be known."""
+        self._open.pop(key, None)
+
+    def settle(self) -> None:
+        """Shares out the waits that are known."""
+        waits, self._waits = self._waits, []
+        if waits:
+            latest = max(wait.end for wait in waits)
+            runs = self._runs + [Run(start, latest + 1.0, function) for start, function in self._open.values()]
+            by_function: dict[str, list[Run]] = {}
+            for run in runs:
+                by_function.setdefault(run.function, []).append(run)
+            every = _Sums(runs)
+            sums = {function: _Sums(each) for function, each in by_function.items()}
+            for wait in sorted(waits):
+                if self._was_full(every, wait):
+                    self._share(wait, every, sums)
+            self._runs = [run for run in self._runs if run.end > latest - _KEPT_SECONDS]
+
+    def _was_full(self, every: _Sums, wait: Run) -> bool:
+        moments = (wait.start, wait.end - _CHANGE_SECONDS, wait.end)
+        return any(every.running(moment) >= self.max_workers for moment in moments)
+
+    def _share(self, wait: Run, every: _Sums, sums: dict[str, _Sums]) -> None:
+        begin, end, waiter = wait
+        self.waits += 1
+        self.longest = max(self.longest, end - begin)
+        self.seconds += max(0.0, end - max(begin, self._until))
+        self._until = max(self._until, end)
+        whole = every.until(end) - every.until(begin)
+        if whole <= 0.0:
+            return
+        for function, each in sums.items():
+            share = (each.until(end) - each.until(begin)) / whole * (end - begin)
+            if share <= 0.0:
+                continue
+            filler = self.fillers.get(function)
+            if filler is None:
+                filler = self.fillers[function] = Filler()
+            filler.seconds += share
+            if waiter in filler.waiters or len(filler.waiters) < _MAX_WAITERS:
+                filler.waiters[waiter] = filler.waiters.get(waiter, 0.0) + share
