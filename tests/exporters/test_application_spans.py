@@ -108,3 +108,37 @@ def test_a_broken_context_switches_it_off(spans, lists, caplog):
     spans.changed(Broken(a=1))
     assert spans.variable is None
     assert "cannot be followed" in caplog.text
+
+
+def test_what_is_handed_over_belongs_to_the_span_opened_in_the_same_step(spans, lists):
+    tracer = TracerProvider().get_tracer("test")
+    outer, inner = tracer.start_span("a"), tracer.start_span("b")
+
+    def step():
+        with trace.use_span(outer):
+            assert spans.enter_active() is None  # the handle's own
+            with trace.use_span(inner):
+                before = spans.enter_active()
+                assert before == 1.0
+                spans.leave_active(before)
+        assert spans.current == 1
+
+    spans.changed(context_of(spans, outer))
+    lists.take()
+    contextvars.copy_context().run(step)
+    records, _ = lists.take()
+    assert [(number, kind) for number, kind, _ in records] == [
+        (2.0, layout.R_SPAN), (2.0, layout.R_CONTEXT), (1.0, layout.R_CONTEXT)
+    ]  # fmt: skip
+
+
+def test_handed_over_before_any_handle_was_seen(spans, lists):
+    spans.forget_current()
+    assert spans.enter_active() is None
+    spans.forget_current()
+    with trace.use_span(TracerProvider().get_tracer("test").start_span("a")):
+        before = spans.enter_active()
+        assert before is not None
+        spans.leave_active(before)
+    assert spans.current == -1
+    assert lists.take()[0][-1] == (0.0, layout.R_CONTEXT, 0.0)

@@ -155,7 +155,11 @@ class Offloads:
                 entry.defined_at = now
                 recorder.records += (entry.number, layout.R_EXECUTOR, entry.limit)
                 recorder.text.append(entry.label)
+            # Not the one of the handle's context: mostly it was opened in the very step that hands this over.
+            before = recorder.spans.enter_active()
             recorder.records += (now, layout.R_SUBMIT, number, entry.number, layout.R_SUBMIT_INFO, site)
+            if before is not None:
+                recorder.spans.leave_active(before)
         else:
             if now - entry.defined_at > _REPEAT_SECONDS:
                 self.outbox.define([entry.number, layout.R_EXECUTOR, entry.limit], entry.label, now)

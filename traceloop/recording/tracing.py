@@ -77,6 +77,23 @@ class ApplicationSpans:
             self.current = number
             self._records += (float(number), layout.R_CONTEXT, 0.0)
 
+    def enter_active(self) -> float | None:
+        """Something that is recorded next belongs to the span that is current right now, which the code under way may
+        have opened itself. Returns what ``leave_active`` is to be given afterwards, None where nothing is to be done.
+        """
+        variable = self.variable or self.refresh()
+        if variable is None:
+            return None
+        before = self.current
+        self.changed(variable.get(None))
+        # -1: nothing was recorded yet for the loop, which readers take for no span.
+        return None if self.current in (before, 0 if before < 0 else before) else float(before)
+
+    def leave_active(self, before: float) -> None:
+        """The run under way is again in the span of its handle's context."""
+        self.current = int(before)
+        self._records += (max(before, 0.0), layout.R_CONTEXT, 0.0)
+
     def forget_current(self) -> None:
         """The loop begins or ends to run: what was recorded last holds no longer."""
         self.current = -1
