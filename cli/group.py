@@ -59,10 +59,14 @@ def _exists(module: str) -> bool:
 @click.group(cls=LazyGroup)
 @click.version_option(__version__, message="traceloop %(version)s")
 def command() -> None:
-    """An asyncio event loop that records everything it does.
+    """An asyncio event loop that records everything it does, under any Python program.
 
     \b
-    traceloop run app.py              run a program, and look at what its loops do
-    curl localhost:9464/metrics       while it runs
-    traceloop top                     the same as text, with the stack of a loop that is blocked
+    traceloop run app.py              run a program: what blocks its loops is told, with the line of code
+    traceloop run uvicorn app:app     a server with all its workers
+    traceloop top                     watch the loops of what runs now, from another terminal
+    curl localhost:9464/metrics       the same for Prometheus; `traceloop dashboards` writes Grafana's side
+    traceloop demo                    a service with troubles to try all that on
+
+    `traceloop COMMAND --help` tells the rest.
     """

@@ -9,25 +9,32 @@ from .options import OPTIONS, HelpRequested
 
 _TEXT = """Run a program on the traced event loop; it behaves as under `python`.
 
-While it runs, http://localhost:9464/metrics tells what its loops do. When it has ended, one line on stderr
-sums that up. The options stand before the program; whatever follows it belongs to it.
+PROGRAM is what `python` takes (app.py, a folder or zip file, -m module, -c code), or a console script such
+as uvicorn, or an interpreter with its own options. traceloop's options stand before it; whatever follows it
+belongs to it. Processes that it starts are traced too.
+
+\b
+What you get:
+  while it runs      http://localhost:9464/metrics for Prometheus; `traceloop top` for the eye; a line on
+                     stderr when a callback blocks its loop, with the line of code that does
+  when it has ended  one line that sums it up; a whole report with --report
+  after a crash      one line that names what ran, and a record for `traceloop report`
+  spans              to an OTLP receiver (Tempo, Jaeger, ...) with --otlp-endpoint
 
 \b
 Examples:
   traceloop run app.py --its-own option
   traceloop run -m package.module
   traceloop run uvicorn app:app --workers 4
-  traceloop run python -X dev app.py            options of the interpreter
-  traceloop run --report --no-metrics -m pytest
+  traceloop run python -X dev app.py                 options of the interpreter
+  traceloop run --report --no-metrics -m pytest      a report at the end, no port
   traceloop run --otlp-endpoint http://localhost:4318 app.py
   traceloop run --slow-threshold 0.05 --slow-threshold 'app.batch.*=1' app.py
 
 \b
 Environment:
-  OTEL_PYTHON_TRACELOOP_<OPTION>                 an option's default: ..._SLOW_THRESHOLD=0.05,
-  ..._REPORT=true;
-                                                 --no-metrics and --no-children are ..._METRICS=false,
-                                                 ..._CHILDREN=false
+  OTEL_PYTHON_TRACELOOP_<OPTION>                 an option's default: ..._SLOW_THRESHOLD=0.05, ..._REPORT=true;
+                                                 --no-metrics is ..._METRICS=false, --no-children ..._CHILDREN=false
   OTEL_EXPORTER_PROMETHEUS_HOST, ..._PORT        where /metrics is served
   OTEL_EXPORTER_OTLP_ENDPOINT and its like       where spans go
   OTEL_TRACES_EXPORTER, OTEL_TRACES_SAMPLER      which exporter, which sampler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -192,6 +193,24 @@ def test_a_collector_that_is_killed_costs_one_notice(traced: Traced, tmp_path: P
     result = run(traced, tmp_path, text, "--no-metrics")
     assert (result.status, result.stdout) == (5, "traceloop\ntraceloop\n")
     assert len(notices(result)) == 1 and "collector" in notices(result)[0]
+
+
+def test_a_collector_that_fails_says_so_and_keeps_its_traceback(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any('exporters.collector import' in word for word in sys.orig_argv):\n"
+        "    from traceloop.exporters import collector_process\n"
+        "    def turn(self):\n        raise RuntimeError('injected')\n"
+        "    collector_process.Collector.turn = turn\n"
+    )
+    text = RUN + "import time; time.sleep(1); sys.exit(5)"
+    result = run(traced, tmp_path, text, "--no-metrics", environ={"PYTHONPATH": str(tmp_path)})
+    assert (result.status, result.stdout) == (5, "traceloop\n")
+    failed = [line for line in notices(result) if "the collector failed: RuntimeError('injected')" in line]
+    assert len(failed) == 1, result.stderr
+    path = re.search(r"its traceback is in (\S+),", failed[0])
+    assert path and "Traceback" in Path(path[1]).read_text() and "in turn" in Path(path[1]).read_text()
+    shutil.rmtree(Path(path[1]).parent)
 
 
 def test_the_program_s_output_ends_with_the_program(traced: Traced, tmp_path: Path) -> None:
