@@ -190,24 +190,53 @@ class OtlpSender:
         on_sent: SentHook | None = None,
     ) -> None:
         """Packs and queues the spans of one process; never waits. ``process``: a key for its resource."""
-        packed_resource = self._resources.get(process)
-        if packed_resource is None:
-            packed_resource = self._resources[process] = encode_resource(resource)
+        packed_resource = self._resource(process, resource)
         step = self.settings.max_request_spans
         for start in range(0, len(spans), step):
             part = spans[start : start + step] if len(spans) > step else spans
-            limit = self.settings.max_queue_spans
-            if self._queued_bytes >= MAX_QUEUE_BYTES or (limit is not None and self._queued_spans + len(part) > limit):
-                self.exported.count_dropped(QUEUE_FULL, len(part))
-                continue
-            packed = Packed(packed_resource, encode_spans(part), len(part), on_sent(part) if on_sent else None)
-            with self._condition:
-                self._queue.append(packed)
-                self._queued_bytes += len(packed.data)
-                self._queued_spans += packed.spans
-                # The first starts the sender's clock, the others are sent with it unless they fill the batch.
-                if len(self._queue) == 1 or self._queued_bytes >= MAX_REQUEST_BYTES or self._queued_spans >= step:
-                    self._condition.notify_all()
+            if self._has_room(len(part)):
+                sent = on_sent(part) if on_sent else None
+                self._enqueue(Packed(packed_resource, encode_spans(part), len(part), sent))
+
+    def put_packed(
+        self,
+        process: object,
+        resource: Mapping[str, Any],
+        pieces: Sequence[bytes],
+        sent: Callable[[], None] | None = None,
+    ) -> None:
+        """The same for spans that are packed, each by itself. ``sent``: called when the first of them have arrived."""
+        packed_resource = self._resource(process, resource)
+        step = self.settings.max_request_spans
+        for start in range(0, len(pieces), step):
+            part = pieces[start : start + step] if len(pieces) > step else pieces
+            if self._has_room(len(part)):
+                self._enqueue(Packed(packed_resource, b"".join(part), len(part), sent))
+                sent = None
+
+    def _resource(self, process: object, resource: Mapping[str, Any]) -> bytes:
+        packed = self._resources.get(process)
+        if packed is None:
+            packed = self._resources[process] = encode_resource(resource)
+        return packed
+
+    def _has_room(self, count: int) -> bool:
+        """Whether so many spans more can be queued; if not, they are counted as dropped."""
+        limit = self.settings.max_queue_spans
+        if self._queued_bytes >= MAX_QUEUE_BYTES or (limit is not None and self._queued_spans + count > limit):
+            self.exported.count_dropped(QUEUE_FULL, count)
+            return False
+        return True
+
+    def _enqueue(self, packed: Packed) -> None:
+        with self._condition:
+            self._queue.append(packed)
+            self._queued_bytes += len(packed.data)
+            self._queued_spans += packed.spans
+            # The first starts the sender's clock, the others are sent with it unless they fill the batch.
+            full = self._queued_bytes >= MAX_REQUEST_BYTES or self._queued_spans >= self.settings.max_request_spans
+            if len(self._queue) == 1 or full:
+                self._condition.notify_all()
 
     def forget(self, process: object) -> None:
         """The process is over: its resource is needed no more."""

@@ -105,7 +105,7 @@ _PAIRS: Final[dict[tuple[str, Any], bytes]] = {}
 _MAX_PAIRS: Final = 20_000
 
 
-def _common(kind: Kind) -> bytes:
+def common_fields(kind: Kind) -> bytes:
     out = [text_field(5, kind.name), _KIND_AND_STATUS]
     for name, value in kind.attributes.items():
         if name == "asyncio.task.name" or type(value) is bool or not isinstance(value, str | int):
@@ -124,35 +124,35 @@ def _common(kind: Kind) -> bytes:
 
 _DELAY_KEY: Final = text_field(1, "asyncio.schedule.delay")
 # A KeyValue of the delay up to its double: 9 bytes follow the key's and the value's headers.
-_DELAY: Final = bytes((9 << 3 | 2, len(_DELAY_KEY) + 11)) + _DELAY_KEY + bytes((2 << 3 | 2, 9, 0x21))
-_TRACE: Final = b"\x0a\x10"
-_PARENT: Final = b"\x22\x08"
-_SPAN_ID: Final = b"\x12\x08"
+DELAY: Final = bytes((9 << 3 | 2, len(_DELAY_KEY) + 11)) + _DELAY_KEY + bytes((2 << 3 | 2, 9, 0x21))
+TRACE: Final = b"\x0a\x10"
+PARENT: Final = b"\x22\x08"
+SPAN_ID: Final = b"\x12\x08"
 _START: Final = 7 << 3 | 1
 _END: Final = 8 << 3 | 1
 _LINK_FLAGS: Final = b"\x35" + _fixed32(_FLAGS_KNOWN)  # field 6, fixed32
-_LINK: Final = bytes((13 << 3 | 2, 28 + len(_LINK_FLAGS))) + _LINK_FLAGS + _TRACE
-_FLAGS: Final = bytes((0x85, 0x01)) + _fixed32(_FLAGS_KNOWN)  # field 16, fixed32
-_FLAGS_OF_REMOTE: Final = bytes((0x85, 0x01)) + _fixed32(_FLAGS_KNOWN | _FLAGS_REMOTE)
+LINK: Final = bytes((13 << 3 | 2, 28 + len(_LINK_FLAGS))) + _LINK_FLAGS + TRACE
+FLAGS: Final = bytes((0x85, 0x01)) + _fixed32(_FLAGS_KNOWN)  # field 16, fixed32
+FLAGS_OF_REMOTE: Final = bytes((0x85, 0x01)) + _fixed32(_FLAGS_KNOWN | _FLAGS_REMOTE)
 
 # Trace, parent and flags come as one piece, since runs that follow each other mostly share it.
-_pack_delay_link = Struct(f"<2s8sBQBQ{len(_DELAY)}sd{len(_LINK)}s16s2s8s").pack
-_pack_delay = Struct(f"<2s8sBQBQ{len(_DELAY)}sd").pack
+_pack_delay_link = Struct(f"<2s8sBQBQ{len(DELAY)}sd{len(LINK)}s16s2s8s").pack
+_pack_delay = Struct(f"<2s8sBQBQ{len(DELAY)}sd").pack
 _pack_plain = Struct("<2s8sBQBQ").pack
 _KIND_AND_STATUS: Final = bytes((6 << 3, _KIND_INTERNAL)) + b"\x7a\x00"  # internal; unset
 _PLAIN_SIZE: Final = 10 + 18
-_DELAY_SIZE: Final = _PLAIN_SIZE + len(_DELAY) + 8
-_LINK_SIZE: Final = _DELAY_SIZE + len(_LINK) + 16 + 10
+_DELAY_SIZE: Final = _PLAIN_SIZE + len(DELAY) + 8
+_LINK_SIZE: Final = _DELAY_SIZE + len(LINK) + 16 + 10
 
 
 # What a span of a kind begins with: tag and length, by the shape of what follows.
 _PARENT_SIZE: Final = 10
-_HEAD_SIZE: Final = len(_TRACE) + 16 + len(_FLAGS)
+_HEAD_SIZE: Final = len(TRACE) + 16 + len(FLAGS)
 
 
 def _pack_kind(kind: Kind) -> tuple[bytes, bytes, bytes, bytes, bytes]:
     """The common part, then the beginnings of spans without parent or link, with parent, with link, with both."""
-    common = _common(kind)
+    common = common_fields(kind)
     begins = []
     for shape in (_DELAY_SIZE, _LINK_SIZE):
         for parent in (0, _PARENT_SIZE):
@@ -169,14 +169,14 @@ def encode_spans(spans: Iterable[Span]) -> bytes:
     last_trace = last_parent = b""
     head = b""
     pack_delay, pack_link = _pack_delay, _pack_delay_link
-    id_tag, start_tag, end_tag, delay_prefix, link_prefix = _SPAN_ID, _START, _END, _DELAY, _LINK
+    id_tag, start_tag, end_tag, delay_prefix, link_prefix = SPAN_ID, _START, _END, DELAY, LINK
     for kind, trace, span_id, parent, start, end, delay, link_trace, link_id, extra in spans:
         common, plain, with_parent, with_link, with_both = kind.packed or _pack_kind(kind)
         if trace is not last_trace or parent is not last_parent:
             last_trace, last_parent = trace, parent
-            head = _TRACE + trace + _FLAGS
+            head = TRACE + trace + FLAGS
             if parent:
-                head += _PARENT + parent
+                head += PARENT + parent
         if extra is None and delay >= 0.0:
             if link_trace:
                 extend((
@@ -205,7 +205,7 @@ def encode_spans(spans: Iterable[Span]) -> bytes:
         if extra is not None:
             packed += encode_extra(extra)
             if extra.remote_parent:
-                own_head = _TRACE + trace + _FLAGS_OF_REMOTE + (_PARENT + parent if parent else b"")
+                own_head = TRACE + trace + FLAGS_OF_REMOTE + (PARENT + parent if parent else b"")
         pieces.append(field(2, own_head + packed + common))
     return b"".join(pieces)
 
@@ -221,7 +221,7 @@ def encode_extra(extra: Extra) -> bytes:
             b"\x09" + _fixed64(event.time_ns) + text_field(2, event.name) + attributes_field(3, event.attributes),
         )
     for link in extra.links:
-        out += _LINK + link.trace_id + _SPAN_ID + link.span_id
+        out += LINK + link.trace_id + SPAN_ID + link.span_id
     if extra.dropped_events:
         out += b"\x60" + varint(extra.dropped_events)
     if extra.dropped_links:

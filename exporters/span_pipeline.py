@@ -23,6 +23,7 @@ from .exemplars import Exemplars
 from .growth_spans import growth_span
 from .offload_spans import OffloadSpans
 from .otlp import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
+from .packed_spans import PackingBuilder
 from .span_ids import Sampling
 from .span_limits import SpanLimits
 from .span_resource import detected_attributes, resource_attributes
@@ -179,7 +180,8 @@ class _Process:
                 limit,
                 stall,
             )
-            builder = self.rings[ring] = SpanBuilder(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
+            make = PackingBuilder if self.pipeline.packs else SpanBuilder
+            builder = self.rings[ring] = make(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
         return builder
 
     def offloads_of(self, ring: RingFollower) -> OffloadSpans:
@@ -208,6 +210,8 @@ class SpanPipeline:
         else:
             self.sinks = make_sinks(settings, environ, notice) if sinks is None else sinks
         self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
+        #: Whether every span only goes to OTLP receivers as it is, so that it is packed at once.
+        self.packs = self._limits is None and all(isinstance(sink, OtlpSender) for sink in self.sinks)
         #: What resource detectors say of this machine.
         self.detected = detected_attributes(environ, notice) if self.sinks else {}
         self._processes: dict[ProcessFollower, _Process] = {}
@@ -258,6 +262,7 @@ class SpanPipeline:
                 process.hooks[stretch.ring] = Exemplars.hook(stretch.loop)
             if spans:
                 self._put(process, spans, process.hooks.get(stretch.ring))
+            self._put_packed(process, builder, process.hooks.get(stretch.ring))
         if decoded.offloads or decoded.threads or decoded.executors:
             process.offloads_of(stretch.ring).feed(decoded, builder)
         for event in decoded.events:
@@ -284,6 +289,15 @@ class SpanPipeline:
         for sink in self.sinks:
             sink.put(process, process.resource, spans, on_sent)
 
+    def _put_packed(self, process: _Process, builder: SpanBuilder, on_sent: SentHook | None) -> None:
+        packed = builder.take_packed() if isinstance(builder, PackingBuilder) else None
+        if packed is None:
+            return
+        sent = on_sent(packed.offered) if on_sent is not None and packed.offered else None
+        for sink in self.sinks:
+            if isinstance(sink, OtlpSender):
+                sink.put_packed(process, process.resource, packed.pieces, sent)
+
     def end_process(self, follower: ProcessFollower) -> None:
         """The process is over and read: what was held back goes out."""
         process = self._processes.pop(follower, None)
@@ -295,6 +309,7 @@ class SpanPipeline:
                 held = builder.finish()
                 if held:
                     self._put(process, held, process.hooks.get(ring))
+                self._put_packed(process, builder, process.hooks.get(ring))
             if process.offloads is not None:
                 spans += process.offloads.take(0.0, final=True)
             if spans:

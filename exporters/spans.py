@@ -22,7 +22,7 @@ from traceloop.reading.decoded import Decoded, Iteration, Run, SpanContext
 from traceloop.recording.layout import SITES
 from traceloop.recording.naming import Site
 
-from .span_ids import MASK, STRIDE, Sampling, SpanIds, pack_id
+from .span_ids import Sampling, SpanIds
 
 Attributes = Mapping[str, Any]
 
@@ -273,8 +273,7 @@ class SpanBuilder:
         traces = self._traces
         kinds_of = self._kinds
         contexts = self._contexts
-        base = self.ids.run_base
-        prefix, trace_base = self.ids.prefix, self.ids.trace_base
+        id_of = self.ids.run
         keeps = self.sampling.keeps
         keep_all = self.sampling.bound >> 64 == 1
         offset = self.clock_offset_ns
@@ -303,7 +302,7 @@ class SpanBuilder:
                     self._iteration, self._trace, self._parent, self._kept, self._runs = -1, b"", b"", False, 0
                     return
                 iteration_now = self._iteration = iteration
-                self._trace = trace = prefix + pack_id((trace_base + iteration * STRIDE) & MASK)
+                self._trace = trace = self.ids.trace(iteration)
                 self._kept = kept = keep_all or keeps(trace)
                 self._parent = parent = self.ids.iteration(iteration) if has_span and kept else b""
                 first_start = start
@@ -346,12 +345,12 @@ class SpanBuilder:
             if scheduler and number - scheduler <= memory:
                 link_trace = traces[scheduler & memory]
                 if link_trace:
-                    link_id = pack_id(base ^ scheduler)
+                    link_id = id_of(scheduler)
             append(
                 (
                     kind,
                     trace,
-                    pack_id(base ^ number),
+                    id_of(number),
                     parent,
                     start_ns,
                     end_ns,

@@ -1,0 +1,369 @@
+"""From decoded runs straight to the bytes of their spans, for OTLP: no object and no tuple stands between them.
+
+``PackingBuilder`` makes the spans that its base ``SpanBuilder`` would make, with the same ids; a test compares them.
+What is frequent (a run that is not slow, an iteration) it packs itself, what is rare it leaves to its base and to
+otlp_encoder.py.
+What makes it fast:
+
+* One ``struct.pack`` a span, of doubles and of bytes that were made before: ids are doubles (see span_ids.py), and so
+  are times. A double between 2**p and 2**(p+1) has the bits ``exponent << 52 | (x - 2**p) * 2**(52 - p)``, so a
+  time of ``ns`` nanoseconds since the epoch has the bits of a double that is a linear function of the monotonic clock:
+  one multiplication and one addition, where ``int(start * 1e9) + offset`` and its packing take five times as long.
+* The runs of an iteration share their first field, runs of one callback all that does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ldexp
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+from traceloop.reading.decoded import Iteration, Run
+from traceloop.recording.layout import SITES
+
+from .otlp_encoder import (
+    DELAY,
+    FLAGS,
+    FLAGS_OF_REMOTE,
+    LINK,
+    PARENT,
+    SPAN_ID,
+    TRACE,
+    attributes_field,
+    common_fields,
+    field,
+    text_field,
+    varint,
+)
+from .span_ids import Sampling, SpanIds, pack_id
+from .spans import _MEMORY, ITERATION, Extra, Kind, ProcessNames, Span, SpanBuilder, _SlowSpan
+
+_START: Final = bytes((7 << 3 | 1,))
+_END: Final = bytes((8 << 3 | 1,))
+_BODY_SIZE: Final = 8 + 9 + 9
+_DELAY_SIZE: Final = len(DELAY) + 8
+_LINK_SIZE: Final = len(LINK) + 16 + len(SPAN_ID) + 8
+#: Of a batch's spans, how many are offered as exemplars, beside the longest and the latest.
+_PICKED: Final = 8
+
+_MAX_PATTERNS: Final = 4096
+_FLAGS_AND_TAG: Final = FLAGS + SPAN_ID
+_Packer = Any  # Struct.pack
+
+
+class PackedSpans(NamedTuple):
+    """Spans as fields of ``ScopeSpans``, each by itself. ``offered``: those of them that may become exemplars."""
+
+    pieces: list[bytes]
+    offered: list[Span]
+
+
+class _PackedKind(Kind):
+    """A kind with what its spans begin with, and how they are packed, by their shape.
+
+    shapes: a packer and the first piece: what all its spans have in common, with the length of the whole in front. The
+    index is the length of the head (trace, flags, parent, tag of the id), doubled, and one more with a link.
+    """
+
+    __slots__ = ("common", "shapes")
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.name, kind.attributes, kind.threshold)
+        self.common = common_fields(kind)
+        self.shapes: dict[int, tuple[_Packer, bytes]] = {}
+
+    def named(self, task_name: str) -> _PackedKind:
+        """The same for the task of this name."""
+        made = _PackedKind.__new__(_PackedKind)
+        made.name, made.threshold, made.packed = self.name, self.threshold, None
+        made.attributes = {**self.attributes, "asyncio.task.name": task_name}
+        made.common = self.common + attributes_field(9, {"asyncio.task.name": task_name})
+        made.shapes = {}
+        return made
+
+    def shape(self, index: int) -> tuple[_Packer, bytes]:
+        """The packer and first piece of spans of this shape, made at their first use."""
+        head, linked = divmod(index, 2)
+        size = len(self.common) + head + _BODY_SIZE + _DELAY_SIZE + (_LINK_SIZE if linked else 0)
+        first = b"\x12" + varint(size) + self.common
+        made = self.shapes[index] = _packer(len(first), head, bool(linked)), first
+        return made
+
+
+_PACKERS: Final[dict[tuple[int, int, bool], _Packer]] = {}
+
+
+def _packer(first: int, head: int, linked: bool) -> _Packer:
+    key = first, head, linked
+    pack = _PACKERS.get(key)
+    if pack is None:
+        if len(_PACKERS) >= 4096:
+            _PACKERS.clear()
+        link = f"{len(LINK)}s16s2sd" if linked else ""
+        pack = _PACKERS[key] = Struct(f"<{first}s{head}sdcdcd{len(DELAY)}sd{link}").pack
+    return pack
+
+
+_ITERATION_COMMON: Final = common_fields(ITERATION)
+_POLL: Final = attributes_field(9, {"asyncio.poll.duration": 0.0})[:-8]
+_POLL_DELAY: Final = attributes_field(9, {"asyncio.poll.delay": 0.0})[:-8]
+_HEAD: Final = len(TRACE) + 16 + len(FLAGS) + len(SPAN_ID)
+_pack_iteration: Final = Struct(f"<{_HEAD}s8scdcd{len(_POLL)}sd").pack
+_CALLBACKS: Final[dict[int, bytes]] = {}
+
+
+def _callbacks_field(callbacks: int) -> bytes:
+    made = _CALLBACKS.get(callbacks)
+    if made is None:
+        made = _ITERATION_COMMON + attributes_field(9, {"asyncio.iteration.callbacks": callbacks})
+        if len(_CALLBACKS) < 10_000:
+            _CALLBACKS[callbacks] = made
+    return made
+
+
+class PackingBuilder(SpanBuilder):
+    """Makes the spans of one loop's ring as bytes: those that ``build`` does not return are in ``take_packed``."""
+
+    def __init__(
+        self, names: ProcessNames, sampling: Sampling, clock_offset_ns: int, *, ids: SpanIds | None = None
+    ) -> None:
+        super().__init__(names, sampling, clock_offset_ns, ids=ids)
+        self._pieces: list[bytes] = []
+        self._offered: list[Span] = []
+        # The line from the monotonic clock to doubles whose bits are the time; 0, 0: none.
+        self._scale = self._origin = 0.0
+        self._patterns: dict[tuple[int, str, int, str, float], _PackedKind] = {}
+        self._longest_iteration: Span | None = None
+
+    def take_packed(self) -> PackedSpans | None:
+        """What was packed since the last call, None where it is nothing."""
+        if not self._pieces:
+            return None
+        if self._longest_iteration is not None:
+            self._offered.append(self._longest_iteration)
+        packed = PackedSpans(self._pieces, self._offered)
+        self._pieces, self._offered, self._longest_iteration = [], [], None
+        return packed
+
+    def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
+        # Tasks of one coroutine have all but their names in common.
+        key = (int(ident % SITES), kind, self.thread_id, self._thread_name, self.threshold)
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            pattern = _PackedKind(super()._kind(ident, kind))
+            if self.names.site(key[0]).module:  # else it is not written down yet
+                if len(self._patterns) >= _MAX_PATTERNS:
+                    self._patterns.clear()
+                self._patterns[key] = pattern
+        made = pattern if task_name is None else pattern.named(task_name)
+        kinds = self._kinds.setdefault(kind, {})
+        if len(kinds) >= 2 * _MEMORY:  # tasks whose ends were lost
+            kinds.clear()
+        kinds[ident] = made
+        return made
+
+    def _align(self, runs: Sequence[Run]) -> bool:
+        """Finds the line; False where these runs need two of them, which is so for a moment every 52 days, and where
+        their times make no sense.
+        """
+        self._scale = 0.0
+        first, last = runs[0][1], runs[-1][2]
+        if not 0.0 <= first <= last < 1e9:
+            return False
+        # An iteration may begin a little before its first run.
+        exponent = (int((first - 60.0) * 1e9) + self.clock_offset_ns) >> 52
+        if exponent != (int(last * 1e9) + self.clock_offset_ns + 1) >> 52 or not 0 < exponent < 0x7FF:
+            return False
+        unit = ldexp(1.0, exponent - 1075)
+        self._scale = 1e9 * unit
+        self._origin = ldexp(1.0, exponent - 1023) + (self.clock_offset_ns - (exponent << 52)) * unit
+        return True
+
+    def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
+        """As its base does; ``out`` gets what is rare."""
+        if not runs or not self._align(runs):
+            super()._build_runs(runs, ended, out)
+            return
+        append = self._pieces.append
+        scale, origin = self._scale, self._origin
+        traces, memory = self._traces, _MEMORY - 1
+        ids = self.ids
+        base, unit = ids.run_base, ids.run_unit
+        trace_step, trace_turn, trace_back = ids.trace_step, ids.trace_end - ids.trace_step, ids.trace_span
+        trace_back = trace_step - trace_back
+        keeps, keep_all = self.sampling.keeps, self.sampling.bound >> 64 == 1
+        lowest = self.names.lowest(self.threshold)
+        # The longest run of the batch is found by the comparison that finds slow ones.
+        bound = min(lowest, 0.0)
+        longest = latest = 0
+        latest_delay = -1.0
+        heads: dict[int, tuple[bytes, bytes]] = {}
+        id_tag, start_tag, end_tag, delay_field, link_field = SPAN_ID, _START, _END, DELAY, LINK
+        iteration_now, trace, parent, kept = self._iteration, self._trace, self._parent, self._kept
+        head = _head(trace, parent) if kept else b""
+        trace_value = ids.trace_value(iteration_now)
+        first_number, last_number = runs[0][0], runs[-1][0]
+        iteration_first = first_number - self._runs
+        span_id = base + (first_number - 1) * unit
+        ident_now, kind_now = 0.0, ""
+        kind: Any = None
+        shapes: dict[int, tuple[_Packer, bytes]] = {}
+        end, previous_end, end_value = self._last_end, -1.0, 0.0
+        for number, start, run_end, ident, kind_name, delay, scheduler, context_number, iteration, _ in runs:
+            span_id += unit
+            if iteration != iteration_now:
+                if parent:
+                    self._last_end, self._runs = end, number - iteration_first
+                    self._end_iteration(ended, out)
+                    parent = b""
+                known = ended.get(iteration)
+                if known is not None:
+                    has_span = known[3] > 1
+                elif number < last_number:
+                    has_span = runs[number - first_number + 1][8] == iteration
+                else:
+                    # Whether it is the only one of its iteration will be seen: it is asked for again.
+                    self._held = runs[-1]
+                    self._iteration, self._trace, self._parent, self._kept, self._runs = -1, b"", b"", False, 0
+                    break
+                if iteration == iteration_now + 1:
+                    # What ``trace_value`` says, and exact: no sum leaves the exponent.
+                    trace_value += trace_step if trace_value < trace_turn else trace_back
+                else:
+                    trace_value = ids.trace_value(iteration)
+                iteration_now = self._iteration = iteration
+                self._trace = trace = ids.prefix + pack_id(trace_value)
+                self._kept = kept = keep_all or keeps(trace)
+                self._parent = parent = ids.iteration(iteration) if has_span and kept else b""
+                self._first_start = start
+                iteration_first = number
+                head = _head(trace, parent) if parent else TRACE + trace + _FLAGS_AND_TAG
+            end = run_end
+            if ident != ident_now or kind_name is not kind_now:
+                ident_now, kind_now = ident, kind_name
+                kinds = self._kinds.get(kind_name)
+                kind = kinds.get(ident) if kinds is not None else None
+                if kind is None:
+                    kind = self._kind(ident, kind_name)
+                shapes = kind.shapes
+            own_head, own_trace = head, trace
+            if end - start >= bound or context_number or not kept:
+                if end - start >= lowest and self._add_slow(runs[number - first_number], kind, out):
+                    previous_end = -1.0
+                    continue
+                own_kept = kept
+                if context_number:
+                    found = heads.get(context_number)
+                    if found is None:
+                        found = heads[context_number] = self._context_head(context_number)
+                    if found[1]:
+                        own_head, own_trace = found
+                        own_kept = True
+                    elif found[0]:
+                        own_kept = False
+                if not own_kept:
+                    traces[number & memory] = b""
+                    previous_end = -1.0
+                    continue
+                if bound <= end - start < lowest:
+                    bound, longest = end - start, number
+            start_value = end_value if start == previous_end else start * scale + origin
+            previous_end = end
+            end_value = end * scale + origin
+            traces[number & memory] = own_trace
+            link_trace = traces[scheduler & memory] if scheduler and number - scheduler <= memory else b""
+            if delay > latest_delay:
+                latest_delay, latest = delay, number
+            elif delay < 0.0:  # not known, after a gap
+                link = LINK + link_trace + SPAN_ID + ids.run(scheduler) if link_trace else b""
+                times = _START + pack_id(start_value) + _END + pack_id(end_value)
+                append(field(2, own_head + pack_id(span_id) + times + link + kind.common))
+                continue
+            if link_trace:
+                index = 2 * len(own_head) + 1
+                pack, first = shapes.get(index) or kind.shape(index)
+                append(
+                    pack(
+                        first, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay,
+                        link_field, link_trace, id_tag, base + scheduler * unit,
+                    )
+                )  # fmt: skip
+            else:
+                index = 2 * len(own_head)
+                pack, first = shapes.get(index) or kind.shape(index)
+                append(pack(first, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay))
+        else:
+            self._last_end, self._runs = end, last_number - iteration_first + 1
+            if parent and iteration_now in ended:
+                self._end_iteration(ended, out)
+        picked = runs[:: max(1, len(runs) // _PICKED)]
+        picked += [runs[number - first_number] for number in (longest, latest) if number]
+        self._offer([run for run in picked if run is not self._held and run[2] - run[1] < lowest])
+
+    def _add_slow(self, run: Run, kind: Kind, out: list[Span]) -> bool:
+        """Whether the run is slow, and so has been seen to: its span waits for what is still to be learnt."""
+        number, start, end, _, _, _, _, context_number, _, _ = run
+        limit = self.names.limit
+        least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
+        if end - start < least:
+            return False
+        span = self._special(run, kind, self._contexts.get(context_number), True)
+        assert span is not None
+        self._traces[number % _MEMORY] = span[1]
+        self._slow.append(_SlowSpan(run, span))
+        return True
+
+    def _context_head(self, number: int) -> tuple[bytes, bytes]:
+        """What spans under an application's span begin with, and their trace. The trace is empty where there are none:
+        with something before it since they are not to be sent, with nothing since the context is not known.
+        """
+        context = self._contexts.get(number)
+        if context is None:
+            return b"", b""
+        if not (context.sampled and context.kept):
+            return b"-", b""
+        extra = context.extra
+        flags, state = (FLAGS, "") if extra is None else (
+            FLAGS_OF_REMOTE if extra.remote_parent else FLAGS, extra.trace_state
+        )  # fmt: skip
+        state_field = text_field(3, state) if state else b""
+        head = TRACE + context.trace_id + flags + PARENT + context.span_id + state_field + SPAN_ID
+        return head, context.trace_id
+
+    def _end_iteration(self, ended: dict[int, Iteration], out: list[Span]) -> None:
+        known = ended.get(self._iteration)
+        parent = self._parent
+        if not parent or known is None or not self._scale:
+            super()._end_iteration(ended, out)
+            return
+        self._parent = b""
+        _, start, end, callbacks, poll_duration, poll_delay = known
+        if self._last_end > end:
+            end = self._last_end
+        scale, origin = self._scale, self._origin
+        data = _pack_iteration(
+            TRACE + self._trace + _FLAGS_AND_TAG, parent, _START, start * scale + origin, _END, end * scale + origin,
+            _POLL, poll_duration,
+        ) + _callbacks_field(callbacks)  # fmt: skip
+        if poll_delay >= 0.0:
+            data += _POLL_DELAY + pack_id(poll_delay)
+        self._pieces.append(field(2, data))
+        longest = self._longest_iteration
+        if longest is None or end - start > (longest[5] - longest[4]) / 1e9:
+            self._longest_iteration = (
+                ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra()
+            )  # fmt: skip
+
+    def _offer(self, runs: Sequence[Run]) -> None:
+        """Some of the spans that were packed, as exemplars."""
+        for number, start, end, ident, kind_name, delay, _, _, _, _ in runs:
+            trace = self._traces[number % _MEMORY]
+            kind = self._kinds.get(kind_name, {}).get(ident)
+            if trace and kind is not None:
+                span_id, ends = self.ids.run(number), (self._ns(start), self._ns(end))
+                self._offered.append((kind, trace, span_id, b"", *ends, delay, b"", b"", None))
+
+
+def _head(trace: bytes, parent: bytes) -> bytes:
+    return TRACE + trace + FLAGS + PARENT + parent + SPAN_ID if parent else TRACE + trace + _FLAGS_AND_TAG

@@ -1,0 +1,150 @@
+"""Spans packed straight from runs are those that the builder of tuples makes of the same runs."""
+
+import itertools
+import random
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
+from traceloop.exporters.exemplars import Exemplars
+from traceloop.exporters.otlp_encoder import encode_spans
+from traceloop.exporters.packed_spans import PackingBuilder
+from traceloop.exporters.span_ids import Sampling, SpanIds
+from traceloop.exporters.spans import ProcessNames, SpanBuilder
+
+from traceloop.reading.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
+from traceloop.recording.layout import SITES
+from traceloop.recording.naming import Site
+
+NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
+LOOP = LoopInfo(1, "MainThread", 0.0)
+OFFSET = 1_790_000_000 * 10**9
+TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def record(generator, start, runs):
+    """Stretches of a record: iterations of any length, tasks, contexts of every sort, slow runs, unknown delays."""
+    when, number, iteration = start, 0, 0
+    decoded = Decoded(LOOP)
+    contexts = [
+        SpanContext(number, TRACE[:-1] + f"{number % 3:x}", f"{number:016x}", flags, state)
+        for number, (flags, state) in enumerate(itertools.product((0, 1, 0x201), ("", "a=b")), 1)
+    ]
+    decoded.spans = [*contexts, SpanContext(99, "x", "y", 1, "")]
+    alive = []
+    while number < runs:
+        iteration += generator.choice((1, 1, 1, 2))
+        first, begun = number, when
+        for _ in range(generator.choice((0, 1, 1, 2, 3, 30))):
+            number += 1
+            length = generator.choice((0.0, 1e-6, generator.random() / 1000, generator.choice((0.001, 0.2))))
+            ident, kind = float(generator.randrange(1, 5)), generator.choice(("soon", "timer", "reader"))
+            if generator.random() < 0.3:
+                ident, kind = float(generator.randrange(1, 4) + SITES * number), "task"
+                decoded.tasks.append(NewTask(ident, f"Task-{number}", number, when, 0, 0.0, True))
+                alive.append(ident)
+            elif alive and generator.random() < 0.5:
+                ident, kind = generator.choice(alive), "task"
+                if generator.random() < 0.3:
+                    alive.remove(ident)
+                    decoded.finished.append((ident, 1, when, number))
+            delay = generator.choice((-1.0, 0.0, generator.random()))
+            scheduler = generator.choice((0, 0, max(0, number - generator.randrange(1, 9))))
+            context = generator.choice((0, 0, 0, *range(1, 7), 99, 50))
+            decoded.runs.append((number, when, when + length, ident, kind, delay, scheduler, context, iteration, 0))
+            when += length + generator.choice((0.0, 0.0, 1e-4))
+        if generator.random() < 0.95:
+            decoded.iterations.append(
+                Iteration(iteration, begun, when, number - first, generator.random(), generator.choice((-1.0, 0.5)))
+            )
+        when += 1e-3
+        if generator.random() < 0.2:
+            yield decoded
+            decoded = Decoded(LOOP)
+    yield decoded
+
+
+def cut(stretches, generator):
+    """The same stretches, some with the end of their last iteration in the next one."""
+    late = []
+    for decoded in stretches:
+        decoded.iterations[:0] = late
+        late = []
+        if decoded.iterations and generator.random() < 0.5:
+            late = [decoded.iterations.pop()]
+        yield decoded
+
+
+def parsed(data):
+    spans = ScopeSpans.FromString(data).spans
+    return {(bytes(span.trace_id), bytes(span.span_id)): span for span in spans}
+
+
+def spans_of(kind, seed, sampling, start, offset):
+    generator = random.Random(seed)
+    builder = kind(NAMES, Sampling(sampling), offset, ids=SpanIds(random.Random(5).randbytes(40)))
+    data, count, offered = b"", 0, []
+    for decoded in cut(record(generator, start, 400), generator):
+        for tuples in (builder.build(decoded, 0.1, 7), builder.release(decoded.runs[-1][2] if decoded.runs else 0.0)):
+            data += encode_spans(tuples)
+            count += len(tuples)
+        packed = builder.take_packed() if kind is PackingBuilder else None
+        if packed is not None:
+            data += b"".join(packed.pieces)
+            count += len(packed.pieces)
+            offered += packed.offered
+    last = builder.finish()
+    packed = builder.take_packed() if kind is PackingBuilder else None
+    data += encode_spans(last) + (b"".join(packed.pieces) if packed is not None else b"")
+    count += len(last) + (len(packed.pieces) if packed is not None else 0)
+    return parsed(data), count, offered
+
+
+def comparable(span):
+    """The span without its times, its attributes by name."""
+    out = type(span)()
+    out.CopyFrom(span)
+    out.start_time_unix_nano = out.end_time_unix_nano = 0
+    attributes = sorted(out.attributes, key=lambda attribute: attribute.key)
+    del out.attributes[:]
+    out.attributes.extend(attributes)
+    return out
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("sampling", ["all", 0.4, "slow"])
+# A clock that has just begun, one of a year, and one whose nanoseconds pass a multiple of 2**52 within the record.
+@pytest.mark.parametrize("where", ["young", "old", "edge"])
+def test_they_are_what_tuples_make(seed, sampling, where):
+    start = {"young": 3.0, "old": 3e7, "edge": 5e5}[where]
+    offset = OFFSET if where != "edge" else (400 << 52) - int((start + 0.5) * 1e9)
+    expected, expected_count, _ = spans_of(SpanBuilder, seed, sampling, start, offset)
+    found, count, offered = spans_of(PackingBuilder, seed, sampling, start, offset)
+    assert (len(found), count) == (len(expected), expected_count)
+    assert found.keys() == expected.keys()
+    for ids, span in found.items():
+        other = expected[ids]
+        assert comparable(span) == comparable(other)
+        # The one rounds where the other cuts off, and the clock itself is a double.
+        assert abs(span.start_time_unix_nano - other.start_time_unix_nano) <= 8
+        assert abs(span.end_time_unix_nano - other.end_time_unix_nano) <= 8
+        assert span.end_time_unix_nano >= span.start_time_unix_nano
+    for span in offered:
+        assert found[span[1], span[2]].name == span[0].name
+
+
+def test_the_longest_and_the_latest_are_offered_as_exemplars():
+    builder = PackingBuilder(NAMES, Sampling("all"), OFFSET)
+    decoded = Decoded(LOOP)
+    decoded.runs = [
+        (n, 5.0 + n, 5.0 + n + 1e-6 * (n % 7), 3.0, "soon", 0.001 * (n % 11), 0, 0, n, 0) for n in range(1, 99)
+    ]
+    decoded.runs[50] = (51, 56.0, 56.05, 3.0, "soon", 0.0, 0, 0, 51, 0)
+    decoded.runs[60] = (61, 66.0, 66.0, 4.0, "timer", 3.0, 0, 0, 61, 0)
+    decoded.iterations = [Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in range(1, 99)]
+    assert builder.build(decoded) == []
+    packed = builder.take_packed()
+    assert len(packed.pieces) == 98
+    durations = [span[5] - span[4] for span in packed.offered]
+    assert max(durations) == pytest.approx(50_000_000, abs=10)
+    assert max(span[6] for span in packed.offered) == 3.0
+    assert callable(Exemplars.hook(None)(packed.offered))
