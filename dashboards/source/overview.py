@@ -137,8 +137,12 @@ def _health() -> list[JSON]:
         timeseries(
             "Running age at the scrape",
             "How long each loop had been off its poll when it was scraped, 0 while it polls. A rising line is a "
-            "callback that does not end: `traceloop top` shows its stack, the process is unreachable meanwhile.",
-            [target(f"asyncio_eventloop_running_seconds{{{LOOP}}}", LOOP_LEGEND)],
+            "callback that does not end: one with its culprit's name says what runs, `traceloop top` shows the stack; "
+            "the process is unreachable meanwhile.",
+            [
+                target(f"asyncio_eventloop_running_seconds{{{LOOP}}}", LOOP_LEGEND),
+                target(f"asyncio_eventloop_stalled_seconds{{{LOOP}}}", "{{culprit}}: " + LOOP_LEGEND),
+            ],
             "s",
             steps=thresholds((1, YELLOW), (5, RED)),
         ),

@@ -126,6 +126,9 @@ def _process(store, chance, process, slot, part, at, birth, timers):
     )
     store.observe("asyncio_eventloop_poll_delay_seconds", loop, 6e-5 * (1 + chance.random()), round(handles / 3))
     store.set("asyncio_eventloop_running_seconds", loop, blocked if blocked > 1.2 else 0)
+    for callback, culprit in slow[-1:]:
+        who = {"callback": callback, "culprit": culprit}
+        store.set("asyncio_eventloop_stalled_seconds", loop | who, blocked if blocked > 1.2 else 0)
     store.set("asyncio_slow_callback_threshold_seconds", loop, 0.1)
     store.set("asyncio_tasks", loop, 60 + load / 20)
     store.add("asyncio_tasks_created_total", loop, load / 5 * STEP)
