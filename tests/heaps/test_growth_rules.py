@@ -141,14 +141,14 @@ def test_a_burst_that_a_blocked_loop_cannot_end_is_none() -> None:
 # -- memory
 
 
-@pytest.mark.parametrize("bytes_a_second", [300_000, MIB, 20 * MIB])
-def test_a_memory_leak_is_found_within_a_minute_or_so(bytes_a_second: int) -> None:
+@pytest.mark.parametrize(("bytes_a_second", "within"), [(300_000, 130), (MIB, 70), (20 * MIB, 70)])
+def test_a_memory_leak_is_found_within_a_minute_or_two(bytes_a_second: int, within: int) -> None:
     def level(now: float) -> float:
         start = min(now, 5) * 12 * MIB  # imports
         return start + bytes_a_second * now + (now % 3) * MIB / 2
 
     found = detections(MemoryGrowth(8 * MIB), level)
-    assert found and found[0].end - 5000 < 70
+    assert found and found[0].end - 5000 < within
     assert len(found) < 12
 
 
@@ -171,7 +171,7 @@ def _fragmented(now: float) -> float:
 
 
 def _filling_cache(now: float) -> float:
-    return (60 + 10 * min(1.0, now / 50)) * MIB
+    return (60 + 20 * min(1.0, now / 50)) * MIB
 
 
 def _warming(now: float) -> float:

@@ -287,3 +287,27 @@ def _statistics(process: Any) -> ExecutorStatistics:
     for stretch in decode(process):
         statistics.feed(stretch)
     return statistics
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_synchronous_endpoints_and_dependencies_have_their_own_names() -> None:
+    fastapi = pytest.importorskip("fastapi")
+    httpx = pytest.importorskip("httpx")
+    app = fastapi.FastAPI()
+
+    def session() -> int:
+        return 3
+
+    def endpoint(number: int = fastapi.Depends(session)) -> Any:
+        return fastapi.Response(str(number), media_type="application/json")
+
+    app.get("/")(endpoint)
+
+    async def main() -> None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            assert (await client.get("/")).json() == 3
+
+    with recorded_loop() as (loop, process):
+        run(loop, main())
+    names = [each.name.rpartition(".")[2] for each in offloads(process).values()]
+    assert names == ["session", "endpoint"]

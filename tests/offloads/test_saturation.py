@@ -81,3 +81,17 @@ def test_all_waits_are_shared_out(workers: int, calls: list[tuple[float, float, 
                 }
                 expected += overlap[function] / sum(overlap.values()) * (start - submit)
         assert filler.seconds == pytest.approx(expected, abs=1e-6)
+
+
+def test_workers_that_end_at_once_were_full_before() -> None:
+    """As anyio's are: a token that is given back is taken by the next only when the loop comes round to it."""
+    saturation = Saturation()
+    saturation.max_workers = 10
+    for key in range(10):
+        saturation.started(key, "report", 1.0, 1.0)
+        saturation.finished(key, 1.5)
+    for key in range(10, 20):
+        saturation.started(key, "quick", 1.1, 1.51 + key / 100)
+    saturation.settle()
+    assert saturation.waits == 10
+    assert saturation.fillers["report"].waiters["quick"] > 0.9 * saturation.fillers["report"].seconds

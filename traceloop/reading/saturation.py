@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from itertools import accumulate
+from math import inf
 from typing import Final, NamedTuple
 
 # A shorter wait is a thread's start, or the GIL's: no sign of a full executor.
@@ -17,8 +18,6 @@ _MAX_WAITS: Final = 5000
 _MAX_RUNS: Final = 20_000
 _KEPT_SECONDS: Final = 60.0
 _MAX_WAITERS: Final = 200
-# Between the end of one call and the start of the next in the same worker passes about this much.
-_CHANGE_SECONDS: Final = 0.001
 
 
 class Run(NamedTuple):
@@ -56,8 +55,20 @@ class _Sums:
         begun, over = bisect_left(self.starts, moment), bisect_left(self.ends, moment)
         return begun * moment - self._start_sums[begun] - (over * moment - self._end_sums[over])
 
-    def running(self, moment: float) -> int:
-        return bisect_right(self.starts, moment) - bisect_right(self.ends, moment)
+    def times_of(self, number: int) -> tuple[list[float], list[float]]:
+        """When so many or more ran: beginnings and ends."""
+        begins: list[float] = []
+        ends: list[float] = []
+        running = 0
+        # Where one ends as another starts, the number does not fall in between.
+        for moment, change in sorted([(start, -1) for start in self.starts] + [(end, 1) for end in self.ends]):
+            running -= change
+            if running >= number and change < 0 and len(begins) == len(ends):
+                begins.append(moment)
+            elif running < number and len(begins) > len(ends):
+                ends.append(moment)
+        ends += [inf] * (len(begins) - len(ends))
+        return begins, ends
 
 
 class Saturation:
@@ -108,14 +119,13 @@ class Saturation:
                 by_function.setdefault(run.function, []).append(run)
             every = _Sums(runs)
             sums = {function: _Sums(each) for function, each in by_function.items()}
+            begins, ends = every.times_of(self.max_workers)
             for wait in sorted(waits):
-                if self._was_full(every, wait):
+                # Full at some moment of the wait. At its end others may have gone as well.
+                last = bisect_right(begins, wait.end) - 1
+                if last >= 0 and ends[last] >= wait.start:
                     self._share(wait, every, sums)
             self._runs = [run for run in self._runs if run.end > latest - _KEPT_SECONDS]
-
-    def _was_full(self, every: _Sums, wait: Run) -> bool:
-        moments = (wait.start, wait.end - _CHANGE_SECONDS, wait.end)
-        return any(every.running(moment) >= self.max_workers for moment in moments)
 
     def _share(self, wait: Run, every: _Sums, sums: dict[str, _Sums]) -> None:
         begin, end, waiter = wait

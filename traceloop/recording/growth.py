@@ -105,10 +105,13 @@ class Rises:
 
     ``part``: of the first of them, if that is more than ``least``. ``wholly``: each part's lowest point has to be above
     the highest of the part before. Each step has to be at least a quarter of its share of ``least``, and the last one
-    no less than 0.4 of the mean: what slows down approaches a level.
+    no less than 0.4 of the mean: what slows down approaches a level. Windows that begin within ``warming`` seconds of
+    the first sample have to rise by twice as much: programs fill their caches then.
     """
 
-    def __init__(self, parts: int, seconds: float, least: float, part: float, *, wholly: bool) -> None:
+    def __init__(
+        self, parts: int, seconds: float, least: float, part: float, *, wholly: bool, warming: float = 0.0
+    ) -> None:
         self._count = parts
         self._seconds = seconds
         self._least = least
@@ -117,11 +120,15 @@ class Rises:
         self._parts: deque[tuple[float, float, float]] = deque(maxlen=parts)
         self._began: float | None = None
         self._low = self._high = 0.0
+        self._warming = warming
+        self._warm_at: float | None = None
 
     def sample(self, now: float, value: float) -> Growth | None:
         """Takes one sample; returns a detection if this is the moment of one."""
         if self._began is None:
             self._began, self._low, self._high = now, value, value
+        if self._warm_at is None:
+            self._warm_at = now + self._warming
         self._low = min(self._low, value)
         self._high = max(self._high, value)
         if now - self._began < self._seconds:
@@ -132,7 +139,7 @@ class Rises:
             return None
         first, last = self._parts[0], self._parts[-1]
         rise = last[1] - first[1]
-        needed = max(self._least, self._part * first[1])
+        needed = max(self._least, self._part * first[1]) * (2 if first[0] < self._warm_at else 1)
         step = needed / (self._count - 1) / 4
         if rise < needed or not self._each_step(step):
             return None
@@ -177,13 +184,13 @@ class TimerGrowth:
 class MemoryGrowth:
     """Growth of a memory heap; its samples are noisy, and every program's memory grows when it starts.
 
-    least: what it has to grow by, in its own unit, in six minutes; within one minute half as much again, since a cache
-    may take a minute to fill.
+    least: what it has to grow by, in its own unit, in six minutes; within one minute half as much again, and in the
+    first two minutes of the samples three times as much, since caches fill.
     """
 
     def __init__(self, least: float, part: float = 0.03) -> None:
         self._rules = [
-            Rises(5, 10.0, 1.5 * least, part, wholly=False),
+            Rises(5, 10.0, 1.5 * least, part, wholly=False, warming=60.0),
             Rises(6, 60.0, least, part, wholly=False),
         ]
         self._told = 0.0

@@ -495,10 +495,12 @@ def _turned_running(reference: Any, offload: Offload) -> Any:
 
 
 def offloaded_function(function: Any, args: tuple[Any, ...]) -> Any:
-    """The function that a call of ``function(*args)`` is about: what a partial or ``Context.run`` calls."""
+    """The function that a call of ``function(*args)`` is about: what a partial, ``Context.run``, a framework calls."""
+    keywords: dict[str, Any] = {}
     for _ in range(8):  # bounded, since a callable may answer with itself
         if type(function) is functools.partial or isinstance(function, functools.partial):
             args = function.args + args
+            keywords = function.keywords
             function = function.func
         elif (
             type(function) is BuiltinFunctionType
@@ -507,6 +509,10 @@ def offloaded_function(function: Any, args: tuple[Any, ...]) -> Any:
             and args
         ):
             function, args = args[0], args[1:]
+        elif type(function) is FunctionType and "function" in keywords and function.__module__.startswith("fastapi."):
+            function, keywords = keywords["function"], {}  # a synchronous endpoint
+        elif type(function) is MethodType and type(function.__self__).__module__ == "asgiref.sync":
+            function = getattr(function.__self__, "func", function.__func__)  # sync_to_async
         else:
             break
     return function
