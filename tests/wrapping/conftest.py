@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -27,6 +28,14 @@ class Traced:
         self.command = [str(folder / "bin" / "traceloop"), "run"]
 
 
+def _install(site: Path) -> None:
+    """Lays the packages out as a wheel has them."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "traceloop", site / "traceloop", ignore=ignored)
+    for name in ("exporters", "cli", "dashboards"):
+        shutil.copytree(ROOT / name, site / "traceloop" / name, ignore=ignored)
+
+
 @pytest.fixture(scope="session")
 def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     folder = tmp_path_factory.mktemp("traced")
@@ -43,7 +52,9 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Traced:
     outer = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
     # After the hook's own line in the alphabet, as dependencies may come in any order.
     (site / "zz_packages.pth").write_text("".join(f"{entry}\n" for entry in outer))
-    (site / "checkout.pth").write_text(f"{ROOT}\n")
+    _install(site)
+    # Programs run with PYTHONDONTWRITEBYTECODE: what is not compiled here is compiled by each of them.
+    subprocess.run([str(folder / "bin" / "python"), "-m", "compileall", "-q", str(site / "traceloop")], check=True)
     (site / "traceloop.pth").write_bytes((ROOT / "buildtools" / "traceloop.pth").read_bytes())
     result = Traced(folder)
     script = Path(result.command[0])
