@@ -16,7 +16,7 @@ OWN_SPANS = """
 POOL = (
     OWN_SPANS
     + """
-    import multiprocessing
+    import multiprocessing.util
     from concurrent.futures import ProcessPoolExecutor
 
     async def part():
@@ -25,8 +25,10 @@ POOL = (
     def work(carrier):
         context.attach(propagate.extract(carrier))
         run(part())
-        end()
         return os.getpid()
+
+    def begin():
+        multiprocessing.util.Finalize(None, end, exitpriority=10)
 
     async def main(pool):
         with provider.get_tracer("app").start_as_current_span("request"):
@@ -39,7 +41,8 @@ POOL = (
     if __name__ == "__main__":
         provider = TracerProvider()
         provider.add_span_processor(SimpleSpanProcessor(OTLPSpanExporter()))
-        with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(2, fork, begin) as pool:
             run(main(pool))
         provider.shutdown()
         end()
@@ -93,8 +96,9 @@ def by_process(receiver):
     return out
 
 
-def close(run, program):
+def close(run, program, pids=()):
     run.drained(program)
+    until(lambda: all((run.path / f"drained-{pid}").exists() for pid in pids), 60)
     run.handle.stop()
     run.close()
 
@@ -103,7 +107,7 @@ def test_handles_in_a_pools_processes_are_in_the_trace_of_the_request(make_run, 
     run = make_run()
     program = run.start(POOL)
     pids = [int(pid) for pid in until(program.stdout.readline, 60).split()]
-    close(run, program)
+    close(run, program, pids)
     processes = by_process(receiver)
     spans = receiver.spans()
     (request,) = [span for span in spans if span.name == "request"]
