@@ -358,7 +358,7 @@ class EventLoop(
         builtin_sites = recorder.builtin_sites
         define_task = recorder.define_task
         fresh = recorder.fresh
-        begin_task = recorder.begin_task
+        next_task = recorder.next_task
         first_step_done = recorder.first_step_done
         created = recorder.created
         define_created = recorder.define_created
@@ -367,6 +367,8 @@ class EventLoop(
         seen: Any = spans
         last_code: Any = None
         last_ident = 0.0
+        last_coroutine: Any = None
+        last_site = 0.0
         outcome_of = recorder.outcome_of
         outcome_result = layout.OUTCOME * layout.OUTCOME_RESULT
         publish = recorder.words
@@ -513,10 +515,21 @@ class EventLoop(
                         if kind is step_type:
                             task = callback.__self__
                             if task is newcomer:
-                                ident = begin_task(task)
-                                if not ident:
+                                if not fresh or fresh[0] is not task:  # an iteration within an iteration had it
                                     newcomer = nobody
                                     ident = task._loop_ident
+                                else:
+                                    fresh.popleft()
+                                    recorder.tasks_created += 1
+                                    ident = next_task()
+                                    try:
+                                        code = task.get_coro().cr_code
+                                        if code is not last_coroutine:
+                                            last_site = site_of[id(code)]
+                                            last_coroutine = code
+                                        ident += last_site
+                                    except (AttributeError, KeyError):
+                                        ident += recorder.coroutine_site(task)
                             else:
                                 ident = task._loop_ident
                         elif kind is FunctionType:

@@ -64,7 +64,6 @@ class SchedulingMixin(LoopPart):
         handle._context = copy_context() if context is None else context
         handle._cancelled = False
         handle._loop = self
-        handle._repr = handle._source_traceback = None
         self._ready.append(handle)
         return handle
 
@@ -99,7 +98,6 @@ class SchedulingMixin(LoopPart):
         handle._context = copy_context() if context is None else context
         handle._cancelled = False
         handle._loop = self
-        handle._repr = handle._source_traceback = None
         if self._debug:
             handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
         return handle
@@ -116,7 +114,6 @@ class SchedulingMixin(LoopPart):
             handle._lock = guarded.lock
             handle._cancelled = False
             handle._loop = self
-            handle._repr = handle._source_traceback = None
             if self._debug:
                 handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
             return handle
@@ -170,7 +167,6 @@ class SchedulingMixin(LoopPart):
         handle._context = copy_context() if context is None else context
         handle._cancelled = False
         handle._loop = self
-        handle._repr = handle._source_traceback = None
         handle._when = when
         handle._scheduled = True
         self._timer_sequence = sequence = self._timer_sequence + 1
@@ -191,7 +187,6 @@ class SchedulingMixin(LoopPart):
         handle._context = copy_context() if context is None else context
         handle._cancelled = False
         handle._loop = self
-        handle._repr = handle._source_traceback = None
         handle._when = when
         handle._scheduled = True
         if self._guarded:
@@ -266,7 +261,10 @@ class SchedulingMixin(LoopPart):
                 self._check_closed()
             if self._task_factory is not None:
                 return self._factory_task(coro, name, context, kwargs)
-            task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+            if kwargs:
+                task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
+            else:  # a call with a dict of arguments is 5 % of making a task and running it
+                task = base_events.tasks.Task(coro, loop=self, name=name, context=context)
             if self._debug:
                 _drop_last_frame(task)
             recorder = self._recorder

@@ -27,7 +27,6 @@ from .timer_sites import CreationSites
 from .tracing import ApplicationSpans
 from .watchdog import Watchdog, watchdog_of
 
-_TASK_BLOCK = 65536
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 
 _logger = logging.getLogger("traceloop")
@@ -100,7 +99,7 @@ class Recorder:
         #: Tasks that a task factory made in the present run, announced at its end.
         self.created: list[Any] = []
         self.spans = ApplicationSpans(self.records, self.text)
-        self._last_task = self._task_limit = 0.0
+        self.next_task = process.next_task
         self.sites = process.site_log.by_code
         self.step_type = STEP_TYPE
         self.ring = process.idle_ring
@@ -135,60 +134,43 @@ class Recorder:
         self.tasks_created += 1
         self._tasks_eager_finished += 1
 
-    def begin_task(self, task: Any) -> float:
-        """``task``, which came first in ``fresh``, is about to make its first step: its ident.
-
-        0 where it is known already (an iteration within an iteration).
-        """
-        fresh = self.fresh
-        if not fresh or fresh[0] is not task:
-            return 0.0
-        fresh.popleft()
-        self.tasks_created += 1
-        self._last_task = base = self._last_task + layout.SITES
-        if base >= self._task_limit:
-            base = self._reserve_tasks()
-        try:
-            # Most coroutines come from an ``async def``: one look-up finds their site.
-            return base + self.sites[id(task.get_coro().cr_code)]
-        except (AttributeError, KeyError):
-            return base + self._coroutine_site(task)
-
     def first_step_done(self, task: Any, ident: float) -> float:
         """``task`` has made its first step: what is added to the length of the queue in the run's record.
 
         The number is kept on the task, under ``_loop_ident``: an id would be another task's one day. A task that is
         done needs none, which spares it a dict (340 ns on 3.13).
         """
+        flags = layout.FIRST
         try:
-            flags = layout.FIRST
-            if task.done():
+            if not task.done():
+                task._loop_ident = ident
+            else:
                 self.tasks_finished += 1
                 if task._exception is None and not task.cancelled():
                     flags += _RESULT
                 else:
                     flags += self.outcome_of(task)
-            else:
-                task._loop_ident = ident
+            # From 3.12 on an automatic name is an integer inside the task until somebody asks for the text, which
+            # takes 430 ns to make; looking for the integer takes 120. That it lies where it is looked for was seen to
+            # be so when the first name of this batch was asked for.
+            if self._automatic_name is not None:
+                referents = get_referents(task)
+                if type(referents[_NAME_PLACE]) is int and referents[_NAME_PLACE] == self._automatic_name:
+                    self._automatic_name += 1
+                    self.text.append("")
+                    return flags
         except Exception:  # something task-like that cannot carry a number
             flags = layout.FIRST
         self.text.append(self._name_of(task))
         return flags
 
     def _name_of(self, task: Any) -> str:
-        """The task's name as its first step's record has it.
-
-        From 3.12 on an automatic name is an integer inside the task until somebody asks for it; making the text takes
-        430 ns, looking for the integer 120. That it lies where it is looked for was seen to be so at the first task.
-        """
+        """The task's name, as the text of its first step's record."""
         try:
             if self._automatic_name is not None:
                 referents = get_referents(task)
                 number = referents[_NAME_PLACE]
                 if type(number) is int and type(referents[_NAME_PLACE - 1]) is CoroutineType:
-                    if number == self._automatic_name:
-                        self._automatic_name = number + 1
-                        return ""
                     name: str = task.get_name()
                     self._automatic_name = number + 1 if name == f"Task-{number}" else None
                     return name
@@ -220,11 +202,8 @@ class Recorder:
             try:
                 site = self.sites[id(task.get_coro().cr_code)]
             except (AttributeError, KeyError):
-                site = self._coroutine_site(task)
-            self._last_task = base = self._last_task + layout.SITES
-            if base >= self._task_limit:
-                base = self._reserve_tasks()
-            ident = base + site
+                site = self.coroutine_site(task)
+            ident = self.next_task() + site
             task._loop_ident = ident
             self.records += (ident, layout.R_TASK, made_by)
             self.text.append(task.get_name())
@@ -250,7 +229,8 @@ class Recorder:
             self._tasks_abandoned += 1
             self.records += (ident, layout.R_ABANDONED, 0.0)
 
-    def _coroutine_site(self, task: Any) -> float:
+    def coroutine_site(self, task: Any) -> float:
+        """The site of a task whose coroutine's code is met for the first time, or has none."""
         try:
             coro = task.get_coro()
             site = self.process.site_log.number(site_of_coroutine(coro))
@@ -260,13 +240,6 @@ class Recorder:
             return site
         except Exception:
             return 0.0
-
-    def _reserve_tasks(self) -> float:
-        """Task numbers are unique in the process; each loop takes a block of them at a time."""
-        first = self.process.next_task_block() * _TASK_BLOCK + 1
-        self._task_limit = float((first + _TASK_BLOCK) * layout.SITES)
-        self._last_task = float(first * layout.SITES)
-        return self._last_task
 
     def outcome_of(self, task: Any) -> float:
         """The outcome of a task whose step has just been its last, as it is added to the run's record."""
