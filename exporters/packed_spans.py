@@ -62,8 +62,8 @@ class PackedSpans(NamedTuple):
 class _PackedKind(Kind):
     """A kind with what its spans begin with, and how they are packed, by their shape.
 
-    shapes: a packer and the first piece: what all its spans have in common, with the length of the whole in front. The
-    index is the length of the head (trace, flags, parent, tag of the id), doubled, and one more with a link.
+    shapes: by the length of the head (trace, flags, parent, tag of the id), for spans without a link and with one: the
+    packer and the first piece, which is what all its spans have in common, with the length of the whole in front.
     """
 
     __slots__ = ("common", "shapes")
@@ -71,7 +71,7 @@ class _PackedKind(Kind):
     def __init__(self, kind: Kind) -> None:
         super().__init__(kind.name, kind.attributes, kind.threshold)
         self.common = common_fields(kind)
-        self.shapes: dict[int, tuple[_Packer, bytes]] = {}
+        self.shapes: dict[int, tuple[_Packer, bytes, _Packer, bytes]] = {}
 
     def named(self, task_name: str) -> _PackedKind:
         """The same for the task of this name."""
@@ -82,19 +82,22 @@ class _PackedKind(Kind):
         made.shapes = {}
         return made
 
-    def shape(self, index: int) -> tuple[_Packer, bytes]:
-        """The packer and first piece of spans of this shape, made at their first use."""
-        head, linked = divmod(index, 2)
-        size = len(self.common) + head + _BODY_SIZE + _DELAY_SIZE + (_LINK_SIZE if linked else 0)
-        first = b"\x12" + varint(size) + self.common
-        made = self.shapes[index] = _packer(len(first), head, bool(linked)), first
+    def shape(self, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
+        """The shapes for heads of this length, made at their first use."""
+        common = self.common
+        size = len(common) + head + _BODY_SIZE + _DELAY_SIZE
+        plain = b"\x12" + varint(size) + common
+        linked = b"\x12" + varint(size + _LINK_SIZE) + common
+        made = self.shapes[head] = (
+            _packer(len(plain), head, linked=False), plain, _packer(len(linked), head, linked=True), linked
+        )  # fmt: skip
         return made
 
 
 _PACKERS: Final[dict[tuple[int, int, bool], _Packer]] = {}
 
 
-def _packer(first: int, head: int, linked: bool) -> _Packer:
+def _packer(first: int, head: int, *, linked: bool) -> _Packer:
     key = first, head, linked
     pack = _PACKERS.get(key)
     if pack is None:
@@ -190,12 +193,12 @@ class PackingBuilder(SpanBuilder):
         traces, memory = self._traces, _MEMORY - 1
         ids = self.ids
         base, unit = ids.run_base, ids.run_unit
-        trace_step, trace_turn, trace_back = ids.trace_step, ids.trace_end - ids.trace_step, ids.trace_span
-        trace_back = trace_step - trace_back
+        trace_step, trace_turn = ids.trace_step, ids.trace_end - ids.trace_step
+        trace_back = trace_step - ids.trace_span
         keeps, keep_all = self.sampling.keeps, self.sampling.bound >> 64 == 1
         lowest = self.names.lowest(self.threshold)
         # The longest run of the batch is found by the comparison that finds slow ones.
-        bound = min(lowest, 0.0)
+        longest_s = bound = min(lowest, 0.0)
         longest = latest = 0
         latest_delay = -1.0
         heads: dict[int, tuple[bytes, bytes]] = {}
@@ -204,19 +207,21 @@ class PackingBuilder(SpanBuilder):
         head = _head(trace, parent) if kept else b""
         trace_value = ids.trace_value(iteration_now)
         first_number, last_number = runs[0][0], runs[-1][0]
+        # Of what scheduled a run longer ago, it is no longer known whether it was sent.
+        horizon = max(0, last_number - memory)
         iteration_first = first_number - self._runs
+        first_start = self._first_start
         span_id = base + (first_number - 1) * unit
-        ident_now, kind_now = 0.0, ""
+        ident_now, kind_now, head_now, size_now = 0.0, "", b"", 0
         kind: Any = None
-        shapes: dict[int, tuple[_Packer, bytes]] = {}
         end, previous_end, end_value = self._last_end, -1.0, 0.0
         for number, start, run_end, ident, kind_name, delay, scheduler, context_number, iteration, _ in runs:
             span_id += unit
             if iteration != iteration_now:
                 if parent:
-                    self._last_end, self._runs = end, number - iteration_first
+                    self._iteration, self._trace, self._parent = iteration_now, trace, parent
+                    self._first_start, self._last_end, self._runs = first_start, end, number - iteration_first
                     self._end_iteration(ended, out)
-                    parent = b""
                 known = ended.get(iteration)
                 if known is not None:
                     has_span = known[3] > 1
@@ -232,13 +237,19 @@ class PackingBuilder(SpanBuilder):
                     trace_value += trace_step if trace_value < trace_turn else trace_back
                 else:
                     trace_value = ids.trace_value(iteration)
-                iteration_now = self._iteration = iteration
-                self._trace = trace = ids.prefix + pack_id(trace_value)
-                self._kept = kept = keep_all or keeps(trace)
-                self._parent = parent = ids.iteration(iteration) if has_span and kept else b""
-                self._first_start = start
+                iteration_now = iteration
+                trace = ids.prefix + pack_id(trace_value)
+                kept = keep_all or keeps(trace)
+                if has_span and kept:
+                    parent = ids.iteration(iteration)
+                    head = _head(trace, parent)
+                else:
+                    parent = b""
+                    head = TRACE + trace + _FLAGS_AND_TAG
+                # Below 0 every run is looked at.
+                bound = longest_s if kept else -1.0
+                first_start = start
                 iteration_first = number
-                head = _head(trace, parent) if parent else TRACE + trace + _FLAGS_AND_TAG
             end = run_end
             if ident != ident_now or kind_name is not kind_now:
                 ident_now, kind_now = ident, kind_name
@@ -246,10 +257,10 @@ class PackingBuilder(SpanBuilder):
                 kind = kinds.get(ident) if kinds is not None else None
                 if kind is None:
                     kind = self._kind(ident, kind_name)
-                shapes = kind.shapes
+                size_now = 0
             own_head, own_trace = head, trace
-            if end - start >= bound or context_number or not kept:
-                if end - start >= lowest and self._add_slow(runs[number - first_number], kind, out):
+            if end - start >= bound or context_number:
+                if end - start >= lowest and self._add_slow(runs[number - first_number], kind, trace, parent, out):
                     previous_end = -1.0
                     continue
                 own_kept = kept
@@ -266,13 +277,21 @@ class PackingBuilder(SpanBuilder):
                     traces[number & memory] = b""
                     previous_end = -1.0
                     continue
-                if bound <= end - start < lowest:
-                    bound, longest = end - start, number
+                if longest_s <= end - start < lowest:
+                    longest_s, longest = end - start, number
+                    bound = longest_s if kept else -1.0
+            if own_head is not head_now:
+                head_now = own_head
+                if len(own_head) != size_now:
+                    size_now = 0
+            if not size_now:
+                size_now = len(own_head)
+                pack_plain, first_plain, pack_linked, first_linked = kind.shapes.get(size_now) or kind.shape(size_now)
             start_value = end_value if start == previous_end else start * scale + origin
             previous_end = end
             end_value = end * scale + origin
             traces[number & memory] = own_trace
-            link_trace = traces[scheduler & memory] if scheduler and number - scheduler <= memory else b""
+            link_trace = traces[scheduler & memory] if scheduler > horizon else b""
             if delay > latest_delay:
                 latest_delay, latest = delay, number
             elif delay < 0.0:  # not known, after a gap
@@ -281,28 +300,30 @@ class PackingBuilder(SpanBuilder):
                 append(field(2, own_head + pack_id(span_id) + times + link + kind.common))
                 continue
             if link_trace:
-                index = 2 * len(own_head) + 1
-                pack, first = shapes.get(index) or kind.shape(index)
                 append(
-                    pack(
-                        first, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay,
+                    pack_linked(
+                        first_linked, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay,
                         link_field, link_trace, id_tag, base + scheduler * unit,
                     )
                 )  # fmt: skip
             else:
-                index = 2 * len(own_head)
-                pack, first = shapes.get(index) or kind.shape(index)
-                append(pack(first, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay))
+                append(
+                    pack_plain(
+                        first_plain, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay
+                    )
+                )
         else:
-            self._last_end, self._runs = end, last_number - iteration_first + 1
+            self._iteration, self._trace, self._parent, self._kept = iteration_now, trace, parent, kept
+            self._first_start, self._last_end, self._runs = first_start, end, last_number - iteration_first + 1
             if parent and iteration_now in ended:
                 self._end_iteration(ended, out)
         picked = runs[:: max(1, len(runs) // _PICKED)]
         picked += [runs[number - first_number] for number in (longest, latest) if number]
         self._offer([run for run in picked if run is not self._held and run[2] - run[1] < lowest])
 
-    def _add_slow(self, run: Run, kind: Kind, out: list[Span]) -> bool:
+    def _add_slow(self, run: Run, kind: Kind, trace: bytes, parent: bytes, out: list[Span]) -> bool:
         """Whether the run is slow, and so has been seen to: its span waits for what is still to be learnt."""
+        self._trace, self._parent = trace, parent
         number, start, end, _, _, _, _, context_number, _, _ = run
         limit = self.names.limit
         least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
