@@ -142,6 +142,13 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "Objects that the collector could not free.",
         "generation",
     ),
+    _of_process(
+        "asyncio_callback_gc_pause_seconds_total",
+        "counter",
+        "seconds",
+        "Garbage collector pauses that began within handle runs, by the callback they interrupted.",
+        "callback",
+    ),
     # Executors
     _of_process("asyncio_executor_queue_length", "gauge", "", "Offloads that wait for a worker.", "executor"),
     _of_process("asyncio_executor_active", "gauge", "", "Offloads that a worker runs.", "executor"),

@@ -113,6 +113,10 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
         yield ""
         yield from _executors(executors, style)
         yield from report_parts.saturation(executors, style)
+    interrupted = report_parts.collections(process, style)
+    if interrupted:
+        yield ""
+        yield from interrupted
     grown = report_parts.growth(process, style)
     if grown:
         yield ""

@@ -18,6 +18,7 @@ _COROUTINES = 6
 _OLDEST = 3
 _GROWTHS = 3
 _FILLERS = 3
+_INTERRUPTED = 5
 #: Tasks younger than this are none that live for long, s.
 _OLD_SECONDS = 10.0
 
@@ -104,6 +105,17 @@ def _list(found: HeapGrowth, top: tuple[tuple[str, int], ...]) -> str:
     if found.heap == "timer":
         return ", ".join(f"{clean(name)} ({count(number)})" for name, number in top)
     return ", ".join(f"{clean(name)} ({count(number // 1024)} KiB)" for name, number in top)
+
+
+def collections(process: ProcessStatistics, style: Style) -> list[str]:
+    """The callbacks that the garbage collector interrupted for longest."""
+    ranked = sorted(process.collections.interrupted.items(), key=lambda item: -item[1].seconds)
+    rows = [
+        [label, count(totals.count), seconds(totals.seconds), seconds(totals.longest)]
+        for label, totals in ranked[:_INTERRUPTED]
+    ]
+    header = ["interrupted by garbage collection", "times", "time", "longest"]
+    return table(style, header, rows)
 
 
 def saturation(executors: list[ExecutorTotals], style: Style) -> list[str]:

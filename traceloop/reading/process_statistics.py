@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from .decoded import Decoded
 from .executors import ExecutorStatistics
+from .garbage import CollectionStatistics
 from .growth import GrowthStatistics
-from .histograms import Histogram
 from .labels import BoundedLabels, LabelSlots
 from .loop_statistics import LoopStatistics
 from .process_usage import ProcessUsage, process_usage
@@ -19,34 +19,6 @@ from .stream import LoopStream
 if TYPE_CHECKING:
     from .ring_reader import RingReader
     from .statistics import Statistics
-
-
-class CollectionStatistics:
-    """Garbage collections of one process, by generation."""
-
-    def __init__(self) -> None:
-        self.pauses: dict[int, Histogram] = {}
-        self.collected: dict[int, int] = {}
-        self.uncollectable: dict[int, int] = {}
-
-    def feed(self, decoded: Decoded) -> None:
-        """Takes in a stretch's collections."""
-        for each in decoded.collections:
-            generation = each.generation
-            if generation not in self.pauses:
-                self.pauses[generation] = Histogram()
-                self.collected[generation] = self.uncollectable[generation] = 0
-            self.pauses[generation].add(max(0.0, each.duration))
-            self.collected[generation] += max(0, each.collected)
-            self.uncollectable[generation] += max(0, each.uncollectable)
-
-    def metrics(self) -> Iterator[Sample]:
-        """Pauses and what they brought."""
-        for generation, histogram in self.pauses.items():
-            labels = (("generation", str(generation)),)
-            yield Sample("cpython_gc_pause_duration_seconds", labels, histogram)
-            yield Sample("cpython_gc_collected_objects_total", labels, self.collected[generation])
-            yield Sample("cpython_gc_uncollectable_objects_total", labels, self.uncollectable[generation])
 
 
 class MemoryStatistics:
@@ -83,7 +55,7 @@ class ProcessStatistics:
         self.loops: dict[str, LoopStatistics] = {}
         self._loop_slots = LabelSlots()
         self.executors = ExecutorStatistics(self.sites, self.labels)
-        self.collections = CollectionStatistics()
+        self.collections = CollectionStatistics(self)
         self.memory = MemoryStatistics()
         self.growth = GrowthStatistics(self)
         self.parts: list[Part] = [self.executors, self.collections, self.memory, self.growth]

@@ -184,14 +184,14 @@ class TimerGrowth:
 class MemoryGrowth:
     """Growth of a memory heap; its samples are noisy, and every program's memory grows when it starts.
 
-    least: what it has to grow by, in its own unit, in six minutes; within one minute half as much again, and in the
-    first two minutes of the samples three times as much, since caches fill.
+    fast, slow: what it has to grow by, in its own unit, within one minute and within six. In the first two minutes of
+    the samples twice as much, since caches fill.
     """
 
-    def __init__(self, least: float, part: float = 0.03) -> None:
+    def __init__(self, fast: float, slow: float, part: float = 0.03) -> None:
         self._rules = [
-            Rises(5, 10.0, 1.5 * least, part, wholly=False, warming=60.0),
-            Rises(6, 60.0, least, part, wholly=False),
+            Rises(5, 10.0, fast, part, wholly=False, warming=60.0),
+            Rises(6, 60.0, slow, part, wholly=False),
         ]
         self._told = 0.0
 

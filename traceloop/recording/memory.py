@@ -29,8 +29,9 @@ _logger = logging.getLogger("traceloop")
 _INTERVAL_SECONDS = 1.0
 # A measurement takes at most this part of the time.
 _COST_RATIO = 5000.0
-_LEAST_BLOCKS = 20_000
-_LEAST_BYTES = 8 << 20
+# Growth within one minute and within six. Blocks are exact; the allocator keeps memory that bursts leave full of holes.
+_BLOCKS = 30_000, 20_000
+_BYTES = 16 << 20, 32 << 20
 
 _TRACE_FRAMES = 12
 _TRACE_SECONDS = 15.0
@@ -80,8 +81,8 @@ class MemorySampler:
         self.due = 0.0
         self._outbox = outbox
         self._report = report
-        self._blocks = MemoryGrowth(_LEAST_BLOCKS)
-        self._bytes = MemoryGrowth(_LEAST_BYTES)
+        self._blocks = MemoryGrowth(*_BLOCKS)
+        self._bytes = MemoryGrowth(*_BYTES)
         self._quiet_until = 0.0
         self._trace = _trace_wanted() if trace is None else trace
         self._name_callback = name_callback
