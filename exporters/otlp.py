@@ -164,6 +164,7 @@ class OtlpSender:
         self._flushing = False
         self._deadline: float | None = None  # of the shutdown, monotonic s
         self._failing_since: float | None = None
+        self._not_before = 0.0  # monotonic s
         self._session = self._make_session()
         self._thread = threading.Thread(target=self._work, name="traceloop-otlp", daemon=True)
         self._thread.start()
@@ -338,6 +339,8 @@ class OtlpSender:
             data = compressor.compress(data) + compressor.flush()
         elif self.settings.compression == "deflate":
             data = zlib.compress(data, 1)
+        if self._not_before > time.monotonic():
+            self._pause(self._not_before - time.monotonic())
         give_up = time.monotonic() + GIVE_UP_SECONDS
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -353,6 +356,8 @@ class OtlpSender:
             pause = min(2 * pause, LAST_PAUSE_SECONDS)
             limit = give_up if self._deadline is None else min(give_up, self._deadline)
             if time.monotonic() + (wait if self._deadline is None else min(wait, FIRST_PAUSE_SECONDS)) > limit:
+                # The next batch keeps to what this one was told.
+                self._not_before = time.monotonic() + wait
                 return UNAVAILABLE if self._deadline is None else SHUTDOWN
             self._pause(wait)
 

@@ -56,10 +56,14 @@ class Run:
         self.handle = collector.start(settings, self.environ)
         self.programs = []
 
-    def start(self, code):
+    def start(self, code, **more):
         environ = {**self.environ, RUN_DIR: str(self.path)}
         program = subprocess.Popen(
-            [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)], env=environ, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", PREAMBLE + textwrap.dedent(code)],
+            env=environ,
+            stdout=subprocess.PIPE,
+            text=True,
+            **more,
         )
         self.programs.append(program)
         return program
@@ -85,6 +89,8 @@ class Run:
                 program.kill()
             program.wait()
             program.stdout.close()
+            if program.stdin is not None:
+                program.stdin.close()
         self.handle.stop()
         until(lambda: not is_alive(self.handle.pid))
 

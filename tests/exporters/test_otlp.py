@@ -5,6 +5,7 @@ import os
 import socket
 import threading
 import time
+from email.utils import formatdate
 
 import pytest
 from otlp_receiver import Receiver, attributes_of
@@ -115,6 +116,44 @@ def test_retry_after_is_respected(receiver, sender):
     made.put("p", RESOURCE, make_spans(1))
     assert to.wait_for(len)
     assert time.monotonic() - start >= 1.0
+
+
+def test_retry_after_may_be_a_date(receiver, sender):
+    def behave(number):
+        return (429, {"Retry-After": formatdate(time.time() + 2, usegmt=True)}) if number == 1 else None
+
+    to = receiver(behave)
+    made = sender(to.url)
+    start = time.monotonic()
+    made.put("p", RESOURCE, make_spans(1))
+    assert to.wait_for(len)
+    assert time.monotonic() - start >= 0.9  # the date has no fractions
+
+
+def test_a_longer_retry_after_than_a_batch_is_kept_for_holds_for_the_next(receiver, sender, monkeypatch):
+    monkeypatch.setattr(otlp, "GIVE_UP_SECONDS", 0.5)
+    to = receiver(lambda number: (503, {"Retry-After": "2"}) if number == 1 else None)
+    made = sender(to.url)
+    start = time.monotonic()
+    made.put("p", RESOURCE, make_spans(3))
+    until(lambda: made.exported.dropped["unavailable"] == 3)
+    made.put("p", RESOURCE, make_spans(2))
+    assert len(to.wait_for(len)) == 2
+    assert time.monotonic() - start >= 2.0 and to.attempts == 2
+
+
+def test_a_slow_receiver_gets_everything_that_fits(receiver, sender):
+    def behave(number):
+        time.sleep(0.2)
+
+    to = receiver(behave)
+    made = sender(to.url, max_queue_spans=400, max_request_spans=100)
+    for _ in range(20):
+        made.put("p", RESOURCE, make_spans(100))
+    dropped = made.exported.dropped["queue_full"]
+    assert dropped >= 1000
+    until(lambda: made.exported.sent == 2000 - dropped, 30)
+    assert len(to.spans()) == 2000 - dropped and made.notices == []
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 500, 301])
