@@ -7,10 +7,14 @@ import dataclasses
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
+
+import checked
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 PROGRAM = os.path.join(ROOT, "benchmarks", "program.py")
@@ -34,7 +38,8 @@ class Arm:
 class Measured:
     """One process's workload. ``cpu_us``: an operation. The collector's CPU is that of its whole life.
 
-    ``lost``: handle runs that the collector did not see; ``handles``: those that it did.
+    ``lost``: handle runs that the collector did not see; ``handles``: those that it did. ``problems``: what could
+    not be had from the record (checked.py).
     """
 
     cpu_us: float
@@ -44,6 +49,7 @@ class Measured:
     resident_bytes: int
     handles: int = 0
     lost: int = 0
+    problems: list[str] = dataclasses.field(default_factory=list)
     collector_cpu_seconds: float = 0.0
     collector_peak_bytes: int = 0
 
@@ -88,7 +94,21 @@ def environ_of(receiver: Receiver) -> dict[str, str]:
 
 
 def run_program(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> Measured:
-    """Runs one workload in a fresh process; raises RuntimeError where it fails."""
+    """Runs one workload in a fresh process, and checks its record if it left one; RuntimeError where it fails."""
+    if arm.options is None:
+        return _run_program(python, arm, workload, n, receiver)
+    # In memory, as the record of `traceloop run` is by itself.
+    folder = tempfile.mkdtemp(prefix="benchmark-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+    try:
+        keeping = dataclasses.replace(arm, options=(*arm.options, "--record", folder))
+        out = _run_program(python, keeping, workload, n, receiver)
+        out.problems = checked.problems_of(folder, workload, out.handles)
+        return out
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _run_program(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> Measured:
     reaping = become_subreaper()
     command = command_of(python, arm, receiver, [PROGRAM, arm.loop, workload, str(n)])
     process = subprocess.Popen(

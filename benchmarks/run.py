@@ -7,7 +7,8 @@
 
 Every measurement is a fresh process. A round runs every arm once, one after the other, so that whatever else the
 machine does meets all of them; a ratio is taken within its round. Shown: the median of the ratios, with quartiles.
-A traced arm's record is checked: its collector must have seen every handle, and lost none.
+A traced arm's record is checked: its collector must have seen every handle and lost none (LOST), and every field of
+every handle run must be found in the record that the measured process left (INCOMPLETE; checked.py says what that is).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ DEFAULT_ARMS = "standard-64k,traced-metrics,traced-spans,off"
 #: Workload -> what the traced loop may cost, relative to the standard loop (network: with 64 KiB reads).
 BARS = {
     "call_soon_1": 1.0, "call_soon_100": 1.05, "call_soon_1000_names": 1.05,
-    "sleep0": 1.05, "sleep0_1": 1.05, "sleep0_100k": 1.05, "futures": 1.05, "queues": 1.05,
+    "sleep0": 1.05, "sleep0_1": 1.05, "sleep0_100k": 1.05, "sleep0_spans": 1.11, "futures": 1.05, "queues": 1.05,
     "spawn": 1.1, "wait_for": 0.95, "timers_10k": 0.85, "timers_1m": 0.85, "executor": 1.15,
 }  # fmt: skip
 NETWORK_BAR = 1.05
@@ -94,6 +95,10 @@ def print_row(row: Row) -> None:
         bar = bar_of(row, arm)
         mark = "" if bar is None else " ok" if middle <= bar else f" > {bar:.2f}"
         lost = "" if not any(one.lost for one in measured) else " LOST"
+        problems = sorted({problem for one in measured for problem in one.problems})
+        if problems:
+            lost += " INCOMPLETE"
+            print(f"{arm}, {row.workload}: {'; '.join(problems)}", file=sys.stderr)
         cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}){mark}{lost}")
     base = statistics.median(one.cpu_us for one in row.measured[row.base])
     print(f"| {row.workload} | {base:.2f} us | " + " | ".join(cells) + " |", flush=True)

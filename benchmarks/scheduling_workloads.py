@@ -75,6 +75,21 @@ async def sleep0_100k(n: int) -> int:
     return await _sleepers(max(n, 1_000_000), 100_000)
 
 
+async def sleep0_spans(n: int) -> int:
+    """sleep0 in an application that traces itself: each task has a span of its own current. Operation: a sleep."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracer = TracerProvider().get_tracer("application")
+
+    async def one() -> None:
+        with tracer.start_as_current_span("request"):
+            for _ in range(n // 100):
+                await asyncio.sleep(0)
+
+    await asyncio.gather(*[one() for _ in range(100)])
+    return n
+
+
 async def _sleepers(n: int, width: int) -> int:
     async def one() -> None:
         for _ in range(n // width):
@@ -193,6 +208,7 @@ WORKLOADS = {
     sleep0: 200_000,
     sleep0_1: 100_000,
     sleep0_100k: 1_000_000,
+    sleep0_spans: 200_000,
     futures: 80_000,
     queues: 60_000,
     spawn: 40_000,
