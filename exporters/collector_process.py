@@ -245,8 +245,7 @@ class Collector:
                     self._told_failure = True
                     line = f"part of the record could not be read: {error!r}; see {keep_traceback(self.run_dir)}"
                     self._keep = True
-                    self.notices.append(line)
-                    say(line)
+                    self._tell(line)
         return found
 
     def turn(self) -> bool:
@@ -278,8 +277,7 @@ class Collector:
             self._keep = True
             write_file(os.path.join(self.run_dir, "crashed"), "")
             line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
-            self.notices.append(line)
-            say(line)
+            self._tell(line)
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
@@ -288,6 +286,13 @@ class Collector:
         write_file(os.path.join(self.run_dir, f"drained-{folder.pid}"), "")
         if not is_root and name not in self.follower.crashed:
             self._let_go(name)
+
+    def _tell(self, line: str) -> None:
+        """Says it at once, or where that is not possible, has the root say it at the end."""
+        if notices.usable():
+            say(line)
+        else:
+            self.notices.append(line)
 
     def _let_go(self, name: str) -> None:
         """Frees what a process that ended well has left: a service may have thousands of workers in its life."""

@@ -144,10 +144,16 @@ class Watchdog:
         self._done = done
         self._running = True
         self._due = 0.0
+        begun = _thread.allocate_lock()
+        begun.acquire()
         try:
-            _thread.start_new_thread(self._run, (done,))
+            _thread.start_new_thread(self._run, (done, begun))
         except RuntimeError:  # no more threads, or the interpreter is going down
             self._running = False
+            return
+        if sys.version_info >= (3, 14):
+            # Its faulthandler gives up at a thread that is being made, and the loop's first handle may be the last.
+            begun.acquire(timeout=0.1)
 
     def stop(self, *, until_gone: bool = True) -> None:
         """Ends the thread and waits for it (1 s at most; it takes less than 1 ms). ``resume`` starts it again.
@@ -193,7 +199,8 @@ class Watchdog:
         except Exception as error:
             _logger.error("traceloop: the watchdog's last turn failed", exc_info=error)
 
-    def _run(self, done: Any) -> None:
+    def _run(self, done: Any, begun: Any) -> None:
+        begun.release()
         self._thread_id = threading.get_native_id()
         try:
             self._process.open_process_ring()
