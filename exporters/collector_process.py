@@ -181,7 +181,7 @@ class Collector:
 
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
-        self.probe = StallProbe(self.follower)
+        self.probe = StallProbe(self.follower, say)
         self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
         self.pipeline: SpanPipeline | NoSpans
         if may_export_spans(self.settings, os.environ):

@@ -22,7 +22,7 @@ from typing import Any
 
 from traceloop.reading import stall_statistics
 from traceloop.reading.follower import FolderFollower, RunFollower
-from traceloop.reading.stalls import StallIndex
+from traceloop.reading.stalls import StallIndex, StallStack
 from traceloop.recording import layout
 from traceloop.recording.fault_dump import ADVERT_NAME, DUMP_NAME
 from traceloop.recording.ring import process_start_ticks
@@ -43,12 +43,13 @@ _PACE = 0.2
 class _Standing:
     """A loop that stands still, as seen from outside."""
 
-    __slots__ = ("asked", "next", "since")
+    __slots__ = ("asked", "next", "since", "told")
 
     def __init__(self, since: float, first: float) -> None:
         self.since = since
         self.next = first
         self.asked = 0
+        self.told = False
 
 
 class _Process:
@@ -70,8 +71,15 @@ class StallProbe:
     second at least.
     """
 
-    def __init__(self, follower: RunFollower, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        follower: RunFollower,
+        say: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``say``: tells people of a stall of which its own process can say nothing, once."""
         self._follower = follower
+        self._say = say
         self._clock = clock
         self._processes: dict[str, _Process] = {}
         #: Dumps asked for, and those that were not for lack of a handler, by reason.
@@ -215,7 +223,21 @@ class StallProbe:
             int(ring.reader.word(layout.W_PTHREAD)): ring.number for ring in follower.rings.values() if ring.is_loop
         }
         since = {ring: standing.since for ring, standing in process.standing.items() if standing.asked}
-        self._index(follower).add_dump(asked_at, text, rings.get, follower.folder.sites.module_of, since)
+        module_of = follower.folder.sites.module_of
+        for stack in self._index(follower).add_dump(asked_at, text, rings.get, module_of, since):
+            self._tell(follower, process.standing.get(stack.ring), stack)
+
+    def _tell(self, follower: FolderFollower, standing: _Standing | None, stack: StallStack) -> None:
+        if standing is None or standing.told:
+            return
+        standing.told = True
+        frames = stack.taken.frames
+        place = f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""
+        within = f" within {stack.callback}" if stack.callback != stack.culprit else ""
+        self._say(
+            f"stall: {stack.culprit}{place}{within} blocks the loop and every other thread of process "
+            f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far"
+        )
 
     def _done(self, follower: FolderFollower, process: _Process) -> None:
         process.asked_at = 0.0

@@ -46,8 +46,10 @@ def test_trouble(tmp_path, trouble):
     if info.stacks[0].source == "watchdog":  # a dump has no coroutines
         assert [qualname for _, _, _, qualname in info.stacks[0].awaiting] == ["main"]
 
-    # Why.
-    assert info.parts.cause == CAUSES[trouble], info
+    # Why. A machine so busy that the run mostly waits for a processor leaves little to tell the cause by: a guess then.
+    parts = info.parts
+    if not (parts.guess and parts.processor_wait > (end - start) / 3):
+        assert parts.cause == CAUSES[trouble], info
     if CAUSES[trouble] == "off_cpu":
         assert info.parts.cpu < (end - start) / 2
     if CAUSES[trouble] == "gc":

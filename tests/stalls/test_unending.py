@@ -3,6 +3,7 @@
 import signal
 
 import pytest
+from traceloop.exporters.stall_probe import StallProbe
 
 from traceloop.reading import stall_statistics
 
@@ -65,3 +66,25 @@ def test_signal_can_be_switched_off(tmp_path):
     finally:
         process.kill()
         process.communicate()
+
+
+def test_a_stall_under_the_gil_is_told_from_outside_and_after_a_kill(tmp_path):
+    process = start(tmp_path / "run", TROUBLES, "never_regex")
+    observed = Observed(tmp_path / "run")
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    try:
+        wait_for(lambda: (observed.turn(), observed.probe.asked >= 2)[1], "a second dump")
+    finally:
+        process.kill()
+        process.communicate()
+    (line,) = lines  # once for the whole stall
+    text = f"blocks the loop and every other thread of process {process.pid}: "
+    assert line.startswith("stall: __main__.never_regex (") and " within __main__.handler " + text in line
+
+    later = Observed(tmp_path / "run")
+    later.turn(last=True)
+    (key,) = later.index.unfinished()
+    seen = later.index.lookup(*key)
+    assert seen.culprit == "__main__.never_regex"
+    assert seen.stacks[-1].at - seen.start >= 0.1

@@ -150,6 +150,7 @@ def heard(process: ProcessStatistics, until: float) -> None:
 
 
 _MAX_FILE = 1 << 20
+_DRIFT = 0.05
 
 
 def take_files(follower: FolderFollower) -> None:
@@ -166,10 +167,13 @@ def take_files(follower: FolderFollower) -> None:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _MAX_FILE))
                 text = file.read().decode("utf-8", "replace")
+                written = os.fstat(file.fileno()).st_mtime_ns
         except OSError:
             continue
         for ring in follower.rings.values():
             since = ring.reader.word(layout.W_RUNNING)
-            if ring.is_loop and since > 0.0:
+            at = (written - ring.reader.clock_offset_ns) / 1e9
+            # An older dump tells of a stall that is over (the two clocks may have drifted apart by a little).
+            if ring.is_loop and 0.0 < since < at + _DRIFT:
                 thread = int(ring.reader.word(layout.W_PTHREAD))
-                index.add_last_words(ring.number, since, thread, text, source, follower.folder.sites.module_of)
+                index.add_last_words(ring.number, since, at, thread, text, source, follower.folder.sites.module_of)

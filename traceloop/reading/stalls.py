@@ -341,11 +341,13 @@ class StallIndex:
         ring_of: Callable[[int], int | None],
         site_module: Any = None,
         since: Mapping[int, float] | None = None,
-    ) -> None:
-        """A dump that the process wrote at ``at`` when it was asked to. ``ring_of``: the ring of a loop's thread, by
-        the thread's number in the dump. ``site_module``: the module of a file, as the site log has it. ``since``: by
-        ring, the W_RUNNING of a loop for which it was asked.
+    ) -> list[StallStack]:
+        """A dump that the process wrote at ``at`` when it was asked to; returns the stacks of stalls in it.
+
+        ``ring_of``: the ring of a loop's thread, by the thread's number in the dump. ``site_module``: the module of
+        a file, as the site log has it. ``since``: by ring, the W_RUNNING of a loop for which it was asked.
         """
+        out: list[StallStack] = []
 
         for thread in parse_dump(text):
             below, ring = thread.below_loop(), ring_of(thread.thread)
@@ -355,20 +357,25 @@ class StallIndex:
                 self._dumps.append((ring, taken))
                 if since is not None and ring in since:
                     names = outermost_of(frames), culprit_of(frames, []) or UNKNOWN
-                    self.fresh.append(StallStack(ring, since[ring], 0.0, *names, taken, None))
+                    out.append(StallStack(ring, since[ring], 0.0, *names, taken, None))
+        self.fresh.extend(out)
+        return out
 
     def _named(self, frames: list[tuple[str, int, str]], site_module: Any) -> list[Frame]:
         return name_frames(frames, lambda file: self._modules.get(file) or (site_module(file) if site_module else ""))
 
-    def add_last_words(self, ring: int, since: float, thread: int, text: str, source: str, site_module: Any) -> None:
+    def add_last_words(
+        self, ring: int, since: float, at: float, thread: int, text: str, source: str, site_module: Any
+    ) -> None:
         """What a process left in a file that ended without a word, while the loop of this ring ran. ``since``: of its
-        word W_RUNNING; ``thread``: its thread's number in dumps. The latest stack of the file is taken.
+        word W_RUNNING; ``at``: when the file was written last; ``thread``: its thread's number in dumps. The latest
+        stack of the file is taken.
         """
         for dumped in reversed(parse_dump(text)):
             below = dumped.below_loop() if dumped.thread == thread else None
             if not below:
                 continue
-            stack = StackTaken(since, self._named(below, site_module), [], 0, {}, source)
+            stack = StackTaken(max(at, since), self._named(below, site_module), [], 0, {}, source)
             last = self._last.get(ring)
             if last is None or last[1] < since - 0.001 or self._seen[last].ended:
                 last = self._last[ring] = (ring, since)
@@ -496,7 +503,10 @@ class StallIndex:
         if last is not None:
             seen = self._seen.get(last)
             if seen is not None and last[1] >= running_since - 0.001:
-                return self.lookup(*last) if not seen.ended and last not in self._ended else None
+                if not seen.ended and last not in self._ended:
+                    return self.lookup(*last)
+                # It is over, and the loop has not been in its poll since: another may stall by now.
+                running_since = max(running_since, seen.ended, self._end_of(*last) if last in self._ended else 0.0)
         for dump_ring, stack in reversed(self._dumps):
             if dump_ring == ring and stack.at >= running_since:
                 info = self.lookup(ring, running_since)
