@@ -425,6 +425,8 @@ class OtlpSender:
 def _reason(error: Exception) -> str:
     inner: object = error.args[0] if error.args else error
     reason = getattr(inner, "reason", None)
+    if reason is None and isinstance(inner, Exception) and inner.args and isinstance(inner.args[-1], Exception):
+        reason = inner.args[-1]  # of ("Connection aborted.", ConnectionResetError(...))
     text = str(reason if reason is not None else error)
     return text.rpartition(": ")[2][:200] or type(error).__name__
 

@@ -35,7 +35,7 @@ async def helper():
 async def app(scope, receive, send):
     await asyncio.sleep(0.01)
     await asyncio.gather(helper(), helper())
-    await asyncio.get_running_loop().run_in_executor(None, look_up)
+    await asyncio.to_thread(look_up)
     await send({"type": "http.response.start", "status": 200, "headers": []})
     await send({"type": "http.response.body", "body": b"ok"})
 
@@ -129,6 +129,12 @@ def test_nothing_is_there_twice(spans):
     names = Counter(span.name for span in received)
     assert names["asyncio coro-helper"] == 2 * REQUESTS  # the instrumentation's own, and no more of them
     assert names["__main__.look_up"] == REQUESTS
+
+
+def test_what_the_instrumentation_wraps_bears_its_own_name(spans):
+    ours_ = Counter(span.name for span in ours(spans))
+    assert ours_["__main__.helper"] == 4 * REQUESTS  # two of two steps each
+    assert not [name for name in ours_ if "AsyncioInstrumentor" in name]
 
 
 def test_no_span_names_a_parent_or_a_link_that_is_not_there(spans):

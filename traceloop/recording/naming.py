@@ -77,6 +77,30 @@ def site_of(callback: Any) -> Site:
         return Site("", f"<{type(callback).__name__}>", "", 0)
 
 
+# opentelemetry-instrumentation-asyncio puts these around what it is given: what they wrap is what people look for.
+_WRAPPERS_HOME = "opentelemetry.instrumentation.asyncio"
+_WRAPPER_COROUTINE = "AsyncioInstrumentor.trace_coroutine"
+_WRAPPER_FUNCTION = "AsyncioInstrumentor.wrap_to_thread_func.<locals>.wrapper"
+
+
+def inner_coroutine(coro: Any) -> Any:
+    """The coroutine inside one of the instrumentation's, as long as it has not begun; any other as it is."""
+    code = getattr(coro, "cr_code", None)
+    if code is None or code.co_qualname != _WRAPPER_COROUTINE:
+        return coro
+    frame = coro.cr_frame
+    if frame is None or frame.f_globals.get("__name__") != _WRAPPERS_HOME:
+        return coro
+    return frame.f_locals.get("coro", coro)
+
+
+def inner_function(function: Any) -> Any:
+    """The function inside one of the instrumentation's for ``asyncio.to_thread``; any other as it is."""
+    if type(function) is FunctionType and function.__code__.co_qualname == _WRAPPER_FUNCTION:
+        return getattr(function, "__wrapped__", function)
+    return function
+
+
 def site_of_coroutine(coro: Any) -> Site:
     """The site of a task's coroutine: a coroutine, a generator, or an object that awaits."""
     try:

@@ -37,7 +37,7 @@ from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
 from . import layout, process_pools
-from .naming import code_of, site_of, site_of_code, unwrap
+from .naming import code_of, inner_function, site_of, site_of_code, unwrap
 from .outbox import LIMIT, UNATTENDED_SECONDS, outbox_of
 from .process import Process
 
@@ -513,6 +513,8 @@ def offloaded_function(function: Any, args: tuple[Any, ...]) -> Any:
             function, keywords = keywords["function"], {}  # a synchronous endpoint
         elif type(function) is MethodType and type(function.__self__).__module__ == "asgiref.sync":
             function = getattr(function.__self__, "func", function.__func__)  # sync_to_async
+        elif (inner := inner_function(function)) is not function:
+            function = inner
         else:
             break
     return function

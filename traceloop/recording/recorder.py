@@ -19,7 +19,7 @@ from typing import Any
 
 from . import anyio_threads, layout
 from .foreign import ForeignRuns
-from .naming import code_of, site_of, site_of_coroutine, unwrap
+from .naming import code_of, inner_coroutine, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
 from .sampling import LoopSamples, sampler_of
@@ -233,9 +233,10 @@ class Recorder:
         """The site of a task whose coroutine's code is met for the first time, or has none."""
         try:
             coro = task.get_coro()
-            site = self.process.site_log.number(site_of_coroutine(coro))
+            inner = inner_coroutine(coro)
+            site = self.process.site_log.number(site_of_coroutine(inner))
             code = getattr(coro, "cr_code", None)
-            if isinstance(code, CodeType):
+            if isinstance(code, CodeType) and inner is coro:
                 self.process.site_log.remember(code, site)
             return site
         except Exception:
