@@ -62,6 +62,7 @@ _MAX_TASK_NAMES: Final = 200_000
 
 # The kinds whose first double is a clock reading of the loop's thread: they end the run before them.
 _CLOCKED: Final = frozenset((layout.R_POLL, layout.R_SPIN, layout.R_SKIP, layout.R_END, layout.R_RUN))
+_SPIN: Final = layout.R_SPIN
 
 
 # What the loop's thread is doing, as far as the record has been read.
@@ -223,6 +224,7 @@ class LoopStream:
         put = queue.append
         ready, creator, group_kind, creator_ident, group_left = self._group
         append = decoded.runs.append
+        end_iteration = decoded.iterations.append
         number = self.runs
         pending = self._pending
         context = self._context
@@ -304,16 +306,20 @@ class LoopStream:
                         decoded.tasks.append(NewTask(ident, newcomer, number, a, scheduler, maker_ident, True))
                         newcomer = None
                     continue
-                if running and ident in _CLOCKED:
-                    running = False
-                    end = a if a > start else start
-                    append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
-                    if added:
-                        put((end, number, SOON, run_ident, added - 1.0))
-                if ident == layout.R_SPIN:
-                    if self._iteration_start >= 0.0:
-                        self.runs = number
-                        self._end_iteration(decoded, a)
+                if ident == _SPIN:
+                    # A busy loop with little to do has one of these for each run: no call is made for it.
+                    if running:
+                        running = False
+                        end = a if a > start else start
+                        append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                        if added:
+                            put((end, number, SOON, run_ident, added - 1.0))
+                    begun = self._iteration_start
+                    if begun >= 0.0:
+                        end = a if a > begun else begun
+                        runs = number - self._iteration_first
+                        polled, late = self._poll_duration, self._poll_delay
+                        end_iteration(_new_tuple(Iteration, (iteration, begun, end, runs, polled, late)))
                     iteration += 1
                     self._iteration = iteration
                     self._iteration_first = number
@@ -322,7 +328,14 @@ class LoopStream:
                     self._poll_delay = -1.0
                     if self.state != ACTIVE:
                         self._enter(ACTIVE, a, decoded)
-                elif ident == layout.R_POLL:
+                    continue
+                if running and ident in _CLOCKED:
+                    running = False
+                    end = a if a > start else start
+                    append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                    if added:
+                        put((end, number, SOON, run_ident, added - 1.0))
+                if ident == layout.R_POLL:
                     if self._iteration_start >= 0.0:
                         self.runs = number
                         self._end_iteration(decoded, a)
