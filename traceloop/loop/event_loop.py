@@ -18,10 +18,7 @@ from __future__ import annotations
 import asyncio
 import select
 import selectors
-import sys
-import threading
 import time
-from asyncio import events
 from collections import deque
 from itertools import repeat
 from time import monotonic
@@ -112,23 +109,11 @@ class EventLoop(
 
     def run_forever(self) -> None:
         """Runs until ``stop()`` is called."""
-        self._check_closed()
-        self._check_running()
-        self._set_coroutine_origin_tracking(self._debug)
-        old_hooks = sys.get_asyncgen_hooks()
+        self._run_forever_setup()
         try:
-            self._thread_id = threading.get_ident()
-            sys.set_asyncgen_hooks(
-                firstiter=self._asyncgen_firstiter_hook, finalizer=self._asyncgen_finalizer_hook
-            )
-            events._set_running_loop(self)
             self._run_until_stopped()
         finally:
-            self._stopping = False
-            self._thread_id = None
-            events._set_running_loop(None)
-            self._set_coroutine_origin_tracking(False)
-            sys.set_asyncgen_hooks(*old_hooks)
+            self._run_forever_cleanup()
 
     def _run_until_stopped(self) -> None:
         if type(self)._run_once is not EventLoop._run_once or "_run_once" in self.__dict__:
@@ -201,35 +186,6 @@ class EventLoop(
             if self._recorder.foreign_runs.started:
                 self._recorder.loop_stopped(self)
             self._recorder.loop_closed(self)
-
-    def _check_closed(self) -> None:
-        if self._closed:
-            raise RuntimeError("Event loop is closed")
-
-    def _check_running(self) -> None:
-        if self.is_running():
-            raise RuntimeError("This event loop is already running")
-        if events._get_running_loop() is not None:
-            raise RuntimeError("Cannot run the event loop while another loop is running")
-
-    def is_closed(self) -> bool:
-        """True once ``close()`` was called."""
-        return self._closed
-
-    def is_running(self) -> bool:
-        """True while ``run_forever`` is under way."""
-        return self._thread_id is not None
-
-    def get_debug(self) -> bool:
-        """Whether the loop is in debug mode."""
-        return self._debug
-
-    def set_debug(self, enabled: bool) -> None:
-        """Switches debug mode, which checks threads and callbacks and logs slow ones."""
-        self._debug = enabled
-        self._guarded = bool(enabled) or self._closed
-        if self.is_running():
-            self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
 
     # -- the iteration
 

@@ -68,14 +68,22 @@ class ApplicationSpans:
     def changed(self, otel_context: Any) -> None:
         """The next handle's context holds ``otel_context`` (None: none), which the one before it did not."""
         try:
-            number = self._number(otel_context) if otel_context else 0
+            number = 0
+            if otel_context:
+                # What ``_number`` finds at once, written out: handles of different requests take turns.
+                span = otel_context.get(self._span_key)
+                known = self._numbers.get(id(span))
+                number = known[1] if known is not None and known[0]() is span else self._number(otel_context)
         except Exception as error:
             self.variable = None
             number = 0
             _logger.error("traceloop: the application's spans cannot be followed any more", exc_info=error)
         if number != self.current:
             self.current = number
-            self._records += (float(number), layout.R_CONTEXT, 0.0)
+            append = self._records.append
+            append(number)
+            append(layout.R_CONTEXT)
+            append(0.0)
 
     def enter_active(self) -> float | None:
         """Something that is recorded next belongs to the span that is current right now, which the code under way may
