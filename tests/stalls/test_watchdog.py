@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 from traceloop.exporters.collector_process import make_statistics
@@ -243,7 +244,9 @@ run(main(parent))
 
         index = stall_statistics.stalls_of(process).index
         by_pid[process.pid] = [index.lookup(*key).culprit for key in index.slow_runs()]
-    assert sorted(by_pid.values()) == [["__main__.child"], ["__main__.parent"]]
+    # From 3.15 on the thread comes back with the loop's next flush: not within the callback that forked.
+    parent = "__main__.parent" if sys.version_info < (3, 15) else "unknown"
+    assert sorted(by_pid.values()) == [["__main__.child"], [parent]]
 
 
 def test_thresholds_by_pattern(tmp_path):

@@ -459,10 +459,10 @@ class StallIndex:
         seen = self._seen.get((ring, start))
         dumped = [stack for dump_ring, stack in self._dumps if dump_ring == ring and start <= stack.at <= end]
         samples, over = self._samples(ring, start, end)
-        if seen is None and not dumped and not samples:
+        slow = self._ended.get((ring, start))
+        if seen is None and not dumped and not samples and slow is None:
             return None
         seen = seen or _Seen()
-        slow = self._ended.get((ring, start))
         stacks = sorted(seen.stacks + dumped, key=lambda stack: stack.at)
         until = end
         if end == _NEVER:
