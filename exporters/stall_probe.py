@@ -2,8 +2,13 @@
 
 A C call that holds the GIL stops every Python thread, the watchdog with them. From outside it shows: the loop's word
 says that it has been off its poll for longer than the threshold, the watchdog is late for its next turn, and the kernel
-says that the loop's thread runs. Then the process is sent the signal that it has advertised (fault_dump.py), upon which
-faulthandler writes its stacks without the GIL.
+says that the loop's thread computes while the watchdog sleeps, wakes and sleeps again. Then the process is sent the
+signal that it has advertised (fault_dump.py), upon which faulthandler writes its stacks without the GIL.
+
+The last of these is what makes the dump safe. A thread that runs Python code gives the GIL away within 5 ms of being
+asked, so a watchdog that was scheduled meanwhile and still waits for it proves that the loop's thread is inside a C
+call. Without that proof the watchdog may only lack a processor, on a busy machine, and the signal may meet the
+interpreter between two stores to its frames: faulthandler then follows half a frame, and the process dies of it.
 
 A signal that nobody handles would end the process, so all of this is asked for immediately before: that the process is
 the one that advertised, that the kernel has a handler for the signal, and that the descriptor it would write to is
@@ -31,6 +36,11 @@ from traceloop.recording.ring import process_start_ticks
 LATE_SECONDS = 0.05
 #: Where it has not said when its next turn is: it turns every 0.1 s at least.
 STALE_SECONDS = 0.15
+#: What the loop's thread must have computed while the watchdog asked for the GIL in vain (s): four times as long as a
+#: thread that runs Python code may keep it.
+KEPT_SECONDS = 0.02
+# How long until the next look at a watchdog that is late, s.
+_KEPT_PACE = 0.01
 # A dump is whole when its file has not grown for so long (s); its handler writes it in one go, in some milliseconds.
 _WHOLE_SECONDS = 0.005
 #: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
@@ -43,13 +53,27 @@ _PACE = 0.2
 class _Standing:
     """A loop that stands still, as seen from outside."""
 
-    __slots__ = ("asked", "next", "since", "told")
+    __slots__ = ("asked", "kept", "next", "since", "told")
 
     def __init__(self, since: float, first: float) -> None:
         self.since = since
         self.next = first
         self.asked = 0
         self.told = False
+        # Since when the watchdog waits for the GIL: the turn that it is late for, CPU time of the loop's thread (s),
+        # and how often the watchdog had been scheduled. None while it is not known to wait.
+        self.kept: tuple[float, float, int] | None = None
+
+    def keeps_the_gil(self, late_at: float, cpu_s: float, watchdog: tuple[str, float, float, int]) -> bool:
+        """Whether the loop's thread is inside a C call that does not give the GIL away."""
+        state, _, _, slices = watchdog
+        if state != "S":
+            self.kept = None  # it has not asked yet: it waits for a processor
+        elif self.kept is None or self.kept[0] != late_at:
+            self.kept = (late_at, cpu_s, slices)
+        else:
+            return cpu_s - self.kept[1] >= KEPT_SECONDS and slices > self.kept[2]
+        return False
 
 
 class _Process:
@@ -107,11 +131,12 @@ class StallProbe:
         return max(0.005, self._next - now)
 
     def _look_at(self, follower: FolderFollower, process: _Process, now: float) -> None:
-        late_at = 0.0
+        late_at, watchdog = 0.0, 0
         standing: list[tuple[int, Any, float, float]] = []
         for ring in follower.rings.values():
             if not ring.is_loop:
                 late_at = _late_at(ring.reader)
+                watchdog = int(ring.reader.word(layout.W_THREAD))
                 continue
             since, threshold = ring.reader.word(layout.W_RUNNING), ring.reader.word(layout.W_THRESHOLD)
             if since > 0.0 and 0.0 < threshold < now - since:
@@ -132,27 +157,28 @@ class StallProbe:
             if seen is None or seen.since != since:
                 seen = process.standing[number] = _Standing(since, now)
             thread = int(reader.word(layout.W_THREAD))
-            state = self._measure(follower, number, thread, now)
-            if state == "R" and now >= seen.next and self._may_ask(process, now):
+            state, cpu_s = self._measure(follower, number, thread, now)
+            if state != "R" or now < seen.next or not self._may_ask(process, now):
+                continue
+            self._next = min(self._next, now + _KEPT_PACE)
+            # A watchdog that has ended between two looks has no state; one without a number is an older process's.
+            if seen.keeps_the_gil(late_at, cpu_s, _thread_state(follower.folder.pid, watchdog)):
+                seen.kept = None
                 seen.asked += 1
                 seen.next = now + max(threshold, STALE_SECONDS) * 2**seen.asked
                 self._ask(follower, process, now)
 
-    def _measure(self, follower: FolderFollower, ring: int, thread: int, now: float) -> str:
-        """Enters what the kernel says of the loop's thread; returns its state as in proc(5), "" if not known."""
-        base = f"/proc/{follower.folder.pid}"
-        try:
-            with open(f"{base}/task/{thread}/stat", "rb") as file:
-                state = file.read().rpartition(b")")[2].split()[0].decode("ascii", "replace")
-            with open(f"{base}/task/{thread}/schedstat", "rb") as file:
-                cpu, waited, slices = (int(field) for field in file.read().split()[:3])
-            with open(f"{base}/stat", "rb") as file:
+    def _measure(self, follower: FolderFollower, ring: int, thread: int, now: float) -> tuple[str, float]:
+        """Enters what the kernel says of the loop's thread; returns its state as in proc(5), "" if not known, and its
+        CPU time in seconds.
+        """
+        state, cpu_s, waited_s, slices = _thread_state(follower.folder.pid, thread)
+        if state:
+            with open(f"/proc/{follower.folder.pid}/stat", "rb") as file:
                 fields = file.read().rpartition(b")")[2].split()
-        except (OSError, ValueError, IndexError):
-            return ""
-        used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-        self._index(follower).add_sample(ring, (now, cpu / 1e9, used, waited / 1e9, slices))
-        return state
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            self._index(follower).add_sample(ring, (now, cpu_s, used, waited_s, slices))
+        return state, cpu_s
 
     def _index(self, follower: FolderFollower) -> StallIndex:
         return stall_statistics.stalls_of(follower.statistics).index
@@ -242,6 +268,19 @@ class StallProbe:
     def _done(self, follower: FolderFollower, process: _Process) -> None:
         process.asked_at = 0.0
         self._index(follower).fetch_dump = None
+
+
+def _thread_state(pid: int, thread: int) -> tuple[str, float, float, int]:
+    """A thread's state as in proc(5), "" if not known; seconds it ran, and waited for a processor; times it got one."""
+    base = f"/proc/{pid}/task/{thread}"
+    try:
+        with open(f"{base}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0].decode("ascii", "replace")
+        with open(f"{base}/schedstat", "rb") as file:
+            cpu, waited, slices = (int(field) for field in file.read().split()[:3])
+    except (OSError, ValueError, IndexError):
+        return "", 0.0, 0.0, 0
+    return state, cpu / 1e9, waited / 1e9, slices
 
 
 def _late_at(reader: Any) -> float:

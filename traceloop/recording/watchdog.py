@@ -176,7 +176,7 @@ class Watchdog:
         if not until_gone:
             return
         # The thread has run its last Python line, but fork's warning counts what the kernel still has.
-        for _ in range(200):
+        for _ in range(2000):  # 0.4 s, on a machine that has other work; usually one
             if not os.path.exists(f"/proc/self/task/{thread_id}"):
                 break
             time.sleep(0.0002)
@@ -222,6 +222,7 @@ class Watchdog:
         ring = self._process.process_ring
         if ring is not None:
             ring.words[layout.W_HEARTBEAT] = now
+            ring.words[layout.W_THREAD] = self._thread_id
         self._check_lateness(now)
         with self._lock:
             watched_loops = list(self._watched.values())
