@@ -1,5 +1,6 @@
 """The application's current span, as the recorder finds it in a handle's context."""
 
+import asyncio
 import contextvars
 import gc
 import weakref
@@ -10,6 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
 
+import traceloop
 from traceloop.recording import layout
 from traceloop.recording.tracing import REMOTE, ApplicationSpans
 
@@ -142,3 +144,25 @@ def test_handed_over_before_any_handle_was_seen(spans, lists):
         spans.leave_active(before)
     assert spans.current == -1
     assert lists.take()[0][-1] == (0.0, layout.R_CONTEXT, 0.0)
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_calls_from_other_threads_in_a_program_with_spans(debug):
+    """From 3.14 on their handles carry a guarded context, in which the span is looked for too."""
+    tracer = TracerProvider().get_tracer("test")
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with tracer.start_as_current_span("a") as span:
+            assert await asyncio.to_thread(trace.get_current_span) is span
+            seen = loop.create_future()
+            await asyncio.to_thread(loop.call_soon_threadsafe, lambda: seen.set_result(trace.get_current_span()))
+            assert await seen is span
+            assert loop.call_soon_threadsafe(print)._context.get(spans_variable()) is not None
+
+    def spans_variable():
+        found = ApplicationSpans([], [])
+        return found.refresh()
+
+    with asyncio.Runner(loop_factory=traceloop.new_event_loop, debug=debug) as runner:
+        runner.run(main())

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+import urllib.error
 import urllib.parse
 import urllib.request
 
@@ -179,6 +180,9 @@ def test_a_prometheus_stores_the_exemplars(seen, tmp_path):
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_exemplars?{query}", timeout=10) as got:
                 series = json.load(got)["data"]
+        except urllib.error.HTTPError as error:  # not ready yet
+            error.close()
+            return None
         except OSError:
             return None
         return [each["labels"] for item in series for each in item["exemplars"]]

@@ -11,7 +11,7 @@ import asyncio
 import threading
 from asyncio import events, format_helpers
 from collections.abc import Callable
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 
@@ -111,6 +111,13 @@ class _GuardedContext:
         with self.lock:
             if not self.cancelled:
                 self.context.run(callback, *args)
+
+    def get(self, variable: ContextVar[Any], default: Any = None) -> Any:
+        """As a context's own: the recorder and the watchdog look for the application's span in it."""
+        return self.context.get(variable, default)
+
+    def __getitem__(self, variable: ContextVar[Any]) -> Any:
+        return self.context[variable]
 
 
 class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  # type: ignore[misc]
