@@ -164,7 +164,7 @@ class Watchdog:
             if not self._running:
                 return
             self._running = False
-            done, thread_id = self._done, self._thread_id
+            done = self._done
         self._wake.release()
         if not done.acquire(timeout=1.0):
             return
@@ -175,10 +175,11 @@ class Watchdog:
             pass
         if not until_gone:
             return
-        # The thread has run its last Python line, but fork's warning counts what the kernel still has.
-        for _ in range(2000):  # 0.4 s, on a machine that has other work; usually one
-            if not os.path.exists(f"/proc/self/task/{thread_id}"):
-                break
+        # The thread has run its last Python line, but fork's warning counts what the kernel still has: on a busy
+        # machine it may have to wait for its turn to go.
+        gone = f"/proc/self/task/{self._thread_id}"
+        deadline = monotonic() + 1.0
+        while os.path.exists(gone) and monotonic() < deadline:
             time.sleep(0.0002)
 
     def resume(self) -> None:
@@ -200,8 +201,8 @@ class Watchdog:
             _logger.error("traceloop: the watchdog's last turn failed", exc_info=error)
 
     def _run(self, done: Any, begun: Any) -> None:
-        begun.release()
         self._thread_id = threading.get_native_id()
+        begun.release()
         try:
             self._process.open_process_ring()
             while self._running and done is self._done:
