@@ -75,7 +75,7 @@ class SchedulingMixin(LoopPart):
             self._check_thread()
             self._check_callback(callback, "call_soon")
         handle = self._call_soon(callback, args, context)
-        if handle._source_traceback:
+        if self._debug and handle._source_traceback:
             # Where the user called is what it shall end with: neither this frame nor call_soon's.
             del handle._source_traceback[-2:]
         return handle
@@ -84,7 +84,7 @@ class SchedulingMixin(LoopPart):
         self, callback: Callable[..., object], args: tuple[Any, ...], context: Context | None
     ) -> Handle:
         handle = self._new_handle(callback, args, context)
-        if handle._source_traceback:
+        if self._debug and handle._source_traceback:
             del handle._source_traceback[-1]
         self._ready.append(handle)
         return handle
@@ -138,7 +138,7 @@ class SchedulingMixin(LoopPart):
         if self._debug:
             self._check_callback(callback, "call_soon_threadsafe")
         handle = self._new_threadsafe_handle(callback, args, context)
-        if handle._source_traceback:
+        if self._debug and handle._source_traceback:
             del handle._source_traceback[-1]
         if self._recorder is not None and threading.get_ident() != self._thread_id:
             # Its place in the queue would credit it to whatever runs just now. Noted before it can be run.
@@ -157,7 +157,7 @@ class SchedulingMixin(LoopPart):
         # Who replaces ``call_at``, in a subclass or on the loop itself, is asked for these timers too.
         if self._guarded or self._timer_heap_shared or not self._plain_call_at or "call_at" in self.__dict__:
             timer = self.call_at(when, callback, *args, context=context)
-            if timer._source_traceback:
+            if self._debug and timer._source_traceback:
                 del timer._source_traceback[-1]
             return timer
         # What ``call_at`` does, written out: a second call, with its star arguments, is a tenth of a timer.
