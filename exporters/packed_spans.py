@@ -86,12 +86,25 @@ class _PackedKind(Kind):
         """The shapes for heads of this length, made at their first use."""
         common = self.common
         size = len(common) + head + _BODY_SIZE + _DELAY_SIZE
-        plain = b"\x12" + varint(size) + common
-        linked = b"\x12" + varint(size + _LINK_SIZE) + common
+        plain = _begin(size) + common
+        linked = _begin(size + _LINK_SIZE) + common
         made = self.shapes[head] = (
             _packer(len(plain), head, linked=False), plain, _packer(len(linked), head, linked=True), linked
         )  # fmt: skip
         return made
+
+
+# Tasks have names of their own, but few lengths.
+_BEGINS: Final[dict[int, bytes]] = {}
+
+
+def _begin(size: int) -> bytes:
+    made = _BEGINS.get(size)
+    if made is None:
+        made = b"\x12" + varint(size)
+        if len(_BEGINS) < 10_000:
+            _BEGINS[size] = made
+    return made
 
 
 _PACKERS: Final[dict[tuple[int, int, bool], _Packer]] = {}

@@ -182,6 +182,15 @@ class CallbackStatistics:
 
     def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
         """What takes the durations of an ident that is seen for the first time."""
+        adders = self._adders[kind]
+        site = ident % SITES
+        if site != ident and site in adders:  # a further task of a coroutine
+            known = adders[site]
+            if len(adders) >= _MAX_IDENTS:
+                adders.clear()
+                adders[site] = known
+            adders[ident] = known
+            return known
         totals, is_known = self._find(ident)
         key = kind, totals.label
         cell = self._cells.get(key)
@@ -189,10 +198,9 @@ class CallbackStatistics:
             cell = self._cells[key] = _Cell(kind, totals)
         add = cell.durations.append
         if is_known:
-            adders = self._adders[kind]
             if len(adders) >= _MAX_IDENTS:
                 adders.clear()
-            adders[ident] = add
+            adders[ident] = adders[site] = add
         return add
 
     def _histogram(self, family: dict[str, Histogram], kind: str) -> Histogram:
