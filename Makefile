@@ -19,6 +19,8 @@ $(BIN)/python:
 # strict: links file by file, so that type checkers see through it; made anew each time, since files come and go.
 install: $(BIN)/python ## install the package and what its development needs into .venv
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]' --config-settings editable_mode=strict
+	@# Where PYTHONDONTWRITEBYTECODE is set every process would compile it anew: 0.3 s at each start.
+	@$(BIN)/python -m compileall -q build/__editable__.*/
 
 debian-packages: ## install the Debian packages that some tests use (Prometheus, Alertmanager, wrk), as root
 	@sh .ci/debian-packages
