@@ -326,8 +326,8 @@ class Collector:
             return not os.path.samestat(os.stat(f"/proc/{self.root.pid}/fd/2"), os.fstat(2))
         except PermissionError:  # it has changed its user
             return False
-        except OSError:
-            return os.path.exists(f"/proc/{self.root.pid}/fd")
+        except OSError:  # closed; or the program has ended meanwhile, and of that there is something to say first
+            return self.root.alive and os.path.exists(f"/proc/{self.root.pid}/fd")
 
     def _sum_up(self) -> None:
         self._summary_written = True
