@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from traceloop.reading import stall_statistics
 from traceloop.reading.follower import FolderFollower, RunFollower
+from traceloop.recording import layout
 from traceloop.settings import Settings
 
 MAX_SNAPSHOTS = 10
@@ -25,10 +26,12 @@ _AFTERWARDS = 0.5
 class _Taken:
     """A stall of which there is a snapshot."""
 
-    __slots__ = ("ended_at", "folder", "key")
+    __slots__ = ("at", "ended_at", "folder", "name", "ring")
 
-    def __init__(self, key: tuple[str, int, float], folder: str) -> None:
-        self.key = key
+    def __init__(self, name: str, ring: int, at: float, folder: str) -> None:
+        self.name = name
+        self.ring = ring
+        self.at = at  # within the stall, or just after it
         self.folder = folder
         self.ended_at = 0.0
 
@@ -52,7 +55,8 @@ class StallSnapshots:
         self._say = say
         self._clock = clock
         self._open: list[_Taken] = []
-        self._known: set[tuple[str, int, float]] = set()
+        # By process and ring: when the last snapshot was taken. A stall that began before is the one that is in it.
+        self._last: dict[tuple[str, int], float] = {}
         self._bytes = 0
         #: Folders of the snapshots, and how many more stalls there were.
         self.taken: list[str] = []
@@ -68,37 +72,40 @@ class StallSnapshots:
                 continue
             if name in self._follower.ended:
                 continue
-            for ring, start in index.unfinished():
-                if now - start >= self._seconds:
-                    self._begin(name, follower, ring, start)
             for ring, start in index.slow_runs():
                 if index.length_of(ring, start) >= self._seconds:
-                    self._begin(name, follower, ring, start)
+                    self._begin(name, follower, ring, start, start + index.length_of(ring, start))
+            for standing in follower.rings.values():
+                if standing.is_loop:
+                    info = index.in_progress(standing.number, standing.reader.word(layout.W_RUNNING))
+                    if info is not None and now - info.start >= self._seconds:
+                        self._begin(name, follower, standing.number, info.start, now)
         for taken in list(self._open):
             self._complete(taken, now)
 
-    def _begin(self, name: str, follower: FolderFollower, ring: int, start: float) -> None:
-        key = (name, ring, start)
-        if key in self._known:
+    def _begin(self, name: str, follower: FolderFollower, ring: int, start: float, at: float) -> None:
+        """``at``: its end, or now, if it lasts."""
+        if start <= self._last.get((name, ring), -1.0):
             return
-        self._known.add(key)
+        self._last[name, ring] = at
         if len(self.taken) >= MAX_SNAPSHOTS or self._bytes >= MAX_BYTES:
             self.left_out += 1
             return
         folder = os.path.join(self._directory, f"stall-{len(self.taken) + 1}-{follower.folder.pid}")
         if self._copy(follower.folder.path, os.path.join(folder, name)):
             self.taken.append(folder)
-            self._open.append(_Taken(key, folder))
+            self._open.append(_Taken(name, ring, at, folder))
             self._say(f"a stall of {self._seconds:g} s and more: the record around it is kept in {folder}")
 
     def _complete(self, taken: _Taken, now: float) -> None:
-        name, ring, start = taken.key
+        name = taken.name
         follower = self._follower.processes.get(name)
         if follower is None or name in self._follower.ended:
             self._open.remove(taken)
             return
         index = stall_statistics.stalls_of(follower.statistics).index
-        if index.length_of(ring, start) <= 0.0:
+        runs = (key for key in index.slow_runs() if key[0] == taken.ring and key[1] <= taken.at)
+        if not any(taken.at <= key[1] + index.length_of(*key) for key in runs):
             return
         taken.ended_at = taken.ended_at or now
         if now - taken.ended_at >= _AFTERWARDS:

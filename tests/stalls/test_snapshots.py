@@ -7,8 +7,9 @@ from traceloop.exporters.stall_snapshots import StallSnapshots
 from .observed import TROUBLES, Observed, observe, start, wait_for
 
 
-def test_taken_while_a_stall_lasts(tmp_path):
-    process = start(tmp_path / "run", TROUBLES, "never")
+@pytest.mark.parametrize("trouble", ["never", "never_regex"])
+def test_taken_while_a_stall_lasts(tmp_path, trouble):
+    process = start(tmp_path / "run", TROUBLES, trouble)
     observed = Observed(tmp_path / "run")
     lines = []
     snapshots = StallSnapshots(observed.follower, str(tmp_path / "kept"), 0.3, lines.append)
@@ -27,7 +28,7 @@ def test_taken_while_a_stall_lasts(tmp_path):
     kept = Observed(folder)
     kept.turn(last=True)
     (key,) = kept.index.unfinished()
-    assert kept.index.lookup(*key).culprit == "__main__.never"
+    assert kept.index.lookup(*key).culprit == f"__main__.{trouble}"
 
 
 def test_taken_again_when_it_is_over(tmp_path):
