@@ -111,7 +111,8 @@ def _cause(parts: Parts) -> Iterator[str]:
     if parts.gc > 0.0:
         yield f"{seconds(parts.gc)} of garbage collection"
     if parts.processor_wait >= 0.001:
-        yield f"{seconds(parts.processor_wait)} of waiting for a processor"
+        busy = parts.processor_wait > 4 * (max(parts.cpu, 0.0) + parts.gc)
+        yield f"{seconds(parts.processor_wait)} of waiting for a processor" + (" (a busy machine)" if busy else "")
     if parts.suspended > 0.0:
         yield f"{seconds(parts.suspended)} of a process that stood still"
 

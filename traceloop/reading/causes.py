@@ -25,6 +25,7 @@ Sample = Sequence[float]
 # A thread that waits for the GIL wakes every switch interval (5 ms) to ask for it; one that sleeps, or waits for a
 # lock or the network, does not. Half of that rate, since others may be put on the processor in between.
 _GIL_WAKES_PER_SECOND: Final = 100.0
+_STARVED: Final = 0.9
 
 
 class Parts(NamedTuple):
@@ -76,9 +77,11 @@ def parts_of(
     waited = wait.middle if wait is not None else 0.0
     half = max(0.0, rest - waited) / 2
     off = max(0.0, rest - cpu.middle - waited)
+    # Where it waited for a processor nearly all the time, what remains is too little to tell by.
+    starved = waited >= _STARVED * rest
     if cpu.middle >= half:
-        return Parts(CPU, cpu.low < half, known_cpu, gc, known_wait, suspended)
-    guess = cpu.high > half
+        return Parts(CPU, starved or cpu.low < half, known_cpu, gc, known_wait, suspended)
+    guess = starved or cpu.high > half
     gil, sure = _waits_for_gil(series, off)
     return Parts(GIL if gil else OFF_CPU, guess or not sure, known_cpu, gc, known_wait, suspended)
 
