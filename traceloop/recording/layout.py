@@ -152,7 +152,7 @@ R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: 0
 R_WORD: Final = -29.0  # the last value of a counter word, before a loop's R_END. a: its index; b: its value
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
 
-# The kinds that own one item of the batch's text.
+# The kinds that own one item of the batch's text, as a run does that is a task's first step (FIRST_STEP).
 TEXT_KINDS: Final = frozenset((R_TASK, R_SPAN, R_LOOP, R_EXECUTOR, R_THREAD, R_EVENT))
 
 TEXT_SEPARATOR: Final = "\x1f"
