@@ -96,8 +96,8 @@ class Ring:
     def write(self, records: list[float], text: list[str], now: float) -> None:
         """Appends one batch of whole records (triples, at most 1/4 of the capacity; a longer list is split).
 
-        Text belongs, in order, to the records whose kind is in ``layout.TEXT_KINDS`` and to runs that are a task's first
-        step. ``now``: the clock, s.
+        Text belongs, in order, to the records whose kind is in ``layout.TEXT_KINDS`` and to runs that are a
+        task's first step. ``now``: the clock, s.
         """
         count = len(records)
         limit = self._capacity // 32 // 3 * 3
