@@ -82,6 +82,8 @@ class TaskStatistics:
         self.coroutines: dict[int, CoroutineTotals] = {}
         # By ident, in order of their first steps.
         self._alive: dict[float, _Alive] = {}
+        # Done in the stretch before: their last steps may end in this one.
+        self._done: dict[float, _Alive] = {}
         self._loop_number = 0
 
     def _totals(self, site: int) -> CoroutineTotals:
@@ -98,9 +100,11 @@ class TaskStatistics:
             self._sites = self._loop.process.sites
             self.coroutines = {}
             self._alive = {}
+            self._done = {}
         if decoded.loop is not None and decoded.loop.number != self._loop_number:
             self._loop_number = decoded.loop.number
             self._alive = {}
+            self._done = {}
         for task in decoded.tasks:
             totals = self._begin(task.ident, task.name, task.start).totals
             if task.creator_ident:
@@ -109,8 +113,11 @@ class TaskStatistics:
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
         self._feed_steps(decoded)
+        self._done = {}
         for ident, outcome, _, _ in decoded.finished:
             alive = self._alive.pop(ident, None)
+            if alive is not None:
+                self._done[ident] = alive
             totals = alive.totals if alive is not None else self._totals(int(ident) % SITES)
             if outcome == OUTCOME_RESULT:
                 totals.results += 1
@@ -131,8 +138,9 @@ class TaskStatistics:
 
     def _feed_steps(self, decoded: Decoded) -> None:
         known = self._alive.get
+        done = self._done.get
         for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITES]:
-            alive = known(ident) or self._begin(ident, "", start)
+            alive = known(ident) or done(ident) or self._begin(ident, "", start)
             totals = alive.totals
             took = end - start
             totals.steps += 1
