@@ -493,8 +493,8 @@ def _before_fork() -> None:
 def _after_fork_in_parent() -> None:
     if _active is None:
         return
-    if sys.version_info >= (3, 15):
-        # 3.15 counts the threads for fork's warning only after this: the next flush of a loop starts ours.
+    if sys.version_info[:2] == (3, 13) or sys.version_info >= (3, 15):
+        # 3.13.0 and 3.15 count the threads for fork's warning only after this: the next flush of a loop starts ours.
         _active.paused = True
     else:
         _active.resume()
