@@ -4,6 +4,9 @@ import sys
 import time
 
 import uvicorn
+import uvicorn.lifespan.on  # here, since on a slow machine uvicorn's own late imports are slow callbacks
+import uvicorn.protocols.http.auto
+import uvicorn.protocols.websockets.auto
 from fastapi import FastAPI
 
 app = FastAPI()
