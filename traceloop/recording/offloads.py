@@ -215,7 +215,7 @@ class Offloads:
         except TypeError:  # cannot be referred to weakly: it is known by its class from now on
             pass
         self._executors[id(executor)] = entry
-        if issubclass(entry.executor_type, concurrent.futures.ProcessPoolExecutor):
+        if process_pools.is_pool(entry.executor_type):
             module = sys.modules.get(process_pools.MODULE)
             process_pools.patch_worker(module)
             process_pools.patch_parent(module, _note_ran)
@@ -385,7 +385,7 @@ class Offload:
                 # Weakly: a future that is dropped without being run must not live on as a cycle.
                 hook = functools.partial(_turned_running, weakref.ref(source), self)
                 source.set_running_or_notify_cancel = hook
-            if issubclass(self.entry.executor_type, concurrent.futures.ProcessPoolExecutor):
+            if process_pools.is_pool(self.entry.executor_type):
                 source.__dict__[_OFFLOAD] = self
         if not waiting and not source.cancelled():
             # It began while submit() was under way.
@@ -394,7 +394,7 @@ class Offload:
     def note_running(self, now: float = 0.0, *, worker: bool = True) -> None:
         """The concurrent future turned to running: the call starts, or waits in a process pool's queue."""
         entry = self.entry
-        if not issubclass(entry.executor_type, concurrent.futures.ProcessPoolExecutor):
+        if not process_pools.is_pool(entry.executor_type):
             self.note_start(now or monotonic(), worker=worker)
             return
         with entry.lock:
@@ -407,7 +407,7 @@ class Offload:
     def _finish_watched(self, outcome: float, error: BaseException | None = None) -> None:
         entry = self.entry
         successor: Offload | None = None
-        if issubclass(entry.executor_type, concurrent.futures.ProcessPoolExecutor):
+        if process_pools.is_pool(entry.executor_type):
             with entry.lock:
                 if self.number in entry.active_numbers:
                     entry.active_numbers.discard(self.number)

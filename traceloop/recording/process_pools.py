@@ -23,6 +23,16 @@ MODULE = "concurrent.futures.process"
 _NOTE = "_traceloop"
 
 
+def is_pool(kind: type) -> bool:
+    """Whether executors of this class hand their calls to other processes.
+
+    Looked for among what is imported: ``concurrent.futures`` imports multiprocessing when it is asked for the class,
+    which takes 10 ms and more of a running loop.
+    """
+    module = sys.modules.get(MODULE)
+    return module is not None and issubclass(kind, module.ProcessPoolExecutor)
+
+
 class Ran(NamedTuple):
     """One call in its worker process: pid, the process's name, start and end (monotonic s)."""
 
