@@ -1,4 +1,4 @@
-"""Nothing is imported on a running loop that the program would not have imported: that blocks it, for 10 ms and more."""
+"""Nothing is imported on a running loop that the program would not have imported: that blocks it for 10 ms or more."""
 
 import ast
 import subprocess
