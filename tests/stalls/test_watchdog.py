@@ -445,3 +445,33 @@ run(main())
     assert {"__main__.lookup", "__main__.other"} <= culprits and "__main__.import_all" not in culprits
     assert "__main__.import_all" not in errors
     assert "stall: __main__.other" in errors
+
+
+def test_a_collection_is_known_by_whom_it_interrupted_though_nobody_else_had_the_gil(tmp_path):
+    observed = run(
+        tmp_path,
+        """
+import asyncio, gc, sys
+
+sys.setswitchinterval(30)  # so that the watchdog cannot look before it is over
+gc.disable()
+garbage = [[] for _ in range(300_000)]
+for item in garbage:
+    item.append(item)
+
+def collect():
+    gc.collect()
+
+async def main():
+    global garbage, item
+    garbage = item = None
+    asyncio.get_running_loop().slow_callback_duration = 0.01
+    await asyncio.sleep(0.2)
+    collect()
+
+asyncio.run(main())
+""",
+    )
+    (info,) = [info for info in observed.slow() if info.parts.gc > 0.0]
+    assert (info.callback, info.culprit, info.parts.cause) == ("__main__.main", "__main__.collect", "gc")
+    assert [frame[3] for frame in info.stacks[0].frames] == ["main", "collect"]

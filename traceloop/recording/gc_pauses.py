@@ -2,7 +2,8 @@
 
 ``gc.callbacks`` are called inside the collection, which can begin at almost any allocation: in the middle of a flush,
 in any thread, and once more while the interpreter ends. So the callback only appends to the outbox, and refers to
-nothing but what it was made with. Which handle a pause interrupted is found by its time, on the reader's side.
+nothing but what it was made with. Which handle a pause interrupted is found by its time, on the reader's side. After a
+long one the watchdog, which could not run meanwhile, has its look taken for it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,11 @@ from typing import Any
 from . import layout
 from .outbox import LIMIT, Outbox
 
+#: A collection of this length (s) is one that ``after_long`` is called for.
+LONG_SECONDS = 0.05
+#: Called in the thread that collected, at the end of a long collection; it must not raise.
+after_long: list[Callable[[], None]] = []
+
 
 def _make_callback(outbox: Outbox) -> Callable[[str, dict[str, Any]], None]:
     clock = monotonic
@@ -23,6 +29,8 @@ def _make_callback(outbox: Outbox) -> Callable[[str, dict[str, Any]], None]:
     size = len
     limit = LIMIT
     pause, info_kind = layout.R_GC, layout.R_GC_INFO
+    long = LONG_SECONDS
+    hooks = after_long
     start = 0.0
 
     def note_collection(phase: str, info: dict[str, Any]) -> None:
@@ -30,16 +38,20 @@ def _make_callback(outbox: Outbox) -> Callable[[str, dict[str, Any]], None]:
         if phase == "start":
             start = clock()
         elif start and size(pending) < limit:
+            length = clock() - start
             extend(
                 (
                     start,
                     pause,
-                    clock() - start,
+                    length,
                     info["generation"] + 4 * info["uncollectable"],
                     info_kind,
                     info["collected"],
                 )
             )
+            if length >= long:
+                for hook in hooks:
+                    hook()
 
     return note_collection
 

@@ -34,7 +34,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ..settings import Settings
-from . import layout, stacks
+from . import gc_pauses, layout, stacks
 from .culprit import culprit_of
 from .fault_dump import FaultDump
 from .sampling import sampler_of
@@ -77,6 +77,8 @@ class Watchdog:
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}
         self._stopped: deque[Watched] = deque(maxlen=64)  # loops that stopped since the last turn
+        # What long garbage collections interrupted: thread, end of the collection, the run.
+        self._interrupted: deque[tuple[int, float, stacks.Run]] = deque(maxlen=64)
         self._lock = threading.Lock()
         self._wake = threading.Lock()
         self._wake.acquire()
@@ -129,6 +131,7 @@ class Watchdog:
                 return
         self.stop(until_gone=False)
         now = monotonic()
+        self._take_interrupted(now)
         self._end_stopped(now)
         self._publish(now, 0.0)
         self._notices.flush()
@@ -139,6 +142,8 @@ class Watchdog:
         if self._running or self._ended:
             return
         self.faults.install()
+        if self._note_interrupted not in gc_pauses.after_long:
+            gc_pauses.after_long.append(self._note_interrupted)
         done = _thread.allocate_lock()
         done.acquire()
         self._done = done
@@ -193,7 +198,10 @@ class Watchdog:
         """The process ends: no thread from now on, and no signal asked for."""
         self._ended = True
         self.stop()
+        if self._note_interrupted in gc_pauses.after_long:
+            gc_pauses.after_long.remove(self._note_interrupted)
         try:
+            self._take_interrupted(monotonic())
             self._end_stopped(monotonic())
             with self._lock:
                 self.faults.withdraw()
@@ -237,6 +245,7 @@ class Watchdog:
         if size > self._dumped:
             self._name_dumped(size, now)
         due = now + _MAX_PACE
+        self._take_interrupted(now)
         self._end_stopped(now)
         for watched in watched_loops:
             due = min(due, self._look(watched, now))
@@ -264,8 +273,7 @@ class Watchdog:
 
     def _look(self, watched: Watched, now: float) -> float:
         """Looks at one loop; returns when to look at it again."""
-        given = watched.loop.slow_callback_duration
-        threshold = float(given) if isinstance(given, float | int) else 0.1
+        threshold = _threshold_of(watched)
         lowest = threshold if self._lowest_pattern is None else min(threshold, self._lowest_pattern)
         pace = min(max(_PACE * lowest, _MIN_PACE), _MAX_PACE)
         since: float = watched.words[layout.W_RUNNING]
@@ -285,9 +293,7 @@ class Watchdog:
             if now - run.start - self._suspended(run.start, now) < limit:
                 watched.sample()
                 return min(now + pace, max(run.start + limit, now + 0.001))
-            before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
-            stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
-            stall.samples = [sample for sample in watched.history if sample[0] > run.start]
+            stall = _begin_stall(watched, run, limit, told_from)
         stall.samples.append(watched.sample())
         if len(stall.samples) > _MAX_SAMPLES:
             del stall.samples[1:-1:2]
@@ -301,6 +307,33 @@ class Watchdog:
             if now < stall.start + stall.told_from:
                 stall.stack_at = min(stall.stack_at, stall.start + stall.told_from)
         return min(now + pace, stall.stack_at)
+
+    def _note_interrupted(self) -> None:
+        """A long collection ends in this thread. It held the GIL, and on a busy machine the run that it interrupted is
+        over before the watchdog's own thread can look: so the look is taken here, and what it found written later.
+        """
+        try:
+            run = stacks.find_run(sys._getframe(1))
+            if run is not None:
+                self._interrupted.append((threading.get_ident(), monotonic(), run))
+        except Exception:
+            pass  # within a collection there is nobody to be told
+
+    def _take_interrupted(self, now: float) -> None:
+        while self._interrupted:
+            thread, at, run = self._interrupted.popleft()
+            with self._lock:
+                those = [*self._watched.values(), *self._stopped]
+            watched = next((each for each in those if each.thread == thread), None)
+            if watched is None:
+                continue
+            stall = watched.stall
+            if stall is not None and stall.start == run.start and stall.stacks:
+                continue
+            limit, told_from = self._limits_of(run, _threshold_of(watched))
+            if at - run.start >= limit:
+                self._end_stall(watched, now)
+                self._take_stack(watched, _begin_stall(watched, run, limit, told_from), run, at)
 
     def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
         """From how many seconds on the stack of a run is taken, and from how many people are told of it.
@@ -448,6 +481,18 @@ class Watchdog:
         self._process.process_write(
             [now, layout.R_EVENT, float(self._process.next_event())], [json.dumps(event, separators=(",", ":"))], now
         )
+
+
+def _threshold_of(watched: Watched) -> float:
+    given = watched.loop.slow_callback_duration
+    return float(given) if isinstance(given, float | int) else 0.1
+
+
+def _begin_stall(watched: Watched, run: stacks.Run, limit: float, told_from: float) -> Stall:
+    before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
+    stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
+    stall.samples = [sample for sample in watched.history if sample[0] > run.start]
+    return stall
 
 
 def _has_the_clock(loop: Any) -> bool:
