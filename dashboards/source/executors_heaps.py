@@ -117,6 +117,12 @@ def _executors() -> list[JSON]:
                     "sum by (executor, callback) "
                     f"({new_or_increased('asyncio_executor_runs_total', PROCESS, '$__range')})",
                 ),
+                (
+                    "Made others wait",
+                    "s",
+                    "sum by (executor, callback) "
+                    f"({new_or_increased('asyncio_executor_blocked_seconds_total', PROCESS, '$__range')})",
+                ),
             ],
             {"executor": "Executor", "callback": "Function"},
             sort="Time",
@@ -220,5 +226,19 @@ def _memory() -> list[JSON]:
                     "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": ORANGE}}],
                 }
             ],
+        ),
+        timeseries(
+            "Collecting, by callback",
+            "Part of the time that collections took within a callback, which pays for them whoever made the garbage. "
+            "One far above the others: it allocates most, or calls `gc.collect()` itself.",
+            [
+                target(
+                    f"topk(10, sum by (callback) (rate(asyncio_callback_gc_pause_seconds_total{{{PROCESS}}}{RATE})))",
+                    "{{callback}}",
+                )
+            ],
+            "percentunit",
+            w=24,
+            h=7,
         ),
     ]

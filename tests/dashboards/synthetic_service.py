@@ -157,6 +157,8 @@ def _process(store, chance, process, slot, part, at, birth, timers):
         store.observe("cpython_gc_pause_duration_seconds", of, pause * (1 + chance.random()), round(often * STEP))
         store.add("cpython_gc_collected_objects_total", of, often * 90 * STEP)
         store.add("cpython_gc_uncollectable_objects_total", of, 0)
+    for callback, share in CALLBACKS.items():
+        store.add("asyncio_callback_gc_pause_seconds_total", process | {"callback": callback}, 0.002 * STEP * share)
     store.set("process_resident_memory_bytes", process, 95e6 + (60e6 * part if slot == "0" else 0))
     store.add("process_cpu_seconds_total", process, active * 0.9)
     store.set("process_open_fds", process, 60 + load / 30)
@@ -176,6 +178,8 @@ def _process(store, chance, process, slot, part, at, birth, timers):
         for callback in ("shop.pdf.render",) if executor == "pdf" else ("shop.files.read", "socket.getaddrinfo"):
             store.add("asyncio_executor_runs_total", of | {"callback": callback}, calls)
             store.add("asyncio_executor_time_seconds_total", of | {"callback": callback}, calls * run)
+            waited = calls * 2.1 if busy == workers else 0
+            store.add("asyncio_executor_blocked_seconds_total", of | {"callback": callback}, waited)
     store.add("traceloop_records_total", process, handles)
     store.add("traceloop_records_dropped_total", process, 0)
     target = {key: process[key] for key in ("job", "instance")}
