@@ -451,8 +451,6 @@ def test_a_collection_is_known_by_whom_it_interrupted_though_nobody_else_had_the
     observed = run(
         tmp_path,
         """
-import asyncio, gc, sys
-
 sys.setswitchinterval(30)  # so that the watchdog cannot look before it is over
 gc.disable()
 garbage = [[] for _ in range(300_000)]
@@ -469,7 +467,7 @@ async def main():
     await asyncio.sleep(0.2)
     collect()
 
-asyncio.run(main())
+run(main())
 """,
     )
     (info,) = [info for info in observed.slow() if info.parts.gc > 0.0]
