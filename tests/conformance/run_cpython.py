@@ -160,6 +160,9 @@ def main() -> int:
     parser.add_argument("--cache", help="folder to keep the standard loop's results in")
     parser.add_argument("--details", action="store_true", help="print the traceback of each failure")
     args = parser.parse_args()
+    if os.sep in args.python:
+        # Each module runs in a folder of its own. Not resolved: behind the link of a virtual environment is another one.
+        args.python = os.path.abspath(args.python)
 
     version, *modules = subprocess.run(
         [args.python, "-c", _FIND_MODULES], capture_output=True, text=True, check=True
