@@ -60,20 +60,26 @@ class _Standing:
         self.next = first
         self.asked = 0
         self.told = False
-        # Since when the watchdog waits for the GIL: the turn that it is late for, CPU time of the loop's thread (s),
-        # and how often the watchdog had been scheduled. None while it is not known to wait.
-        self.kept: tuple[float, float, int] | None = None
+        # While the watchdog is seen waiting at every look: the turn that it is late for, how often it had been
+        # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
+        self.kept: tuple[float, int, float | None] | None = None
 
     def keeps_the_gil(self, late_at: float, cpu_s: float, watchdog: tuple[str, float, float, int]) -> bool:
         """Whether the loop's thread is inside a C call that does not give the GIL away."""
         state, _, _, slices = watchdog
         if state != "S":
-            self.kept = None  # it has not asked yet: it waits for a processor
-        elif self.kept is None or self.kept[0] != late_at:
-            self.kept = (late_at, cpu_s, slices)
-        else:
-            return cpu_s - self.kept[1] >= KEPT_SECONDS and slices > self.kept[2]
-        return False
+            self.kept = None  # it waits for a processor: it has not asked, or could not take what it was given
+            return False
+        if self.kept is None or self.kept[0] != late_at:
+            self.kept = (late_at, slices, None)
+            return False
+        _, before, asked = self.kept
+        if asked is None:
+            # A thread that waits for the GIL asks for it when its first short wait is over, and waits again.
+            if slices > before:
+                self.kept = (late_at, slices, cpu_s)
+            return False
+        return cpu_s - asked >= KEPT_SECONDS and slices > before + 1
 
 
 class _Process:

@@ -161,7 +161,7 @@ def main() -> int:
     parser.add_argument("--details", action="store_true", help="print the traceback of each failure")
     args = parser.parse_args()
     if os.sep in args.python:
-        # Each module runs in a folder of its own. Not resolved: behind the link of a virtual environment is another one.
+        # Each module runs in a folder of its own. Links stay: behind that of a virtual environment is another one.
         args.python = os.path.abspath(args.python)
 
     version, *modules = subprocess.run(

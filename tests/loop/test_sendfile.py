@@ -203,3 +203,25 @@ def test_counts(ours, content_path):
         await sender.lost(), await receiver.lost()
 
     ours(main)
+
+
+def test_it_is_no_blocking_call_to_tools_that_look_for_them(ours, content_path, monkeypatch):
+    """blockbuster refuses what is called while a loop runs, and knows the standard loop's own calls by their file."""
+    genuine = os.sendfile
+
+    def refusing(*args):
+        with pytest.raises(RuntimeError, match="no running event loop"):
+            asyncio.get_running_loop()
+        return genuine(*args)
+
+    async def main(loop):
+        sender, receiver = await pair(loop, family=socket.AF_INET)
+        with open(content_path, "rb") as file:
+            assert await loop.sendfile(sender.transport, file, 0, 1000) == 1000
+        assert asyncio.get_running_loop() is loop
+        assert await receiver.received(1000) == CONTENT[:1000]
+        sender.transport.close()
+        await sender.lost(), await receiver.lost()
+
+    monkeypatch.setattr(os, "sendfile", refusing)
+    ours(main)

@@ -11,6 +11,7 @@ from asyncio import tasks
 from collections.abc import Iterable
 from typing import Any
 
+from .hidden import no_running_loop
 from .mixin import LoopPart
 from .servers import Server
 from .standard import base_events, unix_events
@@ -56,8 +57,9 @@ def remove_stale_unix_socket(path: Any, os: Any, logger: Any) -> None:
     if path[0] in (0, "\x00"):
         return  # Linux's abstract names are no files
     try:
-        if stat.S_ISSOCK(os.stat(path).st_mode):
-            os.remove(path)
+        with no_running_loop():
+            if stat.S_ISSOCK(os.stat(path).st_mode):
+                os.remove(path)
     except FileNotFoundError:
         pass
     except OSError as err:
@@ -243,7 +245,8 @@ class ListeningMixin(LoopPart):
             path = sock.getsockname()
             if path and path[0] not in (0, "\x00"):
                 try:
-                    self._unix_server_sockets[sock] = unix_events.os.stat(path).st_ino
+                    with no_running_loop():
+                        self._unix_server_sockets[sock] = unix_events.os.stat(path).st_ino
                 except FileNotFoundError:
                     pass
 

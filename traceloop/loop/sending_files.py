@@ -15,6 +15,7 @@ from asyncio import constants, transports
 from asyncio.exceptions import SendfileNotAvailableError
 from typing import Any
 
+from .hidden import no_running_loop
 from .mixin import LoopPart
 from .standard import unix_events
 
@@ -111,7 +112,8 @@ class SendfileMixin(LoopPart):
         blocksize = min(blocksize, sys.maxsize // 2 + 1)
 
         try:
-            sent = os.sendfile(fd, fileno, offset, blocksize)
+            with no_running_loop():
+                sent = os.sendfile(fd, fileno, offset, blocksize)
         except (BlockingIOError, InterruptedError):
             sent = -1
         except OSError as exc:

@@ -10,6 +10,7 @@ import weakref
 from asyncio import constants, tasks, trsock
 from typing import Any
 
+from .hidden import no_running_loop
 from .mixin import LoopPart
 from .standard import selector_events, unix_events
 
@@ -350,8 +351,9 @@ class ServersMixin(LoopPart):
         os = unix_events.os
         try:
             # Somebody else may serve under the name by now.
-            if os.stat(path).st_ino == inode:
-                os.unlink(path)
+            with no_running_loop():
+                if os.stat(path).st_ino == inode:
+                    os.unlink(path)
         except FileNotFoundError:
             pass
         except OSError as err:

@@ -8,8 +8,6 @@ The child's end is told twice: by the child watcher, and by the end of each of i
 from __future__ import annotations
 
 import asyncio
-import asyncio.events
-import contextlib
 import os
 import signal
 import socket
@@ -17,27 +15,14 @@ import sys
 import warnings
 from asyncio import base_subprocess, unix_events
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
+
+from ..hidden import no_running_loop
 
 _standard: Any = unix_events
 _base: Any = base_subprocess
 _PIPE = -1
-
-
-@contextlib.contextmanager
-def _no_running_loop() -> Iterator[None]:
-    """Hides the running loop while a process is started.
-
-    Popen waits for its child's exec with a read. Tools that refuse blocking calls while a loop runs (blockbuster, in
-    the tests of anyio and starlette) excuse that one for the standard loop by the name of its file, and not for ours.
-    """
-    running = asyncio.events._get_running_loop()
-    asyncio.events._set_running_loop(None)
-    try:
-        yield
-    finally:
-        asyncio.events._set_running_loop(running)
 
 
 class _WritePipeProtocol(asyncio.BaseProtocol):
@@ -139,7 +124,7 @@ class UnixSubprocessTransport(asyncio.SubprocessTransport):
             # There the writing end of a pipe does not tell of the reader's close; a socket's does.
             stdin, ours = socket.socketpair()
         try:
-            with _no_running_loop():
+            with no_running_loop():
                 self._proc = _standard.subprocess.Popen(
                     args,
                     shell=shell,
