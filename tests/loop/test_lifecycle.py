@@ -10,6 +10,8 @@ import time
 
 import pytest
 
+from traceloop.loop.event_loop import EventLoop
+
 
 @pytest.fixture
 def loop(loop_factory):
@@ -510,3 +512,27 @@ def test_many_loops_in_many_threads(loop_factory):
         thread.join(30)
     assert sorted(number for number, _ in results) == list(range(8))
     assert len({id(each) for _, each in results}) == 8
+
+
+@pytest.mark.parametrize("recorder", [None, False], ids=["recorded", "unrecorded"])
+def test_a_clock_that_a_test_puts_on_the_running_loop(loop_factory, recorder, monkeypatch):
+    """aiohttp's tests move the time of their loop by a mock while it runs."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        fired = []
+        start = loop.time()
+        loop.call_later(3600, fired.append, "an hour")
+        loop.call_later(7200, fired.append, "two hours")
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "time", lambda: start + 3601)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert fired == ["an hour"]
+        await asyncio.wait_for(asyncio.sleep(0.01), 10)
+        assert fired == ["an hour"]
+        assert loop.time() - start < 3600
+
+    factory = loop_factory if loop_factory is not EventLoop else lambda: EventLoop(recorder=recorder)
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(main())

@@ -189,6 +189,10 @@ class EventLoop(
 
     # -- the iteration
 
+    def _ask_time(self) -> float:
+        now: float = self.time()
+        return now
+
     def _poll_timeout(self, now: float) -> float | None:
         """How long the poll may wait with an empty ready queue: seconds, None for ever."""
         heap = self._timer_heap
@@ -232,7 +236,6 @@ class EventLoop(
     def _iterate(self, *, once: bool) -> None:
         ready = self._ready
         take = ready.popleft
-        clock = self.time
         heap = self._timer_heap
         ask = self._selector.select
         process_events = self._process_events
@@ -240,7 +243,7 @@ class EventLoop(
         while True:
             if self._timer_cancelled_count:
                 self._sweep_timers()
-            timeout = 0.0 if ready or self._stopping else self._poll_timeout(clock()) if heap else None
+            timeout = 0.0 if ready or self._stopping else self._poll_timeout(self.time()) if heap else None
             if poll is None:
                 process_events(ask(timeout))
             else:
@@ -249,7 +252,7 @@ class EventLoop(
                     if key is not None:
                         self._queue_ready(key, event & _READABLE, event & _WRITABLE)
             if heap:
-                self._move_due_timers(clock())
+                self._move_due_timers(self.time())
             if self._debug:
                 self._run_debugged(len(ready))
             else:
@@ -300,7 +303,10 @@ class EventLoop(
     def _iterate_recorded(self, recorder: Recorder, *, once: bool) -> None:
         ready = self._ready
         take = ready.popleft
-        clock = monotonic if type(self).time is SchedulingMixin.time and "time" not in self.__dict__ else self.time
+        # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
+        own = self.__dict__
+        has_own_clock = type(self).time is not SchedulingMixin.time or "time" in own
+        clock = self._ask_time if has_own_clock else monotonic
         heap = self._timer_heap
         heappop = base_events.heapq.heappop
         ask = self._selector.select
@@ -342,13 +348,14 @@ class EventLoop(
                 self._sweep_timers()
             # 2. the poll. ``now`` is the end of the last run.
             poll_start = now
+            other_clock = "time" in own and not has_own_clock
             if ready or self._stopping:
                 timeout = 0.0
                 found = ask(0) if poll is None else poll(0, len(keys))
                 now = clock()
             else:
                 if heap:
-                    timeout = heap[0][0] - now
+                    timeout = heap[0][0] - (self.time() if other_clock else now)
                     if timeout < 0.0:
                         timeout = 0.0
                     elif timeout > _MAX_POLL_SECONDS:
@@ -366,7 +373,7 @@ class EventLoop(
                         recorder.flush(self, now)
                         publish[layout.W_RUNNING] = 0.0
                         # The time may have moved under us (a test's clock): computed anew, not subtracted.
-                        rest = None if timeout < 0.0 else self._poll_timeout(clock())
+                        rest = None if timeout < 0.0 else self._poll_timeout(self.time())
                         found = ask(rest) if poll is None else poll(rest, len(keys))
                         now = clock()
                         publish[layout.W_RUNNING] = last_publish = last_flush = now
@@ -401,8 +408,8 @@ class EventLoop(
                     reader = writer = key = None
                 moved = len(ready) - base
             due = 0
-            if heap and heap[0][0] < now + resolution:
-                end = now + resolution
+            if heap and (heap[0][0] < now + resolution or other_clock):
+                end = (self.time() if other_clock else now) + resolution
                 if not moved:
                     base = len(ready)
                 while heap and heap[0][0] < end:
