@@ -69,19 +69,11 @@ def settings_of(folder: str) -> Settings:
 
 def read(folder: str) -> tuple[Any, list[str], list[str]]:
     """The statistics of everything in the folder, a line for each crash, and for each ring that cannot be read."""
-    from traceloop.reading import stall_statistics
+    from traceloop.exporters.collector_process import make_statistics
+
     from traceloop.reading.follower import RunFollower
-    from traceloop.reading.statistics import Statistics
 
-    settings = settings_of(folder)
-
-    def threshold_for(callback: str, threshold: float) -> float:
-        for_callback = settings.threshold_for(callback)
-        return threshold if for_callback == settings.slow_threshold else for_callback
-
-    lowest = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
-    statistics = Statistics(threshold_for=threshold_for, lowest_threshold=lambda own: min(own, lowest))
-    stall_statistics.add_to(statistics)
+    statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
     with follower.statistics.lock:
         for _ in follower.portions(last=True):  # counted as they come: a long record is never held whole

@@ -31,15 +31,15 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     its record in the folder RECORD. It reads the record beside the collector: the program does not notice.
     """
     folder = _choose(which)
+    from traceloop.exporters.collector_process import make_statistics
     from traceloop.exporters.live_view import LiveView
     from traceloop.exporters.text_tables import Style
 
-    from traceloop.reading import stall_statistics
     from traceloop.reading.follower import RunFollower
-    from traceloop.reading.statistics import Statistics
 
-    statistics = Statistics()
-    stall_statistics.add_to(statistics)
+    from .report import settings_of
+
+    statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
     follower.turn()
     view = LiveView(statistics)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from traceloop.reading.callbacks import CallbackTotals
 from traceloop.reading.histograms import Histogram
@@ -51,16 +51,17 @@ class LiveView:
             passed, self._looked = max(now - self._looked, 1e-3), now
             before = self._seen
             self._take()
+            gains = {key: _gained(seen, before.get(key, _NOTHING)) for key, seen in self._seen.items()}
             loops = [loop for loop in self._statistics.loops() if loop.is_open]
             out = [self._headline(loops, style, title), ""]
-            out += self._loops(loops, before, passed, style)
-            out += self._callbacks(loops, before, passed, style)
+            out += self._loops(loops, gains, passed, style)
+            out += self._callbacks(loops, gains, passed, style)
             for loop in loops:
                 out += self._blocked(loop, style)
         return out
 
     def _take(self) -> None:
-        self._seen = {(loop.process.slot, loop.label): _look(loop) for loop in self._statistics.loops()}
+        self._seen = {_key(loop): _look(loop) for loop in self._statistics.loops()}
 
     def _headline(self, loops: list[LoopStatistics], style: Style, title: str) -> str:
         processes = [process for process in self._statistics.processes.values() if process.attached]
@@ -75,11 +76,11 @@ class LiveView:
         return style.bold(shorten(clean(title), max(10, style.width - len(text) - 2))) + "  " + text
 
     def _loops(
-        self, loops: list[LoopStatistics], before: dict[tuple[int, str], _Seen], passed: float, style: Style
+        self, loops: list[LoopStatistics], gains: dict[tuple[int, str], _Seen], passed: float, style: Style
     ) -> Iterator[str]:
         rows = []
-        for loop in sorted(loops, key=lambda each: (-each.running_seconds(), -_gained(each, before).runs))[:TOP_LOOPS]:
-            gained = _gained(loop, before)
+        for loop in sorted(loops, key=lambda each: (-each.running_seconds(), -gains[_key(each)].runs))[:TOP_LOOPS]:
+            gained = gains[_key(loop)]
             total = gained.active + gained.idle
             share = gained.active / total if total else 0.0
             running = loop.running_seconds()
@@ -105,11 +106,11 @@ class LiveView:
             yield style.dim(f"and {counted(len(loops) - TOP_LOOPS, 'more loop')}")
 
     def _callbacks(
-        self, loops: list[LoopStatistics], before: dict[tuple[int, str], _Seen], passed: float, style: Style
+        self, loops: list[LoopStatistics], gains: dict[tuple[int, str], _Seen], passed: float, style: Style
     ) -> Iterator[str]:
         totals: dict[str, CallbackTotals] = {}
         for loop in loops:
-            for label, (runs, spent) in _gained(loop, before).callbacks.items():
+            for label, (runs, spent) in gains[_key(loop)].callbacks.items():
                 each = totals.setdefault(label, CallbackTotals(label))
                 each.runs += runs
                 each.seconds += spent
@@ -149,8 +150,11 @@ class LiveView:
             yield from ("  " + shorten(clean(line.strip()), style.width - 2) for line in lines[-_FRAMES:])
 
 
-def _delays(loop: LoopStatistics) -> Iterable[Histogram]:
-    return loop.callbacks.delays.values()
+_NOTHING = _Seen()
+
+
+def _key(loop: LoopStatistics) -> tuple[int, str]:
+    return loop.process.slot, loop.label
 
 
 def _look(loop: LoopStatistics) -> _Seen:
@@ -158,20 +162,20 @@ def _look(loop: LoopStatistics) -> _Seen:
     seen = _Seen()
     seen.active, seen.idle = loop.times()
     seen.runs, seen.slow = loop.callbacks.runs, loop.callbacks.slow_runs
-    seen.delays.merge(_delays(loop))
+    seen.delays.merge(loop.callbacks.delays.values())
     seen.callbacks = {label: (each.runs, each.seconds) for label, each in loop.callbacks.callbacks.items()}
     return seen
 
 
-def _gained(loop: LoopStatistics, before: dict[tuple[int, str], _Seen]) -> _Seen:
-    """What a loop's counters gained since the look ``before``."""
-    now, then = _look(loop), before.get((loop.process.slot, loop.label), _Seen())
-    now.active -= then.active
-    now.idle -= then.idle
-    now.runs -= then.runs
-    now.slow -= then.slow
-    now.delays.counts = [new - old for new, old in zip(now.delays.counts, then.delays.counts, strict=True)]
-    earlier = then.callbacks.get
-    gained = ((label, runs, spent, *earlier(label, (0, 0.0))) for label, (runs, spent) in now.callbacks.items())
-    now.callbacks = {label: (runs - r, spent - s) for label, runs, spent, r, s in gained if runs > r}
-    return now
+def _gained(now: _Seen, then: _Seen) -> _Seen:
+    """What was added between two looks at a loop."""
+    gained = _Seen()
+    gained.active, gained.idle = now.active - then.active, now.idle - then.idle
+    gained.runs, gained.slow = now.runs - then.runs, now.slow - then.slow
+    gained.delays.merge([now.delays])  # of which the maximum stays: no quantile is above it
+    gained.delays.counts = [new - old for new, old in zip(now.delays.counts, then.delays.counts, strict=True)]
+    for label, (runs, spent) in now.callbacks.items():
+        runs_then, spent_then = then.callbacks.get(label, (0, 0.0))
+        if runs > runs_then:
+            gained.callbacks[label] = (runs - runs_then, spent - spent_then)
+    return gained
