@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
+import signal
 import threading
 import time
 
@@ -89,6 +91,29 @@ def test_every_kind_of_handle_is_told_apart(tmp_path):
     assert (
         counts["task"] == callbacks.callbacks[f"{__name__}.test_every_kind_of_handle_is_told_apart.<locals>.main"].runs
     )
+
+
+def test_signals_are_a_kind_of_their_own_and_wait_from_their_arrival():
+    # Two of one signal before the loop looks: the same handle stands in the queue twice.
+    async def main(loop):
+        seen = []
+        loop.add_signal_handler(signal.SIGUSR1, seen.append, signal.SIGUSR1)
+        loop.add_signal_handler(signal.SIGUSR2, seen.append, signal.SIGUSR2)
+        try:
+            for number in (signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1):
+                os.kill(os.getpid(), number)
+            while len(seen) < 3:
+                await asyncio.sleep(0)
+        finally:
+            loop.remove_signal_handler(signal.SIGUSR1)
+            loop.remove_signal_handler(signal.SIGUSR2)
+        assert seen == [signal.SIGUSR1, signal.SIGUSR2, signal.SIGUSR1]
+
+    callbacks = loop_of(read_loop(run(main))).callbacks
+    assert callbacks.durations["signal"].count == 3
+    assert callbacks.delays["signal"].count == 3
+    assert callbacks.delays["signal"].maximum < 1.0
+    assert callbacks.callbacks["builtins.list.append"].runs == 3
 
 
 def test_tasks_are_counted_by_how_they_ended():

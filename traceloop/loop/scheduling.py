@@ -40,7 +40,6 @@ class SchedulingMixin(LoopPart):
     _thread_id: int | None
     _task_factory: Any
     _recorder: Any
-    _stamps: dict[int, tuple[float, int]]
     _timer_heap: list[Any]
     _timer_heap_shared: bool
     _timer_sequence: int
@@ -142,7 +141,7 @@ class SchedulingMixin(LoopPart):
             del handle._source_traceback[-1]
         if self._recorder is not None and threading.get_ident() != self._thread_id:
             # Its place in the queue would credit it to whatever runs just now. Noted before it can be run.
-            self._stamps[id(handle)] = (monotonic(), 0)
+            self._recorder.stamps[id(handle)] = [(monotonic(), 0)]
         self._ready.append(handle)
         self._write_to_self()
         return handle

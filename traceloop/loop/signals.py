@@ -12,6 +12,7 @@ import signal
 import warnings
 from asyncio import coroutines, unix_events
 from collections.abc import Callable
+from time import monotonic
 from types import FrameType
 from typing import Any
 
@@ -102,6 +103,9 @@ class SignalsMixin(LoopPart):
         if handle._cancelled:
             self.remove_signal_handler(sig)
         else:
+            if self._recorder is not None:
+                # The same handle may wait in the queue for the same signal's last arrival.
+                self._recorder.stamps.setdefault(id(handle), []).append((monotonic(), sig))
             self._add_callback_signalsafe(handle)
 
     def _check_signal(self, sig: object) -> None:

@@ -55,8 +55,12 @@ class ForeignRuns:
                 records += (timer.when(), layout.R_TIMER, 0.0)
             records += (now, layout.R_ACTIVE, float(new - len(timers)))
             records += (float(length - new), layout.R_DUE, float(len(timers)))
-            return now
-        return self._ended
+            start = now
+        else:
+            start = self._ended
+        if id(handle) in recorder.stamps:
+            recorder.stamped(handle)
+        return start
 
     def end(self, recorder: Recorder, loop: Any, callback: Any, ident: float, start: float) -> None:
         """It has run."""

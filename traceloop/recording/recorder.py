@@ -98,6 +98,10 @@ class Recorder:
         self.fresh: deque[Any] = deque()
         #: Tasks that a task factory made in the present run, announced at its end.
         self.created: list[Any] = []
+        #: By the id of a handle in the ready queue: when other threads or a signal put it in, and the signal's number
+        #: (0: another thread), first come first. Under 0, an empty list while there is something in ``created``: the
+        #: loop looks at one thing only before each run.
+        self.stamps: dict[int, list[tuple[float, int]]] = {}
         self.spans = ApplicationSpans(self.records, self.text)
         self.next_task = process.next_task
         self.sites = process.site_log.by_code
@@ -128,6 +132,7 @@ class Recorder:
         try:
             if not task.done():
                 self.created.append(task)
+                self.stamps[0] = []
                 return
         except Exception:  # what a task factory made need not be a task
             return
@@ -184,6 +189,7 @@ class Recorder:
         for task in self.created:
             self.define_task(task, 1.0)
         self.created.clear()
+        self.stamps.pop(0, None)
 
     def define_task(self, task: Any, made_by: float = 0.0) -> float:
         """Gives ``task`` a number and announces it; called for those made directly at their first step."""
@@ -314,9 +320,12 @@ class Recorder:
             self.builtin_sites.setdefault(kind, {})[name] = number
         return number
 
-    def stamped(self, stamp: tuple[float, int], handle: Any) -> None:
-        """The run that follows was put in by another thread (signal number 0) or by a signal."""
-        when, signal_number = stamp
+    def stamped(self, handle: Any) -> None:
+        """``handle``, which has a stamp, is run next: it was put in by another thread or by a signal."""
+        waiting = self.stamps[id(handle)]
+        when, signal_number = waiting.pop(0)
+        if not waiting:
+            del self.stamps[id(handle)]
         if signal_number:
             self.records += (when, layout.R_SIGNAL, float(signal_number))
         else:
@@ -375,6 +384,7 @@ class Recorder:
         if self.ring is self.process.idle_ring:
             self.fresh.clear()
             self.created.clear()
+            self.stamps.clear()
             return
         self._abandon_tasks(loop)
         now = loop.time()
@@ -384,6 +394,7 @@ class Recorder:
         if self._samples is not None:
             self.sampler.loop_closed(self._samples)
             self._samples = None
+        self.stamps.clear()
         ring = self.ring
         self.ring = self.process.idle_ring
         self.words = self.ring.words
