@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from traceloop.reading import ring_reader
 from traceloop.reading.ring_reader import RingError, RingReader
 from traceloop.reading.stream import LoopStream
 from traceloop.recording import layout
@@ -88,6 +91,29 @@ def test_a_reader_that_comes_late_counts_what_it_missed():
     assert batches[0].gap and batches[0].dropped == batches[0].records_before > 0
     assert not any(batch.gap for batch in batches[1:])
     assert numbers(batches) == list(range(batches[0].dropped, 10_000))
+
+
+@pytest.mark.parametrize("window", [16, 4096])
+def test_a_search_goes_on_where_its_window_ends(monkeypatch, window):
+    monkeypatch.setattr(ring_reader, "_WINDOW", window)
+    test_a_reader_that_comes_late_counts_what_it_missed()
+
+
+def test_a_search_never_looks_behind_the_mapping():
+    """Up to 3.11.4 ``mmap.find`` looks at one byte more, which ended the collector (CPython gh-105235)."""
+
+    class Guarded(mmap.mmap):
+        def find(self, *arguments):
+            raise AssertionError("mmap.find was called")
+
+    ring = make_ring()
+    for start in range(0, 10_000, 100):
+        ring.write(runs(start, 100), [], 0.0)
+    copy = Guarded(-1, len(ring.buffer))
+    copy[:] = ring.buffer[:]
+    reader = RingReader(copy)
+    assert numbers(reader.read())[-1] == 9_999
+    reader.close()
 
 
 def test_the_ring_holds_nearly_its_capacity():

@@ -18,6 +18,10 @@ from ..recording import layout
 _PATTERN = layout.BATCH_MAGIC.to_bytes(4, "little")
 _HEAD_SIZE = layout.BATCH.size
 _ALIGN = layout.BATCH_ALIGN
+# Bytes that are searched at a time, in a copy: up to 3.11.4 ``mmap.find`` also looks at the byte behind the mapping, where
+# the process ends if nothing is mapped there (CPython gh-105235). A batch begins at a multiple of _ALIGN, so none begins
+# in one window and ends its magic number in the next.
+_WINDOW = 1 << 16
 # A batch whose bytes are not all visible yet (the word that announces it may be, on Arm) is asked for again at the
 # next reads, this often, before it counts as damaged.
 _PATIENCE = 3
@@ -76,7 +80,6 @@ class RingReader:
 
     def _open(self, buffer: Any) -> None:
         name = self.path or "private ring"
-        self._buffer = buffer
         self._view = view = memoryview(buffer)
         if len(view) < layout.DATA_OFFSET + layout.MIN_CAPACITY:
             raise RingError(f"{name}: too short for a ring")
@@ -150,7 +153,6 @@ class RingReader:
             if view is not None:
                 view.release()
         self._words = self._data = self._view = None
-        self._buffer = None
         if self._map is not None:
             self._map.close()
             self._map = None
@@ -207,23 +209,18 @@ class RingReader:
     def _find(self, position: int, head: int) -> int:
         """The first place from ``position`` on where a batch may begin, -1 where there is none before ``head``."""
         capacity = self.capacity
-        data = self._buffer
-        base = layout.DATA_OFFSET
+        data = self._data
+        assert data is not None
         while position < head:
             offset = position % capacity
-            end = min(capacity, offset + head - position)
-            if isinstance(data, memoryview):
-                at = bytes(data[base + offset : base + end]).find(_PATTERN)
-                at = at + offset if at >= 0 else -1
+            size = min(capacity - offset, head - position, _WINDOW)
+            at = bytes(data[offset : offset + size]).find(_PATTERN)
+            if at < 0:
+                position += size
+            elif at % _ALIGN == 0:
+                return position + at
             else:
-                at = data.find(_PATTERN, base + offset, base + end) - base
-            if at < offset:
-                position += end - offset
-                continue
-            if at % _ALIGN == 0:
-                return position + at - offset
-            position += at - offset + 1
-            position += -position % _ALIGN
+                position += at + _ALIGN - at % _ALIGN
         return -1
 
     def _check(self, position: int, head: int) -> tuple[Batch, int] | None:
