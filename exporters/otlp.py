@@ -95,8 +95,14 @@ class OtlpSettings(NamedTuple):
         certificate, key = variable("CLIENT_CERTIFICATE"), variable("CLIENT_KEY")
         headers = parse_pairs(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
         headers.update(parse_pairs(environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "")))
-        queue = environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "").strip()
-        batch = number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", MAX_REQUEST_SPANS)
+        queue: int | None = None
+        batch = MAX_REQUEST_SPANS
+        if environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "").strip():
+            queue = max(1, int(number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)))
+            # What fills a batch is sent at once: with a batch as large as the queue there is no room meanwhile. The
+            # SDK's own defaults are a queue of four batches.
+            batch = max(1, min(MAX_REQUEST_SPANS, queue // 4))
+        batch = int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch))
         return cls(
             endpoint=_traces_endpoint(environ, endpoint),
             headers=headers,
@@ -105,8 +111,8 @@ class OtlpSettings(NamedTuple):
             verify=variable("CERTIFICATE") or True,
             client_certificate=(certificate, key) if certificate and key else certificate or None,
             schedule_delay=number("OTEL_BSP_SCHEDULE_DELAY", SCHEDULE_DELAY_SECONDS * 1000) / 1000,
-            max_queue_spans=int(number("OTEL_BSP_MAX_QUEUE_SIZE", 2048)) if queue else None,
-            max_request_spans=max(1, min(int(batch), 65536)),
+            max_queue_spans=queue,
+            max_request_spans=max(1, min(batch, 65536 if queue is None else queue)),
         )
 
 
@@ -194,10 +200,21 @@ class OtlpSender:
         packed_resource = self._resource(process, resource)
         step = self.settings.max_request_spans
         for start in range(0, len(spans), step):
-            part = spans[start : start + step] if len(spans) > step else spans
-            if self._has_room(len(part)):
-                sent = on_sent(part) if on_sent else None
-                self._enqueue(Packed(packed_resource, encode_spans(part), len(part), sent))
+            self._put_part(packed_resource, spans[start : start + step] if len(spans) > step else spans, on_sent)
+
+    def _put_part(self, resource: bytes, part: Sequence[Span], on_sent: SentHook | None) -> None:
+        room = self._room(len(part))
+        if room < len(part):
+            part = part[:room]
+        if not part:
+            return
+        data = encode_spans(part)
+        if len(data) > MAX_REQUEST_BYTES and len(part) > 1:
+            middle = len(part) // 2
+            self._put_part(resource, part[:middle], on_sent)
+            self._put_part(resource, part[middle:], on_sent)
+            return
+        self._enqueue(Packed(resource, data, len(part), on_sent(part) if on_sent else None))
 
     def put_packed(
         self,
@@ -206,14 +223,28 @@ class OtlpSender:
         pieces: Sequence[bytes],
         sent: Callable[[], None] | None = None,
     ) -> None:
-        """The same for spans that are packed, each by itself. ``sent``: called when the first of them have arrived."""
+        """The same for spans that are packed, each by itself. ``sent``: called when the last of them have arrived, and
+        not where some were dropped here.
+        """
         packed_resource = self._resource(process, resource)
         step = self.settings.max_request_spans
         for start in range(0, len(pieces), step):
             part = pieces[start : start + step] if len(pieces) > step else pieces
-            if self._has_room(len(part)):
-                self._enqueue(Packed(packed_resource, b"".join(part), len(part), sent))
-                sent = None
+            room = self._room(len(part))
+            if room < len(part):
+                part, sent = part[:room], None
+            self._put_pieces(packed_resource, part, sent if start + step >= len(pieces) else None)
+
+    def _put_pieces(self, resource: bytes, part: Sequence[bytes], sent: Callable[[], None] | None) -> None:
+        if not part:
+            return
+        data = b"".join(part)
+        if len(data) > MAX_REQUEST_BYTES and len(part) > 1:
+            middle = len(part) // 2
+            self._put_pieces(resource, part[:middle], None)
+            self._put_pieces(resource, part[middle:], sent)
+            return
+        self._enqueue(Packed(resource, data, len(part), sent))
 
     def _resource(self, process: object, resource: Mapping[str, Any]) -> bytes:
         packed = self._resources.get(process)
@@ -221,13 +252,16 @@ class OtlpSender:
             packed = self._resources[process] = encode_resource(resource)
         return packed
 
-    def _has_room(self, count: int) -> bool:
-        """Whether so many spans more can be queued; if not, they are counted as dropped."""
+    def _room(self, count: int) -> int:
+        """How many of so many spans more can be queued; the others are counted as dropped."""
         limit = self.settings.max_queue_spans
-        if self._queued_bytes >= MAX_QUEUE_BYTES or (limit is not None and self._queued_spans + count > limit):
-            self.exported.count_dropped(QUEUE_FULL, count)
-            return False
-        return True
+        room = 0 if self._queued_bytes >= MAX_QUEUE_BYTES else count
+        if limit is not None:
+            # One read of a busy ring may bring more than the whole queue takes.
+            room = min(room, max(0, limit - self._queued_spans))
+        if room < count:
+            self.exported.count_dropped(QUEUE_FULL, count - room)
+        return room
 
     def _enqueue(self, packed: Packed) -> None:
         with self._condition:

@@ -133,7 +133,9 @@ class SdkSink:
         self._condition = threading.Condition()
         self._flushing = self._stopping = self._failed = False
         self._limit = _positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE_SPANS)
-        self._batch = _positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", DEFAULT_BATCH_SPANS)
+        # As with OTLP over HTTP: a queue of four batches, unless the variables say otherwise.
+        batch = max(1, min(DEFAULT_BATCH_SPANS, self._limit // 4))
+        self._batch = min(_positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch), self._limit)
         self._delay = _positive(environ, "OTEL_BSP_SCHEDULE_DELAY", int(DEFAULT_DELAY_SECONDS * 1000)) / 1000
         self._thread = threading.Thread(target=self._work, name=f"traceloop-{name}", daemon=True)
         self._thread.start()
@@ -151,8 +153,12 @@ class SdkSink:
             made = self._resources[process] = Resource(dict(resource))
         for start in range(0, len(spans), self._batch):
             part = spans[start : start + self._batch]
-            if self._queued + len(part) > self._limit:
-                self.exported.count_dropped(QUEUE_FULL, len(part))
+            # One read of a busy ring may bring more than the whole queue takes.
+            room = max(0, self._limit - self._queued)
+            if room < len(part):
+                self.exported.count_dropped(QUEUE_FULL, len(part) - room)
+                part = part[:room]
+            if not part:
                 continue
             with self._condition:
                 self._queue.append((made, part, on_sent(part) if on_sent is not None else None))

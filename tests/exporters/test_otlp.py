@@ -11,6 +11,7 @@ import pytest
 from otlp_receiver import Receiver, attributes_of
 from traceloop.exporters import otlp
 from traceloop.exporters.otlp import OtlpSender, OtlpSettings, rejected_spans
+from traceloop.exporters.otlp_encoder import encode_spans
 from traceloop.exporters.spans import Kind
 
 KIND = Kind("app.handler", {"asyncio.handle.kind": "soon"})
@@ -154,6 +155,41 @@ def test_a_slow_receiver_gets_everything_that_fits(receiver, sender):
     assert dropped >= 1000
     until(lambda: made.exported.sent == 2000 - dropped, 30)
     assert len(to.spans()) == 2000 - dropped and made.notices == []
+
+
+def pieces_of(spans):
+    return [encode_spans([span]) for span in spans]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_more_than_the_queue_takes_fills_it(receiver, sender, packed):
+    to = receiver()
+    made = sender(to.url, max_queue_spans=10, max_request_spans=4)
+    arrived = []
+    if packed:
+        made.put_packed("p", RESOURCE, pieces_of(make_spans(25)), lambda: arrived.append(25))
+    else:
+        made.put("p", RESOURCE, make_spans(25), lambda spans: lambda: arrived.append(len(spans)))
+    until(lambda: made.exported.sent + made.exported.dropped["queue_full"] == 25)
+    # The sender takes the first batch out when it will.
+    assert made.exported.sent >= 10
+    assert len(to.spans()) == made.exported.sent
+    # What was dropped is nobody's exemplar.
+    assert sum(arrived) == (made.exported.sent if not packed or made.exported.sent == 25 else 0)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_requests_keep_to_their_size_however_large_the_spans(receiver, sender, packed):
+    to = receiver()
+    made = sender(to.url)
+    spans = make_spans(3000, Kind("app.handler", {"asyncio.task.name": "n" * 3000}))
+    if packed:
+        made.put_packed("p", RESOURCE, pieces_of(spans))
+    else:
+        made.put("p", RESOURCE, spans)
+    assert len(to.wait_for(lambda spans: len(spans) >= 3000)) == 3000
+    assert max(map(len, to.requests)) <= otlp.MAX_REQUEST_BYTES + 1000
+    assert len(ids([(0, 0, span.span_id) for span in to.spans()])) == 3000
 
 
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 500, 301])
@@ -302,8 +338,25 @@ def test_the_standard_variables():
     assert settings.headers == {"a": "2", "b": "x y"}
     assert (settings.timeout, settings.compression, settings.verify) == (3.0, "gzip", "/ca.pem")
     assert settings.client_certificate == ("/c.pem", "/k.pem")
-    assert (settings.schedule_delay, settings.max_queue_spans, settings.max_request_spans) == (0.25, 100, 4096)
+    # A queue of four batches, where no batch was set.
+    assert (settings.schedule_delay, settings.max_queue_spans, settings.max_request_spans) == (0.25, 100, 25)
     assert len(notices) == 1 and "OTEL_BSP_MAX_EXPORT_BATCH_SIZE" in notices[0]
+
+
+@pytest.mark.parametrize(
+    ("environ", "queue", "batch"),
+    [
+        ({}, None, 4096),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "2048"}, 2048, 512),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "1"}, 1, 1),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100000"}, 100000, 4096),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "512"}, 100, 100),
+        ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "512"}, None, 512),
+    ],
+)
+def test_a_batch_is_no_larger_than_the_queue(environ, queue, batch):
+    settings = OtlpSettings.from_environ(environ)
+    assert (settings.max_queue_spans, settings.max_request_spans) == (queue, batch)
 
 
 def test_damaged_answers_are_no_rejection():

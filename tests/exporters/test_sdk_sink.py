@@ -84,6 +84,17 @@ def test_batches_and_a_full_queue():
     sink.shutdown(5)
 
 
+def test_more_than_the_queue_takes_fills_it():
+    exporter = InMemorySpanExporter()
+    sink = make_sink(exporter, {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_SCHEDULE_DELAY": "10"})
+    sink.put("p", {}, make_spans(25))
+    assert sink.flush(10)
+    sink.shutdown(5)
+    assert sink.exported.sent >= 10
+    assert sink.exported.sent + sink.exported.dropped["queue_full"] == 25
+    assert len(exporter.get_finished_spans()) == sink.exported.sent
+
+
 def test_exporters_that_fail_and_raise_are_counted_and_told_once():
     answers = iter([SpanExportResult.FAILURE, None, SpanExportResult.SUCCESS])
 

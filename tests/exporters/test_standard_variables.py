@@ -118,6 +118,12 @@ def test_a_queue_that_is_too_small_drops_and_counts(start, receiver):
     until(lambda: (run.value("traceloop_spans_dropped_total", reason="queue_full") or 0) >= 900)
 
 
+def test_a_queue_that_is_smaller_than_what_one_look_finds_is_filled(start, receiver):
+    to = receiver()
+    start({"OTEL_BSP_MAX_QUEUE_SIZE": "200", "OTEL_BSP_SCHEDULE_DELAY": "50"}, to)
+    assert len(to.wait_for(lambda spans: len(spans) >= 200, 30)) >= 200
+
+
 def test_limits(start, receiver):
     to = receiver()
     start({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "2", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "4"}, to)
