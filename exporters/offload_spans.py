@@ -97,21 +97,21 @@ class OffloadSpans:
     def _span(self, number: int, offload: _Offload) -> Span | None:
         builder = offload.builder
         trace = run_trace = run_id = parent = b""
-        trace_state, remote = "", False
+        trace_state, remote, kept = "", False, False
         if builder is not None:
             run_trace, run_id = builder.where(offload.run)
             context = builder.context(offload.context)
             if context is not None:
                 if not context.kept:
                     return None
-                trace, parent = context.trace_id, context.span_id
+                trace, parent, kept = context.trace_id, context.span_id, True
                 if context.extra is not None:
                     trace_state, remote = context.extra.trace_state, context.extra.remote_parent
         if not trace:
             trace, parent = run_trace, run_id
         if not trace:  # the run that made it is not known: a trace of its own
             trace = self._ids.trace(number)
-        if self._sampling.off or not self._sampling.keeps(trace):
+        if self._sampling.off or not (kept or self._sampling.keeps(trace)):
             return None
         links = (Link(run_trace, run_id),) if run_trace else ()
         extra = Extra(self._attributes(offload), links=links, trace_state=trace_state, remote_parent=remote)

@@ -203,7 +203,7 @@ class SpanBuilder:
         if context.trace_state or context.flags & _REMOTE:
             extra = Extra(trace_state=context.trace_state, remote_parent=bool(context.flags & _REMOTE))
         sampled = bool(context.flags & 1)
-        kept = sampled and self.sampling.keeps(trace_id)
+        kept = sampled and self.sampling.keeps_sampled(trace_id)
         self._contexts[context.number] = _Context(trace_id, span_id, sampled, kept, extra)
 
     # -- for offloads
@@ -407,7 +407,7 @@ class SpanBuilder:
         sampled = bool(found[2] & 1)
         state = context.extra.trace_state if context is not None and context.extra is not None else ""
         extra = Extra(trace_state=state) if state and context is not None and context.trace_id == trace_id else None
-        return _Context(trace_id, span_id, sampled, sampled and self.sampling.keeps(trace_id), extra)
+        return _Context(trace_id, span_id, sampled, sampled and self.sampling.keeps_sampled(trace_id), extra)
 
     def _ns(self, moment: float) -> int:
         return int(moment * 1e9) + self.clock_offset_ns
