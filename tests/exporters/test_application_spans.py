@@ -10,10 +10,12 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+from otlp_receiver import Receiver
+from test_collector import Run
 
 import traceloop
 from traceloop.recording import layout
-from traceloop.recording.tracing import REMOTE, ApplicationSpans
+from traceloop.recording.tracing import REMOTE, RENEWED_AFTER, ApplicationSpans
 
 
 class Lists:
@@ -100,6 +102,72 @@ def test_nothing_is_kept_alive_and_a_reused_address_gets_a_new_number(spans, lis
     defined = [record for record in lists.take()[0] if record[1] == layout.R_SPAN]
     assert len(defined) == 50
     assert spans._numbers == {}
+
+
+def test_a_span_that_outlives_many_others_is_defined_again(spans, lists):
+    tracer = TracerProvider().get_tracer("test")
+    lasting = tracer.start_span("a")
+    context = context_of(spans, lasting)
+    spans.changed(context)
+    for number in range(2, 2 * RENEWED_AFTER):
+        spans.changed({spans._span_key: NonRecordingSpan(SpanContext(number, number, False))})
+    lists.take()
+    spans.changed(context)
+    spans.changed(None)
+    spans.changed(context)
+    records, text = lists.take()
+    assert [kind for _, kind, _ in records] == [layout.R_SPAN, *[layout.R_CONTEXT] * 3]
+    (number,) = {number for number, _, _ in records} - {0.0}
+    assert number == 2 * RENEWED_AFTER
+    assert text == [f"{lasting.get_span_context().trace_id:032x} {lasting.get_span_context().span_id:016x} "]
+    # The old number's reference has nothing to take away.
+    del lasting, context
+    gc.collect()
+    assert spans._numbers == {}
+
+
+LASTING = """
+    from opentelemetry import trace
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+    def span(number):
+        return trace.use_span(NonRecordingSpan(SpanContext(number, number, False, TraceFlags(1))))
+    def handler():
+        pass
+    async def connection(over):
+        while not over.is_set():
+            await asyncio.sleep(0.005)
+    async def main():
+        loop, over = asyncio.get_running_loop(), asyncio.Event()
+        with span(1):
+            task = asyncio.create_task(connection(over))
+        for number in range(2, 70_002):
+            with span(number):
+                loop.call_soon(handler)
+            if number % 500 == 0:
+                await asyncio.sleep(0)
+        await asyncio.sleep(0.05)
+        over.set()
+        await task
+    run(main())
+    end()
+"""
+
+
+def test_a_connection_stays_in_its_span_however_many_requests_come(tmp_path):
+    receiver = Receiver()
+    (tmp_path / "run").mkdir(mode=0o700)
+    run = Run(tmp_path / "run", {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    try:
+        run.drained(run.start(LASTING))
+        spans = receiver.wait_for(lambda spans: len(spans) >= 70_000, 60)
+        steps = [span for span in spans if span.name == "__main__.connection"]
+        assert len(steps) > 5
+        assert {int.from_bytes(span.parent_span_id, "big") for span in steps} == {1}
+        handlers = {int.from_bytes(span.parent_span_id, "big") for span in spans if span.name == "__main__.handler"}
+        assert handlers == set(range(2, 70_002))
+    finally:
+        run.close()
+        receiver.close()
 
 
 def test_a_broken_context_switches_it_off(spans, lists, caplog):

@@ -9,6 +9,8 @@ The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contex
   settles it, and ``changed`` is called for the others only.
 * A span object lives as long as somebody holds it, and its address may be given to the next one. So a number is given
   back when its span dies (a weak reference tells), and nothing here keeps a span alive.
+* A reader remembers some ten thousand spans, not all that there ever were. One that is met again after so many others
+  (a connection's, a background task's) gets a number anew.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from . import layout
 _logger = logging.getLogger("traceloop")
 
 REMOTE: Final = 0x200  # beside the W3C trace flags: the span is another process's
+RENEWED_AFTER: Final = 16384  # spans: a reader knows the latest 32,768 at least (exporters/spans.py)
 _MAX_STATE: Final = 512  # characters of a trace state, the most that has to be carried (W3C Trace Context, 3.3.1.5)
 
 
@@ -33,7 +36,7 @@ class ApplicationSpans:
     ``variable``: the ContextVar to ask a handle's context for, None while the application has no OpenTelemetry.
     """
 
-    __slots__ = ("_module", "_next", "_numbers", "_records", "_span_key", "_text", "current", "variable")
+    __slots__ = ("_module", "_next", "_numbers", "_records", "_renewed", "_span_key", "_text", "current", "variable")
 
     def __init__(self, records: list[float], text: list[str]) -> None:
         # The recorder's own lists, not the recorder: that would be a cycle.
@@ -43,6 +46,7 @@ class ApplicationSpans:
         self._span_key = ""
         self._numbers: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._next = 1
+        self._renewed = 0  # numbers up to this one are too old to be referred to
         self.variable: ContextVar[Any] | None = None
         #: The number that was recorded last.
         self.current = 0
@@ -73,7 +77,10 @@ class ApplicationSpans:
                 # What ``_number`` finds at once, written out: handles of different requests take turns.
                 span = otel_context.get(self._span_key)
                 known = self._numbers.get(id(span))
-                number = known[1] if known is not None and known[0]() is span else self._number(otel_context)
+                if known is not None and known[1] > self._renewed and known[0]() is span:
+                    number = known[1]
+                else:
+                    number = self._number(otel_context)
         except Exception as error:
             self.variable = None
             number = 0
@@ -112,13 +119,14 @@ class ApplicationSpans:
             return 0
         key = id(span)
         known = self._numbers.get(key)
-        if known is not None and known[0]() is span:
+        if known is not None and known[1] > self._renewed and known[0]() is span:
             return known[1]
         context = span.get_span_context()
         if not context.is_valid:
             return 0
         number = self._next
         self._next += 1
+        self._renewed = number - RENEWED_AFTER
         state = context.trace_state
         header = state.to_header()[:_MAX_STATE] if state else ""
         flags = int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
