@@ -39,8 +39,9 @@ class StallNotices:
         self._left_out = 0
         waiting = f"{ready} callback{'' if ready == 1 else 's'} waiting"
         within = f" within {callback}" if culprit and culprit != callback else ""
+        place = f" ({line})" if line else ""  # a C function that the loop called itself has none
         self._lines.append(
-            f"stall: {culprit or callback} ({line}){within} blocks the loop of {thread} in process {os.getpid()}: "
+            f"stall: {culprit or callback}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
             f"{seconds:.2f} s so far, {waiting}{more}"
         )
         return True
