@@ -19,7 +19,7 @@ from traceloop.reading.statistics import Statistics
 from traceloop.recording.naming import Site
 from traceloop.settings import Settings
 
-from .exemplars import Exemplars
+from .exemplars import executors_hook, loop_hook
 from .growth_spans import growth_span
 from .offload_spans import OffloadSpans
 from .otlp import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
@@ -237,19 +237,21 @@ class SpanPipeline:
                 self._count_damaged(len(stretch.decoded.runs), error)
         for process in self._processes.values():
             late: list[Span] = []
+            offloads: list[Span] = []
             try:
                 for ring, builder in process.rings.items():
                     slow = builder.release(now)
                     if slow:
                         self._put(process, slow, process.hooks.get(ring))
-                late += process.stalls.take()
-                if process.offloads is not None:
-                    late += process.offloads.take(now)
+                late = process.stalls.take()
                 if late:
                     self._put(process, late)
+                if process.offloads is not None:
+                    offloads = process.offloads.take(now)
+                    self._put_offloads(process, offloads)
             except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
                 process.offloads = None
-                self._count_damaged(len(late) or 1, error)
+                self._count_damaged(len(late) + len(offloads) or 1, error)
 
     def _take_stretch(self, process: _Process, stretch: Stretch) -> None:
         decoded = stretch.decoded
@@ -259,7 +261,7 @@ class SpanPipeline:
             threshold = stretch.threshold if stretch.threshold > 0.0 else None
             spans = builder.build(decoded, threshold, stretch.thread_id)
             if stretch.loop is not None:
-                process.hooks[stretch.ring] = Exemplars.hook(stretch.loop)
+                process.hooks[stretch.ring] = loop_hook(stretch.loop)
             if spans:
                 self._put(process, spans, process.hooks.get(stretch.ring))
             self._put_packed(process, builder, process.hooks.get(stretch.ring))
@@ -298,6 +300,10 @@ class SpanPipeline:
             if isinstance(sink, OtlpSender):
                 sink.put_packed(process, process.resource, packed.pieces, sent)
 
+    def _put_offloads(self, process: _Process, spans: list[Span]) -> None:
+        if spans:
+            self._put(process, spans, executors_hook(process.follower.statistics.executors))
+
     def end_process(self, follower: ProcessFollower) -> None:
         """The process is over and read: what was held back goes out."""
         process = self._processes.pop(follower, None)
@@ -311,9 +317,8 @@ class SpanPipeline:
                     self._put(process, held, process.hooks.get(ring))
                 self._put_packed(process, builder, process.hooks.get(ring))
             if process.offloads is not None:
-                spans += process.offloads.take(0.0, final=True)
-            if spans:
-                self._put(process, spans)
+                spans = process.offloads.take(0.0, final=True)
+                self._put_offloads(process, spans)
         except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
             self._count_damaged(len(spans) or 1, error)
         for sink in self.sinks:

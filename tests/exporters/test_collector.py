@@ -170,6 +170,35 @@ def test_exemplars_point_at_spans_that_arrived(make_run, receiver):
     assert set(found) <= sent
 
 
+OFFLOADS = """
+    async def main():
+        loop = asyncio.get_running_loop()
+        for seconds in (0.0, 0.02, 0.3):
+            await loop.run_in_executor(None, time.sleep, seconds)
+    run(main())
+    end()
+"""
+
+
+def test_exemplars_of_executors_point_at_offloads_that_arrived(make_run, receiver):
+    run = make_run({"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    run.drained(run.start(OFFLOADS))
+    request = urllib.request.Request(run.handle.url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
+    pattern = r'asyncio_executor_(\w+)_bucket{.*executor="default".*} .* # {span_id="(\w+)",trace_id="(\w+)"} (\S+)'
+
+    def exemplars():
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return re.findall(pattern, answer.read().decode())
+
+    found = until(lambda: len({each[0] for each in exemplars()}) == 3 and exemplars())
+    sent = {(span.span_id.hex(), span.trace_id.hex()): span for span in receiver.spans() if span.name == "time.sleep"}
+    # Each of the three is in a bucket of its own.
+    ran = {each[1:3]: float(each[3]) for each in found if each[0] == "run_duration_seconds"}
+    assert len(ran) == 3 and set(ran) == set(sent)
+    for ids, value in ran.items():
+        assert attributes_of(sent[ids])["asyncio.executor.run.duration"] == pytest.approx(value)
+
+
 def test_a_scrape_is_answered_while_the_loop_is_blocked(make_run):
     run = make_run()
     program = run.start(

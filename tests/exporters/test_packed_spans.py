@@ -5,7 +5,7 @@ import random
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
-from traceloop.exporters.exemplars import Exemplars
+from traceloop.exporters.exemplars import loop_hook
 from traceloop.exporters.otlp_encoder import encode_spans
 from traceloop.exporters.packed_spans import PackingBuilder
 from traceloop.exporters.span_ids import Sampling, SpanIds
@@ -147,4 +147,4 @@ def test_the_longest_and_the_latest_are_offered_as_exemplars():
     durations = [span[5] - span[4] for span in packed.offered]
     assert max(durations) == pytest.approx(50_000_000, abs=10)
     assert max(span[6] for span in packed.offered) == 3.0
-    assert callable(Exemplars.hook(None)(packed.offered))
+    assert callable(loop_hook(None)(packed.offered))

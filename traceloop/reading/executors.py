@@ -53,6 +53,11 @@ class ExecutorTotals:
         self.functions: dict[str, FunctionTotals] = {}
 
     @property
+    def histograms(self) -> tuple[Histogram, Histogram, Histogram]:
+        """Submit to start, start to end, end to delivery."""
+        return self.queue_durations, self.run_durations, self.return_delays
+
+    @property
     def saturation(self) -> Saturation:
         """Who waited for whom, with all that is known by now."""
         self._saturation.settle()
@@ -125,6 +130,10 @@ class ExecutorStatistics:
             totals.workers = totals.max_workers = 0
             self._slots.free(totals.label)
             self._slot_of.pop(label, None)
+
+    def labelled(self, label: str) -> ExecutorTotals | None:
+        """The executor that the process calls so, or called so before it was gone; from any thread."""
+        return self._slot_of.get(label) or self.executors.get(label)
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one stretch of any ring of the process."""

@@ -18,9 +18,9 @@ from ..recording import layout
 _PATTERN = layout.BATCH_MAGIC.to_bytes(4, "little")
 _HEAD_SIZE = layout.BATCH.size
 _ALIGN = layout.BATCH_ALIGN
-# Bytes that are searched at a time, in a copy: up to 3.11.4 ``mmap.find`` also looks at the byte behind the mapping, where
-# the process ends if nothing is mapped there (CPython gh-105235). A batch begins at a multiple of _ALIGN, so none begins
-# in one window and ends its magic number in the next.
+# Bytes that are searched at a time, in a copy: up to 3.11.4 ``mmap.find`` also looks at the byte behind the mapping,
+# where the process ends if nothing is mapped there (CPython gh-105235). Batches begin at multiples of _ALIGN, so none
+# begins in one window and ends its magic number in the next.
 _WINDOW = 1 << 16
 # A batch whose bytes are not all visible yet (the word that announces it may be, on Arm) is asked for again at the
 # next reads, this often, before it counts as damaged.
