@@ -118,7 +118,10 @@ async def aiohttp(n: int) -> int:
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"hello": "world"})
 
-    application = web.Application()
+    return await _serve_aiohttp(web, web.Application(), answer, n)
+
+
+async def _serve_aiohttp(web, application, answer, n: int) -> int:
     application.router.add_get("/", answer)
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
@@ -127,6 +130,29 @@ async def aiohttp(n: int) -> int:
         return await _under_load(_http_client(), runner.addresses[0][1], n)
     finally:
         await runner.cleanup()
+
+
+async def aiohttp_spans(n: int) -> int:
+    """The same in an application that traces itself: a span for each request, and one for what it awaits in two turns
+    of the loop. Operation: a request.
+    """
+    from aiohttp import web
+    from opentelemetry.sdk.trace import TracerProvider
+
+    tracer = TracerProvider().get_tracer("application")
+
+    @web.middleware
+    async def traced(request: web.Request, handler) -> web.StreamResponse:
+        with tracer.start_as_current_span("request"):
+            return await handler(request)
+
+    async def answer(request: web.Request) -> web.Response:
+        with tracer.start_as_current_span("query"):
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        return web.json_response({"hello": "world"})
+
+    return await _serve_aiohttp(web, web.Application(middlewares=[traced]), answer, n)
 
 
 async def uvicorn(n: int) -> int:
@@ -160,5 +186,6 @@ WORKLOADS = {
     echo_streams_64k: 5_000,
     mixed_200: 12_000,
     aiohttp: 3_000,
+    aiohttp_spans: 2_000,
     uvicorn: 4_000,
 }

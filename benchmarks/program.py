@@ -14,6 +14,8 @@ import scheduling_workloads
 import stopwatch
 from loops import LOOPS
 
+SETTLE_SECONDS = 0.5
+
 
 def resident_bytes(field: str) -> int:
     """``VmRSS`` or, for the peak since the process began, ``VmHWM``; 0 where there is no /proc."""
@@ -34,6 +36,8 @@ def main() -> None:
     workload = workloads[workload_name]
 
     async def measured() -> None:
+        # A traced program's collector is still starting, which takes a processor's second hardware thread from us.
+        await asyncio.sleep(SETTLE_SECONDS)
         stopwatch.start()
         operations = await workload(n)
         stopwatch.stop()

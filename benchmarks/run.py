@@ -50,6 +50,7 @@ BARS = {
     "spawn": 1.1, "wait_for": 0.95, "timers_10k": 0.85, "timers_1m": 0.85, "executor": 1.15,
 }  # fmt: skip
 NETWORK_BAR = 1.05
+APPLICATION_SPANS_BAR = 1.11
 OFF_BAR = 0.85
 
 
@@ -82,7 +83,9 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 def bar_of(row: Row, arm: str) -> float | None:
     """What the arm may cost on this workload; None where nothing was promised."""
     if arm.startswith("traced"):
-        return NETWORK_BAR if row.network else BARS.get(row.workload)
+        if row.network:
+            return APPLICATION_SPANS_BAR if row.workload.endswith("_spans") else NETWORK_BAR
+        return BARS.get(row.workload)
     return OFF_BAR if arm == "off" and row.workload.startswith(("call_soon", "sleep0")) else None
 
 
