@@ -75,11 +75,13 @@ def wanted_exporters(settings: Settings, environ: Mapping[str, str]) -> list[str
 
 def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> Sampling:
     """``--spans``; where that is left at ``all``, OTEL_TRACES_SAMPLER."""
-    sampler = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower().removeprefix("parentbased_")
+    given = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
+    sampler = given.removeprefix("parentbased_")
+    by_parent = sampler != given
     if settings.spans != "all" or not sampler or sampler == "always_on":
         return Sampling(settings.spans)
     if sampler == "always_off":
-        return Sampling("off")
+        return Sampling("slow", by_parent=True) if by_parent else Sampling("off")
     if sampler == "traceidratio":
         text = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or "1.0"
         try:
@@ -87,7 +89,7 @@ def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable
         except ValueError:
             ratio = -1.0
         if 0 <= ratio <= 1:
-            return Sampling(ratio)
+            return Sampling(ratio, by_parent=by_parent)
         notice(f"OTEL_TRACES_SAMPLER_ARG: expected a ratio from 0 to 1, got {text!r}; keeping all spans")
     else:
         notice(f"OTEL_TRACES_SAMPLER={sampler} is not known here; keeping all spans")

@@ -192,6 +192,16 @@ def test_samplers(spans, environ, keeps_share):
     assert sampling.bound == round(keeps_share * 2**64)
 
 
+def test_samplers_that_ask_the_parent():
+    ratio = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}
+    for environ in (ratio, {"OTEL_TRACES_SAMPLER": "parentbased_always_off"}):
+        sampling = sampling_of(Settings(), environ, pytest.fail)
+        assert not sampling.off
+        assert not sampling.keeps(b"\1" * 16) and sampling.keeps_sampled(b"\1" * 16)
+    sampling = sampling_of(Settings(), {**ratio, "OTEL_TRACES_SAMPLER": "traceidratio"}, pytest.fail)
+    assert not sampling.keeps_sampled(b"\1" * 16)
+
+
 def test_always_off_and_nonsense():
     notices = []
     assert sampling_of(Settings(), {"OTEL_TRACES_SAMPLER": "always_off"}, notices.append).off

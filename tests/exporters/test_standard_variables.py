@@ -104,6 +104,50 @@ def test_samplers(start, receiver, environ, wanted):
     assert least <= len(steps(to.spans())) <= most
 
 
+PARENTS = """
+    from opentelemetry import trace
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+    def work():
+        pass
+    async def sampled():
+        await asyncio.to_thread(work)
+    async def unsampled():
+        await asyncio.to_thread(work)
+    async def alone():
+        await asyncio.to_thread(work)
+    async def main():
+        await asyncio.create_task(alone())
+        for step, flags in ((sampled, 1), (unsampled, 0)):
+            # Another service's decision, in a trace that no ratio keeps.
+            with trace.use_span(NonRecordingSpan(SpanContext(2**128 - 1, 7, True, TraceFlags(flags)))):
+                task = asyncio.create_task(step())
+            await task
+    run(main())
+    end()
+"""
+
+
+@pytest.mark.parametrize(
+    ("environ", "wanted"),
+    [
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_on"}, {"sampled", "alone"}),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_always_off"}, {"sampled"}),
+        ({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}, {"sampled"}),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0"}, set()),
+    ],
+)
+def test_samplers_that_ask_the_parent(start, receiver, environ, wanted):
+    to = receiver()
+    run = start({"OTEL_BSP_SCHEDULE_DELAY": "60000", **environ}, to, PARENTS)
+    run.handle.stop()
+    until(lambda: not Path(f"/proc/{run.handle.pid}").exists())
+    spans = to.spans()
+    assert {span.name.removeprefix("__main__.") for span in spans} & {"sampled", "unsampled", "alone"} == wanted
+    offloads = [span for span in spans if span.name == "__main__.work"]
+    assert len(offloads) == len(wanted)
+    assert sum(span.trace_id == b"\xff" * 16 for span in offloads) == ("sampled" in wanted)
+
+
 def test_batches(start, receiver):
     to = receiver()
     start({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100", "OTEL_BSP_SCHEDULE_DELAY": "50"}, to)
