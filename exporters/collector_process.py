@@ -101,13 +101,8 @@ def make_statistics(settings: Settings) -> Statistics:
 
     lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
 
-    def threshold_for(callback: str, threshold: float) -> float:
-        # The loop's own threshold is the general one, and may have been changed by the program.
-        own = settings.threshold_for(callback) if settings.slow_patterns else settings.slow_threshold
-        return threshold if own == settings.slow_threshold else own
-
     statistics = Statistics(
-        threshold_for=threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
+        threshold_for=settings.threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
     )
     stall_statistics.add_to(statistics)
     return statistics

@@ -236,6 +236,8 @@ def _slow(loop: LoopStatistics, style: Style) -> list[str]:
     """The slow callbacks, what they did to others."""
     threshold = seconds(loop.callbacks.threshold)
     if not loop.callbacks.slow:
+        if threshold == "∞":
+            return ["    " + style.dim("no callback counts as slow: loop.slow_callback_duration is infinite")]
         return ["    " + style.good(f"no callback ran for {threshold} or longer")]
     slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].seconds)
     rows = [

@@ -21,6 +21,8 @@ def seconds(value: float) -> str:
             return f"{_three(value * factor)} {unit}"
     if value < 99.95:
         return f"{_three(value)} s"
+    if value == float("inf"):
+        return "∞"
     minutes, rest = divmod(round(value), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"

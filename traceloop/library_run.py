@@ -82,6 +82,10 @@ def start_run(choices: dict[str, Any]) -> Run:
         if not settings.children:
             # Read by this process alone; a copy of the environment for children is the program's to make.
             os.register_at_fork(after_in_child=_leave)
+    # Without a run directory too: this process's own loops go by it.
+    thresholds = settings.to_environ().get(PREFIX + "SLOW_THRESHOLD")
+    if thresholds is not None:
+        os.environ[PREFIX + "SLOW_THRESHOLD"] = thresholds
     if settings.collector == "thread":
         thread_collector.adopt(collector)
         ending.finish_thread = thread_collector.finish

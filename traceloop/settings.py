@@ -313,14 +313,15 @@ class Settings:
             out[variable] = str(value).lower() if isinstance(value, bool) else str(value)
         return out
 
-    def threshold_for(self, callback: str) -> float:
-        """Seconds from which a run of this callback (`module.qualname`) is slow; patterns know `*` and
-        `?`.
+    def threshold_for(self, callback: str, general: float | None = None) -> float:
+        """Seconds from which a run of this callback (`module.qualname`) is slow; patterns know `*` and `?`.
+
+        `general`: the threshold of its loop, where that is not the run's.
         """
         for pattern, seconds in self.slow_patterns:
             if _matches(pattern, callback):
                 return seconds
-        return self.slow_threshold
+        return self.slow_threshold if general is None else general
 
 
 def _restored(fields: dict[str, Any]) -> Settings:

@@ -91,6 +91,7 @@ def test_an_empty_run_has_a_report_too():
         (2.314, "2.31 s"),
         (200.4, "3 min 20 s"),
         (7500.0, "2 h 5 min"),
+        (float("inf"), "∞"),
     ],
 )
 def test_durations_are_written_for_people(value, text):

@@ -300,6 +300,32 @@ def test_the_threshold_in_force_is_the_loops_own():
     assert loop.callbacks.slow_runs == 1
 
 
+@pytest.mark.parametrize(
+    ("given", "in_force", "slow"),
+    [
+        (None, 0.01, 1),  # what was chosen for the run
+        (0.1, 0.01, 1),
+        (0.05, 0.05, 0),
+        (0, 1e-6, 3),  # every run
+        (float("inf"), float("inf"), 0),
+        ("soon", 0.01, 1),
+    ],
+)
+def test_the_threshold_chosen_for_the_run_holds_for_loops_that_say_nothing_else(monkeypatch, given, in_force, slow):
+    monkeypatch.setenv("OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD", "app.*=7,0.01")
+
+    async def main(loop):
+        assert loop.slow_callback_duration == 0.1
+        if given is not None:
+            loop.slow_callback_duration = given
+        await asyncio.sleep(0)
+        time.sleep(0.02)
+
+    loop = loop_of(read_loop(run(main)))
+    assert loop.callbacks.threshold == in_force
+    assert loop.callbacks.slow_runs == slow
+
+
 def test_words_are_told_apart_by_their_loop():
     loop = run(lambda loop: steps(1), close=False)
     words = loop._recorder.words

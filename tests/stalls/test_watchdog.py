@@ -278,6 +278,30 @@ run(main())
     assert "batch" not in observed.errors
 
 
+def test_a_loop_in_which_every_run_is_slow_is_looked_at_on_and_on(tmp_path):
+    observed = run(
+        tmp_path,
+        """
+def first():
+    time.sleep(0.2)
+def second():
+    time.sleep(0.2)
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.slow_callback_duration = 0
+    await asyncio.sleep(0.05)
+    loop.call_soon(first)
+    loop.call_soon(second)
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+run(main())
+""",
+    )
+    stalled = {info.callback: info for info in observed.slow() if info.stacks}
+    assert stalled["__main__.first"].culprit == "__main__.first"
+    assert stalled["__main__.second"].culprit == "__main__.second"
+
+
 def test_log_lines(tmp_path):
     text = """
 async def main():

@@ -68,6 +68,23 @@ def test_the_run_directory_is_the_owner_s_and_says_what_runs(traced: Traced, tmp
     assert description["directory"] == str(tmp_path)
 
 
+@pytest.mark.parametrize("way", ["option", "variable", "thread"])
+def test_the_slow_threshold_that_was_asked_for_is_in_force(traced: Traced, tmp_path: Path, way: str) -> None:
+    slow = "import time; time.sleep(0.15); print(asyncio.get_running_loop().slow_callback_duration); print"
+    text = LOOP.replace("print", slow)
+    text += "asyncio.run(main())\n"
+    for threshold, said in (("0.12", "1 slow callback (worst: __main__.main"), ("60", "no slow callbacks")):
+        words, environ = ["--no-metrics"], {}
+        if way == "variable":
+            environ["OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD"] = threshold
+        else:
+            words += ["--slow-threshold", threshold, "--collector", "thread" if way == "thread" else "process"]
+        result = run(traced, tmp_path, text, *words, environ=environ)
+        # The program's own attribute is left alone.
+        assert (result.status, result.stdout) == (0, "0.1\ntraceloop\n")
+        assert said in result.stderr.splitlines()[-1]
+
+
 def test_a_taken_port_that_was_asked_for_is_refused_before_the_program_starts(traced: Traced, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

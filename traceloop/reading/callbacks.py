@@ -118,8 +118,8 @@ class CallbackStatistics:
         self._open = []
 
     def set_threshold(self, threshold: float, lowest: float) -> None:
-        """The loop's threshold in force, s, and the lowest that any of its callbacks may have."""
-        if 0.0 < threshold < float("inf") and (threshold, lowest) != (self.threshold, self.lowest_threshold):
+        """The loop's threshold in force, s (infinite: nothing is slow), and the lowest that any callback may have."""
+        if threshold > 0.0 and (threshold, lowest) != (self.threshold, self.lowest_threshold):
             self.threshold = threshold
             self.lowest_threshold = min(lowest, threshold)
             for totals in self.callbacks.values():

@@ -23,6 +23,7 @@ from .naming import code_of, inner_coroutine, site_of, site_of_coroutine, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
 from .sampling import LoopSamples, sampler_of
+from .thresholds import general_threshold, threshold_of
 from .timer_sites import CreationSites
 from .tracing import ApplicationSpans
 from .watchdog import Watchdog, watchdog_of
@@ -112,6 +113,8 @@ class Recorder:
         self.offloads = offloads_of(process)
         anyio_threads.arrange()
         self.sampler = sampler_of(process)
+        #: Seconds from which runs are slow, where the program does not say otherwise of its loop.
+        self.general_threshold = general_threshold()
         self._samples: LoopSamples | None = None
         self.timer_sites = CreationSites()
         self.foreign_runs = ForeignRuns()
@@ -341,7 +344,7 @@ class Recorder:
                 self._take_ring(loop)
             now = loop.time()
             self.words[layout.W_THREAD] = threading.get_native_id()
-            self.words[layout.W_THRESHOLD] = loop.slow_callback_duration
+            self.words[layout.W_THRESHOLD] = threshold_of(loop, self.general_threshold)
             self._samples = self.sampler.loop_started(loop)
             self.spans.forget_current()
             if self.created:
@@ -459,7 +462,7 @@ class Recorder:
 
     def _write_gauges(self, loop: Any) -> None:
         words = self.words
-        words[layout.W_THRESHOLD] = loop.slow_callback_duration
+        words[layout.W_THRESHOLD] = threshold_of(loop, self.general_threshold)
         words[layout.W_TIMERS] = len(loop._timer_heap)
         words[layout.W_TIMERS_CANCELLED] = loop._timer_cancelled_count
         words[layout.W_COMPACTIONS] = loop._timer_compactions

@@ -40,6 +40,7 @@ from .fault_dump import FaultDump
 from .sampling import sampler_of
 from .stall_notices import StallNotices
 from .thread_clocks import COUNTS_SWITCHES, schedstat, switches
+from .thresholds import threshold_of
 from .watched import Budget, Stall, Watched
 
 if TYPE_CHECKING:
@@ -273,7 +274,7 @@ class Watchdog:
 
     def _look(self, watched: Watched, now: float) -> float:
         """Looks at one loop; returns when to look at it again."""
-        threshold = _threshold_of(watched)
+        threshold = threshold_of(watched.loop, watched.general_threshold)
         lowest = threshold if self._lowest_pattern is None else min(threshold, self._lowest_pattern)
         pace = min(max(_PACE * lowest, _MIN_PACE), _MAX_PACE)
         since: float = watched.words[layout.W_RUNNING]
@@ -330,7 +331,7 @@ class Watchdog:
             stall = watched.stall
             if stall is not None and stall.start == run.start and stall.stacks:
                 continue
-            limit, told_from = self._limits_of(run, _threshold_of(watched))
+            limit, told_from = self._limits_of(run, threshold_of(watched.loop, watched.general_threshold))
             if at - run.start >= limit:
                 self._end_stall(watched, now)
                 self._take_stack(watched, _begin_stall(watched, run, limit, told_from), run, at)
@@ -483,11 +484,6 @@ class Watchdog:
         )
 
 
-def _threshold_of(watched: Watched) -> float:
-    given = watched.loop.slow_callback_duration
-    return float(given) if isinstance(given, float | int) else 0.1
-
-
 def _begin_stall(watched: Watched, run: stacks.Run, limit: float, told_from: float) -> Stall:
     before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
     stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
@@ -523,11 +519,7 @@ def watchdog_of(process: Process) -> Watchdog | None:
 
 def _patterns() -> tuple[tuple[tuple[str, float], ...], Any]:
     settings = Settings.from_environ(os.environ, on_error=lambda line: None)
-
-    def threshold_for(label: str, default: float) -> float:
-        return settings.replace(slow_threshold=default).threshold_for(label)
-
-    return settings.slow_patterns, threshold_for
+    return settings.slow_patterns, settings.threshold_for
 
 
 def _before_fork() -> None:

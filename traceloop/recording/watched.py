@@ -50,12 +50,13 @@ class Stall:
 class Watched:
     """One loop that runs, as the watchdog sees it."""
 
-    __slots__ = ("_clocks", "history", "loop", "name", "ring", "stall", "thread", "words")
+    __slots__ = ("_clocks", "general_threshold", "history", "loop", "name", "ring", "stall", "thread", "words")
 
     def __init__(self, recorder: Recorder, loop: Any, ring: int) -> None:
         self.loop = loop
         self.ring = ring
         self.words = recorder.words
+        self.general_threshold = recorder.general_threshold
         self.thread = threading.get_ident()
         self.name = threading.current_thread().name
         self._clocks = ThreadClocks()
