@@ -189,6 +189,8 @@ class SpanBuilder:
         return made
 
     def _add_context(self, context: SpanContext) -> None:
+        # Defined again, it is among the latest.
+        self._contexts.pop(context.number, None)
         if len(self._contexts) >= _MEMORY:
             for number in list(self._contexts)[: _MEMORY // 2]:
                 del self._contexts[number]

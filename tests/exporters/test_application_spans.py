@@ -15,7 +15,7 @@ from test_collector import Run
 
 import traceloop
 from traceloop.recording import layout
-from traceloop.recording.tracing import REMOTE, RENEWED_AFTER, ApplicationSpans
+from traceloop.recording.tracing import GENERATION, REMOTE, ApplicationSpans
 
 
 class Lists:
@@ -104,26 +104,50 @@ def test_nothing_is_kept_alive_and_a_reused_address_gets_a_new_number(spans, lis
     assert spans._numbers == {}
 
 
+def other(spans, number):
+    return {spans._span_key: NonRecordingSpan(SpanContext(number, number, False))}
+
+
 def test_a_span_that_outlives_many_others_is_defined_again(spans, lists):
-    tracer = TracerProvider().get_tracer("test")
-    lasting = tracer.start_span("a")
+    lasting = TracerProvider().get_tracer("test").start_span("a")
     context = context_of(spans, lasting)
     spans.changed(context)
-    for number in range(2, 2 * RENEWED_AFTER):
-        spans.changed({spans._span_key: NonRecordingSpan(SpanContext(number, number, False))})
+    for number in range(2, GENERATION + 1):
+        spans.changed(other(spans, number))
     lists.take()
     spans.changed(context)
     spans.changed(None)
     spans.changed(context)
     records, text = lists.take()
-    assert [kind for _, kind, _ in records] == [layout.R_SPAN, *[layout.R_CONTEXT] * 3]
-    (number,) = {number for number, _, _ in records} - {0.0}
-    assert number == 2 * RENEWED_AFTER
+    assert [(number, kind) for number, kind, _ in records] == [
+        (1.0, layout.R_SPAN), (1.0, layout.R_CONTEXT), (0.0, layout.R_CONTEXT), (1.0, layout.R_CONTEXT)
+    ]  # fmt: skip
     assert text == [f"{lasting.get_span_context().trace_id:032x} {lasting.get_span_context().span_id:016x} "]
-    # The old number's reference has nothing to take away.
     del lasting, context
     gc.collect()
     assert spans._numbers == {}
+
+
+def test_a_batch_says_what_one_that_was_lost_had_said(spans, lists):
+    lasting = TracerProvider().get_tracer("test").start_span("a")
+    context = context_of(spans, lasting)
+    spans.changed(context)
+    lists.take()
+    spans.batch_written(60, 100)
+    assert lists.take() == ([(1.0, layout.R_CONTEXT, 0.0)], [])
+    spans.changed(context)
+    assert lists.take() == ([], [])
+    spans.batch_written(60, 100)  # the definition has held for long enough
+    spans.changed(context)
+    records, text = lists.take()
+    assert [kind for _, kind, _ in records] == [layout.R_CONTEXT, layout.R_SPAN]
+    assert len(text) == 1 and {number for number, _, _ in records} == {1.0}
+    spans.changed(None)
+    lists.take()
+    spans.batch_written(60, 100)
+    spans.forget_current()
+    spans.batch_written(60, 100)
+    assert lists.take() == ([], [])
 
 
 LASTING = """

@@ -129,6 +129,19 @@ def test_the_applications_span_is_the_parent():
     assert_whole(spans, outside=[(trace, parent)])
 
 
+def test_a_span_that_is_defined_again_and_again_is_not_forgotten():
+    made = builder()
+    for turn in range(24):
+        first = turn * 8192 + 2
+        defined = [SpanContext(number, f"{number:032x}", PARENT, 1, "") for number in range(first, first + 8192)]
+        # The recorder says it again after 16,384 others.
+        (span,) = made.build(
+            decoded([run(turn + 1, turn + 1, context=1)], [turn + 1], defined if turn % 2 else [context(), *defined])
+        )
+        assert (span[1], span[3]) == (bytes.fromhex(TRACE), bytes.fromhex(PARENT))
+        assert len(made._contexts) <= 65_536
+
+
 def test_a_trace_left_unsampled_gets_no_spans_but_slow_ones_outside_of_it():
     spans = builder()
     first = spans.build(decoded([run(1, 1, context=1), run(2, 2, context=1, length=0.5)], [1, 2], [context(flags=0)]))

@@ -97,6 +97,11 @@ class Ring:
             time.time_ns(),
         )
 
+    @property
+    def capacity(self) -> int:
+        """Bytes of batches that it holds; a record has 24."""
+        return self._capacity
+
     def write(self, records: list[float], text: list[str], now: float) -> None:
         """Appends one batch of whole records (triples, at most 1/4 of the capacity; a longer list is split).
 

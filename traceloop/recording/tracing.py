@@ -9,8 +9,9 @@ The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contex
   settles it, and ``changed`` is called for the others only.
 * A span object lives as long as somebody holds it, and its address may be given to the next one. So a number is given
   back when its span dies (a weak reference tells), and nothing here keeps a span alive.
-* A reader remembers some ten thousand spans, not all that there ever were. One that is met again after so many others
-  (a connection's, a background task's) gets a number anew.
+* A reader remembers some ten thousand spans, not all that there ever were, and it may lose records, definitions with
+  them. So spans are defined in generations: one that is met in a new generation (a connection's, a background task's)
+  is defined again, under its number. And each batch begins with the span that it begins in.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from . import layout
 _logger = logging.getLogger("traceloop")
 
 REMOTE: Final = 0x200  # beside the W3C trace flags: the span is another process's
-RENEWED_AFTER: Final = 16384  # spans: a reader knows the latest 32,768 at least (exporters/spans.py)
+GENERATION: Final = 16384  # definitions: a reader knows the latest 32,768 at least (exporters/spans.py)
 _MAX_STATE: Final = 512  # characters of a trace state, the most that has to be carried (W3C Trace Context, 3.3.1.5)
 
 
@@ -36,7 +37,19 @@ class ApplicationSpans:
     ``variable``: the ContextVar to ask a handle's context for, None while the application has no OpenTelemetry.
     """
 
-    __slots__ = ("_module", "_next", "_numbers", "_records", "_renewed", "_span_key", "_text", "current", "variable")
+    __slots__ = (
+        "_defined",
+        "_generation",
+        "_module",
+        "_next",
+        "_numbers",
+        "_records",
+        "_span_key",
+        "_text",
+        "_written",
+        "current",
+        "variable",
+    )
 
     def __init__(self, records: list[float], text: list[str]) -> None:
         # The recorder's own lists, not the recorder: that would be a cycle.
@@ -44,9 +57,11 @@ class ApplicationSpans:
         self._text = text
         self._module: Any = None
         self._span_key = ""
-        self._numbers: dict[int, tuple[weakref.ref[Any], int]] = {}
+        # By the id of a span: the span, its number, the generation that it was last defined in.
+        self._numbers: dict[int, tuple[weakref.ref[Any], int, int]] = {}
         self._next = 1
-        self._renewed = 0  # numbers up to this one are too old to be referred to
+        self._generation = 0
+        self._defined = self._written = 0  # definitions and records of this generation
         self.variable: ContextVar[Any] | None = None
         #: The number that was recorded last.
         self.current = 0
@@ -77,7 +92,7 @@ class ApplicationSpans:
                 # What ``_number`` finds at once, written out: handles of different requests take turns.
                 span = otel_context.get(self._span_key)
                 known = self._numbers.get(id(span))
-                if known is not None and known[1] > self._renewed and known[0]() is span:
+                if known is not None and known[2] == self._generation and known[0]() is span:
                     number = known[1]
                 else:
                     number = self._number(otel_context)
@@ -109,6 +124,20 @@ class ApplicationSpans:
         self.current = int(before)
         self._records += (max(before, 0.0), layout.R_CONTEXT, 0.0)
 
+    def batch_written(self, records: int, hold: int) -> None:
+        """So many records have gone out, which a reader may lose: what the next ones need is said again.
+        ``hold``: records for which a definition holds, so few that the ring has one of each span in use.
+        """
+        self._written += records
+        if self._written >= hold:
+            self._begin_generation()
+        if self.current > 0:
+            self._records += (float(self.current), layout.R_CONTEXT, 0.0)
+
+    def _begin_generation(self) -> None:
+        self._generation += 1
+        self._defined = self._written = 0
+
     def forget_current(self) -> None:
         """The loop begins or ends to run: what was recorded last holds no longer."""
         self.current = -1
@@ -117,23 +146,27 @@ class ApplicationSpans:
         span = otel_context.get(self._span_key)
         if span is None:
             return 0
-        key = id(span)
-        known = self._numbers.get(key)
-        if known is not None and known[1] > self._renewed and known[0]() is span:
-            return known[1]
         context = span.get_span_context()
         if not context.is_valid:
             return 0
-        number = self._next
-        self._next += 1
-        self._renewed = number - RENEWED_AFTER
+        key = id(span)
+        known = self._numbers.get(key)
+        if known is not None and known[0]() is span:
+            reference, number, _ = known
+        else:
+            reference, number = None, self._next
+            self._next += 1
+        self._defined += 1
+        if self._defined >= GENERATION:
+            self._begin_generation()
         state = context.trace_state
         header = state.to_header()[:_MAX_STATE] if state else ""
         flags = int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
         self._records += (float(number), layout.R_SPAN, float(flags))
         self._text.append(f"{context.trace_id:032x} {context.span_id:016x} {header}")
         try:
-            self._numbers[key] = (weakref.ref(span, _Forget(self._numbers, key)), number)
+            reference = reference or weakref.ref(span, _Forget(self._numbers, key))
+            self._numbers[key] = (reference, number, self._generation)
         except TypeError:
             pass  # cannot be referred to weakly: it gets a number each time it is met
         return number
@@ -144,7 +177,7 @@ class _Forget:
 
     __slots__ = ("_key", "_numbers")
 
-    def __init__(self, numbers: dict[int, tuple[weakref.ref[Any], int]], key: int) -> None:
+    def __init__(self, numbers: dict[int, tuple[weakref.ref[Any], int, int]], key: int) -> None:
         self._numbers = numbers
         self._key = key
 
