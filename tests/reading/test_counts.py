@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import selectors
 import signal
+import socket
 import threading
 import time
 
@@ -91,6 +93,38 @@ def test_every_kind_of_handle_is_told_apart(tmp_path):
     assert (
         counts["task"] == callbacks.callbacks[f"{__name__}.test_every_kind_of_handle_is_told_apart.<locals>.main"].runs
     )
+
+
+@pytest.mark.parametrize("kind", [selectors.DefaultSelector, selectors.PollSelector, selectors.SelectSelector])
+def test_readers_and_writers_are_told_apart_with_any_selector(kind):
+    async def main():
+        loop = asyncio.get_running_loop()
+        first, second = socket.socketpair()
+        first.setblocking(False)
+        second.setblocking(False)
+        done = loop.create_future()
+
+        def write():
+            first.send(b"x")
+            loop.remove_writer(first)
+
+        def read():
+            loop.remove_reader(second)
+            done.set_result(second.recv(1))
+
+        loop.add_writer(first, write)
+        loop.add_writer(second, loop.remove_writer, second)
+        loop.add_reader(second, read)
+        await done
+        first.close()
+        second.close()
+
+    loop = EventLoop(kind())
+    loop.run_until_complete(main())
+    loop.close()
+    callbacks = loop_of(read_loop(loop)).callbacks
+    assert callbacks.durations["writer"].count == 2
+    assert callbacks.durations["reader"].count == 1
 
 
 def test_signals_are_a_kind_of_their_own_and_wait_from_their_arrival():

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextvars import Context
 from typing import Any, TypeVarTuple, Unpack
 
+from ..recording import layout
 from .io_counters import IOCounters
 from .mixin import LoopPart
 from .standard import selector_events
@@ -171,6 +172,9 @@ class PollerMixin(LoopPart):
                 if writer._cancelled:
                     self._remove_writer(key.fileobj)
                 else:
+                    recorder = self._recorder
+                    if recorder is not None:
+                        recorder.records += (len(self._ready), layout.R_WRITER, 0.0)
                     self._add_callback(writer)
 
     def _queue_ready(self, key: selectors.SelectorKey, readable: int, writable: int) -> None:
