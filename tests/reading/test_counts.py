@@ -168,6 +168,23 @@ def test_tasks_are_counted_by_how_they_ended():
     assert loop.tasks_finished() == {"result": 8, "exception": 5, "cancelled": 3, "abandoned": 0}
 
 
+@pytest.mark.parametrize("debug", [False, True])
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt])
+def test_a_task_that_ends_the_loop_with_its_exception_is_counted_with_it(debug, error):
+    async def ends():
+        raise error
+
+    loop = EventLoop()
+    loop.set_debug(debug)
+    with pytest.raises(error):
+        loop.run_until_complete(ends())
+    loop.close()
+    found = loop_of(read_loop(loop))
+    assert found.tasks_created == 1
+    assert found.tasks_finished() == {"result": 0, "exception": 1, "cancelled": 0, "abandoned": 0}
+    assert [totals.runs for label, totals in found.callbacks.callbacks.items() if label.endswith("ends")] == [1]
+
+
 def test_short_lived_loops_between_two_looks_lose_no_count():
     for _ in range(20):
         loop = run(lambda loop: steps(5))

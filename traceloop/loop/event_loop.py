@@ -604,16 +604,18 @@ class EventLoop(
             ident = recorder.identify(callback)
             if recorder.spans.variable is not None:
                 recorder.spans.changed(handle._context.get(recorder.spans.variable))
-            self._run_handle_debugged(handle)
-            outcome = 0.0
-            if ident >= layout.SITES and callback.__self__.done():
-                recorder.tasks_finished += 1
-                outcome = recorder.outcome_of(callback.__self__)
-            recorder.records += (now, ident, len(self._ready) + outcome)
+            try:
+                self._run_handle_debugged(handle)
+            finally:  # also of a run that ends the loop: SystemExit, KeyboardInterrupt
+                outcome = 0.0
+                if ident >= layout.SITES and callback.__self__.done():
+                    recorder.tasks_finished += 1
+                    outcome = recorder.outcome_of(callback.__self__)
+                recorder.records += (now, ident, len(self._ready) + outcome)
+                handle = callback = None
             if recorder.created:
                 recorder.define_created()
             now = self.time()
-            handle = callback = None
         return now
 
     def _run_recorded_for_others(self, recorder: Recorder, handle: Any) -> None:
