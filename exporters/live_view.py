@@ -93,7 +93,7 @@ class LiveView:
                     count(gained.runs / passed),
                     seconds(gained.delays.quantile(0.99)),
                     count(gained.slow),
-                    count(max(0, loop.tasks_created - sum(loop.tasks_finished().values()))),
+                    count(loop.tasks_alive),
                     count(loop.gauge(layout.W_TIMERS) - loop.gauge(layout.W_TIMERS_CANCELLED)),
                     style.bad(seconds(running)) if late else "-",
                 ]

@@ -185,6 +185,33 @@ def test_a_task_that_ends_the_loop_with_its_exception_is_counted_with_it(debug, 
     assert [totals.runs for label, totals in found.callbacks.callbacks.items() if label.endswith("ends")] == [1]
 
 
+def test_tasks_are_counted_though_the_record_of_them_was_lost(monkeypatch):
+    monkeypatch.setenv("OTEL_PYTHON_TRACELOOP_RING_SIZE", "65536")  # some hundred tasks
+
+    async def fails():
+        raise ValueError
+
+    async def main(loop):
+        for _ in range(3):
+            loop.create_task(asyncio.sleep(60))
+        cancelled = loop.create_task(asyncio.sleep(60))
+        await asyncio.sleep(0)
+        cancelled.cancel()
+        await asyncio.gather(*[steps(1) for _ in range(3000)], *[fails() for _ in range(1000)], return_exceptions=True)
+
+    loop = run(main, close=False)
+    statistics = read_loop(loop)
+    found = loop_of(statistics)
+    assert statistics.processes[0].dropped > 3000
+    assert found.tasks_created == 1 + 4 + 4000
+    assert found.tasks_finished() == {"result": 3001, "exception": 1000, "cancelled": 1, "abandoned": 0}
+    assert found.tasks_alive == 3
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
 def test_short_lived_loops_between_two_looks_lose_no_count():
     for _ in range(20):
         loop = run(lambda loop: steps(5))

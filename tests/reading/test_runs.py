@@ -131,6 +131,33 @@ def test_a_living_process_is_followed_and_gives_its_slot_to_the_next(tmp_path):
     assert process.processes == seen == 2
 
 
+def test_tasks_of_a_process_that_was_killed_are_none_of_the_next_one_s(tmp_path):
+    follower = RunFollower(tmp_path)
+    for killed in range(3):
+        child = program(
+            tmp_path,
+            """
+            async def main():
+                tasks = [asyncio.create_task(asyncio.sleep(60)) for _ in range(4)]
+                await steps(5)
+                await asyncio.gather(*tasks)
+            run(main())
+            """,
+        )
+        deadline = time.monotonic() + 30
+        alive = []
+        while alive != [5] and time.monotonic() < deadline:
+            follower.turn()
+            alive = [loop.tasks_alive for loop in follower.statistics.loops() if loop.loops > killed]
+        assert alive == [5]
+        child.kill()
+        child.wait(60)
+        child.stdout.close()
+        follower.turn()
+        (loop,) = follower.statistics.loops()
+        assert (loop.tasks_alive, loop.tasks_created) == (0, 5 * (killed + 1))
+
+
 def test_a_folder_without_a_record_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no record"):
         read_run(tmp_path)

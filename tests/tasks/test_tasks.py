@@ -124,6 +124,23 @@ def test_eager_tasks_that_end_at_once_are_created_and_finished() -> None:
     assert statistics.tasks_finished() == {"result": 16, "exception": 0, "cancelled": 0, "abandoned": 0}
 
 
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+def test_eager_tasks_that_end_at_once_count_by_how_they_did() -> None:
+    async def cancels_itself() -> None:
+        raise asyncio.CancelledError
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)
+        tasks = [asyncio.create_task(failing()) for _ in range(3)]
+        tasks += [asyncio.create_task(cancels_itself()) for _ in range(2)]
+        assert all(task.done() for task in tasks)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    statistics = statistics_of(main)
+    assert statistics.tasks_created == 6
+    assert statistics.tasks_finished() == {"result": 1, "exception": 3, "cancelled": 2, "abandoned": 0}
+
+
 def test_a_coroutine_by_count_steps_times_and_maker() -> None:
     async def main() -> None:
         await parent()

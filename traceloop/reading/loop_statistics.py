@@ -21,11 +21,18 @@ if TYPE_CHECKING:
 
 # A loop publishes that it polls only once it has lingered there for 10 ms: until then it is not known to be running.
 _LINGER_SECONDS: Final = 0.025
-_OUTCOMES: Final = {
-    layout.OUTCOME_RESULT: "result",
-    layout.OUTCOME_EXCEPTION: "exception",
-    layout.OUTCOME_CANCELLED: "cancelled",
+# What a task's last step says in the record, and the word that counts the same.
+_OUTCOME_WORDS: Final = {
+    layout.OUTCOME_RESULT: layout.W_TASKS_RESULT,
+    layout.OUTCOME_EXCEPTION: layout.W_TASKS_EXCEPTION,
+    layout.OUTCOME_CANCELLED: layout.W_TASKS_CANCELLED,
 }
+_OUTCOMES: Final = (
+    ("result", layout.W_TASKS_RESULT),
+    ("exception", layout.W_TASKS_EXCEPTION),
+    ("cancelled", layout.W_TASKS_CANCELLED),
+    ("abandoned", layout.W_TASKS_ABANDONED),
+)
 _TRANSPORTS: Final = (
     ("stream", layout.W_STREAMS),
     ("tls", layout.W_TLS),
@@ -52,13 +59,14 @@ class LoopStatistics:
         self.iterations = 0
         self.active_s = 0.0
         self.idle_s = 0.0
-        self.finished = dict.fromkeys(("result", "exception", "cancelled"), 0)
         #: Loops that have had this label.
         self.loops = 0
         self.reader: RingReader | None = None
         self.decoder: stream.LoopStream | None = None
         self._loop_number = 0
+        # Tasks of the present loop that the record told of: created, and ended by word.
         self._tasks_seen = 0
+        self._ends_seen: dict[int, int] = {}
         self._words: list[float] = [0.0] * layout.WORDS
         self._ended_words = [0.0] * layout.WORDS
         self._shown = (0.0, 0.0)
@@ -77,6 +85,7 @@ class LoopStatistics:
         self.decoder = decoder
         self._loop_number = number
         self._tasks_seen = 0
+        self._ends_seen = dict.fromkeys(_OUTCOME_WORDS.values(), 0)
         self.loops += 1
         self.running_at_end = 0.0
 
@@ -112,13 +121,16 @@ class LoopStatistics:
             self.iteration_callbacks.add_all(callbacks)
             if max(delays) >= 0.0:
                 self.poll_delays.add_all([delay for delay in delays if delay >= 0.0])
-        for _, outcome, _, _ in decoded.finished:
-            name = _OUTCOMES.get(outcome)
-            if name is not None:
-                self.finished[name] += 1
+        # The words tell of all tasks, whatever was lost of the record; they may have been read before what it says.
         self._tasks_seen += len(decoded.tasks)
-        if self._words[layout.W_TASKS_CREATED] < self._tasks_seen:
-            self._words[layout.W_TASKS_CREATED] = float(self._tasks_seen)
+        seen = self._ends_seen
+        for _, outcome, _, _ in decoded.finished:
+            word = _OUTCOME_WORDS.get(outcome)
+            if word is not None:
+                seen[word] += 1
+        for index, count in ((layout.W_TASKS_CREATED, self._tasks_seen), *seen.items()):
+            if self._words[index] < count:
+                self._words[index] = float(count)
         for index, value in decoded.last_words.items():
             if index in layout.COUNTER_WORDS and value > self._words[index]:
                 self._words[index] = value
@@ -130,7 +142,11 @@ class LoopStatistics:
         if reader is None:
             return
         words = reader.words()
-        if not words or words[layout.W_LOOP] not in (0.0, self._loop_number):
+        owner = words[layout.W_LOOP] if words else 0.0
+        if not self._loop_number and owner > 0.0 and not reader.behind:
+            # The record's beginning was lost; as it has been read to its end, the loop that has the ring is ours.
+            self._loop_number = int(owner) if owner < 2.0**53 else 0
+        if not words or owner not in (0.0, self._loop_number):
             return  # the ring has gone on to another loop
         for index in layout.COUNTER_WORDS:
             # The writer sets them back before it gives the ring away.
@@ -201,10 +217,15 @@ class LoopStatistics:
 
     def tasks_finished(self) -> dict[str, int]:
         """Tasks by outcome."""
-        out = dict(self.finished)
-        out["result"] += int(self.counter(layout.W_TASKS_EAGER_FINISHED))
-        out["abandoned"] = int(self.counter(layout.W_TASKS_ABANDONED))
-        return out
+        return {outcome: int(self.counter(index)) for outcome, index in _OUTCOMES}
+
+    @property
+    def tasks_alive(self) -> int:
+        """Tasks not done, of the loop that has the label; those of a loop that was killed are no more."""
+        if self.reader is None:
+            return 0
+        words = self._words
+        return max(0, int(words[layout.W_TASKS_CREATED] - sum(words[index] for _, index in _OUTCOMES)))
 
     def metrics(self) -> Iterator[Sample]:
         """The series as they stand, without the labels ``process`` and ``loop``."""
@@ -217,12 +238,9 @@ class LoopStatistics:
         yield Sample("asyncio_eventloop_iteration_callbacks", (), self.iteration_callbacks)
         yield Sample("asyncio_eventloop_poll_delay_seconds", (), self.poll_delays)
         yield Sample("asyncio_eventloop_running_seconds", (), self.running_seconds())
-        created = self.tasks_created
-        finished = self.tasks_finished()
-        alive = created - sum(finished.values()) if self.is_open else 0
-        yield Sample("asyncio_tasks", (), max(0, alive))
-        yield Sample("asyncio_tasks_created_total", (), created)
-        for outcome, count in finished.items():
+        yield Sample("asyncio_tasks", (), self.tasks_alive)
+        yield Sample("asyncio_tasks_created_total", (), self.tasks_created)
+        for outcome, count in self.tasks_finished().items():
             yield Sample("asyncio_tasks_finished_total", (("outcome", outcome),), count)
         cancelled = self.gauge(layout.W_TIMERS_CANCELLED)
         live = max(0.0, self.gauge(layout.W_TIMERS) - cancelled)

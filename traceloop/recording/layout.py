@@ -69,7 +69,7 @@ W_TRANSPORTS: Final = 10  # open transports
 W_RECORDS: Final = 11  # records ever written
 W_HEARTBEAT: Final = 12  # the watchdog's last turn, monotonic s (process ring)
 W_THREAD: Final = 13  # native thread id of the loop's thread; of the watchdog's (process ring)
-W_TASKS_EAGER_FINISHED: Final = 14  # eager tasks that ended inside create_task, ever (counted in W_TASKS_CREATED too)
+# 14 was the number of tasks that ended inside create_task, which older readers add to those that the record tells of.
 W_TASKS_ABANDONED: Final = 15  # tasks destroyed pending or left at the loop's close, ever
 W_ACCEPTED: Final = 16
 W_REFUSED: Final = 17
@@ -86,6 +86,9 @@ W_PAUSED: Final = 27  # transports paused now, and the sum of the moments at whi
 W_PAUSED_SINCE: Final = 28  # they have been paused for W_PAUSED * now - W_PAUSED_SINCE s, besides W_PAUSED_SECONDS
 W_LOOKED: Final = 29  # when the watchdog's last turn that is over began: what it found is in the record (process ring)
 W_DUE: Final = 30  # when the watchdog means to turn next (process ring); 0: not at all
+W_TASKS_RESULT: Final = 31  # tasks by how they ended, ever, those included that ended inside create_task
+W_TASKS_EXCEPTION: Final = 32
+W_TASKS_CANCELLED: Final = 33
 
 # The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of
 # a reader: their last values also go into the ring as R_WORD records when a loop is closed.
@@ -94,7 +97,9 @@ COUNTER_WORDS: Final = (
     W_TASKS_CREATED,
     W_BYTES_IN,
     W_BYTES_OUT,
-    W_TASKS_EAGER_FINISHED,
+    W_TASKS_RESULT,
+    W_TASKS_EXCEPTION,
+    W_TASKS_CANCELLED,
     W_TASKS_ABANDONED,
     W_ACCEPTED,
     W_REFUSED,

@@ -122,7 +122,9 @@ class Recorder:
         self.tasks_finished = 0
         # The number of the automatic name that needs no text. None: names are not looked for as numbers.
         self._automatic_name: int | None = _UNKNOWN_NAME if sys.version_info >= (3, 12) else None
-        self._tasks_eager_finished = 0
+        # Of ``tasks_finished``.
+        self._tasks_failed = 0
+        self._tasks_cancelled = 0
         self._tasks_abandoned = 0
         self.builtin_sites: dict[type, dict[str, float]] = {}
         self._watchdog: Watchdog | None = None
@@ -140,7 +142,12 @@ class Recorder:
         except Exception:  # what a task factory made need not be a task
             return
         self.tasks_created += 1
-        self._tasks_eager_finished += 1
+        self._task_ended_unseen(task)
+
+    def _task_ended_unseen(self, task: Any) -> None:
+        """``task`` ended in no run of its own."""
+        self.tasks_finished += 1
+        self.outcome_of(task)
 
     def first_step_done(self, task: Any, ident: float) -> float:
         """``task`` has made its first step: what is added to the length of the queue in the run's record.
@@ -224,7 +231,9 @@ class Recorder:
     def _forget_strangers(self) -> None:
         # Run to their end by somebody else (nest_asyncio): kept here they would keep their results alive.
         while self.fresh and self.fresh[0].done():
-            self._define(self.fresh.popleft(), 2.0)
+            task = self.fresh.popleft()
+            self._define(task, 2.0)
+            self._task_ended_unseen(task)
 
     def _define_fresh(self) -> None:
         """Announces the tasks that will not make a step, or none that is recorded."""
@@ -252,14 +261,21 @@ class Recorder:
             return 0.0
 
     def outcome_of(self, task: Any) -> float:
-        """The outcome of a task whose step has just been its last, as it is added to the run's record."""
+        """The outcome of a task whose step has just been its last, as it is added to the run's record.
+
+        Asked for once a task, where it is not a result: it is counted here.
+        """
         try:
             # Not ``exception()``: that would mark it as retrieved.
             if task._exception is not None:
+                self._tasks_failed += 1
                 return _EXCEPTION
-            return _CANCELLED if task.cancelled() else _RESULT
-        except Exception:
-            return _RESULT
+            if task.cancelled():
+                self._tasks_cancelled += 1
+                return _CANCELLED
+        except Exception:  # something task-like
+            pass
+        return _RESULT
 
     # -- who runs
 
@@ -423,7 +439,7 @@ class Recorder:
         except Exception as error:
             self._fail(error)
         # Some went without a word (those whose maker asked that no warning be logged).
-        ended = self.tasks_finished + self._tasks_eager_finished + self._tasks_abandoned
+        ended = self.tasks_finished + self._tasks_abandoned
         self._tasks_abandoned += max(0, self.tasks_created - ended)
 
     def _record_last_words(self, loop: Any) -> None:
@@ -467,7 +483,9 @@ class Recorder:
         words[layout.W_TIMERS_CANCELLED] = loop._timer_cancelled_count
         words[layout.W_COMPACTIONS] = loop._timer_compactions
         words[layout.W_TASKS_CREATED] = self.tasks_created + len(self.fresh)
-        words[layout.W_TASKS_EAGER_FINISHED] = self._tasks_eager_finished
+        words[layout.W_TASKS_RESULT] = self.tasks_finished - self._tasks_failed - self._tasks_cancelled
+        words[layout.W_TASKS_EXCEPTION] = self._tasks_failed
+        words[layout.W_TASKS_CANCELLED] = self._tasks_cancelled
         words[layout.W_TASKS_ABANDONED] = self._tasks_abandoned
         io = getattr(loop, "_io", None)
         if io is not None:
