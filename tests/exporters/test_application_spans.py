@@ -3,6 +3,9 @@
 import asyncio
 import contextvars
 import gc
+import os
+import signal
+import subprocess
 import weakref
 
 import pytest
@@ -189,6 +192,51 @@ def test_a_connection_stays_in_its_span_however_many_requests_come(tmp_path):
         assert {int.from_bytes(span.parent_span_id, "big") for span in steps} == {1}
         handlers = {int.from_bytes(span.parent_span_id, "big") for span in spans if span.name == "__main__.handler"}
         assert handlers == set(range(2, 70_002))
+    finally:
+        run.close()
+        receiver.close()
+
+
+LOSSES = """
+    from opentelemetry import trace
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags
+    async def busy():
+        for _ in range(30_000):
+            await asyncio.sleep(0)
+    async def later():
+        for _ in range(10):
+            await asyncio.sleep(0.01)
+    async def main():
+        print("ready", flush=True)
+        sys.stdin.readline()
+        await asyncio.create_task(busy())
+        print("done", flush=True)
+        sys.stdin.readline()
+        await asyncio.create_task(later())
+    with trace.use_span(NonRecordingSpan(SpanContext(1, 1, False, TraceFlags(1)))):
+        run(main())
+    end()
+"""
+
+
+def test_what_runs_after_a_loss_is_still_in_its_span(tmp_path):
+    receiver = Receiver()
+    (tmp_path / "run").mkdir(mode=0o700)
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_PYTHON_TRACELOOP_RING_SIZE": "65536"}
+    run = Run(tmp_path / "run", environ)
+    try:
+        program = run.start(LOSSES, stdin=subprocess.PIPE)
+        for signal_number, line in ((signal.SIGSTOP, "ready\n"), (signal.SIGCONT, "done\n")):
+            assert program.stdout.readline() == line
+            os.kill(run.handle.pid, signal_number)
+            program.stdin.write("\n")
+            program.stdin.flush()
+        run.drained(program)
+        assert run.value("traceloop_records_dropped_total") > 0
+        spans = receiver.wait_for(lambda spans: any(span.name.endswith("_run_until_complete_cb") for span in spans), 60)
+        steps = [span for span in spans if span.name == "__main__.later"]
+        assert len(steps) == 11
+        assert {int.from_bytes(span.parent_span_id, "big") for span in steps} == {1}
     finally:
         run.close()
         receiver.close()

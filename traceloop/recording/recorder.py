@@ -470,8 +470,10 @@ class Recorder:
                     watchdog.resume()
             except Exception as error:
                 self._fail(error)
+        written = len(records) // 3
         records.clear()
         text.clear()
+        self.spans.batch_written(written, self.ring.capacity // (4 * 24))
         if self._automatic_name is not None:
             # The first automatic name of each batch is written out: the batch before it may be lost.
             self._automatic_name = _UNKNOWN_NAME
