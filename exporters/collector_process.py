@@ -495,7 +495,9 @@ class CollectorThread:
             raise CollectorError("this process does not record")
         self.follower = PrivateFollower(self.statistics, process)
         self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
-        self._server = serve(self._scraped, listener=self._listener) if self._listener is not None else None
+        # What watching costs is not told apart here from what the application does.
+        listener = self._listener
+        self._server = serve(self._scraped, listener=listener, own_usage=False) if listener is not None else None
 
     def _scraped(self) -> Statistics:
         self.read()

@@ -362,6 +362,10 @@ def test_the_thread_reads_private_memory(tmp_path):
         text = urllib.request.urlopen(thread.url).read().decode()
         thread.stop()
         assert 'asyncio_callback_runs_total{callback="__main__.main"' in text, text
+        (info,) = [line for line in text.splitlines() if line.startswith("traceloop_process_info")]
+        version = ".".join(map(str, sys.version_info[:3]))
+        assert f'pid="{os.getpid()}"' in info and f'python="{version}"' in info and 'command=""' not in info, info
+        assert "traceloop_collector_cpu_seconds_total" not in text    # that of the whole program
         print("ok")
         """
     )

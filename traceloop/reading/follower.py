@@ -231,8 +231,7 @@ class PrivateFollower(ProcessFollower):
     """This process's own recording, read in-process."""
 
     def __init__(self, statistics: Statistics, process: Process) -> None:
-        description = {"pid": process.pid}
-        super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), description)
+        super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), process.describe())
         self._process = process
 
     def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:

@@ -67,8 +67,9 @@ class Process:
             return path
         return None
 
-    def _describe(self, path: str) -> None:
-        description = {
+    def describe(self) -> dict[str, int | str]:
+        """What is told of this process: which it is, of whom, since when, what runs in it."""
+        return {
             "pid": self.pid,
             "parent": os.getppid(),
             "start_ticks": process_start_ticks(),
@@ -79,10 +80,12 @@ class Process:
             "monotonic_ns": time.monotonic_ns(),
             "realtime_ns": time.time_ns(),
         }
+
+    def _describe(self, path: str) -> None:
         temporary = os.path.join(path, ".process.json")
         try:
             with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-                json.dump(description, file)
+                json.dump(self.describe(), file)
             os.rename(temporary, os.path.join(path, "process.json"))
         except OSError:
             pass  # readers do with the folder's name
