@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import os
@@ -68,6 +69,30 @@ def test_connections_and_open_transports_by_kind(loop: EventLoop) -> None:
     assert found["asyncio_transports_by_kind datagram"] == 1
     assert found["asyncio_transports"] == 7
     assert found["asyncio_transport_bytes_total in"] == found["asyncio_transport_bytes_total out"] == 1000
+
+
+def test_a_datagram_counts_by_its_bytes_whatever_its_items_are(loop: EventLoop) -> None:
+    class Receiver(asyncio.DatagramProtocol):
+        def __init__(self) -> None:
+            self.received: asyncio.Future[int] = loop.create_future()
+
+        def datagram_received(self, data: bytes, addr: Any) -> None:
+            self.received.set_result(len(data))
+
+    async def main() -> int:
+        there, receiver = await loop.create_datagram_endpoint(Receiver, ("127.0.0.1", 0))
+        here, _ = await loop.create_datagram_endpoint(
+            asyncio.DatagramProtocol, remote_addr=there.get_extra_info("sockname")
+        )
+        here.sendto(memoryview(array.array("d", range(100))))
+        size = await receiver.received
+        here.close()
+        there.close()
+        return size
+
+    assert loop.run_until_complete(main()) == 800
+    found = series(loop)
+    assert found["asyncio_transport_bytes_total in"] == found["asyncio_transport_bytes_total out"] == 800
 
 
 def test_time_paused_by_a_slow_reader(loop: EventLoop) -> None:

@@ -101,7 +101,8 @@ class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTranspor
             self._sock.send(data)
         else:
             self._sock.sendto(data, addr)
-        self._io.bytes_out += len(data)  # a datagram goes whole or not at all
+        # A datagram goes whole or not at all.
+        self._io.bytes_out += data.nbytes if type(data) is memoryview else len(data)
 
     def _sendto_ready(self) -> None:
         while self._buffer:
