@@ -6,11 +6,13 @@ import asyncio
 import concurrent.futures
 import multiprocessing
 import random
+import threading
 from collections import Counter
 from typing import Any
 
 import pytest
 
+from traceloop.reading import read_loop
 from traceloop.reading.executors import ExecutorStatistics
 from traceloop.reading.labels import BoundedLabels
 from traceloop.recording.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT
@@ -61,6 +63,35 @@ async def _offload_many(loop: Any, pools: list[Any], seed: int) -> Counter[str]:
             ]
         )
     return outcomes
+
+
+def test_none_waits_for_ever_of_those_whose_start_and_end_were_lost() -> None:
+    # The process's ring holds some twenty thousand, the loop's ring all of them.
+    pool = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="pool")
+    begun, end = threading.Semaphore(0), threading.Event()
+
+    def hold() -> None:
+        begun.release()
+        end.wait()
+
+    async def main() -> list[asyncio.Future[Any]]:
+        for _ in range(60):
+            await asyncio.gather(*[loop.run_in_executor(pool, functions.square, number) for number in range(500)])
+        return [loop.run_in_executor(pool, hold) for _ in range(5)]
+
+    with recorded_loop(8 << 20) as (loop, _):
+        held = run(loop, main())
+        for _ in range(2):
+            begun.acquire()
+        run(loop, asyncio.sleep(0))
+        statistics = read_loop(loop).processes[0]
+        end.set()
+        run(loop, asyncio.wait(held))
+        pool.shutdown()
+    assert statistics.dropped > 0
+    found = statistics.executors.executors["pool"]
+    assert (found.waiting, found.active) == (3, 2)
+    assert 0 < found.functions[f"{functions.__name__}.square"].runs < 30_000
 
 
 @pytest.mark.parametrize("make", [_threads, _processes, _custom])

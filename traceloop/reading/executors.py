@@ -103,6 +103,9 @@ class ExecutorStatistics:
         self._gone_early: set[int] = set()
         self._early_workers: dict[int, int] = {}
         self._open: dict[int, _Offload] = {}
+        # Records of starts and ends were lost, and what the process's ring still has of them begins after this moment.
+        self._lossy = False
+        self._lost_until = -1.0
 
     def new_process(self, sites: SiteNames) -> None:
         """Another process takes the slot: what was under way is over, what was counted stays."""
@@ -115,6 +118,8 @@ class ExecutorStatistics:
             self._gone(number)
         self._gone_early.clear()
         self._early_workers.clear()
+        self._lossy = False
+        self._lost_until = -1.0
         for totals in self.executors.values():
             totals.waiting = totals.active = totals.workers = totals.max_workers = 0
 
@@ -141,6 +146,8 @@ class ExecutorStatistics:
             self._executor(number, label).max_workers = max_workers
         for step in decoded.offloads:
             self._step(step)
+        if decoded.loop is None and (decoded.dropped or self._lossy):
+            self._lose(decoded)
         for number, started in decoded.workers:
             if started < 0:
                 self._gone(number)
@@ -224,11 +231,27 @@ class ExecutorStatistics:
                 self._finished(offload, executor)
         elif step.step == "deliver":
             offload.delivered = step.when
+            if offload.finish < 0.0 and step.when < self._lost_until:
+                self._forget(step.number)
+                return
         # A call that was given up runs on; and the ring that tells of its end may be read later than the other.
         if executor is not None and offload.finish >= 0.0 and offload.delivered >= 0.0:
             if offload.delivered >= offload.finish:
                 executor.return_delays.add(offload.delivered - offload.finish)
             del self._open[step.number]
+
+    def _lose(self, decoded: Decoded) -> None:
+        """Something is missing in the process's ring. What was delivered before the latest that was read of it has
+        ended: its end was noted before, and so has been read, or is lost.
+        """
+        self._lossy = not decoded.offloads
+        self._lost_until = max((step.when for step in decoded.offloads), default=self._lost_until)
+        for number in [
+            number
+            for number, offload in self._open.items()
+            if offload.finish < 0.0 <= offload.delivered < self._lost_until
+        ]:
+            self._forget(number)
 
     def _waited(self, offload: _Offload, executor: ExecutorTotals) -> None:
         waited = max(0.0, offload.start - offload.submit)
