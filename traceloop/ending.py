@@ -13,6 +13,7 @@ before an exec, and at SIGTERM and SIGHUP, whose default action runs no Python a
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
+import _thread
 import atexit
 import os
 import select
@@ -38,6 +39,9 @@ COLLECTOR_TRACEBACK = "collector-traceback.txt"
 #: Signals whose default action ends a process without a line of Python.
 _GUARDED = (_signal.SIGTERM, _signal.SIGHUP)
 
+#: For how long a signal is held back that came in the middle of the recording's work, which takes milliseconds.
+_POSTPONE_SECONDS = 1.0
+
 _settings: Settings | None = None
 _root_pid = 0
 _collector_pid = 0
@@ -48,6 +52,7 @@ _ended_pid = 0
 #: `traceloop.recording.closing`, once a loop may have run.
 _recording: Any = None
 _untraced: dict[str, int] = {}
+_postpone_until = 0.0
 
 
 def prepare(settings: Settings, is_root: bool) -> None:
@@ -289,7 +294,33 @@ def _in_main_thread() -> bool:
     return threading is not None and threading.current_thread() is threading.main_thread()
 
 
-def _on_signal(number: int, frame: object) -> None:
+def _on_signal(number: int, frame: Any) -> None:
+    if _postponed(number, frame):
+        return
     _signal.signal(number, _signal.SIG_DFL)
     _end()
+    os.kill(os.getpid(), number)
+
+
+def _postponed(number: int, frame: Any) -> bool:
+    """Whether the signal will come again: now it interrupts the recording, whose locks this thread may hold, and whose
+    lists may be half written.
+    """
+    global _postpone_until
+    if _recording is None or not _recording.is_interrupted(frame):
+        return False
+    now = time.monotonic()
+    if not _postpone_until:
+        _postpone_until = now + _POSTPONE_SECONDS
+    if now >= _postpone_until:
+        return False
+    try:
+        _thread.start_new_thread(_send_again, (number,))
+    except RuntimeError:  # no more threads, or the interpreter is going down
+        return False
+    return True
+
+
+def _send_again(number: int) -> None:
+    time.sleep(0.001)
     os.kill(os.getpid(), number)

@@ -96,6 +96,54 @@ def test_nor_does_one_in_the_first_iteration(how: str, run) -> None:  # type: ig
     assert not re.search("without a word|crashed", result.stderr)
 
 
+# The signal comes while the recorder holds a lock that the end of the recording wants too.
+IN_THE_RECORDERS_WORK = """
+import asyncio, os, signal, sys
+from traceloop.recording import fault_dump, sites
+
+where, how = sys.argv[1:]
+if how == "os._exit":
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(4))
+
+def signalled(owner, name):
+    inner = getattr(owner, name)
+
+    def replaced(*arguments, **keywords):
+        setattr(owner, name, inner)
+        os.kill(os.getpid(), signal.SIGTERM)
+        return inner(*arguments, **keywords)
+
+    setattr(owner, name, replaced)
+
+async def work():
+    await asyncio.sleep(0)
+
+async def main():
+    await asyncio.gather(*[work() for _ in range(50)])
+    if where == "naming":
+        signalled(sites, "_write")
+        await asyncio.wait_for(work(), 5)
+    await asyncio.sleep(20)
+
+if where == "watchdog's start":
+    signalled(fault_dump.FaultDump, "install")
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("where", ["watchdog's start", "naming"])
+@pytest.mark.parametrize("how", ["SIGTERM", "os._exit"])
+def test_a_signal_in_the_recorder_s_own_work_ends_the_program_all_the_same(
+    where: str, how: str, traced: Traced, tmp_path: Path
+) -> None:
+    (tmp_path / "app.py").write_text(IN_THE_RECORDERS_WORK)
+    begun = time.monotonic()
+    result = outcome([*traced.command, "--no-metrics", "app.py", where, how], tmp_path)
+    assert result.status == ORDERLY[how], result.stderr
+    assert time.monotonic() - begun < 15
+    assert not re.search("without a word|crashed", result.stderr)
+
+
 @pytest.mark.parametrize("how", CRASHES)
 def test_a_crash_is_told_and_what_was_recorded_is_counted(how: str, run) -> None:  # type: ignore[no-untyped-def]
     status, word = CRASHES[how]

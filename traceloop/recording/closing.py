@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from asyncio import events
+from types import FrameType
 from typing import Any
 
 from . import layout, process, watchdog
@@ -21,6 +22,16 @@ from .recorder import Recorder
 EXEC_NAME = "exec"
 
 _FLUSH_CODE = Recorder.flush.__code__
+_RECORDING = __name__.rpartition(".")[0] + "."
+
+
+def is_interrupted(frame: FrameType | None) -> bool:
+    """Whether a signal whose handler was given this frame came in the middle of the recording's own work."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_RECORDING):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def flush() -> None:

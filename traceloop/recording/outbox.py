@@ -71,7 +71,7 @@ class Outbox:
 
 
 _living: weakref.WeakSet[Outbox] = weakref.WeakSet()
-_making = threading.Lock()
+_making = threading.RLock()  # see watchdog.py
 
 
 def outbox_of(process: Process) -> Outbox:
@@ -87,7 +87,7 @@ def outbox_of(process: Process) -> Outbox:
 def _after_fork_in_child() -> None:
     # What the parent had not written yet is the parent's, and so are its rings.
     global _making
-    _making = threading.Lock()
+    _making = threading.RLock()
     for outbox in list(_living):
         outbox._after_fork()
 

@@ -25,7 +25,7 @@ class SiteLog:
     """Numbers sites; shared by the loops of a process and thread-safe."""
 
     def __init__(self, path: str | None) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # see watchdog.py
         self._numbers: dict[Site, int] = {}
         self.sites: list[Site] = [Site("", "unknown", "", 0)]
         # By id of the code object, so that a callback is found with one look-up. An entry dies with its code object,

@@ -80,7 +80,9 @@ class Watchdog:
         self._stopped: deque[Watched] = deque(maxlen=64)  # loops that stopped since the last turn
         # What long garbage collections interrupted: thread, end of the collection, the run.
         self._interrupted: deque[tuple[int, float, stacks.Run]] = deque(maxlen=64)
-        self._lock = threading.Lock()
+        # Reentrant, like all locks that the end of the process takes: a signal handler of the program's may end it
+        # (os._exit) or fork while this thread holds them.
+        self._lock = threading.RLock()
         self._wake = threading.Lock()
         self._wake.acquire()
         self._thread_id = 0
