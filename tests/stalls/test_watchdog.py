@@ -477,7 +477,7 @@ def test_a_collection_is_known_by_whom_it_interrupted_though_nobody_else_had_the
         """
 sys.setswitchinterval(30)  # so that the watchdog cannot look before it is over
 gc.disable()
-garbage = [[] for _ in range(300_000)]
+garbage = [[] for _ in range(1_200_000)]  # a tenth of a second of collecting on a fast machine
 for item in garbage:
     item.append(item)
 
