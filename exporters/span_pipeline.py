@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from traceloop.reading import stall_statistics
+from traceloop.reading.decoded import SpanContext
 from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
 from traceloop.reading.samples import Sample
 from traceloop.reading.stalls import StallIndex
@@ -164,7 +165,7 @@ class _Process:
             statistics = self.follower.statistics.statistics
             index_of = self._index
 
-            def active(start: float, end: float) -> tuple[str, str, int] | None:
+            def active(start: float, end: float) -> SpanContext | None:
                 return index_of().active_span(ring.number, start)
 
             def limit(start: float, end: float, label: str, threshold: float) -> float:

@@ -29,7 +29,16 @@ Attributes = Mapping[str, Any]
 #: Name and attributes that many spans share; ``packed`` is the encoder's.
 _MEMORY: Final = 65536
 _SLOW_WAIT_SECONDS: Final = 0.3
-_REMOTE: Final = 0x200
+REMOTE: Final = 0x200
+
+
+def id_bytes(text: str, size: int) -> bytes:
+    """The bytes of a hexadecimal id, empty where it is none of this size."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        return b""
+    return value if len(value) == size else b""
 
 
 class Kind:
@@ -94,7 +103,7 @@ class ProcessNames(NamedTuple):
     site: the place in the code for a number. threshold_for: seconds from which a callback is slow, by its label, given
     the loop's own threshold. lowest: the lowest threshold that any callback may have, given the loop's own.
     details: what is known of the slow run from start to end (monotonic s), and whether that is all.
-    active: trace id, span id (hex) and flags of the application's span that was active in it when its stack was taken.
+    active: the application's span that was active in it when its stack was taken.
     limit: seconds from which this run of a callback (label) with this threshold is slow, its culprit considered.
     stall: the span, in a trace of its own, that told of the slow run from start to end while it lasted.
     """
@@ -103,7 +112,7 @@ class ProcessNames(NamedTuple):
     threshold_for: Callable[[str, float], float] = lambda label, threshold: threshold
     lowest: Callable[[float], float] = lambda threshold: threshold
     details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
-    active: Callable[[float, float], tuple[str, str, int] | None] | None = None
+    active: Callable[[float, float], SpanContext | None] | None = None
     limit: Callable[[float, float, str, float], float] | None = None
     stall: Callable[[float, float], Link | None] | None = None
 
@@ -194,19 +203,18 @@ class SpanBuilder:
         if len(self._contexts) >= _MEMORY:
             for number in list(self._contexts)[: _MEMORY // 2]:
                 del self._contexts[number]
-        try:
-            trace_id, span_id = bytes.fromhex(context.trace_id), bytes.fromhex(context.span_id)
-        except ValueError:
-            trace_id = span_id = b""
-        if len(trace_id) != 16 or len(span_id) != 8:
-            self._contexts[context.number] = None
-            return
+        self._contexts[context.number] = self._context_of(context)
+
+    def _context_of(self, context: SpanContext) -> _Context | None:
+        trace_id, span_id = id_bytes(context.trace_id, 16), id_bytes(context.span_id, 8)
+        if not trace_id or not span_id:
+            return None
         extra = None
-        if context.trace_state or context.flags & _REMOTE:
-            extra = Extra(trace_state=context.trace_state, remote_parent=bool(context.flags & _REMOTE))
+        if context.trace_state or context.flags & REMOTE:
+            extra = Extra(trace_state=context.trace_state, remote_parent=bool(context.flags & REMOTE))
         sampled = bool(context.flags & 1)
         kept = sampled and self.sampling.keeps_sampled(trace_id)
-        self._contexts[context.number] = _Context(trace_id, span_id, sampled, kept, extra)
+        return _Context(trace_id, span_id, sampled, kept, extra)
 
     # -- for offloads
 
@@ -398,18 +406,8 @@ class SpanBuilder:
         handle's context.
         """
         found = self.names.active(start, end) if self.names.active is not None else None
-        if found is None:
-            return context
-        try:
-            trace_id, span_id = bytes.fromhex(found[0]), bytes.fromhex(found[1])
-        except ValueError:
-            return context
-        if len(trace_id) != 16 or len(span_id) != 8 or (context is not None and context.span_id == span_id):
-            return context
-        sampled = bool(found[2] & 1)
-        state = context.extra.trace_state if context is not None and context.extra is not None else ""
-        extra = Extra(trace_state=state) if state and context is not None and context.trace_id == trace_id else None
-        return _Context(trace_id, span_id, sampled, sampled and self.sampling.keeps_sampled(trace_id), extra)
+        active = self._context_of(found) if found is not None else None
+        return context if active is None else active
 
     def _ns(self, moment: float) -> int:
         return int(moment * 1e9) + self.clock_offset_ns

@@ -18,7 +18,7 @@ from traceloop.recording import layout
 from traceloop.recording.naming import Site
 
 from .span_ids import SpanIds
-from .spans import Extra, Kind, Link, Span, SpanEvent
+from .spans import REMOTE, Extra, Kind, Link, Span, SpanEvent, id_bytes
 
 _STALL: Final = Kind("asyncio.stall", {})
 _ROOTS: Final = 256
@@ -81,9 +81,10 @@ class StallSpans:
         else:
             before = None
         trace, parent = self._active(stack)
+        active = stack.span if parent else None
         if not parent:
             if trace:  # the application left its trace unsampled
-                links = (*links, Link(trace, _id(stack.span[1] if stack.span is not None else "", 8)))
+                links = (*links, Link(trace, id_bytes(stack.span.span_id if stack.span is not None else "", 8)))
             root = before is not None and before.root
             trace = before.first.trace_id if before is not None and root else self._ids.trace(self._number)
         if before is None:
@@ -94,7 +95,13 @@ class StallSpans:
             before.at = at
         offset = ring.reader.clock_offset_ns
         event = SpanEvent("asyncio.stack", int(at * 1e9) + offset, {"code.stacktrace": stack.taken.text})
-        extra = Extra(self._attributes(stack, ring), links=links, events=(event,) if stack.taken.frames else ())
+        extra = Extra(
+            self._attributes(stack, ring),
+            links=links,
+            events=(event,) if stack.taken.frames else (),
+            trace_state=active.trace_state if active is not None else "",
+            remote_parent=active is not None and bool(active.flags & REMOTE),
+        )
         start_ns, end_ns = int(begin * 1e9) + offset, int(max(begin, at) * 1e9) + offset
         return _STALL, trace, span_id, parent, start_ns, end_ns, -1.0, b"", b"", extra
 
@@ -102,10 +109,10 @@ class StallSpans:
         """Trace and span id of the application's span that the run serves; no span id where it is not sampled."""
         if stack.span is None:
             return b"", b""
-        trace, span = _id(stack.span[0], 16), _id(stack.span[1], 8)
+        trace, span = id_bytes(stack.span.trace_id, 16), id_bytes(stack.span.span_id, 8)
         if not trace or not span:
             return b"", b""
-        return trace, span if stack.span[2] & 1 else b""
+        return trace, span if stack.span.flags & 1 else b""
 
     def _attributes(self, stack: StallStack, ring: RingFollower) -> dict[str, Any]:
         attributes: dict[str, Any] = {"code.function.name": stack.callback}
@@ -122,11 +129,3 @@ class StallSpans:
         if ring.decoder.loop is not None:
             attributes["thread.name"] = ring.decoder.loop.thread
         return attributes
-
-
-def _id(text: str, size: int) -> bytes:
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        return b""
-    return value if len(value) == size else b""

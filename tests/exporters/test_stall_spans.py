@@ -137,3 +137,44 @@ def test_one_that_ends(stalled):
 
 def is_slow(span):
     return bool(attributes_of(span).get("asyncio.slow"))
+
+
+IN_ANOTHERS_TRACE = """
+    from opentelemetry import trace
+    from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, TraceState
+
+    async def handler():
+        caller = SpanContext(5, 7, True, TraceFlags(1), TraceState([("vendor", "x y")]))
+        with trace.use_span(NonRecordingSpan(caller)):
+            time.sleep(1)
+
+    async def main():
+        await asyncio.sleep(0.05)
+        await asyncio.create_task(handler())
+        await asyncio.sleep(0.3)
+
+    run(main())
+    end()
+"""
+
+
+def test_the_trace_state_and_whose_the_parent_is(tmp_path):
+    receiver = Receiver()
+    (tmp_path / "run").mkdir(mode=0o700)
+    run = Run(tmp_path / "run", {"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url})
+    try:
+        run.drained(run.start(IN_ANOTHERS_TRACE))
+
+        def arrived(spans):
+            return any(attributes_of(span).get("asyncio.slow") for span in spans)
+
+        spans = receiver.wait_for(arrived, 60)
+        slow = [span for span in spans if attributes_of(span).get("asyncio.slow")]
+        assert stalls(spans)
+        for span in slow + stalls(spans):
+            assert (int.from_bytes(span.trace_id, "big"), int.from_bytes(span.parent_span_id, "big")) == (5, 7)
+            assert span.trace_state == "vendor=x y"
+            assert span.flags & 0x200  # the parent is another process's
+    finally:
+        run.close()
+        receiver.close()

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple
 from ..recording.culprit import Frame, culprit_of
 from .blame import Bill, Blame, SlowRun
 from .causes import SUSPENDED, Parts, Sample, parts_of
-from .decoded import Collection, Decoded, Event
+from .decoded import Collection, Decoded, Event, SpanContext
 from .dumps import name_frames, parse_dump
 
 UNKNOWN: Final = "unknown"
@@ -75,8 +75,8 @@ class StallInfo(NamedTuple):
     """What is known of one slow run.
 
     callback: its label. culprit: TELEMETRY's label, ``unknown`` where no stack was had. stacks: in order. parts: cause
-    and measured parts. span: trace id, span id (hex) and flags of the application's span that was active when the
-    first stack was taken, or None. suppressed: stacks left out so far in this process. complete: nothing more will
+    and measured parts. span: the application's that was active when the first stack was taken, without a number, or
+    None. suppressed: stacks left out so far in this process. complete: nothing more will
     come. bill: what it cost others, None where its end was not read yet.
     """
 
@@ -87,7 +87,7 @@ class StallInfo(NamedTuple):
     culprit: str
     stacks: list[StackTaken]
     parts: Parts
-    span: tuple[str, str, int] | None
+    span: SpanContext | None
     suppressed: int
     complete: bool
     bill: Bill | None
@@ -102,7 +102,7 @@ class StallStack(NamedTuple):
     callback: str
     culprit: str
     taken: StackTaken
-    span: tuple[str, str, int] | None
+    span: SpanContext | None
 
 
 class _Seen:
@@ -116,7 +116,7 @@ class _Seen:
         self.culprit = ""
         self.samples: list[Sample] = []
         self.stacks: list[StackTaken] = []
-        self.span: tuple[str, str, int] | None = None
+        self.span: SpanContext | None = None
         self.suppressed = 0
         self.ended = 0.0
 
@@ -310,7 +310,8 @@ class StallIndex:
         seen.samples += [data["before"], *data["samples"]]
         span = data.get("span")
         if seen.span is None and span is not None:
-            seen.span = (str(span[0]), str(span[1]), int(span[2]))
+            state = str(span[3]) if len(span) > 3 else ""  # older records have none
+            seen.span = SpanContext(0, str(span[0]), str(span[1]), int(span[2]), state)
         descriptors = data.get("descriptors") or {}
         taken = StackTaken(
             float(data["at"]),
@@ -411,10 +412,8 @@ class StallIndex:
                 return culprit_of(stack.frames, []) or UNKNOWN
         return (seen.culprit if seen is not None else "") or UNKNOWN
 
-    def active_span(self, ring: int, start: float) -> tuple[str, str, int] | None:
-        """Trace id, span id (hex) and flags of the application's span that was active when the first stack of a run
-        was taken; None where there was none.
-        """
+    def active_span(self, ring: int, start: float) -> SpanContext | None:
+        """The application's span that was active when the first stack of a run was taken; None where there was none."""
         seen = self._seen.get((ring, start))
         return seen.span if seen is not None else None
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 
 from . import layout, naming
 from .culprit import Frame
+from .tracing import flags_of, state_of
 
 _LOOP_FILE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "loop", "event_loop.py")
 _LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
@@ -192,8 +193,8 @@ def ready_descriptors(loop: Any, limit: int = 100) -> dict[str, int] | None:
 
 
 def active_span(handle: Any) -> list[Any] | None:
-    """The OpenTelemetry span that is active in the running handle's context, as ``[trace id, span id, flags]`` (hex,
-    hex, number); None where there is none, or the application uses no OpenTelemetry.
+    """The OpenTelemetry span that is active in the running handle's context, as ``[trace id, span id, flags, state]``
+    (hex, hex, number, text); None where there is none, or the application uses no OpenTelemetry.
 
     The context is the object in which the callback runs, so what the callback has set in it is seen.
     """
@@ -206,7 +207,7 @@ def active_span(handle: Any) -> list[Any] | None:
         span = handle._context[variable][key].get_span_context()
         if not span.trace_id or not span.span_id:
             return None
-        return [format(span.trace_id, "032x"), format(span.span_id, "016x"), int(span.trace_flags)]
+        return [format(span.trace_id, "032x"), format(span.span_id, "016x"), flags_of(span), state_of(span)]
     except Exception:  # no span is active, or the API is another than we know
         return None
 

@@ -31,6 +31,17 @@ GENERATION: Final = 16384  # definitions: a reader knows the latest 32,768 at le
 _MAX_STATE: Final = 512  # characters of a trace state, the most that has to be carried (W3C Trace Context, 3.3.1.5)
 
 
+def flags_of(context: Any) -> int:
+    """The W3C trace flags of a span's context, and REMOTE."""
+    return int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
+
+
+def state_of(context: Any) -> str:
+    """The trace state of a span's context, as its header has it."""
+    state = context.trace_state
+    return state.to_header()[:_MAX_STATE] if state else ""
+
+
 class ApplicationSpans:
     """What one loop knows of the application's spans. All of it runs in the loop's thread.
 
@@ -159,11 +170,8 @@ class ApplicationSpans:
         self._defined += 1
         if self._defined >= GENERATION:
             self._begin_generation()
-        state = context.trace_state
-        header = state.to_header()[:_MAX_STATE] if state else ""
-        flags = int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
-        self._records += (float(number), layout.R_SPAN, float(flags))
-        self._text.append(f"{context.trace_id:032x} {context.span_id:016x} {header}")
+        self._records += (float(number), layout.R_SPAN, float(flags_of(context)))
+        self._text.append(f"{context.trace_id:032x} {context.span_id:016x} {state_of(context)}")
         try:
             reference = reference or weakref.ref(span, _Forget(self._numbers, key))
             self._numbers[key] = (reference, number, self._generation)
