@@ -103,3 +103,45 @@ asyncio.run(main())
 """
     done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout == "Task-1\n"
+
+
+# A loop of the program's own that looks at each iteration, as profilers and bridges to other loops do.
+COUNTING = """
+import asyncio, time
+
+class Loop(asyncio.SelectorEventLoop):
+    turns = 0
+
+    def _run_once(self):
+        self.turns += 1
+        super()._run_once()
+
+async def step(number):
+    for _ in range(number):
+        await asyncio.sleep(0.0001)
+    await asyncio.sleep(0.5)
+
+async def hold():
+    time.sleep(0.3)
+
+for _ in range(2):
+    with asyncio.Runner(loop_factory=Loop) as runner:
+        runner.run(step(100))
+        runner.run(hold())
+        print(runner.get_loop().turns > 100)
+"""
+
+
+def test_a_subclass_that_has_an_iteration_around_ours_is_recorded(traced, tmp_path):
+    path = tmp_path / "counting.py"
+    path.write_text(COUNTING)
+    done = subprocess.run(
+        [*traced.command, "--no-metrics", "--report", str(path)], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "True\nTrue\n"), done.stderr
+    assert re.search(r"__main__\.step +204 ", done.stderr), done.stderr
+    assert re.search(r"__main__\.hold +itself +2 ", done.stderr), done.stderr
+    # It waits for a second in all, and that counts as such.
+    idle = re.search(r"active (\S+) (m?s) .*, idle (\S+) s", done.stderr)
+    assert idle, done.stderr
+    assert float(idle[3]) > 0.9

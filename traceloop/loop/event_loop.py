@@ -123,11 +123,8 @@ class EventLoop(
 
     def _run_until_stopped(self) -> None:
         if type(self)._run_once is not EventLoop._run_once or "_run_once" in self.__dict__:
-            # Somebody else's iteration (nest_asyncio, a test's loop): it is asked for one at a time.
-            while True:
-                self._run_once()
-                if self._stopping:
-                    return
+            self._run_others_iterations()
+            return
         recorder = self._recorder
         if recorder is None:
             self._iterate(once=False)
@@ -138,12 +135,25 @@ class EventLoop(
         finally:
             recorder.loop_stopped(self)
 
+    def _run_others_iterations(self) -> None:
+        """Somebody else's iteration (nest_asyncio, a subclass) is asked for one at a time."""
+        try:
+            while True:
+                self._run_once()
+                if self._stopping:
+                    return
+        finally:
+            if self._recorder is not None:
+                self._recorder.others_stopped(self)
+
     def _run_once(self) -> None:
-        """One iteration."""
-        if self._recorder is None:
+        """One iteration, for those who turn the loop by themselves."""
+        recorder = self._recorder
+        if recorder is None:
             self._iterate(once=True)
         else:
-            self._iterate_recorded(self._recorder, once=True)
+            recorder.others_turn(self)
+            self._iterate_recorded(recorder, once=True)
 
     def run_until_complete(self, future: Any) -> Any:
         """Runs until ``future`` (a future, a coroutine or an awaitable) is done; returns its result."""
@@ -188,8 +198,7 @@ class EventLoop(
         self._close_signals()
         self._close_poller()
         if self._recorder is not None:
-            if self._recorder.foreign_runs.started:
-                self._recorder.loop_stopped(self)
+            self._recorder.others_stopped(self)
             self._recorder.loop_closed(self)
 
     # -- the iteration
@@ -366,10 +375,12 @@ class EventLoop(
                         timeout = _MAX_POLL_SECONDS
                 else:
                     timeout = -1.0
-                if once or 0.0 <= timeout <= _LINGER_SECONDS:
-                    found = ask(timeout if timeout >= 0.0 else None) if poll is None else poll(timeout, len(keys))
+                if 0.0 <= timeout <= _LINGER_SECONDS:
+                    found = ask(timeout) if poll is None else poll(timeout, len(keys))
                 else:
-                    found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
+                    found = ()
+                    if not once:  # who turns the loop by himself has one poll an iteration
+                        found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
                     if not found and not ready:
                         records.append(poll_start)
                         records.append(layout.R_POLL)

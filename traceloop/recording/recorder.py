@@ -118,6 +118,8 @@ class Recorder:
         self._samples: LoopSamples | None = None
         self.timer_sites = CreationSites()
         self.foreign_runs = ForeignRuns()
+        #: Whether ``loop_started`` was called, and not yet ``loop_stopped``.
+        self.is_running = False
         self.tasks_created = 0  # besides those in ``fresh``
         self.tasks_finished = 0
         # The number of the automatic name that needs no text. None: names are not looked for as numbers.
@@ -352,8 +354,21 @@ class Recorder:
 
     # -- the loop's life
 
+    def others_turn(self, loop: Any) -> None:
+        """Somebody asks the loop for one iteration; perhaps nobody has said that it runs."""
+        if not self.is_running:
+            self.foreign_runs.started = True
+            self.loop_started(loop)
+
+    def others_stopped(self, loop: Any) -> None:
+        """Whoever turned the loop by himself has ended, or the loop is being closed."""
+        if self.foreign_runs.started:
+            self.foreign_runs.started = False
+            self.loop_stopped(loop)
+
     def loop_started(self, loop: Any) -> None:
         """The loop begins to run in this thread."""
+        self.is_running = True
         try:
             is_new = self.ring is self.process.idle_ring
             if is_new:
@@ -386,6 +401,7 @@ class Recorder:
 
     def loop_stopped(self, loop: Any) -> None:
         """The loop stopped running; what it recorded is in the ring afterwards."""
+        self.is_running = False
         watchdog = watchdog_of(self.process)
         if watchdog is not None:
             watchdog.unwatch(loop)
