@@ -53,17 +53,24 @@ class SiteLog:
             number = len(self.sites)
             if number > MAX_SITES:
                 return 0.0
-            if self._fd >= 0:
-                line = json.dumps([number, *site]).encode("ascii", "replace") + b"\n"
-                try:
-                    if _write(self._fd, line) != len(line):
-                        _write(self._fd, b"\n")
-                        return 0.0
-                except Exception:
-                    return 0.0
+            # Taken at once: a finalizer or a signal handler of the program's may come here before the line is written.
             self.sites.append(site)
+            if self._fd >= 0 and not self._write(number, site):
+                if self.sites[-1] is site:
+                    self.sites.pop()
+                return 0.0
             self._numbers[site] = number
             return float(number)
+
+    def _write(self, number: int, site: Site) -> bool:
+        line = json.dumps([number, *site]).encode("ascii", "replace") + b"\n"
+        try:
+            if _write(self._fd, line) == len(line):
+                return True
+            _write(self._fd, b"\n")
+        except Exception:
+            pass
+        return False
 
     def remember(self, code: CodeType, number: float) -> None:
         """Lets ``by_code`` find ``number`` until the code object is gone."""
