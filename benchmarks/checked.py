@@ -107,7 +107,7 @@ def _problems_of_ring(path: str) -> list[str]:
     builder = SpanBuilder(ProcessNames(sites.site), Sampling("all"), 0)
     reader = RingReader(path)
     thread_id = int(reader.word(layout.W_THREAD))
-    stream = LoopStream()
+    stream = LoopStream(reader.owner)
     faults: dict[str, int] = {}
     batches = reader.read(final=True)
     overwritten = bool(batches) and batches[0].gap

@@ -16,6 +16,7 @@ import pytest
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import new_statistics, read_loop
 from traceloop.recording import layout
+from traceloop.recording.process import RING_SIZE_VARIABLE
 
 
 def run(main, *, close=True):
@@ -148,6 +149,27 @@ def test_signals_are_a_kind_of_their_own_and_wait_from_their_arrival():
     assert callbacks.delays["signal"].count == 3
     assert callbacks.delays["signal"].maximum < 1.0
     assert callbacks.callbacks["builtins.list.append"].runs == 3
+
+
+def test_a_loop_whose_beginning_was_overwritten_has_its_name_all_the_same(monkeypatch):
+    monkeypatch.setenv(RING_SIZE_VARIABLE, str(layout.MIN_CAPACITY))
+
+    def worker():
+        run(lambda loop: steps(10))
+        loops.append(EventLoop())
+        loops[0].run_until_complete(steps(20_000))
+
+    loops = []
+    thread = threading.Thread(target=worker, name="wörker")
+    thread.start()
+    thread.join()
+    # Not closed: as the rings of a process that was killed.
+    statistics = read_loop(loops[0])
+    assert sum(process.dropped for process in statistics.processes.values()) > 15_000
+    loop = loop_of(statistics, "wörker")
+    assert 0 < loop.callbacks.callbacks[f"{__name__}.steps"].runs < 5_000
+    assert loop.tasks_created == 1
+    loops[0].close()
 
 
 def test_tasks_are_counted_by_how_they_ended():

@@ -57,7 +57,7 @@ class RingFollower:
     def __init__(self, process: ProcessFollower, reader: RingReader) -> None:
         self.process = process
         self.reader = reader
-        self.decoder = LoopStream()
+        self.decoder = LoopStream(reader.owner)
         self.is_loop = reader.kind == layout.KIND_LOOP
         self.number = reader.number if self.is_loop else -1
         self.loop: LoopStatistics | None = None

@@ -14,6 +14,7 @@ import zlib
 from typing import Any, NamedTuple
 
 from ..recording import layout
+from .decoded import LoopInfo
 
 _PATTERN = layout.BATCH_MAGIC.to_bytes(4, "little")
 _HEAD_SIZE = layout.BATCH.size
@@ -115,6 +116,16 @@ class RingReader:
         """All words at once; empty once the reader was closed."""
         words = self._words
         return list(words) if words is not None else []
+
+    def owner(self) -> LoopInfo | None:
+        """The loop that took the ring last; None where none did, or once the reader was closed."""
+        view = self._view
+        if view is None or self.kind != layout.KIND_LOOP:
+            return None
+        number, since, name = layout.OWNER.unpack_from(view, layout.OWNER_OFFSET)
+        if not 1.0 <= number < 2.0**53:
+            return None
+        return LoopInfo(int(number), name.rstrip(b"\0").decode("utf-8", "replace"), since)
 
     @property
     def behind(self) -> int:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ..recording import layout
@@ -79,7 +79,9 @@ class LoopStream:
     spans: the application's spans by number, the latest of them. task_names: names of tasks not yet finished.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Callable[[], LoopInfo | None] = lambda: None) -> None:
+        """``owner``: tells which loop took the ring last; asked where the record's beginning is lost."""
+        self._owner = owner
         self.loop: LoopInfo | None = None
         self.spans: dict[int, SpanContext] = {}
         self.task_names: dict[float, str] = {}
@@ -118,6 +120,10 @@ class LoopStream:
         decoded = Decoded(self.loop)
         for batch in batches:
             if batch.gap:
+                if self.loop is None and self._take_owner(batch) is not None:
+                    if not decoded.empty:
+                        out.append(decoded)
+                    decoded = Decoded(self.loop)
                 self._lose_place(decoded)
                 decoded.dropped += batch.dropped
             decoded.records += len(batch.records) // 3
@@ -146,6 +152,13 @@ class LoopStream:
                 self._enter(ACTIVE, start, decoded)
         out.append(decoded)
         return out
+
+    def _take_owner(self, batch: Batch) -> LoopInfo | None:
+        """The loop that wrote the first batch there is, where that can be known."""
+        owner = self._owner()
+        # Before it took the ring it wrote nothing, and whoever comes after it says so in a record.
+        self.loop = owner if owner is not None and batch.written_at >= owner.since else None
+        return self.loop
 
     def finish(self) -> Decoded:
         """The writer has gone: ends the run whose end was not read (a crashed record's last)."""

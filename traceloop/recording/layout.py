@@ -15,6 +15,7 @@ File::
 
     0      header (HEADER), padded to WORDS_OFFSET
     1024   words: 64 doubles, each stored singly and always current (see the W_* names)
+    2048   owner: the loop that took the ring last (OWNER), for readers of a record whose beginning is overwritten
     4096   data: ``capacity`` bytes of batches, each contiguous and 16-byte aligned
 
 A batch that would cross the end of the data starts again at offset 0; what lies between is not a batch. The word
@@ -50,6 +51,9 @@ KIND_PROCESS: Final = 2
 HEADER: Final = struct.Struct("<8sIIQQQQQQ")
 WORDS_OFFSET: Final = 1024
 WORDS: Final = 64
+# number of the loop (R_LOOP's; 0: none yet), when it took the ring (monotonic s), its thread's name as UTF-8
+OWNER: Final = struct.Struct("<dd256s")
+OWNER_OFFSET: Final = 2048
 DATA_OFFSET: Final = 4096
 MIN_CAPACITY: Final = 64 * 1024
 DEFAULT_CAPACITY: Final = 8 * 1024 * 1024

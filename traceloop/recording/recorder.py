@@ -396,7 +396,9 @@ class Recorder:
         self.words[layout.W_OPEN] = 1.0
         self.words[layout.W_LOOP] = self.number
         name = threading.current_thread().name
-        self.records += (loop.time(), layout.R_LOOP, float(self.number))
+        now = loop.time()
+        self.ring.tell_owner(self.number, now, name)
+        self.records += (now, layout.R_LOOP, float(self.number))
         self.text.append(name)
 
     def loop_stopped(self, loop: Any) -> None:

@@ -102,6 +102,11 @@ class Ring:
         """Bytes of batches that it holds; a record has 24."""
         return self._capacity
 
+    def tell_owner(self, number: int, since: float, thread: str) -> None:
+        """A loop takes the ring; ``since`` (monotonic s) is not later than its first batch."""
+        name = thread.encode("utf-8", "backslashreplace")[:256]
+        layout.OWNER.pack_into(self._map, layout.OWNER_OFFSET, number, since, name)
+
     def write(self, records: list[float], text: list[str], now: float) -> None:
         """Appends one batch of whole records (triples, at most 1/4 of the capacity; a longer list is split).
 
