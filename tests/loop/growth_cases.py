@@ -45,7 +45,7 @@ def check_growth(loop, work, times):
     assert not grown
     assert not loop._ready
     assert not loop._timer_heap
-    assert not loop._stamps
+    assert loop._recorder is None or not loop._recorder.stamps
     assert not loop._transports
 
 
