@@ -7,8 +7,16 @@ import pytest
 
 # What nest_asyncio does to a loop's class, in little: iterations of its own, which may nest.
 NESTING = """
-import asyncio, heapq, threading, time
+import asyncio, heapq, sys, threading, time
 from asyncio import events
+
+def swap_current_task(loop, task):
+    if sys.version_info >= (3, 14):  # the dictionary is out of use; before, this raises for a loop that is not in it
+        return asyncio.tasks._swap_current_task(loop, task)
+    before = asyncio.tasks._current_tasks.pop(loop, None)
+    if task is not None:
+        asyncio.tasks._current_tasks[loop] = task
+    return before
 
 def run_once(self):
     ready, scheduled = self._ready, self._scheduled
@@ -21,12 +29,11 @@ def run_once(self):
         ready.append(heapq.heappop(scheduled))
     for _ in range(len(ready)):
         if ready and not (handle := ready.popleft())._cancelled:
-            task = asyncio.tasks._current_tasks.pop(self, None)
+            task = swap_current_task(self, None)
             try:
                 handle._run()
             finally:
-                if task is not None:
-                    asyncio.tasks._current_tasks[self] = task
+                swap_current_task(self, task)
 
 def run_until_complete(self, future):
     self._thread_id = threading.get_ident()
