@@ -497,3 +497,31 @@ run(main())
     (info,) = [info for info in observed.slow() if info.parts.gc > 0.0]
     assert (info.callback, info.culprit, info.parts.cause) == ("__main__.main", "__main__.collect", "gc")
     assert [frame[3] for frame in info.stacks[0].frames] == ["main", "collect"]
+
+
+def test_who_waits_for_an_offload_is_named_not_what_delivers_it(tmp_path):
+    observed = run(
+        tmp_path,
+        """
+begun = threading.Event()
+
+async def waits_for_it():
+    await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+
+async def blocks():
+    begun.set()
+    time.sleep(0.3)
+
+async def main():
+    waiting = asyncio.create_task(waits_for_it())
+    await asyncio.sleep(0.05)
+    await asyncio.create_task(blocks())
+    await waiting
+
+run(main())
+""",
+    )
+    victims = {victim: entry for (_, culprit, victim), entry in observed.index.matrix.items() if "blocks" in culprit}
+    assert victims["__main__.waits_for_it"].handles == 1
+    assert 0.2 < victims["__main__.waits_for_it"].exact < 0.4
+    assert "traceloop.recording.offloads.Offload.deliver" not in victims

@@ -38,6 +38,7 @@ PLUMBING: Final = frozenset(
         "asyncio.futures._set_result_unless_cancelled",
         "asyncio.futures._chain_future.<locals>._set_state",
         "asyncio.tasks._release_waiter",
+        "traceloop.recording.offloads.Offload.deliver",
         "_asyncio.Future.set_result",
         "asyncio.futures.Future.set_result",
     )
