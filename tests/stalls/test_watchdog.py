@@ -212,6 +212,30 @@ tell(handlers=[signal.getsignal(number) is signal.SIG_DFL for number in range(34
     assert [info.culprit for info in observed.slow()] == ["__main__.keep", "__main__.main"]
 
 
+def test_the_thread_is_gone_at_a_fork_right_after_the_last_loop(tmp_path):
+    observed = run(
+        tmp_path,
+        """
+from traceloop.recording.watchdog import Watchdog, _before_fork
+inner = Watchdog._run
+def goes_late(*arguments):
+    inner(*arguments)
+    time.sleep(0.1)  # as if it had to wait for a processor
+Watchdog._run = goes_late
+async def main():
+    await asyncio.sleep(0)
+counts = []
+for _ in range(3):
+    run(main())
+    _before_fork()
+    counts.append(len(os.listdir("/proc/self/task")))
+tell(counts=counts)
+""",
+    )
+    # What fork's warning counts, from 3.12 on.
+    assert observed.facts["counts"] == [1, 1, 1]
+
+
 def test_a_fork_in_a_child_does_not_write_its_parents_record(tmp_path):
     observed = run(
         tmp_path,

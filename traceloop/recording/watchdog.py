@@ -166,29 +166,31 @@ class Watchdog:
     def stop(self, *, until_gone: bool = True) -> None:
         """Ends the thread and waits for it (1 s at most; it takes less than 1 ms). ``resume`` starts it again.
 
-        ``until_gone``: until the kernel has forgotten it too.
+        ``until_gone``: until the kernel has forgotten it too, also where it was ended before.
         """
         with self._lock:
-            if not self._running:
-                return
-            self._running = False
+            running, self._running = self._running, False
             done = self._done
-        self._wake.release()
-        if not done.acquire(timeout=1.0):
-            return
-        self._publish(0.0, 0.0)
-        try:
-            self._wake.acquire(blocking=False)
-        except RuntimeError:
-            pass
-        if not until_gone:
+        if running:
+            self._wake.release()
+            if not done.acquire(timeout=1.0):
+                return
+            self._publish(0.0, 0.0)
+            try:
+                self._wake.acquire(blocking=False)
+            except RuntimeError:
+                pass
+        thread_id = self._thread_id
+        if not until_gone or not thread_id:
             return
         # The thread has run its last Python line, but fork's warning counts what the kernel still has: on a busy
         # machine it may have to wait for its turn to go.
-        gone = f"/proc/self/task/{self._thread_id}"
+        gone = f"/proc/self/task/{thread_id}"
         deadline = monotonic() + 1.0
         while os.path.exists(gone) and monotonic() < deadline:
             time.sleep(0.0002)
+        if self._thread_id == thread_id and not self._running:
+            self._thread_id = 0  # the kernel gives the number to others
 
     def resume(self) -> None:
         """After a fork, in the parent; called by a loop where ``paused`` is set."""
