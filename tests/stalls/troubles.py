@@ -115,7 +115,7 @@ def never_regex():
 
 
 def prepare(name):
-    global PATIENT, DOCUMENT, GARBAGE
+    global PATIENT, DOCUMENT
     if name == "regex":
         length = 18
         while True:
@@ -130,15 +130,22 @@ def prepare(name):
         DOCUMENT = "[" + ",".join('{"a": [1.5, "b", null]}' for _ in range(50_000_000 // 24)) + "]"
     elif name == "collection":
         gc.disable()
-        GARBAGE = [[] for _ in range(1_000_000)]
-        for item in GARBAGE:
-            item.append(item)
-        GARBAGE = None
+        make_garbage(200_000)
+        start = time.thread_time()
+        gc.collect()
+        # Enough for the whole time on a fast machine, too.
+        make_garbage(max(1_000_000, int(200_000 * SECONDS / (time.thread_time() - start))))
     elif name == "dns":
         answer_late()
     elif name == "gil":
         for _ in range(4):
             threading.Thread(target=hog, daemon=True).start()
+
+
+def make_garbage(number):
+    garbage = [[] for _ in range(number)]
+    for item in garbage:
+        item.append(item)
 
 
 def answer_late():
