@@ -221,6 +221,16 @@ def outcome(folder, text, loop):
     return done.returncode, normal(done.stdout), normal(done.stderr)
 
 
+#: What the interpreter's end finds in cycles. On 3.12 what of it comes first differs, and a transport tells less of
+#: itself after its loop.
+LEFT_OPEN = {"a loop left open with a task that waits", "transports and a server left open"}
+
+
+def in_any_order(found):
+    status, said, errors = found
+    return status, said, sorted(re.sub(r"( <_\w+Transport \.\.\.) .*>", r"\1>", line) for line in errors)
+
+
 def normal(text):
     lines = []
     for line in text.splitlines():
@@ -240,5 +250,8 @@ def normal(text):
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_the_same_on_both(name, tmp_path):
     standard = outcome(tmp_path, PROGRAMS[name], "standard")
-    assert outcome(tmp_path, PROGRAMS[name], "ours") == standard
+    ours = outcome(tmp_path, PROGRAMS[name], "ours")
+    if name in LEFT_OPEN and sys.version_info[:2] == (3, 12):
+        standard, ours = map(in_any_order, (standard, ours))
+    assert ours == standard
     assert any(standard), "a program that says nothing tests nothing"
