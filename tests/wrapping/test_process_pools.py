@@ -31,6 +31,13 @@ def unpicklable():
 def depth():
     return len(traceback.extract_stack()) > 0 and [frame.name for frame in traceback.extract_stack()][-1]
 
+class Slow(concurrent.futures.ProcessPoolExecutor):
+    """The call is over when submit returns: as where the loop's thread has to wait for a processor."""
+    def submit(self, *args, **kwargs):
+        future = super().submit(*args, **kwargs)
+        concurrent.futures.wait([future])
+        return future
+
 def recorded(loop):
     from traceloop.reading.ring_reader import RingReader
     from traceloop.reading.stream import LoopStream
@@ -59,6 +66,8 @@ async def main():
                 errors.append([type(error).__name__, str(error), "".join(traceback.format_exception(error.__cause__))])
         out["errors"] = errors
         out["depth"] = await loop.run_in_executor(pool, depth)
+    with Slow(1, mp_context=multiprocessing.get_context(sys.argv[1])) as pool:
+        out["ran"].append(await loop.run_in_executor(pool, work, 0.01))
     if hasattr(loop, "_recorder"):
         out["recorded"] = recorded(loop)
     print(json.dumps(out))
@@ -86,7 +95,7 @@ def test_worker_start_and_end_are_known(traced: Traced, tmp_path: Path, method: 
     assert found["errors"] == plain["errors"]
     assert found["depth"] == plain["depth"]
     recorded = {(start, end): (pid, name) for pid, name, start, end in found["recorded"]}
-    assert len(recorded) == 9
+    assert len(recorded) == 10
     for pid, name, began, ended in found["ran"]:
         # Around the function's own look at the clock, and by the worker that says it was it.
         (key,) = [key for key, worker in recorded.items() if worker[0] == pid and key[0] <= began and ended <= key[1]]

@@ -54,6 +54,7 @@ _REPEAT_SECONDS = 30.0
 _MAX_PROCESSES = 1000
 # A watched future's attribute.
 _OFFLOAD = "_traceloop_offload"
+_RAN = "_traceloop_ran"
 _AUTOMATIC_PREFIX = re.compile(r"ThreadPoolExecutor-\d+$")
 
 
@@ -386,6 +387,7 @@ class Offload:
                 hook = functools.partial(_turned_running, weakref.ref(source), self)
                 source.set_running_or_notify_cancel = hook
             if process_pools.is_pool(self.entry.executor_type):
+                self.ran = source.__dict__.pop(_RAN, None)
                 source.__dict__[_OFFLOAD] = self
         if not waiting and not source.cancelled():
             # It began while submit() was under way.
@@ -402,7 +404,7 @@ class Offload:
                 entry.in_call_queue.append(self)
                 return
             entry.active_numbers.add(self.number)
-        self.note_start(monotonic(), worker=False)
+        self.note_start(now or monotonic(), worker=False)
 
     def _finish_watched(self, outcome: float, error: BaseException | None = None) -> None:
         entry = self.entry
@@ -476,9 +478,13 @@ class Offload:
 
 
 def _note_ran(future: Any, ran: process_pools.Ran) -> None:
-    offload = future.__dict__.pop(_OFFLOAD, None)
-    if offload is not None:
-        offload.ran = ran
+    with future._condition:
+        offload = future.__dict__.pop(_OFFLOAD, None)
+        if offload is not None:
+            offload.ran = ran
+        elif not future.done():
+            # The call is over before submit() has returned its future: ``watch`` takes it from there.
+            future.__dict__[_RAN] = ran
 
 
 def _turned_running(reference: Any, offload: Offload) -> Any:
