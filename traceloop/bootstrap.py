@@ -99,9 +99,12 @@ def _is_main_interpreter() -> bool:
 
 
 def _without_pythonpath(path: list[str]) -> list[str]:
-    # PYTHONPATH stands before the standard library and may shadow it just as the program's folder does.
+    # PYTHONPATH stands before the standard library and may shadow it just as the program's folder does. A parent that
+    # exports its whole `sys.path` names the standard library in it too: that entry and those behind it shadow nothing.
     own = {_absolute(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
-    return [entry for entry in path if entry and entry not in own]
+    library = os.path.dirname(_absolute(os.__file__))
+    place = next((at for at, entry in enumerate(path) if _absolute(entry) == library), len(path))
+    return [entry for entry in path[:place] if entry and entry not in own] + path[place:]
 
 
 def _absolute(path: str) -> str:

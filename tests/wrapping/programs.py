@@ -275,6 +275,19 @@ class Case(unittest.IsolatedAsyncioTestCase):
         files={f"lib/{name}": text for name, text in SHADOWS.items()},
         environ={"PYTHONPATH": "lib"},
     ),
+    "PYTHONPATH names the standard library": script(
+        """
+import os, subprocess, sys
+path = os.pathsep.join(["lib", *sys.path])
+sys.exit(subprocess.call([sys.executable, "child.py"], env={**os.environ, "PYTHONPATH": path}))
+""",
+        files={
+            "child.py": LOOP
+            + "asyncio.set_event_loop(asyncio.new_event_loop())\nasyncio.run(main())\n"
+            + "import random; print(random.whose)",
+            "lib/random.py": SHADOWS["random.py"],
+        },
+    ),
     "own asyncio": script("import asyncio; print(asyncio.x)", files={"asyncio.py": "x = 1"}),
     "no stderr": script(LOOP + "asyncio.run(main()); import sys; print(sys.stderr)", shell='exec "$@" 2>&-'),
     "no stdin": script(LOOP + "asyncio.run(main()); import sys; print(sys.stdin)", shell='exec "$@" <&-'),
