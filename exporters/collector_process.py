@@ -10,7 +10,8 @@ pipe of the run directory:
 4. when the root is gone too: send the last spans, remove the run directory, unless its record is to be kept.
 
 The run directory then holds, beside the folders of the processes: ``collector.json`` (pid, start, address), ``wake``,
-``drained-PID``, ``summary.txt``, ``report.txt``, and ``crashed`` where the record was kept because of a crash.
+``held`` (see old_records.py), ``drained-PID``, ``summary.txt``, ``report.txt``, and ``crashed`` where the record was
+kept because of a crash.
 """
 
 from __future__ import annotations
@@ -375,12 +376,13 @@ class Collector:
     def _keep_copy(self, record: str) -> None:
         import shutil
 
+        from .old_records import LOCK_NAME
+
         target = os.path.join(record, os.path.basename(os.path.normpath(self.run_dir)))
         try:
             os.makedirs(record, mode=0o700, exist_ok=True)
-            shutil.copytree(
-                self.run_dir, target, ignore=shutil.ignore_patterns("wake", "collector.json", "drained-*", "said-*")
-            )
+            own = shutil.ignore_patterns("wake", "collector.json", LOCK_NAME, "drained-*", "said-*")
+            shutil.copytree(self.run_dir, target, ignore=own)
         except (OSError, shutil.Error) as error:
             say(f"the record could not be kept in {record}: {error}")
 
@@ -431,9 +433,10 @@ def _serve(collector: Collector, listener: socket.socket | None, url: str | None
     own = stat_of(os.getpid())
     description = {"pid": os.getpid(), "start_ticks": own[1] if own is not None else 0, "url": url}
     write_file(os.path.join(run_dir, "collector.json"), json.dumps(description))
-    collector.open(listener)
     from . import old_records
 
+    old_records.hold(run_dir)  # until this process ends
+    collector.open(listener)
     old_records.expire(run_dir)
     # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
     # reading them.

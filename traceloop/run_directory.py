@@ -80,6 +80,7 @@ def describe(settings: Settings, run_dir: str, command: Sequence[str], say: Call
     description = {
         "version": __version__,
         "pid": os.getpid(),
+        "pid_namespace": pid_namespace(),
         "started_ns": time.time_ns(),
         "command": list(command),
         "directory": _working_directory(),
@@ -90,6 +91,14 @@ def describe(settings: Settings, run_dir: str, command: Sequence[str], say: Call
             file.write(encode(description) + "\n")
     except OSError as error:
         say(f"cannot write {run_dir}/run.json: {error.strerror}")
+
+
+def pid_namespace() -> int:
+    """Names the space in which this process's pids mean something, a container's perhaps; 0 where it is not known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def _working_directory() -> str:

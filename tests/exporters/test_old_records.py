@@ -1,6 +1,9 @@
 """Records of crashed runs expire by age and by size; those of living runs do not."""
 
+import json
 import os
+import subprocess
+import sys
 import time
 
 from traceloop.exporters.old_records import expire
@@ -39,3 +42,37 @@ def test_a_fresh_run_and_a_foreign_place_are_left_alone(tmp_path):
     other = tmp_path / "elsewhere"
     other.mkdir()
     assert expire(str(other), max_bytes=0) == []
+
+
+def test_a_run_of_another_container_lives_as_long_as_its_collector(tmp_path):
+    """What shares the memory need not share the pids: nothing of the run seems to live here."""
+    own = make(tmp_path, "own")
+    path = make(tmp_path, "elsewhere", days=8)
+    (path / "run.json").write_text(json.dumps({"pid_namespace": 1}))
+    os.utime(path, (1e9, 1e9))
+    code = """
+import sys, traceloop.exporters.old_records as old_records
+print(old_records.hold(sys.argv[1]) >= 0, flush=True)
+sys.stdin.read()
+"""
+    collector = subprocess.Popen(
+        [sys.executable, "-c", code, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with collector:
+        assert collector.stdout.readline() == "True\n"
+        os.utime(path, (1e9, 1e9))
+        assert expire(str(own), max_bytes=0) == []
+        collector.stdin.close()
+        collector.wait()
+    assert expire(str(own), max_bytes=0) == [str(path)]
+
+
+def test_of_a_run_elsewhere_without_a_collector_nothing_is_known(tmp_path):
+    own = make(tmp_path, "own")
+    path = make(tmp_path, "elsewhere", days=3)
+    (path / "run.json").write_text(json.dumps({"pid_namespace": 1}))
+    when = time.time() - 3 * 86400
+    os.utime(path, (when, when))
+    assert expire(str(own), max_bytes=0) == []
+    os.utime(path, (1e9, 1e9))
+    assert expire(str(own)) == [str(path)]
