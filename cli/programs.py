@@ -54,7 +54,8 @@ def resolve(words: Sequence[str], environ: Mapping[str, str], own_options: Seque
         return Program(own, [own, *own_options, *options, *words], probe)
     found = None
     if not _is_program_path(first):
-        found = which(first, environ)
+        # PATH does not have the folder of an environment that is not activated (in a unit of systemd, a container).
+        found = which(first, environ) or which(first, {"PATH": os.path.dirname(own)})
         if found is None:
             if os.path.lexists(first) or "/" in first or first.endswith((".py", ".pyc", ".pyz", ".zip")):
                 missing = not os.path.exists(first)

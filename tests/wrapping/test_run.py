@@ -120,6 +120,26 @@ def test_the_sdk_disabled_runs_the_program_untraced(traced: Traced, tmp_path: Pa
     assert (result.status, result.stdout, result.stderr) == (0, "asyncio\n[]\n", "")
 
 
+def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Traced, tmp_path: Path) -> None:
+    command = traced.folder / "bin" / "service-of-this-environment"
+    command.write_text(f"#!{traced.python}\n{RUN}")
+    command.chmod(0o755)
+    try:
+        words = [*traced.command, "--no-metrics", command.name]
+        result = outcome(words, tmp_path, environ={"PATH": os.defpath})
+        assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
+        # PATH comes first.
+        other = tmp_path / command.name
+        other.write_text(f"#!{traced.python}\nprint('other')\n")
+        other.chmod(0o755)
+        folder = tmp_path / "elsewhere"
+        folder.mkdir()
+        result = outcome(words, folder, environ={"PATH": f"{tmp_path}{os.pathsep}{os.defpath}"})
+        assert (result.status, result.stdout) == (0, "other\n"), result.stderr
+    finally:
+        command.unlink()
+
+
 def test_a_program_without_a_loop_is_told_so(traced: Traced, tmp_path: Path) -> None:
     result = run(traced, tmp_path, "print('ran')", "--no-metrics")
     assert (result.stdout, notices(result)) == (
