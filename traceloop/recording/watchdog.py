@@ -237,7 +237,8 @@ class Watchdog:
         if ring is not None:
             ring.words[layout.W_HEARTBEAT] = now
             ring.words[layout.W_THREAD] = self._thread_id
-        self._check_lateness(now)
+        # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
+        self._check_lateness(now, max(self._due, self._measured) if self._due else 0.0)
         with self._lock:
             watched_loops = list(self._watched.values())
             if not watched_loops and now - self._idle_since > _LINGER:
@@ -256,6 +257,8 @@ class Watchdog:
             due = min(due, self._look(watched, now))
         self._notices.flush()
         self._sampler.turn(now)
+        if (end := monotonic()) - now >= _MIN_SUSPENSION:
+            self._check_lateness(end, now)
         self._due = due
         self._switches = switches()
         self._process_cpu = time.process_time()
@@ -435,9 +438,8 @@ class Watchdog:
             last = stall.samples[-1][0] if stall.samples else now
             self._notices.ended(stall.culprit or self._label_of(stall.ident), last - stall.start, now - stall.start)
 
-    def _check_lateness(self, now: float) -> None:
-        # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
-        due = max(self._due, self._measured) if self._due else 0.0
+    def _check_lateness(self, now: float, due: float) -> None:
+        """What was to go on at ``due`` (0: nothing was) goes on now."""
         if not due or now - due < _LATE:
             if self._was_late:
                 # What was under way at the late turn may have ended just after it: measured once more.
