@@ -70,12 +70,17 @@ print(loop.run_until_complete(main()))
 """
 
 
-def test_iterations_of_somebody_elses(traced, tmp_path):
-    path = tmp_path / "nesting.py"
-    path.write_text(NESTING)
-    done = subprocess.run(
+def reported(traced, folder, text):
+    """Runs the program with a report at its end."""
+    path = folder / "program.py"
+    path.write_text(text)
+    return subprocess.run(
         [*traced.command, "--no-metrics", "--report", str(path)], capture_output=True, text=True, timeout=120
     )
+
+
+def test_iterations_of_somebody_elses(traced, tmp_path):
+    done = reported(traced, tmp_path, NESTING)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     # Its first step, one after each sleep, and the nested ones within the last of these.
     assert re.search(r"__main__\.main +1 +201 ", done.stderr), done.stderr
@@ -140,11 +145,7 @@ for _ in range(2):
 
 
 def test_a_subclass_that_has_an_iteration_around_ours_is_recorded(traced, tmp_path):
-    path = tmp_path / "counting.py"
-    path.write_text(COUNTING)
-    done = subprocess.run(
-        [*traced.command, "--no-metrics", "--report", str(path)], capture_output=True, text=True, timeout=120
-    )
+    done = reported(traced, tmp_path, COUNTING)
     assert (done.returncode, done.stdout) == (0, "True\nTrue\n"), done.stderr
     assert re.search(r"__main__\.step +204 ", done.stderr), done.stderr
     assert re.search(r"__main__\.hold +itself +2 ", done.stderr), done.stderr

@@ -35,9 +35,8 @@ class ForeignRuns:
     def begin(self, recorder: Recorder, loop: Any, handle: Any) -> float:
         """A handle that was just taken out of the loop's queue is about to run; returns the start of its run, s."""
         records = recorder.records
-        if not self.started:
-            self.started = True
-            recorder.loop_started(loop)
+        if not recorder.is_running:
+            recorder.others_turn(loop)
             self._ended = 0.0
         now: float = loop.time()
         recorder.words[layout.W_RUNNING] = now
