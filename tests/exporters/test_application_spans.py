@@ -103,8 +103,7 @@ def test_nothing_is_kept_alive_and_a_reused_address_gets_a_new_number(spans, lis
         assert reference() is None
     assert len(seen) < 50
     defined = [record for record in lists.take()[0] if record[1] == layout.R_SPAN]
-    assert len(defined) == 50
-    assert spans._numbers == {}
+    assert len({number for number, _, _ in defined}) == 50
 
 
 def other(spans, number):
@@ -126,9 +125,45 @@ def test_a_span_that_outlives_many_others_is_defined_again(spans, lists):
         (1.0, layout.R_SPAN), (1.0, layout.R_CONTEXT), (0.0, layout.R_CONTEXT), (1.0, layout.R_CONTEXT)
     ]  # fmt: skip
     assert text == [f"{lasting.get_span_context().trace_id:032x} {lasting.get_span_context().span_id:016x} "]
-    del lasting, context
-    gc.collect()
-    assert spans._numbers == {}
+
+
+def test_two_loops_that_meet_one_span_each_define_it(spans, lists):
+    tracer = TracerProvider().get_tracer("test")
+    shared = context_of(spans, tracer.start_span("a"))
+    spans.changed(context_of(spans, tracer.start_span("b")))
+    spans.changed(None)
+    lists.take()
+    others = Lists()
+    other = ApplicationSpans(others.records, others.text)
+    other.refresh()
+    for number in (1, 2):
+        spans.changed(shared)
+        other.changed(shared)
+        for one, each in ((lists, number + 1), (others, number)):
+            assert [(a, kind) for a, kind, _ in one.take()[0]] == [(each, layout.R_SPAN), (each, layout.R_CONTEXT)]
+        spans.changed(None)
+        other.changed(None)
+        lists.take(), others.take()
+
+
+def test_a_span_that_takes_no_attribute_and_a_context_that_is_no_tuple(spans, lists):
+    class Context:
+        trace_id, span_id, is_remote, trace_flags, trace_state, is_valid = 7, 8, True, TraceFlags(1), None, True
+
+    class Span:
+        __slots__ = ()
+
+        def get_span_context(self):
+            return Context()
+
+    context = {spans._span_key: Span()}
+    for number in (1, 2):
+        spans.changed(context)
+        assert lists.take() == (
+            [(number, layout.R_SPAN, 1 | REMOTE), (number, layout.R_CONTEXT, 0.0)], [f"{7:032x} {8:016x} "]
+        )  # fmt: skip
+        spans.changed(None)
+        lists.take()
 
 
 def test_a_batch_says_what_one_that_was_lost_had_said(spans, lists):
