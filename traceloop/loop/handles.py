@@ -15,15 +15,15 @@ from contextvars import Context, ContextVar
 from typing import TYPE_CHECKING, Any
 
 
-def _seldom(slot: Any) -> property:
-    """An attribute that is None until it is set: two stores less for each handle, 15 ns."""
+def _seldom(slot: Any, default: object = None) -> property:
+    """An attribute that is ``default`` until it is set: a store less for each handle, 8 ns."""
     read, write = slot.__get__, slot.__set__
 
     def get(handle: Any) -> Any:
         try:
             return read(handle)
         except AttributeError:
-            return None
+            return default
 
     return property(get, write)
 
@@ -43,12 +43,13 @@ class Handle(asyncio.Handle):
     __init__: Any = object.__init__
     _repr: Any = _repr
     _source_traceback: Any = _source_traceback
+    # The loop asks only for a handle whose callback is gone, which ``cancel`` takes away.
+    _cancelled: Any = _seldom(asyncio.Handle._cancelled, False)  # type: ignore[misc]
 
     if TYPE_CHECKING:  # slots of the base, of which typeshed says nothing
         _callback: Any
         _args: Any
         _context: Any
-        _cancelled: bool
         _loop: Any
 
     def _run(self) -> None:

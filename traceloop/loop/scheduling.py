@@ -61,7 +61,6 @@ class SchedulingMixin(LoopPart):
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
-        handle._cancelled = False
         handle._loop = self
         self._ready.append(handle)
         return handle
@@ -95,7 +94,7 @@ class SchedulingMixin(LoopPart):
         handle._callback = callback
         handle._args = args
         handle._context = copy_context() if context is None else context
-        handle._cancelled = False
+        handle._cancelled = False  # a reader's is asked each time
         handle._loop = self
         if self._debug:
             handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))

@@ -14,12 +14,12 @@ import threading
 from collections import deque
 from functools import partial
 from gc import get_referents
-from types import BuiltinMethodType, CodeType, CoroutineType, FunctionType, MethodType, ModuleType
+from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from . import anyio_threads, layout
 from .foreign import ForeignRuns
-from .naming import code_of, inner_coroutine, site_of, site_of_coroutine, unwrap
+from .naming import code_of, inner_coroutine, site_of, site_of_coroutine, spelled_out, unwrap
 from .offloads import offloads_of
 from .process import Process, current_process
 from .sampling import LoopSamples, sampler_of
@@ -33,14 +33,10 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _logger = logging.getLogger("traceloop")
 
 _PYTHON_STEPS = frozenset(("_Task__step", "__step", "_Task__wakeup", "__wakeup"))
-_RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
+_RESULT: float = layout.OUTCOME * layout.OUTCOME_RESULT
 _EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
 _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
-
-# Where ``gc.get_referents`` shows a task's name, behind its coroutine.
-_NAME_PLACE = 3
-_UNKNOWN_NAME = -1
 
 # A site of 0 means "not found" to the loop's look-up; a callback that has none runs under this one.
 UNKNOWN = 1e-9
@@ -50,8 +46,11 @@ class _NoStep:
     """Stands for the type of a C task's step where tasks are written in Python."""
 
 
-def _find_step_type() -> type:
-    """The type of the callable by which a task of the C implementation schedules its step."""
+def _look_at_tasks() -> tuple[type, Any, int]:
+    """How tasks of the C implementation look: the type of the callable by which they schedule their step; their own
+    type; and where ``gc.get_referents`` shows their name, which from 3.12 on is an integer until somebody asks for the
+    text (0: not looked for there). Where tasks are written in Python there is no such type.
+    """
 
     class Probe:
         step: Any = None
@@ -76,13 +75,17 @@ def _find_step_type() -> type:
         task._log_destroy_pending = False  # type: ignore[attr-defined]
         coro.close()
         kind = type(probe.step)
-        return kind if hasattr(probe.step, "__self__") and kind is not MethodType else _NoStep
+        if not hasattr(probe.step, "__self__") or kind is MethodType:
+            return _NoStep, None, 0
+        referents = get_referents(task) if sys.version_info >= (3, 12) else []
+        # Behind its type, its context and its coroutine.
+        return kind, asyncio.Task, 3 if referents[3:4] == ["probe"] else 0
     except Exception:
         coro.close()
-        return _NoStep
+        return _NoStep, None, 0
 
 
-STEP_TYPE = _find_step_type()
+STEP_TYPE, PLAIN_TASK, NAME_PLACE = _look_at_tasks()
 
 # The type of C methods that are given their defining class too, as a future's ``set_result`` is from 3.12 on.
 C_METHOD_TYPE: type = next((kind for kind in BuiltinMethodType.__subclasses__() if kind is not STEP_TYPE), _NoStep)
@@ -94,7 +97,8 @@ class Recorder:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.records: list[float] = []
-        self.text: list[str] = []
+        #: What the records' text is; an integer stands for the automatic name of that number.
+        self.text: list[str | int] = []
         #: Tasks that ``create_task`` made, until their first step: in the order in which these will be run.
         self.fresh: deque[Any] = deque()
         #: Tasks that a task factory made in the present run, announced at its end.
@@ -122,8 +126,6 @@ class Recorder:
         self.is_running = False
         self.tasks_created = 0  # besides those in ``fresh``
         self.tasks_finished = 0
-        # The number of the automatic name that needs no text. None: names are not looked for as numbers.
-        self._automatic_name: int | None = _UNKNOWN_NAME if sys.version_info >= (3, 12) else None
         # Of ``tasks_finished``.
         self._tasks_failed = 0
         self._tasks_cancelled = 0
@@ -152,10 +154,8 @@ class Recorder:
         self.outcome_of(task)
 
     def first_step_done(self, task: Any, ident: float) -> float:
-        """``task`` has made its first step: what is added to the length of the queue in the run's record.
-
-        The number is kept on the task, under ``_loop_ident``: an id would be another task's one day. A task that is
-        done needs none, which spares it a dict (340 ns on 3.13).
+        """``task`` has made its first step, in a way that the loop does not settle by itself: it failed, was cancelled,
+        or is no task of the usual type. Returns what is added to the length of the queue in the run's record.
         """
         flags = layout.FIRST
         try:
@@ -163,38 +163,15 @@ class Recorder:
                 task._loop_ident = ident
             else:
                 self.tasks_finished += 1
-                if task._exception is None and not task.cancelled():
-                    flags += _RESULT
-                else:
-                    flags += self.outcome_of(task)
-            # From 3.12 on an automatic name is an integer inside the task until somebody asks for the text, which
-            # takes 430 ns to make; looking for the integer takes 120. That it lies where it is looked for was seen to
-            # be so when the first name of this batch was asked for.
-            if self._automatic_name is not None:
-                referents = get_referents(task)
-                if type(referents[_NAME_PLACE]) is int and referents[_NAME_PLACE] == self._automatic_name:
-                    self._automatic_name += 1
-                    self.text.append("")
-                    return flags
+                flags += self.outcome_of(task)
         except Exception:  # something task-like that cannot carry a number
             flags = layout.FIRST
-        self.text.append(self._name_of(task))
-        return flags
-
-    def _name_of(self, task: Any) -> str:
-        """The task's name, as the text of its first step's record."""
         try:
-            if self._automatic_name is not None:
-                referents = get_referents(task)
-                number = referents[_NAME_PLACE]
-                if type(number) is int and type(referents[_NAME_PLACE - 1]) is CoroutineType:
-                    name: str = task.get_name()
-                    self._automatic_name = number + 1 if name == f"Task-{number}" else None
-                    return name
-                self._automatic_name = _UNKNOWN_NAME
-            return task.get_name() or " "
+            name = task.get_name() or " "
         except Exception:
-            return " "
+            name = " "
+        self.text.append(name)
+        return flags
 
     def define_created(self) -> None:
         """Announces the tasks that a task factory made in the run just ended; by now they have their names."""
@@ -472,8 +449,6 @@ class Recorder:
 
     def flush(self, loop: Any, now: float) -> None:
         """Writes the waiting records into the ring, and the loop's gauges into its words."""
-        records = self.records
-        text = self.text
         if not self._broken:
             try:
                 self.spans.refresh()
@@ -482,19 +457,26 @@ class Recorder:
                 if self.fresh:
                     self._forget_strangers()
                 self._write_gauges(loop)
-                self.ring.write(records, text, now)
                 watchdog = self._watchdog
                 if watchdog is not None and watchdog.paused:
                     watchdog.resume()
+            except Exception as error:
+                self._fail(error)
+        self.write(now)
+
+    def write(self, now: float) -> None:
+        """Writes the waiting records into the ring: what of a flush a busy loop needs more often than its gauges."""
+        records = self.records
+        text = self.text
+        if not self._broken:
+            try:
+                self.ring.write(records, spelled_out(text), now)
             except Exception as error:
                 self._fail(error)
         written = len(records) // 3
         records.clear()
         text.clear()
         self.spans.batch_written(written, self.ring.capacity // (4 * 24))
-        if self._automatic_name is not None:
-            # The first automatic name of each batch is written out: the batch before it may be lost.
-            self._automatic_name = _UNKNOWN_NAME
 
     def _write_gauges(self, loop: Any) -> None:
         words = self.words
