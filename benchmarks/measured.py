@@ -36,14 +36,13 @@ class Arm:
 
 @dataclasses.dataclass
 class Measured:
-    """One process's workload. ``cpu_us``: an operation. The collector's CPU is that of its whole life.
+    """One process's workload. ``cpu_us``: an operation, slice by slice. The collector's CPU is that of its whole life.
 
     ``lost``: handle runs that the collector did not see; ``handles``: those that it did. ``problems``: what could
     not be had from the record (checked.py).
     """
 
-    cpu_us: float
-    seconds: float
+    cpu_us: list[float]
     operations: int
     peak_bytes: int
     resident_bytes: int
@@ -93,45 +92,79 @@ def environ_of(receiver: Receiver) -> dict[str, str]:
     return environ | {"PYTHONPATH": ROOT, "PYTHONHASHSEED": "0", "BENCHMARK_RECEIVER": receiver.url}
 
 
+class Program:
+    """A measured process, which runs a slice of its workload whenever it is told to.
+
+    Where it is traced, its record is kept and checked at its end. RuntimeError where it fails.
+    """
+
+    def __init__(self, python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> None:
+        self.arm = arm
+        self._workload = workload
+        self._reaping = become_subreaper()
+        self._folder = ""
+        if arm.options is not None:
+            # In memory, as the record of `traceloop run` is by itself.
+            self._folder = tempfile.mkdtemp(prefix="benchmark-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+            arm = dataclasses.replace(arm, options=(*arm.options, "--record", self._folder))
+        self._process = subprocess.Popen(
+            command_of(python, arm, receiver, [PROGRAM, arm.loop, workload, str(n)]),
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=environ_of(receiver), cwd=ROOT,
+        )  # fmt: skip
+        self._cpu_us: list[float] = []
+        self._operations = 0
+
+    def ready(self) -> None:
+        """Waits until it has started."""
+        self._read()
+
+    def run(self) -> None:
+        """One slice."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("go\n")
+        self._process.stdin.flush()
+        data = json.loads(self._read())
+        self._cpu_us.append(data["cpu_seconds"] / data["operations"] * 1e6)
+        self._operations += data["operations"]
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            self._fail(self._process.communicate()[1])
+        return line
+
+    def _fail(self, stderr: str) -> None:
+        raise RuntimeError(f"{self.arm.name}, {self._workload}: status {self._process.returncode}\n{stderr}")
+
+    def end(self) -> Measured:
+        """Ends it; what its slices took, and what became of its record."""
+        try:
+            stdout, stderr = self._process.communicate()
+            if self._process.returncode:
+                self._fail(stderr)
+            data: dict[str, int] = json.loads(stdout.splitlines()[-1])
+            out = Measured(self._cpu_us, self._operations, data["peak_bytes"], data["resident_bytes"])
+            if self._folder:
+                read_summary(stderr, out)
+                if self._reaping:
+                    usage = reap_collector()
+                    out.collector_cpu_seconds = usage.ru_utime + usage.ru_stime
+                    out.collector_peak_bytes = usage.ru_maxrss * 1024
+                out.problems = checked.problems_of(self._folder, self._workload, out.handles)
+            return out
+        finally:
+            if self._folder:
+                shutil.rmtree(self._folder, ignore_errors=True)
+
+
 def run_program(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> Measured:
-    """Runs one workload in a fresh process, and checks its record if it left one; RuntimeError where it fails."""
-    if arm.options is None:
-        return _run_program(python, arm, workload, n, receiver)
-    # In memory, as the record of `traceloop run` is by itself.
-    folder = tempfile.mkdtemp(prefix="benchmark-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
-    try:
-        keeping = dataclasses.replace(arm, options=(*arm.options, "--record", folder))
-        out = _run_program(python, keeping, workload, n, receiver)
-        out.problems = checked.problems_of(folder, workload, out.handles)
-        return out
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _run_program(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> Measured:
-    reaping = become_subreaper()
-    command = command_of(python, arm, receiver, [PROGRAM, arm.loop, workload, str(n)])
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environ_of(receiver), cwd=ROOT
-    )
-    stdout, stderr = process.communicate()
-    if process.returncode:
-        raise RuntimeError(f"{arm.name}, {workload}: status {process.returncode}\n{stderr}")
-    data: dict[str, Any] = json.loads(stdout.splitlines()[-1])
-    out = Measured(
-        cpu_us=data["cpu_seconds"] / data["operations"] * 1e6,
-        seconds=data["seconds"],
-        operations=data["operations"],
-        peak_bytes=data["peak_bytes"],
-        resident_bytes=data["resident_bytes"],
-    )
-    if arm.options is not None:
-        read_summary(stderr, out)
-        if reaping:
-            usage = reap_collector()
-            out.collector_cpu_seconds = usage.ru_utime + usage.ru_stime
-            out.collector_peak_bytes = usage.ru_maxrss * 1024
-    return out
+    """A process that runs one slice."""
+    program = Program(python, arm, workload, n, receiver)
+    program.ready()
+    program.run()
+    return program.end()
 
 
 def reap_collector() -> Any:

@@ -19,12 +19,12 @@ async def _under_load(kind: str, port: int, n: int) -> int:
         [sys.executable, path, kind, str(port), str(n)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environ
     )
     assert client.stdin is not None and client.stdout is not None
-    if await _read_line(client.stdout.fileno()) != b"ready":
+    if await read_line(client.stdout.fileno()) != b"ready":
         raise RuntimeError("the client failed")
     stopwatch.start()
     client.stdin.write(b"go\n")
     client.stdin.close()
-    line = await _read_line(client.stdout.fileno())
+    line = await read_line(client.stdout.fileno())
     stopwatch.stop()
     client.stdout.close()
     if client.wait():
@@ -32,7 +32,8 @@ async def _under_load(kind: str, port: int, n: int) -> int:
     return int(line)
 
 
-async def _read_line(descriptor: int) -> bytes:
+async def read_line(descriptor: int) -> bytes:
+    """The next line without its end, empty where there is none. To be called when one line at most is under way."""
     loop = asyncio.get_running_loop()
     data = b""
     while not data.endswith(b"\n"):
@@ -178,7 +179,7 @@ async def uvicorn(n: int) -> int:
         await serving
 
 
-#: Workload -> number of operations (for HTTP with wrk: what it does in three seconds).
+#: Workload -> number of operations of all slices (for HTTP with wrk: what it does in a second, in each).
 WORKLOADS = {
     echo_protocol_1k: 15_000,
     echo_protocol_64k: 6_000,

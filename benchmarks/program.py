@@ -1,6 +1,8 @@
-"""The measured process: ``program.py LOOP WORKLOAD N`` runs one workload and prints what it took as a line of JSON.
+"""The measured process: ``program.py LOOP WORKLOAD N``.
 
-CPU time is that of this process with all its threads, of the workload alone: neither start-up nor exit.
+It prints a line when it is ready. For each line on stdin it runs the workload once and prints what that took as a line
+of JSON; when stdin ends, it prints what memory it has and ends. CPU time is that of this process with all its threads,
+of the workload alone: neither start-up nor exit.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import stopwatch
 from loops import LOOPS
 
 SETTLE_SECONDS = 0.5
+#: A traced program's collector reads on after a slice, while the next program is measured.
+CATCH_UP_SECONDS = 0.05
 
 
 def resident_bytes(field: str) -> int:
@@ -38,15 +42,19 @@ def main() -> None:
     async def measured() -> None:
         # A traced program's collector is still starting, which takes a processor's second hardware thread from us.
         await asyncio.sleep(SETTLE_SECONDS)
-        stopwatch.start()
-        operations = await workload(n)
-        stopwatch.stop()
-        stopwatch.result["operations"] = operations
+        print("ready", flush=True)
+        while await network_workloads.read_line(sys.stdin.fileno()):
+            stopwatch.result.clear()
+            stopwatch.start()
+            operations = await workload(n)
+            stopwatch.stop()
+            await asyncio.sleep(CATCH_UP_SECONDS)
+            print(json.dumps(stopwatch.result | {"operations": operations}), flush=True)
 
     with asyncio.Runner(loop_factory=LOOPS[loop_name]) as runner:
         runner.run(measured())
     memory = {"peak_bytes": resident_bytes("VmHWM"), "resident_bytes": resident_bytes("VmRSS")}
-    print(json.dumps(stopwatch.result | memory), flush=True)
+    print(json.dumps(memory), flush=True)
 
 
 if __name__ == "__main__":

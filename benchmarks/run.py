@@ -5,8 +5,9 @@
     python benchmarks/run.py --arms all --python /usr/bin/python3.13
     python benchmarks/run.py --arms traced-metrics,off --scale 0.2 call_soon_1
 
-Every measurement is a fresh process. A round runs every arm once, one after the other, so that whatever else the
-machine does meets all of them; a ratio is taken within its round. Shown: the median of the ratios, with quartiles.
+A round starts a fresh process for each arm; these run the workload in slices, by turns, so that whatever else the
+machine does meets all of them. A ratio is taken between the slices of one turn; a round's is the median of its turns'.
+Shown: the median of the rounds, with quartiles.
 A traced arm's record is checked: its collector must have seen every handle and lost none (LOST), and every field of
 every handle run must be found in the record that the measured process left (INCOMPLETE; checked.py says what that is).
 """
@@ -26,7 +27,7 @@ import network_workloads
 import scheduling_workloads
 from costs import print_costs
 from interpreter import hooked
-from measured import Arm, Measured, Receiver, run_program
+from measured import Arm, Measured, Program, Receiver
 
 ARMS = {
     arm.name: arm
@@ -52,6 +53,11 @@ BARS = {
 NETWORK_BAR = 1.05
 APPLICATION_SPANS_BAR = 1.11
 OFF_BAR = 0.85
+#: Turns of a round: a slice of some 20 ms each; with wrk a second.
+SLICES = 10
+NETWORK_SLICES = 3
+#: Workloads that have to be made in one go.
+WHOLE = ("sleep0_100k", "timers_1m")
 
 
 @dataclasses.dataclass
@@ -64,8 +70,10 @@ class Row:
 
     def ratios(self, arm: str) -> list[float]:
         """The arm's CPU time an operation over the base's, round by round."""
-        base = self.measured[self.base]
-        return [one.cpu_us / other.cpu_us for one, other in zip(self.measured[arm], base, strict=True)]
+        out = []
+        for one, other in zip(self.measured[arm], self.measured[self.base], strict=True):
+            out.append(statistics.median(a / b for a, b in zip(one.cpu_us, other.cpu_us, strict=True)))
+        return out
 
     @property
     def base(self) -> str:
@@ -103,7 +111,7 @@ def print_row(row: Row) -> None:
             lost += " INCOMPLETE"
             print(f"{arm}, {row.workload}: {'; '.join(problems)}", file=sys.stderr)
         cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}){mark}{lost}")
-    base = statistics.median(one.cpu_us for one in row.measured[row.base])
+    base = statistics.median(cpu for one in row.measured[row.base] for cpu in one.cpu_us)
     print(f"| {row.workload} | {base:.2f} us | " + " | ".join(cells) + " |", flush=True)
 
 
@@ -111,6 +119,15 @@ def print_heading(row: Row, base: str) -> None:
     names = [arm for arm in row.measured if arm != row.base]
     print(f"\n| workload | {base} | " + " | ".join(names) + " |")
     print("|---|---|" + "---|" * len(names))
+
+
+def run_by_turns(programs: list[Program], slices: int) -> None:
+    """Each runs so many slices, one program at a time, in an order that changes from turn to turn."""
+    for program in programs:
+        program.ready()
+    for turn in range(slices):
+        for program in programs if turn % 2 else reversed(programs):
+            program.run()
 
 
 def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -> None:
@@ -125,10 +142,15 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
             continue
         used = [arm for arm in arms if network or arm.name != "standard-64k"]
         row = Row(name, network, {arm.name: [] for arm in used})
+        slices = 1 if name in WHOLE else NETWORK_SLICES if network else SLICES
         for _ in range(options.rounds):
+            programs = []
             for arm in used:
-                count = max(100, int((options.n or n) * options.scale * arm.scale))
-                row.measured[arm.name].append(run_program(options.python, arm, name, count, receiver))
+                count = max(100, int((options.n or n) * options.scale * arm.scale / slices))
+                programs.append(Program(options.python, arm, name, count, receiver))
+            run_by_turns(programs, slices)
+            for program in programs:
+                row.measured[program.arm.name].append(program.end())
         if heading != row.base:
             heading = row.base
             print_heading(row, row.base)

@@ -21,6 +21,7 @@ import selectors
 import time
 from collections import deque
 from collections.abc import Iterator
+from functools import partial
 from gc import get_referents
 from itertools import islice, repeat, starmap
 from time import monotonic
@@ -541,6 +542,8 @@ class EventLoop(
                             ident = last_ident
                         elif kind is C_METHOD_TYPE:
                             ident = builtin_sites[type(callback.__self__)][callback.__name__]
+                        elif kind is partial and type(callback.func) is FunctionType:
+                            ident = site_of[id(callback.func.__code__)]
                         elif callback is None and handle._cancelled:
                             records.append(now)
                             records.append(layout.R_SKIP)
