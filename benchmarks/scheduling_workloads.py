@@ -6,6 +6,8 @@ Each workload takes a number of operations and returns how many it did; what an 
 from __future__ import annotations
 
 import asyncio
+import functools
+from typing import Any
 
 
 async def call_soon_1(n: int) -> int:
@@ -51,13 +53,21 @@ async def call_soon_1000_names(n: int) -> int:
         elif not done.done():
             done.set_result(None)
 
-    source = "\n".join(f"def callback_{k}():\n    ran(callback_{k})" for k in range(1000))
-    names = {"ran": ran}
-    exec(compile(source, "names.py", "exec"), names)
+    names = _thousand_callbacks()
+    names["ran"] = ran
     for k in range(1000):
         loop.call_soon(names[f"callback_{k}"])
     await done
     return n
+
+
+@functools.cache
+def _thousand_callbacks() -> dict[str, Any]:
+    """The functions by name, in the namespace that they find what they call in: ``ran``."""
+    names: dict[str, Any] = {}
+    source = "\n".join(f"def callback_{k}():\n    ran(callback_{k})" for k in range(1000))
+    exec(compile(source, "names.py", "exec"), names)
+    return names
 
 
 async def sleep0(n: int) -> int:
@@ -77,9 +87,7 @@ async def sleep0_100k(n: int) -> int:
 
 async def sleep0_spans(n: int) -> int:
     """sleep0 in an application that traces itself: each task has a span of its own current. Operation: a sleep."""
-    from opentelemetry.sdk.trace import TracerProvider
-
-    tracer = TracerProvider().get_tracer("application")
+    tracer = _tracer()
 
     async def one() -> None:
         with tracer.start_as_current_span("request"):
@@ -88,6 +96,13 @@ async def sleep0_spans(n: int) -> int:
 
     await asyncio.gather(*[one() for _ in range(100)])
     return n
+
+
+@functools.cache
+def _tracer() -> Any:
+    from opentelemetry.sdk.trace import TracerProvider
+
+    return TracerProvider().get_tracer("application")
 
 
 async def _sleepers(n: int, width: int) -> int:
