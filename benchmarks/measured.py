@@ -185,7 +185,9 @@ def reap_collector() -> Any:
 
 
 def read_summary(stderr: str, out: Measured) -> None:
-    """Takes what the run's last line says of handles seen and lost."""
+    """Takes what the run says of handles seen and lost. RuntimeError where it sent no spans, though asked to."""
+    if "no spans to" in stderr:
+        raise RuntimeError(stderr.strip())
     match = re.search(r"traceloop: \d+ loops?, ([\d,]+) callbacks?", stderr)
     if match is None:
         raise RuntimeError(f"no summary of the run: {stderr}")

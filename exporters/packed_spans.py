@@ -78,47 +78,53 @@ class _PackedKind(Kind):
         made = _PackedKind.__new__(_PackedKind)
         made.name, made.threshold, made.packed = self.name, self.threshold, None
         made.attributes = {**self.attributes, "asyncio.task.name": task_name}
-        made.common = self.common + attributes_field(9, {"asyncio.task.name": task_name})
+        made.common = self.common + _task_name_field(task_name)
         made.shapes = {}
         return made
 
     def shape(self, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
         """The shapes for heads of this length, made at their first use."""
         common = self.common
-        size = len(common) + head + _BODY_SIZE + _DELAY_SIZE
-        plain = _begin(size) + common
-        linked = _begin(size + _LINK_SIZE) + common
-        made = self.shapes[head] = (
-            _packer(len(plain), head, linked=False), plain, _packer(len(linked), head, linked=True), linked
-        )  # fmt: skip
+        sizes = len(common), head
+        parts = _SHAPES.get(sizes) or _make_shape(*sizes)
+        pack_plain, plain, pack_linked, linked = parts
+        made = self.shapes[head] = pack_plain, plain + common, pack_linked, linked + common
         return made
 
 
-# Tasks have names of their own, but few lengths.
-_BEGINS: Final[dict[int, bytes]] = {}
+# Tasks have names of their own, but few lengths: by the lengths of what a kind's spans have in common and of the head.
+_SHAPES: Final[dict[tuple[int, int], tuple[_Packer, bytes, _Packer, bytes]]] = {}
 
 
-def _begin(size: int) -> bytes:
-    made = _BEGINS.get(size)
-    if made is None:
-        made = b"\x12" + varint(size)
-        if len(_BEGINS) < 10_000:
-            _BEGINS[size] = made
+def _make_shape(common: int, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
+    if len(_SHAPES) >= 4096:
+        _SHAPES.clear()
+    size = common + head + _BODY_SIZE + _DELAY_SIZE
+    plain, linked = b"\x12" + varint(size), b"\x12" + varint(size + _LINK_SIZE)
+    rest = f"{head}sdcdcd{len(DELAY)}sd"
+    made = _SHAPES[common, head] = (
+        Struct(f"<{len(plain) + common}s{rest}").pack,
+        plain,
+        Struct(f"<{len(linked) + common}s{rest}{len(LINK)}s16s2sd").pack,
+        linked,
+    )
     return made
 
 
-_PACKERS: Final[dict[tuple[int, int, bool], _Packer]] = {}
+# By its length in bytes, what comes before a task's name: four fifths of the time that the whole field takes.
+_BEFORE_TASK_NAME: Final[dict[int, bytes]] = {}
 
 
-def _packer(first: int, head: int, *, linked: bool) -> _Packer:
-    key = first, head, linked
-    pack = _PACKERS.get(key)
-    if pack is None:
-        if len(_PACKERS) >= 4096:
-            _PACKERS.clear()
-        link = f"{len(LINK)}s16s2sd" if linked else ""
-        pack = _PACKERS[key] = Struct(f"<{first}s{head}sdcdcd{len(DELAY)}sd{link}").pack
-    return pack
+def _task_name_field(name: str) -> bytes:
+    data = name.encode("utf-8", "backslashreplace")
+    length = len(data)
+    before = _BEFORE_TASK_NAME.get(length)
+    if before is None:
+        before = attributes_field(9, {"asyncio.task.name": "x" * length})
+        before = before[: len(before) - length]
+        if length < 1000:
+            _BEFORE_TASK_NAME[length] = before
+    return before + data
 
 
 _ITERATION_COMMON: Final = common_fields(ITERATION)
