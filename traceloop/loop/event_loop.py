@@ -450,7 +450,7 @@ class EventLoop(
                     ready.append(handle)
                     records.append(entry[0])
                     records.append(layout.R_TIMER)
-                    records.append(0.0)
+                    records.append(handle._set_at)
                     due += 1
             if moved or due:
                 if timeout != -2.0:

@@ -60,10 +60,11 @@ class TimerHandle(asyncio.TimerHandle):
     """What ``call_later`` and ``call_at`` return.
 
     ``entry[0]`` is its due time and ``entry[2]`` itself: the shape of an entry of the timer heap, for the case that
-    somebody else works on the heap (see timers.py).
+    somebody else works on the heap (see timers.py). ``_set_at``: where the record stood when it was set (layout.py), 0
+    where nothing ran or nothing is recorded.
     """
 
-    __slots__ = ()
+    __slots__ = ("_set_at",)
     __init__: Any = object.__init__
     _repr: Any = _repr
     _source_traceback: Any = _source_traceback
@@ -76,6 +77,7 @@ class TimerHandle(asyncio.TimerHandle):
         _loop: Any
         _when: float
         _scheduled: bool
+        _set_at: int
 
     def __getitem__(self, index: int) -> Any:
         if index == 0:

@@ -167,6 +167,10 @@ class SchedulingMixin(LoopPart):
         handle._loop = self
         handle._when = when
         handle._scheduled = True
+        recorder = self._recorder
+        handle._set_at = (
+            recorder.written + len(recorder.records) if recorder is not None and recorder.is_running else 0
+        )
         self._timer_sequence = sequence = self._timer_sequence + 1
         heappush(self._timer_heap, (when, sequence, handle))
         if not sequence & NOTED_TIMERS:
@@ -187,6 +191,10 @@ class SchedulingMixin(LoopPart):
         handle._loop = self
         handle._when = when
         handle._scheduled = True
+        recorder = self._recorder
+        handle._set_at = (
+            recorder.written + len(recorder.records) if recorder is not None and recorder.is_running else 0
+        )
         if self._guarded:
             self._check_closed()
             if self._debug:

@@ -10,7 +10,8 @@ What the record leaves to be found out, and how it is found:
   added them, the latest that it can have been, so that a schedule delay is never overstated by it (it can be
   understated by at most the length of that run, which is no delay: the loop was busy with the very code that asked
   for it). Handles of descriptors are ready at the return of the poll, timers when they are due, and what another
-  thread or a signal put in carries its own time.
+  thread or a signal put in carries its own time. A timer carries the place that the record had when it was set: the
+  run whose record came next is the one that set it.
 * After a gap the queue's content is unknown until what was in it has been run; these runs have a delay of -1
   (unknown) and no scheduler. Nothing is guessed.
 
@@ -47,6 +48,7 @@ from .decoded import (
     WorkerThread,
 )
 from .ring_reader import Batch
+from .run_places import RunPlaces
 
 _INFINITY: Final = float("inf")
 # In the queue's model, handles that one run put in, or one poll: (ready time, number of the run that scheduled them,
@@ -109,7 +111,9 @@ class LoopStream:
         # The number in the automatic name read last, -1: none.
         self._automatic_name = -1
         self._under_way = (0, 0.0)
-        self._timers: list[float] = []
+        # When each timer was due that the poll has moved, and the run that had set it.
+        self._timers: list[tuple[float, int]] = []
+        self._places = RunPlaces()
         self._writers: set[float] = set()
         self._written_at = 0.0
         self._half: tuple[float, float, float] | None = None
@@ -126,6 +130,7 @@ class LoopStream:
                     decoded = Decoded(self.loop)
                 self._lose_place(decoded)
                 decoded.dropped += batch.dropped
+            self._places.add(batch, self.runs)
             decoded.records += len(batch.records) // 3
             text = iter(batch.text)
             triples = iter(batch.records)
@@ -373,7 +378,7 @@ class LoopStream:
                         group_left = 0.0
                     pending = self._queue_due(a, b, pending)
                 elif ident == layout.R_TIMER:
-                    self._timers.append(a)
+                    self._timers.append((a, self._places.run_at(int(b) // 3) if b > 0.0 else 0))
                 elif ident == layout.R_SKIP:
                     if group_left > 0.0:
                         group_left -= 1.0
@@ -463,7 +468,7 @@ class LoopStream:
         self._writers.clear()
         due = self._timers
         if len(due) == timers:
-            self._queue.extend((moment, 0, TIMER, 0.0, 0.0) for moment in due)
+            self._queue.extend((moment, setter, TIMER, 0.0, 0.0) for moment, setter in due)
         elif timers > 0.0:  # their records are lost: when they were due is unknown, not that they were timers
             put((when, 0, TIMER, 0.0, timers - 1.0))
         self._timers.clear()

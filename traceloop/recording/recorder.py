@@ -113,6 +113,8 @@ class Recorder:
         self.step_type = STEP_TYPE
         self.ring = process.idle_ring
         self.words = self.ring.words
+        #: Doubles written to the ring, ever; with those in ``records`` the place in the record where it stands now.
+        self.written = 0
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
         anyio_threads.arrange()
@@ -370,6 +372,7 @@ class Recorder:
     def _take_ring(self, loop: Any) -> None:
         self.ring = self.process.take_ring()
         self.words = self.ring.words
+        self.written = 3 * self.ring.records
         self.words[layout.W_OPEN] = 1.0
         self.words[layout.W_LOOP] = self.number
         name = threading.current_thread().name
@@ -471,6 +474,7 @@ class Recorder:
         if not self._broken:
             try:
                 self.ring.write(records, spelled_out(text), now)
+                self.written = 3 * self.ring.records
             except Exception as error:
                 self._fail(error)
         written = len(records) // 3
