@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import mmap
 import os
 import struct
@@ -26,11 +27,18 @@ def process_start_ticks(pid: int | str = "self") -> int:
 
     0 where there is no /proc.
     """
+    if pid == "self":
+        return _start_ticks_of(os.getpid())
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return int(file.read().rpartition(b")")[2].split()[19])
     except (OSError, ValueError, IndexError):
         return 0
+
+
+@functools.cache
+def _start_ticks_of(own_pid: int) -> int:
+    return process_start_ticks(own_pid)
 
 
 class Ring:

@@ -116,7 +116,11 @@ class Watchdog:
         watched.words[layout.W_PTHREAD] = watched.thread
         with self._lock:
             self._watched[id(loop)] = watched
-            self._start()
+            begun = self._start()
+        if begun is not None and sys.version_info >= (3, 14):
+            # Its faulthandler gives up at a thread that is being made, and the loop's first handle may be the last.
+            # And a turn opens files: who counts descriptors as his first act (CPython's tests do) must not meet one.
+            begun.acquire(timeout=0.1)
 
     def unwatch(self, loop: Any) -> None:
         """``loop`` stopped running."""
@@ -141,9 +145,12 @@ class Watchdog:
 
     # -- the thread's life
 
-    def _start(self) -> None:
+    def _start(self) -> Any:
+        """Starts the thread. Returns a lock that is free once it has made its first turn, None where it runs already or
+        cannot be had.
+        """
         if self._running or self._ended:
-            return
+            return None
         self.faults.install()
         if self._note_interrupted not in gc_pauses.after_long:
             gc_pauses.after_long.append(self._note_interrupted)
@@ -158,10 +165,8 @@ class Watchdog:
             _thread.start_new_thread(self._run, (done, begun))
         except RuntimeError:  # no more threads, or the interpreter is going down
             self._running = False
-            return
-        if sys.version_info >= (3, 14):
-            # Its faulthandler gives up at a thread that is being made, and the loop's first handle may be the last.
-            begun.acquire(timeout=0.1)
+            return None
+        return begun
 
     def stop(self, *, until_gone: bool = True) -> None:
         """Ends the thread and waits for it (1 s at most; it takes less than 1 ms). ``resume`` starts it again.
@@ -215,11 +220,13 @@ class Watchdog:
 
     def _run(self, done: Any, begun: Any) -> None:
         self._thread_id = threading.get_native_id()
-        begun.release()
         try:
             self._process.open_process_ring()
             while self._running and done is self._done:
                 delay = self._turn()
+                if begun is not None:
+                    begun.release()
+                    begun = None
                 if delay is None or self._wake.acquire(timeout=delay):
                     break
         except Exception as error:
