@@ -60,8 +60,8 @@ class TimerHandle(asyncio.TimerHandle):
     """What ``call_later`` and ``call_at`` return.
 
     ``entry[0]`` is its due time and ``entry[2]`` itself: the shape of an entry of the timer heap, for the case that
-    somebody else works on the heap (see timers.py). ``_set_at``: where the record stood when it was set (layout.py), 0
-    where nothing ran or nothing is recorded.
+    somebody else works on the heap (see timers.py). ``_set_at``: where the record stood when it was set (layout.py),
+    0 or less where nothing ran or nothing is recorded.
     """
 
     __slots__ = ("_set_at",)

@@ -168,9 +168,7 @@ class SchedulingMixin(LoopPart):
         handle._when = when
         handle._scheduled = True
         recorder = self._recorder
-        handle._set_at = (
-            recorder.written + len(recorder.records) if recorder is not None and recorder.is_running else 0
-        )
+        handle._set_at = 0 if recorder is None else recorder.written + len(recorder.records)
         self._timer_sequence = sequence = self._timer_sequence + 1
         heappush(self._timer_heap, (when, sequence, handle))
         if not sequence & NOTED_TIMERS:
@@ -192,9 +190,7 @@ class SchedulingMixin(LoopPart):
         handle._when = when
         handle._scheduled = True
         recorder = self._recorder
-        handle._set_at = (
-            recorder.written + len(recorder.records) if recorder is not None and recorder.is_running else 0
-        )
+        handle._set_at = 0 if recorder is None else recorder.written + len(recorder.records)
         if self._guarded:
             self._check_closed()
             if self._debug:

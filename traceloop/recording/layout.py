@@ -133,7 +133,7 @@ R_POLL: Final = -1.0  # a: poll began; b: its timeout in s, -1 for none
 R_ACTIVE: Final = -2.0  # a: poll returned; b: handles appended for ready descriptors
 R_SPIN: Final = -3.0  # a poll without waiting that found nothing. a: it began; b: it returned
 # A timer moved, before R_DUE. a: when it was due; b: doubles written to the ring when it was set, the waiting ones
-# included: the next run's record is that of the run that set it. 0: none, or not known.
+# included: the next run's record is that of the run that set it. 0 or less: none, or not known.
 R_TIMER: Final = -4.0
 R_DUE: Final = -5.0  # a: len(ready) before the descriptors' handles were appended; b: timers moved after them
 # A task whose first step does not define it. a: its ident. Text: its name. b: 1 made by a task factory in the run

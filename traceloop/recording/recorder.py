@@ -38,6 +38,8 @@ _EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
 _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
 
+_NOWHERE = -(1 << 52)
+
 # A site of 0 means "not found" to the loop's look-up; a callback that has none runs under this one.
 UNKNOWN = 1e-9
 
@@ -113,8 +115,9 @@ class Recorder:
         self.step_type = STEP_TYPE
         self.ring = process.idle_ring
         self.words = self.ring.words
-        #: Doubles written to the ring, ever; with those in ``records`` the place in the record where it stands now.
-        self.written = 0
+        #: Doubles written to the ring, ever: with those in ``records`` the place where the record stands. Far below 0
+        #: while the loop does not run.
+        self.written = _NOWHERE
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
         anyio_threads.arrange()
@@ -352,6 +355,7 @@ class Recorder:
             is_new = self.ring is self.process.idle_ring
             if is_new:
                 self._take_ring(loop)
+            self.written = 3 * self.ring.records
             now = loop.time()
             self.words[layout.W_THREAD] = threading.get_native_id()
             self.words[layout.W_THRESHOLD] = threshold_of(loop, self.general_threshold)
@@ -372,7 +376,6 @@ class Recorder:
     def _take_ring(self, loop: Any) -> None:
         self.ring = self.process.take_ring()
         self.words = self.ring.words
-        self.written = 3 * self.ring.records
         self.words[layout.W_OPEN] = 1.0
         self.words[layout.W_LOOP] = self.number
         name = threading.current_thread().name
@@ -384,6 +387,7 @@ class Recorder:
     def loop_stopped(self, loop: Any) -> None:
         """The loop stopped running; what it recorded is in the ring afterwards."""
         self.is_running = False
+        self.written = _NOWHERE
         watchdog = watchdog_of(self.process)
         if watchdog is not None:
             watchdog.unwatch(loop)
@@ -474,7 +478,8 @@ class Recorder:
         if not self._broken:
             try:
                 self.ring.write(records, spelled_out(text), now)
-                self.written = 3 * self.ring.records
+                if self.is_running:
+                    self.written = 3 * self.ring.records
             except Exception as error:
                 self._fail(error)
         written = len(records) // 3
