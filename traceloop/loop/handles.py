@@ -32,6 +32,11 @@ _repr = _seldom(asyncio.Handle._repr)  # type: ignore[attr-defined]
 _source_traceback = _seldom(asyncio.Handle._source_traceback)  # type: ignore[attr-defined]
 
 
+def _text_in_slot(handle: Any) -> str | None:
+    value = getattr(handle, "_set_at", None)
+    return value if isinstance(value, str) else None
+
+
 class Handle(asyncio.Handle):
     """What ``call_soon`` returns. The loop runs it inline; ``_run`` is for those who turn the loop by themselves.
 
@@ -64,9 +69,11 @@ class TimerHandle(asyncio.TimerHandle):
     0 or less where nothing ran or nothing is recorded.
     """
 
-    __slots__ = ("_set_at",)
+    __slots__ = ()
     __init__: Any = object.__init__
-    _repr: Any = _repr
+    # Both lie in one slot, which debug mode uses in a handle that was cancelled: a slot more makes a timer dearer.
+    _set_at: Any = asyncio.Handle._repr  # type: ignore[attr-defined]
+    _repr: Any = property(_text_in_slot, asyncio.Handle._repr.__set__)  # type: ignore[attr-defined]
     _source_traceback: Any = _source_traceback
 
     if TYPE_CHECKING:
@@ -77,7 +84,6 @@ class TimerHandle(asyncio.TimerHandle):
         _loop: Any
         _when: float
         _scheduled: bool
-        _set_at: int
 
     def __getitem__(self, index: int) -> Any:
         if index == 0:

@@ -43,11 +43,6 @@ class SchedulingMixin(LoopPart):
     _timer_heap: list[Any]
     _timer_heap_shared: bool
     _timer_sequence: int
-    _plain_call_at = True
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        cls._plain_call_at = cls.call_at is SchedulingMixin.call_at
 
     def time(self) -> float:
         """The loop's clock: seconds of ``time.monotonic()``."""
@@ -151,14 +146,22 @@ class SchedulingMixin(LoopPart):
         """Runs ``callback(*args)`` once ``delay`` seconds have passed."""
         if delay is None:
             raise TypeError("delay must not be None")
-        when = self.time() + delay
-        # Who replaces ``call_at``, in a subclass or on the loop itself, is asked for these timers too.
-        if self._guarded or self._timer_heap_shared or not self._plain_call_at or "call_at" in self.__dict__:
-            timer = self.call_at(when, callback, *args, context=context)
+        # Who replaces ``call_at`` or ``time``, in a class or on the loop itself, is asked for these timers too.
+        kind, own = type(self), self.__dict__
+        if (
+            self._guarded
+            or self._timer_heap_shared
+            or kind.call_at is not _call_at
+            or kind.time is not _time
+            or "call_at" in own
+            or "time" in own
+        ):
+            timer = self.call_at(self.time() + delay, callback, *args, context=context)
             if self._debug and timer._source_traceback:
                 del timer._source_traceback[-1]
             return timer
-        # What ``call_at`` does, written out: a second call, with its star arguments, is a tenth of a timer.
+        # What ``call_at`` and ``time`` do, written out: two calls, one with its star arguments, are a sixth of a timer.
+        when = monotonic() + delay
         handle: TimerHandle = TimerHandle()
         handle._callback = callback
         handle._args = args
@@ -299,3 +302,7 @@ class SchedulingMixin(LoopPart):
     def get_task_factory(self) -> Any:
         """The task factory, None where ``asyncio.Task`` is used."""
         return self._task_factory
+
+
+_call_at = SchedulingMixin.call_at
+_time = SchedulingMixin.time
