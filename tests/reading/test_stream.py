@@ -193,3 +193,28 @@ def test_offload_steps_carry_worker_and_outcome(outcome):
     assert (submit.number, submit.executor, submit.ident, submit.run) == (9, 2, 77, 1)
     assert (start.number, start.worker) == (9, 4)
     assert (finish.number, finish.outcome) == (9, outcome)
+
+
+@pytest.mark.parametrize("moved", [1, 3])
+def test_a_poll_that_found_handles_is_told_in_one_record_as_in_three(moved):
+    rest = [(3.0 + place, 4 + place, moved - 1 - place) for place in range(moved)]
+    before, after = ((0.0, r.R_LOOP, 1), (0.0, r.R_RUN, 1), (0.5, 9, 0)), (*rest, (8.0, r.R_END, 0))
+    writer = [(0, r.R_WRITER, 0)]
+    three = [(1.0, r.R_POLL, -1.0), *writer, (2.5, r.R_ACTIVE, moved), (0, r.R_DUE, 0)]
+    one = [*writer, (1.0, r.R_FOUND - moved, 2.5)]
+    seen = []
+    for poll in (three, one):
+        stream, out = decode(batch(*before, *poll, *after, text=["main"]))
+        iterations = [each for decoded in out for each in decoded.iterations]
+        spent = sum(each.active_s for each in out), sum(each.idle_s for each in out)
+        seen.append((runs(out), iterations, spent, stream.damaged))
+    assert seen[0] == seen[1]
+    assert [run[4] for run in seen[1][0]] == ["soon", "writer"] + ["reader"] * (moved - 1)
+    assert seen[1][2] == (0.0 + 1.0 + 8.0 - 2.5, 1.5)
+
+
+def test_a_count_of_handles_that_makes_no_sense_is_damage():
+    records = (*BEGIN, (1, 5, 0), (2.0, float("-inf"), 3.0), (4.0, 5, 0), (5.0, r.R_END, 0))
+    stream, out = decode(batch(*records, text=["main"]))
+    assert stream.damaged == 1
+    assert len(runs(out)) == 2

@@ -452,7 +452,14 @@ class EventLoop(
                     records.append(layout.R_TIMER)
                     records.append(handle._set_at)
                     due += 1
-            if moved or due:
+            if moved and not (base or due) and (timeout > 0.0 or timeout == -1.0):
+                # One record instead of three: a service with little to do at a time has one for each run.
+                records.append(poll_start)
+                records.append(layout.R_FOUND - moved)
+                records.append(now)
+                if moved > 4:
+                    now = clock()
+            elif moved or due:
                 if timeout != -2.0:
                     records.append(poll_start)
                     records.append(layout.R_POLL)

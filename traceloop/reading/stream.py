@@ -65,6 +65,7 @@ _MAX_TASK_NAMES: Final = 200_000
 # The kinds whose first double is a clock reading of the loop's thread: they end the run before them.
 _CLOCKED: Final = frozenset((layout.R_POLL, layout.R_SPIN, layout.R_SKIP, layout.R_END, layout.R_RUN))
 _SPIN: Final = layout.R_SPIN
+_FOUND: Final = layout.R_FOUND
 
 
 # What the loop's thread is doing, as far as the record has been read.
@@ -347,13 +348,30 @@ class LoopStream:
                     if self.state != ACTIVE:
                         self._enter(ACTIVE, a, decoded)
                     continue
-                if running and ident in _CLOCKED:
+                if running and (ident in _CLOCKED or ident <= _FOUND):
                     running = False
                     end = a if a > start else start
                     append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
                     if added:
                         put((end, number, SOON, run_ident, added - 1.0))
-                if ident == layout.R_POLL:
+                if ident <= _FOUND:
+                    moved = int(_FOUND - ident)
+                    self.runs = number
+                    if self._iteration_start >= 0.0:
+                        self._end_iteration(decoded, a)
+                    self._enter(IDLE, a, decoded)
+                    iteration += 1
+                    self._iteration = iteration
+                    self._iteration_first = number
+                    self._iteration_start = b
+                    self._moved = moved
+                    self._poll_duration = max(0.0, b - a)
+                    self._poll_delay = -1.0
+                    self._enter(ACTIVE, b, decoded)
+                    if pending != 0.0:
+                        group_left = 0.0
+                    pending = self._queue_due(0.0, 0.0, pending)
+                elif ident == layout.R_POLL:
                     if self._iteration_start >= 0.0:
                         self.runs = number
                         self._end_iteration(decoded, a)

@@ -41,7 +41,7 @@ import struct
 from typing import Final
 
 MAGIC: Final = b"TLOOPRNG"
-VERSION: Final = 2
+VERSION: Final = 3
 
 KIND_LOOP: Final = 1
 KIND_PROCESS: Final = 2
@@ -162,6 +162,9 @@ R_EVENT: Final = -25.0  # anything rare. a: when; b: its number in the process. 
 R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: 0
 R_WORD: Final = -29.0  # the last value of a counter word, before a loop's R_END. a: its index; b: its value
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
+# R_FOUND - n is R_POLL, R_ACTIVE and R_DUE in one, for what is usual in a service: the queue was empty, the poll
+# waited, and n descriptors' handles were appended, no timers. a: it began; b: it returned
+R_FOUND: Final = -1024.0
 
 # The kinds that own one item of the batch's text, as a run does that is a task's first step (FIRST_STEP).
 TEXT_KINDS: Final = frozenset((R_TASK, R_SPAN, R_LOOP, R_EXECUTOR, R_THREAD, R_EVENT))
