@@ -129,6 +129,15 @@ def test_a_task_that_is_interrupted_at_its_first_step_is_in_the_record() -> None
     assert outcomes["leaving"] == 2
 
 
+def test_an_empty_name_is_not_taken_for_an_automatic_one() -> None:
+    async def main(loop: Any) -> None:
+        await asyncio.gather(*[loop.create_task(steps(1), name=name) for name in (None, "", None)])
+
+    before, empty, after = [task.name for task in tasks_of(recorded(main)) if task.first_run > 1]
+    assert empty == " "
+    assert int(after.removeprefix("Task-")) == int(before.removeprefix("Task-")) + 1
+
+
 def test_automatic_names_are_the_program_s_own() -> None:
     # Nothing of ours may take one away: tools and tests expect "Task-1".
     program = (

@@ -4,37 +4,36 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Sequence
 from itertools import accumulate
 from typing import Final
 
 from .ring_reader import Batch
 
-# So many records back a place is looked for, in so many batches: what spans remember (exporters/spans.py), and what
-# an idle loop writes in one go.
+# So many records back a place is looked for: what spans remember (exporters/spans.py); and in so many batches, of which
+# a loop with little to do writes some ten a second. Half a megabyte a loop.
 _RECORDS: Final = 65_536
-_BATCHES: Final = 8192
+_BATCHES: Final = 2048
 
 
 class _Place:
-    """A batch: how many runs were read before it, and its records, of which the runs are counted when one is asked for.
+    """A batch: how many runs were read before it, and its idents, of which the runs are counted when one is asked for.
 
     counts: by position in the batch, how many runs stand before it.
     """
 
-    __slots__ = ("counts", "doubles", "runs")
+    __slots__ = ("counts", "idents", "runs")
 
-    def __init__(self, runs: int, doubles: Sequence[float]) -> None:
+    def __init__(self, runs: int, idents: bytes) -> None:
         self.runs = runs
-        self.doubles: Sequence[float] | None = doubles
+        self.idents = idents
         self.counts: array[int] | None = None
 
     def count(self) -> array[int]:
         counts = self.counts
         if counts is None:
-            assert self.doubles is not None
-            counts = self.counts = array("I", accumulate(map((0.0).__lt__, self.doubles[1::3]), initial=0))
-            self.doubles = None
+            idents = memoryview(self.idents).cast("d")
+            counts = self.counts = array("I", accumulate(map((0.0).__lt__, idents), initial=0))
+            self.idents = b""
         return counts
 
 
@@ -53,11 +52,13 @@ class RunPlaces:
         if first < self._end:  # a damaged count: what is known would no longer be in order
             self._first.clear()
             self._places.clear()
+        doubles = array("d", batch.records) if batch.doubles is None else batch.doubles
         self._first.append(first)
-        self._places.append(_Place(runs, batch.records if batch.doubles is None else batch.doubles))
+        self._places.append(_Place(runs, doubles[1::3].tobytes()))
         self._end = first + len(batch.records) // 3
-        if len(self._first) > _BATCHES or self._end - self._first[0] > 2 * _RECORDS:
-            old = max(bisect_right(self._first, self._end - _RECORDS) - 1, len(self._first) - _BATCHES // 2, 0)
+        if len(self._first) > _BATCHES or self._end - self._first[0] > _RECORDS + _RECORDS // 4:
+            # A part at a time, since a list is moved as a whole.
+            old = max(bisect_right(self._first, self._end - _RECORDS) - 1, len(self._first) - _BATCHES * 3 // 4, 0)
             old = min(old, len(self._first) - 1)
             del self._first[:old]
             del self._places[:old]
