@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import json
@@ -93,15 +94,17 @@ def environ_of(receiver: Receiver) -> dict[str, str]:
 
 
 class Program:
-    """A measured process, which runs a slice of its workload whenever it is told to.
+    """A measured process, which runs a slice of its workload whenever it is told to; a context manager.
 
-    Where it is traced, its record is kept and checked at its end. RuntimeError where it fails.
+    Where it is traced, its record is kept until the context ends, and checked at its own end. RuntimeError where it
+    fails.
     """
 
     def __init__(self, python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> None:
         self.arm = arm
         self._workload = workload
-        self._reaping = become_subreaper()
+        # Whether its collector is to be waited for.
+        self._reaping = arm.options is not None and become_subreaper()
         self._folder = ""
         if arm.options is not None:
             # In memory, as the record of `traceloop run` is by itself.
@@ -114,6 +117,18 @@ class Program:
         )  # fmt: skip
         self._cpu_us: list[float] = []
         self._operations = 0
+
+    def __enter__(self) -> Program:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        if self._folder:
+            if self._reaping:  # it failed: its collector still has the folder
+                with contextlib.suppress(RuntimeError):
+                    reap_collector()
+            shutil.rmtree(self._folder, ignore_errors=True)
 
     def ready(self) -> None:
         """Waits until it has started."""
@@ -140,31 +155,28 @@ class Program:
 
     def end(self) -> Measured:
         """Ends it; what its slices took, and what became of its record."""
-        try:
-            stdout, stderr = self._process.communicate()
-            if self._process.returncode:
-                self._fail(stderr)
-            data: dict[str, int] = json.loads(stdout.splitlines()[-1])
-            out = Measured(self._cpu_us, self._operations, data["peak_bytes"], data["resident_bytes"])
-            if self._folder:
-                read_summary(stderr, out)
-                if self._reaping:
-                    usage = reap_collector()
-                    out.collector_cpu_seconds = usage.ru_utime + usage.ru_stime
-                    out.collector_peak_bytes = usage.ru_maxrss * 1024
-                out.problems = checked.problems_of(self._folder, self._workload, out.handles)
-            return out
-        finally:
-            if self._folder:
-                shutil.rmtree(self._folder, ignore_errors=True)
+        stdout, stderr = self._process.communicate()
+        if self._process.returncode:
+            self._fail(stderr)
+        data: dict[str, int] = json.loads(stdout.splitlines()[-1])
+        out = Measured(self._cpu_us, self._operations, data["peak_bytes"], data["resident_bytes"])
+        if self._folder:
+            read_summary(stderr, out)
+            if self._reaping:
+                usage = reap_collector()
+                self._reaping = False
+                out.collector_cpu_seconds = usage.ru_utime + usage.ru_stime
+                out.collector_peak_bytes = usage.ru_maxrss * 1024
+            out.problems = checked.problems_of(self._folder, self._workload, out.handles)
+        return out
 
 
 def run_program(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> Measured:
     """A process that runs one slice."""
-    program = Program(python, arm, workload, n, receiver)
-    program.ready()
-    program.run()
-    return program.end()
+    with Program(python, arm, workload, n, receiver) as program:
+        program.ready()
+        program.run()
+        return program.end()
 
 
 def reap_collector() -> Any:

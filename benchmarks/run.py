@@ -15,6 +15,7 @@ every handle run must be found in the record that the measured process left (INC
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -144,13 +145,14 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
         row = Row(name, network, {arm.name: [] for arm in used})
         slices = 1 if name in WHOLE else NETWORK_SLICES if network else SLICES
         for _ in range(options.rounds):
-            programs = []
-            for arm in used:
-                count = max(100, int((options.n or n) * options.scale * arm.scale / slices))
-                programs.append(Program(options.python, arm, name, count, receiver))
-            run_by_turns(programs, slices)
-            for program in programs:
-                row.measured[program.arm.name].append(program.end())
+            with contextlib.ExitStack() as stack:
+                programs = []
+                for arm in used:
+                    count = max(100, int((options.n or n) * options.scale * arm.scale / slices))
+                    programs.append(stack.enter_context(Program(options.python, arm, name, count, receiver)))
+                run_by_turns(programs, slices)
+                for program in programs:
+                    row.measured[program.arm.name].append(program.end())
         if heading != row.base:
             heading = row.base
             print_heading(row, row.base)
