@@ -1,9 +1,12 @@
 """Libraries that turn the loop by themselves, or put loops of their own upon ours."""
 
+import asyncio
 import re
 import subprocess
 
 import pytest
+
+from traceloop.loop.event_loop import EventLoop
 
 # What nest_asyncio does to a loop's class, in little: iterations of its own, which may nest.
 NESTING = """
@@ -153,3 +156,20 @@ def test_a_subclass_that_has_an_iteration_around_ours_is_recorded(traced, tmp_pa
     idle = re.search(r"active (\S+) (m?s) .*, idle (\S+) s", done.stderr)
     assert idle, done.stderr
     assert float(idle[3]) > 0.9
+
+
+def test_a_timer_cancelled_in_debug_mode_that_somebody_else_moved():
+    loop = EventLoop()
+    try:
+        loop.set_debug(True)
+        timer = loop.call_later(10, print)
+        timer.cancel()
+        loop._ready.append(timer)
+        handle = loop.call_soon(str)
+        loop._ready.remove(handle)
+        handle._run()
+        loop.set_debug(False)
+        loop.run_until_complete(asyncio.sleep(0))
+        assert not loop._recorder._broken
+    finally:
+        loop.close()

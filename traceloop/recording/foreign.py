@@ -51,7 +51,9 @@ class ForeignRuns:
             if new >= length and isinstance(handle, TimerHandle):
                 timers.insert(0, handle)
             for timer in timers:
-                records += (timer.when(), layout.R_TIMER, getattr(timer, "_set_at", 0))
+                # Somebody else's handle has no such place, nor has one that was cancelled in debug mode.
+                place = getattr(timer, "_set_at", 0)
+                records += (timer.when(), layout.R_TIMER, place if isinstance(place, int) else 0)
             records += (now, layout.R_ACTIVE, float(new - len(timers)))
             records += (float(length - new), layout.R_DUE, float(len(timers)))
             start = now
