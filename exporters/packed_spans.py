@@ -85,9 +85,8 @@ class _PackedKind(Kind):
     def shape(self, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
         """The shapes for heads of this length, made at their first use."""
         common = self.common
-        sizes = len(common), head
-        parts = _SHAPES.get(sizes) or _make_shape(*sizes)
-        pack_plain, plain, pack_linked, linked = parts
+        size = len(common)
+        pack_plain, plain, pack_linked, linked = _SHAPES.get((size, head)) or _make_shape(size, head)
         made = self.shapes[head] = pack_plain, plain + common, pack_linked, linked + common
         return made
 

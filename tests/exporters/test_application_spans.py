@@ -103,6 +103,7 @@ def test_nothing_is_kept_alive_and_a_reused_address_gets_a_new_number(spans, lis
         assert reference() is None
     assert len(seen) < 50
     defined = [record for record in lists.take()[0] if record[1] == layout.R_SPAN]
+    assert len(defined) == 50
     assert len({number for number, _, _ in defined}) == 50
 
 

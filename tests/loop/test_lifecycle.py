@@ -514,6 +514,33 @@ def test_many_loops_in_many_threads(loop_factory):
     assert len({id(each) for _, each in results}) == 8
 
 
+def test_a_class_s_clock_and_call_at_are_asked_for_timers(loop_factory, monkeypatch):
+    """freezegun replaces the clock of the loop's class while loops of it run."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(loop), "time", lambda self: 1e6)
+            timer = loop.call_later(5, print)
+            assert timer.when() == 1e6 + 5
+            timer.cancel()
+        asked = []
+        call_at = type(loop).call_at
+
+        def noted(self, when, *args, **rest):
+            asked.append(when)
+            return call_at(self, when, *args, **rest)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(type(loop), "call_at", noted)
+            timer = loop.call_later(5, print)
+        assert asked == [timer.when()]
+        timer.cancel()
+
+    with asyncio.Runner(loop_factory=loop_factory) as runner:
+        runner.run(main())
+
+
 @pytest.mark.parametrize("recorder", [None, False], ids=["recorded", "unrecorded"])
 def test_a_clock_that_a_test_puts_on_the_running_loop(loop_factory, recorder, monkeypatch):
     """aiohttp's tests move the time of their loop by a mock while it runs."""

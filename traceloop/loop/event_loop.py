@@ -343,7 +343,6 @@ class EventLoop(
         fresh = recorder.fresh
         next_task = recorder.next_task
         first_step_done = recorder.first_step_done
-        first_step_done = recorder.first_step_done
         created = recorder.created
         define_created = recorder.define_created
         spans = recorder.spans
@@ -453,24 +452,23 @@ class EventLoop(
                     records.append(layout.R_TIMER)
                     records.append(handle._set_at)
                     due += 1
-            if moved and not (base or due) and (timeout > 0.0 or timeout == -1.0):
-                # One record instead of three: a service with little to do at a time has one for each run.
-                records.append(poll_start)
-                records.append(layout.R_FOUND - moved)
-                records.append(now)
-                if moved > 4:
-                    now = clock()
-            elif moved or due:
-                if timeout != -2.0:
+            if moved or due:
+                if moved and not (base or due) and (timeout > 0.0 or timeout == -1.0):
+                    # One record instead of three: a service with little to do at a time has one for each run.
                     records.append(poll_start)
-                    records.append(layout.R_POLL)
-                    records.append(timeout)
-                records.append(now)
-                records.append(layout.R_ACTIVE)
-                records.append(moved)
-                records.append(base)
-                records.append(layout.R_DUE)
-                records.append(due)
+                    records.append(layout.R_FOUND - moved)
+                    records.append(now)
+                else:
+                    if timeout != -2.0:
+                        records.append(poll_start)
+                        records.append(layout.R_POLL)
+                        records.append(timeout)
+                    records.append(now)
+                    records.append(layout.R_ACTIVE)
+                    records.append(moved)
+                    records.append(base)
+                    records.append(layout.R_DUE)
+                    records.append(due)
                 if moved + due > 4:
                     now = clock()
             elif timeout == 0.0:
@@ -638,13 +636,13 @@ class EventLoop(
             handle = callback = args = task = found = entry = held = None
             newcomer = nobody
             seen = spans
-            since_flush = now - last_flush
-            if since_flush > 0.02 or (len(records) >= _BATCH and since_flush > _GAUGES_SECONDS):
-                recorder.flush(self, now)
-                last_flush = now
-                span_variable = spans.variable
-            elif len(records) >= _BATCH:
-                recorder.write(now)
+            if len(records) >= _BATCH or now - last_flush > 0.02:
+                if now - last_flush > _GAUGES_SECONDS:
+                    recorder.flush(self, now)
+                    last_flush = now
+                    span_variable = spans.variable
+                else:
+                    recorder.write(now)
             if once or self._stopping:
                 return
 

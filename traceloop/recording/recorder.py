@@ -33,7 +33,7 @@ _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _logger = logging.getLogger("traceloop")
 
 _PYTHON_STEPS = frozenset(("_Task__step", "__step", "_Task__wakeup", "__wakeup"))
-_RESULT: float = layout.OUTCOME * layout.OUTCOME_RESULT
+_RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
 _EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
 _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 

@@ -207,7 +207,8 @@ def active_span(handle: Any) -> list[Any] | None:
         span = handle._context[variable][key].get_span_context()
         if not span.trace_id or not span.span_id:
             return None
-        return [format(span.trace_id, "032x"), format(span.span_id, "016x"), flags_of(span), state_of(span)]
+        flags = flags_of(span.trace_flags, span.is_remote)
+        return [format(span.trace_id, "032x"), format(span.span_id, "016x"), flags, state_of(span.trace_state)]
     except Exception:  # no span is active, or the API is another than we know
         return None
 

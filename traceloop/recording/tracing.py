@@ -33,14 +33,13 @@ _GENERATION_BITS: Final = 20
 _MAX_STATE: Final = 512  # characters of a trace state, the most that has to be carried (W3C Trace Context, 3.3.1.5)
 
 
-def flags_of(context: Any) -> int:
+def flags_of(flags: int, is_remote: bool) -> int:
     """The W3C trace flags of a span's context, and REMOTE."""
-    return int(context.trace_flags) & 0xFF | (REMOTE if context.is_remote else 0)
+    return int(flags) & 0xFF | (REMOTE if is_remote else 0)
 
 
-def state_of(context: Any) -> str:
+def state_of(state: Any) -> str:
     """The trace state of a span's context, as its header has it."""
-    state = context.trace_state
     return state.to_header()[:_MAX_STATE] if state else ""
 
 
@@ -178,9 +177,9 @@ class ApplicationSpans:
             self._defined += 1
             if self._defined >= GENERATION:
                 self._begin_generation()
-            self._records += (number, layout.R_SPAN, int(flags) & 0xFF | (REMOTE if is_remote else 0))
+            self._records += (number, layout.R_SPAN, flags_of(flags, is_remote))
             # 60 ns less than an f-string.
-            self._text.append("%032x %016x %s" % (trace_id, span_id, state_of(context) if state else ""))  # noqa: UP031
+            self._text.append("%032x %016x %s" % (trace_id, span_id, state_of(state)))  # noqa: UP031
         try:
             span._loop_span = self._generation, number
         except Exception:
