@@ -18,14 +18,13 @@ from typing import Any
 # In a checkout nothing need be installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from traceloop.exporters.span_ids import Sampling
-from traceloop.exporters.spans import ProcessNames, SpanBuilder
-
+from traceloop.exporters.spans.builder import ProcessNames, SpanBuilder
+from traceloop.exporters.spans.ids import Sampling
 from traceloop.reading import read_run
-from traceloop.reading.ring_reader import RingReader
-from traceloop.reading.run_directory import SiteLogReader
-from traceloop.reading.stream import LoopStream
-from traceloop.recording import layout
+from traceloop.reading.decoding.decoder import LoopStream
+from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.reading.process_folders import SiteLogReader
+from traceloop.record import layout
 
 _LOOP_SERIES = (
     "asyncio_eventloop_time_seconds_total",

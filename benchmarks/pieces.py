@@ -22,7 +22,7 @@ from typing import Any
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from traceloop.loop.handles import Handle
+from traceloop.core.handles import Handle
 
 _TIMES = 1000
 _LOOPS = 300

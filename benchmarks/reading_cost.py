@@ -15,10 +15,9 @@ import resource
 import statistics
 import time
 
-from traceloop.exporters.collector_process import make_statistics
-from traceloop.exporters.otlp import OtlpSender
+from traceloop.collector.collector import make_statistics
+from traceloop.exporters.otlp.sender import OtlpSender
 from traceloop.exporters.span_pipeline import make_pipeline
-
 from traceloop.reading.follower import RunFollower
 from traceloop.settings import Settings
 

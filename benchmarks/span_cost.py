@@ -12,14 +12,14 @@ import time
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as sdk_encode
 from opentelemetry.sdk.resources import Resource
-from traceloop.exporters.otlp_encoder import encode_spans
-from traceloop.exporters.packed_spans import PackingBuilder
-from traceloop.exporters.sdk import readable_span
-from traceloop.exporters.span_ids import Sampling
-from traceloop.exporters.spans import ProcessNames, SpanBuilder
 
-from traceloop.reading.decoded import Decoded, Iteration, LoopInfo
-from traceloop.recording.naming import Site
+from traceloop.core.site_of import Site
+from traceloop.exporters.otel_sdk.sinks import readable_span
+from traceloop.exporters.otlp.encoder import encode_spans
+from traceloop.exporters.otlp.packing import PackingBuilder
+from traceloop.exporters.spans.builder import ProcessNames, SpanBuilder
+from traceloop.exporters.spans.ids import Sampling
+from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo
 
 ROUNDS = 9
 RUNS = 20_000

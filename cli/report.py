@@ -24,9 +24,8 @@ def command(record: str, width: int | None) -> None:
     folder = find_run(record)
     if folder is None:
         raise click.ClickException(f"no record of a run in {record}")
-    from traceloop.exporters.report import report
-
-    from traceloop.reading.run_directory import RunDirectory
+    from traceloop.exporters.text.report import report
+    from traceloop.reading.process_folders import RunDirectory
 
     if not RunDirectory(folder).processes():
         raise click.ClickException(f"no process has recorded anything in {folder}")
@@ -69,8 +68,7 @@ def settings_of(folder: str) -> Settings:
 
 def read(folder: str) -> tuple[Any, list[str], list[str]]:
     """The statistics of everything in the folder, a line for each crash, and for each ring that cannot be read."""
-    from traceloop.exporters.collector_process import make_statistics
-
+    from traceloop.collector.collector import make_statistics
     from traceloop.reading.follower import RunFollower
 
     statistics = make_statistics(settings_of(folder))

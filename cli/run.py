@@ -9,7 +9,8 @@ from __future__ import annotations
 import os
 import sys
 
-from traceloop import __version__, run_directory
+from traceloop import __version__
+from traceloop.instrument import run_directory
 from traceloop.settings import PREFIX, ROOT_PID, RUN_DIR, Settings, SettingsError
 
 from . import options, programs
@@ -24,10 +25,10 @@ DISTRIBUTION = "traceloop-eventloop"
 _PROBE = """
 import os, sys
 try:
-    import traceloop.bootstrap
+    import traceloop.instrument.startup
 except ImportError:
     sys.exit(3)
-print("traceloop", traceloop.__version__, int(traceloop.bootstrap.hook_ran))
+print("traceloop", traceloop.__version__, int(traceloop.instrument.startup.hook_ran))
 """
 
 
@@ -167,7 +168,8 @@ def _clean(environ: Mapping[str, str]) -> dict[str, str]:
 
 def start_collector(settings: Settings) -> Any:
     """Starts the collector's process; None, with a line said, where the run can't begin."""
-    from traceloop.exporters import collector, quick_start
+    from traceloop.collector import start as collector
+    from traceloop.collector import start_before_exec as quick_start
 
     try:
         return quick_start.start_before_exec(settings)

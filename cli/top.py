@@ -31,10 +31,9 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     its record in the folder RECORD. It reads the record beside the collector: the program does not notice.
     """
     folder = _choose(which)
-    from traceloop.exporters.collector_process import make_statistics
-    from traceloop.exporters.live_view import LiveView
-    from traceloop.exporters.text_tables import Style
-
+    from traceloop.collector.collector import make_statistics
+    from traceloop.exporters.text.live_view import LiveView
+    from traceloop.exporters.text.tables import Style
     from traceloop.reading.follower import RunFollower
 
     from .report import settings_of
@@ -115,7 +114,7 @@ def _run_directories() -> Iterator[str]:
 
 
 def _pids(folder: str) -> set[int]:
-    from traceloop.reading.run_directory import RunDirectory
+    from traceloop.reading.process_folders import RunDirectory
 
     directory = RunDirectory(folder)
     return {process.pid for process in directory.processes() if directory.writing(process)}

@@ -11,25 +11,25 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
-from traceloop.reading import stall_statistics
-from traceloop.reading.decoded import SpanContext
+from traceloop.core.site_of import Site
+from traceloop.reading.decoding.decoded import SpanContext
 from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
-from traceloop.reading.samples import Sample
-from traceloop.reading.stalls import StallIndex
-from traceloop.reading.statistics import Statistics
-from traceloop.recording.naming import Site
+from traceloop.reading.stalls import parts as stall_statistics
+from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.statistics.parts import Sample
+from traceloop.reading.statistics.run import Statistics
 from traceloop.settings import Settings
 
-from .exemplars import executors_hook, loop_hook
-from .growth_spans import growth_span
-from .offload_spans import OffloadSpans
-from .otlp import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
-from .packed_spans import PackingBuilder
-from .span_ids import Sampling
-from .span_limits import SpanLimits
-from .span_resource import detected_attributes, resource_attributes
-from .spans import Link, ProcessNames, Span, SpanBuilder, SpanEvent
-from .stall_spans import StallSpans
+from .otlp.packing import PackingBuilder
+from .otlp.sender import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
+from .spans.builder import Link, ProcessNames, Span, SpanBuilder, SpanEvent
+from .spans.exemplars import executors_hook, loop_hook
+from .spans.heap_growth import growth_span
+from .spans.ids import Sampling
+from .spans.limits import SpanLimits
+from .spans.offloads import OffloadSpans
+from .spans.resource import detected_attributes, resource_attributes
+from .spans.stalls import StallSpans
 
 _UNKNOWN: Final = Site("", "unknown", "", 0)
 _MAX_PROCESSES: Final = 10_000
@@ -110,7 +110,7 @@ def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[
             if name == "otlp_proto_http" or (name == "otlp" and protocol == "http/protobuf"):
                 sinks.append(OtlpSender(OtlpSettings.from_environ(environ, settings.otlp_endpoint, notice), notice))
                 continue
-            from .sdk import SdkSink
+            from .otel_sdk.sinks import SdkSink
 
             sinks.append(SdkSink(name, protocol, settings, environ, notice))
         except Exception as error:

@@ -28,7 +28,8 @@ def install() -> None:
     Loops that exist stay what they are. uvloop is left alone: a program that calls this function chooses its
     loop.
     """
-    from . import ending, rebinding
+    from .instrument import process_end as ending
+    from .instrument import rebinding
 
     rebinding.rebind_asyncio(asyncio)
     ending.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
@@ -47,6 +48,6 @@ def start(**choices: Any) -> Any:
     instead of those that the environment names. It lives here, so the record is read by a thread of this process.
     Raises `TypeError` for another kind of provider.
     """
-    from .library_run import start_run
+    from .instrument.library_run import start_run
 
     return start_run(choices)

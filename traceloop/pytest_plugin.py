@@ -93,7 +93,7 @@ class Watch:
 
     def _read(self, test: str) -> SlowRun | None:
         """Takes in what was recorded since the last time; returns the longest run among it."""
-        from .recording.layout import SITES
+        from .record.layout import SITES
 
         follower = self._follow()
         worst: SlowRun | None = None
@@ -121,7 +121,7 @@ class Watch:
     def _follow(self) -> Any:
         if self._follower is None:
             from .reading.follower import PrivateFollower
-            from .reading.statistics import Statistics
+            from .reading.statistics.run import Statistics
             from .recording.process import current_process
 
             process = current_process()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from traceloop.cli import options
 
+from traceloop.cli import options
 from traceloop.settings import Settings, SettingsError
 
 P = "OTEL_PYTHON_TRACELOOP_"

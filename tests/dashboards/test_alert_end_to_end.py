@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from needed_programs import need
 from prometheus_server import alertmanager, free_port, prometheus
+
 from traceloop.dashboards import export
 
 pytestmark = pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 from dashboard_files import DASHBOARDS
+
 from traceloop.dashboards import export
 
 

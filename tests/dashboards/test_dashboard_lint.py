@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from dashboard_files import DASHBOARDS, dashboards, panels, queries, selectors_of
+
 from traceloop.dashboards.source.__main__ import render
 
 BOARDS = dashboards()

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from dashboard_files import RULES, load
 from prometheus_server import free_port
+
 from traceloop.dashboards import shortened
 
 

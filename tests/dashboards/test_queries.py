@@ -16,6 +16,7 @@ from dashboard_files import (
     selectors_of,
     series_names,
 )
+
 from traceloop.exporters.catalogue import CATALOGUE
 
 PANEL_QUERIES = [(where, interpolate(query)) for board in dashboards().values() for where, query in queries(board)]

@@ -17,8 +17,8 @@ from otlp_receiver import Receiver
 from test_collector import Run
 
 import traceloop
-from traceloop.recording import layout
-from traceloop.recording.tracing import GENERATION, REMOTE, ApplicationSpans
+from traceloop.record import layout
+from traceloop.recording.application_spans import GENERATION, REMOTE, ApplicationSpans
 
 
 class Lists:

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from traceloop.exporters.catalogue import BY_NAME, CATALOGUE
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "telemetry.md"

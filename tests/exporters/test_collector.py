@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from otlp_receiver import Receiver, attributes_of
-from traceloop.exporters import collector
-from traceloop.exporters.traced_processes import is_alive
 
+from traceloop.collector import start as collector
+from traceloop.collector.traced_processes import is_alive
 from traceloop.settings import RUN_DIR, Settings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -262,7 +262,7 @@ def test_the_root_gets_its_summary_and_the_run_leaves_nothing(tmp_path):
     folder.mkdir()
     code = PREAMBLE + textwrap.dedent(
         f"""
-        from traceloop.exporters import collector
+        from traceloop.collector import start as collector
         from traceloop.settings import Settings
         handle = collector.start(Settings(run_dir={str(folder)!r}, metrics_port=0, report=True))
         os.environ[{RUN_DIR!r}] = {str(folder)!r}
@@ -334,7 +334,7 @@ def test_spans_on_the_console(tmp_path):
     folder.mkdir()
     code = PREAMBLE + textwrap.dedent(
         f"""
-        from traceloop.exporters import collector
+        from traceloop.collector import start as collector
         from traceloop.settings import Settings
         collector.start(Settings(run_dir={str(folder)!r}, metrics=False))
         os.environ[{RUN_DIR!r}] = {str(folder)!r}
@@ -353,7 +353,7 @@ def test_the_thread_reads_private_memory(tmp_path):
     code = PREAMBLE + textwrap.dedent(
         """
         import urllib.request
-        from traceloop.exporters import collector
+        from traceloop.collector import start as collector
         from traceloop.settings import Settings
         thread = collector.start_thread(Settings(collector="thread", metrics_port=0))
         async def main():

@@ -6,8 +6,8 @@ import subprocess
 import sys
 import time
 
-from traceloop.exporters.old_records import expire
-from traceloop.exporters.traced_processes import stat_of
+from traceloop.collector.expired_records import expire
+from traceloop.collector.traced_processes import stat_of
 
 
 def make(folder, name, *, days=0.0, size=1000, process=None):
@@ -51,7 +51,7 @@ def test_a_run_of_another_container_lives_as_long_as_its_collector(tmp_path):
     (path / "run.json").write_text(json.dumps({"pid_namespace": 1}))
     os.utime(path, (1e9, 1e9))
     code = """
-import sys, traceloop.exporters.old_records as old_records
+import sys, traceloop.collector.expired_records as old_records
 print(old_records.hold(sys.argv[1]) >= 0, flush=True)
 sys.stdin.read()
 """

@@ -9,10 +9,11 @@ from email.utils import formatdate
 
 import pytest
 from otlp_receiver import Receiver, attributes_of
-from traceloop.exporters import otlp
-from traceloop.exporters.otlp import OtlpSender, OtlpSettings, rejected_spans
-from traceloop.exporters.otlp_encoder import encode_spans
-from traceloop.exporters.spans import Kind
+
+from traceloop.exporters.otlp import sender as otlp
+from traceloop.exporters.otlp.encoder import encode_spans
+from traceloop.exporters.otlp.sender import OtlpSender, OtlpSettings, rejected_spans
+from traceloop.exporters.spans.builder import Kind
 
 KIND = Kind("app.handler", {"asyncio.handle.kind": "soon"})
 RESOURCE = {"service.name": "test"}

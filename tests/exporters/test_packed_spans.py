@@ -5,15 +5,15 @@ import random
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
-from traceloop.exporters.exemplars import loop_hook
-from traceloop.exporters.otlp_encoder import encode_spans
-from traceloop.exporters.packed_spans import PackingBuilder
-from traceloop.exporters.span_ids import Sampling, SpanIds
-from traceloop.exporters.spans import ProcessNames, SpanBuilder
 
-from traceloop.reading.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
-from traceloop.recording.layout import SITES
-from traceloop.recording.naming import Site
+from traceloop.core.site_of import Site
+from traceloop.exporters.otlp.encoder import encode_spans
+from traceloop.exporters.otlp.packing import PackingBuilder
+from traceloop.exporters.spans.builder import ProcessNames, SpanBuilder
+from traceloop.exporters.spans.exemplars import loop_hook
+from traceloop.exporters.spans.ids import Sampling, SpanIds
+from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
+from traceloop.record.layout import SITES
 
 NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
 LOOP = LoopInfo(1, "MainThread", 0.0)

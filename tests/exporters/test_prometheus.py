@@ -14,12 +14,12 @@ import pytest
 from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
-from traceloop.exporters.catalogue import BY_NAME
-from traceloop.exporters.prometheus import ServerError, serve
 
+from traceloop.exporters.catalogue import BY_NAME
+from traceloop.exporters.prometheus.metrics import ServerError, serve
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import new_statistics, read_loop
-from traceloop.reading.run_directory import SiteNames
+from traceloop.reading.process_folders import SiteNames
 from traceloop.recording import process
 
 

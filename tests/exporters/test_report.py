@@ -7,9 +7,9 @@ import re
 import time
 
 import pytest
-from traceloop.exporters import text_tables
-from traceloop.exporters.report import report, summary
 
+from traceloop.exporters.text import tables as text_tables
+from traceloop.exporters.text.report import report, summary
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import new_statistics, read_loop
 from traceloop.recording import process

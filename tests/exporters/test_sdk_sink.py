@@ -7,10 +7,10 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
-from traceloop.exporters.sdk import ProviderSink, SdkSink, load_exporter
-from traceloop.exporters.span_pipeline import make_sinks, sampling_of, wanted_exporters
-from traceloop.exporters.spans import Extra, Kind, Link, SpanEvent
 
+from traceloop.exporters.otel_sdk.sinks import ProviderSink, SdkSink, load_exporter
+from traceloop.exporters.span_pipeline import make_sinks, sampling_of, wanted_exporters
+from traceloop.exporters.spans.builder import Extra, Kind, Link, SpanEvent
 from traceloop.settings import Settings
 
 import pytest  # isort: skip

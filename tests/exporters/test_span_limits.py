@@ -5,10 +5,11 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans 
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.resources import Resource
 from otlp_receiver import attributes_of
-from traceloop.exporters.otlp_encoder import encode_spans
-from traceloop.exporters.sdk import readable_span
-from traceloop.exporters.span_limits import SpanLimits
-from traceloop.exporters.spans import ITERATION, Extra, Kind, Link, SpanEvent
+
+from traceloop.exporters.otel_sdk.sinks import readable_span
+from traceloop.exporters.otlp.encoder import encode_spans
+from traceloop.exporters.spans.builder import ITERATION, Extra, Kind, Link, SpanEvent
+from traceloop.exporters.spans.limits import SpanLimits
 
 KIND = Kind("app.handler", {"asyncio.handle.kind": "task", "code.function.name": "app.handler", "thread.id": 7})
 TRACE, ID = bytes(15) + b"\1", bytes(7) + b"\1"

@@ -5,13 +5,13 @@ import time
 
 import pytest
 from otlp_receiver import Receiver
-from traceloop.exporters.collector_process import make_statistics
-from traceloop.exporters.span_pipeline import make_pipeline
 
+from traceloop.collector.collector import make_statistics
+from traceloop.core.site_of import Site
+from traceloop.exporters.span_pipeline import make_pipeline
 from traceloop.reading.follower import ProcessFollower
-from traceloop.reading.run_directory import SiteNames
-from traceloop.recording import layout
-from traceloop.recording.naming import Site
+from traceloop.reading.process_folders import SiteNames
+from traceloop.record import layout
 from traceloop.recording.ring import Ring
 from traceloop.settings import Settings
 

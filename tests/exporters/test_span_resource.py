@@ -4,7 +4,8 @@ import os
 import socket
 
 import pytest
-from traceloop.exporters.span_resource import detected_attributes, resource_attributes
+
+from traceloop.exporters.spans.resource import detected_attributes, resource_attributes
 
 DESCRIPTION = {
     "pid": 4711,

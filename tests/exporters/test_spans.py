@@ -4,12 +4,12 @@ import itertools
 import random
 
 import pytest
-from traceloop.exporters.span_ids import Sampling, SpanIds
-from traceloop.exporters.spans import Link, ProcessNames, SpanBuilder, SpanEvent
 
-from traceloop.reading.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
-from traceloop.recording.layout import SITES
-from traceloop.recording.naming import Site
+from traceloop.core.site_of import Site
+from traceloop.exporters.spans.builder import Link, ProcessNames, SpanBuilder, SpanEvent
+from traceloop.exporters.spans.ids import Sampling, SpanIds
+from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
+from traceloop.record.layout import SITES
 
 NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
 LOOP = LoopInfo(1, "MainThread", 0.0)

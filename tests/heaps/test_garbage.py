@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from exporters.report import report
+from traceloop.exporters.text.report import report
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.recording.growth import Growth, MemoryGrowth, SteadyClock, TimerGrowth
+from traceloop.recording.heaps.growth_rules import Growth, MemoryGrowth, SteadyClock, TimerGrowth
 
 TEN_MINUTES = 600
 MIB = 1 << 20

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading.growth import HeapGrowth, growth_of
-from traceloop.reading.ring_reader import RingReader
-from traceloop.reading.stream import LoopStream
-from traceloop.recording import growth, memory
+from traceloop.reading.decoding.decoder import LoopStream
+from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.reading.statistics.growth import HeapGrowth, growth_of
+from traceloop.recording.heaps import growth_rules as growth
+from traceloop.recording.heaps import memory
+from traceloop.recording.heaps.sampler import LoopSamples, Sampler
+from traceloop.recording.heaps.timer_origins import EVERY, NOTED_TIMERS, CreationSites, callbacks_waiting
 from traceloop.recording.outbox import Outbox, outbox_of
 from traceloop.recording.process import Process
 from traceloop.recording.recorder import Recorder
-from traceloop.recording.sampling import LoopSamples, Sampler
-from traceloop.recording.timer_sites import EVERY, NOTED_TIMERS, CreationSites, callbacks_waiting
 
 
 @pytest.fixture
@@ -208,9 +209,9 @@ def test_a_program_that_leaks_20000_timers_and_sleeps_is_told_of() -> None:
         from traceloop.loop.event_loop import EventLoop
         from traceloop.recording.process import Process
         from traceloop.recording.recorder import Recorder
-        from traceloop.reading.growth import growth_of
-        from traceloop.reading.ring_reader import RingReader
-        from traceloop.reading.stream import LoopStream
+        from traceloop.reading.statistics.growth import growth_of
+        from traceloop.reading.decoding.ring_reader import RingReader
+        from traceloop.reading.decoding.decoder import LoopStream
         import time
 
         def expire(): pass
@@ -309,7 +310,7 @@ def test_a_trace_under_way_is_told_of_when_the_last_loop_is_closed(process: Proc
 def test_a_child_does_not_go_on_tracing() -> None:
     program = """
         import asyncio, os, tracemalloc
-        from traceloop.recording import memory, sampling
+        from traceloop.recording.heaps import memory, sampler
         tracing = memory.Tracing(None, {}, 0.0)
         pid = os.fork()
         if pid == 0:

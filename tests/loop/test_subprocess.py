@@ -378,8 +378,8 @@ def test_a_policy_without_child_watchers():
 
 @pytest.mark.parametrize("name", ["PidfdChildWatcher", "ThreadedChildWatcher"])
 def test_our_child_watchers(name, caplog):
-    from traceloop.loop import child_watchers
     from traceloop.loop.event_loop import EventLoop
+    from traceloop.loop.processes import child_watchers
 
     class Loop(EventLoop):
         def _find_watcher(self):
@@ -403,8 +403,8 @@ def test_our_child_watchers(name, caplog):
 
 
 def test_our_threaded_watcher_reaps_for_a_closed_loop(caplog):
-    from traceloop.loop import child_watchers
     from traceloop.loop.event_loop import EventLoop
+    from traceloop.loop.processes import child_watchers
 
     class Loop(EventLoop):
         def _find_watcher(self):

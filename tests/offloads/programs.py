@@ -9,8 +9,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading.ring_reader import RingReader
-from traceloop.reading.stream import Decoded, LoopStream
+from traceloop.reading.decoding.decoder import Decoded, LoopStream
+from traceloop.reading.decoding.ring_reader import RingReader
 from traceloop.recording.process import Process
 from traceloop.recording.recorder import Recorder
 

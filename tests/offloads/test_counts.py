@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from traceloop.reading import read_loop
-from traceloop.reading.executors import ExecutorStatistics
-from traceloop.reading.labels import BoundedLabels
-from traceloop.recording.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT
+from traceloop.reading.statistics.executors import ExecutorStatistics
+from traceloop.reading.statistics.labels import BoundedLabels
+from traceloop.record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT
 
 from . import functions
 from .executors import ContextPool, OneThread

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from traceloop.reading.executors import ExecutorStatistics
-from traceloop.reading.labels import BoundedLabels
-from traceloop.recording.layout import OUTCOME_EXCEPTION, OUTCOME_RESULT
+from traceloop.reading.statistics.executors import ExecutorStatistics
+from traceloop.reading.statistics.labels import BoundedLabels
+from traceloop.record.layout import OUTCOME_EXCEPTION, OUTCOME_RESULT
 
 from . import functions
 from .programs import decode, offloads, recorded_loop, run
@@ -179,8 +179,8 @@ def test_a_fork_inside_a_worker_writes_nothing_into_the_parents_rings() -> None:
     program = """
         import asyncio, os, sys
         from traceloop.loop.event_loop import EventLoop
-        from traceloop.reading.ring_reader import RingReader
-        from traceloop.reading.stream import LoopStream
+        from traceloop.reading.decoding.ring_reader import RingReader
+        from traceloop.reading.decoding.decoder import LoopStream
         from traceloop.recording.process import Process
         from traceloop.recording.recorder import Recorder
 
@@ -269,8 +269,8 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
         assert len(sys.meta_path) == finders
         spec = sys.modules["anyio._backends._asyncio"].__spec__
         assert type(spec.loader).__name__ == "SourceFileLoader" and "exec_module" not in vars(spec.loader)
-        from traceloop.reading.ring_reader import RingReader
-        from traceloop.reading.stream import LoopStream
+        from traceloop.reading.decoding.ring_reader import RingReader
+        from traceloop.reading.decoding.decoder import LoopStream
         found = LoopStream().feed(RingReader(process.rings[0].buffer).read())
         print([process.site_log.sites[int(step.ident)].label for each in found for step in each.offloads
                if step.step == "submit"])

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.reading.saturation import FULL_SECONDS, Saturation
+from traceloop.reading.statistics.saturation import FULL_SECONDS, Saturation
 
 
 def play(workers: int, calls: list[tuple[float, float, str]]) -> list[tuple[str, float, float, float]]:

@@ -15,7 +15,7 @@ import pytest
 
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import new_statistics, read_loop
-from traceloop.recording import layout
+from traceloop.record import layout
 from traceloop.recording.process import RING_SIZE_VARIABLE
 
 

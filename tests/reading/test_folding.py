@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.reading.callbacks import CallbackStatistics
-from traceloop.reading.decoded import KINDS, TASK, Decoded
-from traceloop.reading.histograms import Histogram
-from traceloop.reading.labels import BoundedLabels
-from traceloop.reading.run_directory import SiteNames
-from traceloop.recording.layout import SITES
-from traceloop.recording.naming import Site
+from traceloop.core.site_of import Site
+from traceloop.reading.decoding.decoded import KINDS, TASK, Decoded
+from traceloop.reading.process_folders import SiteNames
+from traceloop.reading.statistics.callbacks import CallbackStatistics
+from traceloop.reading.statistics.histograms import Histogram
+from traceloop.reading.statistics.labels import BoundedLabels
+from traceloop.record.layout import SITES
 
 # start, length, site, number of the task (0: none), kind, delay
 RUNS = st.lists(

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.reading.histograms import COUNT_BOUNDS, COUNTS, DURATION_BOUNDS, DURATIONS, Histogram
-from traceloop.reading.labels import OTHER, BoundedLabels, LabelSlots, NumberSlots
+from traceloop.reading.statistics.histograms import COUNT_BOUNDS, COUNTS, DURATION_BOUNDS, DURATIONS, Histogram
+from traceloop.reading.statistics.labels import OTHER, BoundedLabels, LabelSlots, NumberSlots
 
 VALUES = st.lists(
     st.one_of(st.floats(0, 20), st.floats(0, 1e-4), st.sampled_from(DURATION_BOUNDS), st.integers(0, 20_000).map(float))

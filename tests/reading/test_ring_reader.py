@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from traceloop.reading import ring_reader
-from traceloop.reading.ring_reader import RingError, RingReader
-from traceloop.reading.stream import LoopStream
-from traceloop.recording import layout
+from traceloop.reading.decoding import ring_reader
+from traceloop.reading.decoding.decoder import LoopStream
+from traceloop.reading.decoding.ring_reader import RingError, RingReader
+from traceloop.record import layout
 from traceloop.recording.ring import Ring
 
 

@@ -5,11 +5,11 @@ import asyncio
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading import run_places
-from traceloop.reading.ring_reader import Batch, RingReader
-from traceloop.reading.run_places import RunPlaces
-from traceloop.reading.stream import LoopStream
-from traceloop.recording import layout
+from traceloop.reading.decoding import timer_setters as run_places
+from traceloop.reading.decoding.decoder import LoopStream
+from traceloop.reading.decoding.ring_reader import Batch, RingReader
+from traceloop.reading.decoding.timer_setters import RunPlaces
+from traceloop.record import layout
 from traceloop.recording.process import current_process
 
 RUN, OTHER = 5.0, layout.R_POLL

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from traceloop.reading.run_directory import SiteLogReader
-from traceloop.recording import sites
-from traceloop.recording.naming import Site
-from traceloop.recording.sites import SiteLog
+from traceloop.core.site_of import Site
+from traceloop.reading.process_folders import SiteLogReader
+from traceloop.recording import site_log as sites
+from traceloop.recording.site_log import SiteLog
 
 
 def test_a_site_that_is_named_while_another_one_is_written_gets_a_number_of_its_own(tmp_path, monkeypatch):

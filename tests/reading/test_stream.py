@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from traceloop.reading.ring_reader import Batch
-from traceloop.reading.stream import LoopStream
-from traceloop.recording import layout as r
+from traceloop.reading.decoding.decoder import LoopStream
+from traceloop.reading.decoding.ring_reader import Batch
+from traceloop.record import layout as r
 
 TASK = 7 * r.SITES + 3
 

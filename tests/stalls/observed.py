@@ -8,11 +8,10 @@ import sys
 import threading
 import time
 
-from traceloop.exporters.stall_probe import StallProbe
-
-from traceloop.reading import stall_statistics
+from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
-from traceloop.reading.statistics import Statistics
+from traceloop.reading.stalls import parts as stall_statistics
+from traceloop.reading.statistics.run import Statistics
 
 ROOT = pathlib.Path(__file__).parents[2]
 TROUBLES = pathlib.Path(__file__).with_name("troubles.py")

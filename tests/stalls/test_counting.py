@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from traceloop.reading import stall_statistics
+from traceloop.core.site_of import site_of
 from traceloop.reading.follower import PrivateFollower
-from traceloop.reading.statistics import Statistics
-from traceloop.recording import layout
-from traceloop.recording.naming import site_of
+from traceloop.reading.stalls import parts as stall_statistics
+from traceloop.reading.statistics.run import Statistics
+from traceloop.record import layout
 from traceloop.recording.process import Process
 
 

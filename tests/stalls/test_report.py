@@ -3,7 +3,8 @@
 import re
 
 import pytest
-from traceloop.exporters.report import report
+
+from traceloop.exporters.text.report import report
 
 from .observed import TROUBLES, Observed, guilty_lines, observe, start, wait_for
 from .test_watchdog import program

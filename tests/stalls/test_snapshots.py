@@ -1,8 +1,9 @@
 """Snapshots: taken while a stall lasts and after it, bounded, and readable as a record."""
 
 import pytest
-from traceloop.exporters import stall_snapshots
-from traceloop.exporters.stall_snapshots import StallSnapshots
+
+from traceloop.collector import stall_snapshots
+from traceloop.collector.stall_snapshots import StallSnapshots
 
 from .observed import TROUBLES, Observed, observe, start, wait_for
 

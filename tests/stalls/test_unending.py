@@ -3,9 +3,9 @@
 import signal
 
 import pytest
-from traceloop.exporters.stall_probe import StallProbe
 
-from traceloop.reading import stall_statistics
+from traceloop.collector.stall_probe import StallProbe
+from traceloop.reading.stalls import parts as stall_statistics
 
 from .observed import TROUBLES, Observed, guilty_lines, start, wait_for
 

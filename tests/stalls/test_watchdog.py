@@ -5,8 +5,8 @@ import signal
 import sys
 
 import pytest
-from traceloop.exporters.collector_process import make_statistics
 
+from traceloop.collector.collector import make_statistics
 from traceloop.settings import Settings
 
 from .observed import Observed, observe, start, wait_for
@@ -135,7 +135,7 @@ def _state(pid):
 def _heartbeat_age(observed):
     import time
 
-    from traceloop.recording import layout
+    from traceloop.record import layout
 
     observed.turn()
     for follower in observed.follower.processes.values():
@@ -216,7 +216,7 @@ def test_the_thread_is_gone_at_a_fork_right_after_the_last_loop(tmp_path):
     observed = run(
         tmp_path,
         """
-from traceloop.recording.watchdog import Watchdog, _before_fork
+from traceloop.recording.watchdog.watchdog import Watchdog, _before_fork
 inner = Watchdog._run
 def goes_late(*arguments):
     inner(*arguments)
@@ -264,7 +264,7 @@ run(main(parent))
     assert observed.facts["status"] == 0
     by_pid = {}
     for process in observed.statistics.processes.values():
-        from traceloop.reading import stall_statistics
+        from traceloop.reading.stalls import parts as stall_statistics
 
         index = stall_statistics.stalls_of(process).index
         by_pid[process.pid] = [index.lookup(*key).culprit for key in index.slow_runs()]
@@ -548,4 +548,4 @@ run(main())
     victims = {victim: entry for (_, culprit, victim), entry in observed.index.matrix.items() if "blocks" in culprit}
     assert victims["__main__.waits_for_it"].handles == 1
     assert 0.2 < victims["__main__.waits_for_it"].exact < 0.4
-    assert "traceloop.recording.offloads.Offload.deliver" not in victims
+    assert "traceloop.recording.offloads.executors.Offload.deliver" not in victims

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from exporters import report_parts
-from exporters.report import report
-from exporters.text_tables import Style
+from traceloop.exporters.text import report_resources as report_parts
+from traceloop.exporters.text.report import report
+from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
 

@@ -39,8 +39,8 @@ class Slow(concurrent.futures.ProcessPoolExecutor):
         return future
 
 def recorded(loop):
-    from traceloop.reading.ring_reader import RingReader
-    from traceloop.reading.stream import LoopStream
+    from traceloop.reading.decoding.ring_reader import RingReader
+    from traceloop.reading.decoding.decoder import LoopStream
     process = loop._recorder.process
     process.outbox.drain(time.monotonic())
     threads, starts, ends = {}, {}, {}

@@ -235,10 +235,10 @@ def test_a_collector_that_is_killed_costs_one_notice(traced: Traced, tmp_path: P
 def test_a_collector_that_fails_says_so_and_keeps_its_traceback(traced: Traced, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if any('exporters.collector import' in word for word in sys.orig_argv):\n"
-        "    from traceloop.exporters import collector_process\n"
+        "if any('collector.start import' in word for word in sys.orig_argv):\n"
+        "    from traceloop.collector import collector\n"
         "    def turn(self):\n        raise RuntimeError('injected')\n"
-        "    collector_process.Collector.turn = turn\n"
+        "    collector.Collector.turn = turn\n"
     )
     text = RUN + "import time; time.sleep(1); sys.exit(5)"
     result = run(traced, tmp_path, text, "--no-metrics", environ={"PYTHONPATH": str(tmp_path)})

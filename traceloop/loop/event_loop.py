@@ -28,24 +28,24 @@ from time import monotonic
 from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
-from ..recording import layout
+from ..core.handles import report_failure
+from ..core.standard import base_events
+from ..core.timers import TimersMixin
+from ..record import layout
 from ..recording.recorder import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, Recorder, make_recorder
-from .connections import ConnectionsMixin
-from .datagram_endpoints import DatagramEndpointsMixin
+from .descriptors import PollerMixin
 from .executors import ExecutorsMixin
-from .handles import report_failure
 from .lifecycle import LifecycleMixin
-from .listening import ListeningMixin
-from .poller import PollerMixin
-from .resolver import ResolverMixin
+from .network.connections import ConnectionsMixin
+from .network.datagram_endpoints import DatagramEndpointsMixin
+from .network.listening import ListeningMixin
+from .network.resolver import ResolverMixin
+from .network.sendfile import SendfileMixin
+from .network.servers import ServersMixin
+from .network.sockets import SocketsMixin
+from .processes.subprocesses import SubprocessesMixin
 from .scheduling import SchedulingMixin
-from .sending_files import SendfileMixin
-from .servers import ServersMixin
 from .signals import SignalsMixin
-from .sockets import SocketsMixin
-from .standard import base_events
-from .subprocesses import SubprocessesMixin
-from .timers import TimersMixin
 from .wakeup import WakeupMixin
 
 # Anything but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
@@ -674,7 +674,7 @@ class EventLoop(
         return now
 
     def _run_recorded_for_others(self, recorder: Recorder, handle: Any) -> None:
-        """Runs, and records, a handle that somebody else has taken out of the queue; see ``recording/foreign.py``."""
+        """Runs, and records, a handle that somebody else took from the queue; see ``recording/external_runs.py``."""
         runs = recorder.foreign_runs
         callback = handle._callback
         runs.inside = True

@@ -10,7 +10,7 @@ from asyncio import base_events
 from collections.abc import Callable
 from typing import Any
 
-from .mixin import LoopPart
+from .loop_part import LoopPart
 
 _standard: Any = base_events
 

@@ -16,7 +16,7 @@ from asyncio import base_events, constants, coroutines, events
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
-from .mixin import LoopPart
+from .loop_part import LoopPart
 
 ExceptionContext = dict[str, Any]
 ExceptionHandler = Callable[[Any, ExceptionContext], object]

@@ -13,10 +13,10 @@ from heapq import heappush
 from time import monotonic
 from typing import Any
 
-from ..recording.timer_sites import NOTED_TIMERS
-from .handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
-from .mixin import LoopPart
-from .standard import base_events
+from ..core.handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
+from ..core.standard import base_events
+from ..recording.heaps.timer_origins import NOTED_TIMERS
+from .loop_part import LoopPart
 
 # 3.14 deprecates the public name, and warns at each call.
 _is_coroutine_function: Callable[[object], bool] = (

@@ -16,7 +16,7 @@ from time import monotonic
 from types import FrameType
 from typing import Any
 
-from .mixin import LoopPart
+from .loop_part import LoopPart
 
 _standard: Any = unix_events
 # 3.14 deprecates the public name, and warns at each call.

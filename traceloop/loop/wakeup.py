@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import socket
 
-from .mixin import LoopPart
-from .standard import selector_events
+from ..core.standard import selector_events
+from .loop_part import LoopPart
 
 _READ_SIZE = 4096
 

@@ -6,13 +6,13 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .statistics import Statistics
+    from .statistics.run import Statistics
 
 
 def new_statistics(**choices: Any) -> Statistics:
     """Statistics with every part that there is; ``choices`` as ``Statistics`` takes them."""
-    from . import stall_statistics
-    from .statistics import Statistics
+    from .stalls import parts as stall_statistics
+    from .statistics.run import Statistics
 
     statistics = Statistics(**choices)
     stall_statistics.add_to(statistics)

@@ -14,15 +14,15 @@ from collections.abc import Iterator
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from ..recording import layout
-from . import stall_statistics
-from .crashes import Crash, crash_of
-from .decoded import Decoded, LoopInfo
-from .loop_statistics import LoopStatistics
-from .ring_reader import Batch, RingError, RingReader
-from .run_directory import ProcessFolder, RunDirectory, SiteNames
-from .statistics import Statistics
-from .stream import LoopStream
+from ..record import layout
+from .decoding.decoded import Decoded, LoopInfo
+from .decoding.decoder import LoopStream
+from .decoding.ring_reader import Batch, RingError, RingReader
+from .process_folders import ProcessFolder, RunDirectory, SiteNames
+from .stalls import parts as stall_statistics
+from .stalls.crashes import Crash, crash_of
+from .statistics.loop import LoopStatistics
+from .statistics.run import Statistics
 
 if TYPE_CHECKING:
     from ..recording.process import Process

@@ -19,10 +19,10 @@ import sys
 import threading
 import time
 
+from ..record import layout
 from ..settings import NO_DIRECTORY
-from . import layout
 from .ring import Ring, make_ring, process_start_ticks
-from .sites import SiteLog
+from .site_log import SiteLog
 
 _logger = logging.getLogger("traceloop")
 

@@ -17,16 +17,17 @@ from gc import get_referents
 from types import BuiltinMethodType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from . import anyio_threads, layout
-from .foreign import ForeignRuns
-from .naming import code_of, inner_coroutine, site_of, site_of_coroutine, spelled_out, unwrap
-from .offloads import offloads_of
+from ..core.site_of import code_of, inner_coroutine, site_of, site_of_coroutine, spelled_out, unwrap
+from ..record import layout
+from .application_spans import ApplicationSpans
+from .external_runs import ForeignRuns
+from .heaps.sampler import LoopSamples, sampler_of
+from .heaps.timer_origins import CreationSites
+from .offloads import anyio_threads
+from .offloads.executors import offloads_of
 from .process import Process, current_process
-from .sampling import LoopSamples, sampler_of
 from .thresholds import general_threshold, threshold_of
-from .timer_sites import CreationSites
-from .tracing import ApplicationSpans
-from .watchdog import Watchdog, watchdog_of
+from .watchdog.watchdog import Watchdog, watchdog_of
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 

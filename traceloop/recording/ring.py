@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable
 
-from . import layout
+from ..record import layout
 
 _crc32 = zlib.crc32
 _head_without_crc = struct.Struct("<QIIQd")

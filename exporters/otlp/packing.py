@@ -1,0 +1,408 @@
+"""From decoded runs straight to the bytes of their spans, for OTLP: no object and no tuple stands between them.
+
+``PackingBuilder`` makes the spans that its base ``SpanBuilder`` would make, with the same ids; a test compares them.
+What is frequent (a run that is not slow, an iteration) it packs itself, what is rare it leaves to its base and to
+otlp_encoder.py.
+What makes it fast:
+
+* One ``struct.pack`` a span, of doubles and of bytes that were made before: ids are doubles (see span_ids.py), and so
+  are times. A double between 2**p and 2**(p+1) has the bits ``exponent << 52 | (x - 2**p) * 2**(52 - p)``, so a
+  time of ``ns`` nanoseconds since the epoch has the bits of a double that is a linear function of the monotonic clock:
+  one multiplication and one addition, where ``int(start * 1e9) + offset`` and its packing take five times as long.
+* The runs of an iteration share their first field, runs of one callback all that does not change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ldexp
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+from traceloop.reading.decoding.decoded import Iteration, Run
+from traceloop.record.layout import SITES
+
+from ..spans.builder import _MEMORY, ITERATION, Extra, Kind, ProcessNames, Span, SpanBuilder, _SlowSpan
+from ..spans.ids import Sampling, SpanIds, pack_id
+from .encoder import (
+    DELAY,
+    FLAGS,
+    FLAGS_OF_REMOTE,
+    LINK,
+    PARENT,
+    SPAN_ID,
+    TRACE,
+    attributes_field,
+    common_fields,
+    field,
+    text_field,
+    varint,
+)
+
+_START: Final = bytes((7 << 3 | 1,))
+_END: Final = bytes((8 << 3 | 1,))
+_BODY_SIZE: Final = 8 + 9 + 9
+_DELAY_SIZE: Final = len(DELAY) + 8
+_LINK_SIZE: Final = len(LINK) + 16 + len(SPAN_ID) + 8
+#: Of a batch's spans, how many are offered as exemplars, beside the longest and the latest.
+_PICKED: Final = 8
+
+_MAX_PATTERNS: Final = 4096
+_FLAGS_AND_TAG: Final = FLAGS + SPAN_ID
+_Packer = Any  # Struct.pack
+
+
+class PackedSpans(NamedTuple):
+    """Spans as fields of ``ScopeSpans``, each by itself. ``offered``: those of them that may become exemplars."""
+
+    pieces: list[bytes]
+    offered: list[Span]
+
+
+class _PackedKind(Kind):
+    """A kind with what its spans begin with, and how they are packed, by their shape.
+
+    shapes: by the length of the head (trace, flags, parent, tag of the id), for spans without a link and with one: the
+    packer and the first piece, which is what all its spans have in common, with the length of the whole in front.
+    """
+
+    __slots__ = ("common", "shapes")
+
+    def __init__(self, kind: Kind) -> None:
+        super().__init__(kind.name, kind.attributes, kind.threshold)
+        self.common = common_fields(kind)
+        self.shapes: dict[int, tuple[_Packer, bytes, _Packer, bytes]] = {}
+
+    def named(self, task_name: str) -> _PackedKind:
+        """The same for the task of this name."""
+        made = _PackedKind.__new__(_PackedKind)
+        made.name, made.threshold, made.packed = self.name, self.threshold, None
+        made.attributes = {**self.attributes, "asyncio.task.name": task_name}
+        made.common = self.common + _task_name_field(task_name)
+        made.shapes = {}
+        return made
+
+    def shape(self, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
+        """The shapes for heads of this length, made at their first use."""
+        common = self.common
+        size = len(common)
+        pack_plain, plain, pack_linked, linked = _SHAPES.get((size, head)) or _make_shape(size, head)
+        made = self.shapes[head] = pack_plain, plain + common, pack_linked, linked + common
+        return made
+
+
+# Tasks have names of their own, but few lengths: by the lengths of what a kind's spans have in common and of the head.
+_SHAPES: Final[dict[tuple[int, int], tuple[_Packer, bytes, _Packer, bytes]]] = {}
+
+
+def _make_shape(common: int, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
+    if len(_SHAPES) >= 4096:
+        _SHAPES.clear()
+    size = common + head + _BODY_SIZE + _DELAY_SIZE
+    plain, linked = b"\x12" + varint(size), b"\x12" + varint(size + _LINK_SIZE)
+    rest = f"{head}sdcdcd{len(DELAY)}sd"
+    made = _SHAPES[common, head] = (
+        Struct(f"<{len(plain) + common}s{rest}").pack,
+        plain,
+        Struct(f"<{len(linked) + common}s{rest}{len(LINK)}s16s2sd").pack,
+        linked,
+    )
+    return made
+
+
+# By its length in bytes, what comes before a task's name: four fifths of the time that the whole field takes.
+_BEFORE_TASK_NAME: Final[dict[int, bytes]] = {}
+
+
+def _task_name_field(name: str) -> bytes:
+    data = name.encode("utf-8", "backslashreplace")
+    length = len(data)
+    before = _BEFORE_TASK_NAME.get(length)
+    if before is None:
+        before = attributes_field(9, {"asyncio.task.name": "x" * length})
+        before = before[: len(before) - length]
+        if length < 1000:
+            _BEFORE_TASK_NAME[length] = before
+    return before + data
+
+
+_ITERATION_COMMON: Final = common_fields(ITERATION)
+_POLL: Final = attributes_field(9, {"asyncio.poll.duration": 0.0})[:-8]
+_POLL_DELAY: Final = attributes_field(9, {"asyncio.poll.delay": 0.0})[:-8]
+_HEAD: Final = len(TRACE) + 16 + len(FLAGS) + len(SPAN_ID)
+_pack_iteration: Final = Struct(f"<{_HEAD}s8scdcd{len(_POLL)}sd").pack
+_CALLBACKS: Final[dict[int, bytes]] = {}
+
+
+def _callbacks_field(callbacks: int) -> bytes:
+    made = _CALLBACKS.get(callbacks)
+    if made is None:
+        made = _ITERATION_COMMON + attributes_field(9, {"asyncio.iteration.callbacks": callbacks})
+        if len(_CALLBACKS) < 10_000:
+            _CALLBACKS[callbacks] = made
+    return made
+
+
+class PackingBuilder(SpanBuilder):
+    """Makes the spans of one loop's ring as bytes: those that ``build`` does not return are in ``take_packed``."""
+
+    def __init__(
+        self, names: ProcessNames, sampling: Sampling, clock_offset_ns: int, *, ids: SpanIds | None = None
+    ) -> None:
+        super().__init__(names, sampling, clock_offset_ns, ids=ids)
+        self._pieces: list[bytes] = []
+        self._offered: list[Span] = []
+        # The line from the monotonic clock to doubles whose bits are the time; 0, 0: none.
+        self._scale = self._origin = 0.0
+        self._patterns: dict[tuple[int, str, int, str, float], _PackedKind] = {}
+        self._longest_iteration: Span | None = None
+
+    def take_packed(self) -> PackedSpans | None:
+        """What was packed since the last call, None where it is nothing."""
+        if not self._pieces:
+            return None
+        if self._longest_iteration is not None:
+            self._offered.append(self._longest_iteration)
+        packed = PackedSpans(self._pieces, self._offered)
+        self._pieces, self._offered, self._longest_iteration = [], [], None
+        return packed
+
+    def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
+        # Tasks of one coroutine have all but their names in common.
+        key = (int(ident % SITES), kind, self.thread_id, self._thread_name, self.threshold)
+        pattern = self._patterns.get(key)
+        if pattern is None:
+            pattern = _PackedKind(super()._kind(ident, kind))
+            if self.names.site(key[0]).module:  # else it is not written down yet
+                if len(self._patterns) >= _MAX_PATTERNS:
+                    self._patterns.clear()
+                self._patterns[key] = pattern
+        made = pattern if task_name is None else pattern.named(task_name)
+        kinds = self._kinds.setdefault(kind, {})
+        if len(kinds) >= 2 * _MEMORY:  # tasks whose ends were lost
+            kinds.clear()
+        kinds[ident] = made
+        return made
+
+    def _align(self, runs: Sequence[Run]) -> bool:
+        """Finds the line; False where these runs need two of them, which is so for a moment every 52 days, and where
+        their times make no sense.
+        """
+        self._scale = 0.0
+        first, last = runs[0][1], runs[-1][2]
+        if not 0.0 <= first <= last < 1e9:
+            return False
+        # An iteration may begin a little before its first run.
+        exponent = (int((first - 60.0) * 1e9) + self.clock_offset_ns) >> 52
+        if exponent != (int(last * 1e9) + self.clock_offset_ns + 1) >> 52 or not 0 < exponent < 0x7FF:
+            return False
+        unit = ldexp(1.0, exponent - 1075)
+        self._scale = 1e9 * unit
+        self._origin = ldexp(1.0, exponent - 1023) + (self.clock_offset_ns - (exponent << 52)) * unit
+        return True
+
+    def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
+        """As its base does; ``out`` gets what is rare."""
+        if not runs or not self._align(runs):
+            super()._build_runs(runs, ended, out)
+            return
+        append = self._pieces.append
+        scale, origin = self._scale, self._origin
+        traces, memory = self._traces, _MEMORY - 1
+        ids = self.ids
+        base, unit = ids.run_base, ids.run_unit
+        trace_step, trace_turn = ids.trace_step, ids.trace_end - ids.trace_step
+        trace_back = trace_step - ids.trace_span
+        keeps, keep_all = self.sampling.keeps, self.sampling.bound >> 64 == 1
+        lowest = self.names.lowest(self.threshold)
+        # The longest run of the batch is found by the comparison that finds slow ones.
+        longest_s = bound = min(lowest, 0.0)
+        longest = latest = 0
+        latest_delay = -1.0
+        heads: dict[int, tuple[bytes, bytes]] = {}
+        id_tag, start_tag, end_tag, delay_field, link_field = SPAN_ID, _START, _END, DELAY, LINK
+        iteration_now, trace, parent, kept = self._iteration, self._trace, self._parent, self._kept
+        head = _head(trace, parent) if kept else b""
+        trace_value = ids.trace_value(iteration_now)
+        first_number, last_number = runs[0][0], runs[-1][0]
+        # Of what scheduled a run longer ago, it is no longer known whether it was sent.
+        horizon = max(0, last_number - memory)
+        iteration_first = first_number - self._runs
+        first_start = self._first_start
+        span_id = base + (first_number - 1) * unit
+        ident_now, kind_now, head_now, size_now = 0.0, "", b"", 0
+        kind: Any = None
+        end, previous_end, end_value = self._last_end, -1.0, 0.0
+        for number, start, run_end, ident, kind_name, delay, scheduler, context_number, iteration, _ in runs:
+            span_id += unit
+            if iteration != iteration_now:
+                if parent:
+                    self._iteration, self._trace, self._parent = iteration_now, trace, parent
+                    self._first_start, self._last_end, self._runs = first_start, end, number - iteration_first
+                    self._end_iteration(ended, out)
+                known = ended.get(iteration)
+                if known is not None:
+                    has_span = known[3] > 1
+                elif number < last_number:
+                    has_span = runs[number - first_number + 1][8] == iteration
+                else:
+                    # Whether it is the only one of its iteration will be seen: it is asked for again.
+                    self._held = runs[-1]
+                    self._iteration, self._trace, self._parent, self._kept, self._runs = -1, b"", b"", False, 0
+                    break
+                if iteration == iteration_now + 1:
+                    # What ``trace_value`` says, and exact: no sum leaves the exponent.
+                    trace_value += trace_step if trace_value < trace_turn else trace_back
+                else:
+                    trace_value = ids.trace_value(iteration)
+                iteration_now = iteration
+                trace = ids.prefix + pack_id(trace_value)
+                kept = keep_all or keeps(trace)
+                if has_span and kept:
+                    parent = ids.iteration(iteration)
+                    head = _head(trace, parent)
+                else:
+                    parent = b""
+                    head = TRACE + trace + _FLAGS_AND_TAG
+                # Below 0 every run is looked at.
+                bound = longest_s if kept else -1.0
+                first_start = start
+                iteration_first = number
+            end = run_end
+            if ident != ident_now or kind_name is not kind_now:
+                ident_now, kind_now = ident, kind_name
+                kinds = self._kinds.get(kind_name)
+                kind = kinds.get(ident) if kinds is not None else None
+                if kind is None:
+                    kind = self._kind(ident, kind_name)
+                size_now = 0
+            own_head, own_trace = head, trace
+            if end - start >= bound or context_number:
+                if end - start >= lowest and self._add_slow(runs[number - first_number], kind, trace, parent, out):
+                    previous_end = -1.0
+                    continue
+                own_kept = kept
+                if context_number:
+                    found = heads.get(context_number)
+                    if found is None:
+                        found = heads[context_number] = self._context_head(context_number)
+                    if found[1]:
+                        own_head, own_trace = found
+                        own_kept = True
+                    elif found[0]:
+                        own_kept = False
+                if not own_kept:
+                    traces[number & memory] = b""
+                    previous_end = -1.0
+                    continue
+                if longest_s <= end - start < lowest:
+                    longest_s, longest = end - start, number
+                    bound = longest_s if kept else -1.0
+            if own_head is not head_now:
+                head_now = own_head
+                if len(own_head) != size_now:
+                    size_now = 0
+            if not size_now:
+                size_now = len(own_head)
+                pack_plain, first_plain, pack_linked, first_linked = kind.shapes.get(size_now) or kind.shape(size_now)
+            start_value = end_value if start == previous_end else start * scale + origin
+            previous_end = end
+            end_value = end * scale + origin
+            traces[number & memory] = own_trace
+            link_trace = traces[scheduler & memory] if scheduler > horizon else b""
+            if delay > latest_delay:
+                latest_delay, latest = delay, number
+            elif delay < 0.0:  # not known, after a gap
+                link = LINK + link_trace + SPAN_ID + ids.run(scheduler) if link_trace else b""
+                times = _START + pack_id(start_value) + _END + pack_id(end_value)
+                append(field(2, own_head + pack_id(span_id) + times + link + kind.common))
+                continue
+            if link_trace:
+                append(
+                    pack_linked(
+                        first_linked, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay,
+                        link_field, link_trace, id_tag, base + scheduler * unit,
+                    )
+                )  # fmt: skip
+            else:
+                append(
+                    pack_plain(
+                        first_plain, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay
+                    )
+                )
+        else:
+            self._iteration, self._trace, self._parent, self._kept = iteration_now, trace, parent, kept
+            self._first_start, self._last_end, self._runs = first_start, end, last_number - iteration_first + 1
+            if parent and iteration_now in ended:
+                self._end_iteration(ended, out)
+        picked = runs[:: max(1, len(runs) // _PICKED)]
+        picked += [runs[number - first_number] for number in (longest, latest) if number]
+        self._offer([run for run in picked if run is not self._held and run[2] - run[1] < lowest])
+
+    def _add_slow(self, run: Run, kind: Kind, trace: bytes, parent: bytes, out: list[Span]) -> bool:
+        """Whether the run is slow, and so has been seen to: its span waits for what is still to be learnt."""
+        self._trace, self._parent = trace, parent
+        number, start, end, _, _, _, _, context_number, _, _ = run
+        limit = self.names.limit
+        least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
+        if end - start < least:
+            return False
+        span = self._special(run, kind, self._contexts.get(context_number), True)
+        assert span is not None
+        self._traces[number % _MEMORY] = span[1]
+        self._slow.append(_SlowSpan(run, span))
+        return True
+
+    def _context_head(self, number: int) -> tuple[bytes, bytes]:
+        """What spans under an application's span begin with, and their trace. The trace is empty where there are none:
+        with something before it since they are not to be sent, with nothing since the context is not known.
+        """
+        context = self._contexts.get(number)
+        if context is None:
+            return b"", b""
+        if not (context.sampled and context.kept):
+            return b"-", b""
+        extra = context.extra
+        flags, state = (FLAGS, "") if extra is None else (
+            FLAGS_OF_REMOTE if extra.remote_parent else FLAGS, extra.trace_state
+        )  # fmt: skip
+        state_field = text_field(3, state) if state else b""
+        head = TRACE + context.trace_id + flags + PARENT + context.span_id + state_field + SPAN_ID
+        return head, context.trace_id
+
+    def _end_iteration(self, ended: dict[int, Iteration], out: list[Span]) -> None:
+        known = ended.get(self._iteration)
+        parent = self._parent
+        if not parent or known is None or not self._scale:
+            super()._end_iteration(ended, out)
+            return
+        self._parent = b""
+        _, start, end, callbacks, poll_duration, poll_delay = known
+        if self._last_end > end:
+            end = self._last_end
+        scale, origin = self._scale, self._origin
+        data = _pack_iteration(
+            TRACE + self._trace + _FLAGS_AND_TAG, parent, _START, start * scale + origin, _END, end * scale + origin,
+            _POLL, poll_duration,
+        ) + _callbacks_field(callbacks)  # fmt: skip
+        if poll_delay >= 0.0:
+            data += _POLL_DELAY + pack_id(poll_delay)
+        self._pieces.append(field(2, data))
+        longest = self._longest_iteration
+        if longest is None or end - start > (longest[5] - longest[4]) / 1e9:
+            self._longest_iteration = (
+                ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra()
+            )  # fmt: skip
+
+    def _offer(self, runs: Sequence[Run]) -> None:
+        """Some of the spans that were packed, as exemplars."""
+        for number, start, end, ident, kind_name, delay, _, _, _, _ in runs:
+            trace = self._traces[number % _MEMORY]
+            kind = self._kinds.get(kind_name, {}).get(ident)
+            if trace and kind is not None:
+                span_id, ends = self.ids.run(number), (self._ns(start), self._ns(end))
+                self._offered.append((kind, trace, span_id, b"", *ends, delay, b"", b"", None))
+
+
+def _head(trace: bytes, parent: bytes) -> bytes:
+    return TRACE + trace + FLAGS + PARENT + parent + SPAN_ID if parent else TRACE + trace + _FLAGS_AND_TAG

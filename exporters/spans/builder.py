@@ -1,0 +1,473 @@
+"""From decoded runs to spans: which are sent, with which ids, under which parent, linked to what.
+
+The rules are TELEMETRY's "Spans". What follows from them here:
+
+* Whether an iteration has a span is known when its second handle has run. The first run of an iteration is therefore
+  held back until then, or until the iteration is over.
+* A parent or a link is named only if that span is sent. What became of the latest 65,536 runs is remembered for that.
+* A run in a trace that the application left unsampled makes a span only if it was slow: a root of its own, linked to
+  the application's span.
+* Slow runs are held back for a moment, since what is known about them (stacks, cause) comes by another ring.
+
+A span is a plain tuple (``Span``), because at 50,000 a second an object each would be most of the cost; whatever is
+rare about one is in its last item. Two consumers read them: otlp_encoder.py packs, sdk.py makes objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+
+from traceloop.core.site_of import Site
+from traceloop.reading.decoding.decoded import Decoded, Iteration, Run, SpanContext
+from traceloop.record.layout import SITES
+
+from .ids import Sampling, SpanIds
+
+Attributes = Mapping[str, Any]
+
+#: Name and attributes that many spans share; ``packed`` is the encoder's.
+_MEMORY: Final = 65536
+_SLOW_WAIT_SECONDS: Final = 0.3
+REMOTE: Final = 0x200
+
+
+def id_bytes(text: str, size: int) -> bytes:
+    """The bytes of a hexadecimal id, empty where it is none of this size."""
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        return b""
+    return value if len(value) == size else b""
+
+
+class Kind:
+    """What all spans of one callback have in common. ``packed``: the encoder's bytes for it, made once."""
+
+    __slots__ = ("attributes", "label", "name", "packed", "threshold")
+    dropped_attributes: int = 0  # see span_limits.py
+
+    def __init__(self, name: str, attributes: Attributes, threshold: float = 0.0) -> None:
+        self.name = name
+        self.attributes = attributes
+        self.threshold = threshold
+        self.packed: Any = None
+
+
+class Link(NamedTuple):
+    """A span that another one refers to."""
+
+    trace_id: bytes
+    span_id: bytes
+
+
+class SpanEvent(NamedTuple):
+    """Something that happened at a moment (ns since the epoch) within a span."""
+
+    name: str
+    time_ns: int
+    attributes: Attributes
+
+
+class Extra:
+    """What few spans have."""
+
+    __slots__ = ("attributes", "events", "links", "remote_parent", "trace_state")
+    dropped_events: int = 0  # see span_limits.py
+    dropped_links: int = 0
+
+    def __init__(
+        self,
+        attributes: Attributes | None = None,
+        *,
+        links: tuple[Link, ...] = (),
+        events: tuple[SpanEvent, ...] = (),
+        trace_state: str = "",
+        remote_parent: bool = False,
+    ) -> None:
+        self.attributes: Attributes = attributes or {}
+        self.links = links
+        self.events = events
+        self.trace_state = trace_state
+        self.remote_parent = remote_parent
+
+
+#: kind, trace id (16 bytes), span id, parent's span id (b"" none), start and end in ns since the epoch, schedule delay
+#: in s (-1: none to tell), trace id of the run that scheduled it (b"" none) and its span id, the rest (None: nothing).
+Span = tuple[Kind, bytes, bytes, bytes, int, int, float, bytes, bytes, Extra | None]
+
+
+class ProcessNames(NamedTuple):
+    """What a builder asks of the process whose ring it reads.
+
+    site: the place in the code for a number. threshold_for: seconds from which a callback is slow, by its label, given
+    the loop's own threshold. lowest: the lowest threshold that any callback may have, given the loop's own.
+    details: what is known of the slow run from start to end (monotonic s), and whether that is all.
+    active: the application's span that was active in it when its stack was taken.
+    limit: seconds from which this run of a callback (label) with this threshold is slow, its culprit considered.
+    stall: the span, in a trace of its own, that told of the slow run from start to end while it lasted.
+    """
+
+    site: Callable[[int], Site]
+    threshold_for: Callable[[str, float], float] = lambda label, threshold: threshold
+    lowest: Callable[[float], float] = lambda threshold: threshold
+    details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
+    active: Callable[[float, float], SpanContext | None] | None = None
+    limit: Callable[[float, float, str, float], float] | None = None
+    stall: Callable[[float, float], Link | None] | None = None
+
+
+class _Context(NamedTuple):
+    """An application's span as the builder needs it. ``sampled``: by the application."""
+
+    trace_id: bytes
+    span_id: bytes
+    sampled: bool
+    kept: bool
+    extra: Extra | None
+
+
+class _SlowSpan:
+    """A slow run's span that waits for what is still to be learnt about it."""
+
+    __slots__ = ("blocked", "run", "span", "waiting")
+
+    def __init__(self, run: Run, span: Span) -> None:
+        self.run = run
+        self.span = span
+        self.blocked = 0
+        self.waiting = True
+
+
+class SpanBuilder:
+    """Makes the spans of one loop's ring. For one thread."""
+
+    def __init__(
+        self,
+        names: ProcessNames,
+        sampling: Sampling,
+        clock_offset_ns: int,
+        *,
+        ids: SpanIds | None = None,
+    ) -> None:
+        """``clock_offset_ns``: wall clock minus monotonic clock."""
+        self.names = names
+        self.sampling = sampling
+        self.clock_offset_ns = clock_offset_ns
+        self.ids = ids if ids is not None else SpanIds()
+        self.threshold = 0.1
+        self.thread_id = 0
+        self._loop: object = None
+        self._thread_name = ""
+        self._contexts: dict[int, _Context | None] = {}
+        self._kinds: dict[str, dict[float, Kind]] = {}
+        self._retiring: list[float] = []
+        # By number of a run modulo _MEMORY: the trace in which its span is sent, b"" where it is not.
+        self._traces: list[bytes] = [b""] * _MEMORY
+        self._last_run = 0
+        self._held: Run | None = None
+        self._slow: list[_SlowSpan] = []
+        # The iteration that the latest run belongs to.
+        self._iteration = -1
+        self._trace = b""
+        self._parent = b""  # its span, if it has one
+        self._kept = False
+        self._first_start = 0.0
+        self._last_end = 0.0
+        self._runs = 0
+
+    # -- what spans have in common
+
+    def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
+        site = self.names.site(int(ident % SITES))
+        attributes: dict[str, Any] = {"asyncio.handle.kind": kind}
+        if task_name is not None:
+            attributes["asyncio.task.name"] = task_name
+        attributes["code.function.name"] = f"{site.module}.{site.qualname}" if site.module else site.qualname
+        if site.file:
+            attributes["code.file.path"] = site.file
+            attributes["code.line.number"] = site.line
+        if self.thread_id:
+            attributes["thread.id"] = self.thread_id
+        attributes["thread.name"] = self._thread_name
+        made = Kind(site.label, attributes, self.names.threshold_for(site.label, self.threshold))
+        kinds = self._kinds.setdefault(kind, {})
+        if len(kinds) >= 2 * _MEMORY:  # tasks whose ends were lost
+            kinds.clear()
+        kinds[ident] = made
+        return made
+
+    def _add_context(self, context: SpanContext) -> None:
+        # Defined again, it is among the latest.
+        self._contexts.pop(context.number, None)
+        if len(self._contexts) >= _MEMORY:
+            for number in list(self._contexts)[: _MEMORY // 2]:
+                del self._contexts[number]
+        self._contexts[context.number] = self._context_of(context)
+
+    def _context_of(self, context: SpanContext) -> _Context | None:
+        trace_id, span_id = id_bytes(context.trace_id, 16), id_bytes(context.span_id, 8)
+        if not trace_id or not span_id:
+            return None
+        extra = None
+        if context.trace_state or context.flags & REMOTE:
+            extra = Extra(trace_state=context.trace_state, remote_parent=bool(context.flags & REMOTE))
+        sampled = bool(context.flags & 1)
+        kept = sampled and self.sampling.keeps_sampled(trace_id)
+        return _Context(trace_id, span_id, sampled, kept, extra)
+
+    # -- for offloads
+
+    def where(self, number: int) -> tuple[bytes, bytes]:
+        """Trace and span id of a run whose span is sent; empty where it is not, or was too long ago to know."""
+        trace = self._traces[number % _MEMORY] if 0 <= self._last_run - number < _MEMORY else b""
+        return (trace, self.ids.run(number)) if trace else (b"", b"")
+
+    def context(self, number: int) -> _Context | None:
+        """The application's span of that number."""
+        return self._contexts.get(number)
+
+    def reached(self, number: int) -> bool:
+        """Whether the run was seen, so that ``where`` knows."""
+        return self._last_run >= number
+
+    # -- the spans
+
+    def build(self, decoded: Decoded, threshold: float | None = None, thread_id: int = 0) -> list[Span]:
+        """The spans of what was decoded. ``threshold``: of slow callbacks, s. ``thread_id``: the loop's, native."""
+        out: list[Span] = []
+        if self.sampling.off:
+            return out
+        if decoded.loop is not self._loop:
+            self._loop = decoded.loop
+            self._thread_name = decoded.loop.thread if decoded.loop is not None else ""
+            self._kinds.clear()
+        if (threshold is not None and threshold != self.threshold) or thread_id != self.thread_id:
+            self.threshold = self.threshold if threshold is None else threshold
+            self.thread_id = thread_id
+            for kind in [kind for kind in self._kinds if kind != "task"]:
+                del self._kinds[kind]
+        for context in decoded.spans:
+            self._add_context(context)
+        for task in decoded.tasks:
+            self._kind(task.ident, "task", task.name)
+        runs = decoded.runs
+        if self._held is not None:
+            runs = [self._held, *runs]
+            self._held = None
+        ended = {iteration.number: iteration for iteration in decoded.iterations}
+        self._build_runs(runs, ended, out)
+        if self._slow:
+            self._release_slow(runs, out, runs[-1][2] if runs else 0.0)
+        if runs:
+            self._last_run = runs[-1][0] - (self._held is not None)
+        # A task's end may be known before its last run is over.
+        tasks = self._kinds.get("task", {})
+        for ident in self._retiring:
+            tasks.pop(ident, None)
+        self._retiring = [ident for ident, _, _, _ in decoded.finished] + decoded.abandoned
+        return out
+
+    def finish(self) -> list[Span]:
+        """The spans still held back; the ring says nothing more."""
+        out: list[Span] = []
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._build_runs([held], {held[8]: Iteration(held[8], held[1], held[2], 1, 0.0, -1.0)}, out)
+        self._end_iteration({}, out)
+        self._release_slow([], out, 0.0, final=True)
+        return out
+
+    def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
+        append = out.append
+        traces = self._traces
+        kinds_of = self._kinds
+        contexts = self._contexts
+        id_of = self.ids.run
+        keeps = self.sampling.keeps
+        keep_all = self.sampling.bound >> 64 == 1
+        offset = self.clock_offset_ns
+        lowest = self.names.lowest(self.threshold)
+        memory = _MEMORY - 1
+        iteration_now = self._iteration
+        trace, parent, kept = self._trace, self._parent, self._kept
+        last = len(runs) - 1
+        previous_end = end_ns = -1
+        count = self._runs
+        first_start, last_end = self._first_start, self._last_end
+        for index, run in enumerate(runs):
+            number, start, end, ident, kind_name, delay, scheduler, context_number, iteration, _ = run
+            if iteration != iteration_now:
+                if parent:
+                    self._first_start, self._last_end, self._runs = first_start, last_end, count
+                    self._end_iteration(ended, out)
+                known = ended.get(iteration)
+                if known is not None:
+                    has_span = known.callbacks > 1
+                elif index < last:
+                    has_span = runs[index + 1][8] == iteration
+                else:
+                    # Whether it is the only one of its iteration will be seen: it is asked for again.
+                    self._held = run
+                    self._iteration, self._trace, self._parent, self._kept, self._runs = -1, b"", b"", False, 0
+                    return
+                iteration_now = self._iteration = iteration
+                self._trace = trace = self.ids.trace(iteration)
+                self._kept = kept = keep_all or keeps(trace)
+                self._parent = parent = self.ids.iteration(iteration) if has_span and kept else b""
+                first_start = start
+                count = 0
+            count += 1
+            last_end = end
+            is_slow = end - start >= lowest
+            if not (kept or context_number or is_slow):
+                traces[number & memory] = b""
+                continue
+            kinds = kinds_of.get(kind_name)
+            kind = kinds.get(ident) if kinds is not None else None
+            if kind is None:
+                kind = self._kind(ident, kind_name)
+            if is_slow:
+                limit = self.names.limit
+                least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
+                is_slow = end - start >= least
+            if context_number or is_slow:
+                context = contexts.get(context_number)
+                if context is not None or is_slow:
+                    span = self._special(run, kind, context, is_slow)
+                    if span is None:
+                        traces[number & memory] = b""
+                        continue
+                    traces[number & memory] = span[1]
+                    if is_slow:
+                        self._slow.append(_SlowSpan(run, span))
+                    else:
+                        append(span)
+                    continue
+                if not kept:
+                    traces[number & memory] = b""
+                    continue
+            traces[number & memory] = trace
+            start_ns = end_ns if start == previous_end else int(start * 1e9) + offset
+            end_ns = int(end * 1e9) + offset
+            previous_end = end  # type: ignore[assignment]
+            link_trace = link_id = b""
+            if scheduler and number - scheduler <= memory:
+                link_trace = traces[scheduler & memory]
+                if link_trace:
+                    link_id = id_of(scheduler)
+            append(
+                (
+                    kind,
+                    trace,
+                    id_of(number),
+                    parent,
+                    start_ns,
+                    end_ns,
+                    delay,
+                    link_trace,
+                    link_id,
+                    None,
+                )
+            )
+        self._first_start, self._last_end, self._runs = first_start, last_end, count
+        if self._parent and iteration_now in ended:
+            self._end_iteration(ended, out)
+
+    def _special(self, run: Run, kind: Kind, context: _Context | None, is_slow: bool) -> Span | None:
+        """The span of a run that is slow or has an application's span in its context."""
+        number, start, end, _, _, delay, scheduler, _, _, _ = run
+        trace, parent, extra = self._trace, self._parent, None
+        links: tuple[Link, ...] = ()
+        if is_slow:
+            context = self._active(start, end, context)
+        if context is not None:
+            if context.sampled and (context.kept or is_slow):
+                trace, parent, extra = context.trace_id, context.span_id, context.extra
+            elif is_slow:
+                # The application left its trace unsampled: a root, that names it.
+                trace, parent = self.ids.trace(-number), b""
+                links = (Link(context.trace_id, context.span_id),)
+            else:
+                return None
+        link_trace = link_id = b""
+        if scheduler and number - scheduler < _MEMORY:
+            link_trace = self._traces[scheduler % _MEMORY]
+            if link_trace:
+                link_id = self.ids.run(scheduler)
+        if is_slow:
+            state, remote = (extra.trace_state, extra.remote_parent) if extra is not None else ("", False)
+            extra = Extra({"asyncio.slow": True}, links=links, trace_state=state, remote_parent=remote)
+        start_ns, end_ns = self._ns(start), self._ns(end)
+        return kind, trace, self.ids.run(number), parent, start_ns, end_ns, delay, link_trace, link_id, extra
+
+    def _active(self, start: float, end: float, context: _Context | None) -> _Context | None:
+        """The application's span that a slow run served: the one active when its stack was taken, else the one in its
+        handle's context.
+        """
+        found = self.names.active(start, end) if self.names.active is not None else None
+        active = self._context_of(found) if found is not None else None
+        return context if active is None else active
+
+    def _ns(self, moment: float) -> int:
+        return int(moment * 1e9) + self.clock_offset_ns
+
+    def _end_iteration(self, ended: dict[int, Iteration], out: list[Span]) -> None:
+        """The span of the iteration that is over, where its runs name one."""
+        parent, self._parent = self._parent, b""
+        if not parent:
+            return
+        known = ended.get(self._iteration)
+        if known is not None:
+            start, end = known.start, max(known.end, self._last_end)
+            attributes: dict[str, Any] = {
+                "asyncio.iteration.callbacks": known.callbacks,
+                "asyncio.poll.duration": known.poll_duration,
+            }
+            if known.poll_delay >= 0.0:
+                attributes["asyncio.poll.delay"] = known.poll_delay
+        else:  # its end was lost; its runs name it all the same
+            start, end = self._first_start, self._last_end
+            attributes = {"asyncio.iteration.callbacks": self._runs}
+        out.append(
+            (ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra(attributes))
+        )
+
+    # -- slow runs
+
+    def release(self, now: float) -> list[Span]:
+        """Spans that were held back and are not worth waiting for any longer; ``now``: monotonic s."""
+        out: list[Span] = []
+        if self._slow:
+            self._release_slow([], out, now)
+        return out
+
+    def _release_slow(self, runs: list[Run], out: list[Span], now: float, *, final: bool = False) -> None:
+        """Sends slow runs of which all is known, or of which nothing more is expected."""
+        kept: list[_SlowSpan] = []
+        for slow in self._slow:
+            number, _, end, _, _, _, _, _, iteration, _ = slow.run
+            for run in runs:
+                if run[0] > number and slow.waiting:
+                    if run[8] > iteration + 1:
+                        slow.waiting = False
+                    elif run[5] >= 0.0 and run[1] - run[5] < end:
+                        slow.blocked += 1
+            details = self.names.details
+            attributes, events, complete = details(slow.run[1], end) if details is not None else ({}, (), True)
+            if not (final or (complete and not slow.waiting) or now - end > _SLOW_WAIT_SECONDS):
+                kept.append(slow)
+                continue
+            extra = slow.span[9]
+            assert extra is not None
+            extra.attributes = {**extra.attributes, "asyncio.blocked.callbacks": slow.blocked, **attributes}
+            extra.events = events
+            told = self.names.stall(slow.run[1], end) if self.names.stall is not None else None
+            if told is not None:
+                extra.links = (*extra.links, told)
+            out.append(slow.span)
+        self._slow = kept
+
+
+#: What all spans of iterations have in common.
+ITERATION: Final = Kind("asyncio.iteration", {})

@@ -1,0 +1,293 @@
+"""The text report of a run, and the line that sums it up."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Iterator
+
+from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.statistics.executors import ExecutorTotals
+from traceloop.reading.statistics.histograms import Histogram
+from traceloop.reading.statistics.loop import LoopStatistics
+from traceloop.reading.statistics.process import ProcessStatistics
+from traceloop.reading.statistics.run import Statistics
+from traceloop.record import layout
+
+from . import report_resources as report_parts
+from . import report_stalls
+from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
+
+#: Rows of a table of callbacks.
+TOP = 10
+#: Loops of one process that are shown in full: those with the most callbacks.
+TOP_LOOPS = 8
+_QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
+
+Section = Callable[[LoopStatistics, Style], list[str]]
+
+#: More sections for every loop, after those of this module: lines, without a blank one at either end.
+loop_sections: list[Section] = []
+
+
+def report(statistics: Statistics, color: bool = False, width: int = 100) -> str:
+    """The report of everything that was read, ended in a line break. ``width``: characters of a line, 60 at least."""
+    style = Style(color, width)
+    with statistics.lock:
+        lines = [style.bold(line) for line in textwrap.wrap(f"traceloop: {_overview(statistics)}", style.width)]
+        for _, process in sorted(statistics.processes.items()):
+            lines += ["", *_process(process, style)]
+    return "\n".join(lines) + "\n"
+
+
+def summary(statistics: Statistics) -> str:
+    """One line: loops, callbacks, utilization, slow callbacks and the worst of them by name."""
+    with statistics.lock:
+        return _overview(statistics)
+
+
+def _overview(statistics: Statistics) -> str:
+    loops = list(statistics.loops())
+    how_many = sum(loop.loops for loop in loops)
+    parts = [counted(how_many, "loop")]
+    processes = sum(process.processes for process in statistics.processes.values())
+    if processes > 1:
+        parts[0] += f" in {counted(processes, 'process', 'processes')}"
+    parts.append(counted(sum(loop.callbacks.runs for loop in loops), "callback"))
+    times = [loop.times() for loop in loops]
+    active, total = sum(each[0] for each in times), sum(sum(each) for each in times)
+    parts.append(f"{percent(active / total if total else 0.0)} utilization")
+    slow_runs = sum(loop.callbacks.slow_runs for loop in loops)
+    text = counted(slow_runs, "slow callback") if slow_runs else "no slow callbacks"
+    worst = _worst(loops)
+    if worst is not None:
+        name, totals = worst
+        text += f" (worst: {clean(name)}, {seconds(totals.longest_s)}"
+        text += f", {seconds(totals.seconds)} in {count(totals.runs)})" if totals.runs > 1 else ")"
+    parts.append(text)
+    dropped = sum(process.dropped for process in statistics.processes.values())
+    if dropped:
+        parts.append(f"{counted(dropped, 'record')} dropped")
+    return ", ".join(parts)
+
+
+def _worst(loops: list[LoopStatistics]) -> tuple[str, SlowTotals] | None:
+    """The slow callback with the longest run: by its culprit, where that is known to be another."""
+    found: tuple[str, SlowTotals] | None = None
+    for loop in loops:
+        for (callback, culprit), totals in loop.callbacks.slow.items():
+            if found is None or totals.longest_s > found[1].longest_s:
+                found = (callback if culprit in ("unknown", callback) else f"{culprit} in {callback}", totals)
+    return found
+
+
+# -- a process
+
+
+def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
+    facts = [f"pid {process.pid}"] if process.pid else []
+    if process.processes > 1:
+        facts.append(f"the last of {process.processes} in this slot")
+    if process.description.get("python"):
+        facts.append(f"Python {process.description['python']}")
+    title = f"Process {process.slot}"
+    rest = ", ".join(facts)
+    command = clean(str(process.description.get("command", "")))
+    line = f"{title}  {rest}  "
+    yield style.bold(title) + style.dim(f"  {rest}  {shorten(command, max(10, style.width - len(line)))}".rstrip())
+    yield "  " + ", ".join(_usage(process, style))
+    busiest = sorted(process.loops.values(), key=lambda loop: -loop.callbacks.runs)
+    shown = busiest[:TOP_LOOPS]
+    for loop in process.loops.values():
+        if loop in shown:
+            yield ""
+            yield from _loop(loop, style)
+    if len(busiest) > len(shown):
+        runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
+        yield ""
+        yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
+    stalls = report_stalls.stalls(process, style)
+    if stalls:
+        yield ""
+        yield from stalls
+    executors = [each for each in process.executors.executors.values() if each.queue_durations.count or each.waiting]
+    if executors:
+        yield ""
+        yield from _executors(executors, style)
+        yield from report_parts.saturation(executors, style)
+    interrupted = report_parts.collections(process, style)
+    if interrupted:
+        yield ""
+        yield from interrupted
+    grown = report_parts.growth(process, style)
+    if grown:
+        yield ""
+        yield from grown
+
+
+def _usage(process: ProcessStatistics, style: Style) -> Iterator[str]:
+    usage = process.usage
+    if usage is not None:
+        yield f"memory {size(usage.resident_bytes)} (at most {size(process.most_resident_bytes)})"
+    elif process.most_resident_bytes:
+        yield f"memory at most {size(process.most_resident_bytes)}"
+    if process.memory.most_blocks:
+        yield f"{count(process.memory.most_blocks)} allocated blocks at most"
+    pauses = process.collections.pauses
+    if pauses:
+        every = Histogram().merge(pauses.values())
+        yield (
+            f"{counted(every.count, 'collection')} of garbage "
+            f"({seconds(every.sum)} in all, {seconds(every.maximum)} at most)"
+        )
+    for heap, events in process.growth_events.items():
+        if events:
+            yield style.bad(f"the {heap} heap was seen to grow {counted(events, 'time')}")
+    yield counted(process.records, "record")
+    if process.dropped:
+        yield style.bad(f"{count(process.dropped)} of them dropped")
+
+
+# -- a loop
+
+
+def _loop(loop: LoopStatistics, style: Style) -> Iterator[str]:
+    active, idle = loop.times()
+    share = active / (active + idle) if active + idle else 0.0
+    title = f"Loop {clean(loop.label)}"
+    if loop.loops > 1:
+        title += f" ({loop.loops} loops, one after the other)"
+    yield "  " + style.bold(title)
+    paint = style.bad if share > 0.9 else style.warn if share > 0.7 else style.good
+    yield (
+        f"    active {seconds(active)} {paint(bar(share, 20))} {percent(share)}, idle {seconds(idle)}; "
+        f"{counted(loop.iterations, 'iteration')} with {counted(loop.callbacks.runs, 'callback')}"
+    )
+    if loop.running_at_end:
+        yield "    " + style.bad("its process ended while the loop was running, off its poll")
+    elif loop.is_open and (running := loop.running_seconds()) > 1.0:
+        yield "    " + style.bad(f"has been running for {seconds(running)} without a poll")
+    yield "    " + "; ".join(_tasks_and_timers(loop))
+    for section in (_delays_and_durations, _most_time, report_parts.tasks, _slow, *loop_sections):
+        lines = section(loop, style)
+        if lines:
+            yield ""
+            yield from lines
+
+
+def _tasks_and_timers(loop: LoopStatistics) -> Iterator[str]:
+    finished = loop.tasks_finished()
+    ends = [f"{count(number)} {outcome}" for outcome, number in finished.items() if number and outcome != "result"]
+    text = f"tasks: {count(loop.tasks_created)} made, {count(sum(finished.values()))} ended"
+    yield text + (f" ({', '.join(ends)})" if ends else "")
+    timer_delays = loop.callbacks.delays.get("timer")
+    if timer_delays is not None:
+        text = f"timers: {count(timer_delays.count)} ran, late by {seconds(timer_delays.quantile(0.99))} (p99)"
+        if loop.is_open:
+            cancelled = loop.gauge(layout.W_TIMERS_CANCELLED)
+            text += f", {count(loop.gauge(layout.W_TIMERS) - cancelled)} waiting"
+            text += f", {count(cancelled)} cancelled" if cancelled else ""
+        yield text
+    moved_in, moved_out = loop.counter(layout.W_BYTES_IN), loop.counter(layout.W_BYTES_OUT)
+    if moved_in or moved_out:
+        yield f"transports: {size(moved_in)} in, {size(moved_out)} out"
+    yield from report_parts.transports(loop)
+
+
+def _delays_and_durations(loop: LoopStatistics, style: Style) -> list[str]:
+    """Percentiles of what ran, by kind."""
+    rows: list[list[str]] = []
+    empty = Histogram()
+    for title, family in (("schedule delay", loop.callbacks.delays), ("duration", loop.callbacks.durations)):
+        kinds = sorted(family.items(), key=lambda each: -each[1].count)
+        if len(kinds) > 1:
+            kinds.insert(0, ("all", Histogram().merge(family.values())))
+        for position, (kind, histogram) in enumerate(kinds or [("all", empty)]):
+            rows.append(
+                [title if position == 0 else "", kind, count(histogram.count)]
+                + [seconds(histogram.quantile(share)) for share, _ in _QUANTILES]
+                + [seconds(histogram.maximum)]
+            )
+    header = ["", "kind", "runs", *(name for _, name in _QUANTILES), "longest"]
+    return table(style, header, rows, names=2) if loop.callbacks.runs else []
+
+
+def _most_time(loop: LoopStatistics, style: Style) -> list[str]:
+    """The callbacks that took most time."""
+    callbacks = sorted(loop.callbacks.callbacks.values(), key=lambda each: -each.seconds)
+    total = sum(each.seconds for each in callbacks)
+    rows = [
+        [
+            each.label,
+            count(each.runs),
+            seconds(each.seconds),
+            percent(each.seconds / total if total else 0.0),
+            seconds(each.seconds / each.runs if each.runs else 0.0),
+            seconds(each.longest_s),
+        ]
+        for each in callbacks[:TOP]
+    ]
+    left_out = len(callbacks) - len(rows)
+    lines = table(style, ["callbacks by time", "runs", "time", "share", "mean", "longest"], rows)
+    if left_out > 0:
+        lines.append(style.dim(f"    and {counted(left_out, 'more callback')}"))
+    return lines
+
+
+def _slow(loop: LoopStatistics, style: Style) -> list[str]:
+    """The slow callbacks, what they did to others."""
+    threshold = seconds(loop.callbacks.threshold)
+    if not loop.callbacks.slow:
+        if threshold == "∞":
+            return ["    " + style.dim("no callback counts as slow: loop.slow_callback_duration is infinite")]
+        return ["    " + style.good(f"no callback ran for {threshold} or longer")]
+    slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].seconds)
+    rows = [
+        [
+            callback,
+            culprit if culprit != callback else "itself",
+            count(totals.runs),
+            seconds(totals.seconds),
+            style.bad(seconds(totals.longest_s)),
+            seconds(totals.blocked_s),
+        ]
+        for (callback, culprit), totals in slow[:TOP]
+    ]
+    header = [f"slow (≥ {threshold})", "culprit", "runs", "time", "longest", "others waited"]
+    lines = table(style, header, rows, names=2)
+    if len(slow) > TOP:
+        lines.append(style.dim(f"    and {count(len(slow) - TOP)} more"))
+    return lines
+
+
+# -- executors
+
+
+def _executors(executors: list[ExecutorTotals], style: Style) -> list[str]:
+    rows = []
+    for each in sorted(executors, key=lambda each: -each.run_durations.sum):
+        rows.append(
+            [
+                each.label,
+                count(each.queue_durations.count),
+                seconds(each.run_durations.sum),
+                seconds(each.queue_durations.quantile(0.5)),
+                seconds(each.queue_durations.quantile(0.99)),
+                seconds(each.run_durations.quantile(0.5)),
+                seconds(each.run_durations.quantile(0.99)),
+                seconds(each.return_delays.quantile(0.99)),
+            ]
+        )
+    lines = ["  " + style.bold("Executors")]
+    header = ["executor", "runs", "time", "queued p50", "p99", "ran p50", "p99", "returned p99"]
+    lines += table(style, header, rows)
+    functions = [
+        (executor.label, name, totals) for executor in executors for name, totals in executor.functions.items()
+    ]
+    functions.sort(key=lambda each: -each[2].seconds)
+    rows = [
+        [name, label, count(totals.runs), seconds(totals.seconds), seconds(totals.seconds / max(1, totals.runs))]
+        for label, name, totals in functions[:TOP]
+    ]
+    if rows:
+        lines += ["", *table(style, ["offloaded functions by time", "executor", "runs", "time", "mean"], rows, names=2)]
+    return lines

@@ -1,0 +1,185 @@
+"""The report's part on stalls: who blocked whom, the worst slow callbacks with cause and place, and congestion."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from traceloop.reading.stalls.causes import SUSPENDED, Parts
+from traceloop.reading.stalls.index import UNKNOWN, Blocked, Congestion, StackTaken, StallIndex, StallInfo
+from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.statistics.process import ProcessStatistics
+from traceloop.record.frames import is_application
+
+from .tables import Style, clean, count, counted, seconds, shorten, table
+
+_PAIRS = 8
+_WORST = 3
+_LINES = 4
+
+
+class _Stall(NamedTuple):
+    length: float
+    info: StallInfo
+    ended: bool
+
+
+def stalls(process: ProcessStatistics, style: Style) -> list[str]:
+    """All that is known of the stalls of a process slot; nothing where there were none."""
+    try:
+        known = stalls_of(process)
+    except LookupError:
+        return []
+    indexes = [*known.earlier, known.index]
+    lines: list[str] = []
+    for part in (_worst(indexes, style), _matrix(indexes, style), _congestion(indexes, style)):
+        if part:
+            lines += ["", *part] if lines else part
+    return ["  " + style.bold("Stalls"), *lines] if lines else []
+
+
+# -- the worst
+
+
+def _worst(indexes: list[StallIndex], style: Style) -> list[str]:
+    """The longest slow callbacks: cause, measured parts, who waited, the application's lines."""
+    longest: list[tuple[float, StallIndex, tuple[int, float], bool]] = []
+    for index in indexes:
+        longest += [(index.length_of(*key), index, key, True) for key in index.slow_runs()]
+        for key in index.unfinished():
+            info = index.lookup(*key)
+            if info is not None and info.stacks:
+                longest.append((info.stacks[-1].at - info.start, index, key, False))
+    # What never ended comes first: of it is only known how long it had lasted.
+    longest.sort(key=lambda each: (not each[3], each[0]), reverse=True)
+    found: list[_Stall] = []
+    for length, index, key, ended in longest:
+        info = index.lookup(*key)
+        if info is None or info.parts.cause == SUSPENDED:
+            continue
+        found.append(_Stall(length, info, ended))
+        if len(found) == _WORST:
+            break
+    lines: list[str] = []
+    for stall in found:
+        lines += _stall(stall, style)
+    return [style.dim("    the longest slow callbacks"), *lines] if lines else []
+
+
+def _stall(stall: _Stall, style: Style) -> Iterator[str]:
+    info = stall.info
+    name = info.culprit if info.culprit != UNKNOWN else info.callback
+    length = seconds(stall.length) if stall.ended else f"{seconds(stall.length)} or more, never seen to end"
+    title = f"{style.bad(length)}  {style.bold(clean(name))}"
+    yield "    " + title + (style.dim(f" in {clean(info.callback)}") if name != info.callback else "")
+    for line in textwrap.wrap(", ".join(_facts(info)), style.width - 6):
+        yield "      " + line
+    stack = next((stack for stack in info.stacks if stack.frames), None)
+    if stack is None:
+        yield "      " + style.dim("no stack was taken of it")
+        return
+    for line in _places(stack):
+        yield "      " + style.dim(shorten(clean(line), style.width - 6))
+
+
+def _facts(info: StallInfo) -> Iterator[str]:
+    yield from _cause(info.parts)
+    bill = info.bill
+    if bill is not None and bill.waiting:
+        text = f"{counted(bill.waiting, 'callback')} waited for it, {seconds(bill.exact)} in all"
+        yield text + (f" and up to {seconds(bill.own_most)} for its own" if bill.own_most else "")
+    elif bill is None and info.stacks and info.stacks[-1].ready:
+        yield f"{counted(info.stacks[-1].ready, 'callback')} waited for it"
+
+
+_CAUSES = {
+    "cpu": "computing",
+    "gc": "garbage collection",
+    "gil": "waiting for the GIL",
+    "off_cpu": "waiting or sleeping, off the processor",
+}
+
+
+def _cause(parts: Parts) -> Iterator[str]:
+    if parts.cause:
+        yield f"{parts.cause}: {_CAUSES.get(parts.cause, parts.cause)}" + (" (a guess)" if parts.guess else "")
+    else:
+        yield "cause not measured"
+    if parts.cpu >= 0.0:
+        yield f"{seconds(parts.cpu)} of CPU time"
+    if parts.gc > 0.0:
+        yield f"{seconds(parts.gc)} of garbage collection"
+    if parts.processor_wait >= 0.001:
+        busy = parts.processor_wait > 4 * (max(parts.cpu, 0.0) + parts.gc)
+        yield f"{seconds(parts.processor_wait)} of waiting for a processor" + (" (a busy machine)" if busy else "")
+    if parts.suspended > 0.0:
+        yield f"{seconds(parts.suspended)} of a process that stood still"
+
+
+def _places(stack: StackTaken) -> Iterator[str]:
+    """The innermost line, if it is a library's, and the application's innermost ones."""
+    frames = list(reversed(stack.frames))
+    own = [_place(frame) for frame in frames if is_application(frame[0], frame[2])]
+    # Who awaits it is often the one to ask: a task of its own shows nothing of the handler that made it.
+    own += [_place(frame) + ", which awaits it" for frame in stack.awaiting if is_application(frame[0], frame[2])]
+    if _place(frames[0]) not in own[:1]:
+        yield _place(frames[0])
+    yield from own[:_LINES]
+
+
+def _place(frame: tuple[str, int, str, str]) -> str:
+    file, line, module, qualname = frame
+    return f"{file}:{line} in {module}.{qualname}" if module else f"{file}:{line} in {qualname}"
+
+
+# -- who paid
+
+
+def _matrix(indexes: list[StallIndex], style: Style) -> list[str]:
+    """Blockers and victims, by what the victims waited."""
+    pairs: dict[tuple[str, str, str], Blocked] = {}
+    for index in indexes:
+        for key, entry in index.matrix.items():
+            total = pairs.setdefault(key, Blocked())
+            total.handles += entry.handles
+            total.exact += entry.exact
+            total.own_handles += entry.own_handles
+            total.at_most += entry.at_most
+    ordered = sorted(pairs.items(), key=lambda each: (each[1].exact, each[1].at_most), reverse=True)
+    rows = [
+        [
+            culprit if culprit != UNKNOWN else callback,
+            victim,
+            count(entry.handles),
+            seconds(entry.exact),
+            # What the blocker itself had put in waited somewhere between nothing and this.
+            f"{count(entry.own_handles)}, ≤ {seconds(entry.at_most)}" if entry.own_handles else "",
+        ]
+        for (callback, culprit, victim), entry in ordered[:_PAIRS]
+    ]
+    lines = table(style, ["who blocked", "who waited", "times", "waited", "its own"], rows, names=2)
+    if len(ordered) > _PAIRS:
+        lines.append(style.dim(f"    and {counted(len(ordered) - _PAIRS, 'more pair')}"))
+    return lines
+
+
+# -- many short ones
+
+
+def _congestion(indexes: list[StallIndex], style: Style) -> list[str]:
+    """Iterations that were long for having many callbacks: nobody to blame."""
+    total = Congestion()
+    for index in indexes:
+        for each in index.congestion.values():
+            total.iterations += each.iterations
+            total.seconds += each.seconds
+            if each.longest > total.longest:
+                total.longest, total.callbacks = each.longest, each.callbacks
+    if not total.iterations:
+        return []
+    text = (
+        f"congested: {counted(total.iterations, 'iteration')} took {seconds(total.seconds)} with many short callbacks "
+        f"and no slow one; the longest {seconds(total.longest)} with {count(total.callbacks)}"
+    )
+    return ["    " + style.warn(text)]

@@ -1,0 +1,134 @@
+"""Records of crashed runs are kept for whoever wants to read them, but neither for ever nor without bounds.
+
+They lie in shared memory, which is the machine's memory: the oldest go first. Containers may share that memory and not
+see each other's processes, so a collector also holds a lock in the run directory for as long as it lives.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import time
+from typing import Any
+
+from traceloop.instrument.run_directory import pid_namespace
+
+from .traced_processes import is_alive
+
+LOCK_NAME = "held"
+
+MAX_AGE_SECONDS = 7 * 24 * 3600.0
+MAX_BYTES = 256 << 20
+
+
+def hold(run_dir: str) -> int:
+    """Marks the run as living; until the descriptor that is returned is closed. -1 where that is not possible."""
+    try:
+        descriptor = os.open(os.path.join(run_dir, LOCK_NAME), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return -1
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return -1
+    return descriptor
+
+
+def _is_held(path: str) -> bool | None:
+    """Whether a collector holds the run; None where none ever did."""
+    try:
+        descriptor = os.open(os.path.join(path, LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int = MAX_BYTES) -> list[str]:
+    """Removes old records beside ``run_dir``: those of this user, by name, that no living process belongs to.
+
+    Returns the paths that were removed. Never raises for what lies there.
+    """
+    parent, name = os.path.split(os.path.abspath(run_dir))
+    prefix = f"traceloop-{os.getuid()}-"
+    if not name.startswith(prefix):
+        return []
+    found: list[tuple[float, int, str]] = []
+    try:
+        entries = list(os.scandir(parent))
+    except OSError:
+        return []
+    for entry in entries:
+        try:
+            if entry.name == name or not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid == os.getuid() and not _in_use(entry.path):
+                found.append((status.st_mtime, _size(entry.path), entry.path))
+        except OSError:
+            continue
+    removed: list[str] = []
+    total = sum(size for _, size, _ in found)
+    now = time.time()
+    for changed, size, path in sorted(found):
+        if now - changed > max_age or total > max_bytes:
+            shutil.rmtree(path, ignore_errors=True)
+            total -= size
+            removed.append(path)
+    return removed
+
+
+def _in_use(path: str) -> bool:
+    """Whether a process of the run, or its collector, lives; or may, because the run is a minute old."""
+    age = time.time() - os.stat(path).st_mtime
+    if age < 60:
+        return True
+    held = _is_held(path)
+    if held:
+        return True
+    if _described(path, "run.json").get("pid_namespace", 0) not in (0, pid_namespace()):
+        # Its processes cannot be asked for. A collector outlives them all; of a run without one nothing is known.
+        return held is None and age < MAX_AGE_SECONDS
+    collector = _described(path, "collector.json")
+    try:
+        if is_alive(int(collector["pid"]), int(collector["start_ticks"])):
+            return True
+    except (ValueError, KeyError, TypeError):
+        pass
+    for name in os.listdir(path):
+        parts = name.split("-")
+        if parts[0] == "p" and len(parts) >= 3 and parts[1].isdigit() and parts[2].isdigit():
+            if os.path.exists(os.path.join(path, name, "ended")):
+                continue
+            if is_alive(int(parts[1]), int(parts[2])):
+                return True
+    return False
+
+
+def _described(path: str, name: str) -> dict[str, Any]:
+    import json
+
+    try:
+        with open(os.path.join(path, name), encoding="utf-8", errors="replace") as file:
+            description = json.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return description if isinstance(description, dict) else {}
+
+
+def _size(path: str) -> int:
+    total = 0
+    for folder, _, files in os.walk(path):
+        for name in files:
+            try:
+                total += os.lstat(os.path.join(folder, name)).st_size
+            except OSError:
+                pass
+    return total

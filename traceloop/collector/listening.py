@@ -1,0 +1,61 @@
+"""The socket that /metrics is served on."""
+
+from __future__ import annotations
+
+# `socket` takes longer to import than everything else that is done before the program runs.
+import _socket as socket
+import errno
+
+from .start import CollectorError
+
+
+def listen(host: str, port: int, *, required: bool) -> tuple[socket.socket, str | None]:
+    """A listening TCP socket, and a notice where it is not on the port that was named.
+
+    Port 0 takes any free one. A taken port: ``CollectorError`` where it is ``required``, else any free one.
+    """
+    address, family = _address(host)
+    try:
+        return _listen(family, address, port), None
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE and (required or error.errno != errno.EACCES):
+            raise CollectorError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
+        if required:
+            raise CollectorError(f"the metrics port {port} on {host} is taken (--metrics-port)") from None
+    listener = _listen(family, address, 0)
+    return listener, f"port {port} is taken; metrics at {url_of(listener, host)}"
+
+
+def url_of(listener: socket.socket, host: str) -> str:
+    """The address of the metrics, with the host as it was named."""
+    name = f"[{host}]" if ":" in host else host
+    return f"http://{name}:{listener.getsockname()[1]}/metrics"
+
+
+def _address(host: str) -> tuple[str, int]:
+    # Looked up only where it has to be: a look-up brings in the codecs of international names, 10 ms.
+    if host == "localhost":
+        return "127.0.0.1", socket.AF_INET
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            socket.inet_pton(family, host)
+        except OSError:
+            continue
+        return host, family
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+    except OSError as error:
+        raise CollectorError(f"cannot listen on {host}: {error.strerror or error}") from None
+    return str(found[4][0]), found[0]
+
+
+def _listen(family: int, address: str, port: int) -> socket.socket:
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address, port))
+        listener.listen(128)
+    except BaseException:
+        listener.close()
+        raise
+    return listener

@@ -1,0 +1,307 @@
+"""The collector's look from outside: at loops that stand still while their process's watchdog does too.
+
+A C call that holds the GIL stops every Python thread, the watchdog with them. From outside it shows: the loop's word
+says that it has been off its poll for longer than the threshold, the watchdog is late for its next turn, and the kernel
+says that the loop's thread computes while the watchdog sleeps, wakes and sleeps again. Then the process is sent the
+signal that it has advertised (fault_dump.py), upon which faulthandler writes its stacks without the GIL.
+
+The last of these is what makes the dump safe. A thread that runs Python code gives the GIL away within 5 ms of being
+asked, so a watchdog that was scheduled meanwhile and still waits for it proves that the loop's thread is inside a C
+call. Without that proof the watchdog may only lack a processor, on a busy machine, and the signal may meet the
+interpreter between two stores to its frames: faulthandler then follows half a frame, and the process dies of it.
+
+A signal that nobody handles would end the process, so all of this is asked for immediately before: that the process is
+the one that advertised, that the kernel has a handler for the signal, and that the descriptor it would write to is
+still the dump file. And it is sent to a running thread only: one in ``poll`` or ``nanosleep`` would have its call ended
+by it, whatever SA_RESTART says (signal(7)).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+from traceloop.reading.follower import FolderFollower, RunFollower
+from traceloop.reading.stalls import parts as stall_statistics
+from traceloop.reading.stalls.index import StallIndex, StallStack
+from traceloop.record import layout
+from traceloop.recording.ring import process_start_ticks
+from traceloop.recording.watchdog.fault_dump import ADVERT_NAME, DUMP_NAME
+
+#: A watchdog that is late for its turn by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
+LATE_SECONDS = 0.05
+#: Where it has not said when its next turn is: it turns every 0.1 s at least.
+STALE_SECONDS = 0.15
+#: What the loop's thread must have computed while the watchdog asked for the GIL in vain (s): four times as long as a
+#: thread that runs Python code may keep it.
+KEPT_SECONDS = 0.02
+# How long until the next look at a watchdog that is late, s.
+_KEPT_PACE = 0.01
+# A dump is whole when its file has not grown for so long (s); its handler writes it in one go, in some milliseconds.
+_WHOLE_SECONDS = 0.005
+#: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
+MAX_DUMPS_A_MINUTE = 20
+_MAX_DUMP = 1 << 20
+# How long it may take to notice that a loop stands, s.
+_PACE = 0.2
+
+
+class _Standing:
+    """A loop that stands still, as seen from outside."""
+
+    __slots__ = ("asked", "kept", "next", "since", "told")
+
+    def __init__(self, since: float, first: float) -> None:
+        self.since = since
+        self.next = first
+        self.asked = 0
+        self.told = False
+        # While the watchdog is seen waiting at every look: the turn that it is late for, how often it had been
+        # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
+        self.kept: tuple[float, int, float | None] | None = None
+
+    def keeps_the_gil(self, late_at: float, cpu_s: float, watchdog: tuple[str, float, float, int]) -> bool:
+        """Whether the loop's thread is inside a C call that does not give the GIL away."""
+        state, _, _, slices = watchdog
+        if state != "S":
+            self.kept = None  # it waits for a processor: it has not asked, or could not take what it was given
+            return False
+        if self.kept is None or self.kept[0] != late_at:
+            self.kept = (late_at, slices, None)
+            return False
+        _, before, asked = self.kept
+        if asked is None:
+            # A thread that waits for the GIL asks for it when its first short wait is over, and waits again.
+            if slices > before:
+                self.kept = (late_at, slices, cpu_s)
+            return False
+        return cpu_s - asked >= KEPT_SECONDS and slices > before + 1
+
+
+class _Process:
+    """What the probe remembers of one process."""
+
+    __slots__ = ("asked_at", "dumped", "size", "size_at", "standing", "times")
+
+    def __init__(self) -> None:
+        self.standing: dict[int, _Standing] = {}
+        self.times: list[float] = []
+        self.asked_at = 0.0
+        self.size = 0  # of the dump file, as first seen at size_at
+        self.size_at = 0.0
+        self.dumped = 0
+
+
+class StallProbe:
+    """Looks at the processes that a follower follows; ``look`` is called by the follower's thread, a few times a
+    second at least.
+    """
+
+    def __init__(
+        self,
+        follower: RunFollower,
+        say: Callable[[str], None] = lambda line: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``say``: tells people of a stall of which its own process can say nothing, once."""
+        self._follower = follower
+        self._say = say
+        self._clock = clock
+        self._processes: dict[str, _Process] = {}
+        #: Dumps asked for, and those that were not for lack of a handler, by reason.
+        self.asked = 0
+        self.refused: dict[str, int] = {}
+        self._next = 0.0
+
+    def look(self) -> float:
+        """One look at every process; returns in how many seconds it is worth to look again. Costs some 10 us for
+        a process whose loops are well.
+        """
+        now = self._clock()
+        self._next = now + _PACE
+        for name, follower in list(self._follower.processes.items()):
+            if name in self._follower.ended:
+                self._processes.pop(name, None)
+                continue
+            process = self._processes.get(name)
+            if process is None:
+                process = self._processes[name] = _Process()
+            try:
+                self._look_at(follower, process, now)
+            except OSError:
+                pass  # it has just ended, or is not ours to ask
+        return max(0.005, self._next - now)
+
+    def _look_at(self, follower: FolderFollower, process: _Process, now: float) -> None:
+        late_at, watchdog = 0.0, 0
+        standing: list[tuple[int, Any, float, float]] = []
+        for ring in follower.rings.values():
+            if not ring.is_loop:
+                late_at = _late_at(ring.reader)
+                watchdog = int(ring.reader.word(layout.W_THREAD))
+                continue
+            since, threshold = ring.reader.word(layout.W_RUNNING), ring.reader.word(layout.W_THRESHOLD)
+            if since > 0.0 and 0.0 < threshold < now - since:
+                standing.append((ring.number, ring.reader, since, threshold))
+            else:
+                process.standing.pop(ring.number, None)
+                if since > 0.0 < threshold:
+                    self._next = min(self._next, since + threshold)
+        if process.asked_at:
+            self._collect(follower, process, now)
+        if not standing or not late_at:
+            return
+        if now < late_at:
+            self._next = min(self._next, late_at)
+            return
+        for number, reader, since, threshold in standing:
+            seen = process.standing.get(number)
+            if seen is None or seen.since != since:
+                seen = process.standing[number] = _Standing(since, now)
+            thread = int(reader.word(layout.W_THREAD))
+            state, cpu_s = self._measure(follower, number, thread, now)
+            if state != "R" or now < seen.next or not self._may_ask(process, now):
+                continue
+            self._next = min(self._next, now + _KEPT_PACE)
+            # A watchdog that has ended between two looks has no state; one without a number is an older process's.
+            if seen.keeps_the_gil(late_at, cpu_s, _thread_state(follower.folder.pid, watchdog)):
+                seen.kept = None
+                seen.asked += 1
+                seen.next = now + max(threshold, STALE_SECONDS) * 2**seen.asked
+                self._ask(follower, process, now)
+
+    def _measure(self, follower: FolderFollower, ring: int, thread: int, now: float) -> tuple[str, float]:
+        """Enters what the kernel says of the loop's thread; returns its state as in proc(5), "" if not known, and its
+        CPU time in seconds.
+        """
+        state, cpu_s, waited_s, slices = _thread_state(follower.folder.pid, thread)
+        if state:
+            with open(f"/proc/{follower.folder.pid}/stat", "rb") as file:
+                fields = file.read().rpartition(b")")[2].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            self._index(follower).add_sample(ring, (now, cpu_s, used, waited_s, slices))
+        return state, cpu_s
+
+    def _index(self, follower: FolderFollower) -> StallIndex:
+        return stall_statistics.stalls_of(follower.statistics).index
+
+    # -- asking for a dump
+
+    def _may_ask(self, process: _Process, now: float) -> bool:
+        process.times = [moment for moment in process.times if now - moment < 60]
+        return len(process.times) < MAX_DUMPS_A_MINUTE and not process.asked_at
+
+    def _ask(self, follower: FolderFollower, process: _Process, now: float) -> None:
+        path = os.path.join(follower.folder.path, DUMP_NAME)
+        try:
+            with open(os.path.join(follower.folder.path, ADVERT_NAME), "rb") as file:
+                advert = json.loads(file.read(4096))
+            number, fd, pid, ticks = (int(advert[name]) for name in ("signal", "fd", "pid", "start_ticks"))
+        except (OSError, ValueError, KeyError, TypeError):
+            self._refuse("not advertised")
+            return
+        if (pid, ticks) != (follower.folder.pid, follower.folder.start_ticks) or not hasattr(os, "pidfd_open"):
+            self._refuse("another process")
+            return
+        handle = os.pidfd_open(pid)
+        try:
+            # The handle names one process for good; whatever is asked after it was opened is asked of that one.
+            if process_start_ticks(pid) != ticks:
+                self._refuse("another process")
+            elif not _handles(pid, number):
+                self._refuse("no handler")
+            elif not os.path.samefile(f"/proc/{pid}/fd/{fd}", path):
+                self._refuse("its descriptor is another file's")
+            else:
+                signal.pidfd_send_signal(handle, number)
+                process.times.append(now)
+                process.asked_at = now
+                self.asked += 1
+                index = self._index(follower)
+                index.fetch_dump = lambda final: self._collect(follower, process, self._clock(), final=final)
+        finally:
+            os.close(handle)
+
+    def _refuse(self, reason: str) -> None:
+        self.refused[reason] = self.refused.get(reason, 0) + 1
+
+    def _collect(self, follower: FolderFollower, process: _Process, now: float, *, final: bool = False) -> None:
+        """Takes in the dump that was asked for, once it is whole. ``final``: the process writes no more of it."""
+        path = os.path.join(follower.folder.path, DUMP_NAME)
+        try:
+            size = os.stat(path).st_size
+        except OSError:
+            size, final = process.dumped, True
+        if not final and (size <= process.dumped or size != process.size or now - process.size_at < _WHOLE_SECONDS):
+            if size != process.size:
+                process.size, process.size_at = size, now
+            self._next = min(self._next, now + 2 * _WHOLE_SECONDS)
+            if now - process.asked_at > 5.0:
+                self._done(follower, process)  # it is not coming
+            return
+        asked_at = process.asked_at
+        self._done(follower, process)
+        if size <= process.dumped:
+            return
+        with open(path, "rb") as file:
+            file.seek(process.dumped)
+            text = file.read(_MAX_DUMP).decode("utf-8", "replace")
+        process.dumped = size
+        rings = {
+            int(ring.reader.word(layout.W_PTHREAD)): ring.number for ring in follower.rings.values() if ring.is_loop
+        }
+        since = {ring: standing.since for ring, standing in process.standing.items() if standing.asked}
+        module_of = follower.folder.sites.module_of
+        for stack in self._index(follower).add_dump(asked_at, text, rings.get, module_of, since):
+            self._tell(follower, process.standing.get(stack.ring), stack)
+
+    def _tell(self, follower: FolderFollower, standing: _Standing | None, stack: StallStack) -> None:
+        if standing is None or standing.told:
+            return
+        standing.told = True
+        frames = stack.taken.frames
+        place = f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""
+        within = f" within {stack.callback}" if stack.callback != stack.culprit else ""
+        self._say(
+            f"stall: {stack.culprit}{place}{within} blocks the loop and every other thread of process "
+            f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far"
+        )
+
+    def _done(self, follower: FolderFollower, process: _Process) -> None:
+        process.asked_at = 0.0
+        self._index(follower).fetch_dump = None
+
+
+def _thread_state(pid: int, thread: int) -> tuple[str, float, float, int]:
+    """A thread's state as in proc(5), "" if not known; seconds it ran, and waited for a processor; times it got one."""
+    base = f"/proc/{pid}/task/{thread}"
+    try:
+        with open(f"{base}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0].decode("ascii", "replace")
+        with open(f"{base}/schedstat", "rb") as file:
+            cpu, waited, slices = (int(field) for field in file.read().split()[:3])
+    except (OSError, ValueError, IndexError):
+        return "", 0.0, 0.0, 0
+    return state, cpu / 1e9, waited / 1e9, slices
+
+
+def _late_at(reader: Any) -> float:
+    """From when on the watchdog is late (monotonic s); 0 where there is none that turns."""
+    due: float = reader.word(layout.W_DUE)
+    if due > 0.0:
+        return due + LATE_SECONDS
+    heartbeat: float = reader.word(layout.W_HEARTBEAT)
+    return heartbeat + STALE_SECONDS if heartbeat > 0.0 and not reader.word(layout.W_LOOKED) else 0.0
+
+
+def _handles(pid: int, number: int) -> bool:
+    """Whether the process has a handler for this signal."""
+    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
+    return False

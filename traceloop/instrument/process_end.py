@@ -1,0 +1,326 @@
+"""How a traced process ends: its last records are published, and the run's summary stands on stderr before it
+is gone.
+
+`prepare` runs before the program's first line, `arm` when asyncio was imported: only then is anything of the
+interpreter replaced. Everything used here is imported beforehand, since an import during exit can fail, and
+after an uncaught KeyboardInterrupt it would turn the exit status.
+
+Records lie in shared memory and outlive the process, so SIGKILL and a crash need nothing from us. What needs help
+is what is still in a loop's own batch: at exit, at `os._exit` (which forked children of multiprocessing end by),
+before an exec, and at SIGTERM and SIGHUP, whose default action runs no Python at all.
+"""
+
+from __future__ import annotations
+
+import _signal  # type: ignore[import-not-found]
+import _thread
+import atexit
+import os
+import select
+import sys
+import time
+
+from .. import notices
+from ..settings import PREFIX
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ..settings import Settings
+
+#: The collector's process, where `traceloop run` or `traceloop.start` started one.
+COLLECTOR_PID = PREFIX + "COLLECTOR_PID"
+
+#: In the run directory: what went wrong in the collector.
+COLLECTOR_TRACEBACK = "collector-traceback.txt"
+
+#: Signals whose default action ends a process without a line of Python.
+_GUARDED = (_signal.SIGTERM, _signal.SIGHUP)
+
+#: For how long a signal is held back that came in the middle of the recording's work, which takes milliseconds.
+_POSTPONE_SECONDS = 1.0
+
+_settings: Settings | None = None
+_root_pid = 0
+_collector_pid = 0
+#: Ends the collector's thread, where there is one.
+finish_thread: Callable[[Settings], None] | None = None
+_armed = False
+_ended_pid = 0
+#: `traceloop.recording.at_exit`, once a loop may have run.
+_recording: Any = None
+_untraced: dict[str, int] = {}
+_postpone_until = 0.0
+
+
+def prepare(settings: Settings, is_root: bool) -> None:
+    """Takes note of who this process is; called once, before the program begins."""
+    global _settings, _root_pid, _collector_pid
+    _settings = settings
+    if is_root:
+        _root_pid = os.getpid()
+    text = os.environ.get(COLLECTOR_PID, "")
+    _collector_pid = int(text) if text.isdigit() else 0
+    # Registered first, so called last: the program's own exit handlers may still run a loop.
+    atexit.register(_end)
+
+
+def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Callable[[], None]) -> None:
+    """From now on a loop may run in this process; called after asyncio was imported, in its importer's
+    thread."""
+    global _armed, _recording, _untraced
+    if _armed:
+        return
+    _armed = True
+    if _settings is None:
+        atexit.register(_end)
+    _untraced = untraced
+    from ..recording import at_exit as closing
+
+    _recording = closing
+    running_loop_watchers.append(_guard_signals)
+    os._exit = Before(os._exit, _end)
+    os.execv = Before(os.execv, closing.hand_over)
+    os.execve = Before(os.execve, closing.hand_over)
+
+    def after_fork() -> None:
+        for number in _GUARDED:
+            if _signal.getsignal(number) is _on_signal:
+                _signal.signal(number, _signal.SIG_DFL)
+        _untraced.clear()
+        if _settings is not None and not _settings.children:
+            restore()
+
+    os.register_at_fork(after_in_child=after_fork)
+
+
+class Before:
+    """Stands for a builtin function and tells us before each call.
+
+    `__call__` is a property, so that the interpreter itself calls the builtin: when that raises, the
+    traceback shows no frame of ours.
+    """
+
+    def __init__(self, function: Any, tell: Callable[[], None]) -> None:
+        self._function = function
+        self._tell = tell
+        self.__name__ = function.__name__
+        self.__qualname__ = function.__qualname__
+        self.__module__ = function.__module__
+        self.__doc__ = function.__doc__
+        self.__text_signature__ = getattr(function, "__text_signature__", None)
+
+    @property
+    def __call__(self) -> Any:
+        try:
+            self._tell()
+        except Exception:
+            pass  # the call is the program's, and goes ahead
+        return self._function
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+
+def _flush_and_wait() -> None:
+    """Ends the recording of this process; the root process waits until the collector has read it all."""
+    if finish_thread is not None and _settings is not None:
+        if _recording is not None:
+            _recording.flush()
+        finish_thread(_settings)
+    if _recording is not None:
+        _recording.close()
+    if _settings is not None and _settings.run_dir is not None:
+        _wake_collector(_settings.run_dir)
+    if _settings is not None and _settings.run_dir is not None and os.getpid() == _root_pid:
+        _finish_run(_settings, _settings.run_dir)
+
+
+def _end() -> None:
+    """The process is about to end, however; once."""
+    global _ended_pid
+    if _ended_pid == os.getpid():
+        return
+    _ended_pid = os.getpid()
+    try:
+        if _untraced:
+            names = ", ".join(sorted(_untraced))
+            run_dir = _settings.run_dir if _settings is not None else None
+            notices.say_once(run_dir, "untraced", f"loops that ran untraced: {names}")
+        _flush_and_wait()
+    except Exception as error:
+        notices.say(f"the end of the record may be missing: {error!r}")
+    except KeyboardInterrupt:
+        pass  # who presses Ctrl-C again does not want to wait
+
+
+# -- the run's summary, by the process that `traceloop run` became
+
+
+def _finish_run(settings: Settings, run_dir: str) -> None:
+    if not any(name.startswith("p-") for name in _listing(run_dir)):
+        notices.say("no asyncio event loop ran: nothing was recorded")
+        if settings.collector == "none":
+            _remove_empty(run_dir)
+        return
+    if settings.collector == "none":
+        notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
+    if settings.collector != "process":
+        return
+    summary = _wait_for(os.path.join(run_dir, "summary.txt"), run_dir, settings.exit_timeout)
+    if summary is None:
+        return
+    report = _read(os.path.join(run_dir, "report.txt")) if settings.report else None
+    if report:
+        # The report begins with what the summary's last line says.
+        notices.say("\n".join(summary.splitlines()[:-1]))
+        notices.say(report.removeprefix("traceloop: "))
+    else:
+        notices.say(summary)
+
+
+def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
+    """The text of the file once it is there; None, with a notice where one is due, if it won't come in
+    time."""
+    deadline = time.monotonic() + timeout
+    pause_ms = 2
+    while True:
+        text = _read(path)
+        if text is not None:
+            return text
+        if _collector_pid and not _is_alive(_collector_pid):
+            text = _read(path)  # it may have written just before its end
+            if text is None:
+                traceback = os.path.join(run_dir, COLLECTOR_TRACEBACK)
+                why = f"; its traceback is in {traceback}" if os.path.exists(traceback) else ""
+                notices.say(f"the collector has ended before the program{why}; the record is in {run_dir}")
+            return text
+        if _others_alive(run_dir):
+            notices.say("the run goes on in other processes")
+            return None
+        if time.monotonic() >= deadline:
+            notices.say(f"the last records were not read within {timeout:g} s (--exit-timeout)")
+            return None
+        select.poll().poll(pause_ms)
+        pause_ms = min(pause_ms * 2, 20)
+
+
+def _wake_collector(run_dir: str) -> None:
+    try:
+        pipe = os.open(os.path.join(run_dir, "wake"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # it is gone, or there is none
+    try:
+        os.write(pipe, b"\n")
+    except OSError:
+        pass  # full: it will wake
+    finally:
+        os.close(pipe)
+
+
+def _listing(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _others_alive(run_dir: str) -> bool:
+    """Whether another traced process of the run lives. Their folders are named p-PID-START, START in clock
+    ticks."""
+    for name in _listing(run_dir):
+        parts = name.split("-")
+        if parts[0] != "p" or len(parts) < 3 or not parts[1].isdigit() or int(parts[1]) == os.getpid():
+            continue
+        if os.path.exists(os.path.join(run_dir, name, "ended")):
+            continue
+        if _is_alive(int(parts[1]), parts[2]):
+            return True
+    return False
+
+
+def _is_alive(pid: int, start_ticks: str | None = None) -> bool:
+    # A zombie answers signal 0 as the living do, and a pid may have been given anew: /proc knows better.
+    stat = _read(f"/proc/{pid}/stat")
+    if stat is not None:
+        fields = stat.rpartition(")")[2].split()
+        return fields[0] not in "ZX" and (not start_ticks or not start_ticks.isdigit() or fields[19] == start_ticks)
+    if os.path.exists("/proc/self/stat"):
+        return False
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
+
+
+def _remove_empty(run_dir: str) -> None:
+    for name in _listing(run_dir):
+        os.unlink(os.path.join(run_dir, name))
+    os.rmdir(run_dir)
+
+
+# -- SIGTERM, SIGHUP
+
+
+def _guard_signals(loop: Any) -> None:
+    """A loop begins to run in this thread, or (None) one has ended."""
+    if not _in_main_thread():
+        return
+    for number in _GUARDED:
+        handler = _signal.getsignal(number)
+        if loop is None:
+            if handler is _on_signal:
+                _signal.signal(number, _signal.SIG_DFL)
+        # The kernel ignores a default action of process 1: there, they do nothing, and so it shall be.
+        elif handler == _signal.SIG_DFL and os.getpid() != 1:
+            _signal.signal(number, _on_signal)
+
+
+def _in_main_thread() -> bool:
+    threading = sys.modules.get("threading")
+    return threading is not None and threading.current_thread() is threading.main_thread()
+
+
+def _on_signal(number: int, frame: Any) -> None:
+    if _postponed(number, frame):
+        return
+    _signal.signal(number, _signal.SIG_DFL)
+    _end()
+    os.kill(os.getpid(), number)
+
+
+def _postponed(number: int, frame: Any) -> bool:
+    """Whether the signal will come again: now it interrupts the recording, whose locks this thread may hold, and whose
+    lists may be half written.
+    """
+    global _postpone_until
+    if _recording is None or not _recording.is_interrupted(frame):
+        return False
+    now = time.monotonic()
+    if not _postpone_until:
+        _postpone_until = now + _POSTPONE_SECONDS
+    if now >= _postpone_until:
+        return False
+    try:
+        _thread.start_new_thread(_send_again, (number,))
+    except RuntimeError:  # no more threads, or the interpreter is going down
+        return False
+    return True
+
+
+def _send_again(number: int) -> None:
+    time.sleep(0.001)
+    os.kill(os.getpid(), number)

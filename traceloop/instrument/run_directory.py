@@ -1,0 +1,120 @@
+"""The run directory: owner-only, in shared memory, one for each run; its path is what marks the processes of
+the run.
+
+Made by `traceloop run` and by `traceloop.start`, removed by the collector when the run has ended well.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from .. import __version__
+from ..settings import MIN_RING_SIZE, Settings
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import Any
+
+
+def make(settings: Settings, say: Callable[[str], None]) -> Settings:
+    """Makes the run directory in shared memory, or, with one notice, where else it can be; and sees to its
+    room.
+
+    Returns the settings with the directory and what it can hold; without a directory the record is private
+    memory.
+    """
+    temporary = os.environ.get("TMPDIR") or "/tmp"
+    if settings.collector == "thread":
+        return settings.replace(run_dir=None)  # which reads this process's own memory
+    failure = ""
+    for place in ("/dev/shm", temporary):
+        path = os.path.join(place, f"traceloop-{os.getuid()}-{os.urandom(6).hex()}")
+        try:
+            os.mkdir(path, 0o700)
+        except OSError as error:
+            failure = failure or f"{place}: {error.strerror}"
+            continue
+        if failure:
+            say(f"no shared memory ({failure}); the record is in {place}")
+        return _fitting(settings, place, say).replace(run_dir=path)
+    say(f"no folder for the record ({failure}); recording into the program's own memory, read by a thread")
+    collector = "thread" if settings.collector == "process" else settings.collector
+    return settings.replace(run_dir=None, collector=collector)
+
+
+def _fitting(settings: Settings, place: str, say: Callable[[str], None]) -> Settings:
+    try:
+        status = os.statvfs(place)
+    except OSError:
+        return settings
+    free = status.f_bavail * status.f_frsize
+    # A container has 64 MB: a ring of a quarter of what is free leaves room for four loops or workers, and
+    # later ones step down by themselves.
+    if free and settings.ring_size > free // 4:
+        size = max(MIN_RING_SIZE, 1 << (free // 4).bit_length() - 1)
+        say(f"{place} has {free >> 10} KiB free; the record of a loop gets {size >> 10} KiB of it")
+        return settings.replace(ring_size=size)
+    return settings
+
+
+def describe(settings: Settings, run_dir: str, command: Sequence[str], say: Callable[[str], None]) -> None:
+    """Writes `run.json`: what is run, by whom, and with which settings."""
+    from _json import encode_basestring_ascii as quote  # the json package takes longer than all the rest
+
+    def encode(value: Any) -> str:
+        if value is None:
+            return "null"
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, (int, float)):
+            return repr(value)
+        if isinstance(value, dict):
+            return "{" + ", ".join(f"{quote(key)}: {encode(item)}" for key, item in value.items()) + "}"
+        if isinstance(value, (list, tuple)):
+            return "[" + ", ".join(map(encode, value)) + "]"
+        text: str = quote(str(value).encode("utf-8", "surrogateescape").decode("utf-8", "replace"))
+        return text
+
+    description = {
+        "version": __version__,
+        "pid": os.getpid(),
+        "pid_namespace": pid_namespace(),
+        "started_ns": time.time_ns(),
+        "command": list(command),
+        "directory": _working_directory(),
+        "settings": settings.as_dict(),
+    }
+    try:
+        with open(os.path.join(run_dir, "run.json"), "w", encoding="ascii") as file:
+            file.write(encode(description) + "\n")
+    except OSError as error:
+        say(f"cannot write {run_dir}/run.json: {error.strerror}")
+
+
+def pid_namespace() -> int:
+    """Names the space in which this process's pids mean something, a container's perhaps; 0 where it is not known."""
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except OSError:
+        return ""
+
+
+def remove(run_dir: str | None) -> None:
+    """Removes a run directory that no process has used yet, with what is in it."""
+    if run_dir is None:
+        return
+    for folder, folders, files in os.walk(run_dir, topdown=False):
+        for name in files:
+            os.unlink(os.path.join(folder, name))
+        for name in folders:
+            os.rmdir(os.path.join(folder, name))
+    os.rmdir(run_dir)

@@ -1,0 +1,574 @@
+"""From batches of records to what happened: handle runs, iterations, tasks, offloads, collections.
+
+What the record leaves to be found out, and how it is found:
+
+* **End of a run**: the next clock reading of the stream. At a gap, or at the end of a crashed record, it is the time
+  at which the last batch was written, which the writer took when the last run of the batch had ended.
+* **Who scheduled a run, and when it became ready**: by its place in the ready queue. Each run's record says how long
+  the queue was after it; what was added between two readings was added by the run in between. That tells neither
+  when within that run, nor which of several handles: their ready time is taken to be the **end** of the run that
+  added them, the latest that it can have been, so that a schedule delay is never overstated by it (it can be
+  understated by at most the length of that run, which is no delay: the loop was busy with the very code that asked
+  for it). Handles of descriptors are ready at the return of the poll, timers when they are due, and what another
+  thread or a signal put in carries its own time. A timer carries the place that the record had when it was set: the
+  run whose record came next is the one that set it.
+* After a gap the queue's content is unknown until what was in it has been run; these runs have a delay of -1
+  (unknown) and no scheduler. Nothing is guessed.
+
+This is the hot path of the collector: the loop below is written out, with names bound to locals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from ...record import layout
+from ...record.layout import FIRST_STEP, OUTCOME, SITES
+from .decoded import (
+    READER,
+    SIGNAL,
+    SOON,
+    TASK,
+    THREADSAFE,
+    TIMER,
+    WRITER,
+    Collection,
+    Decoded,
+    Event,
+    Executor,
+    Iteration,
+    LoopInfo,
+    NewTask,
+    OffloadStep,
+    SpanContext,
+    Workers,
+    WorkerThread,
+)
+from .ring_reader import Batch
+from .timer_setters import RunPlaces
+
+_INFINITY: Final = float("inf")
+# In the queue's model, handles that one run put in, or one poll: (ready time, number of the run that scheduled them,
+# kind, ident of that run, how many there are besides the first). Never one entry for each, so that no number in a
+# damaged record can make the model large.
+_Entry = tuple[float, int, str, float, float]
+_UNKNOWN: Final[_Entry] = (_INFINITY, 0, SOON, 0.0, 0.0)
+# More handles than this in a ready queue are believed to be damage rather than handles.
+_MAX_QUEUE: Final = 1e9
+_new_tuple = tuple.__new__
+_MAX_SPANS: Final = 16384
+_MAX_TASK_NAMES: Final = 200_000
+
+# The kinds whose first double is a clock reading of the loop's thread: they end the run before them.
+_CLOCKED: Final = frozenset((layout.R_POLL, layout.R_SPIN, layout.R_SKIP, layout.R_END, layout.R_RUN))
+_SPIN: Final = layout.R_SPIN
+_FOUND: Final = layout.R_FOUND
+
+
+# What the loop's thread is doing, as far as the record has been read.
+STOPPED: Final = 0
+ACTIVE: Final = 1
+IDLE: Final = 2
+UNKNOWN: Final = 3
+
+
+class LoopStream:
+    """Decodes one ring's batches; keeps what a later batch needs. For one thread.
+
+    state, since: what the loop's thread was doing when the record (as far as read) ends, and since when (monotonic s).
+    spans: the application's spans by number, the latest of them. task_names: names of tasks not yet finished.
+    """
+
+    def __init__(self, owner: Callable[[], LoopInfo | None] = lambda: None) -> None:
+        """``owner``: tells which loop took the ring last; asked where the record's beginning is lost."""
+        self._owner = owner
+        self.loop: LoopInfo | None = None
+        self.spans: dict[int, SpanContext] = {}
+        self.task_names: dict[float, str] = {}
+        self.state = STOPPED
+        self.since = 0.0
+        self.runs = 0
+        self.damaged = 0
+        self._iteration = 0
+        self._iteration_start = -1.0
+        self._iteration_first = 0
+        self._poll_start = 0.0
+        self._poll_timeout = 0.0
+        self._poll_duration = 0.0
+        self._poll_delay = -1.0
+        self._moved = 0
+        self._queue: deque[_Entry] = deque()
+        # The entry that handles are being taken from, with how many are left of it.
+        self._group: _Entry = _UNKNOWN
+        self._pending = 0.0
+        self._context = 0
+        self._running: tuple[float, float, str, float, int, int, int, float] | None = None
+        self._override: tuple[float, str] | None = None
+        # Announced, and not yet begun: name, whether create_task made it, the run that did, and that run's ident.
+        self._new_tasks: dict[float, tuple[str, bool, int, float]] = {}
+        # The number in the automatic name read last, -1: none.
+        self._automatic_name = -1
+        self._under_way = (0, 0.0)
+        # When each timer was due that the poll has moved, and the run that had set it.
+        self._timers: list[tuple[float, int]] = []
+        self._places = RunPlaces()
+        self._writers: set[float] = set()
+        self._written_at = 0.0
+        self._half: tuple[float, float, float] | None = None
+
+    def feed(self, batches: Iterable[Batch]) -> list[Decoded]:
+        """What these batches say, in order; several items where loops took turns on the ring."""
+        out: list[Decoded] = []
+        decoded = Decoded(self.loop)
+        for batch in batches:
+            if batch.gap:
+                if self.loop is None and self._take_owner(batch) is not None:
+                    if not decoded.empty:
+                        out.append(decoded)
+                    decoded = Decoded(self.loop)
+                self._lose_place(decoded)
+                decoded.dropped += batch.dropped
+            self._places.add(batch, self.runs)
+            decoded.records += len(batch.records) // 3
+            text = iter(batch.text)
+            triples = iter(batch.records)
+            rest: Iterable[tuple[float, float, float]] = zip(triples, triples, triples, strict=False)
+            while True:
+                try:
+                    stopped_at = self._decode(rest, decoded, text)
+                except (ValueError, OverflowError, MemoryError, TypeError):
+                    # Bytes that pass the checksum and still make no sense: NaN or infinity where a count belongs.
+                    self.damaged += 1
+                    self._lose_place(decoded)
+                    continue
+                if stopped_at is None:
+                    break
+                if not decoded.empty:
+                    out.append(decoded)
+                self.loop = LoopInfo(int(stopped_at[1]), next(text, ""), stopped_at[0])
+                decoded = Decoded(self.loop)
+            self._written_at = batch.written_at
+        if self.state == ACTIVE:
+            # Up to where the record goes, so that a loop that never waits is seen to be active.
+            start = self._running[0] if self._running is not None else self._iteration_start
+            if start > self.since:
+                self._enter(ACTIVE, start, decoded)
+        out.append(decoded)
+        return out
+
+    def _take_owner(self, batch: Batch) -> LoopInfo | None:
+        """The loop that wrote the first batch there is, where that can be known."""
+        owner = self._owner()
+        # Before it took the ring it wrote nothing, and whoever comes after it says so in a record.
+        self.loop = owner if owner is not None and batch.written_at >= owner.since else None
+        return self.loop
+
+    def finish(self) -> Decoded:
+        """The writer has gone: ends the run whose end was not read (a crashed record's last)."""
+        decoded = Decoded(self.loop)
+        self._end_run(decoded, self._written_at)
+        if self._iteration_start >= 0.0 and self.state == ACTIVE:
+            self._end_iteration(decoded, self._written_at)
+            decoded.active_s += max(0.0, self._written_at - self.since)
+        self.state = STOPPED
+        return decoded
+
+    def _end_run(self, decoded: Decoded, end: float) -> None:
+        """The rare twin of what ``_decode`` does inline."""
+        running = self._running
+        if running is None:
+            return
+        self._running = None
+        start, ident, kind, delay, scheduler, span, outcome, added = running
+        end = max(start, end) if end == end else start
+        decoded.runs.append((self.runs, start, end, ident, kind, delay, scheduler, span, self._iteration, outcome))
+        if added:
+            self._queue.append((end, self.runs, SOON, ident, added - 1.0))
+
+    def _name_of_newcomer(self, ident: float, name: str) -> str:
+        """The name of a task that begins, by the text of its first step's record (see ``layout``)."""
+        if not name:
+            if self._automatic_name < 0:
+                return ""
+            self._automatic_name += 1
+            name = f"Task-{self._automatic_name}"
+        elif name.startswith("Task-") and name[5:].isdecimal() and len(name) < 25:
+            self._automatic_name = int(name[5:])
+        if len(self.task_names) >= _MAX_TASK_NAMES:
+            self.task_names.clear()
+        self.task_names[ident] = name
+        return name
+
+    def _end_iteration(self, decoded: Decoded, end: float) -> None:
+        start = self._iteration_start
+        # ``Iteration(...)`` would take twice as long.
+        decoded.iterations.append(
+            _new_tuple(
+                Iteration,
+                (
+                    self._iteration,
+                    start,
+                    end if end > start else start,
+                    self.runs - self._iteration_first,
+                    self._poll_duration,
+                    self._poll_delay,
+                ),
+            )
+        )
+        self._iteration_start = -1.0
+
+    def _lose_place(self, decoded: Decoded) -> None:
+        """Records are missing here: nothing is known of the queue, the state or the context any more."""
+        self._end_run(decoded, self._written_at)
+        self._queue.clear()
+        self._group = _UNKNOWN
+        self._pending = _INFINITY  # not known: whatever is read next is less
+        self._iteration_start = -1.0
+        self._override = self._half = None
+        self._timers.clear()
+        self._writers.clear()
+        self._context = 0
+        self._automatic_name = -1
+        self.state = UNKNOWN
+
+    def _decode(
+        self, triples: Iterable[tuple[float, float, float]], decoded: Decoded, text: Iterator[str]
+    ) -> tuple[float, float] | None:
+        """Decodes until the end, or until another loop takes the ring: then that record's two doubles."""
+        queue = self._queue
+        take = queue.popleft
+        put = queue.append
+        ready, creator, group_kind, creator_ident, group_left = self._group
+        append = decoded.runs.append
+        end_iteration = decoded.iterations.append
+        number = self.runs
+        pending = self._pending
+        context = self._context
+        iteration = self._iteration
+        start = run_ident = delay = added = 0.0
+        kind = SOON
+        scheduler = outcome = span = 0
+        newcomer: str | None = None
+        running = self._running is not None
+        if self._running is not None:
+            start, run_ident, kind, delay, scheduler, span, outcome, added = self._running
+            self._running = None
+        # Something that the next run needs was said by a record before it.
+        special = self._override is not None or bool(self._new_tasks)
+        try:
+            for a, ident, b in triples:
+                if ident > 0.0:
+                    if running:
+                        # These lines stand below once more: a call here would cost as much as all of them.
+                        end = a if a > start else start
+                        append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                        if added:
+                            put((end, number, SOON, run_ident, added - 1.0))
+                    number += 1
+                    start = a
+                    run_ident = ident
+                    span = context
+                    running = True
+                    if group_left > 0.0:
+                        group_left -= 1.0
+                    else:
+                        try:
+                            ready, creator, group_kind, creator_ident, group_left = take()
+                        except IndexError:
+                            # Put in by another thread since the queue was last seen, or the queue is not known.
+                            ready, creator, group_kind, creator_ident, group_left = _UNKNOWN
+                            pending += 1.0
+                    scheduler = creator
+                    kind = group_kind
+                    delay = a - ready
+                    if delay < 0.0:
+                        delay = 0.0 if ready != _INFINITY else -1.0
+                    if ident >= SITES:
+                        kind = TASK
+                    if b >= OUTCOME:
+                        outcome = int(b // OUTCOME)
+                        b %= OUTCOME
+                        if outcome >= FIRST_STEP:
+                            outcome %= FIRST_STEP
+                            newcomer = self._name_of_newcomer(ident, next(text, ""))
+                        if outcome:
+                            decoded.finished.append((ident, outcome, a, number))
+                            self.task_names.pop(ident, None)
+                    else:
+                        outcome = 0
+                    # The queue held ``pending`` before this handle was taken from it.
+                    added = b - pending + 1.0
+                    if added and not 0.0 < added < _MAX_QUEUE:
+                        # Not as the model has it: its place was lost, or somebody took handles out of the queue.
+                        added = group_left = 0.0
+                        self._forget_queue(b)
+                    pending = b
+                    if special:
+                        if self._override is not None:
+                            stamp, new_kind = self._override
+                            self._override = None
+                            scheduler = 0
+                            delay = a - stamp if a > stamp else 0.0
+                            if kind is not TASK:
+                                kind = new_kind
+                        if ident in self._new_tasks:
+                            name, made_by_loop, maker, maker_ident = self._new_tasks.pop(ident)
+                            if maker < 0:
+                                maker, maker_ident = scheduler, creator_ident if scheduler else 0.0
+                            decoded.tasks.append(NewTask(ident, name, number, a, maker, maker_ident, made_by_loop))
+                        special = bool(self._new_tasks)
+                    if newcomer is not None:
+                        maker_ident = creator_ident if scheduler else 0.0
+                        decoded.tasks.append(NewTask(ident, newcomer, number, a, scheduler, maker_ident, True))
+                        newcomer = None
+                    continue
+                if ident == _SPIN:
+                    # A busy loop with little to do has one of these for each run: no call is made for it.
+                    if running:
+                        running = False
+                        end = a if a > start else start
+                        append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                        if added:
+                            put((end, number, SOON, run_ident, added - 1.0))
+                    begun = self._iteration_start
+                    if begun >= 0.0:
+                        end = a if a > begun else begun
+                        runs = number - self._iteration_first
+                        polled, late = self._poll_duration, self._poll_delay
+                        end_iteration(_new_tuple(Iteration, (iteration, begun, end, runs, polled, late)))
+                    iteration += 1
+                    self._iteration = iteration
+                    self._iteration_first = number
+                    self._iteration_start = b
+                    self._poll_duration = b - a
+                    self._poll_delay = -1.0
+                    if self.state != ACTIVE:
+                        self._enter(ACTIVE, a, decoded)
+                    continue
+                if running and (ident in _CLOCKED or ident <= _FOUND):
+                    running = False
+                    end = a if a > start else start
+                    append((number, start, end, run_ident, kind, delay, scheduler, span, iteration, outcome))
+                    if added:
+                        put((end, number, SOON, run_ident, added - 1.0))
+                if ident <= _FOUND:
+                    moved = int(_FOUND - ident)
+                    self.runs = number
+                    if self._iteration_start >= 0.0:
+                        self._end_iteration(decoded, a)
+                    self._enter(IDLE, a, decoded)
+                    iteration += 1
+                    self._iteration = iteration
+                    self._iteration_first = number
+                    self._iteration_start = b
+                    self._moved = moved
+                    self._poll_duration = max(0.0, b - a)
+                    self._poll_delay = -1.0
+                    self._enter(ACTIVE, b, decoded)
+                    if pending != 0.0:
+                        group_left = 0.0
+                    pending = self._queue_due(0.0, 0.0, pending)
+                elif ident == layout.R_POLL:
+                    if self._iteration_start >= 0.0:
+                        self.runs = number
+                        self._end_iteration(decoded, a)
+                    self._poll_start = a
+                    self._poll_timeout = b
+                    self._enter(IDLE if b else ACTIVE, a, decoded)
+                elif ident == layout.R_ACTIVE:
+                    iteration += 1
+                    self._iteration = iteration
+                    self._iteration_first = number
+                    self._iteration_start = a
+                    self._moved = int(b)
+                    if self.state == UNKNOWN:
+                        self._poll_start = a
+                        self._poll_timeout = 0.0
+                    self._poll_duration = late = max(0.0, a - self._poll_start)
+                    late -= self._poll_timeout
+                    self._poll_delay = late if not b and self._poll_timeout > 0.0 and late >= 0.0 else -1.0
+                    self._enter(ACTIVE, a, decoded)
+                elif ident == layout.R_DUE:
+                    if not 0.0 <= pending <= a:
+                        group_left = 0.0
+                    pending = self._queue_due(a, b, pending)
+                elif ident == layout.R_TIMER:
+                    self._timers.append((a, self._places.run_at(int(b) // 3) if b > 0.0 else 0))
+                elif ident == layout.R_SKIP:
+                    if group_left > 0.0:
+                        group_left -= 1.0
+                        pending -= 1.0
+                    elif queue:
+                        ready, creator, group_kind, creator_ident, group_left = take()
+                        pending -= 1.0
+                    special = bool(self._new_tasks)
+                    self._override = None
+                    if b < pending:
+                        group_left = 0.0
+                        self._forget_queue(b)
+                    elif b > pending:
+                        put((*_UNKNOWN[:4], b - pending - 1.0))
+                    pending = b
+                elif ident == layout.R_CONTEXT:
+                    context = self._context = int(a)
+                elif ident == layout.R_LOOP:
+                    self._pending = pending
+                    loop_number = float(int(b))  # raises for what is no number
+                    self._enter(STOPPED, a, decoded)
+                    return a, loop_number
+                elif ident == layout.R_RUN:
+                    queue.clear()
+                    group_left = 0.0
+                    pending = b
+                    if b > 0.0:
+                        put((a, 0, SOON, 0.0, b - 1.0))
+                    self._enter(ACTIVE, a, decoded)
+                elif ident == layout.R_END:
+                    if self._iteration_start >= 0.0:
+                        self.runs = number
+                        self._end_iteration(decoded, a)
+                    self._enter(STOPPED, a, decoded)
+                    if b:
+                        decoded.closed = True
+                        decoded.end = a
+                else:
+                    self.runs = number
+                    self._under_way = (number, run_ident) if running else (0, 0.0)
+                    self._decode_rare(a, ident, b, text, decoded)
+                    special = self._override is not None or bool(self._new_tasks)
+        finally:
+            self.runs = number
+            self._pending = pending
+            self._group = ready, creator, group_kind, creator_ident, group_left
+            if running:
+                self._running = (start, run_ident, kind, delay, scheduler, span, outcome, added)
+        return None
+
+    def _enter(self, state: int, when: float, decoded: Decoded) -> None:
+        """The loop's thread turns to something else."""
+        passed = when - self.since
+        if passed > 0.0:
+            if self.state == ACTIVE:
+                decoded.active_s += passed
+            elif self.state == IDLE:
+                decoded.idle_s += passed
+        self.state = state
+        self.since = when
+
+    def _forget_queue(self, length: float) -> None:
+        """Nothing is known of the handles in the queue but how many there are."""
+        self._queue.clear()
+        if 0.0 < length < _MAX_QUEUE:
+            self._queue.append((*_UNKNOWN[:4], length - 1.0))
+
+    def _queue_due(self, base: float, timers: float, pending: float) -> float:
+        """The poll's harvest enters the queue: descriptors' handles behind what is there, then timers."""
+        put = self._queue.append
+        moved = float(max(self._moved, 0))
+        when = self.since
+        if not 0.0 <= pending <= base:
+            self._forget_queue(base)
+        elif base > pending:
+            # Put in by other threads during the poll; their stamps will say when.
+            put((when, 0, THREADSAFE, 0.0, base - pending - 1.0))
+        place = base
+        for position in sorted(self._writers):
+            if place <= position < base + moved:
+                if position > place:
+                    put((when, 0, READER, 0.0, position - place - 1.0))
+                put((when, 0, WRITER, 0.0, 0.0))
+                place = position + 1.0
+        if base + moved > place:
+            put((when, 0, READER, 0.0, base + moved - place - 1.0))
+        self._writers.clear()
+        due = self._timers
+        if len(due) == timers:
+            self._queue.extend((moment, setter, TIMER, 0.0, 0.0) for moment, setter in due)
+        elif timers > 0.0:  # their records are lost: when they were due is unknown, not that they were timers
+            put((when, 0, TIMER, 0.0, timers - 1.0))
+        self._timers.clear()
+        self._moved = 0
+        return base + moved + timers
+
+    def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
+        if ident == layout.R_TASK:
+            name = next(text, "")
+            # Those of a task factory follow the run that made them, the others stand before their first step.
+            if len(self._new_tasks) >= _MAX_TASK_NAMES:
+                self._new_tasks.clear()
+            self._new_tasks[a] = (name, bool(b), *(self._under_way if b == 1.0 else (-1, 0.0)))
+            if len(self.task_names) >= _MAX_TASK_NAMES:
+                self.task_names.clear()
+            self.task_names[a] = name
+        elif ident == layout.R_WRITER:
+            self._writers.add(a)
+        elif ident == layout.R_STAMP:
+            self._override = (a, THREADSAFE)
+        elif ident == layout.R_SIGNAL:
+            self._override = (a, SIGNAL)
+        elif ident == layout.R_SPAN:
+            self._define_span(int(a), int(b), next(text, ""), decoded)
+        elif ident == layout.R_ABANDONED:
+            self.task_names.pop(a, None)
+            if 0.0 <= a < 2.0**53:
+                decoded.abandoned.append(a)
+        elif ident == layout.R_MEMORY:
+            decoded.memory.append((a, int(b)))
+        elif ident in (layout.R_GC, layout.R_SUBMIT):
+            self._half = (ident, a, b)
+        elif ident == layout.R_GC_INFO:
+            if self._half is not None and self._half[0] == layout.R_GC:
+                what = int(a)
+                decoded.collections.append(Collection(self._half[1], self._half[2], what % 4, int(b), what // 4))
+            self._half = None
+        elif ident == layout.R_SUBMIT_INFO:
+            if self._half is not None and self._half[0] == layout.R_SUBMIT:
+                function = b if 0.0 <= b < 2.0**53 else 0.0
+                run = self._run_under_way()
+                decoded.offloads.append(
+                    OffloadStep("submit", self._half[1], int(self._half[2]), int(a), function, run, self._context)
+                )
+            self._half = None
+        elif ident == layout.R_START:
+            worker, offload = divmod(b, OUTCOME)
+            decoded.offloads.append(OffloadStep("start", a, int(offload), worker=int(worker)))
+        elif ident == layout.R_FINISH:
+            outcome, offload = divmod(b, OUTCOME)
+            decoded.offloads.append(OffloadStep("finish", a, int(offload), outcome=int(outcome)))
+        elif ident == layout.R_DELIVER:
+            decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self._run_under_way()))
+        elif ident == layout.R_THREAD:
+            decoded.threads.append(WorkerThread(int(a), int(b), next(text, "")))
+        elif ident == layout.R_EXECUTOR:
+            decoded.executors.append(Executor(int(a), next(text, ""), int(b)))
+        elif ident == layout.R_WORKERS:
+            decoded.workers.append(Workers(int(a), int(b)))
+        elif ident == layout.R_WORD:
+            decoded.last_words[int(a)] = b
+        elif ident == layout.R_EVENT:
+            self._decode_event(a, int(b), next(text, ""), decoded)
+
+    def _run_under_way(self) -> int:
+        """The run that wrote the record in hand: its own comes when it ends, so it is the next. 0: not a loop's."""
+        return self.runs + 1 if self.state == ACTIVE else 0
+
+    def _define_span(self, number: int, flags: int, text: str, decoded: Decoded) -> None:
+        trace_id, _, rest = text.partition(" ")
+        span_id, _, state = rest.partition(" ")
+        span = SpanContext(number, trace_id, span_id, flags, state)
+        while len(self.spans) >= _MAX_SPANS:
+            del self.spans[next(iter(self.spans))]
+        self.spans[number] = span
+        decoded.spans.append(span)
+
+    def _decode_event(self, when: float, number: int, text: str, decoded: Decoded) -> None:
+        try:
+            data = json.loads(text)
+        except (ValueError, RecursionError):
+            self.damaged += 1
+            return
+        if isinstance(data, dict):
+            decoded.events.append(Event(when, number, data))

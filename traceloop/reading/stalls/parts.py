@@ -1,0 +1,179 @@
+"""Stalls as a part of the statistics: gives every process an index of its stalls, and its loops their culprits.
+
+``add_to(statistics)`` before the first process is attached; ``index_of(process)`` afterwards, for spans and reports.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...record import layout
+from ...recording.watchdog.fault_dump import CRASH_NAME, DUMP_NAME
+from ..decoding.decoded import Decoded, Run
+from ..statistics.parts import Sample
+from .index import StallIndex, StallInfo
+
+if TYPE_CHECKING:
+    from ..follower import FolderFollower
+    from ..statistics.loop import LoopStatistics
+    from ..statistics.process import ProcessStatistics
+    from ..statistics.run import Statistics
+
+
+class ProcessStalls:
+    """The stalls of whoever has a process slot."""
+
+    def __init__(self, process: ProcessStatistics) -> None:
+        self._process = process
+        self._processes = -1
+        self._index: StallIndex | None = None
+        #: Indexes of the processes that had the slot before, the latest of them: for the report.
+        self.earlier: list[StallIndex] = []
+
+    @property
+    def index(self) -> StallIndex:
+        """The index of the process that has the slot, or had it last."""
+        process = self._process
+        if self._index is None or self._processes != process.processes:
+            if self._index is not None:
+                self._index.finish()
+                self.earlier = [*self.earlier[-15:], self._index]
+            sites = process.sites
+            self._index = StallIndex(sites.label, process.statistics.threshold_for)
+            self._processes = process.processes
+        return self._index
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in what the process ring said; what the loops' rings say comes by way of ``LoopStalls``."""
+        if decoded.loop is None and not decoded.iterations and (decoded.events or decoded.collections):
+            self.index.take_process(decoded)
+
+    def metrics(self) -> Iterator[Sample]:
+        """Nothing of its own: culprits and bills are labels and values of the loops' series."""
+        return iter(())
+
+
+class LoopStalls:
+    """The slow runs of one loop label."""
+
+    def __init__(self, loop: LoopStatistics) -> None:
+        self._loop = loop
+        self._ring = -1
+        loop.callbacks.culprit_of = self._culprit_of
+        loop.callbacks.is_suspension = self._is_suspension
+        loop.callbacks.is_known = self._is_known
+
+    @property
+    def index(self) -> StallIndex:
+        """That of the loop's process."""
+        return stalls_of(self._loop.process).index
+
+    def _ring_number(self) -> int:
+        # A loop that was closed has given its ring back; what is fed afterwards is still of that ring.
+        if self._loop.reader is not None:
+            self._ring = self._loop.reader.number
+        return self._ring
+
+    def _culprit_of(self, run: Run, callback: str) -> str:
+        return self.index.culprit(self._ring_number(), run[1], run[2])
+
+    def _is_suspension(self, run: Run) -> bool:
+        return self.index.is_suspension(run[1], run[2])
+
+    def _is_known(self, run: Run) -> bool:
+        return self.index.is_known(self._ring_number(), run[1], run[2])
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in the runs."""
+        index = self.index
+        callbacks = self._loop.callbacks
+        index.lowest_pattern = callbacks.lowest_threshold
+        index.take_loop(self._ring_number(), decoded, callbacks.threshold)
+
+    def in_progress(self) -> StallInfo | None:
+        """The stall that the loop is in now, with the stacks so far; None where there is none."""
+        reader = self._loop.reader
+        if reader is None:
+            return None
+        return self.index.in_progress(reader.number, reader.word(layout.W_RUNNING))
+
+    def metrics(self) -> Iterator[Sample]:
+        """The stall in progress, while there is one; culprits and bills of those that are over are the callbacks'."""
+        info = self.in_progress()
+        if info is None:
+            return
+        lasts = time.monotonic() - info.start
+        callbacks, process = self._loop.callbacks, self._loop.process
+        limit = self.index.limit(info.ring, info.start, info.start + lasts, info.callback, callbacks.threshold)
+        if lasts >= limit:
+            callback, culprit = process.labels.admit(info.callback), process.culprits.admit(info.culprit)
+            labels = (("callback", callback), ("culprit", culprit))
+            yield Sample("asyncio_eventloop_stalled_seconds", labels, lasts)
+
+
+def add_to(statistics: Statistics) -> None:
+    """Stalls become a part of these statistics; to be called before the first process is attached."""
+    statistics.process_parts.append(ProcessStalls)
+    statistics.loop_parts.append(LoopStalls)
+
+
+def stalls_of(process: ProcessStatistics) -> ProcessStalls:
+    """The part of a process slot. Raises LookupError where ``add_to`` was not called."""
+    for part in process.parts:
+        if isinstance(part, ProcessStalls):
+            return part
+    raise LookupError("these statistics were made without stalls")
+
+
+def loop_stalls_of(loop: LoopStatistics) -> LoopStalls:
+    """The part of a loop label. Raises LookupError where ``add_to`` was not called."""
+    for part in loop.parts:
+        if isinstance(part, LoopStalls):
+            return part
+    raise LookupError("these statistics were made without stalls")
+
+
+def heard(process: ProcessStatistics, until: float) -> None:
+    """What the watchdog of this process wrote up to its turn at ``until`` (monotonic s, infinite: all there is)
+    has been taken in: slow runs that waited for it are counted.
+    """
+    try:
+        index = stalls_of(process).index
+    except LookupError:
+        return
+    index.heard(until)
+    for loop in process.loops.values():
+        loop.callbacks.count_slow()
+
+
+_MAX_FILE = 1 << 20
+_DRIFT = 0.05
+
+
+def take_files(follower: FolderFollower) -> None:
+    """Takes in the stacks that a process has left in files: at its crash, or when it was asked for them under a C call
+    that then never returned. For a process that ended without a word, after its rings were read.
+    """
+    try:
+        index = stalls_of(follower.statistics).index
+    except LookupError:
+        return
+    for name, source in ((DUMP_NAME, "dump"), (CRASH_NAME, "crash")):
+        try:
+            with open(os.path.join(follower.folder.path, name), "rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _MAX_FILE))
+                text = file.read().decode("utf-8", "replace")
+                written = os.fstat(file.fileno()).st_mtime_ns
+        except OSError:
+            continue
+        for ring in follower.rings.values():
+            since = ring.reader.word(layout.W_RUNNING)
+            at = (written - ring.reader.clock_offset_ns) / 1e9
+            # An older dump tells of a stall that is over (the two clocks may have drifted apart by a little).
+            if ring.is_loop and 0.0 < since < at + _DRIFT:
+                thread = int(ring.reader.word(layout.W_PTHREAD))
+                index.add_last_words(ring.number, since, at, thread, text, source, follower.folder.sites.module_of)

@@ -1,0 +1,308 @@
+"""Handle runs of one loop: how long, how late, whose, which were slow, and who waited for those."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final
+
+from ...record.layout import SITES
+from ..decoding.decoded import KINDS, TASK, Decoded, Run
+from ..process_folders import SiteNames
+from .histograms import Histogram
+from .labels import BoundedLabels
+from .parts import Sample
+
+UNKNOWN_CULPRIT: Final = "unknown"
+# Idents are remembered with their callback's cell; those of tasks come and go, so now and then all are forgotten.
+_MAX_IDENTS: Final = 20_000
+
+
+class CallbackTotals:
+    """One callback (label): runs, seconds in them, the longest."""
+
+    __slots__ = ("label", "longest_s", "runs", "seconds", "threshold")
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+        self.runs = 0
+        self.seconds = 0.0
+        self.longest_s = 0.0
+        self.threshold = 0.0
+
+
+class _Cell:
+    """Runs of one callback and kind of handle that are still to be counted: their durations, s."""
+
+    __slots__ = ("durations", "kind", "totals")
+
+    def __init__(self, kind: str, totals: CallbackTotals) -> None:
+        self.kind = kind
+        self.totals = totals
+        self.durations: list[float] = []
+
+
+class SlowTotals:
+    """Slow runs of one callback with one culprit. blocked_s: delay that they caused to others."""
+
+    __slots__ = ("blocked_s", "longest_s", "runs", "seconds")
+
+    def __init__(self) -> None:
+        self.runs = 0
+        self.seconds = 0.0
+        self.longest_s = 0.0
+        self.blocked_s = 0.0
+
+
+class SlowRun:
+    """A slow run, while it is not yet known who waited for it, or whose fault it was (``totals`` is None until then,
+    and it is not counted).
+    """
+
+    __slots__ = ("blocked_s", "callback", "run", "totals")
+
+    def __init__(self, run: Run, callback: CallbackTotals) -> None:
+        self.run = run
+        self.callback = callback
+        self.totals: SlowTotals | None = None
+        self.blocked_s = 0.0
+
+    def charge(self, seconds: float) -> None:
+        """Somebody waited so long for it."""
+        self.blocked_s += seconds
+        if self.totals is not None:
+            self.totals.blocked_s += seconds
+
+
+class CallbackStatistics:
+    """Feeds on the runs of one loop label.
+
+    ``culprit_of``: names the culprit of a slow run that has ended; by default nobody is known.
+    ``is_suspension``: whether a run was long only because the process stood still as a whole; it is then not slow.
+    ``is_known``: whether nothing more is to be learnt about a slow run; until then it is not counted.
+    """
+
+    def __init__(
+        self,
+        sites: SiteNames,
+        labels: BoundedLabels,
+        culprits: BoundedLabels,
+        threshold_for: Callable[[str, float], float],
+    ) -> None:
+        self.sites = sites
+        self.labels = labels
+        self.culprits = culprits
+        self.threshold_for = threshold_for
+        #: The threshold in force, s; and the lowest that any callback may have.
+        self.threshold = self.lowest_threshold = 0.1
+        self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_CULPRIT
+        self.is_suspension: Callable[[Run], bool] = lambda run: False
+        self.is_known: Callable[[Run], bool] = lambda run: True
+        self.durations: dict[str, Histogram] = {}
+        self.delays: dict[str, Histogram] = {}
+        self.callbacks: dict[str, CallbackTotals] = {}
+        self.slow: dict[tuple[str, str], SlowTotals] = {}
+        self.slow_runs = 0
+        self.runs = 0
+        self._cells: dict[tuple[str, str], _Cell] = {}
+        # What takes the duration of a run, by kind of handle and ident: ``append`` of a cell's list.
+        self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
+        self._open: list[SlowRun] = []
+        self._uncounted: list[SlowRun] = []
+
+    def new_process(self, sites: SiteNames) -> None:
+        """Idents mean other sites from now on."""
+        self.count_slow(final=True)
+        self.sites = sites
+        for adders in self._adders.values():
+            adders.clear()
+        self._open = []
+
+    def set_threshold(self, threshold: float, lowest: float) -> None:
+        """The loop's threshold in force, s (infinite: nothing is slow), and the lowest that any callback may have."""
+        if threshold > 0.0 and (threshold, lowest) != (self.threshold, self.lowest_threshold):
+            self.threshold = threshold
+            self.lowest_threshold = min(lowest, threshold)
+            for totals in self.callbacks.values():
+                totals.threshold = self.threshold_for(totals.label, threshold)
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in a stretch's runs."""
+        runs = decoded.runs
+        if not runs:
+            return
+        lowest = self.lowest_threshold
+        delays: dict[str, list[float]] = {}
+        adders = self._adders
+        ident_now, kind_now = 0.0, ""
+        add: Callable[[float], None]
+        add_delay: Callable[[float], None]
+        add = add_delay = delays.setdefault(runs[0][4], []).append
+        # One pass that only sorts out; everything is counted by list, in C. Runs that follow each other are often of
+        # one callback.
+        for _, start, end, ident, kind, delay, _, _, _, _ in runs:
+            if ident != ident_now or kind is not kind_now:
+                if kind is not kind_now:
+                    kind_now = kind
+                    add_delay = delays.setdefault(kind, []).append
+                ident_now = ident
+                add = adders[kind].get(ident) or self._adder(kind, ident)
+            add(end - start)
+            add_delay(delay)
+        self.runs += len(runs)
+        longest = self._count_durations()
+        for kind, values in delays.items():
+            if min(values) < 0.0:  # unknown ones, after a gap
+                values = [value for value in values if value >= 0.0]
+            self._histogram(self.delays, kind).add_all(values)
+        tasks = adders[TASK]
+        for ident, _, _, _ in decoded.finished:
+            tasks.pop(ident, None)
+        decoded.longest_s = longest
+        slow = [index for index, run in enumerate(runs) if run[2] - run[1] >= lowest] if longest >= lowest else []
+        if slow or self._open:
+            self._charge(runs, slow)
+
+    def _count_durations(self) -> float:
+        """Counts what the cells hold; returns the longest run."""
+        longest = 0.0
+        for cell in self._cells.values():
+            durations = cell.durations
+            if durations:
+                totals = cell.totals
+                totals.runs += len(durations)
+                totals.seconds += sum(durations)
+                most = max(durations)
+                if most > totals.longest_s:
+                    totals.longest_s = most
+                if most > longest:
+                    longest = most
+                self._histogram(self.durations, cell.kind).add_all(durations)
+                durations.clear()
+        return longest
+
+    def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
+        """What takes the durations of an ident that is seen for the first time."""
+        adders = self._adders[kind]
+        site = ident % SITES
+        if site != ident and site in adders:  # a further task of a coroutine
+            known = adders[site]
+            if len(adders) >= _MAX_IDENTS:
+                adders.clear()
+                adders[site] = known
+            adders[ident] = known
+            return known
+        totals, is_known = self._find(ident)
+        key = kind, totals.label
+        cell = self._cells.get(key)
+        if cell is None:
+            cell = self._cells[key] = _Cell(kind, totals)
+        add = cell.durations.append
+        if is_known:
+            if len(adders) >= _MAX_IDENTS:
+                adders.clear()
+            adders[ident] = adders[site] = add
+        return add
+
+    def _histogram(self, family: dict[str, Histogram], kind: str) -> Histogram:
+        histogram = family.get(kind)
+        if histogram is None:
+            histogram = family[kind] = Histogram()
+        return histogram
+
+    def _find(self, ident: float) -> tuple[CallbackTotals, bool]:
+        """The totals of an ident, and whether its site is known yet."""
+        number = int(ident) % SITES if ident < 2.0**53 else 0  # more than any writer counts: a damaged record
+        site = self.sites.site(number)
+        label = self.labels.admit(site.label if site is not None else "unknown")
+        totals = self.callbacks.get(label)
+        if totals is None:
+            totals = self.callbacks[label] = CallbackTotals(label)
+            totals.threshold = self.threshold_for(label, self.threshold)
+        return totals, site is not None
+
+    # -- slow runs and their victims
+
+    def _charge(self, runs: list[Run], slow: list[int]) -> None:
+        """Counts the slow runs at ``slow``, and charges to them the delay of those that stood ready behind them.
+
+        A handle that waited for a slow run was in the queue, or a timer due, when it ended: it runs in the same
+        iteration or the next one. After that nobody can have waited for it.
+        """
+        open_runs = self._open
+        first = 0 if open_runs else slow[0]
+        coming = iter(slow)
+        next_slow = next(coming, -1)
+        for index in range(first, len(runs)):
+            run = runs[index]
+            if open_runs:
+                _, start, _, _, _, delay, _, _, iteration, _ = run
+                if iteration > open_runs[0].run[8] + 1:
+                    open_runs = [each for each in open_runs if iteration <= each.run[8] + 1]
+                ready = start - delay
+                if delay > 0.0:
+                    for each in open_runs:
+                        overlap = each.run[2] - max(ready, each.run[1])
+                        if overlap > 0.0:
+                            each.charge(overlap)
+            if index == next_slow:
+                next_slow = next(coming, -1)
+                found = SlowRun(run, self._find(run[3])[0])
+                if not self.is_known(run):
+                    self._uncounted.append(found)
+                elif not self._count_slow(found):
+                    continue
+                open_runs.append(found)
+            elif not open_runs and next_slow < 0:
+                break
+        self._open = open_runs
+
+    def count_slow(self, *, final: bool = False) -> None:
+        """Counts the slow runs of which all is known by now; ``final``: nothing more will be."""
+        rest: list[SlowRun] = []
+        for slow in self._uncounted:
+            if not final and not self.is_known(slow.run):
+                rest.append(slow)
+            elif not self._count_slow(slow) and slow in self._open:
+                self._open.remove(slow)
+        self._uncounted = rest
+
+    def _count_slow(self, slow: SlowRun) -> bool:
+        """Counts a run, if it is a slow one in the light of its culprit."""
+        run, callback = slow.run, slow.callback
+        duration = run[2] - run[1]
+        culprit = self.culprit_of(run, callback.label)
+        limit = callback.threshold
+        if limit == self.threshold:  # no pattern knows the callback; one may know the culprit
+            limit = self.threshold_for(culprit, limit)
+        if duration < limit or self.is_suspension(run):
+            return False
+        culprit = self.culprits.admit(culprit)
+        totals = self.slow.get((callback.label, culprit))
+        if totals is None:
+            totals = self.slow[callback.label, culprit] = SlowTotals()
+        slow.totals = totals
+        totals.runs += 1
+        totals.seconds += duration
+        totals.longest_s = max(totals.longest_s, duration)
+        totals.blocked_s += slow.blocked_s
+        self.slow_runs += 1
+        return True
+
+    def metrics(self) -> Iterator[Sample]:
+        """Runs, delays, slow runs."""
+        self.count_slow()
+        for kind, histogram in self.durations.items():
+            yield Sample("asyncio_callback_duration_seconds", (("kind", kind),), histogram)
+        for kind, histogram in self.delays.items():
+            yield Sample("asyncio_callback_schedule_delay_seconds", (("kind", kind),), histogram)
+        for label, totals in self.callbacks.items():
+            labels = (("callback", label),)
+            yield Sample("asyncio_callback_runs_total", labels, totals.runs)
+            yield Sample("asyncio_callback_time_seconds_total", labels, totals.seconds)
+        yield Sample("asyncio_eventloop_slow_callbacks_total", (), self.slow_runs)
+        for (callback, culprit), slow in self.slow.items():
+            both = (("callback", callback), ("culprit", culprit))
+            yield Sample("asyncio_slow_callbacks_total", both, slow.runs)
+            yield Sample("asyncio_slow_callback_time_seconds_total", both, slow.seconds)
+            yield Sample("asyncio_callback_blocked_seconds_total", both, slow.blocked_s)
+        yield Sample("asyncio_slow_callback_threshold_seconds", (), self.threshold)

@@ -1,0 +1,102 @@
+"""Growth of the timer heap and of the memory heap, as the process itself found it (recording/heaps/growth_rules.py).
+
+The process looks once a second, whether its loop runs or sleeps, and writes one event for each detection. So the
+finding is in the record too: a report made after a crash has it, and no reader has to look in time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ..decoding.decoded import Decoded
+from .parts import Sample
+
+if TYPE_CHECKING:
+    from .process import ProcessStatistics
+
+_KEPT: Final = 50
+HEAPS: Final = ("timer", "memory")
+
+Top = tuple[tuple[str, int], ...]
+
+
+class HeapGrowth(NamedTuple):
+    """One detection.
+
+    start, end: the window in which it grew, monotonic s. unit: of before and after (entries, blocks, bytes).
+    top: what grew it most: callbacks that wait (timer) with entries, or lines (memory, where traced) with bytes.
+    more: code that set the timers with entries, or callbacks (memory, where traced) with bytes.
+    cancelled: cancelled timers that hold their place. loop: thread name. cost: of the trace, by name; empty otherwise.
+    """
+
+    heap: str
+    start: float
+    end: float
+    before: int
+    after: int
+    unit: str
+    top: Top
+    more: Top
+    cancelled: int
+    loop: str
+    cost: dict[str, float]
+
+    @property
+    def text(self) -> str:
+        """One line without a full stop."""
+        what = {"entries": "timers", "blocks": "allocated blocks"}.get(self.unit, self.unit)
+        line = f"{self.heap} heap grew from {self.before:,} to {self.after:,} {what} in {self.end - self.start:.0f} s"
+        if self.top:
+            line += f", most of them {self.top[0][0]}"
+        if self.more:
+            line += f" ({'set' if self.heap == 'timer' else 'allocated'} by {self.more[0][0]})"
+        return line
+
+
+def growth_of(data: dict[str, Any]) -> HeapGrowth | None:
+    """The detection that an event tells of; None where it is another event, or damaged."""
+    if data.get("kind") != "growth" or data.get("heap") not in HEAPS:
+        return None
+    try:
+        heap = str(data["heap"])
+        return HeapGrowth(
+            heap,
+            float(data["start"]),
+            float(data["end"]),
+            int(data["before"]),
+            int(data["after"]),
+            str(data.get("unit", "entries")),
+            _top(data.get("top")),
+            _top(data.get("created") if heap == "timer" else data.get("callbacks")),
+            int(data.get("cancelled", 0)),
+            str(data.get("thread", "")),
+            {str(key): float(value) for key, value in (data.get("trace") or {}).items()},
+        )
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError):
+        return None
+
+
+def _top(pairs: Any) -> Top:
+    return tuple((str(name), int(number)) for name, number in pairs or ())[:5]
+
+
+class GrowthStatistics:
+    """A part of a process's statistics: counts detections, and keeps the latest."""
+
+    def __init__(self, process: ProcessStatistics) -> None:
+        self._process = process
+        self.detections: deque[HeapGrowth] = deque(maxlen=_KEPT)
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in one stretch of any ring of the process."""
+        for event in decoded.events:
+            growth = growth_of(event.data)
+            if growth is not None:
+                self.detections.append(growth)
+                self._process.growth_events[growth.heap] += 1
+
+    def metrics(self) -> Iterator[Sample]:
+        """None of its own: the counter is the process's."""
+        return iter(())

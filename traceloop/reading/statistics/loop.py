@@ -1,0 +1,261 @@
+"""What is known of one loop label: a thread's loop, and those that take its place when it is closed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from operator import sub
+from typing import TYPE_CHECKING, Final
+
+from ...record import layout
+from ..decoding import decoder as stream
+from ..decoding.decoded import Decoded
+from .callbacks import CallbackStatistics
+from .histograms import COUNTS, Histogram
+from .parts import Part, Sample
+from .tasks import TaskStatistics
+
+if TYPE_CHECKING:
+    from ..decoding.ring_reader import RingReader
+    from .process import ProcessStatistics
+
+# A loop publishes that it polls only once it has lingered there for 10 ms: until then it is not known to be running.
+_LINGER_SECONDS: Final = 0.025
+# What a task's last step says in the record, and the word that counts the same.
+_OUTCOME_WORDS: Final = {
+    layout.OUTCOME_RESULT: layout.W_TASKS_RESULT,
+    layout.OUTCOME_EXCEPTION: layout.W_TASKS_EXCEPTION,
+    layout.OUTCOME_CANCELLED: layout.W_TASKS_CANCELLED,
+}
+_OUTCOMES: Final = (
+    ("result", layout.W_TASKS_RESULT),
+    ("exception", layout.W_TASKS_EXCEPTION),
+    ("cancelled", layout.W_TASKS_CANCELLED),
+    ("abandoned", layout.W_TASKS_ABANDONED),
+)
+_TRANSPORTS: Final = (
+    ("stream", layout.W_STREAMS),
+    ("tls", layout.W_TLS),
+    ("datagram", layout.W_DATAGRAMS),
+    ("pipe", layout.W_PIPES),
+)
+
+
+class LoopStatistics:
+    """Statistics of one loop label of one process slot. ``parts`` may be added to before the first ``feed``.
+
+    It is bound to a ring while a loop lives: ``reader`` and ``decoder`` then tell what is in progress.
+    """
+
+    def __init__(self, process: ProcessStatistics, label: str) -> None:
+        self.process = process
+        self.label = label
+        self.callbacks: CallbackStatistics = CallbackStatistics(
+            process.sites, process.labels, process.culprits, process.statistics.threshold_for
+        )
+        self.iteration_durations = Histogram()
+        self.iteration_callbacks = Histogram(COUNTS)
+        self.poll_delays = Histogram()
+        self.iterations = 0
+        self.active_s = 0.0
+        self.idle_s = 0.0
+        #: Loops that have had this label.
+        self.loops = 0
+        self.reader: RingReader | None = None
+        self.decoder: stream.LoopStream | None = None
+        self._loop_number = 0
+        # Tasks of the present loop that the record told of: created, and ended by word.
+        self._tasks_seen = 0
+        self._ends_seen: dict[int, int] = {}
+        self._words: list[float] = [0.0] * layout.WORDS
+        self._ended_words = [0.0] * layout.WORDS
+        self._shown = (0.0, 0.0)
+        self._paused_s = 0.0
+        #: The last known value of W_RUNNING of a loop whose process ended in the middle of it; 0 otherwise.
+        self.running_at_end = 0.0
+        self.tasks = TaskStatistics(self)
+        self.parts: list[Part] = [self.callbacks, self.tasks]
+
+    # -- who has the label
+
+    def open(self, reader: RingReader, decoder: stream.LoopStream, number: int) -> None:
+        """A loop takes the label; it is bound to its ring."""
+        self.callbacks.new_process(self.process.sites)
+        self.reader = reader
+        self.decoder = decoder
+        self._loop_number = number
+        self._tasks_seen = 0
+        self._ends_seen = dict.fromkeys(_OUTCOME_WORDS.values(), 0)
+        self.loops += 1
+        self.running_at_end = 0.0
+
+    def close(self, *, crashed: bool = False) -> None:
+        """The loop was closed, or its process has ended; its counters are kept under the label."""
+        if self.reader is None:
+            return
+        if crashed:
+            running = self.reader.word(layout.W_RUNNING)
+            self.running_at_end = running if running > 0.0 else 0.0
+        for index in layout.COUNTER_WORDS:
+            self._ended_words[index] += self._words[index]
+        self._words = [0.0] * layout.WORDS
+        self.reader = self.decoder = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a loop has the label now."""
+        return self.reader is not None
+
+    # -- taking in
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in one stretch of the record."""
+        self._take_words()
+        self.active_s += decoded.active_s
+        self.idle_s += decoded.idle_s
+        if decoded.iterations:
+            self.iterations += len(decoded.iterations)
+            # By column: an iteration may have but one run, and what is done for each weighs as much as that.
+            _, starts, ends, callbacks, _, delays = zip(*decoded.iterations, strict=True)
+            self.iteration_durations.add_all(map(sub, ends, starts))
+            self.iteration_callbacks.add_all(callbacks)
+            if max(delays) >= 0.0:
+                self.poll_delays.add_all([delay for delay in delays if delay >= 0.0])
+        # The words tell of all tasks, whatever was lost of the record; they may have been read before what it says.
+        self._tasks_seen += len(decoded.tasks)
+        seen = self._ends_seen
+        for _, outcome, _, _ in decoded.finished:
+            word = _OUTCOME_WORDS.get(outcome)
+            if word is not None:
+                seen[word] += 1
+        for index, count in ((layout.W_TASKS_CREATED, self._tasks_seen), *seen.items()):
+            if self._words[index] < count:
+                self._words[index] = float(count)
+        for index, value in decoded.last_words.items():
+            if index in layout.COUNTER_WORDS and value > self._words[index]:
+                self._words[index] = value
+        for part in self.parts:
+            part.feed(decoded)
+
+    def _take_words(self) -> None:
+        reader = self.reader
+        if reader is None:
+            return
+        words = reader.words()
+        owner = words[layout.W_LOOP] if words else 0.0
+        if not self._loop_number and owner > 0.0 and not reader.behind:
+            # The record's beginning was lost; as it has been read to its end, the loop that has the ring is ours.
+            self._loop_number = int(owner) if owner < 2.0**53 else 0
+        if not words or owner not in (0.0, self._loop_number):
+            return  # the ring has gone on to another loop
+        for index in layout.COUNTER_WORDS:
+            # The writer sets them back before it gives the ring away.
+            if not words[index] >= self._words[index]:
+                words[index] = self._words[index]
+        self._words = words
+        threshold = words[layout.W_THRESHOLD]
+        self.callbacks.set_threshold(threshold, self.process.statistics.lowest_threshold(threshold))
+
+    # -- as it stands
+
+    def counter(self, index: int) -> float:
+        """A counter word of ``layout.COUNTER_WORDS``, over all loops that have had the label."""
+        return self._ended_words[index] + self._words[index]
+
+    def gauge(self, index: int) -> float:
+        """A gauge word; 0 where no loop has the label."""
+        value = self._words[index] if self.reader is not None else 0.0
+        return value if value >= 0.0 else 0.0
+
+    def refresh(self) -> None:
+        """Looks at the words again, so that gauges are those of now."""
+        self._take_words()
+
+    def running_seconds(self, now: float | None = None) -> float:
+        """For how long the loop has been off its poll, s; 0 while it polls."""
+        if self.reader is None:
+            return 0.0
+        running = self.reader.word(layout.W_RUNNING)
+        if not running > 0.0:
+            return 0.0
+        return max(0.0, (time.monotonic() if now is None else now) - running)
+
+    def times(self, now: float | None = None) -> tuple[float, float]:
+        """Seconds active and idle, what is in progress counted up to ``now`` (monotonic). Neither ever falls."""
+        active, idle = self.active_s, self.idle_s
+        if self.reader is not None and self.decoder is not None:
+            now = time.monotonic() if now is None else now
+            running = self.reader.word(layout.W_RUNNING)
+            state, since = self.decoder.state, self.decoder.since
+            if state == stream.IDLE and now > since:
+                back = running if running > since else now
+                idle += min(back, now) - since
+            if state in (stream.IDLE, stream.ACTIVE) and running > 0.0 and now - running > _LINGER_SECONDS:
+                active += max(0.0, now - max(running, since))
+        self._shown = (max(active, self._shown[0]), max(idle, self._shown[1]))
+        return self._shown
+
+    def utilization(self, now: float | None = None) -> float:
+        """active / (active + idle), 0 to 1."""
+        active, idle = self.times(now)
+        return active / (active + idle) if active + idle > 0.0 else 0.0
+
+    def paused_seconds(self, now: float | None = None) -> float:
+        """Time that protocols were told to pause writing, pauses that last counted up to ``now`` (monotonic)."""
+        lasting = 0.0
+        paused = self.gauge(layout.W_PAUSED)
+        if paused:
+            lasting = paused * (time.monotonic() if now is None else now) - self.gauge(layout.W_PAUSED_SINCE)
+        # The words are not read in one moment: a counter never falls for it.
+        self._paused_s = max(self._paused_s, self.counter(layout.W_PAUSED_SECONDS) + max(0.0, lasting))
+        return self._paused_s
+
+    @property
+    def tasks_created(self) -> int:
+        """Tasks made, as TELEMETRY counts them."""
+        return int(self.counter(layout.W_TASKS_CREATED))
+
+    def tasks_finished(self) -> dict[str, int]:
+        """Tasks by outcome."""
+        return {outcome: int(self.counter(index)) for outcome, index in _OUTCOMES}
+
+    @property
+    def tasks_alive(self) -> int:
+        """Tasks not done, of the loop that has the label; those of a loop that was killed are no more."""
+        if self.reader is None:
+            return 0
+        words = self._words
+        return max(0, int(words[layout.W_TASKS_CREATED] - sum(words[index] for _, index in _OUTCOMES)))
+
+    def metrics(self) -> Iterator[Sample]:
+        """The series as they stand, without the labels ``process`` and ``loop``."""
+        self.refresh()
+        active, idle = self.times()
+        yield Sample("asyncio_eventloop_time_seconds_total", (("state", "active"),), active)
+        yield Sample("asyncio_eventloop_time_seconds_total", (("state", "idle"),), idle)
+        yield Sample("asyncio_eventloop_iterations_total", (), self.iterations)
+        yield Sample("asyncio_eventloop_iteration_duration_seconds", (), self.iteration_durations)
+        yield Sample("asyncio_eventloop_iteration_callbacks", (), self.iteration_callbacks)
+        yield Sample("asyncio_eventloop_poll_delay_seconds", (), self.poll_delays)
+        yield Sample("asyncio_eventloop_running_seconds", (), self.running_seconds())
+        yield Sample("asyncio_tasks", (), self.tasks_alive)
+        yield Sample("asyncio_tasks_created_total", (), self.tasks_created)
+        for outcome, count in self.tasks_finished().items():
+            yield Sample("asyncio_tasks_finished_total", (("outcome", outcome),), count)
+        cancelled = self.gauge(layout.W_TIMERS_CANCELLED)
+        live = max(0.0, self.gauge(layout.W_TIMERS) - cancelled)
+        yield Sample("asyncio_timers", (("state", "live"),), live)
+        yield Sample("asyncio_timers", (("state", "cancelled"),), cancelled)
+        yield Sample("asyncio_timer_heap_compactions_total", (), self.counter(layout.W_COMPACTIONS))
+        yield Sample("asyncio_transport_bytes_total", (("direction", "in"),), self.counter(layout.W_BYTES_IN))
+        yield Sample("asyncio_transport_bytes_total", (("direction", "out"),), self.counter(layout.W_BYTES_OUT))
+        yield Sample("asyncio_transports", (), self.gauge(layout.W_TRANSPORTS))
+        for kind, index in _TRANSPORTS:
+            yield Sample("asyncio_transports_by_kind", (("transport", kind),), self.gauge(index))
+        yield Sample("asyncio_transport_paused_seconds_total", (), self.paused_seconds())
+        for result, index in (("accepted", layout.W_ACCEPTED), ("refused", layout.W_REFUSED)):
+            yield Sample("asyncio_server_connections_total", (("result", result),), self.counter(index))
+        yield Sample("asyncio_tls_handshakes_total", (), self.counter(layout.W_TLS_HANDSHAKES))
+        yield Sample("asyncio_tls_handshake_seconds_total", (), self.counter(layout.W_TLS_SECONDS))
+        for part in self.parts:
+            yield from part.metrics()

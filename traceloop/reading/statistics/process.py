@@ -1,0 +1,188 @@
+"""What is known of one process slot: a process, and those that take its number when it has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from ...record.proc import ProcessUsage, process_usage
+from ..decoding.decoded import Decoded
+from ..decoding.decoder import LoopStream
+from ..process_folders import SiteNames
+from .executors import ExecutorStatistics
+from .garbage import CollectionStatistics
+from .growth import GrowthStatistics
+from .labels import BoundedLabels, LabelSlots
+from .loop import LoopStatistics
+from .parts import Part, Sample
+
+if TYPE_CHECKING:
+    from ..decoding.ring_reader import RingReader
+    from .run import Statistics
+
+
+class MemoryStatistics:
+    """Allocated blocks of one process, as sampled."""
+
+    def __init__(self) -> None:
+        self.blocks = -1
+        self.most_blocks = 0
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in a stretch's samples."""
+        if decoded.memory:
+            self.blocks = decoded.memory[-1][1]
+            self.most_blocks = max(self.most_blocks, max(blocks for _, blocks in decoded.memory))
+
+    def metrics(self) -> Iterator[Sample]:
+        """The last sample, where there is one."""
+        if self.blocks >= 0:
+            yield Sample("cpython_memory_allocated_blocks", (), self.blocks)
+
+
+class ProcessStatistics:
+    """Statistics of one process slot. ``attach`` and ``detach`` say who has the slot.
+
+    ``parts`` feed on every stretch of every ring of the process, after the loop's own.
+    """
+
+    def __init__(self, statistics: Statistics, slot: int) -> None:
+        self.statistics = statistics
+        self.slot = slot
+        self.sites = SiteNames()
+        self.labels = BoundedLabels(statistics.callback_limit)
+        self.culprits = BoundedLabels(statistics.callback_limit)
+        self.loops: dict[str, LoopStatistics] = {}
+        self._loop_slots = LabelSlots()
+        self.executors = ExecutorStatistics(self.sites, self.labels)
+        self.collections = CollectionStatistics(self)
+        self.memory = MemoryStatistics()
+        self.growth = GrowthStatistics(self)
+        self.parts: list[Part] = [self.executors, self.collections, self.memory, self.growth]
+        self.pid = 0
+        self.description: dict[str, Any] = {}
+        self.attached = False
+        #: Processes that have had the slot.
+        self.processes = 0
+        self.growth_events = {"timer": 0, "memory": 0}
+        self._records: dict[int, tuple[int, int]] = {}
+        self._ended_records = [0, 0]
+        self.usage: ProcessUsage | None = None
+        self.most_resident_bytes = 0
+        self._ended_cpu_s = 0.0
+
+    # -- who has the slot
+
+    def attach(self, pid: int, sites: SiteNames, description: dict[str, Any]) -> None:
+        """A process takes the slot."""
+        self.pid = pid
+        self.sites = sites
+        self.description = description
+        self.executors.new_process(sites)
+        self.attached = True
+        self.processes += 1
+        self.usage = None
+
+    def detach(self, *, crashed: bool = False) -> None:
+        """The process has ended and was read to its end; its counters stay in the slot."""
+        if not self.attached:
+            return
+        for loop in self.loops.values():
+            loop.callbacks.count_slow(final=True)
+            if loop.is_open:
+                loop.close(crashed=crashed)
+                self._loop_slots.free(loop.label)
+        self.executors.new_process(self.sites)
+        for written, dropped in self._records.values():
+            self._ended_records[0] += written
+            self._ended_records[1] += dropped
+        self._records.clear()
+        if self.usage is not None:
+            self._ended_cpu_s += self.usage.cpu_s
+            self.usage = None
+        self.memory.blocks = -1
+        self.attached = False
+        self.statistics.give_slot(self)
+
+    def open_loop(
+        self, thread: str, number: int, since: float, reader: RingReader, decoder: LoopStream
+    ) -> LoopStatistics:
+        """A loop of this thread began (``since``, monotonic s): its statistics, under a label that no other living
+        loop has.
+        """
+        label = self._loop_slots.take(thread, since)
+        loop = self.loops.get(label)
+        if loop is None:
+            loop = self.loops[label] = self.statistics.make_loop(self, label)
+        loop.open(reader, decoder, number)
+        return loop
+
+    def close_loop(self, loop: LoopStatistics, when: float) -> None:
+        """The loop was closed (``when``, monotonic s): its label is free for the next one of its thread."""
+        loop.close()
+        self._loop_slots.free(loop.label, when)
+
+    # -- taking in
+
+    def feed(self, decoded: Decoded, loop: LoopStatistics | None) -> None:
+        """Takes in a stretch of one of the process's rings; ``loop`` is None for the process ring."""
+        if loop is not None:
+            loop.feed(decoded)
+        for part in self.parts:
+            part.feed(decoded)
+
+    def count_records(self, ring: int, written: float, dropped: int) -> None:
+        """How many records were ever written to a ring of this process, and dropped unread."""
+        before = self._records.get(ring, (0, 0))
+        count = int(written) if 0.0 <= written < 2.0**53 else 0
+        self._records[ring] = (max(count, before[0]), max(dropped, before[1]))
+
+    def look(self) -> None:
+        """Asks the kernel for the process's usage; about 50 us."""
+        if self.attached and self.pid:
+            usage = process_usage(self.pid)
+            if usage is not None and (self.usage is None or usage.cpu_s >= self.usage.cpu_s):
+                self.usage = usage
+                self.most_resident_bytes = max(self.most_resident_bytes, usage.resident_bytes)
+
+    # -- as it stands
+
+    @property
+    def records(self) -> int:
+        """Records written by the processes that have had the slot."""
+        return self._ended_records[0] + sum(written for written, _ in self._records.values())
+
+    @property
+    def dropped(self) -> int:
+        """Records of these that were overwritten, or damaged, before they were read."""
+        return self._ended_records[1] + sum(dropped for _, dropped in self._records.values())
+
+    def metrics(self) -> Iterator[Sample]:
+        """The process's own series, without the label ``process``."""
+        self.look()
+        for part in self.parts:
+            yield from part.metrics()
+        for heap, count in self.growth_events.items():
+            yield Sample("asyncio_heap_growth_events_total", (("heap", heap),), count)
+        yield Sample("traceloop_records_total", (), self.records)
+        yield Sample("traceloop_records_dropped_total", (), self.dropped)
+        usage = self.usage
+        if usage is not None or self._ended_cpu_s:
+            yield Sample("process_cpu_seconds_total", (), self._ended_cpu_s + (usage.cpu_s if usage else 0.0))
+        if usage is not None:
+            yield Sample("process_resident_memory_bytes", (), usage.resident_bytes)
+            yield Sample("process_start_time_seconds", (), usage.started)
+            if usage.open_fds >= 0:
+                yield Sample("process_open_fds", (), usage.open_fds)
+        if self.attached:
+            labels = (
+                ("pid", str(self.pid)),
+                ("python", str(self.description.get("python", ""))),
+                ("version", str(self.description.get("version", self.statistics.version))),
+                ("command", str(self.description.get("command", ""))[:200]),
+            )
+            yield Sample("traceloop_process_info", labels, 1)
+
+    def dropped_by(self, ring: int) -> int:
+        """Records dropped of one ring of the process that has the slot."""
+        return self._records.get(ring, (0, 0))[1]

@@ -1,0 +1,209 @@
+"""Tasks of one loop by coroutine: how many, how long they run, wait and stand still, who makes them, which are oldest.
+
+Counts of all tasks are the loop's (``LoopStatistics``, from its words): an eager task that ends inside ``create_task``
+has no step, and so appears there only. Here are the tasks that ran through the loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITES
+from ..decoding.decoded import Decoded
+from .parts import Sample
+
+if TYPE_CHECKING:
+    from .loop import LoopStatistics
+
+# Tasks that live at the same time and are remembered; coroutines; creators of one coroutine's tasks.
+_MAX_ALIVE: Final = 200_000
+_MAX_COROUTINES: Final = 4096
+_MAX_CREATORS: Final = 64
+_OTHER_SITE: Final = 0
+
+
+class CoroutineTotals:
+    """Tasks of one coroutine function; seconds.
+
+    running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
+    creators: tasks by the site of the handle run that made them; where none did, or it is not known, by none.
+    """
+
+    __slots__ = (
+        "abandoned",
+        "cancelled",
+        "count",
+        "creators",
+        "exceptions",
+        "longest_step",
+        "ready",
+        "results",
+        "running",
+        "steps",
+        "suspended",
+    )
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.steps = 0
+        self.running = self.ready = self.suspended = self.longest_step = 0.0
+        self.results = self.exceptions = self.cancelled = self.abandoned = 0
+        self.creators: dict[int, int] = {}
+
+
+class OldTask(NamedTuple):
+    """A task that is not done. since: when its first step was ready, monotonic s. alive: tasks of its coroutine."""
+
+    coroutine: str
+    name: str
+    since: float
+    alive: int
+
+
+class _Alive:
+    """A task that is not done, since its first step. ``last_end``: of its steps; below 0 before the first one's end."""
+
+    __slots__ = ("last_end", "name", "since", "totals")
+
+    def __init__(self, name: str, since: float, totals: CoroutineTotals) -> None:
+        self.name = name
+        self.since = since
+        self.totals = totals
+        self.last_end = -1.0
+
+
+class TaskStatistics:
+    """A part of a loop's statistics (``samples.Part``); it has no series of its own, reports and ``top`` ask it."""
+
+    def __init__(self, loop: LoopStatistics) -> None:
+        self._loop = loop
+        self._sites = loop.process.sites
+        self.coroutines: dict[int, CoroutineTotals] = {}
+        # By ident, in order of their first steps.
+        self._alive: dict[float, _Alive] = {}
+        # Done in the stretch before: their last steps may end in this one.
+        self._done: dict[float, _Alive] = {}
+        self._loop_number = 0
+
+    def _totals(self, site: int) -> CoroutineTotals:
+        totals = self.coroutines.get(site)
+        if totals is None:
+            if len(self.coroutines) >= _MAX_COROUTINES:
+                return self.coroutines.setdefault(_OTHER_SITE, CoroutineTotals())
+            totals = self.coroutines[site] = CoroutineTotals()
+        return totals
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in one stretch of the loop's record."""
+        if self._sites is not self._loop.process.sites:  # another process has the slot: its sites have other numbers
+            self._sites = self._loop.process.sites
+            self.coroutines = {}
+            self._alive = {}
+            self._done = {}
+        if decoded.loop is not None and decoded.loop.number != self._loop_number:
+            self._loop_number = decoded.loop.number
+            self._alive = {}
+            self._done = {}
+        for task in decoded.tasks:
+            totals = self._begin(task.ident, task.name, task.start).totals
+            if task.creator_ident:
+                creators = totals.creators
+                creator = int(task.creator_ident) % SITES
+                if creator in creators or len(creators) < _MAX_CREATORS:
+                    creators[creator] = creators.get(creator, 0) + 1
+        self._feed_steps(decoded)
+        self._done = {}
+        for ident, outcome, _, _ in decoded.finished:
+            alive = self._alive.pop(ident, None)
+            if alive is not None:
+                self._done[ident] = alive
+            totals = alive.totals if alive is not None else self._totals(int(ident) % SITES)
+            if outcome == OUTCOME_RESULT:
+                totals.results += 1
+            elif outcome == OUTCOME_EXCEPTION:
+                totals.exceptions += 1
+            elif outcome == OUTCOME_CANCELLED:
+                totals.cancelled += 1
+        for ident in decoded.abandoned:
+            if ident >= SITES:
+                self._totals(int(ident) % SITES).abandoned += 1
+                self._alive.pop(ident, None)
+
+    def _begin(self, ident: float, name: str, since: float) -> _Alive:
+        if len(self._alive) >= _MAX_ALIVE:
+            del self._alive[next(iter(self._alive))]
+        alive = self._alive[ident] = _Alive(name, since, self._totals(int(ident) % SITES))
+        return alive
+
+    def _feed_steps(self, decoded: Decoded) -> None:
+        known = self._alive.get
+        done = self._done.get
+        for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITES]:
+            alive = known(ident) or done(ident) or self._begin(ident, "", start)
+            totals = alive.totals
+            took = end - start
+            totals.steps += 1
+            totals.running += took
+            if took > totals.longest_step:
+                totals.longest_step = took
+            if delay > 0.0:
+                totals.ready += delay
+                start -= delay
+            before = alive.last_end
+            if before < 0.0:
+                totals.count += 1
+                alive.since = start
+            elif start > before:
+                totals.suspended += start - before
+            alive.last_end = end
+
+    # -- as it stands
+
+    def label(self, site: int) -> str:
+        """The name of a coroutine function."""
+        found = self._sites.site(site)
+        return found.label if found is not None else "unknown"
+
+    @property
+    def alive(self) -> int:
+        """Tasks that had their first step and are not done."""
+        return len(self._alive)
+
+    def alive_by_coroutine(self) -> dict[int, int]:
+        """How many of them, by site."""
+        counts: dict[int, int] = {}
+        for ident in self._alive:
+            site = int(ident) % SITES
+            counts[site] = counts.get(site, 0) + 1
+        return counts
+
+    def oldest(self, limit: int = 5) -> list[OldTask]:
+        """The oldest task of each coroutine that has tasks alive, oldest first."""
+        if not self._loop.is_open:
+            return []
+        counts = self.alive_by_coroutine()
+        seen: set[int] = set()
+        out: list[OldTask] = []
+        for ident, alive in self._alive.items():
+            site = int(ident) % SITES
+            if site not in seen:
+                seen.add(site)
+                out.append(OldTask(self.label(site), alive.name, alive.since, counts[site]))
+                if len(out) >= limit:
+                    break
+        return out
+
+    def most_time(self, limit: int = 10) -> list[tuple[str, CoroutineTotals]]:
+        """Coroutines by time in steps, most first."""
+        ranked = sorted(self.coroutines.items(), key=lambda item: -item[1].running)
+        return [(self.label(site), totals) for site, totals in ranked[:limit]]
+
+    def creators_of(self, totals: CoroutineTotals, limit: int = 3) -> list[tuple[str, int]]:
+        """Who made most of these tasks: label of the handle run, and how many; those not known are left out."""
+        ranked = sorted(totals.creators.items(), key=lambda item: -item[1])
+        return [(self.label(site), count) for site, count in ranked][:limit]
+
+    def metrics(self) -> Iterator[Sample]:
+        """None: coroutines appear in the series by callback."""
+        return iter(())

@@ -1,0 +1,187 @@
+"""The application's own OpenTelemetry spans: which one is current in a handle's context, written down as a number.
+
+Nothing of OpenTelemetry is imported: where the application has not imported ``opentelemetry.context``, it has no spans.
+The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contextvars``:
+
+* The current context is an immutable ``Context`` (a dict) in the ContextVar of ``ContextVarsRuntimeContext``; the span
+  lies in it under a key that is made anew in each process. Whoever has that dict has the span: one look-up.
+* A handle that carries the same dict object as the one before it is in the same span: an ``is`` in the loop's hot path
+  settles it, and ``changed`` is called for the others only.
+* A span object lives as long as somebody holds it, and its address may be given to the next one. So its number lies on
+  the span itself, as a task's does, and nothing here keeps a span alive. Several loops may meet one span, a pickled
+  one may come to another process: the number goes with the mark of who gave it.
+* A reader remembers some ten thousand spans, not all that there ever were, and it may lose records, definitions with
+  them. So spans are defined in generations: one that is met in a new generation (a connection's, a background task's)
+  is defined again, under its number. And each batch begins with the span that it begins in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextvars import ContextVar
+from typing import Any, Final
+
+from ..record import layout
+
+_logger = logging.getLogger("traceloop")
+
+REMOTE: Final = 0x200  # beside the W3C trace flags: the span is another process's
+GENERATION: Final = 16384  # definitions: a reader knows the latest 32,768 at least (exporters/spans/builder.py)
+_GENERATION_BITS: Final = 20
+_MAX_STATE: Final = 512  # characters of a trace state, the most that has to be carried (W3C Trace Context, 3.3.1.5)
+
+
+def flags_of(flags: int, is_remote: bool) -> int:
+    """The W3C trace flags of a span's context, and REMOTE."""
+    return int(flags) & 0xFF | (REMOTE if is_remote else 0)
+
+
+def state_of(state: Any) -> str:
+    """The trace state of a span's context, as its header has it."""
+    return state.to_header()[:_MAX_STATE] if state else ""
+
+
+class ApplicationSpans:
+    """What one loop knows of the application's spans. All of it runs in the loop's thread.
+
+    ``variable``: the ContextVar to ask a handle's context for, None while the application has no OpenTelemetry.
+    """
+
+    __slots__ = (
+        "_defined",
+        "_generation",
+        "_module",
+        "_next",
+        "_plain",
+        "_records",
+        "_span_key",
+        "_text",
+        "_written",
+        "current",
+        "variable",
+    )
+
+    def __init__(self, records: list[float], text: list[Any]) -> None:
+        # The recorder's own lists, not the recorder: that would be a cycle.
+        self._records = records
+        self._text = text
+        self._module: Any = None
+        self._span_key = ""
+        # A span's ``_loop_span`` is the generation that it was last defined in and its number. Generations that are
+        # equal but for their last 20 bits are one loop's.
+        self._generation = int.from_bytes(os.urandom(6), "little") << _GENERATION_BITS
+        self._next = 1
+        # The class of span contexts that was seen to be a tuple of its six fields, as the API's is.
+        self._plain: type | None = None
+        self._defined = self._written = 0  # definitions and records of this generation
+        self.variable: ContextVar[Any] | None = None
+        #: The number that was recorded last.
+        self.current = 0
+
+    def refresh(self) -> ContextVar[Any] | None:
+        """Looks whether the application has imported OpenTelemetry by now; once a flush. Returns ``variable``."""
+        module = sys.modules.get("opentelemetry.context")
+        if module is self._module:
+            return self.variable
+        self._module = module
+        self.variable = None
+        propagation = sys.modules.get("opentelemetry.trace.propagation")
+        if module is None or propagation is None:
+            self._module = None  # half imported: asked again
+            return None
+        variable = getattr(getattr(module, "_RUNTIME_CONTEXT", None), "_current_context", None)
+        key = getattr(propagation, "_SPAN_KEY", None)
+        if isinstance(variable, ContextVar) and isinstance(key, str):
+            self._span_key = key
+            self.variable = variable
+        return self.variable
+
+    def changed(self, otel_context: Any) -> None:
+        """The next handle's context holds ``otel_context`` (None: none), which the one before it did not."""
+        try:
+            number = 0
+            span = otel_context.get(self._span_key) if otel_context else None
+            if span is not None:
+                known = getattr(span, "_loop_span", None)  # an AttributeError would take 300 ns for each new one
+                number = known[1] if known is not None and known[0] is self._generation else self._number(span, known)
+        except Exception as error:
+            self.variable = None
+            number = 0
+            _logger.error("traceloop: the application's spans cannot be followed any more", exc_info=error)
+        if number != self.current:
+            self.current = number
+            append = self._records.append
+            append(number)
+            append(layout.R_CONTEXT)
+            append(0.0)
+
+    def enter_active(self) -> float | None:
+        """Something that is recorded next belongs to the span that is current right now, which the code under way may
+        have opened itself. Returns what ``leave_active`` is to be given afterwards, None where nothing is to be done.
+        """
+        variable = self.variable or self.refresh()
+        if variable is None:
+            return None
+        before = self.current
+        self.changed(variable.get(None))
+        # -1: nothing was recorded yet for the loop, which readers take for no span.
+        return None if self.current in (before, 0 if before < 0 else before) else float(before)
+
+    def leave_active(self, before: float) -> None:
+        """The run under way is again in the span of its handle's context."""
+        self.current = int(before)
+        self._records += (max(before, 0.0), layout.R_CONTEXT, 0.0)
+
+    def batch_written(self, records: int, hold: int) -> None:
+        """So many records have gone out, which a reader may lose: what the next ones need is said again.
+        ``hold``: records for which a definition holds, so few that the ring has one of each span in use.
+        """
+        self._written += records
+        if self._written >= hold:
+            self._begin_generation()
+        if self.current > 0:
+            self._records += (float(self.current), layout.R_CONTEXT, 0.0)
+
+    def _begin_generation(self) -> None:
+        self._generation += 1
+        self._defined = self._written = 0
+
+    def forget_current(self) -> None:
+        """The loop begins or ends to run: what was recorded last holds no longer."""
+        self.current = -1
+
+    def _number(self, span: Any, known: tuple[int, int] | None) -> int:
+        """Defines ``span``, of which ``known`` tells the last definition, be it another loop's. Returns its number, 0
+        where it is no span to speak of.
+        """
+        context: Any = span.get_span_context()
+        kind = type(context)
+        if kind is self._plain:
+            # Its six properties, each a call, cost as much as all the rest of this.
+            trace_id, span_id, is_remote, flags, state, is_valid = context
+        else:
+            trace_id, span_id, is_remote = context.trace_id, context.span_id, context.is_remote
+            flags, state, is_valid = context.trace_flags, context.trace_state, context.is_valid
+            if isinstance(context, tuple) and tuple(context) == (trace_id, span_id, is_remote, flags, state, is_valid):
+                self._plain = kind
+        if not is_valid:
+            number = 0
+        else:
+            if known is not None and known[0] >> _GENERATION_BITS == self._generation >> _GENERATION_BITS and known[1]:
+                number = known[1]
+            else:
+                number = self._next
+                self._next += 1
+            self._defined += 1
+            if self._defined >= GENERATION:
+                self._begin_generation()
+            self._records += (number, layout.R_SPAN, flags_of(flags, is_remote))
+            # 60 ns less than an f-string.
+            self._text.append("%032x %016x %s" % (trace_id, span_id, state_of(state)))  # noqa: UP031
+        try:
+            span._loop_span = self._generation, number
+        except Exception:
+            pass  # takes no attribute: it gets a number each time it is met
+        return number

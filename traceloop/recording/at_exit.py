@@ -1,0 +1,95 @@
+"""The end of this process's recording: what its loops have not written yet, and the word that nothing follows.
+
+Everything used here is imported with this module, since an import while the interpreter ends can fail. The functions
+are called from any place: at exit, in a signal handler, before `os._exit` and before an exec.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from asyncio import events
+from types import FrameType
+from typing import Any
+
+from ..record import layout
+from . import process
+from .outbox import outbox_of
+from .process import Process
+from .recorder import Recorder
+from .watchdog import watchdog
+
+#: Beside the rings: an exec was about to take place when this many records had been written by the loops.
+EXEC_NAME = "exec"
+
+_FLUSH_CODE = Recorder.flush.__code__
+_RECORDING = ("traceloop.recording.", "traceloop.record.", "traceloop.core.site_of")
+
+
+def is_interrupted(frame: FrameType | None) -> bool:
+    """Whether a signal whose handler was given this frame came in the middle of the recording's own work."""
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_RECORDING):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def flush() -> None:
+    """Writes what the loop that runs in this thread has not written yet; the recording goes on."""
+    loop = events._get_running_loop()
+    recorder: Any = getattr(loop, "_recorder", None)
+    # In the child of a fork the running loop is the parent's, and so is its ring.
+    if recorder is None or recorder.process.pid != os.getpid():
+        return
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if frame.f_code is _FLUSH_CODE:
+            return  # a signal came in the middle of it
+    # Or between the three appends of a record.
+    del recorder.records[len(recorder.records) // 3 * 3 :]
+    recorder.flush(loop, time.monotonic())
+
+
+def close() -> None:
+    """Ends the recording: writes what is left and says that nothing follows. Nothing, where nothing was recorded."""
+    current = _current()
+    if current is None:
+        return
+    # The wait that may follow is ours, and no stall of the program's.
+    watchdog.end()
+    flush()
+    try:
+        # Offloads that ended after the last loop's last flush.
+        outbox_of(current).drain(time.monotonic())
+    except Exception:
+        pass  # the end of a process is no place for a failing recorder
+    current.end()
+
+
+def hand_over() -> None:
+    """Before an exec: writes what is left, and says that this process may go on as another program.
+
+    That program need not be one that records, and then its end is not this one's crash. An exec that fails is told by
+    the records that follow.
+    """
+    flush()
+    current = _current()
+    if current is None or current.directory is None:
+        return
+    written = sum(ring.words[layout.W_RECORDS] for ring in current.rings)
+    try:
+        path = os.path.join(current.directory, EXEC_NAME)
+        file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        try:
+            os.write(file, f"{written:.0f}\n".encode("ascii"))
+        finally:
+            os.close(file)
+    except OSError:
+        pass
+
+
+def _current() -> Process | None:
+    return process.existing_process()

@@ -1,0 +1,82 @@
+"""Handles that somebody else runs: a library that turns the loop by itself (nest_asyncio) takes them out of ``_ready``
+and calls their ``_run``.
+
+Each is recorded as any other. What such a library does between them is its poll, as far as anyone can tell; a handle
+that it runs inside of another one (which is what nest_asyncio is for) belongs to that one, as a called function does.
+"""
+
+from __future__ import annotations
+
+from asyncio import TimerHandle
+from itertools import islice
+from typing import Any
+
+from ..record import layout
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .recorder import Recorder
+
+# Handles that follow each other sooner than this, s, are of one iteration.
+_SAME_ITERATION = 50e-6
+
+
+class ForeignRuns:
+    """The runs of one loop's handles by others; for the loop's thread."""
+
+    def __init__(self) -> None:
+        #: Whether one is under way.
+        self.inside = False
+        self._ended = 0.0
+        self._length = 0
+        #: Whether the loop was told to have started; whoever closes it has to tell that it stopped.
+        self.started = False
+
+    def begin(self, recorder: Recorder, loop: Any, handle: Any) -> float:
+        """A handle that was just taken out of the loop's queue is about to run; returns the start of its run, s."""
+        records = recorder.records
+        if not recorder.is_running:
+            recorder.others_turn(loop)
+            self._ended = 0.0
+        now: float = loop.time()
+        recorder.words[layout.W_RUNNING] = now
+        if now - self._ended > _SAME_ITERATION:
+            if self._ended:
+                records += (self._ended, layout.R_POLL, -1.0)
+            # What has come into the queue since the last run, this handle included, came by the poll.
+            length = len(loop._ready) + 1
+            new = max(0, length - self._length)
+            timers = [each for each in islice(reversed(loop._ready), max(0, new - 1)) if isinstance(each, TimerHandle)]
+            timers.reverse()
+            if new >= length and isinstance(handle, TimerHandle):
+                timers.insert(0, handle)
+            for timer in timers:
+                # Somebody else's handle has no such place, nor has one that was cancelled in debug mode.
+                place = getattr(timer, "_set_at", 0)
+                records += (timer.when(), layout.R_TIMER, place if isinstance(place, int) else 0)
+            records += (now, layout.R_ACTIVE, float(new - len(timers)))
+            records += (float(length - new), layout.R_DUE, float(len(timers)))
+            start = now
+        else:
+            start = self._ended
+        if id(handle) in recorder.stamps:
+            recorder.stamped(handle)
+        return start
+
+    def end(self, recorder: Recorder, loop: Any, callback: Any, ident: float, start: float) -> None:
+        """It has run."""
+        outcome = 0.0
+        if ident >= layout.SITES and callback.__self__.done():
+            recorder.tasks_finished += 1
+            outcome = recorder.outcome_of(callback.__self__)
+        self._length = len(loop._ready)
+        recorder.records += (start, ident, self._length + outcome)
+        if recorder.created:
+            recorder.define_created()
+        self._ended = loop.time()
+        if not self._length or len(recorder.records) > 3000:
+            # It is going to wait now, and nobody tells us when the loop ends.
+            recorder.records += (self._ended, layout.R_POLL, -1.0)
+            recorder.flush(loop, self._ended)
+            recorder.words[layout.W_RUNNING] = 0.0
+            self._ended = 0.0

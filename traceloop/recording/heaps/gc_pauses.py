@@ -1,0 +1,73 @@
+"""Pauses of the garbage collector.
+
+``gc.callbacks`` are called inside the collection, which can begin at almost any allocation: in the middle of a flush,
+in any thread, and once more while the interpreter ends. So the callback only appends to the outbox, and refers to
+nothing but what it was made with. Which handle a pause interrupted is found by its time, on the reader's side. After a
+long one the watchdog, which could not run meanwhile, has its look taken for it.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ...record import layout
+from ..outbox import LIMIT, Outbox
+
+#: A collection of this length (s) is one that ``after_long`` is called for.
+LONG_SECONDS = 0.05
+#: Called in the thread that collected, at the end of a long collection; it must not raise.
+after_long: list[Callable[[], None]] = []
+
+
+def _make_callback(outbox: Outbox) -> Callable[[str, dict[str, Any]], None]:
+    clock = monotonic
+    pending = outbox.pending
+    extend = pending.extend
+    size = len
+    limit = LIMIT
+    pause, info_kind = layout.R_GC, layout.R_GC_INFO
+    long = LONG_SECONDS
+    hooks = after_long
+    start = 0.0
+
+    def note_collection(phase: str, info: dict[str, Any]) -> None:
+        nonlocal start
+        if phase == "start":
+            start = clock()
+        elif start and size(pending) < limit:
+            length = clock() - start
+            extend(
+                (
+                    start,
+                    pause,
+                    length,
+                    info["generation"] + 4 * info["uncollectable"],
+                    info_kind,
+                    info["collected"],
+                )
+            )
+            if length >= long:
+                for hook in hooks:
+                    hook()
+
+    return note_collection
+
+
+class GCPauses:
+    """Notes the collections of this process between ``start`` and ``stop``; both may be called again."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._callback = _make_callback(outbox)
+
+    def start(self) -> None:
+        """From now on collections are noted."""
+        if self._callback not in gc.callbacks:
+            gc.callbacks.append(self._callback)
+
+    def stop(self) -> None:
+        """No more."""
+        if self._callback in gc.callbacks:
+            gc.callbacks.remove(self._callback)

@@ -1,0 +1,105 @@
+"""The site log: one line for each place in the code that ever ran as a callback of this process.
+
+A file ``sites`` beside the rings, JSON lines ``[number, module, qualname, file, line]``, appended with one ``write``
+before the first record that uses the number. It is bounded: past ``MAX_SITES`` everything is site 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import weakref
+from types import CodeType
+
+from ..core.site_of import Site
+from ..record.layout import SITES
+
+MAX_SITES = SITES - 1
+
+# Bound here: tests and tools that replace ``os.write`` mean the application's.
+_write = os.write
+
+
+class SiteLog:
+    """Numbers sites; shared by the loops of a process and thread-safe."""
+
+    def __init__(self, path: str | None) -> None:
+        self._lock = threading.RLock()  # see watchdog.py
+        self._numbers: dict[Site, int] = {}
+        self.sites: list[Site] = [Site("", "unknown", "", 0)]
+        # By id of the code object, so that a callback is found with one look-up. An entry dies with its code object,
+        # since the next one may get the same id.
+        self.by_code: dict[int, float] = {}
+        self._references: dict[int, weakref.ref[CodeType]] = {}
+        self._fd = -1
+        if path is not None:
+            try:
+                # O_NONBLOCK says nothing to a file in memory, but to tools that look for blocking calls on the loop.
+                flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
+                self._fd = os.open(path, flags, 0o600)
+            except OSError:
+                self._fd = -1
+
+    def number(self, site: Site) -> float:
+        """The site's number, written down if it is new; 0 where there is no room."""
+        number = self._numbers.get(site)
+        if number is not None:
+            return float(number)
+        with self._lock:
+            number = self._numbers.get(site)
+            if number is not None:
+                return float(number)
+            number = len(self.sites)
+            if number > MAX_SITES:
+                return 0.0
+            # Taken at once: a finalizer or a signal handler of the program's may come here before the line is written.
+            self.sites.append(site)
+            if self._fd >= 0 and not self._write(number, site):
+                if self.sites[-1] is site:
+                    self.sites.pop()
+                return 0.0
+            self._numbers[site] = number
+            return float(number)
+
+    def _write(self, number: int, site: Site) -> bool:
+        line = json.dumps([number, *site]).encode("ascii", "replace") + b"\n"
+        try:
+            if _write(self._fd, line) == len(line):
+                return True
+            _write(self._fd, b"\n")
+        except Exception:
+            pass
+        return False
+
+    def remember(self, code: CodeType, number: float) -> None:
+        """Lets ``by_code`` find ``number`` until the code object is gone."""
+        key = id(code)
+        references = self._references
+        by_code = self.by_code
+
+        def forget(_: object) -> None:
+            by_code.pop(key, None)
+            references.pop(key, None)
+
+        references[key] = weakref.ref(code, forget)
+        by_code[key] = number
+
+    def label_at(self, file: str, line: int) -> str | None:
+        """The label of the callback whose code has this line, the innermost one; None where none is known."""
+        found: tuple[int, str] | None = None
+        for key, reference in list(self._references.items()):
+            code = reference()
+            if code is None or code.co_filename != file or code.co_firstlineno > line:
+                continue
+            last = max((each for *_, each in code.co_lines() if each is not None), default=0)
+            number = self.by_code.get(key)
+            if number is not None and line <= last and (found is None or last - code.co_firstlineno < found[0]):
+                found = last - code.co_firstlineno, self.sites[int(number)].label
+        return found[1] if found is not None else None
+
+    def close(self) -> None:
+        """Closes the log's file."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,67 @@
+"""Lines about stalls for people: on stderr under ``traceloop run``, through the ``traceloop`` logger in library use.
+
+Called by the watchdog's thread only. Lines wait until ``flush``, after the turn's records are written: a full pipe or a
+logging handler whose lock the stalled loop holds may keep us here, and the record must not wait for that.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from time import monotonic
+
+from ... import notices
+from ...settings import ROOT_PID
+
+_logger = logging.getLogger("traceloop")
+
+MAX_STALLS_A_MINUTE = 12
+
+
+class StallNotices:
+    """Says at most ``MAX_STALLS_A_MINUTE`` stalls, and how many it left out."""
+
+    def __init__(self) -> None:
+        self._lines: list[str] = []
+        self._said: deque[float] = deque(maxlen=MAX_STALLS_A_MINUTE)
+        self._left_out = 0
+
+    def started(self, callback: str, culprit: str, line: str, seconds: float, ready: int, thread: str) -> bool:
+        """A stall was seen. Returns whether it is said, so that its end is too."""
+        now = monotonic()
+        if len(self._said) == MAX_STALLS_A_MINUTE and now - self._said[0] < 60:
+            self._left_out += 1
+            return False
+        self._said.append(now)
+        more = f" ({self._left_out} more stalls were not logged)" if self._left_out else ""
+        self._left_out = 0
+        waiting = f"{ready} callback{'' if ready == 1 else 's'} waiting"
+        within = f" within {callback}" if culprit and culprit != callback else ""
+        place = f" ({line})" if line else ""  # a C function that the loop called itself has none
+        self._lines.append(
+            f"stall: {culprit or callback}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
+            f"{seconds:.2f} s so far, {waiting}{more}"
+        )
+        return True
+
+    def ended(self, culprit: str, at_least: float, at_most: float) -> None:
+        """A stall that was said is over; its length lies between these (s)."""
+        self._lines.append(f"stall over: {culprit} blocked the loop for about {(at_least + at_most) / 2:.2f} s")
+
+    def flush(self) -> None:
+        """Says what waits to be said."""
+        if not self._lines:
+            return
+        lines, self._lines = self._lines, []
+        if ROOT_PID in os.environ:
+            notices.say("\n".join(lines))
+            return
+        for line in lines:
+            _logger.warning("traceloop: %s", line)
+        # Logging asked for the current thread's name, and threading made it one of its own for that: programs that
+        # count their threads must not find it.
+        threads = getattr(threading, "_active", {})
+        if isinstance(threads.get(threading.get_ident()), getattr(threading, "_DummyThread", ())):
+            del threads[threading.get_ident()]

@@ -1,0 +1,87 @@
+"""What the watchdog keeps in mind: of each loop that runs, of its stall, and of how much it has said."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from .thread_clocks import Sample, ThreadClocks
+
+if TYPE_CHECKING:
+    from ..recorder import Recorder
+
+
+class Stall:
+    """A handle run past its threshold. told_from: s of its length from which people are told of it: more than the
+    threshold where a pattern knows the culprit and allows it more.
+    """
+
+    __slots__ = (
+        "announced",
+        "before",
+        "culprit",
+        "ident",
+        "samples",
+        "stack_at",
+        "stacks",
+        "start",
+        "threshold",
+        "told",
+        "told_from",
+    )
+
+    def __init__(
+        self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None
+    ) -> None:
+        self.start = start
+        self.ident = ident
+        self.threshold = threshold
+        self.told_from = told_from
+        self.told = False
+        self.before = before
+        self.samples: list[Sample] = []
+        self.stacks = 0
+        self.stack_at = start + threshold
+        self.culprit = ""
+        self.announced = False
+
+
+class Watched:
+    """One loop that runs, as the watchdog sees it."""
+
+    __slots__ = ("_clocks", "general_threshold", "history", "loop", "name", "ring", "stall", "thread", "words")
+
+    def __init__(self, recorder: Recorder, loop: Any, ring: int) -> None:
+        self.loop = loop
+        self.ring = ring
+        self.words = recorder.words
+        self.general_threshold = recorder.general_threshold
+        self.thread = threading.get_ident()
+        self.name = threading.current_thread().name
+        self._clocks = ThreadClocks()
+        self.history: deque[Sample] = deque(maxlen=8)
+        self.stall: Stall | None = None
+
+    def sample(self) -> Sample:
+        """What is measured now. Costs about 10 us."""
+        sample = self._clocks.sample()
+        self.history.append(sample)
+        return sample
+
+
+class Budget:
+    """So many a minute."""
+
+    def __init__(self, a_minute: int) -> None:
+        self._size = a_minute
+        self._left = float(a_minute)
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        self._left = min(self._size, self._left + max(0.0, now - self._at) * self._size / 60)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
