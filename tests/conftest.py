@@ -1,7 +1,44 @@
-"""What the tests find is theirs: not what whoever started them has set up."""
+"""What the tests find is theirs: not what whoever started them has set up. And fixtures that all may use."""
 
 import signal
+
+import pytest
+
+from tests.helpers.collected_run import Run
+from tests.helpers.otlp_receiver import Receiver
+from tests.helpers.traced import Traced, make_traced
 
 # `nohup make test`: programs that are sent SIGHUP would inherit that it is ignored.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# A shell starts what it puts into the background with SIGINT ignored, and so would our programs be.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def traced(tmp_path_factory) -> Traced:
+    """An interpreter that has traceloop installed with its startup hook, for programs to be run under."""
+    return make_traced(tmp_path_factory.mktemp("traced"))
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    made = []
+
+    def make(environ=None, **choices):
+        folder = tmp_path / f"run{len(made)}"
+        folder.mkdir(mode=0o700)
+        made.append(Run(folder, environ or {}, **choices))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def receiver():
+    made = Receiver()
+    yield made
+    made.close()

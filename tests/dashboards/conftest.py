@@ -2,12 +2,11 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from needed_programs import need
 
-REPOSITORY = Path(__file__).resolve().parents[2]
+from tests.helpers.needed_programs import need
+from tests.helpers.paths import ROOT
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +14,7 @@ def promtool():
     """Runs promtool with arguments in a folder; returns the finished process with its output as text."""
     path = need("promtool")
 
-    def run(*arguments, cwd=REPOSITORY):
+    def run(*arguments, cwd=ROOT):
         return subprocess.run(
             [path, *map(str, arguments)],
             cwd=cwd,
@@ -35,7 +34,7 @@ def python(tmp_path_factory):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     (site,) = folder.glob("lib/python3*/site-packages")
     packages = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
-    (site / "checkout.pth").write_text(f"{REPOSITORY}\n")
-    (site / "traceloop.pth").write_bytes((REPOSITORY / "buildtools" / "traceloop.pth").read_bytes())
+    (site / "checkout.pth").write_text(f"{ROOT}\n")
+    (site / "traceloop.pth").write_bytes((ROOT / "buildtools" / "traceloop.pth").read_bytes())
     (site / "zz_packages.pth").write_text("".join(f"{entry}\n" for entry in packages))
     return str(folder / "bin" / "python")

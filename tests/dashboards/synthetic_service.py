@@ -9,7 +9,7 @@ import math
 import random
 from collections import defaultdict
 
-from dashboard_files import catalogue
+from tests.helpers.dashboard_files import catalogue
 
 STEP = 15
 BUCKETS = [d * 10.0**e for e in range(-5, 1) for d in (1, 2.5, 5)] + [10.0]

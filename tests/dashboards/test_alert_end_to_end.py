@@ -15,9 +15,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from needed_programs import need
-from prometheus_server import alertmanager, free_port, prometheus
 
+from tests.helpers.needed_programs import need
+from tests.helpers.prometheus_server import alertmanager, free_port, prometheus
 from traceloop.dashboards import export
 
 pytestmark = pytest.mark.slow

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dashboard_files import DASHBOARDS
 
+from tests.helpers.dashboard_files import DASHBOARDS
 from traceloop.dashboards import export
 
 

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from dashboard_files import DASHBOARDS, dashboards, panels, queries, selectors_of
 
+from tests.helpers.dashboard_files import DASHBOARDS, dashboards, panels, queries, selectors_of
 from traceloop.dashboards.source.__main__ import render
 
 BOARDS = dashboards()

@@ -10,9 +10,9 @@ import urllib.request
 
 import pytest
 import yaml
-from dashboard_files import RULES, load
-from prometheus_server import free_port
 
+from tests.helpers.dashboard_files import RULES, load
+from tests.helpers.prometheus_server import free_port
 from traceloop.dashboards import shortened
 
 

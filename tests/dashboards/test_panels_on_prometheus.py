@@ -1,10 +1,12 @@
 """Every panel, asked of a real Prometheus that holds an hour of every metric: none is empty, and numbers are right."""
 
 import pytest
-from dashboard_files import dashboards, interpolate, panels
-from needed_programs import need
-from prometheus_server import prometheus
-from synthetic_service import hour
+
+from tests.helpers.dashboard_files import dashboards, interpolate, panels
+from tests.helpers.needed_programs import need
+from tests.helpers.prometheus_server import prometheus
+
+from .synthetic_service import hour
 
 # Any moment, on a whole step.
 END = 1_760_000_400

@@ -4,7 +4,8 @@ import json
 import re
 
 import pytest
-from dashboard_files import (
+
+from tests.helpers.dashboard_files import (
     PROMETHEUS_OWN,
     annotation_queries,
     catalogue,
@@ -16,7 +17,6 @@ from dashboard_files import (
     selectors_of,
     series_names,
 )
-
 from traceloop.exporters.catalogue import CATALOGUE
 
 PANEL_QUERIES = [(where, interpolate(query)) for board in dashboards().values() for where, query in queries(board)]

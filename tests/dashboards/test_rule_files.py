@@ -5,8 +5,18 @@ import subprocess
 
 import pytest
 import yaml
-from dashboard_files import DASHBOARDS, REPOSITORY, RULES, alerts, annotation_queries, load, rule_groups, rules
-from needed_programs import need
+
+from tests.helpers.dashboard_files import (
+    DASHBOARDS,
+    ROOT,
+    RULES,
+    alerts,
+    annotation_queries,
+    load,
+    rule_groups,
+    rules,
+)
+from tests.helpers.needed_programs import need
 
 TESTS = DASHBOARDS / "prometheus" / "tests"
 RUNBOOKS = "https://traceloop-eventloop.readthedocs.io/en/latest/runbooks/"
@@ -82,7 +92,7 @@ class TestAlert:
     def test_runbook_is_there_and_knows_the_alert(self, name):
         url = ALERTS[name]["annotations"]["runbook_url"]
         assert url.startswith(RUNBOOKS) and url.endswith(".html")
-        page = REPOSITORY / "docs" / "runbooks" / (url.removeprefix(RUNBOOKS).removesuffix(".html") + ".md")
+        page = ROOT / "docs" / "runbooks" / (url.removeprefix(RUNBOOKS).removesuffix(".html") + ".md")
         text = page.read_text()
         assert name in text
         for heading in ("## What it means", "## What to look at", "## What to do"):

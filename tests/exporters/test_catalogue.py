@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import ROOT
 from traceloop.exporters.catalogue import BY_NAME, CATALOGUE
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "telemetry.md"
+DOCUMENT = ROOT / "docs" / "telemetry.md"
 
 
 def documented():

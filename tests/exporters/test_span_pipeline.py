@@ -4,8 +4,8 @@ import random
 import time
 
 import pytest
-from otlp_receiver import Receiver
 
+from tests.helpers.otlp_receiver import Receiver
 from traceloop.collector.collector import make_statistics
 from traceloop.core.site_of import Site
 from traceloop.exporters.span_pipeline import make_pipeline

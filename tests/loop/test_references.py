@@ -15,13 +15,11 @@ import sys
 import threading
 import time
 import weakref
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import CERTIFICATE
 from traceloop.loop.event_loop import EventLoop
-
-CERTIFICATE = Path(__file__).parents[1] / "data" / "localhost.pem"
 
 # Modules of the loops, and not of the futures and streams that both share.
 OF_LOOPS = ("traceloop", "asyncio.selector_events", "asyncio.unix_events", "asyncio.base_events", "asyncio.events")

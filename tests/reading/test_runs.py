@@ -8,15 +8,14 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 
+from tests.helpers.paths import ROOT
 from traceloop.reading import new_statistics, read_run
 from traceloop.reading.follower import RunFollower
 from traceloop.recording.process import RUN_DIR_VARIABLE
 
-ROOT = Path(__file__).parents[2]
 HEAD = """
 import asyncio, os, signal, sys, time
 from traceloop.loop.event_loop import EventLoop

@@ -1,0 +1,68 @@
+"""The look from outside asks for a dump where the GIL is kept, and only there: a signal that meets the interpreter
+between two Python lines can end the process.
+"""
+
+import os
+
+import pytest
+
+from tests.helpers.observed import observe
+
+STARVED = """
+import asyncio, os, threading, time
+from traceloop import EventLoop
+
+async def main():
+    await asyncio.sleep(0.3)  # the watchdog turns
+    cpu = {min(os.sched_getaffinity(0))}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        os.sched_setaffinity(thread, cpu)
+        if thread != threading.get_native_id():
+            os.sched_setscheduler(thread, os.SCHED_IDLE, os.sched_param(0))
+    handler()
+
+def handler():
+    end = time.thread_time() + 1.5
+    while time.thread_time() < end:
+        pass
+
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+KEPT = """
+import asyncio, time
+from traceloop import EventLoop
+
+async def main():
+    await asyncio.sleep(0.3)
+    handler()
+
+def handler():
+    end = time.thread_time() + 1
+    while time.thread_time() < end:
+        sum(range(30_000_000))
+
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="needs Linux")
+def test_a_watchdog_without_a_processor_is_no_reason(tmp_path):
+    """Python code runs, and gives the GIL away when asked: the watchdog does not come to ask."""
+    path = tmp_path / "starved.py"
+    path.write_text(STARVED)
+    observed = observe(tmp_path, path)
+    assert any(info.culprit == "__main__.handler" for info in observed.slow())
+    assert observed.probe.asked == 0
+    assert observed.probe.refused == {}
+
+
+def test_a_call_that_keeps_the_gil_is_one(tmp_path):
+    path = tmp_path / "kept.py"
+    path.write_text(KEPT)
+    observed = observe(tmp_path, path)
+    assert observed.probe.asked >= 1
+    (info,) = (info for info in observed.slow() if info.culprit == "__main__.handler")
+    assert "handler" in [qualname for stack in info.stacks for _, _, _, qualname in stack.frames]

@@ -1,0 +1,49 @@
+"""Small services that answer which loop they run on, and what asks them."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+
+ASGI = """
+import asyncio, os
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        while True:
+            message = await receive()
+            await send({"type": message["type"] + ".complete"})
+            if message["type"] == "lifespan.shutdown":
+                return
+    body = f"{type(asyncio.get_running_loop()).__mro__} {os.getpid()}".encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+"""
+AIOHTTP = """
+import asyncio, os, sys
+from aiohttp import web
+async def look(request):
+    return web.Response(text=f"{type(asyncio.get_running_loop()).__mro__} {os.getpid()}")
+def make():
+    app = web.Application()
+    app.router.add_get("/", look)
+    return app
+app = make()
+if __name__ == "__main__":
+    web.run_app(app, host="127.0.0.1", port=int(sys.argv[1]), print=None)
+"""
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def ask(port: int) -> str | None:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
+            return str(answer.read().decode())
+    except (urllib.error.URLError, OSError):
+        return None

@@ -1,0 +1,310 @@
+"""What `traceloop run` does beside running the program: what it says, what it makes, what it leaves."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.differential import Outcome, clean_environ, notices, outcome
+from tests.helpers.traced import Traced
+
+LOOP = """
+import asyncio, os, sys
+async def main():
+    await asyncio.sleep(0.001)
+    print(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+"""
+RUN = LOOP + "asyncio.run(main())\n"
+
+
+@pytest.fixture
+def run_places(tmp_path: Path) -> list[Path]:
+    return [place for place in (Path("/dev/shm"), tmp_path) if place.is_dir()]
+
+
+def run(traced: Traced, folder: Path, text: str, *words: str, environ: dict[str, str] | None = None) -> Outcome:
+    (folder / "app.py").write_text(text)
+    return outcome([*traced.command, *words, "app.py"], folder, environ=environ)
+
+
+def test_a_loop_is_traced_and_the_run_summed_up_in_the_last_line(traced: Traced, tmp_path: Path) -> None:
+    result = run(traced, tmp_path, RUN, "--metrics-port", "0")
+    assert (result.status, result.stdout) == (0, "traceloop\n")
+    lines = result.stderr.splitlines()
+    assert notices(result) == lines
+    assert re.fullmatch(r"traceloop: metrics at http://localhost:\d+/metrics", lines[0])
+    assert len(lines) == 2
+
+
+def test_nothing_is_left_of_a_run_that_ended_well(traced: Traced, tmp_path: Path) -> None:
+    result = run(traced, tmp_path, RUN + "print(os.environ['OTEL_PYTHON_TRACELOOP_RUN_DIR'])", "--no-metrics")
+    folder = Path(result.stdout.split()[-1])
+    deadline = time.monotonic() + 15
+    while folder.exists():
+        assert time.monotonic() < deadline, os.listdir(folder)
+        time.sleep(0.02)
+
+
+def test_the_run_directory_is_the_owner_s_and_says_what_runs(traced: Traced, tmp_path: Path) -> None:
+    text = LOOP + (
+        "folder = os.environ['OTEL_PYTHON_TRACELOOP_RUN_DIR']\n"
+        "print(oct(os.stat(folder).st_mode), open(folder + '/run.json').read())"
+    )
+    result = run(traced, tmp_path, text, "--no-metrics", "--slow-threshold", "app.*=2")
+    mode, _, text = result.stdout.partition(" ")
+    assert mode == "0o40700"
+    description = json.loads(text)
+    assert description["command"] == [traced.python, "app.py"]
+    assert description["settings"]["slow_patterns"] == [["app.*", 2.0]]
+    assert description["directory"] == str(tmp_path)
+
+
+@pytest.mark.parametrize("way", ["option", "variable", "thread"])
+def test_the_slow_threshold_that_was_asked_for_is_in_force(traced: Traced, tmp_path: Path, way: str) -> None:
+    slow = "import time; time.sleep(0.15); print(asyncio.get_running_loop().slow_callback_duration); print"
+    text = LOOP.replace("print", slow)
+    text += "asyncio.run(main())\n"
+    for threshold, said in (("0.12", "1 slow callback (worst: __main__.main"), ("60", "no slow callbacks")):
+        words, environ = ["--no-metrics"], {}
+        if way == "variable":
+            environ["OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD"] = threshold
+        else:
+            words += ["--slow-threshold", threshold, "--collector", "thread" if way == "thread" else "process"]
+        result = run(traced, tmp_path, text, *words, environ=environ)
+        # The program's own attribute is left alone.
+        assert (result.status, result.stdout) == (0, "0.1\ntraceloop\n")
+        assert said in result.stderr.splitlines()[-1]
+
+
+def test_a_taken_port_that_was_asked_for_is_refused_before_the_program_starts(traced: Traced, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run(traced, tmp_path, RUN, "--metrics-port", str(port))
+    assert (result.status, result.stdout) == (2, "")
+    assert len(result.stderr.splitlines()) == 1 and f"{port}" in result.stderr and "taken" in result.stderr
+
+
+def test_the_default_port_taken_takes_another_and_says_so(traced: Traced, tmp_path: Path) -> None:
+    try:
+        taken = socket.create_server(("127.0.0.1", 9464))
+    except OSError:
+        taken = None  # by somebody else: just as well
+    try:
+        result = run(traced, tmp_path, RUN)
+    finally:
+        if taken is not None:
+            taken.close()
+    assert (result.status, result.stdout) == (0, "traceloop\n")
+    assert re.search(r"port 9464 is taken; metrics at http://localhost:\d+/metrics", notices(result)[0])
+
+
+def test_a_run_within_a_run_does_not_insist_on_the_port(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "inner.py").write_text(RUN)
+    text = f"import subprocess, sys\nsys.exit(subprocess.run({[*traced.command, 'inner.py']!r}).returncode)"
+    result = run(traced, tmp_path, text, "--metrics-port", "0")
+    assert (result.status, result.stdout) == (0, "traceloop\n")
+
+
+def test_the_sdk_disabled_runs_the_program_untraced(traced: Traced, tmp_path: Path) -> None:
+    text = RUN + "print([name for name in os.environ if 'TRACELOOP' in name])"
+    result = run(traced, tmp_path, text, environ={"OTEL_SDK_DISABLED": "true"})
+    assert (result.status, result.stdout, result.stderr) == (0, "asyncio\n[]\n", "")
+
+
+def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Traced, tmp_path: Path) -> None:
+    command = traced.folder / "bin" / "service-of-this-environment"
+    command.write_text(f"#!{traced.python}\n{RUN}")
+    command.chmod(0o755)
+    try:
+        words = [*traced.command, "--no-metrics", command.name]
+        result = outcome(words, tmp_path, environ={"PATH": os.defpath})
+        assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
+        # PATH comes first.
+        other = tmp_path / command.name
+        other.write_text(f"#!{traced.python}\nprint('other')\n")
+        other.chmod(0o755)
+        folder = tmp_path / "elsewhere"
+        folder.mkdir()
+        result = outcome(words, folder, environ={"PATH": f"{tmp_path}{os.pathsep}{os.defpath}"})
+        assert (result.status, result.stdout) == (0, "other\n"), result.stderr
+    finally:
+        command.unlink()
+
+
+def test_a_program_without_a_loop_is_told_so(traced: Traced, tmp_path: Path) -> None:
+    result = run(traced, tmp_path, "print('ran')", "--no-metrics")
+    assert (result.stdout, notices(result)) == (
+        "ran\n",
+        ["traceloop: no asyncio event loop ran: nothing was recorded"],
+    )
+
+
+def test_a_record_that_cannot_be_written_is_refused(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = run(traced, tmp_path, RUN, "--record", "file/x")
+    assert result.status == 2 and result.stdout == "" and "--record" in result.stderr
+
+
+def test_no_children(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(RUN)
+    text = RUN + (
+        "import subprocess\nsys.stdout.flush(); subprocess.run([sys.executable, 'child.py'])\n"
+        "if not os.fork():\n    asyncio.run(main()); sys.exit()\nos.wait()"
+    )
+    assert run(traced, tmp_path, text, "--no-metrics", "--no-children").stdout.split() == [
+        "traceloop", "asyncio", "asyncio",
+    ]  # fmt: skip
+    assert run(traced, tmp_path, text, "--no-metrics").stdout.split() == ["traceloop"] * 3
+
+
+def test_uvloop_is_stood_in_for_with_one_notice(traced: Traced, tmp_path: Path) -> None:
+    pytest.importorskip("uvloop")
+    text = LOOP + (
+        "import uvloop\nuvloop.run(main())\nwith asyncio.Runner(loop_factory=uvloop.new_event_loop) as r:\n"
+        "    r.run(main())\nloop = uvloop.Loop(); loop.run_until_complete(main()); loop.close()\n"
+        "assert isinstance(loop, uvloop.Loop)\n"
+        "import subprocess\nif len(sys.argv) < 2: sys.stdout.flush(); subprocess.run([sys.executable, 'app.py', 'x'])"
+    )
+    result = run(traced, tmp_path, text, "--no-metrics")
+    assert result.status == 0, result.stderr
+    assert result.stdout.split() == ["traceloop"] * 6
+    assert len([line for line in notices(result) if "uvloop" in line]) == 1
+
+
+def test_keep_uvloop_keeps_it_and_says_that_it_ran_untraced(traced: Traced, tmp_path: Path) -> None:
+    pytest.importorskip("uvloop")
+    result = run(traced, tmp_path, LOOP + "import uvloop\nuvloop.run(main())", "--no-metrics", "--keep-uvloop")
+    assert (result.status, result.stdout) == (0, "uvloop\n")
+    assert any("untraced" in line and "uvloop.Loop" in line for line in notices(result))
+
+
+def test_a_loop_class_of_the_program_s_own_is_left_alone_and_told(traced: Traced, tmp_path: Path) -> None:
+    text = LOOP + (
+        "class Mine(asyncio.selector_events.BaseSelectorEventLoop): pass\n"
+        "with asyncio.Runner(loop_factory=Mine) as runner: runner.run(main())"
+    )
+    result = run(traced, tmp_path, text, "--no-metrics")
+    assert result.stdout == "__main__\n"
+    assert any("untraced" in line and "__main__.Mine" in line for line in notices(result))
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "asyncio.run(main())",
+        "asyncio.Runner().run(main())",
+        "asyncio.new_event_loop().run_until_complete(main())",
+        "asyncio.SelectorEventLoop().run_until_complete(main())",
+        "asyncio.Runner(loop_factory=asyncio.SelectorEventLoop).run(main())",
+        "from asyncio.unix_events import SelectorEventLoop as S; S().run_until_complete(main())",
+        "import threading; t = threading.Thread(target=asyncio.run, args=(main(),)); t.start(); t.join()",
+        "class P(type(asyncio.get_event_loop_policy())): pass\nasyncio.set_event_loop_policy(P()); asyncio.run(main())",
+        "asyncio.set_event_loop_policy(None); asyncio.run(main())",
+        "class L(asyncio.SelectorEventLoop): pass\nassert L.__mro__[1].__module__.startswith('traceloop')\n"
+        "asyncio.run(main())",
+    ],
+)
+def test_every_way_of_making_a_loop(way: str, traced: Traced, tmp_path: Path) -> None:
+    result = run(traced, tmp_path, LOOP + way, "--no-metrics", environ={"PYTHONWARNINGS": "ignore"})
+    assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
+
+
+def test_a_collector_that_is_killed_costs_one_notice(traced: Traced, tmp_path: Path) -> None:
+    text = LOOP + (
+        "import signal\n"
+        "async def work():\n"
+        "    await main()\n"
+        "    os.kill(int(os.environ['OTEL_PYTHON_TRACELOOP_COLLECTOR_PID']), signal.SIGKILL)\n"
+        "    await asyncio.sleep(0.01); await main()\n"
+        "asyncio.run(work()); sys.exit(5)"
+    )
+    result = run(traced, tmp_path, text, "--no-metrics")
+    assert (result.status, result.stdout) == (5, "traceloop\ntraceloop\n")
+    assert len(notices(result)) == 1 and "collector" in notices(result)[0]
+
+
+def test_a_collector_that_fails_says_so_and_keeps_its_traceback(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "if any('collector.start import' in word for word in sys.orig_argv):\n"
+        "    from traceloop.collector import collector\n"
+        "    def turn(self):\n        raise RuntimeError('injected')\n"
+        "    collector.Collector.turn = turn\n"
+    )
+    text = RUN + "import time; time.sleep(1); sys.exit(5)"
+    result = run(traced, tmp_path, text, "--no-metrics", environ={"PYTHONPATH": str(tmp_path)})
+    assert (result.status, result.stdout) == (5, "traceloop\n")
+    failed = [line for line in notices(result) if "the collector failed: RuntimeError('injected')" in line]
+    assert len(failed) == 1, result.stderr
+    path = re.search(r"its traceback is in (\S+),", failed[0])
+    assert path and "Traceback" in Path(path[1]).read_text() and "in turn" in Path(path[1]).read_text()
+    shutil.rmtree(Path(path[1]).parent)
+
+
+def test_the_program_s_output_ends_with_the_program(traced: Traced, tmp_path: Path) -> None:
+    """Nobody who reads it to its end waits for the collector."""
+    (tmp_path / "app.py").write_text(RUN)
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [*traced.command, "--exit-timeout", "0", "app.py"],
+        cwd=tmp_path, env=clean_environ(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    output, _ = process.communicate(timeout=30)
+    assert output.startswith(b"traceloop\n") or b"\ntraceloop\n" in output
+    assert time.monotonic() - started < 20
+
+
+def test_interpreters_outside_a_run_know_nothing_of_us(traced: Traced) -> None:
+    code = (
+        "import sys, asyncio; print([n for n in sys.modules if n.startswith('traceloop')], asyncio.SelectorEventLoop)"
+    )
+    result = subprocess.run(
+        [traced.python, "-c", code], env=clean_environ(), capture_output=True, text=True, check=True
+    )
+    assert result.stdout.startswith("[] <class 'asyncio.unix_events._UnixSelectorEventLoop'>")
+
+
+def test_the_environment_of_a_run_that_is_over_starts_nothing(traced: Traced, tmp_path: Path) -> None:
+    environ = clean_environ({"OTEL_PYTHON_TRACELOOP_RUN_DIR": str(tmp_path / "gone")})
+    result = subprocess.run(
+        [traced.python, "-c", RUN], env=environ, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert (result.stdout, result.stderr) == ("asyncio\n", "")
+
+
+def test_a_bad_variable_in_a_child_is_told_and_the_default_stands(traced: Traced, tmp_path: Path) -> None:
+    text = RUN + (
+        "import subprocess\nif len(sys.argv) < 2:\n    sys.stdout.flush()\n"
+        "    env = {**os.environ, 'OTEL_PYTHON_TRACELOOP_SPANS': 'some'}\n"
+        "    subprocess.run([sys.executable, 'app.py', 'x'], env=env)"
+    )
+    result = run(traced, tmp_path, text, "--no-metrics")
+    assert result.stdout == "traceloop\n" * 2
+    assert any("SPANS: expected" in line for line in notices(result))
+
+
+def test_an_exec_keeps_the_run(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "other.py").write_text(RUN)
+    text = RUN + "sys.stdout.flush(); os.execv(sys.executable, [sys.executable, 'other.py'])"
+    result = run(traced, tmp_path, text, "--no-metrics")
+    assert (result.status, result.stdout) == (0, "traceloop\n" * 2)
+    assert len(notices(result)) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_service_that_is_stopped_is_summed_up(number: signal.Signals, traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(
+        LOOP + "async def serve():\n    print('up', flush=True); await asyncio.sleep(60)\nasyncio.run(serve())"
+    )
+    result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path, interrupt=number)
+    assert result.status == -number
+    assert len(notices(result)) == 1

@@ -1,0 +1,280 @@
+"""Results, errors, cancellation, pickling and lifetimes: what a program sees, on the standard loop and on the recorded
+one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextvars
+import functools
+import gc
+import logging
+import multiprocessing
+import sys
+import threading
+import traceback
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers import offloaded_functions as functions
+from tests.helpers.executors import ContextPool, Inline, OneThread
+from tests.helpers.offloads import run
+from traceloop.loop.event_loop import EventLoop
+from traceloop.recording.process import Process
+from traceloop.recording.recorder import Recorder
+
+
+@pytest.fixture(params=["standard", "recorded"])
+def loop(request: Any) -> Iterator[Any]:
+    if request.param == "standard":
+        loop: Any = asyncio.SelectorEventLoop()
+    else:
+        loop = EventLoop(recorder=Recorder(Process(None, 1 << 20)))
+    yield loop
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
+def _frames(error: BaseException) -> list[str]:
+    """The functions of the worker's part of a traceback."""
+    workers = ("/concurrent/", "/tests/helpers/", "/traceloop/recording/")
+    frames = traceback.extract_tb(error.__traceback__)
+    return [frame.name for frame in frames if any(part in frame.filename for part in workers)]
+
+
+@pytest.mark.parametrize("make", [concurrent.futures.ThreadPoolExecutor, ContextPool, OneThread])
+def test_results_and_errors_with_the_workers_traceback(loop: Any, make: Any) -> None:
+    async def main() -> None:
+        pool = make()
+        try:
+            assert await loop.run_in_executor(pool, functions.square, 3) == 9
+            with pytest.raises(ValueError) as caught:
+                await loop.run_in_executor(pool, functions.fail, 3)
+            names = _frames(caught.value)
+            assert names[-1] == "fail"
+            # Nothing between what runs the function and the function, and no frame of the recorder's anywhere.
+            files = [frame.filename for frame in traceback.extract_tb(caught.value.__traceback__)]
+            assert not any("traceloop/recording" in file for file in files)
+            assert caught.value.__context__ is None and caught.value.__cause__ is None
+            with pytest.raises(TypeError) as wrong:
+                await loop.run_in_executor(pool, functions.square)
+            files = [frame.filename for frame in traceback.extract_tb(wrong.value.__traceback__)]
+            assert not any("traceloop/recording" in file for file in files)
+        finally:
+            pool.shutdown()
+
+    run(loop, main())
+
+
+def test_an_error_keeps_no_frame_of_the_recorder_alive(loop: Any) -> None:
+    class Held:
+        pass
+
+    async def main() -> weakref.ref[Held]:
+        held = Held()
+        with pytest.raises(ValueError):
+            await loop.run_in_executor(None, _raise_with, held)
+        reference = weakref.ref(held)
+        del held
+        return reference
+
+    def _raise_with(held: Held) -> None:
+        raise ValueError
+
+    reference = run(loop, main())
+    gc.collect()
+    assert reference() is None
+
+
+def test_arguments_and_results_live_no_longer(loop: Any) -> None:
+    class Held:
+        pass
+
+    async def main() -> list[weakref.ref[Held]]:
+        argument = Held()
+        references = [weakref.ref(argument)]
+        result = await loop.run_in_executor(None, lambda held: Held(), argument)
+        references.append(weakref.ref(result))
+        del argument, result
+        # The worker lets go of its work item at its own time; the next one makes sure of it.
+        await loop.run_in_executor(None, functions.square, 1)
+        return references
+
+    gc.disable()
+    try:
+        references = run(loop, main())
+        deadline = threading.Event()
+        for _ in range(100):
+            if not any(reference() is not None for reference in references):
+                break
+            deadline.wait(0.02)
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("make", [concurrent.futures.ThreadPoolExecutor, ContextPool])
+def test_cancelled_before_it_starts_it_never_runs(loop: Any, make: Any) -> None:
+    ran: list[int] = []
+
+    async def main() -> None:
+        go = threading.Event()
+        with make(1) as pool:
+            first = loop.run_in_executor(pool, go.wait, 10)
+            second = loop.run_in_executor(pool, ran.append, 2)
+            second.cancel()
+            await asyncio.sleep(0)  # the cancellation is passed on by a callback
+            with pytest.raises(asyncio.CancelledError):
+                await second
+            go.set()
+            assert await first
+            await loop.run_in_executor(pool, ran.append, 3)
+
+    run(loop, main())
+    assert ran == [3]
+
+
+def test_cancelled_while_it_runs_it_runs_to_its_end(loop: Any) -> None:
+    ran: list[str] = []
+
+    async def main() -> None:
+        started, go = threading.Event(), threading.Event()
+
+        def work() -> None:
+            started.set()
+            go.wait(10)
+            ran.append("to the end")
+
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            future = loop.run_in_executor(pool, work)
+            await loop.run_in_executor(None, started.wait, 10)
+            future.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await future
+            assert ran == []
+            go.set()
+
+    run(loop, main())
+    assert ran == ["to the end"]
+
+
+def test_a_loop_closed_before_the_end_hears_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    for loop in (asyncio.SelectorEventLoop(), EventLoop(recorder=Recorder(Process(None, 1 << 20)))):
+        go = threading.Event()
+        pool = concurrent.futures.ThreadPoolExecutor(1)
+        with caplog.at_level(logging.ERROR):
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+            future = loop.run_in_executor(pool, go.wait, 10)
+            loop.close()
+            go.set()
+            pool.shutdown()
+        assert not future.done()
+        assert caplog.text == ""
+
+
+def test_system_exit_and_stop_iteration(loop: Any) -> None:
+    def exits() -> None:
+        raise SystemExit(3)
+
+    def stops() -> None:
+        raise StopIteration
+
+    async def main() -> None:
+        with pytest.raises(SystemExit):
+            await loop.run_in_executor(None, exits)
+        if sys.version_info >= (3, 13):
+            # An earlier asyncio leaves that future pending for ever.
+            with pytest.raises(RuntimeError):
+                await loop.run_in_executor(None, stops)
+
+    run(loop, main())
+
+
+def test_process_pool_results_errors_and_what_cannot_be_pickled(loop: Any) -> None:
+    async def main() -> None:
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+            assert await loop.run_in_executor(pool, functions.square, 3) == 9
+            with pytest.raises(ValueError) as caught:
+                await loop.run_in_executor(pool, functions.fail, 3)
+            remote = str(caught.value.__cause__)
+            assert "in fail" in remote and "traceloop" not in remote.replace(functions.__file__, "")
+            with pytest.raises(Exception, match=r"pickle|local object") as local:
+                await loop.run_in_executor(pool, lambda: 1)
+            assert not any("traceloop" in note for note in getattr(local.value, "__notes__", []))
+            with pytest.raises(Exception, match="not to be pickled"):
+                await loop.run_in_executor(pool, functions.return_unpicklable)
+            with pytest.raises(RuntimeError, match="not to be pickled"):
+                await loop.run_in_executor(pool, functions.square, functions.Unpicklable())
+            assert await loop.run_in_executor(pool, functools.partial(functions.square, 4)) == 16
+            assert await loop.run_in_executor(pool, functions.Thing().method, 4) == 5
+
+    run(loop, main())
+
+
+def test_a_broken_process_pool_says_so(loop: Any) -> None:
+    import os
+
+    async def main() -> None:
+        with concurrent.futures.ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("forkserver")) as pool:
+            futures = [loop.run_in_executor(pool, os._exit, 1), loop.run_in_executor(pool, functions.square, 1)]
+            results = await asyncio.gather(*futures, return_exceptions=True)
+            assert all(isinstance(each, concurrent.futures.BrokenExecutor) for each in results)
+            with pytest.raises(concurrent.futures.BrokenExecutor):
+                await loop.run_in_executor(pool, functions.square, 1)
+
+    run(loop, main())
+
+
+def test_an_executor_of_the_programs_own_gets_the_callers_function(loop: Any) -> None:
+    async def main() -> None:
+        with ContextPool(1) as pool:
+            await loop.run_in_executor(pool, functions.square, 1)
+            assert pool.submitted == [functions.square]
+        assert await loop.run_in_executor(Inline(), functions.square, 5) == 25
+        with pytest.raises(ValueError):
+            await loop.run_in_executor(Inline(), functions.fail, 5)
+
+    run(loop, main())
+
+
+def test_refused_submissions_raise_where_they_are_made(loop: Any) -> None:
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+    pool.shutdown()
+    with pytest.raises(RuntimeError, match="after shutdown") as caught:
+        loop.run_in_executor(pool, functions.square, 1)
+    assert caught.value.__traceback__ is not None
+
+    class Wrong:
+        def submit(self, function: Any, *args: Any) -> str:
+            return "no future"
+
+    with pytest.raises(AssertionError, match=r"concurrent\.futures\.Future is expected"):
+        loop.run_in_executor(Wrong(), functions.square, 1)
+
+
+def test_a_thread_pool_whose_initializer_fails_is_broken(loop: Any, caplog: pytest.LogCaptureFixture) -> None:
+    def initializer() -> None:
+        raise OSError("no")
+
+    async def main() -> None:
+        pool = concurrent.futures.ThreadPoolExecutor(1, initializer=initializer)
+        with pool, pytest.raises(concurrent.futures.BrokenExecutor):
+            await loop.run_in_executor(pool, functions.square, 1)
+
+    with caplog.at_level(logging.CRITICAL + 1):
+        run(loop, main())
+
+
+def test_to_thread_carries_the_context(loop: Any) -> None:
+    variable: contextvars.ContextVar[int] = contextvars.ContextVar("variable")
+
+    async def main() -> None:
+        variable.set(5)
+        assert await asyncio.to_thread(variable.get) == 5
+
+    run(loop, main())
