@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from traceloop import __version__
+from traceloop.version import __version__
 
 #: Command name: (module, attribute, what `traceloop --help` says about it).
 COMMANDS = {

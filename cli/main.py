@@ -24,7 +24,7 @@ def main() -> None:
         else:
             raise SystemExit(status)
     elif words == ["--version"]:
-        from traceloop import __version__
+        from traceloop.version import __version__
 
         print(f"traceloop {__version__}")
         raise SystemExit(0)

@@ -59,10 +59,8 @@ def settings_of(folder: str) -> Settings:
     try:
         with open(os.path.join(folder, "run.json"), "rb") as file:
             chosen = json.loads(file.read(1 << 20))["settings"]
-        known = {name: value for name, value in chosen.items() if name in Settings.__slots__}
-        known["slow_patterns"] = tuple((str(name), float(limit)) for name, limit in known.get("slow_patterns", ()))
-        return Settings(**known)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Settings().with_choices(chosen, on_error=lambda line: None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Settings()
 
 

@@ -9,9 +9,20 @@ from __future__ import annotations
 import os
 import sys
 
-from traceloop import __version__
 from traceloop.instrument import run_directory
-from traceloop.settings import PREFIX, ROOT_PID, RUN_DIR, Settings, SettingsError
+from traceloop.parsing import SettingsError
+from traceloop.settings import (
+    COLLECTOR_PID,
+    CORE,
+    DUMP_SIGNAL,
+    METRICS_URL,
+    PREFIX,
+    ROOT_PID,
+    RUN_DIR,
+    Settings,
+    misspelt,
+)
+from traceloop.version import __version__
 
 from . import options, programs
 
@@ -43,6 +54,8 @@ def main(words: Sequence[str]) -> int:
     _fill_standard_descriptors()
     try:
         base = Settings.from_environ(os.environ)
+        for line in misspelt(os.environ):
+            say(line)
         settings, program_words = options.parse(words, base)
         if not program_words:
             raise options.UsageError("what is to be run? For example: traceloop run app.py; see traceloop run --help")
@@ -155,15 +168,16 @@ def _run(settings: Settings, program: programs.Program) -> int:
             say(notice)
         if collector.url and settings.metrics_port == 0:
             say(f"metrics at {collector.url}")
-        environ[PREFIX + "COLLECTOR_PID"] = str(collector.pid)
+        environ[COLLECTOR_PID] = str(collector.pid)
         if collector.url:
-            environ[PREFIX + "METRICS_URL"] = collector.url
+            environ[METRICS_URL] = collector.url
     return execute(program, environ)
 
 
 def _clean(environ: Mapping[str, str]) -> dict[str, str]:
-    """Without our variables: what they said is in the settings."""
-    return {name: value for name, value in environ.items() if not name.startswith(PREFIX)}
+    """Without the variables that `Settings.to_environ` writes, and those of a run around this one."""
+    kept = (CORE, DUMP_SIGNAL)
+    return {name: value for name, value in environ.items() if not name.startswith(PREFIX) or name in kept}
 
 
 def start_collector(settings: Settings) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import click
 
+from traceloop.settings import Field
+
 from . import run
 from .options import OPTIONS, HelpRequested
 
@@ -49,6 +51,22 @@ Exit status:
 """
 
 
+def documented() -> str:
+    """The table of the options, as docs/cli.md has it."""
+    lines = ["| option | variable `OTEL_PYTHON_TRACELOOP_…` | default | |", "|---|---|---|---|"]
+    for field in OPTIONS:
+        variable = field.name.upper()
+        if not field.metavar:
+            variable += f"={str(field.flag).lower()}"
+        option = f"{field.option} {field.metavar}".strip().replace("|", "\\|")
+        lines.append(f"| `{option}` | `{variable}` | {field.shown} | {field.help} |")
+    return "\n".join(lines) + "\n"
+
+
+def _help_of(field: Field) -> str:
+    return f"{field.help} (default: {field.shown})" if field.shown else field.help
+
+
 class RunCommand(click.Command):
     """Hands its words on unparsed."""
 
@@ -74,7 +92,7 @@ command = RunCommand(
     short_help="Run a program on the traced event loop.",
     context_settings={"max_content_width": 120},
     params=[
-        click.Option([option.name], metavar=option.metavar or None, is_flag=not option.metavar, help=option.help)
-        for option in OPTIONS
+        click.Option([field.option], metavar=field.metavar or None, is_flag=not field.metavar, help=_help_of(field))
+        for field in OPTIONS
     ],
 )

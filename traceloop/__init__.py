@@ -6,7 +6,8 @@ PYTEST_DONT_REWRITE: under `traceloop run -m pytest` this package is imported be
 import os as _os
 import sys as _sys
 
-__version__ = "0.1.0"
+from .version import __version__ as __version__
+
 __all__ = ("EventLoop", "install", "new_event_loop", "run", "start")
 
 # Another distribution owns ``traceloop.sdk``: both must import side by side, from different folders too.

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from .settings import SettingsError, parse_seconds
+from .parsing import SettingsError, parse_seconds
 
 _SHOWN = 10
 

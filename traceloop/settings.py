@@ -1,14 +1,33 @@
-"""What can be chosen about a run, and how the choice reaches every process of it.
+"""What can be chosen about a run: one table, `FIELDS`.
 
-`traceloop run` reads the environment, lays its options over it and writes the result back into the
-environment of the program, where each traced process, its children and the collector read it again. Hence one
-text form for each value, used by options and variables alike.
+The fields of `Settings`, their defaults, the options of `traceloop run`, their help, the environment variables and the
+table in docs/cli.md are all made from it.
+
+`traceloop run` reads the environment, applies its options, and writes the result into the environment of the program.
+Each traced process, its children and the collector read it there, once (`from_environ`), and hand it to whatever
+needs it (`choose`, `chosen`). So each value has one text form, which options and variables share.
 
 This module is imported before the program's first line and in the command's fast path: it imports nothing
 beyond what the interpreter has loaded anyway (`dataclasses` alone would cost more than the whole command).
 """
 
 from __future__ import annotations
+
+from .parsing import (
+    SettingsError,
+    did_you_mean,
+    parse_collector,
+    parse_directory,
+    parse_endpoint,
+    parse_flag,
+    parse_host,
+    parse_port,
+    parse_seconds,
+    parse_size,
+    parse_spans,
+    parse_thresholds,
+    parse_wait,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,140 +40,144 @@ PREFIX: Final = "OTEL_PYTHON_TRACELOOP_"
 RUN_DIR: Final = PREFIX + "RUN_DIR"
 #: The process that `traceloop run` became: it alone prints the run's summary.
 ROOT_PID: Final = PREFIX + "ROOT_PID"
+#: The collector's process, and the address of its metrics.
+COLLECTOR_PID: Final = PREFIX + "COLLECTOR_PID"
+METRICS_URL: Final = PREFIX + "METRICS_URL"
 NO_DIRECTORY: Final = "none"
 
-MIN_RING_SIZE: Final = 64 << 10
-MAX_RING_SIZE: Final = 4 << 30
+#: Which signal has a process dump its stacks. Which core runs loops.
+DUMP_SIGNAL: Final = PREFIX + "DUMP_SIGNAL"
+CORE: Final = PREFIX + "CORE"
+
+#: Variables of ours that are no fields of `Settings`.
+OTHER_VARIABLES: Final = (RUN_DIR, ROOT_PID, COLLECTOR_PID, METRICS_URL, DUMP_SIGNAL, CORE)
 
 
-class SettingsError(ValueError):
-    """A value that cannot be used; its text is one line that says what was expected."""
+class Field:
+    """One thing that can be chosen about a run.
+
+    name: of the field of `Settings`. default: its value where nothing is chosen. parse: from a text to a value, None
+    for what cannot be chosen by a text. option: of `traceloop run`. metavar: what the option expects, "" for a flag,
+    which sets the field to `flag`. help: one or two sentences. shown: how the default is written, "" to leave it out.
+    standard: OpenTelemetry's variables for the same thing; ours take precedence.
+    """
+
+    __slots__ = ("default", "flag", "help", "metavar", "name", "option", "parse", "shown", "standard", "variable")
+
+    def __init__(
+        self,
+        name: str,
+        default: Any,
+        parse: Callable[[str], Any] | None = None,
+        option: str = "",
+        metavar: str = "",
+        help: str = "",
+        *,
+        flag: bool = True,
+        shown: str = "",
+        standard: str = "",
+    ) -> None:
+        self.name = name
+        self.default = default
+        self.parse = parse
+        self.option = option
+        self.metavar = metavar
+        self.help = help
+        self.flag = flag
+        self.shown = shown
+        self.standard = standard
+        self.variable = PREFIX + name.upper() if option else ""
+
+    def text_of(self, value: Any) -> str:
+        """The text from which `parse` makes this value."""
+        return str(value).lower() if isinstance(value, bool) else str(value)
+
+    def checked(self, value: Any) -> Any:
+        """A value as `parse` would give it; raises `SettingsError` for one that cannot be used."""
+        if self.parse is None or (value is None and self.default is None):
+            return value
+        return self.parse(self.text_of(value))
 
 
-def parse_seconds(text: str) -> float:
-    """A number of seconds above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < float("inf"):
-        raise SettingsError(f"expected a number of seconds above 0, got {text!r}")
-    return value
-
-
-def parse_wait(text: str) -> float:
-    """A number of seconds from 0 to an hour."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value <= 3600:
-        raise SettingsError(f"expected a number of seconds from 0 to 3600, got {text!r}")
-    return value
-
-
-def parse_thresholds(text: str) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-    """`0.1`, `app.batch.*=1.0`, or several with commas: the general threshold or None, then the patterns."""
-    general: float | None = None
-    patterns: list[tuple[str, float]] = []
-    for part in text.split(","):
-        pattern, equals, seconds = part.strip().rpartition("=")
-        try:
-            value = parse_seconds(seconds)
-        except SettingsError:
-            value = 0.0
-        if not value or (equals and not pattern.strip()):
-            raise SettingsError(f"expected SECONDS above 0 or PATTERN=SECONDS, got {text!r}")
-        if equals:
-            patterns.append((pattern.strip(), value))
-        else:
-            general = value
-    return general, tuple(patterns)
-
-
-def parse_port(text: str) -> int:
-    """A TCP port, 0 for any free one."""
-    port = int(text) if text.isascii() and text.isdigit() else -1
-    if not 0 <= port <= 65535:
-        raise SettingsError(f"expected a port from 0 to 65535, got {text!r}")
-    return port
-
-
-def parse_host(text: str) -> str:
-    """A host name or address to listen on."""
-    if not text or any(character.isspace() or character == "/" for character in text):
-        raise SettingsError(f"expected a host name or an address, got {text!r}")
-    return text
-
-
-def parse_spans(text: str) -> str | float:
-    """`all`, `slow`, `off`, or the share of handle runs that make a span, from 0 to 1."""
-    if text in ("all", "slow", "off"):
-        return text
-    try:
-        ratio = float(text)
-    except ValueError:
-        ratio = -1.0
-    if not 0 <= ratio <= 1:
-        raise SettingsError(f"expected all, slow, off or a ratio from 0 to 1, got {text!r}")
-    return ratio
-
-
-def parse_endpoint(text: str) -> str:
-    """The address of an OTLP receiver."""
-    scheme, separator, rest = text.partition("://")
-    if scheme not in ("http", "https") or not separator or not rest.strip("/") or " " in text:
-        raise SettingsError(f"expected an http:// or https:// address, got {text!r}")
-    return text
-
-
-def parse_collector(text: str) -> str:
-    """Where the record is read: `process`, `thread` or `none`."""
-    if text not in ("process", "thread", "none"):
-        raise SettingsError(f"expected process, thread or none, got {text!r}")
-    return text
-
-
-def parse_size(text: str) -> int:
-    """Bytes, with K, M or G for powers of 1024 (`8M`, `8MiB`)."""
-    bare = text.strip().lower()
-    for ending in ("ib", "b"):
-        if bare.endswith(ending):
-            bare = bare[: -len(ending)]
-            break
-    shift = {"k": 10, "m": 20, "g": 30}.get(bare[-1:], 0)
-    digits = bare[:-1] if shift else bare
-    size = int(digits) << shift if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
-    if not MIN_RING_SIZE <= size <= MAX_RING_SIZE:
-        raise SettingsError(f"expected a size from 64K to 4G, as in 8M, got {text!r}")
-    return size
-
-
-def parse_directory(text: str) -> str:
-    """The path of a directory."""
-    if not text or "\0" in text:
-        raise SettingsError(f"expected the path of a directory, got {text!r}")
-    return text
-
-
-def parse_flag(text: str) -> bool:
-    """A truth value as OpenTelemetry's variables are written, and as people write them."""
-    lowered = text.strip().lower()
-    if lowered in ("1", "true", "yes", "on"):
-        return True
-    if lowered in ("0", "false", "no", "off"):
-        return False
-    raise SettingsError(f"expected true or false, got {text!r}")
+FIELDS: Final = (
+    Field("run_dir", None),
+    Field(
+        "slow_threshold", 0.1, parse_thresholds, "--slow-threshold", "SECONDS|PATTERN=SECONDS",
+        "A callback is slow from here on. PATTERN=SECONDS sets it for some callbacks: 'app.batch.*=1.0'. "
+        "May be repeated; the last match counts.",
+        shown="0.1",
+    ),
+    Field("slow_patterns", ()),
+    Field(
+        "metrics_host", "localhost", parse_host, "--metrics-host", "HOST",
+        "Where /metrics is served.",
+        shown="localhost", standard="OTEL_EXPORTER_PROMETHEUS_HOST",
+    ),
+    Field(
+        "metrics_port", 9464, parse_port, "--metrics-port", "PORT",
+        "Its port. 0 takes any free one and prints it. A port that was asked for and is taken ends the command with 2; "
+        "if the default one is taken, another is used, with a notice.",
+        shown="9464", standard="OTEL_EXPORTER_PROMETHEUS_PORT",
+    ),
+    Field("metrics_port_required", False),
+    Field("metrics", True, parse_flag, "--no-metrics", "", "Serve no metrics.", flag=False),
+    Field(
+        "spans", "all", parse_spans, "--spans", "all|slow|RATIO|off",
+        "Which callbacks make a span: all, slow ones, a RATIO from 0 to 1, or none.",
+        shown="all",
+    ),
+    Field(
+        "otlp_endpoint", None, parse_endpoint, "--otlp-endpoint", "URL",
+        "Send spans to this OTLP receiver. Without it OTEL_EXPORTER_OTLP_* decide; without these, none are sent.",
+    ),
+    Field(
+        "collector", "process", parse_collector, "--collector", "process|thread|none",
+        "Who reads the record: a process of its own, a thread of the program (it competes with the program for the "
+        "GIL), or none: then the record stays, for `traceloop report`.",
+        shown="process",
+    ),
+    Field(
+        "ring_size", 8 << 20, parse_size, "--ring-size", "SIZE",
+        "Memory for the record of each loop, from 64K to 4G.",
+        shown="8M",
+    ),
+    Field("record", None, parse_directory, "--record", "DIR", "Keep the record in this directory."),
+    Field("report", False, parse_flag, "--report", "", "Print a report when the program has ended."),
+    Field(
+        "children", True, parse_flag, "--no-children", "",
+        "Leave processes that the program starts untraced.",
+        flag=False,
+    ),
+    Field(
+        "keep_uvloop", False, parse_flag, "--keep-uvloop", "",
+        "A program that asks for uvloop gets uvloop, and runs untraced.",
+    ),
+    Field(
+        "snapshot_on_stall", None, parse_seconds, "--snapshot-on-stall", "SECONDS",
+        "Keep a copy of the record when a callback has run this long.",
+    ),
+    Field(
+        "memory_trace", False, parse_flag, "--memory-trace", "",
+        "When memory grows, trace allocations for 15 s, once, to name the lines; each costs 2 to 4 times as much then.",
+    ),
+    Field(
+        "exit_timeout", 2.0, parse_wait, "--exit-timeout", "SECONDS",
+        "How long the program's end may wait for its last records to be read.",
+        shown="2",
+    ),
+)  # fmt: skip
+_BY_NAME: Final = {field.name: field for field in FIELDS}
 
 
 class Settings:
-    """The choices of one run; immutable, and safe to read from any thread.
+    """The choices of one run; immutable, and safe to read from any thread. `Settings(spans="slow")`, by name.
 
     run_dir: the run directory, None where nothing is shared with a collector process.
     slow_threshold: seconds from which a handle run is slow.
     slow_patterns: (callback pattern, seconds) pairs, of which the first match overrules the threshold.
     metrics_host, metrics_port: where /metrics is served; port 0 takes any free one.
-    metrics_port_required: the port was asked for: a taken one is an error, no reason to take another.
+    metrics_port_required: True if the user named the port: a busy one is then an error instead of a reason to pick
+        another.
     metrics: whether it is served at all.
     spans: "all", "slow", "off", or a ratio from 0 to 1.
     otlp_endpoint: where spans go, None to leave it to OpenTelemetry's own variables.
@@ -169,71 +192,33 @@ class Settings:
     exit_timeout: seconds that a process waits at its exit for its last records to be read.
     """
 
-    __slots__ = (
-        "children",
-        "collector",
-        "exit_timeout",
-        "keep_uvloop",
-        "memory_trace",
-        "metrics",
-        "metrics_host",
-        "metrics_port",
-        "metrics_port_required",
-        "otlp_endpoint",
-        "record",
-        "report",
-        "ring_size",
-        "run_dir",
-        "slow_patterns",
-        "slow_threshold",
-        "snapshot_on_stall",
-        "spans",
-    )
+    __slots__ = tuple(_BY_NAME)
 
-    children: bool
-    collector: str
-    exit_timeout: float
-    keep_uvloop: bool
-    memory_trace: bool
-    metrics: bool
+    # For type checkers; a test compares them with the table.
+    run_dir: str | None
+    slow_threshold: float
+    slow_patterns: tuple[tuple[str, float], ...]
     metrics_host: str
     metrics_port: int
     metrics_port_required: bool
+    metrics: bool
+    spans: str | float
     otlp_endpoint: str | None
+    collector: str
+    ring_size: int
     record: str | None
     report: bool
-    ring_size: int
-    run_dir: str | None
-    slow_patterns: tuple[tuple[str, float], ...]
-    slow_threshold: float
+    children: bool
+    keep_uvloop: bool
     snapshot_on_stall: float | None
-    spans: str | float
+    memory_trace: bool
+    exit_timeout: float
 
-    def __init__(
-        self,
-        *,
-        run_dir: str | None = None,
-        slow_threshold: float = 0.1,
-        slow_patterns: tuple[tuple[str, float], ...] = (),
-        metrics_host: str = "localhost",
-        metrics_port: int = 9464,
-        metrics_port_required: bool = False,
-        metrics: bool = True,
-        spans: str | float = "all",
-        otlp_endpoint: str | None = None,
-        collector: str = "process",
-        ring_size: int = 8 << 20,
-        record: str | None = None,
-        report: bool = False,
-        children: bool = True,
-        keep_uvloop: bool = False,
-        snapshot_on_stall: float | None = None,
-        memory_trace: bool = False,
-        exit_timeout: float = 2.0,
-    ) -> None:
-        values = locals()
-        for name in self.__slots__:
-            object.__setattr__(self, name, values[name])
+    def __init__(self, **values: Any) -> None:
+        for field in FIELDS:
+            object.__setattr__(self, field.name, values.pop(field.name, field.default))
+        if values:
+            raise TypeError(f"no such setting: {', '.join(sorted(values))}")
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("Settings are immutable: use replace()")
@@ -246,8 +231,30 @@ class Settings:
         return {name: getattr(self, name) for name in self.__slots__}
 
     def replace(self, **changes: Any) -> Settings:
-        """A copy with some fields changed."""
+        """A copy with some fields changed, unchecked."""
         return Settings(**(self.as_dict() | changes))
+
+    def with_choices(self, choices: Mapping[str, Any], on_error: Callable[[str], None] | None = None) -> Settings:
+        """A copy with choices of somebody else's: of a program's own code, of a file.
+
+        Texts are understood as in a variable (`ring_size="1M"`). A value that cannot be used raises `SettingsError`,
+        which names the field; with `on_error` given, it is called with the line and the field stays as it is.
+        """
+        changes: dict[str, Any] = {}
+        for name, value in choices.items():
+            try:
+                field = _BY_NAME.get(name)
+                if field is None:
+                    raise SettingsError(f"no such setting{did_you_mean(name, _BY_NAME)}")
+                _put(changes, field, field.checked(value))
+                if name == "slow_patterns":
+                    changes[name] = tuple((str(pattern), parse_seconds(str(limit))) for pattern, limit in value)
+            except (SettingsError, TypeError) as error:
+                line = f"{name}: {error}"
+                if on_error is None:
+                    raise SettingsError(line) from None
+                on_error(line)
+        return self.replace(**changes)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Settings) and self.as_dict() == other.as_dict()
@@ -272,45 +279,36 @@ class Settings:
         directory = environ.get(RUN_DIR)
         if directory and directory != NO_DIRECTORY:
             changes["run_dir"] = directory
-        for variable, parse, field in _VARIABLES:
-            text = environ.get(variable, "").strip()
-            if not text:
-                continue
-            try:
-                value = parse(text)
-            except SettingsError as error:
-                line = f"{variable}: {error}"
-                if on_error is None:
-                    raise SettingsError(line) from None
-                on_error(line)
-                continue
-            if field == "slow_threshold":
-                general, patterns = value
-                changes["slow_patterns"] = patterns
-                if general is not None:
-                    changes[field] = general
-            else:
-                changes[field] = value
+        for field in FIELDS:
+            # The standard variable first: ours overrules it.
+            for variable in (field.standard, field.variable):
+                text = environ.get(variable, "").strip() if variable else ""
+                if not text or field.parse is None:
+                    continue
+                try:
+                    _put(changes, field, field.parse(text))
+                except SettingsError as error:
+                    line = f"{variable}: {error}"
+                    if on_error is None:
+                        raise SettingsError(line) from None
+                    on_error(line)
         # Inside a run the port is the run's own: a second `traceloop run` there must not insist on it.
         changes["metrics_port_required"] = "metrics_port" in changes and not directory
         return cls(**changes)
 
     def to_environ(self) -> dict[str, str]:
-        """The variables from which `from_environ` makes the same settings; those at their default are left
-        out.
-        """
-        default = Settings()
+        """The variables from which `from_environ` makes the same settings; those at their default are left out."""
         out = {RUN_DIR: self.run_dir or NO_DIRECTORY}
-        if (self.slow_threshold, self.slow_patterns) != (default.slow_threshold, default.slow_patterns):
+        if self.slow_threshold != _BY_NAME["slow_threshold"].default or self.slow_patterns:
             parts = [repr(self.slow_threshold), *(f"{name}={value!r}" for name, value in self.slow_patterns)]
-            out[PREFIX + "SLOW_THRESHOLD"] = ",".join(parts)
-        for variable, _, field in _VARIABLES:
-            value = getattr(self, field)
-            if field == "slow_threshold" or not variable.startswith(PREFIX) or value is None:
+            out[_BY_NAME["slow_threshold"].variable] = ",".join(parts)
+        for field in FIELDS:
+            value = getattr(self, field.name)
+            if not field.variable or value is None or field.name == "slow_threshold":
                 continue
-            if value == getattr(default, field) and field not in ("metrics_host", "metrics_port"):
-                continue
-            out[variable] = str(value).lower() if isinstance(value, bool) else str(value)
+            # A standard variable in the environment would take the place of a default that is left out.
+            if value != field.default or field.standard:
+                out[field.variable] = field.text_of(value)
         return out
 
     def threshold_for(self, callback: str, general: float | None = None) -> float:
@@ -324,8 +322,54 @@ class Settings:
         return self.slow_threshold if general is None else general
 
 
+def _put(changes: dict[str, Any], field: Field, value: Any) -> None:
+    """Enters a parsed value. One text holds the threshold and the patterns."""
+    if field.name != "slow_threshold":
+        changes[field.name] = value
+        return
+    general, patterns = value
+    if patterns:
+        changes["slow_patterns"] = patterns
+    if general is not None:
+        changes["slow_threshold"] = general
+
+
 def _restored(fields: dict[str, Any]) -> Settings:
     return Settings(**fields)
+
+
+_chosen: Settings | None = None
+
+
+def choose(settings: Settings | None) -> None:
+    """These are the settings of this process from now on; None: those that its environment names."""
+    global _chosen
+    _chosen = settings
+
+
+def chosen(on_error: Callable[[str], None]) -> Settings:
+    """The settings of this process: those given to `choose`, else what the environment says now. From any thread.
+
+    `on_error`: called with a line for each variable that cannot be used, and for each that is misspelt.
+    """
+    if _chosen is not None:
+        return _chosen
+    import os
+
+    for line in misspelt(os.environ):
+        on_error(line)
+    return Settings.from_environ(os.environ, on_error=on_error)
+
+
+def misspelt(environ: Mapping[str, str]) -> list[str]:
+    """A line for each variable that looks like one of ours and is none."""
+    known = {field.variable for field in FIELDS if field.variable}.union(OTHER_VARIABLES)
+    lines: list[str] = []
+    for name in environ:
+        if name.startswith(PREFIX) and name not in known:
+            hint = did_you_mean(name.removeprefix(PREFIX), (other.removeprefix(PREFIX) for other in known), PREFIX)
+            lines.append(f"{name}: no such variable{hint}")
+    return lines
 
 
 def _matches(pattern: str, text: str) -> bool:
@@ -343,25 +387,3 @@ def _matches(pattern: str, text: str) -> bool:
         else:
             return False
     return not pattern[at:].strip("*")
-
-
-# The standard variables stand first: ours of the same field overrule them.
-_VARIABLES: tuple[tuple[str, Callable[[str], Any], str], ...] = (
-    ("OTEL_EXPORTER_PROMETHEUS_HOST", parse_host, "metrics_host"),
-    ("OTEL_EXPORTER_PROMETHEUS_PORT", parse_port, "metrics_port"),
-    (PREFIX + "SLOW_THRESHOLD", parse_thresholds, "slow_threshold"),
-    (PREFIX + "METRICS_HOST", parse_host, "metrics_host"),
-    (PREFIX + "METRICS_PORT", parse_port, "metrics_port"),
-    (PREFIX + "METRICS", parse_flag, "metrics"),
-    (PREFIX + "SPANS", parse_spans, "spans"),
-    (PREFIX + "OTLP_ENDPOINT", parse_endpoint, "otlp_endpoint"),
-    (PREFIX + "COLLECTOR", parse_collector, "collector"),
-    (PREFIX + "RING_SIZE", parse_size, "ring_size"),
-    (PREFIX + "RECORD", parse_directory, "record"),
-    (PREFIX + "REPORT", parse_flag, "report"),
-    (PREFIX + "CHILDREN", parse_flag, "children"),
-    (PREFIX + "KEEP_UVLOOP", parse_flag, "keep_uvloop"),
-    (PREFIX + "SNAPSHOT_ON_STALL", parse_seconds, "snapshot_on_stall"),
-    (PREFIX + "MEMORY_TRACE", parse_flag, "memory_trace"),
-    (PREFIX + "EXIT_TIMEOUT", parse_wait, "exit_timeout"),
-)

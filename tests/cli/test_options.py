@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import click.testing
 import pytest
 
 from traceloop.cli import options
-from traceloop.settings import Settings, SettingsError
+from traceloop.cli.run_help import command, documented
+from traceloop.parsing import SettingsError
+from traceloop.settings import FIELDS, OTHER_VARIABLES, Settings, misspelt
 
 P = "OTEL_PYTHON_TRACELOOP_"
 
@@ -117,14 +125,31 @@ def test_every_option_has_a_variable_of_the_same_meaning() -> None:
         "otlp_endpoint": "http://h", "collector": "none", "ring_size": "1M", "record": "r", "report": "true",
         "children": "no", "keep_uvloop": "1", "snapshot_on_stall": "1", "memory_trace": "on", "exit_timeout": "1",
     }  # fmt: skip
-    assert {option.field for option in options.OPTIONS} == set(texts)
+    assert {option.name for option in options.OPTIONS} == set(texts)
     for option in options.OPTIONS:
-        settings = Settings.from_environ({option.variable: texts[option.field]})
-        assert getattr(settings, option.field) != getattr(Settings(), option.field), option.variable
+        settings = Settings.from_environ({option.variable: texts[option.name]})
+        assert getattr(settings, option.name) != getattr(Settings(), option.name), option.variable
         assert (
             Settings.from_environ(settings.to_environ()).replace(metrics_port_required=settings.metrics_port_required)
             == settings
         )
+
+
+def test_the_table_and_the_annotations_name_the_same_fields() -> None:
+    assert list(Settings.__annotations__) == [field.name for field in FIELDS] == list(Settings.__slots__)
+
+
+def test_the_page_of_the_command_line_has_the_table_of_the_options() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "cli.md").read_text()
+    assert documented() in text, f"docs/cli.md should have this table:\n{documented()}"
+
+
+def test_the_help_shows_every_option_with_its_default() -> None:
+    text = " ".join(click.testing.CliRunner().invoke(command, ["--help"]).output.split())
+    for field in FIELDS:
+        if field.option:
+            assert field.option in text
+            assert not field.shown or f"(default: {field.shown})" in text
 
 
 def test_standard_variables_are_heeded_and_ours_overrule_them() -> None:
@@ -141,6 +166,90 @@ def test_a_bad_variable_is_refused_by_the_command_and_told_by_a_child() -> None:
     settings = Settings.from_environ(environ, on_error=told.append)
     assert settings.spans == "slow" and settings.ring_size == Settings().ring_size
     assert len(told) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("SLOW_TRESHOLD", f"; did you mean {P}SLOW_THRESHOLD?"),
+        ("RINGSIZE", f"; did you mean {P}RING_SIZE?"),
+        ("Q", ""),
+    ],
+)
+def test_a_misspelt_variable_is_reported_in_one_line(name: str, expected: str) -> None:
+    assert misspelt({P + name: "1", P + "SPANS": "all", "PATH": ""}) == [f"{P}{name}: no such variable{expected}"]
+
+
+def test_the_variables_of_a_run_are_no_misspelt_ones() -> None:
+    environ = Settings(run_dir="/x", ring_size=1 << 20, report=True).to_environ()
+    assert misspelt({**environ, **dict.fromkeys(OTHER_VARIABLES, "1")}) == []
+
+
+def test_choices_of_a_program_are_checked_as_options_are() -> None:
+    settings = Settings().with_choices({"ring_size": "1M", "slow_threshold": "0.5,app.*=1", "record": None})
+    assert (settings.ring_size, settings.slow_threshold, settings.slow_patterns) == (1 << 20, 0.5, (("app.*", 1.0),))
+    assert Settings().with_choices({"spans": 0.5, "report": True}) == Settings(spans=0.5, report=True)
+    for choices, expected in (
+        ({"spans": "some"}, "spans: expected all, slow, off"),
+        ({"ring_size": -1}, "ring_size: expected a size"),
+        ({"rings_size": 1}, "no such setting; did you mean ring_size?"),
+        ({"slow_patterns": 3}, "slow_patterns: "),
+    ):
+        with pytest.raises(SettingsError, match=expected):
+            Settings().with_choices(choices)
+
+
+def library(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """A program that uses the library, without `traceloop run`."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(P)}
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**inherited, **{P + name: value for name, value in environ.items()}},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+RING_SIZE = """
+import asyncio, traceloop
+with asyncio.Runner(loop_factory=traceloop.new_event_loop) as runner:
+    runner.run(asyncio.sleep(0))
+    from traceloop.recording.process import current_process
+    print(current_process().rings[0].capacity)
+"""
+
+
+def test_the_size_of_the_rings_holds_for_a_loop_without_a_run() -> None:
+    """It was read as a plain number only, and anything else silently ignored."""
+    done = library(RING_SIZE, RING_SIZE="1M")
+    assert (done.stdout, done.stderr) == ("1048576\n", "")
+
+
+def test_a_bad_or_misspelt_variable_is_reported_once_by_a_loop_without_a_run() -> None:
+    done = library(RING_SIZE, RING_SIZE="lots", SPAN="off")
+    assert done.stdout == f"{8 << 20}\n"
+    assert done.stderr.splitlines() == [
+        f"traceloop: {P}SPAN: no such variable; did you mean {P}SPANS?",
+        f"traceloop: {P}RING_SIZE: expected a size from 64K to 4G, as in 8M, got 'lots'",
+    ]
+
+
+def test_what_start_is_given_holds_for_the_recording_too() -> None:
+    """With the collector in a thread, ring_size and memory_trace were silently ignored."""
+    done = library(
+        """
+import asyncio, traceloop
+traceloop.start(collector="thread", ring_size=1 << 20, memory_trace=True, metrics=False, slow_threshold=0.3)
+with asyncio.Runner(loop_factory=traceloop.new_event_loop) as runner:
+    runner.run(asyncio.sleep(0))
+    recorder = runner.get_loop()._recorder
+    print(recorder.process.rings[0].capacity, recorder.sampler.memory._trace, recorder.general_threshold)
+"""
+    )
+    assert done.stdout == "1048576 True 0.3\n", done.stderr
 
 
 def test_settings_are_immutable_and_comparable() -> None:

@@ -13,12 +13,13 @@ from traceloop.reading.decoding.decoder import Decoded, LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader
 from traceloop.recording.process import Process
 from traceloop.recording.recorder import Recorder
+from traceloop.settings import Settings
 
 
 @contextlib.contextmanager
 def recorded_loop(ring_size: int = 32 << 20) -> Iterator[tuple[EventLoop, Process]]:
     """A loop that records into private memory, closed at the end."""
-    process = Process(None, ring_size)
+    process = Process(Settings(ring_size=ring_size))
     loop = EventLoop(recorder=Recorder(process))
     try:
         yield loop, process

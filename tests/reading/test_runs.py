@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.paths import ROOT
 from traceloop.reading import new_statistics, read_run
 from traceloop.reading.follower import RunFollower
-from traceloop.recording.process import RUN_DIR_VARIABLE
+from traceloop.settings import RUN_DIR
 
 HEAD = """
 import asyncio, os, signal, sys, time
@@ -33,7 +33,7 @@ def run(main):
 
 
 def program(run_dir, text):
-    environ = {**os.environ, RUN_DIR_VARIABLE: str(run_dir), "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, RUN_DIR: str(run_dir), "PYTHONPATH": str(ROOT)}
     code = HEAD + textwrap.dedent(text)
     return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
 

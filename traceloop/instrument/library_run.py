@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 from .. import notices
-from ..settings import PREFIX, ROOT_PID, RUN_DIR, Settings
+from ..settings import COLLECTOR_PID, METRICS_URL, PREFIX, ROOT_PID, RUN_DIR, Settings, choose, chosen
 from . import inprocess_collector as thread_collector
 from . import process_end as ending
 from . import rebinding, run_directory
@@ -31,7 +31,7 @@ class Run:
         if self._collector is not None:
             url: str | None = self._collector.url
             return url
-        return os.environ.get(PREFIX + "METRICS_URL")
+        return os.environ.get(METRICS_URL)
 
     def stop(self) -> None:
         """Ends the collector. It ends by itself with the process; from any thread."""
@@ -47,7 +47,7 @@ def start_run(choices: dict[str, Any]) -> Run:
     global _current
     if _current is not None:
         return _current
-    settings = Settings.from_environ(os.environ)
+    settings = chosen(notices.say)
     provider = choices.pop("tracer_provider", None)
     if provider is not None and choices.setdefault("collector", "thread") != "thread":
         raise ValueError("a tracer provider is reached from its own process only: expected collector='thread'")
@@ -56,12 +56,9 @@ def start_run(choices: dict[str, Any]) -> Run:
             notices.say("this is a run already, whose collector exports the spans: the tracer provider gets none")
         _current = Run(settings, None)
         return _current
-    unknown = choices.keys() - set(Settings.__slots__)
-    if unknown:
-        raise ValueError(f"no such setting: {', '.join(sorted(unknown))}")
     if "metrics_port" in choices:
         choices = {"metrics_port_required": True, **choices}
-    settings = settings.replace(**choices)
+    settings = settings.with_choices(choices)
     # By name: what runs inside the application does not depend on the exporters, it starts them.
     collectors = importlib.import_module("traceloop.collector.start")
     if settings.collector == "process":
@@ -69,26 +66,24 @@ def start_run(choices: dict[str, Any]) -> Run:
     if settings.run_dir is not None:
         run_directory.describe(settings, settings.run_dir, getattr(sys, "orig_argv", sys.argv), notices.say)
     collector = None
+    choose(settings)  # the collector's thread begins the recording
     try:
         if settings.collector == "process":
             collector = collectors.start(settings)
         elif settings.collector == "thread":
             collector = collectors.start_thread(settings, provider)
     except collectors.CollectorError as error:
+        choose(None)
         run_directory.remove(settings.run_dir)
         raise OSError(str(error)) from None
     if settings.run_dir is not None:
         os.environ.update(settings.to_environ())
         os.environ[ROOT_PID] = str(os.getpid())
         if collector is not None:
-            os.environ[ending.COLLECTOR_PID] = str(collector.pid)
+            os.environ[COLLECTOR_PID] = str(collector.pid)
         if not settings.children:
             # Read by this process alone; a copy of the environment for children is the program's to make.
             os.register_at_fork(after_in_child=_leave)
-    # Without a run directory too: this process's own loops go by it.
-    thresholds = settings.to_environ().get(PREFIX + "SLOW_THRESHOLD")
-    if thresholds is not None:
-        os.environ[PREFIX + "SLOW_THRESHOLD"] = thresholds
     if settings.collector == "thread":
         thread_collector.adopt(collector)
         ending.finish_thread = thread_collector.finish
@@ -104,5 +99,6 @@ def start_run(choices: dict[str, Any]) -> Run:
 
 
 def _leave() -> None:
+    choose(Settings())
     for name in [name for name in os.environ if name.startswith(PREFIX)]:
         del os.environ[name]

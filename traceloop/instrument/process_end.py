@@ -21,17 +21,12 @@ import sys
 import time
 
 from .. import notices
-from ..settings import PREFIX
+from ..settings import COLLECTOR_PID, Settings, choose
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
-    from ..settings import Settings
-
-#: The collector's process, where `traceloop run` or `traceloop.start` started one.
-COLLECTOR_PID = PREFIX + "COLLECTOR_PID"
 
 #: In the run directory: what went wrong in the collector.
 COLLECTOR_TRACEBACK = "collector-traceback.txt"
@@ -91,6 +86,7 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
                 _signal.signal(number, _signal.SIG_DFL)
         _untraced.clear()
         if _settings is not None and not _settings.children:
+            choose(Settings())  # its loops, if the program made them ours itself, record for nobody
             restore()
 
     os.register_at_fork(after_in_child=after_fork)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import os
 import time
 
-from .. import __version__
-from ..settings import MIN_RING_SIZE, Settings
+from ..parsing import MIN_RING_SIZE
+from ..settings import Settings
+from ..version import __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from _frozen_importlib import BuiltinImporter, FrozenImporter  # noqa: E402
 from _frozen_importlib_external import PathFinder  # noqa: E402
 from _thread import get_ident  # noqa: E402
 
-from ..settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings  # noqa: E402
+from ..settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings, choose  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def _wait_for_asyncio() -> None:
                 return
             for name in [name for name in os.environ if name.startswith(PREFIX)]:
                 del os.environ[name]
+        choose(settings)
         ending.prepare(settings, is_root)
         finder = Finder(settings, _without_pythonpath(sys.path))
         sys.meta_path.insert(0, finder)

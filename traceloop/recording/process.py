@@ -19,23 +19,24 @@ import sys
 import threading
 import time
 
+from .. import notices
 from ..record import layout
-from ..settings import NO_DIRECTORY
+from ..settings import Settings, chosen
 from .ring import Ring, make_ring, process_start_ticks
 from .site_log import SiteLog
 
 _logger = logging.getLogger("traceloop")
 
-RUN_DIR_VARIABLE = "OTEL_PYTHON_TRACELOOP_RUN_DIR"
-RING_SIZE_VARIABLE = "OTEL_PYTHON_TRACELOOP_RING_SIZE"
-
 
 class Process:
     """The recording of this process. ``directory`` is None where it records into private memory."""
 
-    def __init__(self, run_dir: str | None, ring_size: int = layout.DEFAULT_CAPACITY) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
-        self.ring_size = ring_size
+        #: What was chosen for the run, parsed once for all recorders.
+        self.settings = settings
+        self.ring_size = settings.ring_size
+        run_dir = settings.run_dir
         self.notice: str | None = None
         self.directory = self._make_directory(run_dir) if run_dir else None
         self.site_log = SiteLog(os.path.join(self.directory, "sites") if self.directory else None)
@@ -161,7 +162,7 @@ def current_process() -> Process | None:
         return process
     with _lock:
         if _current is None or _current.pid != os.getpid():
-            _current = Process(_run_dir(), _ring_size())
+            _current = Process(chosen(_report_once))
         return _current
 
 
@@ -171,16 +172,8 @@ def existing_process() -> Process | None:
     return process if process is not None and process.pid == os.getpid() else None
 
 
-def _run_dir() -> str | None:
-    directory = os.environ.get(RUN_DIR_VARIABLE)
-    return directory if directory and directory != NO_DIRECTORY else None
-
-
-def _ring_size() -> int:
-    try:
-        return max(int(os.environ.get(RING_SIZE_VARIABLE, "")), layout.MIN_CAPACITY)
-    except ValueError:
-        return layout.DEFAULT_CAPACITY
+def _report_once(line: str) -> None:
+    notices.say_once(None, line, line)
 
 
 def _after_fork_in_child() -> None:

@@ -26,7 +26,7 @@ from .heaps.timer_origins import CreationSites
 from .offloads import anyio_threads
 from .offloads.executors import offloads_of
 from .process import Process, current_process
-from .thresholds import general_threshold, threshold_of
+from .thresholds import threshold_of
 from .watchdog.watchdog import Watchdog, watchdog_of
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -124,7 +124,7 @@ class Recorder:
         anyio_threads.arrange()
         self.sampler = sampler_of(process)
         #: Seconds from which runs are slow, where the program does not say otherwise of its loop.
-        self.general_threshold = general_threshold()
+        self.general_threshold = process.settings.slow_threshold
         self._samples: LoopSamples | None = None
         self.timer_sites = CreationSites()
         self.foreign_runs = ForeignRuns()

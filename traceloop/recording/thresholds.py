@@ -7,23 +7,11 @@ attribute decides for that loop. The attribute itself is left alone: programs re
 from __future__ import annotations
 
 import math
-import os
 from typing import Any
-
-from ..settings import PREFIX, Settings, SettingsError, parse_thresholds
 
 _STANDARD = 0.1
 # 0 makes every run slow. The gaps between two stacks of a run are made by doubling, and double nothing for ever.
 _LEAST = 1e-6
-
-
-def general_threshold() -> float:
-    """The threshold that the environment chooses for all loops, s."""
-    try:
-        general, _ = parse_thresholds(os.environ[PREFIX + "SLOW_THRESHOLD"])
-    except (KeyError, SettingsError):
-        general = None
-    return Settings().slow_threshold if general is None else general
 
 
 def threshold_of(loop: Any, general: float) -> float:

@@ -11,6 +11,7 @@ from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.recording.process import Process
+from traceloop.settings import Settings
 
 
 def handler():
@@ -21,7 +22,7 @@ class Recorded:
     """A process with one slow run in its record, of which nobody has said anything yet."""
 
     def __init__(self):
-        self.process = Process(None, 1 << 20)
+        self.process = Process(Settings(ring_size=1 << 20))
         site = float(self.process.site_log.number(site_of(handler)))
         self.end = time.monotonic()
         self.start = start = self.end - 0.3

@@ -16,7 +16,6 @@ import pytest
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import new_statistics, read_loop
 from traceloop.record import layout
-from traceloop.recording.process import RING_SIZE_VARIABLE
 
 
 def run(main, *, close=True):
@@ -152,7 +151,7 @@ def test_signals_are_a_kind_of_their_own_and_wait_from_their_arrival():
 
 
 def test_a_loop_whose_beginning_was_overwritten_has_its_name_all_the_same(monkeypatch):
-    monkeypatch.setenv(RING_SIZE_VARIABLE, str(layout.MIN_CAPACITY))
+    monkeypatch.setenv("OTEL_PYTHON_TRACELOOP_RING_SIZE", str(layout.MIN_CAPACITY))
 
     def worker():
         run(lambda loop: steps(10))

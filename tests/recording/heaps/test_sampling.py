@@ -26,11 +26,12 @@ from traceloop.recording.heaps.timer_origins import EVERY, NOTED_TIMERS, Creatio
 from traceloop.recording.outbox import Outbox, outbox_of
 from traceloop.recording.process import Process
 from traceloop.recording.recorder import Recorder
+from traceloop.settings import Settings
 
 
 @pytest.fixture
 def process() -> Process:
-    return Process(None, 1 << 20)
+    return Process(Settings(ring_size=1 << 20))
 
 
 @pytest.fixture
@@ -215,7 +216,8 @@ def test_a_program_that_leaks_20000_timers_and_sleeps_is_told_of() -> None:
         import time
 
         def expire(): pass
-        process = Process(None, 1 << 20)
+        from traceloop.settings import Settings
+        process = Process(Settings(ring_size=1 << 20))
         loop = EventLoop(recorder=Recorder(process))
         async def main():
             for _ in range(20000):
@@ -416,7 +418,8 @@ def test_a_fork_takes_the_parents_callback_away() -> None:
         from traceloop.loop.event_loop import EventLoop
         from traceloop.recording.process import Process
         from traceloop.recording.recorder import Recorder
-        process = Process(None, 1 << 20)
+        from traceloop.settings import Settings
+        process = Process(Settings(ring_size=1 << 20))
         loop = EventLoop(recorder=Recorder(process))
         loop.run_until_complete(asyncio.sleep(0))
         assert len(gc.callbacks) == 1

@@ -26,6 +26,7 @@ from tests.helpers.offloads import run
 from traceloop.loop.event_loop import EventLoop
 from traceloop.recording.process import Process
 from traceloop.recording.recorder import Recorder
+from traceloop.settings import Settings
 
 
 @pytest.fixture(params=["standard", "recorded"])
@@ -33,7 +34,7 @@ def loop(request: Any) -> Iterator[Any]:
     if request.param == "standard":
         loop: Any = asyncio.SelectorEventLoop()
     else:
-        loop = EventLoop(recorder=Recorder(Process(None, 1 << 20)))
+        loop = EventLoop(recorder=Recorder(Process(Settings(ring_size=1 << 20))))
     yield loop
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
@@ -163,7 +164,7 @@ def test_cancelled_while_it_runs_it_runs_to_its_end(loop: Any) -> None:
 
 
 def test_a_loop_closed_before_the_end_hears_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    for loop in (asyncio.SelectorEventLoop(), EventLoop(recorder=Recorder(Process(None, 1 << 20)))):
+    for loop in (asyncio.SelectorEventLoop(), EventLoop(recorder=Recorder(Process(Settings(ring_size=1 << 20))))):
         go = threading.Event()
         pool = concurrent.futures.ThreadPoolExecutor(1)
         with caplog.at_level(logging.ERROR):

@@ -182,7 +182,8 @@ def test_a_fork_inside_a_worker_writes_nothing_into_the_parents_rings() -> None:
         from traceloop.recording.process import Process
         from traceloop.recording.recorder import Recorder
 
-        process = Process(None, 1 << 20)
+        from traceloop.settings import Settings
+        process = Process(Settings(ring_size=1 << 20))
         def work():
             pid = os.fork()
             if pid == 0:
@@ -255,7 +256,8 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
         from traceloop.recording.process import Process
         from traceloop.recording.recorder import Recorder
 
-        process = Process(None, 1 << 20)
+        from traceloop.settings import Settings
+        process = Process(Settings(ring_size=1 << 20))
         finders = len(sys.meta_path)
         loop = EventLoop(recorder=Recorder(process))
         assert "anyio" not in sys.modules

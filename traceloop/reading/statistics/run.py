@@ -92,6 +92,6 @@ class Statistics:
 
 
 def _own_version() -> str:
-    from ... import __version__
+    from ...version import __version__
 
     return __version__

@@ -20,7 +20,6 @@ from time import perf_counter, thread_time
 from typing import Any
 
 from ...record import layout
-from ...settings import PREFIX, SettingsError, parse_flag
 from ..outbox import Outbox
 from .growth_rules import Growth, MemoryGrowth
 
@@ -75,7 +74,7 @@ class MemorySampler:
         outbox: Outbox,
         report: Callable[..., None],
         *,
-        trace: bool | None = None,
+        trace: bool = False,
         name_callback: Callable[[str, int], str | None] = lambda file, line: None,
     ) -> None:
         self.due = 0.0
@@ -84,7 +83,7 @@ class MemorySampler:
         self._blocks = MemoryGrowth(*_BLOCKS)
         self._bytes = MemoryGrowth(*_BYTES)
         self._quiet_until = 0.0
-        self._trace = _trace_wanted() if trace is None else trace
+        self._trace = trace
         self._name_callback = name_callback
         self._tracing: Tracing | None = None
         self._telling: threading.Thread | None = None
@@ -228,10 +227,3 @@ _STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
 def _most(sizes: dict[str, int]) -> list[tuple[str, int]]:
     least = _LEAST_SHARE * sum(sizes.values())
     return [item for item in sorted(sizes.items(), key=lambda item: -item[1])[:_TOP] if item[1] > least]
-
-
-def _trace_wanted() -> bool:
-    try:
-        return parse_flag(os.environ.get(PREFIX + "MEMORY_TRACE", "") or "false")
-    except SettingsError:
-        return False

@@ -53,7 +53,12 @@ class Sampler:
 
     def __init__(self, process: Process) -> None:
         self.outbox: Outbox = outbox_of(process)
-        self.memory = MemorySampler(self.outbox, self._report, name_callback=process.site_log.label_at)
+        self.memory = MemorySampler(
+            self.outbox,
+            self._report,
+            trace=process.settings.memory_trace,
+            name_callback=process.site_log.label_at,
+        )
         self._gc_pauses = GCPauses(self.outbox)
         self._turned = -1e9
         self._loops: list[LoopSamples] = []

@@ -35,7 +35,6 @@ from typing import TYPE_CHECKING, Any
 
 from ...record import layout
 from ...record.frames import culprit_of
-from ...settings import Settings
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..thresholds import threshold_of
@@ -527,14 +526,8 @@ def watchdog_of(process: Process) -> Watchdog | None:
     if _active is None or _active._process is not process:
         if _active is not None:
             _active.end()
-        patterns, threshold_for = _patterns()
-        _active = Watchdog(process, patterns, threshold_for)
+        _active = Watchdog(process, process.settings.slow_patterns, process.settings.threshold_for)
     return _active
-
-
-def _patterns() -> tuple[tuple[tuple[str, float], ...], Any]:
-    settings = Settings.from_environ(os.environ, on_error=lambda line: None)
-    return settings.slow_patterns, settings.threshold_for
 
 
 def _before_fork() -> None:

@@ -1,0 +1,142 @@
+"""From the text of an option or a variable to a value: one function for each kind.
+
+Each raises `SettingsError`, whose line says what was expected. Imports nothing: see settings.py.
+"""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Final
+
+MIN_RING_SIZE: Final = 64 << 10
+MAX_RING_SIZE: Final = 4 << 30
+
+
+class SettingsError(ValueError):
+    """A value that cannot be used; its text is one line that says what was expected."""
+
+
+def parse_seconds(text: str) -> float:
+    """A number of seconds above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 < value < float("inf"):
+        raise SettingsError(f"expected a number of seconds above 0, got {text!r}")
+    return value
+
+
+def parse_wait(text: str) -> float:
+    """A number of seconds from 0 to an hour."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 3600:
+        raise SettingsError(f"expected a number of seconds from 0 to 3600, got {text!r}")
+    return value
+
+
+def parse_thresholds(text: str) -> tuple[float | None, tuple[tuple[str, float], ...]]:
+    """`0.1`, `app.batch.*=1.0`, or several with commas: the general threshold or None, then the patterns."""
+    general: float | None = None
+    patterns: list[tuple[str, float]] = []
+    for part in text.split(","):
+        pattern, equals, seconds = part.strip().rpartition("=")
+        try:
+            value = parse_seconds(seconds)
+        except SettingsError:
+            value = 0.0
+        if not value or (equals and not pattern.strip()):
+            raise SettingsError(f"expected SECONDS above 0 or PATTERN=SECONDS, got {text!r}")
+        if equals:
+            patterns.append((pattern.strip(), value))
+        else:
+            general = value
+    return general, tuple(patterns)
+
+
+def parse_port(text: str) -> int:
+    """A TCP port, 0 for any free one."""
+    port = int(text) if text.isascii() and text.isdigit() else -1
+    if not 0 <= port <= 65535:
+        raise SettingsError(f"expected a port from 0 to 65535, got {text!r}")
+    return port
+
+
+def parse_host(text: str) -> str:
+    """A host name or address to listen on."""
+    if not text or any(character.isspace() or character == "/" for character in text):
+        raise SettingsError(f"expected a host name or an address, got {text!r}")
+    return text
+
+
+def parse_spans(text: str) -> str | float:
+    """`all`, `slow`, `off`, or the share of handle runs that make a span, from 0 to 1."""
+    if text in ("all", "slow", "off"):
+        return text
+    try:
+        ratio = float(text)
+    except ValueError:
+        ratio = -1.0
+    if not 0 <= ratio <= 1:
+        raise SettingsError(f"expected all, slow, off or a ratio from 0 to 1, got {text!r}")
+    return ratio
+
+
+def parse_endpoint(text: str) -> str:
+    """The address of an OTLP receiver."""
+    scheme, separator, rest = text.partition("://")
+    if scheme not in ("http", "https") or not separator or not rest.strip("/") or " " in text:
+        raise SettingsError(f"expected an http:// or https:// address, got {text!r}")
+    return text
+
+
+def parse_collector(text: str) -> str:
+    """Where the record is read: `process`, `thread` or `none`."""
+    if text not in ("process", "thread", "none"):
+        raise SettingsError(f"expected process, thread or none, got {text!r}")
+    return text
+
+
+def parse_size(text: str) -> int:
+    """Bytes, with K, M or G for powers of 1024 (`8M`, `8MiB`)."""
+    bare = text.strip().lower()
+    for ending in ("ib", "b"):
+        if bare.endswith(ending):
+            bare = bare[: -len(ending)]
+            break
+    shift = {"k": 10, "m": 20, "g": 30}.get(bare[-1:], 0)
+    digits = bare[:-1] if shift else bare
+    size = int(digits) << shift if digits.isascii() and digits.isdigit() and len(digits) < 20 else 0
+    if not MIN_RING_SIZE <= size <= MAX_RING_SIZE:
+        raise SettingsError(f"expected a size from 64K to 4G, as in 8M, got {text!r}")
+    return size
+
+
+def parse_directory(text: str) -> str:
+    """The path of a directory."""
+    if not text or "\0" in text:
+        raise SettingsError(f"expected the path of a directory, got {text!r}")
+    return text
+
+
+def parse_flag(text: str) -> bool:
+    """A truth value as OpenTelemetry's variables are written, and as people write them."""
+    lowered = text.strip().lower()
+    if lowered in ("1", "true", "yes", "on"):
+        return True
+    if lowered in ("0", "false", "no", "off"):
+        return False
+    raise SettingsError(f"expected true or false, got {text!r}")
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """`; did you mean X?`, or nothing where no known name is near; `prefix` stands before all of them."""
+    from difflib import get_close_matches  # not above: it brings in the regular expressions
+
+    near = get_close_matches(name, list(known), 1, 0.75)
+    return f"; did you mean {prefix}{near[0]}?" if near else ""
