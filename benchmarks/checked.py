@@ -18,8 +18,9 @@ from typing import Any
 # In a checkout nothing need be installed.
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from traceloop.exporters.spans.builder import ProcessNames, SpanBuilder
-from traceloop.exporters.spans.ids import Sampling
+from traceloop.exporters.spans.builder import SpanBuilder
+from traceloop.exporters.spans.model import ProcessNames
+from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading import read_run
 from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader

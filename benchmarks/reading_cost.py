@@ -25,15 +25,8 @@ from traceloop.settings import Settings
 class NullSender(OtlpSender):
     """Packs and queues as the real one does; what has been queued counts as sent."""
 
-    def _work(self):
-        while True:
-            batch = self._next_batch()
-            if not batch:
-                return
-            with self._condition:
-                self._in_flight = 0
-                self.exported.sent += sum(packed.spans for packed in batch)
-                self._condition.notify_all()
+    def _send(self, batch):
+        return sum(item.spans for item in batch), ""
 
 
 def read(path, spans):

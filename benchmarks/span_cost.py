@@ -14,11 +14,12 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans 
 from opentelemetry.sdk.resources import Resource
 
 from traceloop.core.site_of import Site
-from traceloop.exporters.otel_sdk.sinks import readable_span
+from traceloop.exporters.otel_sdk.spans import readable_span
 from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
-from traceloop.exporters.spans.builder import ProcessNames, SpanBuilder
-from traceloop.exporters.spans.ids import Sampling
+from traceloop.exporters.spans.builder import SpanBuilder
+from traceloop.exporters.spans.model import ProcessNames
+from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo
 
 ROUNDS = 9

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from traceloop.core.site_of import Site
 from traceloop.reading.decoding.decoded import SpanContext
@@ -21,102 +21,20 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.settings import Settings
 
 from .otlp.packing import PackingBuilder
-from .otlp.sender import DAMAGED, Exported, OtlpSender, OtlpSettings, SentHook
-from .spans.builder import Link, ProcessNames, Span, SpanBuilder, SpanEvent
+from .otlp.sender import OtlpSender
+from .span_exporters import make_sinks, sampling_of
+from .spans.builder import SpanBuilder
 from .spans.exemplars import executors_hook, loop_hook
 from .spans.heap_growth import growth_span
-from .spans.ids import Sampling
 from .spans.limits import SpanLimits
+from .spans.model import Link, ProcessNames, Span, SpanEvent
 from .spans.offloads import OffloadSpans
 from .spans.resource import detected_attributes, resource_attributes
+from .spans.sinks import DAMAGED, SentHook, SpanSink
 from .spans.stalls import StallSpans
 
 _UNKNOWN: Final = Site("", "unknown", "", 0)
 _MAX_PROCESSES: Final = 10_000
-
-
-class SpanSink(Protocol):
-    """Where spans go. ``put`` never waits; the others wait no longer than they are told.
-
-    ``on_sent``: called with the spans of one batch; what it returns is called when they have arrived.
-    """
-
-    exported: Exported
-
-    def put(
-        self,
-        process: object,
-        resource: Mapping[str, Any],
-        spans: Sequence[Span],
-        on_sent: SentHook | None = None,
-    ) -> None: ...
-
-    def forget(self, process: object) -> None: ...
-
-    def flush(self, timeout: float) -> bool: ...
-
-    def shutdown(self, timeout: float) -> None: ...
-
-
-def wanted_exporters(settings: Settings, environ: Mapping[str, str]) -> list[str]:
-    """Names of the exporters that were asked for, in OpenTelemetry's words."""
-    if settings.spans == "off" or environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true":
-        return []
-    names = [name.strip().lower() for name in environ.get("OTEL_TRACES_EXPORTER", "").split(",") if name.strip()]
-    if "none" in names:
-        return []
-    if not names:
-        variables = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-        named = settings.otlp_endpoint or any(environ.get(name, "").strip() for name in variables)
-        names = ["otlp"] if named else []
-    elif settings.otlp_endpoint and not any(name.startswith("otlp") for name in names):
-        names.append("otlp")
-    return list(dict.fromkeys(names))
-
-
-def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> Sampling:
-    """``--spans``; where that is left at ``all``, OTEL_TRACES_SAMPLER."""
-    given = environ.get("OTEL_TRACES_SAMPLER", "").strip().lower()
-    sampler = given.removeprefix("parentbased_")
-    by_parent = sampler != given
-    if settings.spans != "all" or not sampler or sampler == "always_on":
-        return Sampling(settings.spans)
-    if sampler == "always_off":
-        return Sampling("slow", by_parent=True) if by_parent else Sampling("off")
-    if sampler == "traceidratio":
-        text = environ.get("OTEL_TRACES_SAMPLER_ARG", "").strip() or "1.0"
-        try:
-            ratio = float(text)
-        except ValueError:
-            ratio = -1.0
-        if 0 <= ratio <= 1:
-            return Sampling(ratio, by_parent=by_parent)
-        notice(f"OTEL_TRACES_SAMPLER_ARG: expected a ratio from 0 to 1, got {text!r}; keeping all spans")
-    else:
-        notice(f"OTEL_TRACES_SAMPLER={sampler} is not known here; keeping all spans")
-    return Sampling("all")
-
-
-def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> list[SpanSink]:
-    """The exporters that were asked for. One that cannot be made is told by ``notice`` and left out."""
-    sinks: list[SpanSink] = []
-    for name in wanted_exporters(settings, environ):
-        try:
-            protocol = (
-                environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "").strip()
-                or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "").strip()
-                or "http/protobuf"
-            )
-            if name == "otlp_proto_http" or (name == "otlp" and protocol == "http/protobuf"):
-                sinks.append(OtlpSender(OtlpSettings.from_environ(environ, settings.otlp_endpoint, notice), notice))
-                continue
-            from .otel_sdk.sinks import SdkSink
-
-            sinks.append(SdkSink(name, protocol, settings, environ, notice))
-        except Exception as error:
-            hint = " (pip install 'traceloop-eventloop[otlp]')" if isinstance(error, ImportError) else ""
-            notice(f"no spans to {name}: {error}{hint}")
-    return sinks
 
 
 class _Process:
@@ -341,7 +259,7 @@ class SpanPipeline:
         """Spans exported and dropped."""
         if not self.sinks:
             return
-        yield Sample("traceloop_spans_exported_total", (), max(0, sum(sink.exported.sent for sink in self.sinks)))
+        yield Sample("traceloop_spans_exported_total", (), sum(sink.exported.sent for sink in self.sinks))
         dropped: dict[str, int] = {}
         for sink in self.sinks:
             for reason, count in sink.exported.dropped.items():

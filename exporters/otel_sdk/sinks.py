@@ -1,99 +1,31 @@
-"""Any other exporter: spans as the SDK's objects, through its ``SpanExporter`` interface.
+"""Any other exporter, through the SDK's ``SpanExporter`` interface; and an application's own tracer provider.
 
-25 to 45 us a span, against less than 1 us for otlp_encoder.py: for consoles, Zipkin, gRPC and what users have written.
-The exporters are found as the SDK finds them, by the entry points ``opentelemetry_traces_exporter``. OpenTelemetry is
-imported here and nowhere else in the collector, when such an exporter was asked for.
+For consoles, Zipkin, gRPC and what users have written. The exporters are found as the SDK finds them, by the entry
+points ``opentelemetry_traces_exporter``. OpenTelemetry is imported here and in spans.py, and nowhere else in the
+collector, when such an exporter was asked for.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Final
 
 from opentelemetry import context as otel_context
-from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExportResult
-from opentelemetry.sdk.util import BoundedList
-from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
 from traceloop.settings import Settings
 
-from ..otlp.sender import QUEUE_FULL, REJECTED, SHUTDOWN, Exported, SentHook
-from ..spans.builder import Span
-from ..spans.resource import SCOPE_NAME, own_version
+from ..spans.model import Span
+from ..spans.sinks import REJECTED, BatchLimits, Exported, Queued, SenderThread, SentHook
+from .spans import readable_span
 
 DEFAULT_QUEUE_SPANS: Final = 65536
 DEFAULT_BATCH_SPANS: Final = 512
 DEFAULT_DELAY_SECONDS: Final = 1.0
-_SAMPLED: Final = TraceFlags(TraceFlags.SAMPLED)
-_SCOPE: Final = InstrumentationScope(SCOPE_NAME, own_version())
-_UNSET: Final = Status(StatusCode.UNSET)
-
-
-def readable_span(span: Span, resource: Resource) -> ReadableSpan:
-    """The SDK's object for a span."""
-    kind, trace_id, span_id, parent, start, end, delay, link_trace, link_id, extra = span
-    state = TraceState()
-    if extra is not None and extra.trace_state:
-        state = TraceState.from_header([extra.trace_state])
-    trace = int.from_bytes(trace_id, "big")
-    links = []
-    attributes = dict(kind.attributes)
-    if delay >= 0.0:
-        attributes["asyncio.schedule.delay"] = delay
-    if link_trace:
-        links.append(_link(link_trace, link_id))
-    events: list[Event] = []
-    if extra is not None:
-        attributes.update(extra.attributes)
-        links += [_link(link.trace_id, link.span_id) for link in extra.links]
-        events = [Event(event.name, event.attributes, event.time_ns) for event in extra.events]
-    parent_context = None
-    if parent:
-        remote = extra is not None and extra.remote_parent
-        parent_context = SpanContext(trace, int.from_bytes(parent, "big"), remote, _SAMPLED, state)
-    return ReadableSpan(
-        name=kind.name,
-        context=SpanContext(trace, int.from_bytes(span_id, "big"), False, _SAMPLED, state),
-        parent=parent_context,
-        resource=resource,
-        attributes=_bounded_attributes(attributes, kind.dropped_attributes),
-        events=_bounded(events, extra.dropped_events) if extra is not None else events,
-        links=_bounded(links, extra.dropped_links) if extra is not None else links,
-        kind=SpanKind.INTERNAL,
-        instrumentation_scope=_SCOPE,
-        status=_UNSET,
-        start_time=start,
-        end_time=end,
-    )
-
-
-def _bounded(items: list[Any], dropped: int) -> Any:
-    """The list with the SDK's note of how many are missing from it."""
-    if not dropped:
-        return items
-    made = BoundedList.from_seq(len(items), items)
-    made.dropped = dropped
-    return made
-
-
-def _bounded_attributes(attributes: dict[str, Any], dropped: int) -> Any:
-    if not dropped:
-        return attributes
-    made = BoundedAttributes(len(attributes), attributes)
-    made.dropped = dropped
-    return made
-
-
-def _link(trace_id: bytes, span_id: bytes) -> Link:
-    return Link(SpanContext(int.from_bytes(trace_id, "big"), int.from_bytes(span_id, "big"), False, _SAMPLED))
 
 
 def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
@@ -127,18 +59,16 @@ class SdkSink:
         self._exporter = load_exporter(name, protocol, settings.otlp_endpoint) if exporter is None else exporter
         self._notice = notice
         self._resources: dict[object, Resource] = {}
-        self._queue: deque[tuple[Resource, Sequence[Span], Callable[[], None] | None]] = deque()
-        self._queued = 0
-        self._working = False
-        self._condition = threading.Condition()
-        self._flushing = self._stopping = self._failed = False
-        self._limit = _positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE_SPANS)
+        self._failed = self._untraced = False
+        limit = _positive(environ, "OTEL_BSP_MAX_QUEUE_SIZE", DEFAULT_QUEUE_SPANS)
         # As with OTLP over HTTP: a queue of four batches, unless the variables say otherwise.
-        batch = max(1, min(DEFAULT_BATCH_SPANS, self._limit // 4))
-        self._batch = min(_positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch), self._limit)
-        self._delay = _positive(environ, "OTEL_BSP_SCHEDULE_DELAY", int(DEFAULT_DELAY_SECONDS * 1000)) / 1000
-        self._thread = threading.Thread(target=self._work, name=f"traceloop-{name}", daemon=True)
-        self._thread.start()
+        batch = max(1, min(DEFAULT_BATCH_SPANS, limit // 4))
+        self._batch = min(_positive(environ, "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch), limit)
+        delay = _positive(environ, "OTEL_BSP_SCHEDULE_DELAY", int(DEFAULT_DELAY_SECONDS * 1000)) / 1000
+        limits = BatchLimits(self._batch, delay, queue_spans=limit)
+        self._thread: SenderThread[tuple[Resource, Sequence[Span]]] = SenderThread(
+            name, limits, self.exported, self._export, notice
+        )
 
     def put(
         self,
@@ -153,18 +83,10 @@ class SdkSink:
             made = self._resources[process] = Resource(dict(resource))
         for start in range(0, len(spans), self._batch):
             part = spans[start : start + self._batch]
-            # One read of a busy ring may bring more than the whole queue takes.
-            room = max(0, self._limit - self._queued)
-            if room < len(part):
-                self.exported.count_dropped(QUEUE_FULL, len(part) - room)
-                part = part[:room]
-            if not part:
-                continue
-            with self._condition:
-                self._queue.append((made, part, on_sent(part) if on_sent is not None else None))
-                self._queued += len(part)
-                if len(self._queue) == 1 or self._queued >= self._batch:
-                    self._condition.notify_all()
+            part = part[: self._thread.room(len(part))]
+            if part:
+                sent = on_sent(part) if on_sent is not None else None
+                self._thread.put(Queued((made, part), len(part), 0, sent))
 
     def forget(self, process: object) -> None:
         """The process is over."""
@@ -172,30 +94,15 @@ class SdkSink:
 
     def flush(self, timeout: float) -> bool:
         """Exports what is queued; waits at most ``timeout`` s."""
-        deadline = time.monotonic() + timeout
-        with self._condition:
-            self._flushing = True
-            self._condition.notify_all()
-            while self._queue or self._working:
-                left = deadline - time.monotonic()
-                if left <= 0:
-                    return False
-                self._condition.wait(left)
-        return True
+        return self._thread.flush(timeout)
 
     def shutdown(self, timeout: float) -> None:
         """Exports what it can within ``timeout`` s, then shuts the exporter down."""
-        self.flush(timeout)
-        with self._condition:
-            self._stopping = True
-            lost, self._queued = self._queued, 0
-            self._queue.clear()
-            self._condition.notify_all()
-        if lost:
-            self.exported.count_dropped(SHUTDOWN, lost)
+        until = time.monotonic() + timeout
+        self._thread.shutdown(timeout)
         closer = threading.Thread(target=self._close, name="traceloop-close", daemon=True)
         closer.start()
-        closer.join(max(0.2, timeout))
+        closer.join(max(0.2, until - time.monotonic()))
 
     def _close(self) -> None:
         try:
@@ -203,58 +110,32 @@ class SdkSink:
         except Exception as error:
             self._notice(f"the traces exporter {self.name} failed at its end: {error!r}")
 
-    def _work(self) -> None:
-        # What exporters do to get spans out makes no spans itself.
-        suppressed = otel_context.get_current()
-        for key_name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY"):
-            key = getattr(otel_context, key_name, None)
-            if key is not None:
-                suppressed = otel_context.set_value(key, True, suppressed)
-        otel_context.attach(suppressed)
-        while True:
-            with self._condition:
-                while not self._queue and not self._stopping:
-                    self._flushing = False
-                    self._condition.wait()
-                if self._stopping:
-                    return
-                until = time.monotonic() + self._delay
-                while self._queued < self._batch and not (self._flushing or self._stopping):
-                    left = until - time.monotonic()
-                    if left <= 0:
-                        break
-                    self._condition.wait(left)
-                items: list[tuple[Resource, Sequence[Span], Callable[[], None] | None]] = []
-                count = 0
-                while self._queue and (not items or count + len(self._queue[0][1]) <= self._batch):
-                    items.append(self._queue.popleft())
-                    count += len(items[-1][1])
-                self._queued -= count
-                self._working = bool(items)
-            if items:
-                self._export(items, count)
-            with self._condition:
-                self._working = False
-                self._condition.notify_all()
-
-    def _export(self, items: list[tuple[Resource, Sequence[Span], Callable[[], None] | None]], count: int) -> None:
+    def _export(self, batch: list[Queued[tuple[Resource, Sequence[Span]]]]) -> tuple[int, str]:
+        if not self._untraced:
+            _leave_untraced()
+            self._untraced = True
         problem = ""
+        spans: list[Any] = []
         try:
-            spans = [readable_span(span, resource) for resource, part, _ in items for span in part]
-            if self._exporter.export(spans) is SpanExportResult.SUCCESS:
-                self.exported.sent += count
-                for _, _, sent in items:
-                    if sent is not None:
-                        sent()
-            else:
+            spans = [readable_span(span, item.payload[0]) for item in batch for span in item.payload[1]]
+            if self._exporter.export(spans) is not SpanExportResult.SUCCESS:
                 problem = "it refused them"
         except Exception as error:
             problem = repr(error)
-        if problem:
-            self.exported.count_dropped(REJECTED, count)
-            if not self._failed:
-                self._notice(f"spans do not arrive at the traces exporter {self.name}: {problem}")
+        if problem and not self._failed:
+            self._notice(f"spans do not arrive at the traces exporter {self.name}: {problem}")
         self._failed = bool(problem)
+        return (0 if problem else len(spans)), REJECTED
+
+
+def _leave_untraced() -> None:
+    """What exporters do in this thread to get spans out makes no spans itself."""
+    suppressed = otel_context.get_current()
+    for key_name in ("_SUPPRESS_INSTRUMENTATION_KEY", "_SUPPRESS_HTTP_INSTRUMENTATION_KEY"):
+        key = getattr(otel_context, key_name, None)
+        if key is not None:
+            suppressed = otel_context.set_value(key, True, suppressed)
+    otel_context.attach(suppressed)
 
 
 class ProviderSink:
@@ -293,7 +174,7 @@ class ProviderSink:
             if not self._failed:
                 self._failed = True
                 self._notice(f"a span processor of the tracer provider failed: {error!r}")
-        self.exported.sent += taken
+        self.exported.count_sent(taken)
         if on_sent is not None and taken:
             on_sent(spans[:taken])()
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from struct import Struct
 from typing import Any, Final
 
-from ..spans.builder import Extra, Kind, Span
+from ..spans.model import Extra, Kind, Span
 
 _FLAGS_KNOWN: Final = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _FLAGS_REMOTE: Final = 0x200  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK

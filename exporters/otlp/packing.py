@@ -2,10 +2,10 @@
 
 ``PackingBuilder`` makes the spans that its base ``SpanBuilder`` would make, with the same ids; a test compares them.
 What is frequent (a run that is not slow, an iteration) it packs itself, what is rare it leaves to its base and to
-otlp_encoder.py.
+encoder.py.
 What makes it fast:
 
-* One ``struct.pack`` a span, of doubles and of bytes that were made before: ids are doubles (see span_ids.py), and so
+* One ``struct.pack`` a span, of doubles and of bytes that were made before: ids are doubles (see spans/ids.py), and so
   are times. A double between 2**p and 2**(p+1) has the bits ``exponent << 52 | (x - 2**p) * 2**(52 - p)``, so a
   time of ``ns`` nanoseconds since the epoch has the bits of a double that is a linear function of the monotonic clock:
   one multiplication and one addition, where ``int(start * 1e9) + offset`` and its packing take five times as long.
@@ -22,8 +22,10 @@ from typing import Any, Final, NamedTuple
 from traceloop.reading.decoding.decoded import Iteration, Run
 from traceloop.record.layout import SITES
 
-from ..spans.builder import _MEMORY, ITERATION, Extra, Kind, ProcessNames, Span, SpanBuilder, _SlowSpan
-from ..spans.ids import Sampling, SpanIds, pack_id
+from ..spans.builder import RUN_MEMORY, SlowSpan, SpanBuilder
+from ..spans.ids import SpanIds, pack_id
+from ..spans.model import ITERATION, Extra, Kind, ProcessNames, Span
+from ..spans.sampling import Sampling
 from .encoder import (
     DELAY,
     FLAGS,
@@ -179,7 +181,7 @@ class PackingBuilder(SpanBuilder):
                 self._patterns[key] = pattern
         made = pattern if task_name is None else pattern.named(task_name)
         kinds = self._kinds.setdefault(kind, {})
-        if len(kinds) >= 2 * _MEMORY:  # tasks whose ends were lost
+        if len(kinds) >= 2 * RUN_MEMORY:  # tasks whose ends were lost
             kinds.clear()
         kinds[ident] = made
         return made
@@ -208,7 +210,7 @@ class PackingBuilder(SpanBuilder):
             return
         append = self._pieces.append
         scale, origin = self._scale, self._origin
-        traces, memory = self._traces, _MEMORY - 1
+        traces, memory = self._traces, RUN_MEMORY - 1
         ids = self.ids
         base, unit = ids.run_base, ids.run_unit
         trace_step, trace_turn = ids.trace_step, ids.trace_end - ids.trace_step
@@ -349,8 +351,8 @@ class PackingBuilder(SpanBuilder):
             return False
         span = self._special(run, kind, self._contexts.get(context_number), True)
         assert span is not None
-        self._traces[number % _MEMORY] = span[1]
-        self._slow.append(_SlowSpan(run, span))
+        self._traces[number % RUN_MEMORY] = span[1]
+        self._slow.append(SlowSpan(run, span))
         return True
 
     def _context_head(self, number: int) -> tuple[bytes, bytes]:
@@ -397,7 +399,7 @@ class PackingBuilder(SpanBuilder):
     def _offer(self, runs: Sequence[Run]) -> None:
         """Some of the spans that were packed, as exemplars."""
         for number, start, end, ident, kind_name, delay, _, _, _, _ in runs:
-            trace = self._traces[number % _MEMORY]
+            trace = self._traces[number % RUN_MEMORY]
             kind = self._kinds.get(kind_name, {}).get(ident)
             if trace and kind is not None:
                 span_id, ends = self.ids.run(number), (self._ns(start), self._ns(end))

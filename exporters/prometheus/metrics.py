@@ -1,16 +1,11 @@
-"""/metrics: the statistics as Prometheus reads them, on a server of its own and in a registry of its own."""
+"""The statistics as Prometheus reads them, in a registry of their own."""
 
 from __future__ import annotations
 
 import os
-import socket
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from socketserver import ThreadingMixIn
-from typing import Any
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+from collections.abc import Callable, Iterator
 
-from prometheus_client import CollectorRegistry, make_wsgi_app
+from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric as Family
 from prometheus_client.samples import Exemplar as FamilyExemplar
 from prometheus_client.samples import Sample as FamilySample
@@ -26,10 +21,6 @@ from ..catalogue import BY_NAME, CATALOGUE, Metric
 _INFINITY = float("inf")
 
 Source = Statistics | Callable[[], Statistics]
-
-
-class ServerError(Exception):
-    """The metrics cannot be served there; the text says why, in one line."""
 
 
 class StatisticsCollector:
@@ -123,113 +114,3 @@ class _OwnUsage:
             family = _family(BY_NAME[name])
             family.samples.append(FamilySample(name, {}, value))
             yield family
-
-
-class _Server(ThreadingMixIn, WSGIServer):
-    daemon_threads = True
-    allow_reuse_address = True
-
-    def server_bind(self) -> None:
-        # Not the standard one, which asks the resolver for this machine's name: seconds where there is none.
-        socket_address = self.server_address
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self.socket.bind(socket_address)
-        self._name_yourself()
-
-    def _name_yourself(self) -> None:
-        self.server_address = self.socket.getsockname()
-        self.server_name = str(self.server_address[0])
-        self.server_port = int(self.server_address[1])
-        self.setup_environ()
-
-    def adopt(self, listener: socket.socket) -> None:
-        """Serves on a socket that listens already."""
-        self.socket.close()
-        self.socket = listener
-        self._name_yourself()
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no news; a fault of ours shows as a failed scrape."""
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = 30
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Nothing goes to the application's stderr."""
-
-    def address_string(self) -> str:
-        return str(self.client_address[0])
-
-
-class MetricsServer:
-    """A running server. ``host``, ``port``: where it listens."""
-
-    def __init__(self, server: _Server) -> None:
-        self._server = server
-        self.host = server.server_name
-        self.port = server.server_port
-        self._thread = threading.Thread(
-            target=server.serve_forever, kwargs={"poll_interval": 0.25}, name="traceloop-metrics", daemon=True
-        )
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Where the metrics are to be had."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"http://{host}:{self.port}/metrics"
-
-    def close(self) -> None:
-        """Stops serving and gives the port back; from any thread but the server's."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
-def serve(
-    source: Source,
-    host: str = "localhost",
-    port: int = 9464,
-    *,
-    listener: socket.socket | None = None,
-    more: Iterable[Any] = (),
-    own_usage: bool = True,
-) -> MetricsServer:
-    """Serves /metrics in threads of its own until it is closed; port 0 takes any free one.
-
-    ``listener``: a socket that listens already, instead of host and port. ``more``: further collectors for the
-    registry. Raises ServerError where the port is taken or the host is no address of this machine.
-    """
-    registry = make_registry(source, own_usage=own_usage)
-    for collector in more:
-        registry.register(collector)
-    if listener is not None:
-        kind = _Server6 if listener.family == socket.AF_INET6 else _Server
-        server = kind((host, port), _Handler, bind_and_activate=False)
-        server.adopt(listener)
-    else:
-        server = _bind(host, port)
-    server.set_app(make_wsgi_app(registry))
-    return MetricsServer(server)
-
-
-def _bind(host: str, port: int) -> _Server:
-    problem: OSError | None = None
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError as error:
-        raise ServerError(f"cannot serve metrics on {host}: {error.strerror or error}") from None
-    # IPv4 first: what is told to users as localhost:9464 is looked for there by most clients.
-    for family, _, _, _, address in sorted(found, key=lambda each: each[0] != socket.AF_INET):
-        kind = _Server6 if family == socket.AF_INET6 else _Server
-        try:
-            return kind((str(address[0]), int(address[1])), _Handler)
-        except OSError as error:
-            problem = problem or error
-    reason = problem.strerror if problem is not None else "no address"
-    raise ServerError(f"cannot serve metrics on {host}:{port}: {reason}")

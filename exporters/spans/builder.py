@@ -1,6 +1,6 @@
 """From decoded runs to spans: which are sent, with which ids, under which parent, linked to what.
 
-The rules are TELEMETRY's "Spans". What follows from them here:
+The rules are those of docs/telemetry.md, "Spans". What follows from them here:
 
 * Whether an iteration has a span is known when its second handle has run. The first run of an iteration is therefore
   held back until then, or until the iteration is over.
@@ -8,113 +8,23 @@ The rules are TELEMETRY's "Spans". What follows from them here:
 * A run in a trace that the application left unsampled makes a span only if it was slow: a root of its own, linked to
   the application's span.
 * Slow runs are held back for a moment, since what is known about them (stacks, cause) comes by another ring.
-
-A span is a plain tuple (``Span``), because at 50,000 a second an object each would be most of the cost; whatever is
-rare about one is in its last item. Two consumers read them: otlp_encoder.py packs, sdk.py makes objects.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from traceloop.core.site_of import Site
 from traceloop.reading.decoding.decoded import Decoded, Iteration, Run, SpanContext
 from traceloop.record.layout import SITES
 
-from .ids import Sampling, SpanIds
+from .ids import SpanIds
+from .model import ITERATION, REMOTE, Extra, Kind, Link, ProcessNames, Span, id_bytes
+from .sampling import Sampling
 
-Attributes = Mapping[str, Any]
-
-#: Name and attributes that many spans share; ``packed`` is the encoder's.
-_MEMORY: Final = 65536
+#: Runs whose trace is remembered, for parents and links.
+RUN_MEMORY: Final = 65536
+#: How long a slow span waits at most for what else is to be learnt about it, s.
 _SLOW_WAIT_SECONDS: Final = 0.3
-REMOTE: Final = 0x200
-
-
-def id_bytes(text: str, size: int) -> bytes:
-    """The bytes of a hexadecimal id, empty where it is none of this size."""
-    try:
-        value = bytes.fromhex(text)
-    except ValueError:
-        return b""
-    return value if len(value) == size else b""
-
-
-class Kind:
-    """What all spans of one callback have in common. ``packed``: the encoder's bytes for it, made once."""
-
-    __slots__ = ("attributes", "label", "name", "packed", "threshold")
-    dropped_attributes: int = 0  # see span_limits.py
-
-    def __init__(self, name: str, attributes: Attributes, threshold: float = 0.0) -> None:
-        self.name = name
-        self.attributes = attributes
-        self.threshold = threshold
-        self.packed: Any = None
-
-
-class Link(NamedTuple):
-    """A span that another one refers to."""
-
-    trace_id: bytes
-    span_id: bytes
-
-
-class SpanEvent(NamedTuple):
-    """Something that happened at a moment (ns since the epoch) within a span."""
-
-    name: str
-    time_ns: int
-    attributes: Attributes
-
-
-class Extra:
-    """What few spans have."""
-
-    __slots__ = ("attributes", "events", "links", "remote_parent", "trace_state")
-    dropped_events: int = 0  # see span_limits.py
-    dropped_links: int = 0
-
-    def __init__(
-        self,
-        attributes: Attributes | None = None,
-        *,
-        links: tuple[Link, ...] = (),
-        events: tuple[SpanEvent, ...] = (),
-        trace_state: str = "",
-        remote_parent: bool = False,
-    ) -> None:
-        self.attributes: Attributes = attributes or {}
-        self.links = links
-        self.events = events
-        self.trace_state = trace_state
-        self.remote_parent = remote_parent
-
-
-#: kind, trace id (16 bytes), span id, parent's span id (b"" none), start and end in ns since the epoch, schedule delay
-#: in s (-1: none to tell), trace id of the run that scheduled it (b"" none) and its span id, the rest (None: nothing).
-Span = tuple[Kind, bytes, bytes, bytes, int, int, float, bytes, bytes, Extra | None]
-
-
-class ProcessNames(NamedTuple):
-    """What a builder asks of the process whose ring it reads.
-
-    site: the place in the code for a number. threshold_for: seconds from which a callback is slow, by its label, given
-    the loop's own threshold. lowest: the lowest threshold that any callback may have, given the loop's own.
-    details: what is known of the slow run from start to end (monotonic s), and whether that is all.
-    active: the application's span that was active in it when its stack was taken.
-    limit: seconds from which this run of a callback (label) with this threshold is slow, its culprit considered.
-    stall: the span, in a trace of its own, that told of the slow run from start to end while it lasted.
-    """
-
-    site: Callable[[int], Site]
-    threshold_for: Callable[[str, float], float] = lambda label, threshold: threshold
-    lowest: Callable[[float], float] = lambda threshold: threshold
-    details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
-    active: Callable[[float, float], SpanContext | None] | None = None
-    limit: Callable[[float, float, str, float], float] | None = None
-    stall: Callable[[float, float], Link | None] | None = None
 
 
 class _Context(NamedTuple):
@@ -127,7 +37,7 @@ class _Context(NamedTuple):
     extra: Extra | None
 
 
-class _SlowSpan:
+class SlowSpan:
     """A slow run's span that waits for what is still to be learnt about it."""
 
     __slots__ = ("blocked", "run", "span", "waiting")
@@ -162,11 +72,11 @@ class SpanBuilder:
         self._contexts: dict[int, _Context | None] = {}
         self._kinds: dict[str, dict[float, Kind]] = {}
         self._retiring: list[float] = []
-        # By number of a run modulo _MEMORY: the trace in which its span is sent, b"" where it is not.
-        self._traces: list[bytes] = [b""] * _MEMORY
+        # By number of a run modulo RUN_MEMORY: the trace in which its span is sent, b"" where it is not.
+        self._traces: list[bytes] = [b""] * RUN_MEMORY
         self._last_run = 0
         self._held: Run | None = None
-        self._slow: list[_SlowSpan] = []
+        self._slow: list[SlowSpan] = []
         # The iteration that the latest run belongs to.
         self._iteration = -1
         self._trace = b""
@@ -192,7 +102,7 @@ class SpanBuilder:
         attributes["thread.name"] = self._thread_name
         made = Kind(site.label, attributes, self.names.threshold_for(site.label, self.threshold))
         kinds = self._kinds.setdefault(kind, {})
-        if len(kinds) >= 2 * _MEMORY:  # tasks whose ends were lost
+        if len(kinds) >= 2 * RUN_MEMORY:  # tasks whose ends were lost
             kinds.clear()
         kinds[ident] = made
         return made
@@ -200,8 +110,8 @@ class SpanBuilder:
     def _add_context(self, context: SpanContext) -> None:
         # Defined again, it is among the latest.
         self._contexts.pop(context.number, None)
-        if len(self._contexts) >= _MEMORY:
-            for number in list(self._contexts)[: _MEMORY // 2]:
+        if len(self._contexts) >= RUN_MEMORY:
+            for number in list(self._contexts)[: RUN_MEMORY // 2]:
                 del self._contexts[number]
         self._contexts[context.number] = self._context_of(context)
 
@@ -220,7 +130,7 @@ class SpanBuilder:
 
     def where(self, number: int) -> tuple[bytes, bytes]:
         """Trace and span id of a run whose span is sent; empty where it is not, or was too long ago to know."""
-        trace = self._traces[number % _MEMORY] if 0 <= self._last_run - number < _MEMORY else b""
+        trace = self._traces[number % RUN_MEMORY] if 0 <= self._last_run - number < RUN_MEMORY else b""
         return (trace, self.ids.run(number)) if trace else (b"", b"")
 
     def context(self, number: int) -> _Context | None:
@@ -288,7 +198,7 @@ class SpanBuilder:
         keep_all = self.sampling.bound >> 64 == 1
         offset = self.clock_offset_ns
         lowest = self.names.lowest(self.threshold)
-        memory = _MEMORY - 1
+        memory = RUN_MEMORY - 1
         iteration_now = self._iteration
         trace, parent, kept = self._trace, self._parent, self._kept
         last = len(runs) - 1
@@ -340,7 +250,7 @@ class SpanBuilder:
                         continue
                     traces[number & memory] = span[1]
                     if is_slow:
-                        self._slow.append(_SlowSpan(run, span))
+                        self._slow.append(SlowSpan(run, span))
                     else:
                         append(span)
                     continue
@@ -391,8 +301,8 @@ class SpanBuilder:
             else:
                 return None
         link_trace = link_id = b""
-        if scheduler and number - scheduler < _MEMORY:
-            link_trace = self._traces[scheduler % _MEMORY]
+        if scheduler and number - scheduler < RUN_MEMORY:
+            link_trace = self._traces[scheduler % RUN_MEMORY]
             if link_trace:
                 link_id = self.ids.run(scheduler)
         if is_slow:
@@ -444,7 +354,7 @@ class SpanBuilder:
 
     def _release_slow(self, runs: list[Run], out: list[Span], now: float, *, final: bool = False) -> None:
         """Sends slow runs of which all is known, or of which nothing more is expected."""
-        kept: list[_SlowSpan] = []
+        kept: list[SlowSpan] = []
         for slow in self._slow:
             number, _, end, _, _, _, _, _, iteration, _ = slow.run
             for run in runs:
@@ -467,7 +377,3 @@ class SpanBuilder:
                 extra.links = (*extra.links, told)
             out.append(slow.span)
         self._slow = kept
-
-
-#: What all spans of iterations have in common.
-ITERATION: Final = Kind("asyncio.iteration", {})

@@ -10,13 +10,13 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from .builder import ITERATION, Span
+from .model import ITERATION, Span
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.executors import ExecutorStatistics
     from traceloop.reading.statistics.loop import LoopStatistics
 
-    from ..otlp.sender import SentHook
+    from .sinks import SentHook
 
 #: Spans looked at in each batch, beside the longest and the latest: enough to reach the common buckets soon.
 _PICKED: Final = 8

@@ -7,8 +7,8 @@ from typing import Any, Final
 from traceloop.reading.decoding.decoded import Event
 from traceloop.reading.statistics.growth import growth_of
 
-from .builder import Extra, Kind, Span
 from .ids import SpanIds
+from .model import Extra, Kind, Span
 
 _GROWTH: Final = Kind("asyncio.heap_growth", {})
 

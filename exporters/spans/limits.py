@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
-from .builder import Attributes, Extra, Kind, Span, SpanEvent
+from .model import Attributes, Extra, Kind, Span, SpanEvent
 
 _MAX_KINDS: Final = 20_000
 _NO_LIMIT: Final = 1 << 30

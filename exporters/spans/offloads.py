@@ -11,8 +11,10 @@ from typing import Any, Final
 from traceloop.reading.decoding.decoded import Decoded
 from traceloop.record.layout import SITES
 
-from .builder import Extra, Kind, Link, ProcessNames, Span, SpanBuilder
-from .ids import Sampling, SpanIds
+from .builder import SpanBuilder
+from .ids import SpanIds
+from .model import Extra, Kind, Link, ProcessNames, Span
+from .sampling import Sampling
 
 _OUTCOMES: Final = {1: "result", 2: "exception", 3: "cancelled"}
 _MAX_OPEN: Final = 100_000

@@ -17,8 +17,8 @@ from traceloop.reading.follower import ProcessFollower, RingFollower
 from traceloop.reading.stalls.index import StallIndex, StallStack
 from traceloop.record import layout
 
-from .builder import REMOTE, Extra, Kind, Link, Span, SpanEvent, id_bytes
 from .ids import SpanIds
+from .model import REMOTE, Extra, Kind, Link, Span, SpanEvent, id_bytes
 
 _STALL: Final = Kind("asyncio.stall", {})
 _ROOTS: Final = 256

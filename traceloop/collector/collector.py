@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.statistics.run import Statistics
 
-    from ..exporters.span_pipeline import SpanPipeline, SpanSink
+    from ..exporters.span_pipeline import SpanPipeline
+    from ..exporters.spans.sinks import SpanSink
 
 # A turn costs 0.4 to 0.8 ms besides what it reads: every 20 ms that was 0.5 us a handle at 50,000 of them a second. A
 # ring holds seconds of them.
@@ -197,9 +198,9 @@ class Collector:
         poll.register(listener, select.POLLIN)
         poll.poll(UNASKED_SECONDS * 1000)
         try:
-            from ..exporters.prometheus.metrics import serve
+            from ..exporters.prometheus.server import serve
 
-            serve(self._scraped, listener=listener)
+            serve(self._scraped, listener)
         except BaseException as error:
             say(f"no metrics: {error!r}; its traceback is in {keep_traceback(self.run_dir)}")
 
@@ -489,7 +490,7 @@ class CollectorThread:
         from traceloop.reading.follower import PrivateFollower
         from traceloop.recording.process import current_process
 
-        from ..exporters.prometheus.metrics import serve
+        from ..exporters.prometheus.server import serve
         from ..exporters.span_pipeline import make_pipeline
 
         self.statistics = make_statistics(self.settings)
@@ -500,7 +501,7 @@ class CollectorThread:
         self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
         # What watching costs is not told apart here from what the application does.
         listener = self._listener
-        self._server = serve(self._scraped, listener=listener, own_usage=False) if listener is not None else None
+        self._server = serve(self._scraped, listener, own_usage=False) if listener is not None else None
 
     def _scraped(self) -> Statistics:
         self.read()

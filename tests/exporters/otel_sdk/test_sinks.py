@@ -9,8 +9,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from traceloop.exporters.otel_sdk.sinks import ProviderSink, SdkSink, load_exporter
-from traceloop.exporters.span_pipeline import make_sinks, sampling_of, wanted_exporters
-from traceloop.exporters.spans.builder import Extra, Kind, Link, SpanEvent
+from traceloop.exporters.span_exporters import make_sinks, sampling_of, wanted_exporters
+from traceloop.exporters.spans.model import Extra, Kind, Link, SpanEvent
 from traceloop.settings import Settings
 
 import pytest  # isort: skip

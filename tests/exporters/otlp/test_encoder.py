@@ -10,9 +10,9 @@ from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.resources import Resource
 
-from traceloop.exporters.otel_sdk.sinks import readable_span
+from traceloop.exporters.otel_sdk.spans import readable_span
 from traceloop.exporters.otlp.encoder import encode_request, encode_resource, encode_scope, encode_spans, varint
-from traceloop.exporters.spans.builder import Extra, Kind, Link, SpanEvent
+from traceloop.exporters.spans.model import Extra, Kind, Link, SpanEvent
 from traceloop.exporters.spans.resource import SCOPE_NAME, own_version
 
 RESOURCE = {"service.name": "test", "process.pid": 7, "ratio": 0.5, "flag": True, "list": ["a", "b"]}

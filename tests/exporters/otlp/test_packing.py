@@ -9,9 +9,11 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from traceloop.core.site_of import Site
 from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
-from traceloop.exporters.spans.builder import ProcessNames, SpanBuilder
+from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.exemplars import loop_hook
-from traceloop.exporters.spans.ids import Sampling, SpanIds
+from traceloop.exporters.spans.ids import SpanIds
+from traceloop.exporters.spans.model import ProcessNames
+from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
 from traceloop.record.layout import SITES
 

@@ -10,10 +10,13 @@ from email.utils import formatdate
 import pytest
 
 from tests.helpers.otlp_receiver import Receiver, attributes_of
-from traceloop.exporters.otlp import sender as otlp
+from traceloop.exporters.otlp import connection
+from traceloop.exporters.otlp import sender as sending
 from traceloop.exporters.otlp.encoder import encode_spans
-from traceloop.exporters.otlp.sender import OtlpSender, OtlpSettings, rejected_spans
-from traceloop.exporters.spans.builder import Kind
+from traceloop.exporters.otlp.responses import rejected
+from traceloop.exporters.otlp.sender import OtlpSender
+from traceloop.exporters.otlp.settings import OtlpSettings
+from traceloop.exporters.spans.model import Kind
 
 KIND = Kind("app.handler", {"asyncio.handle.kind": "soon"})
 RESOURCE = {"service.name": "test"}
@@ -38,7 +41,7 @@ def receiver():
 
 @pytest.fixture
 def sender(monkeypatch):
-    monkeypatch.setattr(otlp, "FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setattr(connection, "FIRST_PAUSE_SECONDS", 0.05)
     made = []
 
     def make(url, **more):
@@ -51,7 +54,7 @@ def sender(monkeypatch):
     yield make
     for each in made:
         each.shutdown(0.1)
-        each._session.close()
+        each._connection.close()
     gc.collect()
 
 
@@ -133,7 +136,7 @@ def test_retry_after_may_be_a_date(receiver, sender):
 
 
 def test_a_longer_retry_after_than_a_batch_is_kept_for_holds_for_the_next(receiver, sender, monkeypatch):
-    monkeypatch.setattr(otlp, "GIVE_UP_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "GIVE_UP_SECONDS", 0.5)
     to = receiver(lambda number: (503, {"Retry-After": "2"}) if number == 1 else None)
     made = sender(to.url)
     start = time.monotonic()
@@ -189,7 +192,7 @@ def test_requests_keep_to_their_size_however_large_the_spans(receiver, sender, p
     else:
         made.put("p", RESOURCE, spans)
     assert len(to.wait_for(lambda spans: len(spans) >= 3000)) == 3000
-    assert max(map(len, to.requests)) <= otlp.MAX_REQUEST_BYTES + 1000
+    assert max(map(len, to.requests)) <= sending.MAX_REQUEST_BYTES + 1000
     assert len(ids([(0, 0, span.span_id) for span in to.spans()])) == 3000
 
 
@@ -215,7 +218,7 @@ def test_partial_success_counts_what_was_rejected(receiver, sender):
 
 
 def test_a_receiver_that_hangs_costs_bounded_memory_and_no_waiting(receiver, sender, monkeypatch):
-    monkeypatch.setattr(otlp, "MAX_QUEUE_BYTES", 200_000)
+    monkeypatch.setattr(sending, "MAX_QUEUE_BYTES", 200_000)
     to = receiver(lambda number: "hang" if not to.released.is_set() else None)
     made = sender(to.url, timeout=0.3)
     total = 0
@@ -227,7 +230,7 @@ def test_a_receiver_that_hangs_costs_bounded_memory_and_no_waiting(receiver, sen
         slowest = max(slowest, time.monotonic() - before)
         total += 500
         assert total < 100_000
-    assert made._queued_bytes < 200_000 + 100_000
+    assert made._thread._queued_bytes < 200_000 + 100_000
     assert slowest < 2.0 and time.monotonic() - start < 20
     to.released.set()
     until(lambda: made.exported.sent + sum(made.exported.dropped.values()) == total, 20)
@@ -247,7 +250,7 @@ def test_a_receiver_that_was_gone_gets_what_was_kept(receiver, sender):
 
 
 def test_a_batch_is_given_up_in_the_end(receiver, sender, monkeypatch):
-    monkeypatch.setattr(otlp, "GIVE_UP_SECONDS", 0.3)
+    monkeypatch.setattr(connection, "GIVE_UP_SECONDS", 0.3)
     made = sender(receiver(lambda number: 503).url)
     made.put("p", RESOURCE, make_spans(5))
     until(lambda: made.exported.dropped["unavailable"] == 5)
@@ -256,7 +259,7 @@ def test_a_batch_is_given_up_in_the_end(receiver, sender, monkeypatch):
 def test_the_shutdown_is_bounded_and_counts_the_rest(receiver, sender):
     made = sender(receiver(lambda number: "hang").url, timeout=30.0)
     made.put("p", RESOURCE, make_spans(5))
-    until(lambda: made._in_flight == 5)
+    until(lambda: made._thread._in_flight == 5)
     made.put("p", RESOURCE, make_spans(7))
     start = time.monotonic()
     made.shutdown(0.3)
@@ -270,7 +273,7 @@ def test_the_shutdown_sends_what_is_queued(receiver, sender):
     made.put("p", RESOURCE, make_spans(5))
     made.shutdown(10)
     assert made.exported.sent == 5 and len(to.spans()) == 5
-    assert not made._thread.is_alive()
+    assert not made._thread._thread.is_alive()
 
 
 def test_the_hook_is_called_for_what_has_arrived_only(receiver, sender):
@@ -362,4 +365,4 @@ def test_a_batch_is_no_larger_than_the_queue(environ, queue, batch):
 
 def test_damaged_answers_are_no_rejection():
     for data in (b"", b"\x0a", b"\xff" * 20, b"\x0a\x02\x08\xff", os.urandom(100)):
-        assert rejected_spans(data) >= 0
+        assert rejected(data) >= 0

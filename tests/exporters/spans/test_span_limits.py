@@ -6,10 +6,10 @@ from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 from opentelemetry.sdk.resources import Resource
 
 from tests.helpers.otlp_receiver import attributes_of
-from traceloop.exporters.otel_sdk.sinks import readable_span
+from traceloop.exporters.otel_sdk.spans import readable_span
 from traceloop.exporters.otlp.encoder import encode_spans
-from traceloop.exporters.spans.builder import ITERATION, Extra, Kind, Link, SpanEvent
 from traceloop.exporters.spans.limits import SpanLimits
+from traceloop.exporters.spans.model import ITERATION, Extra, Kind, Link, SpanEvent
 
 KIND = Kind("app.handler", {"asyncio.handle.kind": "task", "code.function.name": "app.handler", "thread.id": 7})
 TRACE, ID = bytes(15) + b"\1", bytes(7) + b"\1"

@@ -6,8 +6,10 @@ import random
 import pytest
 
 from traceloop.core.site_of import Site
-from traceloop.exporters.spans.builder import Link, ProcessNames, SpanBuilder, SpanEvent
-from traceloop.exporters.spans.ids import Sampling, SpanIds
+from traceloop.exporters.spans.builder import SpanBuilder
+from traceloop.exporters.spans.ids import SpanIds
+from traceloop.exporters.spans.model import Link, ProcessNames, SpanEvent
+from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
 from traceloop.record.layout import SITES
 
