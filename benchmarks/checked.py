@@ -24,7 +24,7 @@ from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading import read_run
 from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader
-from traceloop.reading.process_folders import SiteLogReader
+from traceloop.reading.site_names import SiteLogReader
 from traceloop.record import layout
 
 _LOOP_SERIES = (

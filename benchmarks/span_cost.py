@@ -13,7 +13,6 @@ import time
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as sdk_encode
 from opentelemetry.sdk.resources import Resource
 
-from traceloop.core.site_of import Site
 from traceloop.exporters.otel_sdk.spans import readable_span
 from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
@@ -21,6 +20,7 @@ from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.model import ProcessNames
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo
+from traceloop.record.sites import Site
 
 ROUNDS = 9
 RUNS = 20_000

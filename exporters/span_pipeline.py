@@ -11,13 +11,13 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from traceloop.core.site_of import Site
 from traceloop.reading.decoding.decoded import SpanContext
 from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
 from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.statistics.parts import Sample
 from traceloop.reading.statistics.run import Statistics
+from traceloop.record.sites import Site
 from traceloop.settings import Settings
 
 from .otlp.packing import PackingBuilder

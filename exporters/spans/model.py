@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from traceloop.core.site_of import Site
 from traceloop.reading.decoding.decoded import SpanContext
+from traceloop.record.sites import Site
 
 Attributes = Mapping[str, Any]
 

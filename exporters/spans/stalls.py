@@ -12,10 +12,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
-from traceloop.core.site_of import Site
 from traceloop.reading.follower import ProcessFollower, RingFollower
 from traceloop.reading.stalls.index import StallIndex, StallStack
 from traceloop.record import layout
+from traceloop.record.sites import Site
 
 from .ids import SpanIds
 from .model import REMOTE, Extra, Kind, Link, Span, SpanEvent, id_bytes

@@ -16,7 +16,7 @@ from tests.helpers.collected_run import PREAMBLE, STEPS, until
 from tests.helpers.otlp_receiver import attributes_of
 from tests.helpers.paths import ROOT
 from traceloop.collector import start as collector
-from traceloop.collector.traced_processes import is_alive
+from traceloop.record.proc import is_alive
 from traceloop.settings import RUN_DIR
 
 

@@ -7,7 +7,7 @@ import sys
 import time
 
 from traceloop.collector.expired_records import expire
-from traceloop.collector.traced_processes import stat_of
+from traceloop.record.proc import process_start_ticks
 
 
 def make(folder, name, *, days=0.0, size=1000, process=None):
@@ -23,7 +23,7 @@ def make(folder, name, *, days=0.0, size=1000, process=None):
 def test_age_and_size_and_life(tmp_path):
     own = make(tmp_path, "own")
     old = make(tmp_path, "old", days=8)
-    alive = make(tmp_path, "alive", days=8, process=f"p-{os.getpid()}-{stat_of(os.getpid())[1]}")
+    alive = make(tmp_path, "alive", days=8, process=f"p-{os.getpid()}-{process_start_ticks()}")
     first, second, third = (make(tmp_path, f"big{n}", days=3 - n, size=10_000) for n in range(3))
     (tmp_path / "traceloop-0x-other").mkdir()
     (tmp_path / "somebody").mkdir()

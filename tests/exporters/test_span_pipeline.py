@@ -7,11 +7,11 @@ import pytest
 
 from tests.helpers.otlp_receiver import Receiver
 from traceloop.collector.collector import make_statistics
-from traceloop.core.site_of import Site
 from traceloop.exporters.span_pipeline import make_pipeline
 from traceloop.reading.follower import ProcessFollower
-from traceloop.reading.process_folders import SiteNames
+from traceloop.reading.site_names import SiteNames
 from traceloop.record import layout
+from traceloop.record.sites import Site
 from traceloop.recording.ring import Ring
 from traceloop.settings import Settings
 

@@ -10,7 +10,7 @@ import urllib.request
 from pathlib import Path
 
 from traceloop.collector import start as collector
-from traceloop.collector.traced_processes import is_alive
+from traceloop.record.proc import is_alive
 from traceloop.settings import RUN_DIR, Settings
 
 from .paths import ROOT

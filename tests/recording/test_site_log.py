@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from traceloop.core.site_of import Site
-from traceloop.reading.process_folders import SiteLogReader
+from traceloop.reading.site_names import SiteLogReader
+from traceloop.record.sites import Site
 from traceloop.recording import site_log as sites
 from traceloop.recording.site_log import SiteLog
 

@@ -26,13 +26,14 @@ import threading
 import time
 
 from traceloop import notices
-from traceloop.instrument.process_end import COLLECTOR_TRACEBACK
+from traceloop.record import files
+from traceloop.record.proc import process_start_ticks
 from traceloop.settings import Settings
 
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
 from .listening import listen, url_of
 from .start import CollectorError
-from .traced_processes import Root, processes_of_run, stat_of
+from .traced_processes import Root, processes_of_run
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ def keep_traceback(run_dir: str) -> str:
     """Keeps the traceback of the exception that is being handled in the run directory; the file's path."""
     import traceback
 
-    path = os.path.join(run_dir, COLLECTOR_TRACEBACK)
+    path = os.path.join(run_dir, files.COLLECTOR_TRACEBACK)
     try:
         with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
             file.write(traceback.format_exc())
@@ -114,7 +115,7 @@ class WakePipe:
     """The named pipe of a run directory by which its processes end the collector's wait. For one reader."""
 
     def __init__(self, run_dir: str) -> None:
-        path = os.path.join(run_dir, "wake")
+        path = os.path.join(run_dir, files.WAKE)
         try:
             os.mkfifo(path, 0o600)
         except OSError:
@@ -266,7 +267,6 @@ class Collector:
         return busy
 
     def _process_over(self, name: str) -> None:
-        from traceloop.reading.process_folders import USAGE_NAME
 
         self._ended.add(name)
         process = self.follower.processes[name]
@@ -274,15 +274,15 @@ class Collector:
         self.pipeline.end_process(process)
         if name in self.follower.crashed:
             self._keep = True
-            write_file(os.path.join(self.run_dir, "crashed"), "")
+            write_file(os.path.join(self.run_dir, files.CRASHED), "")
             line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
             self._tell(line)
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
         # What only the kernel knew, for `traceloop report`.
-        write_file(os.path.join(folder.path, USAGE_NAME), f"{process.statistics.most_resident_bytes}\n")
-        write_file(os.path.join(self.run_dir, f"drained-{folder.pid}"), "")
+        write_file(os.path.join(folder.path, files.USAGE), f"{process.statistics.most_resident_bytes}\n")
+        write_file(os.path.join(self.run_dir, f"{files.DRAINED_PREFIX}{folder.pid}"), "")
         if not is_root and name not in self.follower.crashed:
             self._let_go(name)
 
@@ -336,8 +336,8 @@ class Collector:
             say(report.removeprefix("traceloop: ") if report else summary)
         # The root, which waits for them, ends when they are there: so does then what it wrote to.
         release_stderr()
-        write_file(os.path.join(self.run_dir, "report.txt"), report)
-        write_file(os.path.join(self.run_dir, "summary.txt"), "\n".join([*self.notices, summary]))
+        write_file(os.path.join(self.run_dir, files.REPORT), report)
+        write_file(os.path.join(self.run_dir, files.SUMMARY), "\n".join([*self.notices, summary]))
 
     def _texts(self) -> tuple[str, str]:
         from ..exporters.text import report
@@ -377,12 +377,12 @@ class Collector:
     def _keep_copy(self, record: str) -> None:
         import shutil
 
-        from .expired_records import LOCK_NAME
-
         target = os.path.join(record, os.path.basename(os.path.normpath(self.run_dir)))
         try:
             os.makedirs(record, mode=0o700, exist_ok=True)
-            own = shutil.ignore_patterns("wake", "collector.json", LOCK_NAME, "drained-*", "said-*")
+            own = shutil.ignore_patterns(
+                files.WAKE, files.COLLECTOR, files.LOCK, f"{files.DRAINED_PREFIX}*", f"{files.SAID_PREFIX}*"
+            )
             shutil.copytree(self.run_dir, target, ignore=own)
         except (OSError, shutil.Error) as error:
             say(f"the record could not be kept in {record}: {error}")
@@ -431,9 +431,8 @@ def _serve(collector: Collector, listener: socket.socket | None, url: str | None
 
     run_dir = collector.run_dir
 
-    own = stat_of(os.getpid())
-    description = {"pid": os.getpid(), "start_ticks": own[1] if own is not None else 0, "url": url}
-    write_file(os.path.join(run_dir, "collector.json"), json.dumps(description))
+    description = {"pid": os.getpid(), "start_ticks": process_start_ticks(), "url": url}
+    write_file(os.path.join(run_dir, files.COLLECTOR), json.dumps(description))
     from . import expired_records as old_records
 
     old_records.hold(run_dir)  # until this process ends

@@ -12,11 +12,8 @@ import shutil
 import time
 from typing import Any
 
-from traceloop.instrument.run_directory import pid_namespace
-
-from .traced_processes import is_alive
-
-LOCK_NAME = "held"
+from traceloop.record import files
+from traceloop.record.proc import is_alive, pid_namespace
 
 MAX_AGE_SECONDS = 7 * 24 * 3600.0
 MAX_BYTES = 256 << 20
@@ -25,7 +22,7 @@ MAX_BYTES = 256 << 20
 def hold(run_dir: str) -> int:
     """Marks the run as living; until the descriptor that is returned is closed. -1 where that is not possible."""
     try:
-        descriptor = os.open(os.path.join(run_dir, LOCK_NAME), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+        descriptor = os.open(os.path.join(run_dir, files.LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
         return -1
     try:
@@ -39,7 +36,7 @@ def hold(run_dir: str) -> int:
 def _is_held(path: str) -> bool | None:
     """Whether a collector holds the run; None where none ever did."""
     try:
-        descriptor = os.open(os.path.join(path, LOCK_NAME), os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(os.path.join(path, files.LOCK), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
@@ -93,22 +90,21 @@ def _in_use(path: str) -> bool:
     held = _is_held(path)
     if held:
         return True
-    if _described(path, "run.json").get("pid_namespace", 0) not in (0, pid_namespace()):
+    if _described(path, files.RUN).get("pid_namespace", 0) not in (0, pid_namespace()):
         # Its processes cannot be asked for. A collector outlives them all; of a run without one nothing is known.
         return held is None and age < MAX_AGE_SECONDS
-    collector = _described(path, "collector.json")
+    collector = _described(path, files.COLLECTOR)
     try:
         if is_alive(int(collector["pid"]), int(collector["start_ticks"])):
             return True
     except (ValueError, KeyError, TypeError):
         pass
     for name in os.listdir(path):
-        parts = name.split("-")
-        if parts[0] == "p" and len(parts) >= 3 and parts[1].isdigit() and parts[2].isdigit():
-            if os.path.exists(os.path.join(path, name, "ended")):
-                continue
-            if is_alive(int(parts[1]), int(parts[2])):
-                return True
+        process = files.parse_process_name(name)
+        if process is None or os.path.lexists(os.path.join(path, name, files.ENDED)):
+            continue
+        if is_alive(process.pid, process.start_ticks):
+            return True
     return False
 
 
@@ -116,8 +112,7 @@ def _described(path: str, name: str) -> dict[str, Any]:
     import json
 
     try:
-        with open(os.path.join(path, name), encoding="utf-8", errors="replace") as file:
-            description = json.load(file)
+        description = json.loads(files.read_file(os.path.join(path, name), 1 << 20))
     except (OSError, ValueError, RecursionError):
         return {}
     return description if isinstance(description, dict) else {}
@@ -125,8 +120,8 @@ def _described(path: str, name: str) -> dict[str, Any]:
 
 def _size(path: str) -> int:
     total = 0
-    for folder, _, files in os.walk(path):
-        for name in files:
+    for folder, _, names in os.walk(path):
+        for name in names:
             try:
                 total += os.lstat(os.path.join(folder, name)).st_size
             except OSError:

@@ -28,9 +28,8 @@ from typing import Any
 from traceloop.reading.follower import FolderFollower, RunFollower
 from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex, StallStack
-from traceloop.record import layout
-from traceloop.recording.ring import process_start_ticks
-from traceloop.recording.watchdog.fault_dump import ADVERT_NAME, DUMP_NAME
+from traceloop.record import files, layout
+from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of
 
 #: A watchdog that is late for its turn by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
 LATE_SECONDS = 0.05
@@ -179,11 +178,9 @@ class StallProbe:
         CPU time in seconds.
         """
         state, cpu_s, waited_s, slices = _thread_state(follower.folder.pid, thread)
-        if state:
-            with open(f"/proc/{follower.folder.pid}/stat", "rb") as file:
-                fields = file.read().rpartition(b")")[2].split()
-            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-            self._index(follower).add_sample(ring, (now, cpu_s, used, waited_s, slices))
+        process = stat_of(follower.folder.pid) if state else None
+        if process is not None:
+            self._index(follower).add_sample(ring, (now, cpu_s, process.cpu_s, waited_s, slices))
         return state, cpu_s
 
     def _index(self, follower: FolderFollower) -> StallIndex:
@@ -196,10 +193,9 @@ class StallProbe:
         return len(process.times) < MAX_DUMPS_A_MINUTE and not process.asked_at
 
     def _ask(self, follower: FolderFollower, process: _Process, now: float) -> None:
-        path = os.path.join(follower.folder.path, DUMP_NAME)
+        path = os.path.join(follower.folder.path, files.DUMP)
         try:
-            with open(os.path.join(follower.folder.path, ADVERT_NAME), "rb") as file:
-                advert = json.loads(file.read(4096))
+            advert = json.loads(files.read_file(os.path.join(follower.folder.path, files.DUMP_ADVERT), 4096))
             number, fd, pid, ticks = (int(advert[name]) for name in ("signal", "fd", "pid", "start_ticks"))
         except (OSError, ValueError, KeyError, TypeError):
             self._refuse("not advertised")
@@ -212,7 +208,7 @@ class StallProbe:
             # The handle names one process for good; whatever is asked after it was opened is asked of that one.
             if process_start_ticks(pid) != ticks:
                 self._refuse("another process")
-            elif not _handles(pid, number):
+            elif not signal_masks(pid).get("SigCgt", 0) >> (number - 1) & 1:
                 self._refuse("no handler")
             elif not os.path.samefile(f"/proc/{pid}/fd/{fd}", path):
                 self._refuse("its descriptor is another file's")
@@ -231,7 +227,7 @@ class StallProbe:
 
     def _collect(self, follower: FolderFollower, process: _Process, now: float, *, final: bool = False) -> None:
         """Takes in the dump that was asked for, once it is whole. ``final``: the process writes no more of it."""
-        path = os.path.join(follower.folder.path, DUMP_NAME)
+        path = os.path.join(follower.folder.path, files.DUMP)
         try:
             size = os.stat(path).st_size
         except OSError:
@@ -247,7 +243,7 @@ class StallProbe:
         self._done(follower, process)
         if size <= process.dumped:
             return
-        with open(path, "rb") as file:
+        with files.open_file(path) as file:
             file.seek(process.dumped)
             text = file.read(_MAX_DUMP).decode("utf-8", "replace")
         process.dumped = size
@@ -278,15 +274,10 @@ class StallProbe:
 
 def _thread_state(pid: int, thread: int) -> tuple[str, float, float, int]:
     """A thread's state as in proc(5), "" if not known; seconds it ran, and waited for a processor; times it got one."""
-    base = f"/proc/{pid}/task/{thread}"
-    try:
-        with open(f"{base}/stat", "rb") as file:
-            state = file.read().rpartition(b")")[2].split()[0].decode("ascii", "replace")
-        with open(f"{base}/schedstat", "rb") as file:
-            cpu, waited, slices = (int(field) for field in file.read().split()[:3])
-    except (OSError, ValueError, IndexError):
+    stat, schedule = stat_of(pid, thread), schedule_of(thread, pid)
+    if stat is None or schedule.slices < 0:
         return "", 0.0, 0.0, 0
-    return state, cpu / 1e9, waited / 1e9, slices
+    return stat.state, schedule.cpu_s, schedule.waited_s, schedule.slices
 
 
 def _late_at(reader: Any) -> float:
@@ -296,12 +287,3 @@ def _late_at(reader: Any) -> float:
         return due + LATE_SECONDS
     heartbeat: float = reader.word(layout.W_HEARTBEAT)
     return heartbeat + STALE_SECONDS if heartbeat > 0.0 and not reader.word(layout.W_LOOKED) else 0.0
-
-
-def _handles(pid: int, number: int) -> bool:
-    """Whether the process has a handler for this signal."""
-    with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (number - 1) & 1)
-    return False

@@ -9,45 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Container
 
+from traceloop.record.proc import is_alive, process_start_ticks
 from traceloop.settings import RUN_DIR
-
-
-def stat_of(pid: int) -> tuple[str, int] | None:
-    """A process's state as in proc(5), and its start in clock ticks since boot.
-
-    None where there is no such process, or no /proc.
-    """
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            fields = file.read().rpartition(b")")[2].split()
-        return fields[0].decode("ascii", "replace"), int(fields[19])
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def is_alive(pid: int, start_ticks: int = 0) -> bool:
-    """Whether the process runs. A zombie does not: it writes nothing more."""
-    stat = stat_of(pid)
-    if stat is not None:
-        return stat[0] not in "ZXx" and start_ticks in (0, stat[1])
-    if os.path.exists("/proc/self/stat"):
-        return False
-    try:  # no /proc (macOS)
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 class Root:
     """The process that began the run. ``pid`` 0: it is not known, and counts as gone."""
 
     def __init__(self, pid: int) -> None:
-        stat = stat_of(pid) if pid else None
         self.pid = pid
-        self.start_ticks = stat[1] if stat is not None else 0
+        self.start_ticks = process_start_ticks(pid) if pid else 0
         self._handle = -1
         if pid and hasattr(os, "pidfd_open"):
             try:

@@ -7,24 +7,9 @@ from __future__ import annotations
 
 import functools
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any
 
-
-class Site(NamedTuple):
-    """A place in the code. ``line`` is 0 and ``file`` empty where there is no Python source (C functions)."""
-
-    module: str
-    qualname: str
-    file: str
-    line: int
-
-    @property
-    def label(self) -> str:
-        """``module.qualname``, with the line for lambdas, which are all called the same."""
-        name = f"{self.module}.{self.qualname}" if self.module else self.qualname
-        if self.qualname.endswith("<lambda>"):
-            return f"{name}:{self.line}"
-        return name
+from ..record.sites import Site
 
 
 def unwrap(callback: Any) -> Any:

@@ -21,6 +21,8 @@ import sys
 import time
 
 from .. import notices
+from ..record import files
+from ..record.proc import is_alive
 from ..settings import COLLECTOR_PID, Settings, choose
 
 TYPE_CHECKING = False
@@ -28,8 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-#: In the run directory: what went wrong in the collector.
-COLLECTOR_TRACEBACK = "collector-traceback.txt"
 
 #: Signals whose default action ends a process without a line of Python.
 _GUARDED = (_signal.SIGTERM, _signal.SIGHUP)
@@ -156,7 +156,7 @@ def _end() -> None:
 
 
 def _finish_run(settings: Settings, run_dir: str) -> None:
-    if not any(name.startswith("p-") for name in _listing(run_dir)):
+    if not any(files.parse_process_name(name) for name in _listing(run_dir)):
         notices.say("no asyncio event loop ran: nothing was recorded")
         if settings.collector == "none":
             _remove_empty(run_dir)
@@ -165,10 +165,10 @@ def _finish_run(settings: Settings, run_dir: str) -> None:
         notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
     if settings.collector != "process":
         return
-    summary = _wait_for(os.path.join(run_dir, "summary.txt"), run_dir, settings.exit_timeout)
+    summary = _wait_for(os.path.join(run_dir, files.SUMMARY), run_dir, settings.exit_timeout)
     if summary is None:
         return
-    report = _read(os.path.join(run_dir, "report.txt")) if settings.report else None
+    report = _read(os.path.join(run_dir, files.REPORT)) if settings.report else None
     if report:
         # The report begins with what the summary's last line says.
         notices.say("\n".join(summary.splitlines()[:-1]))
@@ -186,10 +186,10 @@ def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
         text = _read(path)
         if text is not None:
             return text
-        if _collector_pid and not _is_alive(_collector_pid):
+        if _collector_pid and not is_alive(_collector_pid):
             text = _read(path)  # it may have written just before its end
             if text is None:
-                traceback = os.path.join(run_dir, COLLECTOR_TRACEBACK)
+                traceback = os.path.join(run_dir, files.COLLECTOR_TRACEBACK)
                 why = f"; its traceback is in {traceback}" if os.path.exists(traceback) else ""
                 notices.say(f"the collector has ended before the program{why}; the record is in {run_dir}")
             return text
@@ -205,7 +205,7 @@ def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
 
 def _wake_collector(run_dir: str) -> None:
     try:
-        pipe = os.open(os.path.join(run_dir, "wake"), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        pipe = os.open(os.path.join(run_dir, files.WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return  # it is gone, or there is none
     try:
@@ -232,34 +232,14 @@ def _read(path: str) -> str | None:
 
 
 def _others_alive(run_dir: str) -> bool:
-    """Whether another traced process of the run lives. Their folders are named p-PID-START, START in clock
-    ticks."""
+    """Whether another traced process of the run lives."""
     for name in _listing(run_dir):
-        parts = name.split("-")
-        if parts[0] != "p" or len(parts) < 3 or not parts[1].isdigit() or int(parts[1]) == os.getpid():
+        process = files.parse_process_name(name)
+        if process is None or process.pid == os.getpid() or os.path.exists(os.path.join(run_dir, name, files.ENDED)):
             continue
-        if os.path.exists(os.path.join(run_dir, name, "ended")):
-            continue
-        if _is_alive(int(parts[1]), parts[2]):
+        if is_alive(process.pid, process.start_ticks):
             return True
     return False
-
-
-def _is_alive(pid: int, start_ticks: str | None = None) -> bool:
-    # A zombie answers signal 0 as the living do, and a pid may have been given anew: /proc knows better.
-    stat = _read(f"/proc/{pid}/stat")
-    if stat is not None:
-        fields = stat.rpartition(")")[2].split()
-        return fields[0] not in "ZX" and (not start_ticks or not start_ticks.isdigit() or fields[19] == start_ticks)
-    if os.path.exists("/proc/self/stat"):
-        return False
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _remove_empty(run_dir: str) -> None:

@@ -10,6 +10,8 @@ import os
 import time
 
 from ..parsing import MIN_RING_SIZE
+from ..record import files
+from ..record.proc import pid_namespace
 from ..settings import Settings
 from ..version import __version__
 
@@ -88,18 +90,10 @@ def describe(settings: Settings, run_dir: str, command: Sequence[str], say: Call
         "settings": settings.as_dict(),
     }
     try:
-        with open(os.path.join(run_dir, "run.json"), "w", encoding="ascii") as file:
+        with open(os.path.join(run_dir, files.RUN), "w", encoding="ascii") as file:
             file.write(encode(description) + "\n")
     except OSError as error:
         say(f"cannot write {run_dir}/run.json: {error.strerror}")
-
-
-def pid_namespace() -> int:
-    """Names the space in which this process's pids mean something, a container's perhaps; 0 where it is not known."""
-    try:
-        return os.stat("/proc/self/ns/pid").st_ino
-    except OSError:
-        return 0
 
 
 def _working_directory() -> str:
@@ -113,8 +107,8 @@ def remove(run_dir: str | None) -> None:
     """Removes a run directory that no process has used yet, with what is in it."""
     if run_dir is None:
         return
-    for folder, folders, files in os.walk(run_dir, topdown=False):
-        for name in files:
+    for folder, folders, names in os.walk(run_dir, topdown=False):
+        for name in names:
             os.unlink(os.path.join(folder, name))
         for name in folders:
             os.rmdir(os.path.join(folder, name))

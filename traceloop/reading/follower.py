@@ -18,7 +18,8 @@ from ..record import layout
 from .decoding.decoded import Decoded, LoopInfo
 from .decoding.decoder import LoopStream
 from .decoding.ring_reader import Batch, RingError, RingReader
-from .process_folders import ProcessFolder, RunDirectory, SiteNames
+from .process_folders import ProcessFolder, RunDirectory
+from .site_names import SiteNames
 from .stalls import parts as stall_statistics
 from .stalls.crashes import Crash, crash_of
 from .statistics.loop import LoopStatistics

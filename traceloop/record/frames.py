@@ -1,15 +1,27 @@
-"""Whose code a frame is, and which frame of a stack is to be named for it."""
+"""Whose code a frame is: the application's, a library's or ours; and which frame of a stack is named for a stall."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from typing import Final
 
 # A frame as it is recorded: file, line, module, qualname.
 Frame = tuple[str, int, str, str]
 
-_OUR_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+#: This package's folder, with a separator behind it.
+OUR_FOLDER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
+
+# The functions of the loop that call handles: in a stack, the application begins below them. Files are told by their
+# last two names, since a record may come from another installation, or an earlier version.
+LOOP_FUNCTIONS: Final = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
+_LOOP_FILES: Final = (os.path.join("loop", "event_loop.py"), os.path.join("core", "recorded_iteration.py"))
+
+
+def is_loop(file: str, function: str) -> bool:
+    """Whether a frame is the loop's own, which calls handles. ``function``: its bare name."""
+    return function in LOOP_FUNCTIONS and file.endswith(_LOOP_FILES)
 
 
 def is_application(file: str, module: str) -> bool:
@@ -18,12 +30,12 @@ def is_application(file: str, module: str) -> bool:
         return module == "__main__"  # python -c, a notebook
     if "/site-packages/" in file or "/dist-packages/" in file:
         return False
-    return bool(file) and not file.startswith((_STDLIB_FOLDER, _OUR_FOLDER))
+    return bool(file) and not file.startswith((_STDLIB_FOLDER, OUR_FOLDER))
 
 
 def is_library(file: str) -> bool:
     """Whether the file is a third party's: of site-packages, and not ours."""
-    return ("/site-packages/" in file or "/dist-packages/" in file) and not file.startswith(_OUR_FOLDER)
+    return ("/site-packages/" in file or "/dist-packages/" in file) and not file.startswith(OUR_FOLDER)
 
 
 def culprit_of(frames: Sequence[Frame], awaiting: Sequence[Frame]) -> str:

@@ -28,11 +28,12 @@ Records are triples of doubles ``(a, ident, b)``. ``ident`` above zero is a hand
 kinds. For a handle run ``a`` is its start; its end is the next clock reading in the stream (the start of the next
 run, or the R_POLL, R_SPIN, R_SKIP, R_END that follows).
 
-``ident`` = site + SITES * task_number. The site is a line of the process's site log; the task number (0: no task) is
-unique in its process. ``b`` = len(ready) after the run + OUTCOME * (outcome + FIRST_STEP), where the outcome is not 0
-when this was the task's last step, and FIRST_STEP is there when it was the first one of a task that ``create_task``
-made: the run that scheduled it is the one that made it, and the record owns an item of text, the task's name. An empty
-item stands for the automatic name one higher than the automatic name before it (``Task-7`` after ``Task-6``).
+``ident`` = site + SITE_LIMIT * task_number (see sites.py). The site is a line of the process's site log; the task
+number (0: no task) is unique in its process. ``b`` = len(ready) after the run + OUTCOME * (outcome + FIRST_STEP),
+where the outcome is not 0 when this was the task's last step, and FIRST_STEP is there when it was the first one of a
+task that ``create_task`` made: the run that scheduled it is the one that made it, and the record owns an item of text,
+the task's name. An empty item stands for the automatic name one higher than the automatic name before it (``Task-7``
+after ``Task-6``).
 """
 
 from __future__ import annotations
@@ -120,7 +121,8 @@ BATCH_ALIGN: Final = 16
 BATCH_CRC_START: Final = 8  # the checksum covers the batch from here on
 
 # A site is a line of the site log. Site 0 stands for callbacks that could not be named.
-SITES: Final = 65536
+SITE_LIMIT: Final = 65536
+SITES: Final = SITE_LIMIT  # the former name
 OUTCOME: Final = 4294967296.0
 OUTCOME_RESULT: Final = 1
 OUTCOME_EXCEPTION: Final = 2

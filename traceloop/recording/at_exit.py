@@ -13,7 +13,7 @@ from asyncio import events
 from types import FrameType
 from typing import Any
 
-from ..record import layout
+from ..record import files, layout
 from . import process
 from .outbox import outbox_of
 from .process import Process
@@ -21,7 +21,6 @@ from .recorder import Recorder
 from .watchdog import watchdog
 
 #: Beside the rings: an exec was about to take place when this many records had been written by the loops.
-EXEC_NAME = "exec"
 
 _FLUSH_CODE = Recorder.flush.__code__
 _RECORDING = ("traceloop.recording.", "traceloop.record.", "traceloop.core.site_of")
@@ -81,7 +80,7 @@ def hand_over() -> None:
         return
     written = sum(ring.words[layout.W_RECORDS] for ring in current.rings)
     try:
-        path = os.path.join(current.directory, EXEC_NAME)
+        path = os.path.join(current.directory, files.EXEC)
         file = os.open(path, os.O_CREAT | os.O_TRUNC | os.O_WRONLY | os.O_CLOEXEC, 0o600)
         try:
             os.write(file, f"{written:.0f}\n".encode("ascii"))

@@ -20,9 +20,10 @@ import threading
 import time
 
 from .. import notices
-from ..record import layout
+from ..record import files, layout
+from ..record.proc import process_start_ticks
 from ..settings import Settings, chosen
-from .ring import Ring, make_ring, process_start_ticks
+from .ring import Ring, make_ring
 from .site_log import SiteLog
 
 _logger = logging.getLogger("traceloop")
@@ -39,7 +40,7 @@ class Process:
         run_dir = settings.run_dir
         self.notice: str | None = None
         self.directory = self._make_directory(run_dir) if run_dir else None
-        self.site_log = SiteLog(os.path.join(self.directory, "sites") if self.directory else None)
+        self.site_log = SiteLog(os.path.join(self.directory, files.SITES) if self.directory else None)
         # Stands in for a ring until a loop runs; nothing is ever written to it.
         self.idle_ring = Ring(None, layout.KIND_LOOP, 0, layout.MIN_CAPACITY)
         self.rings: list[Ring] = []
@@ -54,9 +55,8 @@ class Process:
         self.process_lock = threading.Lock()
 
     def _make_directory(self, run_dir: str) -> str | None:
-        base = os.path.join(run_dir, f"p-{self.pid}-{process_start_ticks()}")
-        for attempt in range(1, 1000):
-            path = base if attempt == 1 else f"{base}-{attempt}"
+        for generation in range(1, 1000):
+            path = os.path.join(run_dir, str(files.ProcessName(self.pid, process_start_ticks(), generation)))
             try:
                 os.mkdir(path, 0o700)
             except FileExistsError:
@@ -87,7 +87,7 @@ class Process:
         try:
             with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
                 json.dump(self.describe(), file)
-            os.rename(temporary, os.path.join(path, "process.json"))
+            os.rename(temporary, os.path.join(path, files.PROCESS))
         except OSError:
             pass  # readers do with the folder's name
 
@@ -101,9 +101,7 @@ class Process:
             if self._free_rings:
                 return self._free_rings.pop()
             number = len(self.rings)
-            ring, notice = make_ring(
-                self.directory, f"loop-{number}.ring", layout.KIND_LOOP, number, self.ring_size
-            )
+            ring, notice = make_ring(self.directory, files.loop_ring(number), layout.KIND_LOOP, number, self.ring_size)
             self.rings.append(ring)
         if notice is not None and self.notice is None:
             self.notice = notice
@@ -129,7 +127,7 @@ class Process:
         ring = self._process_ring
         if ring is None:
             ring = make_ring(
-                self.directory, "process.ring", layout.KIND_PROCESS, 0, max(self.ring_size // 8, 1 << 20)
+                self.directory, files.PROCESS_RING, layout.KIND_PROCESS, 0, max(self.ring_size // 8, 1 << 20)
             )[0]
             ring.words[layout.W_OPEN] = 1.0
             self._process_ring = ring
@@ -145,7 +143,7 @@ class Process:
         if self.directory is None or self.pid != os.getpid():
             return
         try:
-            os.close(os.open(os.path.join(self.directory, "ended"), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            os.close(os.open(os.path.join(self.directory, files.ENDED), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError:
             pass
 

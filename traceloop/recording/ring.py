@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import functools
 import mmap
 import os
 import struct
@@ -13,6 +12,7 @@ import zlib
 from collections.abc import Callable
 
 from ..record import layout
+from ..record.proc import process_start_ticks
 
 _crc32 = zlib.crc32
 _head_without_crc = struct.Struct("<QIIQd")
@@ -20,25 +20,6 @@ _start_of_head = struct.Struct("<II")
 # Little-endian. Where that is the machine's own order, struct copies doubles as they are: 26 instead of 46 ns a record
 # on 3.11, 20 instead of 23 on 3.13.
 _DOUBLES = "" if sys.byteorder == "little" else "<"
-
-
-def process_start_ticks(pid: int | str = "self") -> int:
-    """When a process started, in clock ticks since boot: with the pid it names one process for good (proc(5)).
-
-    0 where there is no /proc.
-    """
-    if pid == "self":
-        return _start_ticks_of(os.getpid())
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
-    except (OSError, ValueError, IndexError):
-        return 0
-
-
-@functools.cache
-def _start_ticks_of(own_pid: int) -> int:
-    return process_start_ticks(own_pid)
 
 
 class Ring:
@@ -144,9 +125,7 @@ class Ring:
         if offset + length > self._capacity:
             head += self._capacity - offset
             offset = 0
-        self._data[offset : offset + layout.BATCH.size] = (
-            _start_of_head.pack(layout.BATCH_MAGIC, crc) + tail
-        )
+        self._data[offset : offset + layout.BATCH.size] = _start_of_head.pack(layout.BATCH_MAGIC, crc) + tail
         offset += layout.BATCH.size
         end = offset + len(body)
         self._data[offset:end] = body

@@ -12,10 +12,10 @@ import threading
 import weakref
 from types import CodeType
 
-from ..core.site_of import Site
-from ..record.layout import SITES
+from ..record.layout import SITE_LIMIT
+from ..record.sites import UNKNOWN_SITE, Site
 
-MAX_SITES = SITES - 1
+MAX_SITES = SITE_LIMIT - 1
 
 # Bound here: tests and tools that replace ``os.write`` mean the application's.
 _write = os.write
@@ -27,7 +27,7 @@ class SiteLog:
     def __init__(self, path: str | None) -> None:
         self._lock = threading.RLock()  # see watchdog.py
         self._numbers: dict[Site, int] = {}
-        self.sites: list[Site] = [Site("", "unknown", "", 0)]
+        self.sites: list[Site] = [UNKNOWN_SITE]
         # By id of the code object, so that a callback is found with one look-up. An entry dies with its code object,
         # since the next one may get the same id.
         self.by_code: dict[int, float] = {}

@@ -6,7 +6,6 @@ import random
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
-from traceloop.core.site_of import Site
 from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
 from traceloop.exporters.spans.builder import SpanBuilder
@@ -16,6 +15,7 @@ from traceloop.exporters.spans.model import ProcessNames
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
 from traceloop.record.layout import SITES
+from traceloop.record.sites import Site
 
 NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
 LOOP = LoopInfo(1, "MainThread", 0.0)

@@ -19,7 +19,7 @@ from traceloop.exporters.catalogue import BY_NAME
 from traceloop.exporters.prometheus.server import serve
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import new_statistics, read_loop
-from traceloop.reading.process_folders import SiteNames
+from traceloop.reading.site_names import SiteNames
 from traceloop.recording import process
 
 

@@ -5,13 +5,13 @@ import random
 
 import pytest
 
-from traceloop.core.site_of import Site
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.ids import SpanIds
 from traceloop.exporters.spans.model import Link, ProcessNames, SpanEvent
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
 from traceloop.record.layout import SITES
+from traceloop.record.sites import Site
 
 NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
 LOOP = LoopInfo(1, "MainThread", 0.0)

@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.core.site_of import Site
 from traceloop.reading.decoding.decoded import KINDS, TASK, Decoded
-from traceloop.reading.process_folders import SiteNames
+from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.callbacks import CallbackStatistics
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.record.layout import SITES
+from traceloop.record.sites import Site
 
 # start, length, site, number of the task (0: none), kind, delay
 RUNS = st.lists(

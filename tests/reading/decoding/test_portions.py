@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from traceloop.core.site_of import Site
 from traceloop.reading import new_statistics
 from traceloop.reading.follower import ProcessFollower
-from traceloop.reading.process_folders import SiteNames
+from traceloop.reading.site_names import SiteNames
 from traceloop.record import layout
+from traceloop.record.sites import Site
 from traceloop.recording.ring import Ring
 
 RUNS = 40_000

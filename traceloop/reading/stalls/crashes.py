@@ -13,9 +13,8 @@ import re
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from ...record import layout
+from ...record import files, layout
 from ...record.frames import culprit_of
-from ...recording.watchdog.fault_dump import CRASH_NAME
 from . import parts as stall_statistics
 from .index import UNKNOWN, StallInfo
 
@@ -96,8 +95,7 @@ def _interrupted(follower: FolderFollower, ring: RingFollower) -> Interrupted:
 
 def _reason(folder: str) -> str:
     try:
-        with open(os.path.join(folder, CRASH_NAME), "rb") as file:
-            found = _FATAL.findall(file.read(1 << 20))
+        found = _FATAL.findall(files.read_file(os.path.join(folder, files.CRASH), 1 << 20))
     except OSError:
         return ""
     return found[-1].decode("utf-8", "replace").strip() if found else ""

@@ -13,12 +13,10 @@ import re
 from collections.abc import Callable
 from functools import lru_cache
 
-from ...record.frames import Frame
+from ...record.frames import Frame, is_loop
 
 _THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-fA-F]+)")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
-_LOOP_FILE = os.path.join("loop", "event_loop.py")
-_LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
 _MAX_SOURCE = 4 << 20
 
 
@@ -33,7 +31,7 @@ class DumpedThread:
         """The frames of the handle that runs; None where this thread runs no loop of ours."""
         for index in range(len(self.frames) - 1, -1, -1):
             file, _, function = self.frames[index]
-            if function in _LOOP_FUNCTIONS and file.endswith(_LOOP_FILE):
+            if is_loop(file, function):
                 return self.frames[index + 1 :]
         return None
 

@@ -10,8 +10,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...record import layout
-from ...recording.watchdog.fault_dump import CRASH_NAME, DUMP_NAME
+from ...record import files, layout
 from ..decoding.decoded import Decoded, Run
 from ..statistics.parts import Sample
 from .index import StallIndex, StallInfo
@@ -161,9 +160,9 @@ def take_files(follower: FolderFollower) -> None:
         index = stalls_of(follower.statistics).index
     except LookupError:
         return
-    for name, source in ((DUMP_NAME, "dump"), (CRASH_NAME, "crash")):
+    for name, source in ((files.DUMP, "dump"), (files.CRASH, "crash")):
         try:
-            with open(os.path.join(follower.folder.path, name), "rb") as file:
+            with files.open_file(os.path.join(follower.folder.path, name)) as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(max(0, size - _MAX_FILE))
                 text = file.read().decode("utf-8", "replace")

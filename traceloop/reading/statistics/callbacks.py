@@ -7,7 +7,7 @@ from typing import Final
 
 from ...record.layout import SITES
 from ..decoding.decoded import KINDS, TASK, Decoded, Run
-from ..process_folders import SiteNames
+from ..site_names import SiteNames
 from .histograms import Histogram
 from .labels import BoundedLabels
 from .parts import Sample

@@ -11,7 +11,7 @@ from typing import Final
 
 from ...record.layout import SITES
 from ..decoding.decoded import Decoded, OffloadStep
-from ..process_folders import SiteNames
+from ..site_names import SiteNames
 from .histograms import Histogram
 from .labels import BoundedLabels, LabelSlots
 from .parts import Sample

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ...record.proc import ProcessUsage, process_usage
 from ..decoding.decoded import Decoded
 from ..decoding.decoder import LoopStream
-from ..process_folders import SiteNames
+from ..site_names import SiteNames
 from .executors import ExecutorStatistics
 from .garbage import CollectionStatistics
 from .growth import GrowthStatistics

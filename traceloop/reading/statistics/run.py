@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from ..process_folders import SiteNames
+from ..site_names import SiteNames
 from .labels import DEFAULT_LIMIT, NumberSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample

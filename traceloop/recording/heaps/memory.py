@@ -20,6 +20,7 @@ from time import perf_counter, thread_time
 from typing import Any
 
 from ...record import layout
+from ...record.frames import OUR_FOLDER
 from ..outbox import Outbox
 from .growth_rules import Growth, MemoryGrowth
 
@@ -44,7 +45,6 @@ _PATIENCE_SECONDS = 2.0
 _LEAST_SHARE = 0.005
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
-_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 
 
 def private_resident_bytes() -> int:
@@ -197,7 +197,7 @@ def after_fork_in_child() -> None:
 
 def _attribute(frames: list[Any], size: int, lines: dict[str, int], places: dict[tuple[str, int], int]) -> None:
     """``frames``: the oldest first. The line is the program's own innermost one, the callback what the loop called."""
-    if frames[-1].filename.startswith(_OURS):
+    if frames[-1].filename.startswith(OUR_FOLDER):
         return
     innermost = frames[-1]
     for frame in reversed(frames):
@@ -208,16 +208,16 @@ def _attribute(frames: list[Any], size: int, lines: dict[str, int], places: dict
     lines[line] = lines.get(line, 0) + size
     callback = None
     for index, frame in enumerate(frames[:-1]):
-        if frame.filename.startswith(_OURS):
+        if frame.filename.startswith(OUR_FOLDER):
             callback = frames[index + 1]
-    if callback is not None and not callback.filename.startswith(_OURS):
+    if callback is not None and not callback.filename.startswith(OUR_FOLDER):
         place = callback.filename, callback.lineno
         places[place] = places.get(place, 0) + size
 
 
 def _is_own_code(filename: str) -> bool:
     return not (
-        filename.startswith((_OURS, "<frozen")) or "site-packages" in filename or filename.startswith(_STANDARD)
+        filename.startswith((OUR_FOLDER, "<frozen")) or "site-packages" in filename or filename.startswith(_STANDARD)
     )
 
 

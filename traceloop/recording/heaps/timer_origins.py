@@ -19,6 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ...core.site_of import site_of, site_of_code, unwrap
+from ...record.frames import OUR_FOLDER
 
 # Entries of the heap that are looked at: about 1.5 us each.
 _SAMPLE = 500
@@ -30,7 +31,6 @@ _REMEMBERED = 1000
 _TOP = 5
 
 _ASYNCIO = os.path.dirname(os.path.abspath(sys.modules["asyncio"].__file__ or "")) + os.sep
-_OURS = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + os.sep
 
 Top = list[tuple[str, int]]
 
@@ -114,7 +114,7 @@ def _waits(noted: _Noted) -> bool:
 def _caller(frame: FrameType | None) -> FrameType | None:
     """The code that set a timer: the nearest frame that is neither asyncio's nor the loop's."""
     for _ in range(30):
-        if frame is None or not frame.f_code.co_filename.startswith((_ASYNCIO, _OURS)):
+        if frame is None or not frame.f_code.co_filename.startswith((_ASYNCIO, OUR_FOLDER)):
             return frame
         frame = frame.f_back
     return None

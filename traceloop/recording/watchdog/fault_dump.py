@@ -25,12 +25,10 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from ..ring import process_start_ticks
+from ...record import files
+from ...record.proc import process_start_ticks, signal_masks
 
 SIGNAL_VARIABLE = "OTEL_PYTHON_TRACELOOP_DUMP_SIGNAL"
-DUMP_NAME = "dump"
-CRASH_NAME = "crash"
-ADVERT_NAME = "dump.json"
 
 _HIGH_DESCRIPTOR = 200
 
@@ -98,7 +96,7 @@ class FaultDump:
     def _install_crash(self, directory: str) -> None:
         if faulthandler.is_enabled():
             return  # the application's, or that of -X faulthandler
-        file = _DumpFile(os.path.join(directory, CRASH_NAME))
+        file = _DumpFile(os.path.join(directory, files.CRASH))
         options: dict[str, Any] = {"c_stack": False} if sys.version_info >= (3, 14) else {}
         faulthandler.enable(file=file, all_threads=True, **options)
         self._crash = weakref.ref(file)
@@ -107,15 +105,15 @@ class FaultDump:
         number = chosen_signal(os.environ.get(SIGNAL_VARIABLE, ""))
         if not number or not hasattr(faulthandler, "register"):
             return
-        file = _DumpFile(os.path.join(directory, DUMP_NAME))
+        file = _DumpFile(os.path.join(directory, files.DUMP))
         faulthandler.register(number, file=file, all_threads=True, chain=False)
         self._dump = weakref.ref(file)
         self._signal = number
         advert = {"signal": number, "fd": file.fileno(), "pid": os.getpid(), "start_ticks": process_start_ticks()}
-        temporary = os.path.join(directory, "." + ADVERT_NAME)
+        temporary = os.path.join(directory, "." + files.DUMP_ADVERT)
         with open(temporary, "w", encoding="ascii") as advert_file:
             json.dump(advert, advert_file)
-        os.rename(temporary, os.path.join(directory, ADVERT_NAME))
+        os.rename(temporary, os.path.join(directory, files.DUMP_ADVERT))
 
     def check(self) -> int:
         """Withdraws what is no longer ours: a descriptor that was closed or replaced, a signal that the application
@@ -139,7 +137,7 @@ class FaultDump:
             return
         if self._directory is not None:
             try:
-                os.unlink(os.path.join(self._directory, ADVERT_NAME))
+                os.unlink(os.path.join(self._directory, files.DUMP_ADVERT))
             except OSError:
                 pass
         # Where the application has taken the signal, the handler in place is its own: unregistering would take it away.
@@ -196,12 +194,8 @@ def chosen_signal(text: str) -> int:
 
 
 def _is_free(number: int) -> bool:
-    try:
-        if signal.getsignal(number) is not signal.SIG_DFL:
-            return False
-        # Handlers that C code installed are unknown to the signal module.
-        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
-            masks = [int(line.split()[1], 16) for line in file if line.startswith(("SigCgt:", "SigIgn:", "SigBlk:"))]
-    except (OSError, ValueError, IndexError):
+    if signal.getsignal(number) is not signal.SIG_DFL:
         return False
-    return not any(mask >> (number - 1) & 1 for mask in masks)
+    # Handlers that C code installed are unknown to the signal module.
+    masks = signal_masks()
+    return bool(masks) and not any(mask >> (number - 1) & 1 for mask in masks.values())

@@ -22,16 +22,14 @@ from typing import Any, NamedTuple
 
 from ...core import site_of as naming
 from ...record import layout
-from ...record.frames import Frame
+from ...record.frames import LOOP_FUNCTIONS, OUR_FOLDER, Frame
 from ..application_spans import flags_of, state_of
 
-_TRACELOOP_FOLDER = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-_LOOP_FILE = os.path.join(_TRACELOOP_FOLDER, "loop", "event_loop.py")
-_LOOP_FUNCTIONS = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
+_LOOP_FILE = os.path.join(OUR_FOLDER, "loop", "event_loop.py")
 _RECORDING_CODE = (
-    os.path.join(_TRACELOOP_FOLDER, "recording", ""),
-    os.path.join(_TRACELOOP_FOLDER, "record", ""),
-    os.path.join(_TRACELOOP_FOLDER, "core", "site_of.py"),
+    os.path.join(OUR_FOLDER, "recording", ""),
+    os.path.join(OUR_FOLDER, "record", ""),
+    os.path.join(OUR_FOLDER, "core", "site_of.py"),
 )
 _INLINED = (".<locals>.<listcomp>", ".<locals>.<dictcomp>", ".<locals>.<setcomp>", ".<locals>.<genexpr>")
 
@@ -69,7 +67,7 @@ def find_run(top: FrameType | None) -> Run | None:
     try:
         while frame is not None:
             code = frame.f_code
-            if code.co_name in _LOOP_FUNCTIONS and code.co_filename == _LOOP_FILE:
+            if code.co_name in LOOP_FUNCTIONS and code.co_filename == _LOOP_FILE:
                 break
             inner.append((frame, frame.f_lineno or code.co_firstlineno))
             frame = frame.f_back

@@ -5,9 +5,10 @@ Read by the watchdog for the threads of its own process. Each call costs 0.3 to 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
+
+from ...record.proc import schedule_of
 
 try:
     import resource
@@ -44,24 +45,10 @@ class ThreadClocks:
         _, last_cpu, _, wait, slices = self._last
         # A thread that has used no CPU time has not been put on a processor: nothing else of it has changed.
         if cpu != last_cpu or cpu < 0.0:
-            wait, slices = schedstat(self._thread_id)
+            schedule = schedule_of(self._thread_id)
+            wait, slices = schedule.waited_s, schedule.slices
         self._last = (time.monotonic(), cpu, time.process_time(), wait, slices)
         return self._last
-
-
-def schedstat(thread_id: int) -> tuple[float, int]:
-    """How long a thread of ours has waited for a processor, s, and how often it was put on one (the kernel's
-    Documentation/scheduler/sched-stats.rst); -1 where it is not known.
-    """
-    try:
-        fd = os.open(f"/proc/self/task/{thread_id}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            fields = os.read(fd, 128).split()
-        finally:
-            os.close(fd)
-        return int(fields[1]) / 1e9, int(fields[2])
-    except (OSError, ValueError, IndexError):
-        return -1.0, -1
 
 
 def switches() -> int:

@@ -35,13 +35,14 @@ from typing import TYPE_CHECKING, Any
 
 from ...record import layout
 from ...record.frames import culprit_of
+from ...record.proc import schedule_of
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..thresholds import threshold_of
 from . import stacks
 from .fault_dump import FaultDump
 from .stall_notices import StallNotices
-from .thread_clocks import COUNTS_SWITCHES, schedstat, switches
+from .thread_clocks import COUNTS_SWITCHES, switches
 from .watched_loop import Budget, Stall, Watched
 
 if TYPE_CHECKING:
@@ -270,7 +271,7 @@ class Watchdog:
         self._due = due
         self._switches = switches()
         self._process_cpu = time.process_time()
-        self._own_wait = schedstat(self._thread_id)[0]
+        self._own_wait = schedule_of(self._thread_id).waited_s
         self._measured = monotonic()
         self._publish(now, due)
         return max(due - self._measured, 0.001)
@@ -458,7 +459,7 @@ class Watchdog:
         late = now - due
         woken = switches() - self._switches
         cpu = time.process_time() - self._process_cpu
-        waited = schedstat(self._thread_id)[0]
+        waited = schedule_of(self._thread_id).waited_s
         known = COUNTS_SWITCHES and waited >= 0.0
         waited -= self._own_wait
         # Waiting for the GIL wakes once each switch interval.

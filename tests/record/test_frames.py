@@ -1,0 +1,84 @@
+"""Whose code is named for a stall, and what an ident stands for."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from traceloop.record.frames import OUR_FOLDER, culprit_of, is_application, is_library, is_loop
+from traceloop.record.layout import SITE_LIMIT
+from traceloop.record.sites import Site, site_of, task_of
+
+STANDARD = os.__file__
+APP = ("/srv/app/prices.py", 31, "app.prices", "load")
+OTHER_APP = ("/srv/app/main.py", 5, "app.main", "serve")
+LIBRARY = ("/usr/lib/python3/site-packages/orm/query.py", 9, "orm.query", "Query.all")
+DEBIAN = ("/usr/lib/python3/dist-packages/orm/query.py", 9, "orm.query", "Query.all")
+JSON = (STANDARD, 3, "os", "walk")
+OURS = (os.path.join(OUR_FOLDER, "loop", "event_loop.py"), 1, "traceloop.loop.event_loop", "EventLoop._run")
+SCRIPT = ("<string>", 1, "__main__", "main")
+GENERATED = ("<attrs generated init>", 1, "app.model", "__init__")
+
+
+@pytest.mark.parametrize(
+    ("frames", "awaiting", "culprit"),
+    [
+        ([APP], [], "app.prices.load"),
+        ([OTHER_APP, APP], [], "app.prices.load"),
+        ([APP, LIBRARY, JSON], [], "app.prices.load"),
+        ([APP, OURS], [], "app.prices.load"),
+        ([SCRIPT], [], "__main__.main"),
+        ([SCRIPT, GENERATED], [], "__main__.main"),
+        ([LIBRARY, JSON], [], "orm.query.Query.all"),
+        ([DEBIAN], [], "orm.query.Query.all"),
+        ([LIBRARY], [APP], "app.prices.load"),
+        ([JSON], [LIBRARY, OTHER_APP], "app.main.serve"),
+        ([JSON], [LIBRARY], ""),
+        ([JSON, OURS], [], ""),
+        ([("", 0, "", "... 3 frames left out ...")], [], ""),
+        ([], [], ""),
+        ([], [APP, OTHER_APP], "app.prices.load"),
+    ],
+)
+def test_the_innermost_frame_of_the_application_is_named(frames, awaiting, culprit):
+    assert culprit_of(frames, awaiting) == culprit
+
+
+def test_whose_code_a_file_is():
+    assert is_application(*APP[::2]) and not is_library(APP[0])
+    assert is_library(LIBRARY[0]) and not is_application(LIBRARY[0], "orm")
+    assert not is_application(STANDARD, "os") and not is_library(STANDARD)
+    assert not is_application(OURS[0], "traceloop") and not is_library(OURS[0])
+    assert is_application("<ipython-input-3>", "__main__") and not is_application("<string>", "collections")
+
+
+def test_the_loops_own_frames():
+    assert is_loop(OURS[0], "_iterate_recorded")
+    assert is_loop("/elsewhere/site-packages/traceloop/loop/event_loop.py", "_iterate_recorded")
+    assert not is_loop(OURS[0], "run_forever") and not is_loop("/srv/app/my_loop.py", "_iterate_recorded")
+
+
+@pytest.mark.parametrize(
+    ("ident", "site", "task"),
+    [
+        (3.0, 3, 0),
+        (SITE_LIMIT * 7 + 3.0, 3, 7),
+        (float(SITE_LIMIT - 1), SITE_LIMIT - 1, 0),
+        (1e-9, 0, 0),
+        (0.0, 0, 0),
+        (-5.0, 0, 0),
+        (2.0**53, 0, 0),
+        (float("inf"), 0, 0),
+        (float("-inf"), 0, 0),
+        (float("nan"), 0, 0),
+    ],
+)
+def test_an_ident_is_a_site_and_a_task(ident, site, task):
+    assert (site_of(ident), task_of(ident)) == (site, task)
+
+
+def test_labels():
+    assert Site("app", "load", "/srv/app.py", 3).label == "app.load"
+    assert Site("", "sleep", "", 0).label == "sleep"
+    assert Site("app", "load.<locals>.<lambda>", "/srv/app.py", 3).label == "app.load.<locals>.<lambda>:3"

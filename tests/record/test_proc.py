@@ -1,0 +1,69 @@
+"""What the kernel says of processes: who lives, and what is said where it cannot be asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from traceloop.record import proc
+
+pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
+
+
+def test_this_process():
+    stat = proc.stat_of(os.getpid())
+    assert stat is not None and stat.state in "RS" and stat.resident_bytes > 1 << 20
+    assert stat.start_ticks == proc.process_start_ticks() == proc.process_start_ticks(os.getpid()) > 0
+    thread = proc.stat_of(os.getpid(), threading.get_native_id())
+    assert thread is not None and thread.state == "R"
+    usage = proc.process_usage(os.getpid())
+    assert usage is not None and usage.open_fds > 2 and usage.cpu_s > 0
+    assert proc.is_alive(os.getpid()) and proc.is_alive(os.getpid(), stat.start_ticks)
+    assert not proc.is_alive(os.getpid(), stat.start_ticks + 1)
+    assert proc.signal_masks()["SigCgt"] >> (signal.SIGINT - 1) & 1
+
+
+def test_a_zombie_and_a_reaped_process_are_not_alive():
+    child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        start = proc.process_start_ticks(child.pid)
+        assert proc.is_alive(child.pid, start)
+        child.kill()
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+        assert proc.stat_of(child.pid).state == "Z" and not proc.is_alive(child.pid, start)
+    finally:
+        child.kill()
+        child.communicate()
+    assert proc.stat_of(child.pid) is None and not proc.is_alive(child.pid, start)
+    assert proc.process_usage(child.pid) is None and proc.process_start_ticks(child.pid) == 0
+    assert proc.signal_masks(child.pid) == {} and proc.schedule_of(child.pid, child.pid).slices == -1
+
+
+@pytest.mark.parametrize("pid", [0, -1, 1 << 40])
+def test_a_number_that_is_no_pid_is_not_alive(pid):
+    assert not proc.is_alive(pid)
+
+
+def test_a_process_is_alive_when_no_descriptor_is_left_to_look():
+    """EMFILE says nothing of the process that was asked for."""
+    program = f"""
+import os, resource
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+from traceloop.record import proc
+import errno
+try:
+    while True:
+        os.open("/dev/null", os.O_RDONLY)
+except OSError as error:
+    assert error.errno == {errno.EMFILE}
+assert proc.stat_of({os.getpid()}) is None
+print(proc.is_alive({os.getpid()}), proc.is_alive({os.getpid()}, 123), proc.is_alive(1 << 22))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "True", "False"], done.stderr

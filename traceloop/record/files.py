@@ -1,0 +1,148 @@
+"""The files of a run: their names, made and parsed here only, and how a reader opens them.
+
+    RUN_DIR/                      one run
+        run.json                  what was started, and with which settings (instrument/run_directory.py)
+        p-PID-START[-N]/          one process: its pid, its start in clock ticks since boot, its Nth program (exec)
+            process.json          what the process says of itself
+            sites                 the site log: a line of JSON for each code site
+            loop-N.ring           the record of a loop (layout.py); a closed loop's ring is used again
+            process.ring          the record of the process's other threads
+            dump, dump.json       stacks on demand by faulthandler, and how to ask for them
+            crash                 stacks by faulthandler at a fatal signal
+            exec                  written before an exec: how many records there were
+            ended                 an orderly exit
+            usage                 by the collector: the most memory that the process had, bytes
+        collector.json            the collector: pid, start, address
+        wake                      a pipe that wakes the collector
+        held                      locked while the collector lives
+        drained-PID, said-TOPIC   a process was read to its end; a notice was printed
+        summary.txt, report.txt   what is printed at the end
+        collector-traceback.txt   why the collector failed
+        crashed                   the record was kept because a process crashed
+
+Readers open these files with ``open_file``. A record may come from somebody else, and one of its names may be a link
+to a device or a pipe without a writer.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+# ``typing`` is not imported when the program runs: this is read at its start, before anything of its own.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import IO, Final
+
+# -- of a run
+
+RUN: Final = "run.json"
+COLLECTOR: Final = "collector.json"
+WAKE: Final = "wake"
+LOCK: Final = "held"
+SUMMARY: Final = "summary.txt"
+REPORT: Final = "report.txt"
+COLLECTOR_TRACEBACK: Final = "collector-traceback.txt"
+CRASHED: Final = "crashed"
+DRAINED_PREFIX: Final = "drained-"
+SAID_PREFIX: Final = "said-"
+
+# -- of a process
+
+PROCESS: Final = "process.json"
+SITES: Final = "sites"
+PROCESS_RING: Final = "process.ring"
+DUMP: Final = "dump"
+DUMP_ADVERT: Final = "dump.json"
+CRASH: Final = "crash"
+EXEC: Final = "exec"
+ENDED: Final = "ended"
+USAGE: Final = "usage"
+
+_LOOP_PREFIX: Final = "loop-"
+_RING_SUFFIX: Final = ".ring"
+# More digits than any pid, start or number of a ring has.
+_MAX_DIGITS: Final = 20
+
+
+class ProcessName:
+    """What a process's folder says by its name: pid, start (clock ticks since boot, 0: unknown), and which program of
+    that process it is: 1, and more after an exec.
+    """
+
+    __slots__ = ("generation", "pid", "start_ticks")
+
+    def __init__(self, pid: int, start_ticks: int, generation: int = 1) -> None:
+        self.pid = pid
+        self.start_ticks = start_ticks
+        self.generation = generation
+
+    def __str__(self) -> str:
+        name = f"p-{self.pid}-{self.start_ticks}"
+        return name if self.generation == 1 else f"{name}-{self.generation}"
+
+
+def parse_process_name(name: str) -> ProcessName | None:
+    """The process whose folder is called ``name``; None where it is no process's folder."""
+    prefix, *numbers = name.split("-")
+    if prefix != "p" or len(numbers) not in (2, 3) or not all(map(_is_number, numbers)):
+        return None
+    return ProcessName(*map(int, numbers))
+
+
+def loop_ring(number: int) -> str:
+    """The name of the ring with this number."""
+    return f"{_LOOP_PREFIX}{number}{_RING_SUFFIX}"
+
+
+def ring_number(name: str) -> int | None:
+    """The number of the ring that is called ``name``: -1 for the process ring, None where it is no ring's name."""
+    if name == PROCESS_RING:
+        return -1
+    number = name.removeprefix(_LOOP_PREFIX).removesuffix(_RING_SUFFIX)
+    return int(number) if _is_number(number) and name == loop_ring(int(number)) else None
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
+
+
+# -- opening
+
+
+def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """Opens a file of a record to be read, unbuffered. Never waits.
+
+    Raises OSError for what is not there, and for what is no regular file: a link, a pipe, a device.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
+    descriptor = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+        return os.fdopen(descriptor, "rb", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def read_file(path: str | os.PathLike[str], limit: int) -> bytes:
+    """The first ``limit`` bytes of a file of a record. Raises OSError as ``open_file`` does."""
+    parts: list[bytes] = []
+    with open_file(path) as file:
+        while limit > 0:
+            part = file.read(min(limit, 1 << 20))
+            if not part:
+                break
+            parts.append(part)
+            limit -= len(part)
+    return b"".join(parts)
+
+
+def is_file(path: str | os.PathLike[str]) -> bool:
+    """Whether ``path`` is a regular file, and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except (OSError, ValueError):
+        return False

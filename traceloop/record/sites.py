@@ -1,0 +1,47 @@
+"""Code sites: the places in the code that a record's idents point to.
+
+An ident, in a record, is a site's number plus ``SITE_LIMIT`` times a task's number (see layout.py).
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from .layout import SITE_LIMIT
+
+#: What a site is called that was never written down, or whose line of the site log was lost.
+UNKNOWN_LABEL: Final = "unknown"
+
+# Integers up to here are exact in a double. No writer makes a larger ident: only damage does.
+_EXACT: Final = 2.0**53
+
+
+class Site(NamedTuple):
+    """A place in the code. ``line`` is 0 and ``file`` empty where there is no Python source (C functions)."""
+
+    module: str
+    qualname: str
+    file: str
+    line: int
+
+    @property
+    def label(self) -> str:
+        """``module.qualname``, with the line for lambdas, which are all called the same."""
+        name = f"{self.module}.{self.qualname}" if self.module else self.qualname
+        if self.qualname.endswith("<lambda>"):
+            return f"{name}:{self.line}"
+        return name
+
+
+#: Site 0: callbacks that could not be named.
+UNKNOWN_SITE: Final = Site("", UNKNOWN_LABEL, "", 0)
+
+
+def site_of(ident: float) -> int:
+    """The site number of an ident; 0 (unknown) for what is no ident: NaN, infinity, a negative number."""
+    return int(ident) % SITE_LIMIT if 0.0 <= ident < _EXACT else 0
+
+
+def task_of(ident: float) -> int:
+    """The task number of an ident; 0 where no task ran, and for what is no ident."""
+    return int(ident) // SITE_LIMIT if 0.0 <= ident < _EXACT else 0
