@@ -22,11 +22,8 @@ import sys
 # No `from __future__ import annotations` here: it would bring in `__future__` before this line.
 _loaded_before_us = frozenset(sys.modules)
 
-from _frozen_importlib import BuiltinImporter, FrozenImporter  # noqa: E402
-from _frozen_importlib_external import PathFinder  # noqa: E402
-from _thread import get_ident  # noqa: E402
-
 from ..settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings, choose  # noqa: E402
+from .own_imports import OwnImports, OwnPath  # noqa: E402
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -78,7 +75,7 @@ def _wait_for_asyncio() -> None:
                 del os.environ[name]
         choose(settings)
         ending.prepare(settings, is_root)
-        finder = Finder(settings, _without_pythonpath(sys.path))
+        finder = Finder(settings)
         sys.meta_path.insert(0, finder)
         for name in ("asyncio", *LOOP_LIBRARIES):
             if name in sys.modules:  # another startup hook came first
@@ -99,43 +96,20 @@ def _is_main_interpreter() -> bool:
     return bool(_is_main_interpreter())
 
 
-def _without_pythonpath(path: list[str]) -> list[str]:
-    # PYTHONPATH stands before the standard library and may shadow it just as the program's folder does. A parent that
-    # exports its whole `sys.path` names the standard library in it too: that entry and those behind it shadow nothing.
-    own = {_absolute(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep)}
-    library = os.path.dirname(_absolute(os.__file__))
-    place = next((at for at, entry in enumerate(path) if _absolute(entry) == library), len(path))
-    return [entry for entry in path[:place] if entry and entry not in own] + path[place:]
-
-
-def _absolute(path: str) -> str:
-    try:
-        return os.path.abspath(path)
-    except OSError:  # the working directory was removed, so nothing is found there
-        return "/dev/null"
-
-
 class Finder:
     """Finds nothing of its own: it hangs `imported` behind the import of the packages that offer a loop."""
 
-    def __init__(self, settings: Settings, search_path: list[str]) -> None:
+    def __init__(self, settings: Settings) -> None:
         self.settings = settings
-        self.search_path = search_path
-        self._importing_ours = 0  # the thread that is in `OwnImports`
+        self.own_path = OwnPath(sys.path)
 
     def find_spec(
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Part of the import protocol; called by any thread for every module not imported yet."""
         spec: ModuleSpec | None
-        if path is None and self._importing_ours and self._importing_ours == get_ident():
-            for finder in (BuiltinImporter, FrozenImporter):
-                spec = finder.find_spec(name)
-                if spec is not None:
-                    return spec
-            # The second look is for what a later startup file added.
-            spec = PathFinder.find_spec(name, self.search_path) or PathFinder.find_spec(name)
-            return spec
+        if path is None and self.own_path.in_use():
+            return self.own_path.find(name)
         if name not in _WAITED_FOR:
             return None
         for other in sys.meta_path:
@@ -172,7 +146,7 @@ class Finder:
     def imported(self, module: "Any") -> None:
         """One of the packages is there: put the traced loop into it."""
         try:
-            with OwnImports(self):
+            with OwnImports(self, self.own_path):
                 if module.__name__ == PROCESS_POOLS:
                     from ..recording.offloads import process_pools
 
@@ -196,80 +170,9 @@ class Finder:
 
     def _loop_runs(self, loop: "Any") -> None:
         if getattr(loop, "_recorder", None) is not None:
-            with OwnImports(self):
+            with OwnImports(self, self.own_path):
                 from . import inprocess_collector as thread_collector
                 from . import process_end as ending
 
                 thread_collector.start(self.settings)
                 ending.finish_thread = thread_collector.finish
-
-
-class OwnImports:
-    """While it lasts, this thread's imports are resolved as if the program had no folder of its own.
-
-    Afterwards every module that it brought in and of which the program has one by the same name is taken out of
-    `sys.modules` again: the program's own `import random` must find the program's `random.py`.
-    """
-
-    def __init__(self, finder: Finder) -> None:
-        self._finder = finder
-        self._hidden: dict[str, ModuleType] = {}
-        self._before: set[str] = set()
-
-    def __enter__(self) -> None:
-        finder = self._finder
-        finder._importing_ours = get_ident()
-        if finder not in sys.meta_path:  # emptied by the program
-            sys.meta_path.insert(0, finder)
-        self._hidden = self._shadowing()
-        for name in self._hidden:
-            del sys.modules[name]
-        self._before = set(sys.modules)
-
-    def __exit__(self, *exception: object) -> None:
-        self._finder._importing_ours = 0
-        brought_in = {name.partition(".")[0] for name in sys.modules.keys() - self._before}
-        for name in self._hidden:
-            _forget(name)
-        sys.modules.update(self._hidden)
-        first = self._program_path()
-        for name in brought_in - self._hidden.keys() - {"traceloop"}:
-            spec = PathFinder.find_spec(name, first) if first else None
-            if spec is not None and spec.loader is not None:
-                _forget(name)
-
-    def _program_path(self) -> list[str]:
-        """The entries of `sys.path` that stand before the standard library."""
-        out: list[str] = []
-        for entry in sys.path:
-            if entry in self._finder.search_path:
-                break
-            out.append(entry)
-        return out
-
-    def _shadowing(self) -> "dict[str, ModuleType]":
-        """The program's modules that bear a name of the standard library, with their submodules."""
-        out: dict[str, ModuleType] = {}
-        first = {_absolute(entry) for entry in self._program_path()}
-        first.difference_update(map(_absolute, self._finder.search_path))
-        if not first:
-            return out
-        for name in sys.stdlib_module_names:
-            file = getattr(sys.modules.get(name), "__file__", None)
-            if not file:
-                continue
-            folder, base = os.path.split(_absolute(file))
-            if base.startswith("__init__."):
-                folder = os.path.dirname(folder)
-            if folder in first:
-                out.update({key: sys.modules[key] for key in _family(name)})
-        return out
-
-
-def _family(name: str) -> list[str]:
-    return [key for key in sys.modules if key == name or key.startswith(name + ".")]
-
-
-def _forget(name: str) -> None:
-    for key in _family(name):
-        del sys.modules[key]

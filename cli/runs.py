@@ -1,0 +1,108 @@
+"""Runs as the commands find and read them: those that go on now, and records that were kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator
+from typing import Any
+
+import click
+
+from traceloop.settings import Settings
+
+
+def find_run(path: str) -> str | None:
+    """The folder of the run: the path itself, or the newest run in it."""
+    if os.path.isfile(os.path.join(path, "run.json")) or _has_processes(path):
+        return path
+    runs = [entry.path for entry in os.scandir(path) if entry.is_dir() and _has_processes(entry.path)]
+    return max(runs, key=lambda run: os.stat(run).st_mtime) if runs else None
+
+
+def _has_processes(path: str) -> bool:
+    try:
+        return any(name.startswith("p-") for name in os.listdir(path))
+    except OSError:
+        return False
+
+
+def settings_of(folder: str) -> Settings:
+    """The settings that the run was started with; defaults for what cannot be read."""
+    try:
+        with open(os.path.join(folder, "run.json"), "rb") as file:
+            chosen = json.loads(file.read(1 << 20))["settings"]
+        return Settings().with_choices(chosen, on_error=lambda line: None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Settings()
+
+
+def read(folder: str) -> tuple[Any, list[str], list[str]]:
+    """The statistics of everything in the folder, a line for each crash, and for each ring that cannot be read."""
+    from traceloop.collector.collector import make_statistics
+    from traceloop.reading.follower import RunFollower
+
+    statistics = make_statistics(settings_of(folder))
+    follower = RunFollower(folder, statistics)
+    with follower.statistics.lock:
+        for _ in follower.portions(last=True):  # counted as they come: a long record is never held whole
+            pass
+    crashes = [str(process.crash) for process in follower.processes.values() if process.crash is not None]
+    return statistics, crashes, follower.problems
+
+
+def choose_run(which: str | None) -> str:
+    """The run directory that is meant."""
+    if which is not None and not which.isdecimal():
+        folder = find_run(which) if os.path.isdir(which) else None
+        if folder is None:
+            raise click.ClickException(f"no record of a run in {which}")
+        if not lives(folder):
+            raise click.ClickException(f"the run in {which} has ended; `traceloop report {which}` tells what it did")
+        return folder
+    runs = [folder for folder in _run_directories() if lives(folder)]
+    if which is not None:
+        runs = [folder for folder in runs if int(which) in _pids(folder)]
+    if not runs:
+        missing = "no program runs under `traceloop run`" if which is None else f"process {which} is not traced"
+        raise click.ClickException(f"{missing}, or its record is not readable by this user")
+    runs.sort(key=lambda folder: os.stat(folder).st_mtime)
+    if which is None and len(runs) > 1:
+        others = ", ".join(str(pid) for folder in runs[:-1] for pid in sorted(_pids(folder))[:1])
+        click.echo(f"traceloop: {len(runs)} programs are traced; name one of the others by its PID: {others}", err=True)
+    return runs[-1]
+
+
+def _run_directories() -> Iterator[str]:
+    for place in ("/dev/shm", os.environ.get("TMPDIR") or "/tmp"):
+        try:
+            names = os.listdir(place)
+        except OSError:
+            continue
+        for name in names:
+            path = os.path.join(place, name)
+            if name.startswith("traceloop-") and os.access(os.path.join(path, "run.json"), os.R_OK):
+                yield path
+
+
+def _pids(folder: str) -> set[int]:
+    from traceloop.reading.process_folders import RunDirectory
+
+    directory = RunDirectory(folder)
+    return {process.pid for process in directory.processes() if directory.writing(process)}
+
+
+def lives(folder: str) -> bool:
+    """Whether a process of the run may still write its record."""
+    return bool(_pids(folder))
+
+
+def command_of(folder: str) -> str:
+    """What was run, as a shell takes it."""
+    try:
+        with open(os.path.join(folder, "run.json"), "rb") as file:
+            words = json.loads(file.read(1 << 20))["command"]
+        return shlex.join(map(str, words))
+    except (OSError, ValueError, KeyError, TypeError):
+        return folder
