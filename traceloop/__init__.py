@@ -23,7 +23,9 @@ _checkout = _os.path.dirname(_os.path.dirname(_os.path.abspath(__file__)))
 if _os.path.isfile(_os.path.join(_checkout, "exporters", "__init__.py")) and _os.path.isfile(
     _os.path.join(_checkout, "pyproject.toml")
 ):
-    __path__.append(_checkout)
+    from .checkout import find_beside as _find_beside
+
+    _find_beside(__name__, _checkout)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

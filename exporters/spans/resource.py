@@ -109,9 +109,9 @@ def resource_attributes(
 
 def own_version() -> str:
     """The version of traceloop."""
-    import traceloop
+    from traceloop.version import __version__
 
-    return traceloop.__version__
+    return __version__
 
 
 def installed_version(distribution: str) -> str:
