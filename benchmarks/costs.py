@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.request
 
-from measured import ROOT, Arm, Receiver, command_of, environ_of, reap_collector, run_program
+from harness.measured import ROOT, Arm, Receiver, command_of, environ_of, reap_collector, run_program
 
 _HANDLES = 200_000
 _BYTES_MB = 1 << 20

@@ -24,11 +24,11 @@ import statistics
 import subprocess
 import sys
 
-import network_workloads
-import scheduling_workloads
 from costs import print_costs
-from interpreter import hooked
-from measured import Arm, Measured, Program, Receiver
+
+from harness.interpreter import hooked
+from harness.measured import Arm, Measured, Program, Receiver
+from workloads import network_workloads, scheduling_workloads
 
 ARMS = {
     arm.name: arm

@@ -19,9 +19,8 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-import scheduling_workloads as workloads
-
 from traceloop.loop.event_loop import EventLoop
+from workloads import scheduling_workloads as workloads
 
 #: Workload -> operations of a turn.
 TURNS = {

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 
-import network_workloads
-import scheduling_workloads
-import stopwatch
-from loops import LOOPS
+# It runs by its path: the folders beside its own are found like this.
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from harness import stopwatch
+from harness.loops import LOOPS
+from workloads import network_workloads, scheduling_workloads
 
 SETTLE_SECONDS = 0.5
 #: A traced program's collector reads on after a slice, while the next program is measured.

@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 
-import stopwatch
+from harness import stopwatch
 
 
 async def _under_load(kind: str, port: int, n: int) -> int:

@@ -1,7 +1,7 @@
 """An OTLP/HTTP receiver that counts spans: prints its port, answers with 200, and at each GET says how many came.
 
-Usage: python benchmarks/counting_receiver.py. Spans are counted by the attribute that each of their sort has and no
-other: that leaves a core to the collector. That requests are whole and their fields right is what the tests see to.
+Usage: python benchmarks/collector/counting_receiver.py. It counts spans by the attribute that each sort of them has and
+no other has, which leaves a core to the collector. The tests check that requests are whole and their fields right.
 """
 
 from __future__ import annotations

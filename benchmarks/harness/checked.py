@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 
 # In a checkout nothing need be installed.
-sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.model import ProcessNames

@@ -1,7 +1,7 @@
 """CPU time that the collector spends on a kept record, in microseconds a handle run: metrics only, and with spans.
 
     traceloop run --ring-size 64M --record DIR app.py
-    python benchmarks/reading_cost.py DIR/traceloop-... [--spans] [--rounds 5] [--profile]
+    python benchmarks/collector/reading_cost.py DIR/traceloop-... [--spans] [--rounds 5] [--profile]
 
 It reads the record as the collector does, in turns, with everything but the sending: spans are packed and queued, and
 what is queued is thrown away. Rounds of both arms alternate in one process, and the least of each is shown as well as
@@ -13,7 +13,10 @@ import gc
 import os
 import resource
 import statistics
+import sys
 import time
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from traceloop.collector.collector import make_statistics
 from traceloop.exporters.otlp.sender import OtlpSender

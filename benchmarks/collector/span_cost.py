@@ -1,17 +1,22 @@
 """CPU time of a span: ours and the SDK's, side by side, in microseconds.
 
-Usage: python benchmarks/span_cost.py [handles in an iteration]. The same runs are packed straight into OTLP bytes, as
-the collector does; go through the tuples that other exporters get, and the packing of these; and through the SDK's
-objects and its encoder. Rounds alternate, the median of each is shown: on a busy machine compare them, not the figures.
+    python benchmarks/collector/span_cost.py [handles in an iteration]
+
+The same runs are packed straight into OTLP bytes, as the collector does; go through the tuples that other exporters
+get, and the packing of these; and through the SDK's objects and its encoder. Rounds alternate, and the median of each
+is shown: on a busy machine compare them, not the figures.
 """
 
 import gc
+import os
 import statistics
 import sys
 import time
 
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as sdk_encode
 from opentelemetry.sdk.resources import Resource
+
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from traceloop.exporters.otel_sdk.spans import readable_span
 from traceloop.exporters.otlp.encoder import encode_spans

@@ -1,7 +1,9 @@
 """Handles at a steady rate with a span each, to a receiver that counts them: was every one received?
 
-Usage: python benchmarks/span_soak.py [--rate 50000] [--seconds 180] [--python python3.13]. Prints the handle runs that
-the run's summary tells, the spans that the receiver has, what was dropped, and the CPU time of each process.
+    python benchmarks/collector/span_soak.py [--rate 50000] [--seconds 180] [--python python3.13]
+
+Prints the handle runs of the run's summary, the spans that the receiver has, what was dropped, and each process's CPU
+time.
 """
 
 from __future__ import annotations
@@ -15,7 +17,9 @@ import sys
 import time
 import urllib.request
 
-from measured import ROOT, become_subreaper, reap_collector
+sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+
+from harness.measured import ROOT, become_subreaper, reap_collector
 
 
 def main() -> None:
@@ -27,13 +31,13 @@ def main() -> None:
     become_subreaper()
     folder = os.path.join(ROOT, "benchmarks")
     receiver = subprocess.Popen(
-        [options.python, os.path.join(folder, "counting_receiver.py")], stdout=subprocess.PIPE, text=True
+        [options.python, os.path.join(folder, "collector", "counting_receiver.py")], stdout=subprocess.PIPE, text=True
     )
     assert receiver.stdout is not None
     url = f"http://127.0.0.1:{receiver.stdout.readline().strip()}"
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     command = [options.python, "-m", "traceloop", "run", "--metrics-port", "0", "--exit-timeout", "60"]
-    command += ["--otlp-endpoint", url, os.path.join(folder, "paced_handles.py"), str(options.rate)]
+    command += ["--otlp-endpoint", url, os.path.join(folder, "workloads", "paced_handles.py"), str(options.rate)]
     process = subprocess.Popen(
         [*command, str(options.seconds)], stderr=subprocess.PIPE, text=True, env=environ | {"PYTHONPATH": ROOT}
     )

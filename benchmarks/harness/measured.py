@@ -15,10 +15,10 @@ import tempfile
 import time
 from typing import Any
 
-import checked
+from . import checked
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-PROGRAM = os.path.join(ROOT, "benchmarks", "program.py")
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+PROGRAM = os.path.join(ROOT, "benchmarks", "harness", "program.py")
 _PR_SET_CHILD_SUBREAPER = 36
 
 
@@ -58,7 +58,7 @@ class Receiver:
     """A null OTLP receiver in a process of its own; ``url`` is where it listens."""
 
     def __enter__(self) -> Receiver:
-        path = os.path.join(ROOT, "benchmarks", "null_receiver.py")
+        path = os.path.join(ROOT, "benchmarks", "collector", "null_receiver.py")
         self._process = subprocess.Popen([sys.executable, path], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         self.url = f"http://127.0.0.1:{self._process.stdout.readline().strip()}"
