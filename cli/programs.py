@@ -160,11 +160,13 @@ def changes_start(options: Sequence[str]) -> bool:
 
 
 def _script_interpreter(path: str, environ: Mapping[str, str], is_command: bool) -> tuple[str | None, list[str]]:
-    """The interpreter that a script asks for (None where ours will do) with its options; refuses what is not
-    Python.
+    """The interpreter that a script asks for, with its options; None where this one will do.
 
-    A script given by its path is run as `python PATH`, whatever its first line says, unless it is the console
-    script of another environment, which would not find its packages here.
+    Refuses what is not Python.
+
+    The first line counts for commands found on PATH, as it does for a shell. A script given by its path is run as
+    `python PATH` would run it, whatever its first line says, unless it is the console script of another environment,
+    which would not find its packages here.
     """
     if not os.path.isfile(path):
         return None, []  # a folder, a pipe, /dev/stdin: nothing that can be looked into
@@ -177,6 +179,24 @@ def _script_interpreter(path: str, environ: Mapping[str, str], is_command: bool)
         raise Refused(f"{path} is a binary, not a Python program")
     if not head.startswith(b"#!"):
         return None, []
+    words = _first_line(head)
+    if not words:
+        return None, []
+    if not is_interpreter_name(words[0]):
+        # poetry, `uv run --script`, nix-shell, the shell that starts a pex: `python PATH` runs these too.
+        if is_command or not _python_runs(path):
+            raise Refused(f"{path} is a script for {os.path.basename(words[0])}, not a Python program")
+        return None, []
+    interpreter = words[0] if "/" in words[0] else which(words[0], environ)
+    if interpreter is None:
+        return None, []
+    if is_command or os.path.dirname(os.path.realpath(path)) == os.path.realpath(os.path.dirname(interpreter)):
+        return interpreter, interpreter_options(words[1:])
+    return None, []
+
+
+def _first_line(head: bytes) -> list[str]:
+    """The words of a script's first line behind `#!`, as the kernel, `env` and pip's launcher understand them."""
     line, _, after = head.partition(b"\n")
     words = os.fsdecode(line[2:]).split()
     if words and os.path.basename(words[0]) == "sh" and after.startswith(b"'''exec' "):
@@ -184,14 +204,21 @@ def _script_interpreter(path: str, environ: Mapping[str, str], is_command: bool)
         quoted = os.fsdecode(after.partition(b"\n")[0][len(b"'''exec' ") :])
         words = [quoted.partition(' "$0"')[0].strip('"')]
     if words and os.path.basename(words[0]) == "env":
-        words = [word for word in words[1:] if word != "-S" and "=" not in word]
-    if not words:
-        return None, []
-    if not is_interpreter_name(words[0]):
-        raise Refused(f"{path} is a script for {os.path.basename(words[0])}, not a Python program")
-    interpreter = words[0] if "/" in words[0] else which(words[0], environ)
-    if interpreter is None:
-        return None, []
-    if is_command or os.path.dirname(os.path.realpath(path)) == os.path.realpath(os.path.dirname(interpreter)):
-        return interpreter, interpreter_options(words[1:])
-    return None, []
+        words = [word.removeprefix("-S") for word in words[1:]]
+        words = [word for word in words if word and "=" not in word]
+    return words
+
+
+def _python_runs(path: str) -> bool:
+    """Whether `python PATH` would begin to run it. Only asked for a script that names another interpreter."""
+    import warnings
+    from zipfile import is_zipfile
+
+    if is_zipfile(path):
+        return True
+    try:
+        with open(path, "rb") as file, warnings.catch_warnings(action="ignore"):
+            compile(file.read(), path, "exec", dont_inherit=True)
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True

@@ -33,8 +33,12 @@ if TYPE_CHECKING:
 
 DISTRIBUTION = "traceloop-eventloop"
 
+# `-c` has put the current folder first: it may hold a `traceloop`, a stranger's or the program's. (-P is not known
+# before 3.11, -I would leave out the user's own packages.)
 _PROBE = """
-import os, sys
+import sys
+if sys.path[:1] == [""]:
+    del sys.path[0]
 try:
     import traceloop.instrument.startup
 except ImportError:

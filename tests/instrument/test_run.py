@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -308,3 +309,18 @@ def test_a_service_that_is_stopped_is_summed_up(number: signal.Signals, traced: 
     result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path, interrupt=number)
     assert result.status == -number
     assert len(notices(result)) == 1
+
+
+def test_the_question_for_the_hook_imports_nothing_from_the_current_folder(traced: Traced, tmp_path: Path) -> None:
+    """Another interpreter is asked whether it has the hook; a folder called traceloop was taken for the package."""
+    (tmp_path / "traceloop").mkdir()
+    (tmp_path / "traceloop" / "__init__.py").write_text("open('imported', 'w')\nraise SystemExit('a stranger ran')\n")
+    result = run(traced, tmp_path, RUN, "--no-metrics", sys.executable)
+    assert (result.status, result.stdout) == (2, ""), result.stderr
+    assert f"traceloop is not installed for {sys.executable}" in result.stderr
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_script_for_uv_is_run_as_python_runs_it(traced: Traced, tmp_path: Path) -> None:
+    result = run(traced, tmp_path, "#!/usr/bin/env -S uv run --script\n" + RUN, "--no-metrics")
+    assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
