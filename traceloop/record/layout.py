@@ -94,6 +94,10 @@ W_DUE: Final = 30  # when the watchdog means to turn next (process ring); 0: not
 W_TASKS_RESULT: Final = 31  # tasks by how they ended, ever, those included that ended inside create_task
 W_TASKS_EXCEPTION: Final = 32
 W_TASKS_CANCELLED: Final = 33
+# Bytes of the data that have memory behind them, 0 for all of it. A ring grows as it fills; where it may not, the
+# writer starts over at this place instead of at the end, and readers touch nothing beyond it.
+W_RESERVED: Final = 34
+W_ENDED: Final = 35  # 1 once the process has said that it writes nothing more, as the file ``ended`` does
 
 # The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of
 # a reader: their last values also go into the ring as R_WORD records when a loop is closed.

@@ -25,6 +25,7 @@ from ..record.proc import process_start_ticks
 from ..settings import Settings, chosen
 from .ring import Ring, make_ring
 from .site_log import SiteLog
+from .space import Space
 
 _logger = logging.getLogger("traceloop")
 
@@ -39,6 +40,8 @@ class Process:
         self.ring_size = settings.ring_size
         run_dir = settings.run_dir
         self.notice: str | None = None
+        self._run_dir = run_dir
+        self._space = Space(run_dir)
         self.directory = self._make_directory(run_dir) if run_dir else None
         self.site_log = SiteLog(os.path.join(self.directory, files.SITES) if self.directory else None)
         # Stands in for a ring until a loop runs; nothing is ever written to it.
@@ -53,6 +56,8 @@ class Process:
         self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None
         self.process_lock = threading.Lock()
+        if self.notice is not None:
+            notices.say_once(run_dir, "no-ring", self.notice)
 
     def _make_directory(self, run_dir: str) -> str | None:
         for generation in range(1, 1000):
@@ -101,12 +106,26 @@ class Process:
             if self._free_rings:
                 return self._free_rings.pop()
             number = len(self.rings)
-            ring, notice = make_ring(self.directory, files.loop_ring(number), layout.KIND_LOOP, number, self.ring_size)
+            ring, notice = self._make_ring(files.loop_ring(number), layout.KIND_LOOP, number, self.ring_size)
             self.rings.append(ring)
+        self._say(notice)
+        return ring
+
+    def _make_ring(self, name: str, kind: int, number: int, size: int) -> tuple[Ring, str | None]:
+        size = self._space.mappable(size, sum(ring.mapped for ring in self._all_rings()))
+        return make_ring(self.directory, name, kind, number, size, self._may_grow)
+
+    def _may_grow(self, size: int, more: int) -> bool:
+        return self._space.allows(size, more, sum(ring.size for ring in self._all_rings()))
+
+    def _all_rings(self) -> list[Ring]:
+        ring = self._process_ring
+        return [*self.rings, ring] if ring is not None else list(self.rings)
+
+    def _say(self, notice: str | None) -> None:
         if notice is not None and self.notice is None:
             self.notice = notice
-            print(f"traceloop: {notice}", file=sys.stderr) if sys.stderr is not None else None
-        return ring
+            notices.say_once(self._run_dir, "no-ring", notice)
 
     def give_ring(self, ring: Ring) -> None:
         """The ring of a loop that was closed, for the next one."""
@@ -126,9 +145,8 @@ class Process:
     def _open_process_ring(self) -> Ring:
         ring = self._process_ring
         if ring is None:
-            ring = make_ring(
-                self.directory, files.PROCESS_RING, layout.KIND_PROCESS, 0, max(self.ring_size // 8, 1 << 20)
-            )[0]
+            size = max(self.ring_size // 8, 1 << 20)
+            ring, _ = self._make_ring(files.PROCESS_RING, layout.KIND_PROCESS, 0, size)
             ring.words[layout.W_OPEN] = 1.0
             self._process_ring = ring
         return ring

@@ -21,6 +21,19 @@ _start_of_head = struct.Struct("<II")
 # on 3.11, 20 instead of 23 on 3.13.
 _DOUBLES = "" if sys.byteorder == "little" else "<"
 
+# What a ring begins with, and by how much it grows at most: 60 us to 0.5 ms, mostly for clearing the memory.
+FIRST_BYTES = 64 << 10
+_MAX_STEP = 256 << 10
+# A ring that may not grow asks again after so long, s.
+_ASK_AGAIN_SECONDS = 5.0
+# Linux 5.14 (madvise(2)): gives memory to mapped pages, or fails where a write would end in SIGBUS. It needs neither
+# the file's descriptor nor its permissions, which a process may have given up by then.
+_MADV_POPULATE_WRITE = 23
+
+# The rings of a fork's parent, kept by its child: a mapping has a descriptor, and to free it would close what the child
+# has under that number by now.
+_inherited: list[Ring] = []
+
 
 class Ring:
     """A ring that this process writes. Not thread-safe: one thread writes, or the caller holds a lock.
@@ -31,39 +44,60 @@ class Ring:
 
     __slots__ = (
         "_align",
+        "_ask_at",
         "_capacity",
         "_data",
         "_head",
         "_map",
+        "_may_grow",
         "_packers",
+        "_pid",
+        "_reserved",
         "_sequence",
+        "number",
         "path",
         "records",
         "words",
     )
 
-    def __init__(self, path: str | None, kind: int, number: int, capacity: int = layout.DEFAULT_CAPACITY) -> None:
+    def __init__(
+        self,
+        path: str | None,
+        kind: int,
+        number: int,
+        capacity: int = layout.DEFAULT_CAPACITY,
+        may_grow: Callable[[int, int], bool] | None = None,
+    ) -> None:
         """Makes the file at ``path`` (it must not exist), or takes private memory where ``path`` is None.
 
-        The space is reserved at once (posix_fallocate): writing to a hole of a full tmpfs would end the process
-        with SIGBUS. Raises OSError where the file cannot be made or there is no room.
+        ``may_grow(size, more)``: whether the ring may grow to ``size`` bytes of data by ``more``; None: as it likes.
+
+        Memory is reserved before it is written: to write to a hole of a full tmpfs would end the process with SIGBUS.
+        At first there is room for ``FIRST_BYTES``. Raises OSError where the file cannot be made or there is no room.
         """
         capacity = max(layout.MIN_CAPACITY, capacity - capacity % 4096)
         size = layout.DATA_OFFSET + capacity
+        first = min(capacity, FIRST_BYTES)
         self.path = path
         if path is None:
             self._map = mmap.mmap(-1, size)
         else:
             fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
             try:
-                _reserve(fd, size)
-                self._map = mmap.mmap(fd, size)
+                os.ftruncate(fd, size)
+                _reserve(fd, 0, layout.DATA_OFFSET + first)
+                self._map = _mapped(fd, size)
             except BaseException:
                 os.unlink(path)
                 raise
             finally:
                 os.close(fd)
+        self.number = number
+        self._pid = os.getpid()
         self._capacity = capacity
+        self._reserved = first
+        self._may_grow = may_grow
+        self._ask_at = 0.0
         self._head = 0
         self._sequence = 0
         self.records = 0
@@ -72,6 +106,7 @@ class Ring:
         words_end = layout.WORDS_OFFSET + 8 * layout.WORDS
         self.words = view[layout.WORDS_OFFSET : words_end].cast("d")
         self._data = view[layout.DATA_OFFSET :]
+        self.words[layout.W_RESERVED] = first
         layout.HEADER.pack_into(
             self._map,
             0,
@@ -88,8 +123,18 @@ class Ring:
 
     @property
     def capacity(self) -> int:
-        """Bytes of batches that it holds; a record has 24."""
-        return self._capacity
+        """Bytes of batches that it holds by now; a record has 24."""
+        return self._reserved
+
+    @property
+    def mapped(self) -> int:
+        """Bytes of address space that it takes."""
+        return layout.DATA_OFFSET + self._capacity
+
+    @property
+    def size(self) -> int:
+        """Bytes of memory that it takes."""
+        return layout.DATA_OFFSET + self._reserved
 
     def tell_owner(self, number: int, since: float, thread: str) -> None:
         """A loop takes the ring; ``since`` (monotonic s) is not later than its first batch."""
@@ -100,12 +145,17 @@ class Ring:
         """Appends one batch of whole records (triples, at most 1/4 of the capacity; a longer list is split).
 
         Text belongs, in order, to the records whose kind is in ``layout.TEXT_KINDS`` and to runs that are a
-        task's first step. ``now``: the clock, s.
+        task's first step. ``now``: the clock, s. In the child of a fork, whose parent's ring this is: nothing.
         """
+        if os.getpid() != self._pid:
+            return
         count = len(records)
-        limit = self._capacity // 32 // 3 * 3
         block = layout.pack_text(text) if text else b""
-        if count > limit or len(block) > self._capacity // 4:
+        while self._reserved < 32 * count or self._reserved < 4 * len(block):
+            if not self._grow():
+                break
+        limit = self._reserved // 32 // 3 * 3
+        if count > limit or len(block) > self._reserved // 4:
             self._write_split(records, text, now, limit)
             return
         pack = self._packers.get(count)
@@ -122,9 +172,10 @@ class Ring:
             crc = _crc32(block, crc)
         head = self._head
         offset = head % self._capacity
-        if offset + length > self._capacity:
-            head += self._capacity - offset
-            offset = 0
+        while offset + length > self._reserved:
+            if not self._grow():
+                head += self._capacity - offset
+                offset = 0
         self._data[offset : offset + layout.BATCH.size] = _start_of_head.pack(layout.BATCH_MAGIC, crc) + tail
         offset += layout.BATCH.size
         end = offset + len(body)
@@ -151,11 +202,51 @@ class Ring:
                 part_text.append(item)
                 size += 4 * len(item)
             part += triple
-            if len(part) >= limit or size > self._capacity // 8:
+            if len(part) >= limit or size > self._reserved // 8:
                 self.write(part, part_text, now)
                 part, part_text, size = [], [], 0
         if part:
             self.write(part, part_text, now)
+
+    def _grow(self) -> bool:
+        """Takes more memory; False where all is taken, or there is no more for this ring now."""
+        reserved = self._reserved
+        more = min(reserved, _MAX_STEP, self._capacity - reserved)
+        if more <= 0 or (self._ask_at and time.monotonic() < self._ask_at):
+            return False
+        if (self._may_grow is None or self._may_grow(reserved + more, more)) and self._take_memory(reserved, more):
+            self._reserved = reserved + more
+            self.words[layout.W_RESERVED] = self._reserved
+            self._ask_at = 0.0
+            return True
+        self._ask_at = time.monotonic() + _ASK_AGAIN_SECONDS
+        return False
+
+    def _take_memory(self, offset: int, size: int) -> bool:
+        if self.path is None:
+            return True
+        try:
+            self._map.madvise(_MADV_POPULATE_WRITE, layout.DATA_OFFSET + offset, size)
+            return True
+        except (OSError, AttributeError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                return False
+        # An older kernel, or another system.
+        try:
+            fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+            try:
+                _reserve(fd, layout.DATA_OFFSET + offset, size)
+            finally:
+                os.close(fd)
+        except OSError:
+            return False
+        return True
+
+    def leave(self) -> None:
+        """In the child of a fork: the ring is its parent's. What is written from now on goes nowhere."""
+        _inherited.append(self)
+        self._pid = 0
+        self.words = memoryview(bytearray(8 * layout.WORDS)).cast("d")
 
     @property
     def buffer(self) -> mmap.mmap:
@@ -172,35 +263,52 @@ class Ring:
             pass
 
 
-def _reserve(fd: int, size: int) -> None:
+def _reserve(fd: int, offset: int, size: int) -> None:
+    # macOS has no such call.
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(fd, 0, size)
-    else:  # macOS
-        os.ftruncate(fd, size)
+        os.posix_fallocate(fd, offset, size)
 
 
-def make_ring(directory: str | None, name: str, kind: int, number: int, capacity: int) -> tuple[Ring, str | None]:
-    """The largest ring that can be had: ``capacity`` in ``directory``, then a quarter and a sixteenth of it, then
-    private memory.
+def _mapped(fd: int, size: int) -> mmap.mmap:
+    if sys.version_info >= (3, 13):
+        return mmap.mmap(fd, size, trackfd=False)
+    return mmap.mmap(fd, size)
 
-    Returns the ring and, where it is less than what was asked, one line that says why.
+
+def make_ring(
+    directory: str | None,
+    name: str,
+    kind: int,
+    number: int,
+    capacity: int,
+    may_grow: Callable[[int, int], bool] | None = None,
+) -> tuple[Ring, str | None]:
+    """A ring in ``directory``, or in private memory where there is no directory or no room in it.
+
+    It is mapped at ``capacity``; where that is too much for the address space or a limit on files, at a quarter or a
+    sixteenth of it. Returns the ring and, where it is less than what was asked, one line that says why.
     """
-    if directory is None:
-        return Ring(None, kind, number, capacity), None
     problem: OSError | None = None
-    for size in (capacity, capacity // 4, capacity // 16):
+    if directory is not None:
+        if may_grow is None or may_grow(FIRST_BYTES, FIRST_BYTES):
+            for size in (capacity, capacity // 4, capacity // 16):
+                try:
+                    return Ring(os.path.join(directory, name), kind, number, size, may_grow), None
+                except OSError as error:
+                    problem = error
+                    if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT):
+                        break
+            reason = problem.strerror if problem is not None else "unknown"
+        else:
+            reason = "the shared memory that is left is the program's"
+        where = "recording into private memory, which the collector cannot see"
+        notice = f"no ring can be made in {directory} ({reason}); {where}"
+    else:
+        notice = None
+    for size in (capacity, capacity // 16, 0):
         try:
-            ring = Ring(os.path.join(directory, name), kind, number, size)
+            return Ring(None, kind, number, size, may_grow), notice
         except OSError as error:
             problem = error
-            if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT):
-                break
-        else:
-            if problem is None:
-                return ring, None
-            return ring, f"no room for a ring of {capacity} bytes in {directory}; using {size}"
-    reason = problem.strerror if problem is not None else "unknown"
-    return (
-        Ring(None, kind, number, capacity),
-        f"no ring can be made in {directory} ({reason}); recording into private memory, which the collector cannot see",
-    )
+    assert problem is not None
+    raise problem

@@ -178,6 +178,13 @@ class RingReader:
         position = int(head)
         return position - position % _ALIGN
 
+    def _reserved(self) -> int:
+        """Bytes of the data that have memory behind them. To look beyond takes memory, of a full file system even from
+        a reader: it would be ended by SIGBUS.
+        """
+        reserved = self.word(layout.W_RESERVED)
+        return int(reserved) if 0.0 < reserved < self.capacity else self.capacity
+
     def _next(self, head: int, final: bool) -> Batch | None:
         """The next batch before ``head``, None where there is none (yet)."""
         position = self._position
@@ -224,9 +231,13 @@ class RingReader:
         capacity = self.capacity
         data = self._data
         assert data is not None
+        reserved = self._reserved()
         while position < head:
             offset = position % capacity
-            size = min(capacity - offset, head - position, _WINDOW)
+            if offset >= reserved:
+                position += capacity - offset
+                continue
+            size = min(reserved - offset, head - position, _WINDOW)
             at = bytes(data[offset : offset + size]).find(_PATTERN)
             if at < 0:
                 position += size
@@ -241,7 +252,7 @@ class RingReader:
         data = self._data
         assert data is not None
         offset = position % self.capacity
-        room = min(self.capacity - offset, head - position)
+        room = min(self._reserved() - offset, head - position)
         if room < _HEAD_SIZE:
             return None
         start = bytes(data[offset : offset + _HEAD_SIZE])
