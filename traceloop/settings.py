@@ -182,7 +182,7 @@ class Settings:
     spans: "all", "slow", "off", or a ratio from 0 to 1.
     otlp_endpoint: where spans go, None to leave it to OpenTelemetry's own variables.
     collector: "process", "thread" or "none".
-    ring_size: bytes of each loop's ring.
+    ring_size: bytes to which each loop's ring may grow.
     record: a directory in which the record is kept, or None.
     report: whether the text report is printed at the end.
     children: whether processes started by the program are traced too.
