@@ -168,12 +168,18 @@ R_EVENT: Final = -25.0  # anything rare. a: when; b: its number in the process. 
 R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: 0
 R_WORD: Final = -29.0  # the last value of a counter word, before a loop's R_END. a: its index; b: its value
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
+# A look at tasks that are suspended, in the process ring. a: when; b: time between two looks at one task, s. The
+# R_AWAIT and R_AWAITED that follow are of this moment.
+R_LOOK: Final = -30.0
+R_AWAIT: Final = -31.0  # a suspended task. a: its ident; b: number of its chain of coroutines
+R_AWAITED: Final = -32.0  # a task waits for another one. a: its ident; b: the other's
+R_CHAIN: Final = -33.0  # a: number of a chain; b: 0. Text: JSON, [[[file, line, module, qualname], ...], type awaited]
 # R_FOUND - n is R_POLL, R_ACTIVE and R_DUE in one, for what is usual in a service: the queue was empty, the poll
 # waited, and n descriptors' handles were appended, no timers. a: it began; b: it returned
 R_FOUND: Final = -1024.0
 
 # The kinds that own one item of the batch's text, as a run does that is a task's first step (FIRST_STEP).
-TEXT_KINDS: Final = frozenset((R_TASK, R_SPAN, R_LOOP, R_EXECUTOR, R_THREAD, R_EVENT))
+TEXT_KINDS: Final = frozenset((R_TASK, R_SPAN, R_LOOP, R_EXECUTOR, R_THREAD, R_EVENT, R_CHAIN))
 
 TEXT_SEPARATOR: Final = "\x1f"
 

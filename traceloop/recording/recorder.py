@@ -100,6 +100,8 @@ class Recorder:
     def __init__(self, process: Process) -> None:
         self.process = process
         self.records: list[float] = []
+        #: Tasks of which another thread held the last reference: let go of in the loop's own thread.
+        self.dropped_tasks: list[Any] = []
         #: What the records' text is; an integer stands for the automatic name of that number.
         self.text: list[str | int] = []
         #: Tasks that ``create_task`` made, until their first step: in the order in which these will be run.
@@ -457,6 +459,8 @@ class Recorder:
 
     def flush(self, loop: Any, now: float) -> None:
         """Writes the waiting records into the ring, and the loop's gauges into its words."""
+        if self.dropped_tasks:
+            self.dropped_tasks.clear()
         if not self._broken:
             try:
                 self.spans.refresh()

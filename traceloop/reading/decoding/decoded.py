@@ -115,6 +115,14 @@ class Workers(NamedTuple):
     started: int
 
 
+class Standing(NamedTuple):
+    """A look found this task (``ident``) suspended at ``when`` (monotonic s), at the place that its ``chain`` says."""
+
+    when: float
+    ident: float
+    chain: int
+
+
 class Event(NamedTuple):
     """Anything rare: ``data`` is the JSON object that the recorder wrote."""
 
@@ -131,6 +139,8 @@ class Decoded:
 
     loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
     runs, iterations, tasks, spans, collections, offloads, executors, workers, threads, events: see the types.
+    standing: tasks that were found suspended. awaited: (ident of a task, ident of one that it waits for).
+    chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
     memory: (when, allocated blocks).
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
@@ -142,6 +152,8 @@ class Decoded:
     __slots__ = (
         "abandoned",
         "active_s",
+        "awaited",
+        "chains",
         "closed",
         "collections",
         "dropped",
@@ -153,12 +165,14 @@ class Decoded:
         "iterations",
         "last_words",
         "longest_s",
+        "look_period",
         "loop",
         "memory",
         "offloads",
         "records",
         "runs",
         "spans",
+        "standing",
         "tasks",
         "threads",
         "workers",
@@ -179,6 +193,10 @@ class Decoded:
         self.threads: list[WorkerThread] = []
         self.events: list[Event] = []
         self.memory: list[tuple[float, int]] = []
+        self.chains: list[tuple[int, str]] = []
+        self.standing: list[Standing] = []
+        self.awaited: list[tuple[float, float]] = []
+        self.look_period = 0.0
         self.last_words: dict[int, float] = {}
         self.longest_s = float("inf")
         self.active_s = 0.0

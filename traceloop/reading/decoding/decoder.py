@@ -44,6 +44,7 @@ from .decoded import (
     NewTask,
     OffloadStep,
     SpanContext,
+    Standing,
     Workers,
     WorkerThread,
 )
@@ -118,6 +119,7 @@ class LoopStream:
         self._writers: set[float] = set()
         self._written_at = 0.0
         self._half: tuple[float, float, float] | None = None
+        self._looked_at = 0.0
 
     def feed(self, batches: Iterable[Batch]) -> list[Decoded]:
         """What these batches say, in order; several items where loops took turns on the ring."""
@@ -548,6 +550,15 @@ class LoopStream:
             decoded.workers.append(Workers(int(a), int(b)))
         elif ident == layout.R_WORD:
             decoded.last_words[int(a)] = b
+        elif ident == layout.R_AWAIT:
+            decoded.standing.append(Standing(self._looked_at, a, int(b)))
+        elif ident == layout.R_AWAITED:
+            decoded.awaited.append((a, b))
+        elif ident == layout.R_LOOK:
+            self._looked_at = a
+            decoded.look_period = b
+        elif ident == layout.R_CHAIN:
+            decoded.chains.append((int(a), next(text, "")))
         elif ident == layout.R_EVENT:
             self._decode_event(a, int(b), next(text, ""), decoded)
 

@@ -15,6 +15,7 @@ from .growth import GrowthStatistics
 from .labels import BoundedLabels, LabelSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
+from .waits import Waits
 
 if TYPE_CHECKING:
     from ..decoding.ring_reader import RingReader
@@ -57,6 +58,7 @@ class ProcessStatistics:
         self.executors = ExecutorStatistics(self.sites, self.labels)
         self.collections = CollectionStatistics(self)
         self.memory = MemoryStatistics()
+        self.waits = Waits()
         self.growth = GrowthStatistics(self)
         self.parts: list[Part] = [self.executors, self.collections, self.memory, self.growth]
         self.pid = 0
@@ -79,6 +81,7 @@ class ProcessStatistics:
         self.sites = sites
         self.description = description
         self.executors.new_process(sites)
+        self.waits.new_process()
         self.attached = True
         self.processes += 1
         self.usage = None
@@ -128,8 +131,13 @@ class ProcessStatistics:
         """Takes in a stretch of one of the process's rings; ``loop`` is None for the process ring."""
         if loop is not None:
             loop.feed(decoded)
+        elif decoded.look_period:
+            self.waits.look(decoded.standing, decoded.look_period)
+        for number, text in decoded.chains:
+            self.waits.chains.define(number, text)
         for part in self.parts:
             part.feed(decoded)
+
 
     def count_records(self, ring: int, written: float, dropped: int) -> None:
         """How many records were ever written to a ring of this process, and dropped unread."""

@@ -21,6 +21,8 @@ _MAX_ALIVE: Final = 200_000
 _MAX_COROUTINES: Final = 4096
 _MAX_CREATORS: Final = 64
 _OTHER_SITE: Final = 0
+# How much later another look has to find a task that is not known otherwise, s.
+_FOUND_AGAIN_SECONDS: Final = 0.5
 
 
 class CoroutineTotals:
@@ -62,15 +64,19 @@ class OldTask(NamedTuple):
 
 
 class _Alive:
-    """A task that is not done, since its first step. ``last_end``: of its steps; below 0 before the first one's end."""
+    """A task that is not done, since its first step. ``last_end``: of its steps; below 0 before the first one's end.
 
-    __slots__ = ("last_end", "name", "since", "totals")
+    creator: site of the handle run that made it, 0 where none did or it is not known.
+    """
+
+    __slots__ = ("creator", "last_end", "name", "since", "totals")
 
     def __init__(self, name: str, since: float, totals: CoroutineTotals) -> None:
         self.name = name
         self.since = since
         self.totals = totals
         self.last_end = -1.0
+        self.creator = 0
 
 
 class TaskStatistics:
@@ -106,15 +112,18 @@ class TaskStatistics:
             self._alive = {}
             self._done = {}
         for task in decoded.tasks:
-            totals = self._begin(task.ident, task.name, task.start).totals
+            newcomer = self._begin(task.ident, task.name, task.start)
+            totals = newcomer.totals
             if task.creator_ident:
                 creators = totals.creators
-                creator = int(task.creator_ident) % SITES
+                creator = newcomer.creator = int(task.creator_ident) % SITES
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
         self._feed_steps(decoded)
         self._done = {}
+        looks = self._loop.process.waits.looks
         for ident, outcome, _, _ in decoded.finished:
+            looks.pop(ident, None)
             alive = self._alive.pop(ident, None)
             if alive is not None:
                 self._done[ident] = alive
@@ -129,6 +138,16 @@ class TaskStatistics:
             if ident >= SITES:
                 self._totals(int(ident) % SITES).abandoned += 1
                 self._alive.pop(ident, None)
+                looks.pop(ident, None)
+
+    def adopt(self) -> None:
+        """Takes for its own what looks have found and nobody knows: tasks whose beginning is not in the record.
+
+        A look that is read late may be of a task that has ended; only one that later looks find too is adopted.
+        """
+        for ident, seen in self._loop.process.waits.looks.items():
+            if ident not in self._alive and seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS:
+                self._begin(ident, "", seen[0])
 
     def _begin(self, ident: float, name: str, since: float) -> _Alive:
         if len(self._alive) >= _MAX_ALIVE:
@@ -139,6 +158,8 @@ class TaskStatistics:
     def _feed_steps(self, decoded: Decoded) -> None:
         known = self._alive.get
         done = self._done.get
+        waits = self._loop.process.waits
+        looks = waits.looks
         for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITES]:
             alive = known(ident) or done(ident) or self._begin(ident, "", start)
             totals = alive.totals
@@ -156,7 +177,18 @@ class TaskStatistics:
                 alive.since = start
             elif start > before:
                 totals.suspended += start - before
+                if ident in looks:
+                    waits.step(ident, before, start)
             alive.last_end = end
+
+    def standing(self) -> Iterator[tuple[int, int, float]]:
+        """The tasks that a look found suspended and that have not run since: site, chain, since when."""
+        looks = self._loop.process.waits.looks
+        for ident, seen in looks.items():
+            alive = self._alive.get(ident)
+            if alive is not None and seen[-2] >= alive.last_end:
+                since = alive.last_end if alive.last_end > 0.0 else seen[0]
+                yield int(ident) % SITES, int(seen[-1]), since
 
     # -- as it stands
 

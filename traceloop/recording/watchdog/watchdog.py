@@ -39,6 +39,7 @@ from ...record.proc import schedule_of
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..thresholds import threshold_of
+from ..waiting.task_looks import TaskLooks
 from . import stacks
 from .fault_dump import FaultDump
 from .stall_notices import StallNotices
@@ -76,6 +77,7 @@ class Watchdog:
         """``patterns``: thresholds by callback pattern; ``threshold_for(label, default)`` resolves them."""
         self._process = process
         self._sampler = sampler_of(process)
+        self._task_looks = TaskLooks(self._sampler.outbox)
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}
@@ -266,6 +268,7 @@ class Watchdog:
             due = min(due, self._look(watched, now))
         self._notices.flush()
         self._sampler.turn(now)
+        self._task_looks.poll([watched.loop for watched in watched_loops], now)
         if (end := monotonic()) - now >= _MIN_SUSPENSION:
             self._check_lateness(end, now)
         self._due = due

@@ -1,0 +1,104 @@
+"""Waits from looks and steps: what is exact, what is an estimate, and what no look has seen."""
+
+import json
+
+import pytest
+
+from traceloop.reading.decoding.decoded import Standing
+from traceloop.reading.statistics.waits import OTHER, UNKNOWN, AwaitPlace, Waits, place_of
+from traceloop.record.layout import SITES
+
+TASK = 5 * SITES + 7.0
+APPLICATION = ("/srv/app/views.py", 12, "app.views", "show")
+LIBRARY = ("/srv/venv/lib/python3.11/site-packages/pool/core.py", 80, "pool.core", "Pool.acquire")
+PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "pool.core.Pool.acquire")
+
+
+def waits() -> Waits:
+    out = Waits()
+    out.chains.define(1, json.dumps([[APPLICATION, LIBRARY], "_asyncio.Future"]))
+    return out
+
+
+@pytest.mark.parametrize(
+    ("frames", "place"),
+    [
+        ([APPLICATION, LIBRARY], PLACE),
+        ([LIBRARY, APPLICATION], AwaitPlace("/srv/app/views.py", 12, "app.views.show", "_asyncio.Future")),
+        ([LIBRARY], AwaitPlace(LIBRARY[0], 80, "pool.core.Pool.acquire", "_asyncio.Future")),
+        ([], UNKNOWN),
+    ],
+)
+def test_the_place_is_the_innermost_line_of_the_application(frames, place):
+    assert place_of(frames, "_asyncio.Future") == place
+
+
+def test_a_long_wait_counts_exactly():
+    found = waits()
+    found.look([Standing(11.0, TASK, 1), Standing(12.0, TASK, 1)], 1.0)
+    found.step(TASK, 10.5, 12.75)
+    totals = found.totals[7, PLACE]
+    assert (totals.count, totals.exact_s, totals.estimated_s, totals.longest_s) == (1, 2.25, 0.0, 2.25)
+    assert not found.looks
+
+
+def test_a_short_wait_that_was_seen_stands_for_the_time_between_looks():
+    found = waits()
+    found.look([Standing(11.0, TASK, 1)], 3.0)
+    found.step(TASK, 10.9, 11.1)
+    totals = found.totals[7, PLACE]
+    assert (totals.count, totals.exact_s, totals.estimated_s) == (1, 0.0, 3.0)
+
+
+def test_estimates_are_right_on_average():
+    found = waits()
+    step = 0.0
+    for _ in range(2000):  # waits of 0.1 s with 0.03 s of steps between them, looked at once a second
+        before, step = step + 0.03, step + 0.13
+        looks = [Standing(float(when), TASK, 1) for when in range(int(before) + 1, int(step) + 1)]
+        found.look([each for each in looks if before <= each.when < step], 1.0)
+        if TASK in found.looks:
+            found.step(TASK, before, step)
+    assert found.totals[7, PLACE].estimated_s == pytest.approx(2000 * 0.1, rel=0.05)
+
+
+def test_a_look_before_or_after_the_wait_is_not_of_it():
+    found = waits()
+    found.look([Standing(9.0, TASK, 1), Standing(20.0, TASK, 1)], 1.0)
+    found.step(TASK, 10.0, 15.0)
+    assert not found.totals
+    assert list(found.looks[TASK]) == [20.0, 1.0]  # of a wait whose end has not been read
+
+
+def test_a_task_that_stands_for_hours_is_remembered_in_little():
+    found = waits()
+    for second in range(10_000):
+        found.look([Standing(float(second), TASK, 1)], 1.0)
+    assert len(found.looks[TASK]) < 300
+    found.step(TASK, 0.0, 10_000.0)
+    assert found.totals[7, PLACE].exact_s == 10_000.0
+
+
+def test_places_are_bounded():
+    found = waits()
+    for number in range(2, 3000):
+        frames = [("/srv/app/x.py", number, "app", "f")]
+        found.chains.define(number, json.dumps([frames, "F"]))
+        found.look([Standing(1.0, TASK, number)], 1.0)
+        found.step(TASK, 0.0, 2.0)
+    assert len(found.totals) <= 1001
+    assert found.totals[0, OTHER].exact_s > 0.0
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[", "null", '[[["a", "b", "c", "d"]], "F"]', "[1, 2]", "[" * 5000, '[[["f"]], "F"]']
+)
+def test_a_damaged_chain_is_passed_over(text):
+    found = waits()
+    found.chains.define(9, text)
+    assert found.chains.place(9) == UNKNOWN
+
+
+def test_waiting_now_is_told_by_place():
+    now = waits().waiting_now([(7, 1, 10.0), (7, 1, 12.0), (8, 99, 13.0)], 14.0)
+    assert now == {(7, PLACE): (2, 6.0, 4.0), (8, UNKNOWN): (1, 1.0, 1.0)}

@@ -1,0 +1,274 @@
+"""Where suspended tasks are found to stand, and whom they wait for: every kind of waiting that asyncio has."""
+
+import asyncio
+import contextlib
+import json
+import weakref
+
+import pytest
+
+from traceloop.loop.event_loop import EventLoop
+from traceloop.record import layout
+from traceloop.recording.waiting.task_looks import TaskLooks, task_references
+
+
+class Written:
+    """What a look leaves for the process ring."""
+
+    forked = False
+
+    def __init__(self):
+        self.pending = []
+        self.chains = {}
+
+    def define(self, record, text, now):
+        frames, awaited = json.loads(text)
+        self.chains[record[0]] = [frame[3] for frame in frames], awaited
+
+
+class Look:
+    """One whole look at the running loop's tasks: names of the frames and of the awaited tasks by task name."""
+
+    def __init__(self, looks, written):
+        loop = asyncio.get_running_loop()
+        loop._recorder.flush(loop, loop.time())  # a loop of which nothing is new is not looked at
+        looks.poll([loop], loop.time())
+        while looks._looks[id(loop)].left:
+            looks.poll([loop], loop.time())
+        names = {getattr(task, "_loop_ident", 0.0): task.get_name() for task in asyncio.all_tasks()}
+        triples = list(zip(*[iter(written.pending)] * 3, strict=True))
+        self.frames = {names[a]: written.chains[b] for a, kind, b in triples if kind == layout.R_AWAIT}
+        self.awaited = {}
+        for a, kind, b in triples:
+            if kind == layout.R_AWAITED:
+                self.awaited.setdefault(names[a], set()).add(names[b])
+
+
+def look_at(**coroutines):
+    """Starts these as tasks, lets them go as far as they go, looks, and cancels them."""
+
+    async def main():
+        tasks = [asyncio.create_task(function(), name=name) for name, function in coroutines.items()]
+        for _ in range(10):
+            await asyncio.sleep(0)
+        written = Written()
+        look = Look(TaskLooks(written), written)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return look
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        return runner.run(main())
+
+
+def named(coroutine, name):
+    return asyncio.create_task(coroutine, name=name)
+
+
+async def outer(inner):
+    await inner()
+
+
+async def wait_in_queue():
+    await asyncio.Queue().get()
+
+
+async def in_generator():
+    async def numbers():
+        yield 1
+        await asyncio.Event().wait()
+
+    async for _ in numbers():
+        pass
+
+
+async def in_awaitable():
+    class Custom:
+        def __await__(self):
+            yield from asyncio.Event().wait().__await__()
+
+    await Custom()
+
+
+@contextlib.asynccontextmanager
+async def resource():
+    await asyncio.Event().wait()
+    yield
+
+
+async def in_context_manager():
+    async with resource():
+        pass
+
+
+@pytest.mark.parametrize(
+    ("function", "frames"),
+    [
+        (lambda: outer(wait_in_queue), ["outer", "wait_in_queue", "Queue.get"]),
+        (in_generator, ["in_generator", "in_generator.<locals>.numbers", "Event.wait"]),
+        (lambda: asyncio.sleep(60), ["sleep"]),
+    ],
+)
+def test_the_chain_of_coroutines_is_found(function, frames):
+    found, awaited = look_at(here=function).frames["here"]
+    assert found == frames
+    assert awaited.endswith("Future")
+
+
+@pytest.mark.parametrize("function", [in_awaitable, in_context_manager])
+def test_what_lies_between_coroutines_is_passed_through(function):
+    found, _ = look_at(here=function).frames["here"]
+    assert found[0] == function.__qualname__
+    assert found[-1] == "Event.wait"
+
+
+def test_a_task_that_is_awaited_is_found():
+    async def waits():
+        await named(asyncio.sleep(60), "inner")
+
+    look = look_at(waits=waits)
+    assert look.awaited == {"waits": {"inner"}}
+    assert look.frames["waits"][0][-1].endswith("waits")
+
+
+def test_members_of_a_gather_a_wait_and_a_group_are_found():
+    async def gathers():
+        await asyncio.gather(named(asyncio.sleep(60), "a"), named(asyncio.sleep(60), "b"))
+
+    async def waits():
+        await asyncio.wait([named(asyncio.sleep(60), "c"), named(asyncio.sleep(60), "d")])
+
+    async def groups():
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.sleep(60), name="e")
+
+    async def shields():
+        await asyncio.shield(named(asyncio.sleep(60), "f"))
+
+    look = look_at(gathers=gathers, waits=waits, groups=groups, shields=shields)
+    assert look.awaited == {"gathers": {"a", "b"}, "waits": {"c", "d"}, "groups": {"e"}, "shields": {"f"}}
+
+
+def test_tasks_that_await_each_other_are_found():
+    tasks = {}
+
+    async def waits_for(other):
+        await asyncio.sleep(0)
+        # By wait on the way back: a circle of plain awaits could not be cancelled.
+        await (tasks[other] if other == "two" else asyncio.wait([tasks[other]]))
+
+    async def start():
+        tasks["one"] = named(waits_for("two"), "one")
+        tasks["two"] = named(waits_for("one"), "two")
+        await asyncio.Event().wait()
+
+    look = look_at(start=start)
+    assert look.awaited == {"one": {"two"}, "two": {"one"}}
+
+
+def test_a_task_that_is_about_to_run_stands_nowhere():
+    async def spins():
+        while True:
+            await asyncio.sleep(0)
+
+    assert "spins" not in look_at(spins=spins).frames
+
+
+def test_an_eager_task_is_found():
+    if not hasattr(asyncio, "eager_task_factory"):
+        pytest.skip("eager tasks came with 3.12")
+
+    async def starts():
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        try:
+            task = asyncio.create_task(wait_in_queue(), name="eager")
+        finally:
+            loop.set_task_factory(None)
+        await task
+
+    look = look_at(starts=starts)
+    assert look.awaited == {"starts": {"eager"}}
+
+
+def test_the_same_place_has_the_same_number_and_is_written_down_once():
+    async def stands():
+        await asyncio.Event().wait()
+
+    async def main():
+        tasks = [asyncio.create_task(stands()) for _ in range(100)]
+        await asyncio.sleep(0)
+        written = Written()
+        looks = TaskLooks(written)
+        Look(looks, written)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return written
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        written = runner.run(main())
+    numbers = [written.pending[i + 2] for i in range(0, len(written.pending), 3) if written.pending[i + 1] == -31.0]
+    assert len(numbers) == 100
+    assert len(set(numbers)) == 1 == len(written.chains)
+
+
+def test_code_is_not_kept_alive():
+    async def main():
+        space = {"asyncio": asyncio}
+        exec("async def made():\n    await asyncio.Event().wait()", space)
+        code = weakref.ref(space["made"].__code__)
+        task = asyncio.create_task(space["made"]())
+        await asyncio.sleep(0)
+        written = Written()
+        looks = TaskLooks(written)
+        Look(looks, written)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        del task
+        space.clear()
+        loop = asyncio.get_running_loop()
+        loop._recorder.process.site_log.by_code.clear()
+        await asyncio.sleep(0)
+        return code, looks
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        code, looks = runner.run(main())
+    import gc
+
+    gc.collect()
+    assert code() is None
+    assert not looks._chains._known
+
+
+def test_a_task_that_nobody_else_holds_is_let_go_of_in_the_loops_thread():
+    async def main():
+        loop = asyncio.get_running_loop()
+
+        async def ended():
+            pass
+
+        task = asyncio.create_task(ended())
+        await task
+        looks = TaskLooks(Written())
+        holder = [task]
+        del task
+        await asyncio.sleep(0)
+        looks._look_at(holder.pop(), loop, [])
+        kept = len(loop._recorder.dropped_tasks)
+        loop._recorder.flush(loop, loop.time())
+        return kept, len(loop._recorder.dropped_tasks)
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        assert runner.run(main()) == (1, 0)
+
+
+def test_references_to_all_tasks_are_weak():
+    async def main():
+        tasks = [asyncio.create_task(asyncio.sleep(0)) for _ in range(3)]
+        found = {reference() for reference in task_references(asyncio.get_running_loop())}
+        assert set(tasks) <= found
+        await asyncio.gather(*tasks)
+
+    asyncio.run(main())

@@ -1,0 +1,206 @@
+"""Where tasks wait: by coroutine and by the line of the application at which they stand suspended.
+
+The process looks at its suspended tasks about once a second (recording/waiting) and the record of the loop says when
+each task ran. Together they give waits:
+
+* A task that a look found between two of its steps stood at that place for the whole of the time between them. A wait
+  of ``LOOK_SECONDS`` or more is seen by a look at least once, and counts as long as it was: **exactly**.
+* A shorter wait is seen by chance, the more probably the longer it is: with the probability of its length divided by
+  the time between two looks. One that was seen counts as that time, so that the sum is right on average: an
+  **estimate**, kept apart.
+
+Where there are more tasks than a second's looks can take in, the time between two looks at one task is longer than
+``LOOK_SECONDS``. The record says how long (``period``), and waits shorter than that are estimated.
+"""
+
+from __future__ import annotations
+
+import json
+from array import array
+from collections.abc import Iterable
+from typing import Any, Final, NamedTuple
+
+from ...record.frames import Frame, is_application, is_library
+from ...record.layout import SITES
+from ..decoding.decoded import Standing
+
+LOOK_SECONDS: Final = 1.0
+_MAX_CHAINS: Final = 16_384
+_MAX_FRAMES: Final = 64
+_MAX_PLACES: Final = 1_000
+_MAX_TASKS: Final = 200_000
+_MAX_LOOKS: Final = 64
+_MAX_TEXT: Final = 300
+
+
+class AwaitPlace(NamedTuple):
+    """Where a task stands. file, line, function: the innermost line of the application on its chain of coroutines (of a
+    library, where the chain has none of the application's). inside: what that line waits in, ``module.qualname`` of the
+    coroutine that it awaits, or the type of the future.
+    """
+
+    file: str
+    line: int
+    function: str
+    inside: str
+
+
+OTHER: Final = AwaitPlace("", 0, "other", "")
+UNKNOWN: Final = AwaitPlace("", 0, "unknown", "")
+
+
+class WaitTotals:
+    """Waits of one coroutine's tasks at one place; seconds.
+
+    exact_s: in waits that are over and lasted for at least the time between two looks. estimated_s: of shorter ones.
+    count: waits that were seen. longest_s: the longest of them.
+    """
+
+    __slots__ = ("count", "estimated_s", "exact_s", "longest_s")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.exact_s = self.estimated_s = self.longest_s = 0.0
+
+    def add(self, seconds: float, period: float) -> None:
+        """A wait that a look has seen is over."""
+        self.count += 1
+        self.longest_s = max(self.longest_s, seconds)
+        if seconds >= period:
+            self.exact_s += seconds
+        else:
+            self.estimated_s += period
+
+    @property
+    def seconds(self) -> float:
+        """Exact and estimated together."""
+        return self.exact_s + self.estimated_s
+
+
+def place_of(frames: list[Frame], awaited: str) -> AwaitPlace:
+    """The place of a chain, outermost frame first; ``awaited`` is the type of the future at its end."""
+    if not frames:
+        return UNKNOWN
+    chosen = _innermost(frames, lambda frame: is_application(frame[0], frame[2]))
+    if chosen < 0:
+        chosen = _innermost(frames, lambda frame: is_library(frame[0]))
+    if chosen < 0:
+        chosen = 0
+    file, line, module, qualname = frames[chosen]
+    inside = f"{frames[chosen + 1][2]}.{frames[chosen + 1][3]}" if chosen + 1 < len(frames) else awaited
+    return AwaitPlace(file, line, f"{module}.{qualname}" if module else qualname, inside)
+
+
+def _innermost(frames: list[Frame], wanted: Any) -> int:
+    return next((index for index in range(len(frames) - 1, -1, -1) if wanted(frames[index])), -1)
+
+
+class AwaitChains:
+    """The chains of one process by number, as its record defines them. What makes no sense in it is passed over."""
+
+    def __init__(self) -> None:
+        self._places: dict[int, AwaitPlace] = {}
+        self._frames: dict[int, list[Frame]] = {}
+
+    def define(self, number: int, text: str) -> None:
+        """Takes in one R_CHAIN record."""
+        if len(self._places) >= _MAX_CHAINS:
+            return
+        try:
+            listed, awaited = json.loads(text)
+            frames = [
+                (str(file)[:_MAX_TEXT], int(line), str(module)[:_MAX_TEXT], str(qualname)[:_MAX_TEXT])
+                for file, line, module, qualname in listed[:_MAX_FRAMES]
+            ]
+            self._places[number] = place_of(frames, str(awaited)[:_MAX_TEXT])
+            self._frames[number] = frames
+        except (ValueError, TypeError, RecursionError, OverflowError):
+            return
+
+    def place(self, number: int) -> AwaitPlace:
+        """The place of this chain; ``UNKNOWN`` where it was not (yet) read."""
+        return self._places.get(number, UNKNOWN)
+
+    def frames(self, number: int) -> list[Frame]:
+        """Its frames, outermost first; at most ``_MAX_FRAMES``."""
+        return self._frames.get(number, [])
+
+
+class Waits:
+    """The waits of a process slot's tasks. Its keys are (site of the coroutine, place)."""
+
+    def __init__(self) -> None:
+        self.chains = AwaitChains()
+        self.totals: dict[tuple[int, AwaitPlace], WaitTotals] = {}
+        #: By the ident of a task: when looks found it suspended (monotonic s) and at which chain, one after the other.
+        self.looks: dict[float, array[float]] = {}
+        #: Time between two looks at one task, s.
+        self.period = LOOK_SECONDS
+
+    def new_process(self) -> None:
+        """Another process has the slot: its chains and its sites have other numbers."""
+        self.chains = AwaitChains()
+        self.totals = {}
+        self.looks = {}
+        self.period = LOOK_SECONDS
+
+    def look(self, standing: Iterable[Standing], period: float) -> None:
+        """Tasks were looked at, each of them once in ``period`` seconds. Read before the steps that follow it."""
+        if LOOK_SECONDS <= period < 3600.0:
+            self.period = period
+        looks = self.looks
+        for when, ident, chain in standing:
+            seen = looks.get(ident)
+            if seen is None:
+                if len(looks) >= _MAX_TASKS:
+                    looks.clear()
+                seen = looks[ident] = array("d")
+            elif len(seen) >= 2 * _MAX_LOOKS:
+                # A task that stands for long: looks in the middle of it say what those around them say.
+                seen = looks[ident] = array("d", [*seen[:2], *seen[-_MAX_LOOKS:]])
+            seen.append(when)
+            seen.append(chain)
+
+    def step(self, ident: float, before: float, start: float) -> None:
+        """A task steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""
+        seen = self.looks[ident]
+        chain = used = 0
+        while used < len(seen) and seen[used] < start:
+            if seen[used] >= before:
+                chain = int(seen[used + 1])
+            used += 2
+        if used == len(seen):
+            del self.looks[ident]
+        elif used:
+            del seen[:used]
+        if chain:
+            self.ended(int(ident) % SITES, chain, start - before)
+
+    def ended(self, site: int, chain: int, seconds: float) -> None:
+        """A task of the coroutine at ``site`` has waited at ``chain`` for so long, and a look has seen it."""
+        key = (site, self.chains.place(chain))
+        totals = self.totals.get(key)
+        if totals is None:
+            if len(self.totals) >= _MAX_PLACES:
+                key = (0, OTHER)
+                totals = self.totals.setdefault(key, WaitTotals())
+            else:
+                totals = self.totals[key] = WaitTotals()
+        totals.add(seconds, self.period)
+
+    def waiting_now(self, standing: Iterable[tuple[int, int, float]], now: float) -> dict[
+        tuple[int, AwaitPlace], tuple[int, float, float]
+    ]:
+        """How many tasks stand where, for how long in all and at the longest (s).
+
+        ``standing``: (site of its coroutine, chain, since when) of each task that a look found suspended.
+        """
+        out: dict[tuple[int, AwaitPlace], tuple[int, float, float]] = {}
+        for site, chain, since in standing:
+            key = (site, self.chains.place(chain))
+            if key not in out and len(out) >= _MAX_PLACES:
+                key = (0, OTHER)
+            count, total, longest = out.get(key, (0, 0.0, 0.0))
+            waited = max(0.0, now - since)
+            out[key] = (count + 1, total + waited, max(longest, waited))
+        return out

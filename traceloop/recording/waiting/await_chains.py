@@ -1,0 +1,213 @@
+"""Where a suspended task stands: the chain of coroutines from its own down to what it awaits, as one number.
+
+A chain is found by walking ``cr_await``, ``gi_yieldfrom`` and ``ag_await``. Its key is the identity of each code object
+with the index of its last instruction, so that a chain met before costs no line number and no name. A new chain is
+written down once, as a list of frames, and is referred to by its number from then on.
+
+Nothing here reads ``f_locals``: before Python 3.13 that leaves a dict on the frame which keeps the locals alive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import weakref
+from collections.abc import Callable
+from gc import get_referents
+from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from typing import Any, NamedTuple
+
+from ...record.frames import Frame
+from ..watchdog.stacks import qualname_of
+
+#: Frames of a chain that are looked at; deeper ones are left out.
+MAX_DEPTH = 64
+#: Frames that are written down: the outermost and the innermost ones.
+_KEPT_OUTER = 4
+_KEPT_INNER = 20
+#: Chains that are numbered. A program that makes code without end gets 0, "not known", for what comes after.
+MAX_CHAINS = 16_384
+
+_ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(asyncio.__file__)), "")
+# Objects between a coroutine and the one it awaits that do not show it as an attribute.
+_WRAPPERS = frozenset(("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"))
+# Tasks that one task may be seen to wait for: the members of a gather, a wait or a task group.
+MAX_AWAITED = 32
+# Coroutines of asyncio that hold the tasks they wait for in their locals.
+_HOLDERS = frozenset(("_wait", "wait_for", "TaskGroup.__aexit__"))
+
+
+class Chain(NamedTuple):
+    """A chain that was met before. holder: how deep in it stands a coroutine that holds the tasks it waits for, or -1;
+    in_asyncio: whether it ends in asyncio's own code.
+    """
+
+    number: int
+    holder: int
+    in_asyncio: bool
+
+
+UNKNOWN_CHAIN = Chain(0, -1, True)
+
+
+class AwaitChains:
+    """Numbers the chains of one process. For one thread, with the GIL held throughout a call."""
+
+    def __init__(self, define: Callable[[int, str], None]) -> None:
+        """``define(number, text)`` writes down a new chain before its number is used; text as ``_describe`` has it."""
+        self._define = define
+        self._known: dict[tuple[int, ...], Chain] = {}
+        # The code objects of the keys, so that a key dies with the first of its code objects: ids are used again.
+        self._references: dict[int, tuple[weakref.ref[CodeType], set[tuple[int, ...]]]] = {}
+        self._count = 0
+
+    def chain_of(self, coro: Any, waiter: Any) -> Chain:
+        """The chain that begins at ``coro`` and waits for ``waiter`` (a future).
+
+        Its number is 0 where it is not known: where the coroutine is not suspended, is written in C, or has ended.
+        """
+        key = [id(type(waiter))]
+        add = key.append
+        here = coro
+        # Written out for coroutines: with a call for each frame a task takes twice as long.
+        while True:
+            if type(here) is CoroutineType:
+                frame = here.cr_frame
+                below = here.cr_await
+            else:
+                frame, below = _step(here)
+            if frame is None:
+                break
+            add(id(frame.f_code))
+            add(frame.f_lasti)
+            if below is None or len(key) > 2 * MAX_DEPTH:
+                break
+            here = below
+        return self._known.get(tuple(key)) or self._new_chain(tuple(key), coro, waiter)
+
+    def _new_chain(self, key: tuple[int, ...], coro: Any, waiter: Any) -> Chain:
+        frames: list[FrameType] = []
+        while len(frames) < MAX_DEPTH:
+            frame, coro = _step(coro)
+            if frame is None:
+                break
+            frames.append(frame)
+        if not frames or self._count >= MAX_CHAINS:
+            return UNKNOWN_CHAIN
+        self._count += 1
+        chain = Chain(self._count, _holder_in(frames), frames[-1].f_code.co_filename.startswith(_ASYNCIO))
+        self._define(chain.number, _describe(frames, waiter))
+        self._remember(key, chain, frames)
+        return chain
+
+    def _remember(self, key: tuple[int, ...], chain: Chain, frames: list[FrameType]) -> None:
+        self._known[key] = chain
+        for frame in frames:
+            code = frame.f_code
+            entry = self._references.get(id(code))
+            if entry is None:
+                reference = weakref.ref(code, _forgetting(id(code), self._references, self._known))
+                entry = self._references[id(code)] = (reference, set())
+            entry[1].add(key)
+
+
+def _forgetting(
+    code_id: int, references: dict[int, tuple[Any, set[tuple[int, ...]]]], known: dict[tuple[int, ...], Chain]
+) -> Callable[[object], None]:
+    def forget(_: object) -> None:
+        _, keys = references.pop(code_id, (None, ()))
+        for key in keys:
+            known.pop(key, None)
+
+    return forget
+
+
+def _holder_in(frames: list[FrameType]) -> int:
+    for depth, frame in enumerate(frames):
+        code = frame.f_code
+        if code.co_qualname in _HOLDERS and code.co_filename.startswith(_ASYNCIO):
+            return depth
+    return -1
+
+
+def _step(coro: Any) -> tuple[FrameType | None, Any]:
+    """The frame of a suspended coroutine and what it awaits; (None, None) for what has no frame to show."""
+    for _ in range(3):
+        kind = type(coro)
+        if kind is CoroutineType:
+            return coro.cr_frame, coro.cr_await
+        if kind is GeneratorType:
+            return coro.gi_frame, coro.gi_yieldfrom
+        if kind is AsyncGeneratorType:
+            return coro.ag_frame, coro.ag_await
+        if kind.__name__ not in _WRAPPERS:
+            break
+        inside = [each for each in get_referents(coro) if type(each) in (CoroutineType, AsyncGeneratorType)]
+        if not inside:
+            break
+        coro = inside[0]
+    frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None)
+    if isinstance(frame, FrameType):  # something coroutine-like, as Cython makes them
+        return frame, getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None)
+    return None, None
+
+
+def _describe(frames: list[FrameType], waiter: Any) -> str:
+    """JSON: ``[[file, line, module, qualname], ...]``, outermost first, and the type of what is awaited at the end."""
+    if len(frames) > _KEPT_OUTER + _KEPT_INNER:
+        frames = frames[:_KEPT_OUTER] + frames[-_KEPT_INNER:]
+    out: list[Frame] = []
+    for frame in frames:
+        code = frame.f_code
+        module = frame.f_globals.get("__name__")
+        name = module if isinstance(module, str) else ""
+        out.append((code.co_filename, frame.f_lineno or code.co_firstlineno, name, qualname_of(code)))
+    awaited = type(waiter)
+    return json.dumps([out, f"{awaited.__module__}.{awaited.__qualname__}"], separators=(",", ":"))
+
+
+def awaited_tasks(task: Any, waiter: Any, chain: Chain) -> list[Any]:
+    """The tasks that ``task`` waits for: one that it awaits, or the members of a gather, a wait or a task group.
+
+    ``waiter``: the future that it is suspended on; ``chain``: where it stands. At most ``MAX_AWAITED``. What waits by
+    other means (a lock, a queue, a future of the program's own) shows no task.
+    """
+    if isinstance(waiter, asyncio.Task):
+        return [waiter]
+    children = getattr(waiter, "_children", None)  # of a gather
+    if isinstance(children, list):
+        return [each for each in children[:MAX_AWAITED] if isinstance(each, asyncio.Task) and not each.done()]
+    if chain.holder < 0:
+        return [] if chain.in_asyncio else _behind(waiter, task)
+    coro = task.get_coro()
+    for _ in range(chain.holder):
+        coro = _step(coro)[1]
+    return _members(coro, task)
+
+
+def _members(coro: Any, task: Any) -> list[Any]:
+    out: list[Any] = []
+    for each in get_referents(coro):
+        if isinstance(each, asyncio.Task):
+            out.append(each)
+        elif isinstance(each, set | list | tuple | frozenset):
+            # A copy by one C call: the loop may change it. Only of tasks, so that no long list of the program's is.
+            if 0 < len(each) <= 4096:
+                out += [member for member in list(each)[:MAX_AWAITED] if isinstance(member, asyncio.Task)]
+        elif isinstance(each, asyncio.TaskGroup):
+            out += list(getattr(each, "_tasks", ()))[:MAX_AWAITED]
+    return [each for each in dict.fromkeys(out) if each is not task and not each.done()][:MAX_AWAITED]
+
+
+def _behind(waiter: Any, task: Any) -> list[Any]:
+    """The task behind the outer future of a shield: its callback holds the inner one."""
+    for entry in list(getattr(waiter, "_callbacks", None) or ())[:4]:
+        for cell in getattr(entry[0], "__closure__", None) or ():
+            try:
+                inner = cell.cell_contents
+            except ValueError:
+                continue
+            if isinstance(inner, asyncio.Task) and inner is not task and not inner.done():
+                return [inner]
+    return []
