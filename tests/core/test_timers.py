@@ -75,7 +75,7 @@ class TimerHeap(RuleBasedStateMachine):
         assert all(isinstance(handle, asyncio.TimerHandle) for handle in heap)
         assert heap == sorted(heap) or heap[0]._when == min(handle._when for handle in heap)
 
-    @precondition(lambda self: self.loop._timer_heap)
+    @precondition(lambda self: len(self.loop._timers))
     @rule()
     def pop_as_others_do(self) -> None:
         handle = heapq.heappop(self.loop._scheduled)
@@ -97,7 +97,7 @@ class TimerHeap(RuleBasedStateMachine):
         expected = [number for _, _, number in due]
         for number in expected:
             del self.waiting[number]
-        if self.loop._timer_heap_shared:
+        if self.loop._timers.shared:
             # Handles of one moment order themselves by it alone.
             moments = {number: when for when, _, number in due}
             assert sorted(self.ran) == sorted(expected)
@@ -108,7 +108,7 @@ class TimerHeap(RuleBasedStateMachine):
 
     @invariant()
     def counts_hold(self) -> None:
-        heap = self.loop._timer_heap
+        heap = self.loop._timers.heap
         handles = [entry[2] for entry in heap]
         cancelled = sum(handle._cancelled for handle in handles)
         assert self.loop._timer_cancelled_count == cancelled
@@ -119,7 +119,7 @@ class TimerHeap(RuleBasedStateMachine):
 
     @invariant()
     def a_sweep_leaves_few_cancelled(self) -> None:
-        self.loop._sweep_timers()
+        self.loop._timers.sweep()
         live = len(self.waiting)
         assert self.loop._timer_cancelled_count <= max(100, live)
 

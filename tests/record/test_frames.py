@@ -54,6 +54,7 @@ def test_whose_code_a_file_is():
 
 
 def test_the_loops_own_frames():
+    assert is_loop(os.path.join(OUR_FOLDER, "core", "recorded_iteration.py"), "iterate_recorded")
     assert is_loop(OURS[0], "_iterate_recorded")
     assert is_loop("/elsewhere/site-packages/traceloop/loop/event_loop.py", "_iterate_recorded")
     assert not is_loop(OURS[0], "run_forever") and not is_loop("/srv/app/my_loop.py", "_iterate_recorded")

@@ -17,20 +17,15 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 import traceloop
 from tests.helpers.collected_run import Run
 from tests.helpers.otlp_receiver import Receiver
+from traceloop.core.buffer import Record
 from traceloop.record import layout
 from traceloop.recording.application_spans import GENERATION, REMOTE, ApplicationSpans
 
 
-class Lists:
-    def __init__(self):
-        self.records = []
-        self.text = []
-
+class Lists(Record):
     def take(self):
-        taken = [tuple(self.records[i : i + 3]) for i in range(0, len(self.records), 3)], list(self.text)
-        self.records.clear()
-        self.text.clear()
-        return taken
+        doubles, text = super().take()
+        return [tuple(doubles[i : i + 3]) for i in range(0, len(doubles), 3)], text
 
 
 @pytest.fixture
@@ -40,7 +35,7 @@ def lists():
 
 @pytest.fixture
 def spans(lists):
-    spans = ApplicationSpans(lists.records, lists.text)
+    spans = ApplicationSpans(lists)
     assert spans.refresh() is not None
     return spans
 
@@ -135,7 +130,7 @@ def test_two_loops_that_meet_one_span_each_define_it(spans, lists):
     spans.changed(None)
     lists.take()
     others = Lists()
-    other = ApplicationSpans(others.records, others.text)
+    other = ApplicationSpans(others)
     other.refresh()
     for number in (1, 2):
         spans.changed(shared)
@@ -337,7 +332,7 @@ def test_calls_from_other_threads_in_a_program_with_spans(debug):
             assert loop.call_soon_threadsafe(print)._context.get(spans_variable()) is not None
 
     def spans_variable():
-        found = ApplicationSpans([], [])
+        found = ApplicationSpans(Record())
         return found.refresh()
 
     with asyncio.Runner(loop_factory=traceloop.new_event_loop, debug=debug) as runner:

@@ -95,7 +95,7 @@ def test_tasks_that_run_out_of_their_order_are_told_apart() -> None:
         tasks = [loop.create_task(child(k), name=f"child {k}") for k in range(20)]
         loop._ready.rotate(7)
         await asyncio.gather(*tasks)
-        assert not loop._recorder.fresh
+        assert not loop._recorder.tasks.fresh
 
     stretches = recorded(main)
     found = tasks_of(stretches)

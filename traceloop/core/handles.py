@@ -2,7 +2,7 @@
 
 They are ``asyncio.Handle`` and ``asyncio.TimerHandle`` to everyone who looks: same attributes, same ``isinstance``.
 The loop makes them with a constructor that does nothing (plain stores cost half as much as the standard one), which is
-why ``call_soon`` in scheduling.py and these classes know each other.
+why ``call_soon`` in loop/scheduling.py and these classes know each other.
 """
 
 from __future__ import annotations
@@ -168,10 +168,10 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
 def run_for_others(handle: Any) -> None:
     """Runs a handle that somebody else than the loop has taken out of its queue (nest_asyncio does)."""
     recorder = getattr(handle._loop, "_recorder", None)
-    if recorder is None or recorder.foreign_runs.inside:
+    if recorder is None or recorder.external.inside:
         asyncio.Handle._run(handle)
     else:
-        handle._loop._run_recorded_for_others(recorder, handle)
+        handle._loop._run_taken(recorder, handle)
 
 
 def report_failure(handle: Any, error: BaseException) -> None:

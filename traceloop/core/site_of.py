@@ -100,24 +100,3 @@ def site_of_coroutine(coro: Any) -> Site:
         return Site(type(coro).__module__, type(coro).__qualname__, "", 0)
     except Exception:
         return Site("", f"<{type(coro).__name__}>", "", 0)
-
-
-def spelled_out(text: list[str | int]) -> list[str]:
-    """The text of a batch as the ring has it, of what the loop has noted: a number stands for the automatic name of a
-    task. The first of them is written out, and those that follow one upon the other are empty (layout.py).
-    """
-    if not text:
-        return []
-    first = text[0]
-    if type(first) is int and text == list(range(first, first + len(text))):  # a burst: 16 instead of 40 ns a task
-        return [f"Task-{first}"] + [""] * (len(text) - 1)
-    out: list[str] = []
-    before = -1
-    for item in text:
-        if type(item) is int:
-            out.append("" if item == before + 1 and before >= 0 else f"Task-{item}")
-            before = item
-        else:
-            out.append(item)  # type: ignore[arg-type]
-            before = -1
-    return out

@@ -2,71 +2,87 @@
 
 Entries are ``(when, sequence, handle)``: tuples compare in C, handles would compare in Python, once for each of the
 log n steps. Others (nest_asyncio, tests) take ``loop._scheduled`` for a heap of handles and push to and pop from it.
-The first time someone asks for ``_scheduled`` the heap turns into just that, for good: handles order themselves by
+The first time someone asks for it (``as_list``) the heap turns into just that, for good: handles order themselves by
 their due time and answer ``[0]`` and ``[2]``, so the loop reads both shapes with the same code.
 """
 
 from __future__ import annotations
 
+import random
 from heapq import heapify, heappop, heappush
 from typing import Any
-
-from ..loop.loop_part import LoopPart
 
 # Sweeping costs one pass over the heap; waiting until half of it is cancelled makes that a constant a cancellation.
 _MIN_CANCELLED_TO_SWEEP = 100
 
 
-class TimersMixin(LoopPart):
-    """The timer heap of a loop; used from the loop's thread only."""
+class Timers:
+    """The timers of one loop; used from the loop's thread, but for ``sample`` and the numbers.
 
-    _timer_heap: list[Any]
-    _timer_sequence: int
-    _timer_cancelled_count: int
-    _timer_compactions: int
-    _timer_heap_shared: bool
+    ``heap``: the entries. ``sequence``: numbers handed out. ``cancelled``: entries whose handle is cancelled.
+    ``compactions``: times that all cancelled ones were taken out. ``shared``: the heap is one of handles.
+    """
 
-    def _init_timers(self) -> None:
-        self._timer_heap = []
-        self._timer_sequence = 0
-        self._timer_cancelled_count = 0
-        self._timer_compactions = 0
-        self._timer_heap_shared = False
+    __slots__ = ("cancelled", "compactions", "heap", "sequence", "shared")
 
-    @property
-    def _scheduled(self) -> list[Any]:
-        if not self._timer_heap_shared:
+    def __init__(self) -> None:
+        self.heap: list[Any] = []
+        self.sequence = 0
+        self.cancelled = 0
+        self.compactions = 0
+        self.shared = False
+
+    def __len__(self) -> int:
+        return len(self.heap)
+
+    def push(self, handle: Any) -> int:
+        """Adds a handle that falls due at its ``_when``; returns its number."""
+        self.sequence = sequence = self.sequence + 1
+        heappush(self.heap, handle if self.shared else (handle._when, sequence, handle))
+        return sequence
+
+    def next_due(self) -> float | None:
+        """When the next timer falls due, s of the loop's clock; None where there is none."""
+        # Entry [0] is the due time: of a tuple, or of a handle that has taken its place.
+        return self.heap[0][0] if self.heap else None
+
+    def pop(self) -> Any:
+        """Takes out the handle that falls due next."""
+        handle = heappop(self.heap)[2]
+        handle._scheduled = False
+        return handle
+
+    def as_list(self) -> list[Any]:
+        """The heap as others know it: a list of handles that they may change."""
+        if not self.shared:
             # In place: the running loop holds this very list.
-            self._timer_heap[:] = [entry[2] for entry in self._timer_heap]
-            heapify(self._timer_heap)
-            self._timer_heap_shared = True
-        return self._timer_heap
+            self.heap[:] = [entry[2] for entry in self.heap]
+            heapify(self.heap)
+            self.shared = True
+        return self.heap
 
-    @_scheduled.setter
-    def _scheduled(self, handles: list[Any]) -> None:
+    def replace(self, handles: Any) -> None:
+        """Puts ``handles``, a heap of them, in place of what was there."""
         if isinstance(handles, list):
-            self._timer_heap[:] = handles
+            self.heap[:] = handles
         else:
             # A loop built on this one may forbid the heap's use, and has timers of its own (trio_asyncio).
-            self._timer_heap = handles
-        self._timer_heap_shared = True
+            self.heap = handles
+        self.shared = True
 
-    def _push_timer(self, handle: Any) -> None:
-        handle._scheduled = True
-        if self._timer_heap_shared:
-            heappush(self._timer_heap, handle)
-        else:
-            self._timer_sequence = sequence = self._timer_sequence + 1
-            heappush(self._timer_heap, (handle._when, sequence, handle))
+    def clear(self) -> None:
+        """Drops all timers; their handles are told nothing."""
+        self.heap.clear()
 
-    def _timer_handle_cancelled(self, handle: Any) -> None:
+    def note_cancelled(self, handle: Any) -> None:
+        """``handle`` was cancelled."""
         if handle._scheduled:
-            self._timer_cancelled_count += 1
+            self.cancelled += 1
 
-    def _sweep_timers(self) -> None:
+    def sweep(self) -> None:
         """Takes cancelled timers out: all of them when they are many, else those at the head."""
-        heap = self._timer_heap
-        if self._timer_cancelled_count > _MIN_CANCELLED_TO_SWEEP and self._timer_cancelled_count * 2 > len(heap):
+        heap = self.heap
+        if self.cancelled > _MIN_CANCELLED_TO_SWEEP and self.cancelled * 2 > len(heap):
             kept = []
             for entry in heap:
                 if entry[2]._cancelled:
@@ -75,9 +91,19 @@ class TimersMixin(LoopPart):
                     kept.append(entry)
             heapify(kept)
             heap[:] = kept
-            self._timer_cancelled_count = 0
-            self._timer_compactions += 1
+            self.cancelled = 0
+            self.compactions += 1
             return
         while heap and heap[0][2]._cancelled:
-            self._timer_cancelled_count -= 1
+            self.cancelled -= 1
             heappop(heap)[2]._scheduled = False
+
+    def sample(self, size: int) -> tuple[list[Any], int]:
+        """``size`` handles at random, all where there are fewer; and how many there are. For any thread: a heap that
+        changes meanwhile gives a smaller sample.
+        """
+        entries = list(self.heap)
+        count = len(entries)
+        if count > size:
+            entries = random.Random().sample(entries, size)
+        return [entry[2] for entry in entries], count

@@ -174,19 +174,5 @@ class PollerMixin(LoopPart):
                 else:
                     recorder = self._recorder
                     if recorder is not None:
-                        recorder.records += (len(self._ready), layout.R_WRITER, 0.0)
+                        recorder.record.add(len(self._ready), layout.R_WRITER, 0.0)
                     self._add_callback(writer)
-
-    def _queue_ready(self, key: selectors.SelectorKey, readable: int, writable: int) -> None:
-        """As `_process_events`, for one descriptor and with the poll's own events: what is not 0 is ready."""
-        reader, writer = key.data
-        if reader is not None and readable:
-            if reader._cancelled:
-                self._remove_reader(key.fileobj)
-            else:
-                self._ready.append(reader)
-        if writer is not None and writable:
-            if writer._cancelled:
-                self._remove_writer(key.fileobj)
-            else:
-                self._ready.append(writer)

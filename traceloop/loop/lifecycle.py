@@ -210,7 +210,7 @@ class LifecycleMixin(LoopPart):
         ``handle_traceback``.
         """
         if "task" in context and self._recorder is not None:
-            self._recorder.task_destroyed(context["task"])
+            self._recorder.tasks.destroyed(context["task"])
         if self._exception_handler is None:
             try:
                 self.default_exception_handler(context)

@@ -15,6 +15,7 @@ from typing import Any
 
 from ..core.handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
 from ..core.standard import base_events
+from ..core.timers import Timers
 from ..recording.heaps.timer_origins import NOTED_TIMERS
 from .loop_part import LoopPart
 
@@ -40,13 +41,30 @@ class SchedulingMixin(LoopPart):
     _thread_id: int | None
     _task_factory: Any
     _recorder: Any
-    _timer_heap: list[Any]
-    _timer_heap_shared: bool
-    _timer_sequence: int
+    _timers: Timers
 
     def time(self) -> float:
         """The loop's clock: seconds of ``time.monotonic()``."""
         return monotonic()
+
+    @property
+    def _scheduled(self) -> list[Any]:
+        return self._timers.as_list()
+
+    @_scheduled.setter
+    def _scheduled(self, handles: list[Any]) -> None:
+        self._timers.replace(handles)
+
+    @property
+    def _timer_cancelled_count(self) -> int:
+        return self._timers.cancelled
+
+    @_timer_cancelled_count.setter
+    def _timer_cancelled_count(self, count: int) -> None:
+        self._timers.cancelled = count
+
+    def _timer_handle_cancelled(self, handle: Any) -> None:
+        self._timers.note_cancelled(handle)
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Handle:
         """Runs ``callback(*args)`` in the next iteration, in ``context`` or a copy of the current one."""
@@ -147,10 +165,10 @@ class SchedulingMixin(LoopPart):
         if delay is None:
             raise TypeError("delay must not be None")
         # Who replaces ``call_at`` or ``time``, in a class or on the loop itself, is asked for these timers too.
-        kind, own = type(self), self.__dict__
+        kind, own, timers = type(self), self.__dict__, self._timers
         if (
             self._guarded
-            or self._timer_heap_shared
+            or timers.shared
             or kind.call_at is not _call_at
             or kind.time is not _time
             or "call_at" in own
@@ -171,9 +189,9 @@ class SchedulingMixin(LoopPart):
         handle._when = when
         handle._scheduled = True
         recorder = self._recorder
-        handle._set_at = 0 if recorder is None else recorder.written + len(recorder.records)
-        self._timer_sequence = sequence = self._timer_sequence + 1
-        heappush(self._timer_heap, (when, sequence, handle))
+        handle._set_at = 0 if recorder is None else recorder.record.position
+        timers.sequence = sequence = timers.sequence + 1
+        heappush(timers.heap, (when, sequence, handle))
         if not sequence & NOTED_TIMERS:
             self._note_timer(handle)
         return handle
@@ -193,15 +211,16 @@ class SchedulingMixin(LoopPart):
         handle._when = when
         handle._scheduled = True
         recorder = self._recorder
-        handle._set_at = 0 if recorder is None else recorder.written + len(recorder.records)
+        handle._set_at = 0 if recorder is None else recorder.record.position
         if self._guarded:
             self._check_closed()
             if self._debug:
                 self._check_thread()
                 self._check_callback(callback, "call_at")
                 handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
-        self._timer_sequence = sequence = self._timer_sequence + 1
-        heappush(self._timer_heap, handle if self._timer_heap_shared else (when, sequence, handle))
+        timers = self._timers
+        timers.sequence = sequence = timers.sequence + 1
+        heappush(timers.heap, handle if timers.shared else (when, sequence, handle))
         if not sequence & NOTED_TIMERS:
             self._note_timer(handle)
         return handle
@@ -211,7 +230,7 @@ class SchedulingMixin(LoopPart):
         recorder = self._recorder
         if recorder is not None:
             # The numbers only have to rise. Leaps keep the sample apart from anything that comes in turns.
-            self._timer_sequence += recorder.timer_sites.note(handle, sys._getframe(1))
+            self._timers.sequence += recorder.timer_sites.note(handle, sys._getframe(1))
 
     def _check_callback(self, callback: Any, method: str) -> None:
         if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
@@ -242,14 +261,14 @@ class SchedulingMixin(LoopPart):
                 if self._debug:
                     _drop_last_frame(task)
                 if recorder is not None:
-                    recorder.fresh.append(task)
+                    recorder.tasks.fresh.append(task)
                 return task
             if self._task_factory is not None:
                 task = self._task_factory(self, coro, **kwargs)
             else:
                 task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, **kwargs)
             if recorder is not None:
-                recorder.factory_task_created(task)
+                recorder.tasks.factory_made(task)
             try:
                 return task
             finally:
@@ -274,7 +293,7 @@ class SchedulingMixin(LoopPart):
                 _drop_last_frame(task)
             recorder = self._recorder
             if recorder is not None:
-                recorder.fresh.append(task)
+                recorder.tasks.fresh.append(task)
             return task
 
         def _factory_task(
@@ -290,7 +309,7 @@ class SchedulingMixin(LoopPart):
             elif name is not None:
                 task.set_name(name)
             if self._recorder is not None:
-                self._recorder.factory_task_created(task)
+                self._recorder.tasks.factory_made(task)
             return task
 
     def set_task_factory(self, factory: Any) -> None:

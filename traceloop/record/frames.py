@@ -13,15 +13,37 @@ Frame = tuple[str, int, str, str]
 OUR_FOLDER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 
-# The functions of the loop that call handles: in a stack, the application begins below them. Files are told by their
-# last two names, since a record may come from another installation, or an earlier version.
-LOOP_FUNCTIONS: Final = frozenset(("_iterate_recorded", "_run_recorded_debugged", "_run_recorded_for_others"))
-_LOOP_FILES: Final = (os.path.join("loop", "event_loop.py"), os.path.join("core", "recorded_iteration.py"))
+# The functions of the loop that call handles, by file: in a stack, the application begins below them. Files are told by
+# their last two names, since a record may come from another installation. The last ones are an earlier version's.
+_LOOP_FUNCTIONS: Final = {
+    os.path.join("core", "recorded_iteration.py"): ("iterate_recorded", "_run_through_handles", "run_taken"),
+    os.path.join("loop", "event_loop.py"): (
+        "_iterate_recorded",
+        "_run_recorded_debugged",
+        "_run_recorded_for_others",
+    ),
+}
+# Code that writes the record: where the loop itself calls it, no handle runs.
+_RECORDING: Final = tuple(
+    OUR_FOLDER + os.path.join(*place)
+    for place in (
+        ("recording", ""),
+        ("record", ""),
+        ("core", "buffer.py"),
+        ("core", "identify.py"),
+        ("core", "site_of.py"),
+    )
+)
 
 
 def is_loop(file: str, function: str) -> bool:
     """Whether a frame is the loop's own, which calls handles. ``function``: its bare name."""
-    return function in LOOP_FUNCTIONS and file.endswith(_LOOP_FILES)
+    return function in _LOOP_FUNCTIONS.get(os.sep.join(file.rsplit(os.sep, 2)[-2:]), ())
+
+
+def is_recording(file: str) -> bool:
+    """Whether the file is of the code that writes the record."""
+    return file.startswith(_RECORDING)
 
 
 def is_application(file: str, module: str) -> bool:

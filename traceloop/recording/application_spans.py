@@ -23,6 +23,7 @@ import sys
 from contextvars import ContextVar
 from typing import Any, Final
 
+from ..core.buffer import Record
 from ..record import layout
 
 _logger = logging.getLogger("traceloop")
@@ -55,18 +56,16 @@ class ApplicationSpans:
         "_module",
         "_next",
         "_plain",
-        "_records",
+        "_record",
         "_span_key",
-        "_text",
         "_written",
         "current",
         "variable",
     )
 
-    def __init__(self, records: list[float], text: list[Any]) -> None:
-        # The recorder's own lists, not the recorder: that would be a cycle.
-        self._records = records
-        self._text = text
+    def __init__(self, record: Record) -> None:
+        # Not the recorder, which would be a cycle.
+        self._record = record
         self._module: Any = None
         self._span_key = ""
         # A span's ``_loop_span`` is the generation that it was last defined in and its number. Generations that are
@@ -112,10 +111,7 @@ class ApplicationSpans:
             _logger.error("traceloop: the application's spans cannot be followed any more", exc_info=error)
         if number != self.current:
             self.current = number
-            append = self._records.append
-            append(number)
-            append(layout.R_CONTEXT)
-            append(0.0)
+            self._record.add(number, layout.R_CONTEXT, 0.0)
 
     def enter_active(self) -> float | None:
         """Something that is recorded next belongs to the span that is current right now, which the code under way may
@@ -132,7 +128,7 @@ class ApplicationSpans:
     def leave_active(self, before: float) -> None:
         """The run under way is again in the span of its handle's context."""
         self.current = int(before)
-        self._records += (max(before, 0.0), layout.R_CONTEXT, 0.0)
+        self._record.add(max(before, 0.0), layout.R_CONTEXT, 0.0)
 
     def batch_written(self, records: int, hold: int) -> None:
         """So many records have gone out, which a reader may lose: what the next ones need is said again.
@@ -142,7 +138,7 @@ class ApplicationSpans:
         if self._written >= hold:
             self._begin_generation()
         if self.current > 0:
-            self._records += (float(self.current), layout.R_CONTEXT, 0.0)
+            self._record.add(float(self.current), layout.R_CONTEXT, 0.0)
 
     def _begin_generation(self) -> None:
         self._generation += 1
@@ -177,9 +173,9 @@ class ApplicationSpans:
             self._defined += 1
             if self._defined >= GENERATION:
                 self._begin_generation()
-            self._records += (number, layout.R_SPAN, flags_of(flags, is_remote))
+            self._record.add(number, layout.R_SPAN, flags_of(flags, is_remote))
             # 60 ns less than an f-string.
-            self._text.append("%032x %016x %s" % (trace_id, span_id, state_of(state)))  # noqa: UP031
+            self._record.add_text("%032x %016x %s" % (trace_id, span_id, state_of(state)))  # noqa: UP031
         try:
             span._loop_span = self._generation, number
         except Exception:

@@ -23,7 +23,14 @@ from .watchdog import watchdog
 #: Beside the rings: an exec was about to take place when this many records had been written by the loops.
 
 _FLUSH_CODE = Recorder.flush.__code__
-_RECORDING = ("traceloop.recording.", "traceloop.record.", "traceloop.core.site_of")
+# Not the core's iterations: those stand below every handle.
+_RECORDING = (
+    "traceloop.recording.",
+    "traceloop.record.",
+    "traceloop.core.buffer",
+    "traceloop.core.identify",
+    "traceloop.core.site_of",
+)
 
 
 def is_interrupted(frame: FrameType | None) -> bool:
@@ -48,7 +55,7 @@ def flush() -> None:
         if frame.f_code is _FLUSH_CODE:
             return  # a signal came in the middle of it
     # Or between the three appends of a record.
-    del recorder.records[len(recorder.records) // 3 * 3 :]
+    recorder.record.drop_partial()
     recorder.flush(loop, time.monotonic())
 
 

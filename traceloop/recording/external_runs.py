@@ -15,13 +15,13 @@ from ..record import layout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .recorder import Recorder
+    from ..core.interface import Recorder
 
 # Handles that follow each other sooner than this, s, are of one iteration.
 _SAME_ITERATION = 50e-6
 
 
-class ForeignRuns:
+class ExternalRuns:
     """The runs of one loop's handles by others; for the loop's thread."""
 
     def __init__(self) -> None:
@@ -34,15 +34,15 @@ class ForeignRuns:
 
     def begin(self, recorder: Recorder, loop: Any, handle: Any) -> float:
         """A handle that was just taken out of the loop's queue is about to run; returns the start of its run, s."""
-        records = recorder.records
+        record = recorder.record
         if not recorder.is_running:
-            recorder.others_turn(loop)
+            recorder.external_iteration(loop)
             self._ended = 0.0
         now: float = loop.time()
         recorder.words[layout.W_RUNNING] = now
         if now - self._ended > _SAME_ITERATION:
             if self._ended:
-                records += (self._ended, layout.R_POLL, -1.0)
+                record.add(self._ended, layout.R_POLL, -1.0)
             # What has come into the queue since the last run, this handle included, came by the poll.
             length = len(loop._ready) + 1
             new = max(0, length - self._length)
@@ -53,9 +53,9 @@ class ForeignRuns:
             for timer in timers:
                 # Somebody else's handle has no such place, nor has one that was cancelled in debug mode.
                 place = getattr(timer, "_set_at", 0)
-                records += (timer.when(), layout.R_TIMER, place if isinstance(place, int) else 0)
-            records += (now, layout.R_ACTIVE, float(new - len(timers)))
-            records += (float(length - new), layout.R_DUE, float(len(timers)))
+                record.add(timer.when(), layout.R_TIMER, place if isinstance(place, int) else 0)
+            record.add(now, layout.R_ACTIVE, float(new - len(timers)))
+            record.add(float(length - new), layout.R_DUE, float(len(timers)))
             start = now
         else:
             start = self._ended
@@ -66,17 +66,17 @@ class ForeignRuns:
     def end(self, recorder: Recorder, loop: Any, callback: Any, ident: float, start: float) -> None:
         """It has run."""
         outcome = 0.0
-        if ident >= layout.SITES and callback.__self__.done():
-            recorder.tasks_finished += 1
-            outcome = recorder.outcome_of(callback.__self__)
+        if ident >= layout.SITE_LIMIT and callback.__self__.done():
+            recorder.tasks.finished += 1
+            outcome = recorder.tasks.outcome_of(callback.__self__)
         self._length = len(loop._ready)
-        recorder.records += (start, ident, self._length + outcome)
-        if recorder.created:
-            recorder.define_created()
+        recorder.record.add(start, ident, self._length + outcome)
+        if recorder.tasks.created:
+            recorder.tasks.define_created()
         self._ended = loop.time()
-        if not self._length or len(recorder.records) > 3000:
+        if not self._length or len(recorder.record) > 3000:
             # It is going to wait now, and nobody tells us when the loop ends.
-            recorder.records += (self._ended, layout.R_POLL, -1.0)
+            recorder.record.add(self._ended, layout.R_POLL, -1.0)
             recorder.flush(loop, self._ended)
             recorder.words[layout.W_RUNNING] = 0.0
             self._ended = 0.0

@@ -136,9 +136,9 @@ class Sampler:
         if loop is None:
             return
         samples.timers_due = now + _INTERVAL_SECONDS
-        heap = loop._timer_heap
-        cancelled = loop._timer_cancelled_count
-        live = max(0, len(heap) - cancelled)
+        timers = loop._timers
+        cancelled = timers.cancelled
+        live = max(0, len(timers) - cancelled)
         since = loop._recorder.words[layout.W_RUNNING]
         if since and now - since > _BLOCKED_SECONDS:
             samples.clock.advance(now, still=True)
@@ -148,7 +148,7 @@ class Sampler:
             self._report(
                 samples.clock.translate(growth),
                 "timer",
-                top=callbacks_waiting(heap),
+                top=callbacks_waiting(timers),
                 created=samples.sites.top(),
                 live=live,
                 cancelled=cancelled,

@@ -19,6 +19,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ...core.site_of import site_of, site_of_code, unwrap
+from ...core.timers import Timers
 from ...record.frames import OUR_FOLDER
 
 # Entries of the heap that are looked at: about 1.5 us each.
@@ -35,24 +36,16 @@ _ASYNCIO = os.path.dirname(os.path.abspath(sys.modules["asyncio"].__file__ or ""
 Top = list[tuple[str, int]]
 
 
-def callbacks_waiting(heap: list[Any]) -> Top:
-    """The callbacks of most entries that are not cancelled, with estimated numbers of entries; at most five.
-
-    For any thread: a heap that changes meanwhile gives a smaller sample. ``heap``: entries answer ``[2]`` with their
-    handle.
-    """
-    entries = list(heap)
-    count = len(entries)
-    if count > _SAMPLE:
-        entries = random.Random().sample(entries, _SAMPLE)
+def callbacks_waiting(timers: Timers) -> Top:
+    """The callbacks of most timers that are not cancelled, with estimated numbers of them; at most five. Any thread."""
+    handles, count = timers.sample(_SAMPLE)
     names: Counter[str] = Counter()
     live = 0
-    for entry in entries:
-        handle = entry[2]
+    for handle in handles:
         if not handle._cancelled:
             live += 1
             names[_label_of_timer(handle)] += 1
-    scale = count / len(entries) if entries else 0.0
+    scale = count / len(handles) if handles else 0.0
     return [(name, round(number * scale)) for name, number in names.most_common(_TOP)]
 
 

@@ -155,11 +155,12 @@ class Offloads:
         if threading.get_ident() == loop._thread_id:
             if now - entry.defined_at > _REPEAT_SECONDS:
                 entry.defined_at = now
-                recorder.records += (entry.number, layout.R_EXECUTOR, entry.limit)
-                recorder.text.append(entry.label)
+                recorder.record.add(entry.number, layout.R_EXECUTOR, entry.limit)
+                recorder.record.add_text(entry.label)
             # Not the one of the handle's context: mostly it was opened in the very step that hands this over.
             before = recorder.spans.enter_active()
-            recorder.records += (now, layout.R_SUBMIT, number, entry.number, layout.R_SUBMIT_INFO, site)
+            recorder.record.add(now, layout.R_SUBMIT, number)
+            recorder.record.add(entry.number, layout.R_SUBMIT_INFO, site)
             if before is not None:
                 recorder.spans.leave_active(before)
         else:
@@ -475,7 +476,7 @@ class Offload:
 
     def note_deliver(self) -> None:
         """The result reached the loop, in whose thread this is."""
-        self._recorder.records += (monotonic(), layout.R_DELIVER, self.number)
+        self._recorder.record.add(monotonic(), layout.R_DELIVER, self.number)
 
 
 def _note_ran(future: Any, ran: process_pools.Ran) -> None:

@@ -4,10 +4,8 @@ Everything here looks at another thread's running frames, which holds together f
 
 * With the GIL in our hands the other thread is between two bytecodes or inside a C call that released the GIL; its
   frames' locals and line numbers are those of that moment.
-* The loop's iteration is one function, and its locals say what runs: ``handle`` (None while it polls), ``now`` (the
-  clock at which this run began) and ``ident``. Reading them costs the loop nothing; publishing each run would.
-* Up to 3.12 reading ``f_locals`` leaves a dict of references on the frame. It is emptied again at once: the loop must
-  not keep a handle or its arguments alive longer than the standard loop does. From 3.13 on (PEP 667) it is a view.
+* The loop's iteration is one function, and its locals say what runs (``core.recorded_iteration.running``). Reading
+  them costs the loop nothing; publishing each run would.
 
 Only code is looked at: files, lines, names. Never a repr, an argument or a value.
 """
@@ -15,22 +13,16 @@ Only code is looked at: files, lines, names. Never a repr, an argument or a valu
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from ...core import site_of as naming
+from ...core.recorded_iteration import running
 from ...record import layout
-from ...record.frames import LOOP_FUNCTIONS, OUR_FOLDER, Frame
+from ...record.frames import Frame, is_loop, is_recording
 from ..application_spans import flags_of, state_of
 
-_LOOP_FILE = os.path.join(OUR_FOLDER, "loop", "event_loop.py")
-_RECORDING_CODE = (
-    os.path.join(OUR_FOLDER, "recording", ""),
-    os.path.join(OUR_FOLDER, "record", ""),
-    os.path.join(OUR_FOLDER, "core", "site_of.py"),
-)
 _INLINED = (".<locals>.<listcomp>", ".<locals>.<dictcomp>", ".<locals>.<setcomp>", ".<locals>.<genexpr>")
 
 # A recursion of a thousand frames says no more than its ends.
@@ -67,18 +59,19 @@ def find_run(top: FrameType | None) -> Run | None:
     try:
         while frame is not None:
             code = frame.f_code
-            if code.co_name in LOOP_FUNCTIONS and code.co_filename == _LOOP_FILE:
+            if is_loop(code.co_filename, code.co_name):
                 break
             inner.append((frame, frame.f_lineno or code.co_firstlineno))
             frame = frame.f_back
         if frame is None:
             return None
-        if inner and inner[-1][0].f_code.co_filename.startswith(_RECORDING_CODE):
+        if inner and is_recording(inner[-1][0].f_code.co_filename):
             return None  # between two handles: records are being written, or a callback is being named
-        start, ident, handle = _loop_state(frame)
-        if handle is None or type(start) is not float or not isinstance(ident, float | int):
+        run = running(frame)
+        if run is None:
             return None
-        while inner and inner[0][0].f_code.co_filename.startswith(_RECORDING_CODE):
+        start, ident, handle = run
+        while inner and is_recording(inner[0][0].f_code.co_filename):
             del inner[0]  # a callback of ours, such as the garbage collector's
         inner.reverse()
         if len(inner) > MAX_FRAMES:
@@ -87,22 +80,14 @@ def find_run(top: FrameType | None) -> Run | None:
             frames += [_describe(*item) for item in inner[_KEPT_OUTER - MAX_FRAMES :]]
         else:
             frames = [_describe(*item) for item in inner]
-        return Run(start, float(ident), frames, awaiting_frames(handle._callback), active_span(handle))
+        if handle is None:  # it has run, and what it held is being released
+            return Run(start, ident, frames, [], None)
+        return Run(start, ident, frames, awaiting_frames(handle._callback), active_span(handle))
     finally:
         # Also when something above fails: the error's traceback has this frame.
         inner.clear()
+        run = None
         del top, frame, handle
-
-
-def _loop_state(frame: FrameType) -> tuple[Any, Any, Any]:
-    """Start and ident of the run under way, and its handle, from the locals of the loop's own function."""
-    values = frame.f_locals
-    try:
-        return values.get("now"), values.get("ident", 0.0), values.get("handle")
-    finally:
-        if type(values) is dict:
-            values.clear()
-        del values
 
 
 def _describe(frame: FrameType, line: int) -> Frame:

@@ -1,0 +1,73 @@
+"""Records that wait to be written: what one loop has recorded since the last batch."""
+
+from __future__ import annotations
+
+# Where the record stands while the loop does not run: far below 0, which readers take for "nowhere".
+NOWHERE = -(1 << 52)
+
+
+class Record:
+    """The waiting records of one loop, for the loop's thread and for signal handlers that interrupt it.
+
+    ``doubles``: triples (layout.py), flat. The iteration appends to it itself; everybody else uses ``add``.
+    ``text``: the items of text that some of the records own, in order; an integer stands for the automatic name of the
+    task of that number.
+    ``base``: doubles written to the ring before these, ever; ``NOWHERE`` while the loop does not run.
+    """
+
+    __slots__ = ("base", "doubles", "text")
+
+    def __init__(self) -> None:
+        self.doubles: list[float] = []
+        self.text: list[str | int] = []
+        self.base = NOWHERE
+
+    def __len__(self) -> int:
+        """Doubles that wait: three for each record."""
+        return len(self.doubles)
+
+    def add(self, a: float, kind: float, b: float) -> None:
+        """Adds one record."""
+        self.doubles += (a, kind, b)
+
+    def add_text(self, item: str) -> None:
+        """Adds the item of text that belongs to a record just added, or about to be."""
+        self.text.append(item)
+
+    @property
+    def position(self) -> int:
+        """Doubles recorded so far, the waiting ones included: the place at which the next record will stand."""
+        return self.base + len(self.doubles)
+
+    def drop_partial(self) -> None:
+        """Takes out a record of which only a part was appended: an exception or a signal came in its middle."""
+        del self.doubles[len(self.doubles) // 3 * 3 :]
+
+    def take(self) -> tuple[list[float], list[str]]:
+        """What waits: the records and their text as the ring has them. Nothing waits afterwards."""
+        doubles, text = self.doubles[:], self.text[:]
+        # No more than what was copied: a signal handler may have come between.
+        del self.doubles[: len(doubles)]
+        del self.text[: len(text)]
+        return doubles, spelled_out(text)
+
+
+def spelled_out(text: list[str | int]) -> list[str]:
+    """The text of a batch as the ring has it, of what the loop has noted: a number stands for the automatic name of a
+    task. The first of them is written out, and those that follow one upon the other are empty (layout.py).
+    """
+    if not text:
+        return []
+    first = text[0]
+    if type(first) is int and text == list(range(first, first + len(text))):  # a burst: 16 instead of 40 ns a task
+        return [f"Task-{first}"] + [""] * (len(text) - 1)
+    out: list[str] = []
+    before = -1
+    for item in text:
+        if type(item) is int:
+            out.append("" if item == before + 1 and before >= 0 else f"Task-{item}")
+            before = item
+        else:
+            out.append(item)  # type: ignore[arg-type]
+            before = -1
+    return out

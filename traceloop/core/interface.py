@@ -1,0 +1,141 @@
+"""What the core asks of its surroundings, and what it offers them.
+
+The core runs handles and records that it did. It imports nothing but ``traceloop.record``: what it needs of the
+recording and of the loop is handed in, and stated here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from contextvars import ContextVar
+from types import CodeType
+from typing import Any, NamedTuple, Protocol
+
+from ..record.sites import Site
+from .buffer import Record
+
+
+class Sites(Protocol):
+    """The site log, as far as the core needs it."""
+
+    by_code: dict[int, float]
+
+    def number(self, site: Site) -> float:
+        """The number of ``site``, 0 where there is no room for another."""
+        ...
+
+    def remember(self, code: CodeType, number: float) -> None:
+        """Lets ``by_code`` find ``number`` under the code object's id as long as that lives."""
+        ...
+
+
+class Spans(Protocol):
+    """The application's own spans."""
+
+    variable: ContextVar[Any] | None
+
+    def refresh(self) -> ContextVar[Any] | None:
+        """Looks whether the application has spans by now; returns ``variable``."""
+        ...
+
+    def changed(self, otel_context: Any) -> None:
+        """The next handle's context holds another value of ``variable`` than the one before it."""
+        ...
+
+
+class Tasks(Protocol):
+    """Numbers, names and outcomes of tasks."""
+
+    #: Tasks that ``create_task`` made, until their first step: in the order in which these will be run.
+    fresh: deque[Any]
+    #: Tasks that a task factory made in the run under way.
+    created: list[Any]
+    #: Tasks ever made, besides those in ``fresh``; and those ever finished.
+    made: int
+    finished: int
+    #: A new task's number, times ``layout.SITE_LIMIT``.
+    next_number: Callable[[], float]
+
+    def define(self, task: Any) -> float:
+        """Gives ``task`` a number and announces it; returns its ident."""
+        ...
+
+    def define_created(self) -> None:
+        """Announces the tasks in ``created``."""
+        ...
+
+    def first_step_done(self, task: Any, ident: float) -> float:
+        """``task`` has made its first step; returns what is added to the run's record for it."""
+        ...
+
+    def outcome_of(self, task: Any) -> float:
+        """How ``task``, which has just ended, did so: what is added to the run's record."""
+        ...
+
+    def coroutine_site(self, task: Any) -> float:
+        """The site of the task's coroutine."""
+        ...
+
+
+class Recorder(Protocol):
+    """What records, as the recorded iteration sees it. For the loop's thread."""
+
+    record: Record
+    #: The ring's words (``layout.W_*``).
+    words: memoryview[float]
+    #: By the id of a handle in the ready queue: when other threads or a signal put it in. Not empty either while there
+    #: is something in ``tasks.created``, so that the iteration looks at one thing only before each run.
+    stamps: dict[int, Any]
+    external: Any
+    is_running: bool
+
+    @property
+    def tasks(self) -> Tasks:
+        """The loop's tasks."""
+        ...
+
+    @property
+    def spans(self) -> Spans:
+        """The application's spans."""
+        ...
+
+    @property
+    def sites(self) -> dict[int, float]:
+        """Sites by the id of a code object."""
+        ...
+
+    @property
+    def builtin_sites(self) -> dict[type, dict[str, float]]:
+        """Idents of C methods by their owner's type and their name."""
+        ...
+
+    def identify(self, callback: Any) -> float:
+        """The ident of a callback; never 0."""
+        ...
+
+    def external_iteration(self, loop: Any) -> None:
+        """An iteration was requested from outside ``run_forever``."""
+        ...
+
+    def stamped(self, handle: Any) -> None:
+        """``handle``, which has a stamp, is run next."""
+        ...
+
+    def flush(self, loop: Any, now: float) -> None:
+        """Writes the waiting records into the ring, and the loop's gauges into its words."""
+        ...
+
+    def write(self, now: float) -> None:
+        """Writes the waiting records into the ring."""
+        ...
+
+
+class Running(NamedTuple):
+    """The handle run under way: its start (s of the loop's clock, equal to the start in its record), its ident, and
+    the handle; None while what a finished run held is being released.
+    """
+
+    start: float
+    ident: float
+    handle: Any

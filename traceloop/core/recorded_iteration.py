@@ -1,0 +1,476 @@
+"""The recorded iteration: as the plain one (iteration.py), and every handle's run becomes a record.
+
+It is written out in one function, with its names bound to locals, because this is the hot path: a call costs 40 to
+60 ns, an attribute of an object 5 to 20 ns, where a whole handle costs 600 to 900 ns. Its contract:
+
+* A run's record is appended whole, after the run and after the loop has released the handle: what is freed with it is
+  the run's time, and what its finalizers put into the queue is the run's doing.
+* ``handle``, ``ident`` and ``now`` are looked at by other threads (``running``): the run under way, who it is, since
+  when. ``handle`` is None and ``ident`` not 0 while a finished run's objects are released; both are nothing while the
+  loop polls or moves timers.
+* Nothing of a run is held when the next one begins: no handle, callback, argument, task.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections import deque
+from collections.abc import Iterator
+from functools import partial
+from gc import get_referents
+from heapq import heappop
+from itertools import islice, repeat, starmap
+from time import monotonic
+from types import BuiltinMethodType, FrameType, FunctionType, MethodType
+from typing import Any
+
+from ..record import layout
+from .choose import Plan, replaces_handle_run
+from .handles import report_failure
+from .interface import Recorder, Running
+from .iteration import MAX_POLL_SECONDS, poll_timeout, run_debugged
+from .task_types import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, STEP_TYPE
+
+# Anything but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
+_READABLE = ~getattr(select, "EPOLLOUT", 0)
+_WRITABLE = ~getattr(select, "EPOLLIN", 0)
+
+# Records wait in a list until there are this many (each three doubles), or the loop has been quiet for _LINGER.
+_BATCH = 3 * 1024
+_CHUNK = 1024
+# A busy loop writes its gauges no more often than this (2 us), however many batches it fills.
+_GAUGES_SECONDS = 0.005
+# Records wait no longer than this while the loop works, within an iteration too.
+_WAIT_SECONDS = 0.02
+# How long the first part of a waiting poll may last before records are flushed and the loop is published as idle:
+# a busy server comes back within it, and then pays for neither.
+_LINGER_SECONDS = 0.01
+
+# The timeout of a poll whose beginning is in the record already.
+_RECORDED = -2.0
+
+
+def _taken_from(ready: deque[Any]) -> Iterator[Any]:
+    """Takes a handle from the ready queue whenever it is asked for one, by C code alone (25 instead of 32 ns each)."""
+    return starmap(ready.popleft, repeat(()))
+
+
+def running(frame: FrameType) -> Running | None:
+    """The run under way in ``frame``, one of this module's (``record.frames``). For any thread that has the GIL."""
+    values = frame.f_locals
+    try:
+        start, ident, handle = values.get("now"), values.get("ident", 0.0), values.get("handle")
+        if type(start) is not float or not isinstance(ident, float | int) or (handle is None and not ident):
+            return None
+        return Running(start, float(ident), handle)
+    finally:
+        # Up to 3.12 the frame keeps this dict, and with it a handle and its arguments.
+        if type(values) is dict:
+            values.clear()
+        del values
+
+
+def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
+    """Runs one iteration, or iterations until ``loop.stop()`` was called. In the loop's thread."""
+    ready: deque[Any] = loop._ready
+    handles = _taken_from(ready)
+    once, poll, keys, has_own_clock = plan
+    # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
+    own = loop.__dict__
+    clock: Any = (lambda: loop.time()) if has_own_clock else monotonic
+    timers = loop._timers
+    heap = timers.heap
+    ask = loop._selector.select
+    process_events = loop._process_events
+    resolution = loop._clock_resolution
+    handle_type: Any = asyncio.Handle
+    handle_run = handle_type._run if not replaces_handle_run() else None
+    stamps = recorder.stamps
+    record = recorder.record
+    records = record.doubles
+    text = record.text
+    site_of = recorder.sites
+    identify = recorder.identify
+    builtin_sites = recorder.builtin_sites
+    tasks = recorder.tasks
+    define_task = tasks.define
+    fresh = tasks.fresh
+    next_number = tasks.next_number
+    first_step_done = tasks.first_step_done
+    created = tasks.created
+    define_created = tasks.define_created
+    outcome_of = tasks.outcome_of
+    spans = recorder.spans
+    span_variable = spans.refresh()
+    seen: Any = spans
+    last_code: Any = None
+    last_ident = 0.0
+    last_coroutine: Any = None
+    last_site = 0.0
+    outcome_result = layout.OUTCOME * layout.OUTCOME_RESULT
+    first_step = layout.FIRST
+    only_step = first_step + outcome_result
+    publish = recorder.words
+    step_type = STEP_TYPE
+    task_type: Any = asyncio.Task
+    plain_task = PLAIN_TASK
+    name_place = NAME_PLACE
+    sites = layout.SITE_LIMIT
+    # Stands for the task that makes its first step next where no task waits for its first step. Equals no task.
+    no_task: Any = recorder
+    nothing = ()
+    ident = 0.0
+    now = clock()
+    last_flush = last_publish = now
+    publish[layout.W_RUNNING] = now
+    while True:
+        # 1. timers that were cancelled, and the timeout
+        if timers.cancelled:
+            timers.sweep()
+        # 2. the poll. ``now`` is the end of the last run.
+        poll_start = now
+        other_clock = "time" in own and not has_own_clock if heap else False
+        if ready or loop._stopping:
+            timeout = 0.0
+            found = ask(0) if poll is None else poll(0, len(keys))
+            now = clock()
+        else:
+            if heap:
+                timeout = heap[0][0] - (loop.time() if other_clock else now)
+                if timeout < 0.0:
+                    timeout = 0.0
+                elif timeout > MAX_POLL_SECONDS:
+                    timeout = MAX_POLL_SECONDS
+            else:
+                timeout = -1.0
+            if 0.0 <= timeout <= _LINGER_SECONDS:
+                found = ask(timeout) if poll is None else poll(timeout, len(keys))
+            else:
+                found = ()
+                if not once:  # who turns the loop by himself has one poll an iteration
+                    found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
+                if not found and not ready:
+                    records.append(poll_start)
+                    records.append(layout.R_POLL)
+                    records.append(timeout)
+                    recorder.flush(loop, now)
+                    publish[layout.W_RUNNING] = 0.0
+                    # The time may have moved under us (a test's clock): computed anew, not subtracted.
+                    rest = None if timeout < 0.0 else poll_timeout(timers, loop.time())
+                    found = ask(rest) if poll is None else poll(rest, len(keys))
+                    now = clock()
+                    publish[layout.W_RUNNING] = last_publish = last_flush = now
+                    timeout = _RECORDED
+            if timeout != _RECORDED:
+                now = clock()
+        # 3. and 4. descriptors and timers
+        moved = 0
+        if found or once:
+            base = len(ready)
+            if poll is None:
+                process_events(found)
+            else:
+                for fd, event in found:
+                    key = keys.get(fd)
+                    if key is None:
+                        continue
+                    reader, writer = key.data
+                    if reader is not None and event & _READABLE:
+                        if reader._cancelled:
+                            loop._remove_reader(key.fileobj)
+                        else:
+                            ready.append(reader)
+                    if writer is not None and event & _WRITABLE:
+                        if writer._cancelled:
+                            loop._remove_writer(key.fileobj)
+                        else:
+                            records.append(len(ready))
+                            records.append(layout.R_WRITER)
+                            records.append(0.0)
+                            ready.append(writer)
+                reader = writer = key = None
+            moved = len(ready) - base
+        due = 0
+        if heap and (heap[0][0] < now + resolution or other_clock):
+            end = (loop.time() if other_clock else now) + resolution
+            if not moved:
+                base = len(ready)
+            while heap and heap[0][0] < end:
+                entry = heappop(heap)
+                timer = entry[2]
+                timer._scheduled = False
+                if timer._cancelled:
+                    timers.cancelled -= 1
+                    continue
+                ready.append(timer)
+                records.append(entry[0])
+                records.append(layout.R_TIMER)
+                records.append(timer._set_at)
+                due += 1
+            timer = entry = None
+        if moved or due:
+            if moved and not (base or due) and (timeout > 0.0 or timeout == -1.0):
+                # One record instead of three: a service with little to do at a time has one for each run.
+                records.append(poll_start)
+                records.append(layout.R_FOUND - moved)
+                records.append(now)
+            else:
+                if timeout != _RECORDED:
+                    records.append(poll_start)
+                    records.append(layout.R_POLL)
+                    records.append(timeout)
+                records.append(now)
+                records.append(layout.R_ACTIVE)
+                records.append(moved)
+                records.append(base)
+                records.append(layout.R_DUE)
+                records.append(due)
+            if moved + due > 4:
+                now = clock()
+        elif timeout == 0.0:
+            records.append(poll_start)
+            records.append(layout.R_SPIN)
+            records.append(now)
+        else:
+            if timeout != _RECORDED:
+                records.append(poll_start)
+                records.append(layout.R_POLL)
+                records.append(timeout)
+            records.append(now)
+            records.append(layout.R_ACTIVE)
+            records.append(0)
+        if now - last_publish > 0.001:
+            publish[layout.W_RUNNING] = last_publish = now
+        # 5. the handles. In chunks, so that one long iteration cannot fill memory with records.
+        left = len(ready)
+        new_task = fresh[0] if fresh else no_task
+        if loop._debug or handle_type._run is not handle_run:
+            now = _run_through_handles(loop, recorder, left, now)
+            left = 0
+        flush_at = last_flush + _WAIT_SECONDS
+        while left:
+            count = left if left <= _CHUNK else _CHUNK
+            left -= count
+            # One alone is taken without the machinery for many, which costs 50 ns to make.
+            for handle in islice(handles, count) if count > 1 else (ready.popleft(),):
+                if stamps:
+                    if created:
+                        define_created()
+                    if id(handle) in stamps:
+                        recorder.stamped(handle)
+                callback = handle._callback
+                args = handle._args
+                # Who runs: a number whose meaning was written down the first time it was seen.
+                kind = type(callback)
+                task = None
+                try:
+                    if kind is step_type:
+                        task = callback.__self__
+                        if task is new_task:
+                            if not fresh or fresh[0] is not task:
+                                # A nested run of this loop has already taken its first step.
+                                new_task = no_task
+                                ident = task._loop_ident
+                            else:
+                                fresh.popleft()
+                                tasks.made += 1
+                                ident = next_number()
+                                try:
+                                    code = task.get_coro().cr_code
+                                    if code is not last_coroutine:
+                                        last_site = site_of[id(code)]
+                                        last_coroutine = code
+                                    ident += last_site
+                                except (AttributeError, KeyError):
+                                    ident += tasks.coroutine_site(task)
+                        else:
+                            ident = task._loop_ident
+                    elif kind is FunctionType:
+                        # Often that of the one before: an ``id`` and its look-up are 4 % of a short handle.
+                        code = callback.__code__
+                        if code is not last_code:
+                            last_ident = site_of[id(code)]
+                            last_code = code
+                        ident = last_ident
+                    elif kind is BuiltinMethodType:
+                        # A waking task, where its future is the argument: cheaper to see than the method's name.
+                        task = callback.__self__
+                        if args and type(task) is task_type and task._fut_waiter is args[0]:
+                            ident = task._loop_ident
+                        else:
+                            ident = builtin_sites[type(task)][callback.__name__]
+                            task = None
+                    elif kind is MethodType:
+                        code = callback.__func__.__code__
+                        if code is not last_code:
+                            last_ident = site_of[id(code)]
+                            last_code = code
+                        ident = last_ident
+                    elif kind is C_METHOD_TYPE:
+                        ident = builtin_sites[type(callback.__self__)][callback.__name__]
+                    elif kind is partial and type(callback.func) is FunctionType:
+                        ident = site_of[id(callback.func.__code__)]
+                    elif callback is None and handle._cancelled:
+                        records.append(now)
+                        records.append(layout.R_SKIP)
+                        records.append(len(ready))
+                        continue
+                    else:
+                        ident = identify(callback)
+                        if ident >= sites:
+                            task = callback.__self__
+                            new_task = fresh[0] if fresh else no_task
+                except LookupError:
+                    ident = identify(callback)
+                    task = callback.__self__ if ident >= sites else None
+                    new_task = fresh[0] if fresh else no_task
+                except AttributeError:
+                    ident = identify(callback) if task is None else define_task(task)
+                    new_task = fresh[0] if fresh else no_task
+                if span_variable is not None:
+                    held = handle._context.get(span_variable)
+                    if held is not seen:
+                        spans.changed(held)
+                        seen = held
+                try:
+                    if args is nothing:  # there is one empty tuple only: 2 ns less than to ask for its length
+                        handle._context.run(callback)
+                    elif len(args) == 1:
+                        handle._context.run(callback, args[0])
+                    else:
+                        handle._context.run(callback, *args)
+                except (SystemExit, KeyboardInterrupt):
+                    added = 0.0
+                    if task is new_task:
+                        added = first_step_done(task, ident)
+                    elif task is not None and task.done():
+                        tasks.finished += 1
+                        added = outcome_of(task)
+                    records += (now, ident, len(ready) + added)
+                    raise
+                except BaseException as error:
+                    report_failure(handle, error)
+                # What the run held is freed in the run's time.
+                handle = callback = args = None
+                if task is None:
+                    length: float = len(ready)
+                elif task is new_task:
+                    new_task = fresh[0] if fresh else no_task
+                    if type(task) is plain_task:
+                        # ``first_step_done`` written out: with what it calls it is 4 % of a task of one step.
+                        text.append((get_referents(task)[name_place] if name_place else task.get_name()) or " ")
+                        if not task.done():
+                            # Here, since an id would be another task's one day. One that is done needs none, which
+                            # spares it a dict.
+                            task._loop_ident = ident
+                            task = None
+                            length = len(ready) + first_step
+                        elif task._exception is None and not task.cancelled():
+                            tasks.finished += 1
+                            task = None
+                            length = len(ready) + only_step
+                        else:
+                            tasks.finished += 1
+                            added = first_step + outcome_of(task)
+                            task = None
+                            length = len(ready) + added
+                    else:
+                        added = first_step_done(task, ident)
+                        task = None
+                        length = len(ready) + added
+                elif task.done():
+                    # Written out for the usual end: a call for each task that ends is 3 % of making and running it.
+                    tasks.finished += 1
+                    if task._exception is None and not task.cancelled():
+                        task = None
+                        length = len(ready) + outcome_result
+                    else:
+                        added = outcome_of(task)
+                        task = None
+                        length = len(ready) + added
+                else:
+                    task = None
+                    length = len(ready)
+                records.append(now)
+                records.append(ident)
+                records.append(length)
+                now = clock()
+                if now > flush_at:
+                    recorder.flush(loop, now)
+                    last_flush = now
+                    flush_at = now + _WAIT_SECONDS
+            if created:
+                define_created()
+            if left:
+                if now - last_flush > _GAUGES_SECONDS:
+                    recorder.flush(loop, now)
+                    last_flush = now
+                    flush_at = now + _WAIT_SECONDS
+                else:
+                    recorder.write(now)
+        # Neither the last handle nor its arguments may outlive their run.
+        handle = callback = args = task = found = held = None
+        ident = 0.0
+        new_task = no_task
+        seen = spans
+        if len(records) >= _BATCH or now - last_flush > _WAIT_SECONDS:
+            if now - last_flush > _GAUGES_SECONDS:
+                recorder.flush(loop, now)
+                last_flush = now
+                span_variable = spans.variable
+            else:
+                recorder.write(now)
+        if once or loop._stopping:
+            return
+
+
+def _run_through_handles(loop: Any, recorder: Recorder, count: int, now: float) -> float:
+    """Step 5 in debug mode, and where a monitor has replaced ``asyncio.Handle._run``: each handle runs by that.
+    Returns the end of the last run.
+    """
+    record, tasks = recorder.record, recorder.tasks
+    for _ in range(count):
+        handle: Any = loop._ready.popleft()
+        if id(handle) in recorder.stamps:
+            recorder.stamped(handle)
+        if handle._cancelled:
+            record.add(now, layout.R_SKIP, float(len(loop._ready)))
+            continue
+        callback = handle._callback
+        ident = recorder.identify(callback)
+        task = callback.__self__ if ident >= layout.SITE_LIMIT else None
+        if recorder.spans.variable is not None:
+            recorder.spans.changed(handle._context.get(recorder.spans.variable))
+        try:
+            if loop._debug:
+                run_debugged(loop, handle)
+            else:
+                asyncio.Handle._run(handle)
+        finally:  # also of a run that ends the loop: SystemExit, KeyboardInterrupt
+            handle = callback = None
+            outcome = 0.0
+            if task is not None and task.done():
+                tasks.finished += 1
+                outcome = tasks.outcome_of(task)
+            task = None
+            record.add(now, ident, len(loop._ready) + outcome)
+        if tasks.created:
+            tasks.define_created()
+        now = loop.time()
+    return now
+
+
+def run_taken(loop: Any, recorder: Recorder, handle: Any) -> None:
+    """Runs, and records, a handle that somebody else took from the queue; see ``recording/external_runs.py``."""
+    runs = recorder.external
+    callback = handle._callback
+    runs.inside = True
+    try:
+        now, ident = runs.begin(recorder, loop, handle), recorder.identify(callback)
+        try:
+            asyncio.Handle._run(handle)
+        finally:
+            runs.end(recorder, loop, callback, ident, now)
+    finally:
+        runs.inside = False

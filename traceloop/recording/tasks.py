@@ -1,0 +1,184 @@
+"""The tasks of one loop: their numbers and names, who made them, how they ended. For the loop's thread."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from types import CodeType
+from typing import Any
+
+from ..core.buffer import Record
+from ..core.identify import UNNAMED
+from ..core.interface import Sites
+from ..core.site_of import inner_coroutine, site_of_coroutine
+from ..record import layout
+
+_RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
+_EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
+_CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
+
+
+class Tasks:
+    """``stamps`` is the recorder's: under the key 0 it says that there is something in ``created``."""
+
+    __slots__ = (
+        "_record",
+        "_sites",
+        "_stamps",
+        "abandoned",
+        "cancelled",
+        "created",
+        "failed",
+        "finished",
+        "fresh",
+        "made",
+        "next_number",
+    )
+
+    def __init__(
+        self, record: Record, sites: Sites, stamps: dict[int, Any], next_number: Callable[[], float]
+    ) -> None:
+        self._record = record
+        self._sites = sites
+        self._stamps = stamps
+        self.next_number = next_number
+        #: Tasks that ``create_task`` made, until their first step: in the order in which these will be run.
+        self.fresh: deque[Any] = deque()
+        #: Tasks that a task factory made in the present run, announced at its end.
+        self.created: list[Any] = []
+        self.made = 0  # besides those in ``fresh``
+        self.finished = 0
+        # Of ``finished``.
+        self.failed = 0
+        self.cancelled = 0
+        # Destroyed while they were pending, or left at the loop's close.
+        self.abandoned = 0
+
+    def factory_made(self, task: Any) -> None:
+        """A task factory made ``task``, which may have run, and ended, already."""
+        try:
+            if not task.done():
+                self.created.append(task)
+                self._stamps[0] = []
+                return
+        except Exception:  # what a task factory made need not be a task
+            return
+        self.made += 1
+        self._ended_unseen(task)
+
+    def _ended_unseen(self, task: Any) -> None:
+        """``task`` ended in no run of its own."""
+        self.finished += 1
+        self.outcome_of(task)
+
+    def first_step_done(self, task: Any, ident: float) -> float:
+        """``task`` has made its first step, in a way that the loop does not settle by itself: it failed, was cancelled,
+        or is no task of the usual type. Returns what is added to the length of the queue in the run's record.
+        """
+        flags = layout.FIRST
+        try:
+            if not task.done():
+                task._loop_ident = ident
+            else:
+                self.finished += 1
+                flags += self.outcome_of(task)
+        except Exception:  # something task-like that cannot carry a number
+            flags = layout.FIRST
+        try:
+            name = task.get_name() or " "
+        except Exception:
+            name = " "
+        self._record.add_text(name)
+        return flags
+
+    def define_created(self) -> None:
+        """Announces the tasks that a task factory made in the run just ended; by now they have their names."""
+        for task in self.created:
+            self.define(task, 1.0)
+        self.created.clear()
+        self._stamps.pop(0, None)
+
+    def define(self, task: Any, made_by: float = 0.0) -> float:
+        """Gives ``task`` a number and announces it; called for those made directly at their first step."""
+        if task in self.fresh:
+            # Not in its turn: the program runs handles in an order of its own. Those before it may come, or never.
+            made_by = 2.0
+            while True:
+                other = self.fresh.popleft()
+                if other is task:
+                    break
+                self._define(other, made_by)
+        return self._define(task, made_by)
+
+    def _define(self, task: Any, made_by: float) -> float:
+        try:
+            try:
+                site = self._sites.by_code[id(task.get_coro().cr_code)]
+            except (AttributeError, KeyError):
+                site = self.coroutine_site(task)
+            ident = self.next_number() + site
+            task._loop_ident = ident
+            self._record.add(ident, layout.R_TASK, made_by)
+            self._record.add_text(task.get_name())
+            self.made += 1
+            return ident
+        except Exception:  # something task-like that cannot carry a number
+            return UNNAMED
+
+    def forget_ended(self) -> None:
+        """Announces those in ``fresh`` that nested loops (nest_asyncio) have run to their end: kept here they would
+        keep their results alive.
+        """
+        while self.fresh and self.fresh[0].done():
+            task = self.fresh.popleft()
+            self._define(task, 2.0)
+            self._ended_unseen(task)
+
+    def define_fresh(self) -> None:
+        """Announces the tasks that will not make a step, or none that is recorded."""
+        while self.fresh:
+            self._define(self.fresh.popleft(), 2.0)
+
+    def destroyed(self, task: Any) -> None:
+        """``task`` was destroyed while it was pending, as the exception handler is told."""
+        ident = getattr(task, "_loop_ident", 0.0)
+        if ident and not task.done():
+            self.abandoned += 1
+            self._record.add(ident, layout.R_ABANDONED, 0.0)
+
+    def count_lost(self) -> None:
+        """The loop closes: tasks that went without being seen (those whose maker asked that no warning be logged) are
+        counted as abandoned.
+        """
+        ended = self.finished + self.abandoned
+        self.abandoned += max(0, self.made - ended)
+
+    def coroutine_site(self, task: Any) -> float:
+        """The site of a task whose coroutine's code is met for the first time, or has none."""
+        try:
+            coro = task.get_coro()
+            inner = inner_coroutine(coro)
+            site = self._sites.number(site_of_coroutine(inner))
+            code = getattr(coro, "cr_code", None)
+            if isinstance(code, CodeType) and inner is coro:
+                self._sites.remember(code, site)
+            return site
+        except Exception:
+            return 0.0
+
+    def outcome_of(self, task: Any) -> float:
+        """The outcome of a task whose step has just been its last, as it is added to the run's record.
+
+        Asked for once a task, where it is not a result: it is counted here.
+        """
+        try:
+            # Not ``exception()``: that would mark it as retrieved.
+            if task._exception is not None:
+                self.failed += 1
+                return _EXCEPTION
+            if task.cancelled():
+                self.cancelled += 1
+                return _CANCELLED
+        except Exception:  # something task-like
+            pass
+        return _RESULT
