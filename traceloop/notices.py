@@ -11,6 +11,8 @@ import os
 import select
 import sys
 
+from .record.text import MAX_TEXT, printable
+
 
 def _identity(descriptor: int) -> tuple[int, int] | None:
     try:
@@ -25,8 +27,8 @@ _at_start = _identity(2) if sys.__stderr__ is not None else None
 
 
 def say(line: str) -> None:
-    """Writes `traceloop: LINE`; from any thread, and at exit too. Never raises."""
-    write_text("".join(f"traceloop: {part}\n" for part in line.splitlines()))
+    """Writes `traceloop: LINE`, without control characters; from any thread, and at exit too. Never raises."""
+    write_text("".join(f"traceloop: {printable(part, MAX_TEXT)}\n" for part in line.split("\n") if part))
 
 
 def write_text(text: str) -> None:

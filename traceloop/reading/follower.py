@@ -15,6 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..record import layout
+from ..record.text import printable_data
 from .decoding.decoded import Decoded, LoopInfo
 from .decoding.decoder import LoopStream
 from .decoding.ring_reader import Batch, RingError, RingReader
@@ -232,7 +233,7 @@ class PrivateFollower(ProcessFollower):
     """This process's own recording, read in-process."""
 
     def __init__(self, statistics: Statistics, process: Process) -> None:
-        super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), process.describe())
+        super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), printable_data(process.describe()))
         self._process = process
 
     def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..record import files
 from ..record.proc import is_alive
+from ..record.text import printable_data
 from .site_names import SiteLogReader
 
 _MAX_DESCRIPTION = 1 << 20
@@ -48,7 +49,7 @@ class ProcessFolder:
                 data = None
             if not isinstance(data, dict):
                 return {"pid": self.pid, "start_ticks": self.start_ticks}
-            self._description = data
+            self._description = printable_data(data)
         return self._description
 
     def rings(self) -> list[str]:

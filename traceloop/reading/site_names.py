@@ -8,6 +8,7 @@ from typing import Final
 
 from ..record.files import open_file
 from ..record.sites import UNKNOWN_SITE, Site, site_of
+from ..record.text import MAX_TEXT, printable
 
 _MAX_LINE: Final = 1 << 20
 # Read at a time: 65,536 sites, the most that there are, have 10 MB or so.
@@ -20,12 +21,16 @@ class SiteNames:
     def __init__(self, sites: Sequence[Site] = ()) -> None:
         """``sites``: of a process that records privately, its own growing list."""
         self._sites = sites
+        self._cleaned: dict[int, Site] = {}
 
     def site(self, number: int) -> Site | None:
         """The site of this number; None where it is not written down (yet)."""
         if number == 0:
             return UNKNOWN_SITE
-        return self._sites[number] if 0 < number < len(self._sites) else None
+        site = self._cleaned.get(number)
+        if site is None and 0 < number < len(self._sites):
+            site = self._cleaned[number] = _cleaned(*self._sites[number])
+        return site
 
     def label(self, number: int) -> str:
         """``module.qualname`` of this number, or ``unknown``."""
@@ -80,4 +85,8 @@ class SiteLogReader(SiteNames):
         except (ValueError, TypeError, RecursionError):
             return
         if isinstance(number, int) and isinstance(position, int):
-            self._by_number.setdefault(number, Site(str(module), str(qualname), str(file), position))
+            self._by_number.setdefault(number, _cleaned(str(module), str(qualname), str(file), position))
+
+
+def _cleaned(module: str, qualname: str, file: str, line: int) -> Site:
+    return Site(printable(module), printable(qualname), printable(file, MAX_TEXT), line)

@@ -27,6 +27,7 @@ from typing import Final
 
 from ...record import layout
 from ...record.layout import FIRST_STEP, OUTCOME, SITES
+from ...record.text import printable, printable_data
 from .decoded import (
     READER,
     SIGNAL,
@@ -150,7 +151,7 @@ class LoopStream:
                     break
                 if not decoded.empty:
                     out.append(decoded)
-                self.loop = LoopInfo(int(stopped_at[1]), next(text, ""), stopped_at[0])
+                self.loop = LoopInfo(int(stopped_at[1]), printable(next(text, "")), stopped_at[0])
                 decoded = Decoded(self.loop)
             self._written_at = batch.written_at
         if self.state == ACTIVE:
@@ -543,9 +544,9 @@ class LoopStream:
         elif ident == layout.R_DELIVER:
             decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self._run_under_way()))
         elif ident == layout.R_THREAD:
-            decoded.threads.append(WorkerThread(int(a), int(b), next(text, "")))
+            decoded.threads.append(WorkerThread(int(a), int(b), printable(next(text, ""))))
         elif ident == layout.R_EXECUTOR:
-            decoded.executors.append(Executor(int(a), next(text, ""), int(b)))
+            decoded.executors.append(Executor(int(a), printable(next(text, "")), int(b)))
         elif ident == layout.R_WORKERS:
             decoded.workers.append(Workers(int(a), int(b)))
         elif ident == layout.R_WORD:
@@ -577,7 +578,7 @@ class LoopStream:
 
     def _decode_event(self, when: float, number: int, text: str, decoded: Decoded) -> None:
         try:
-            data = json.loads(text)
+            data = printable_data(json.loads(text))
         except (ValueError, RecursionError):
             self.damaged += 1
             return

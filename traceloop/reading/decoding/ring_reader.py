@@ -14,6 +14,7 @@ import zlib
 from typing import Any, NamedTuple
 
 from ...record import layout
+from ...record.text import printable
 from .decoded import LoopInfo
 
 _PATTERN = layout.BATCH_MAGIC.to_bytes(4, "little")
@@ -127,7 +128,7 @@ class RingReader:
         number, since, name = layout.OWNER.unpack_from(view, layout.OWNER_OFFSET)
         if not 1.0 <= number < 2.0**53:
             return None
-        return LoopInfo(int(number), name.rstrip(b"\0").decode("utf-8", "replace"), since)
+        return LoopInfo(int(number), printable(name.rstrip(b"\0").decode("utf-8", "replace")), since)
 
     @property
     def behind(self) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ...record import files, layout
 from ...record.frames import culprit_of
+from ...record.text import printable
 from . import parts as stall_statistics
 from .index import UNKNOWN, StallInfo
 
@@ -98,4 +99,4 @@ def _reason(folder: str) -> str:
         found = _FATAL.findall(files.read_file(os.path.join(folder, files.CRASH), 1 << 20))
     except OSError:
         return ""
-    return found[-1].decode("utf-8", "replace").strip() if found else ""
+    return printable(found[-1].decode("utf-8", "replace").strip()) if found else ""

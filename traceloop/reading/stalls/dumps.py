@@ -14,6 +14,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from ...record.frames import Frame, is_loop
+from ...record.text import MAX_TEXT, printable
 
 _THREAD = re.compile(r"(?:Current thread|Thread) 0x([0-9a-fA-F]+)")
 _FRAME = re.compile(r'  File "(.*)", line (\d+|\?\?\?) in (.*)')
@@ -47,7 +48,8 @@ def parse_dump(text: str) -> list[DumpedThread]:
         match = _FRAME.match(line)
         if match and threads:
             file, number, function = match.groups()
-            threads[-1].frames.append((file, int(number) if number.isdigit() else 0, function))
+            line_number = int(number) if number.isdigit() else 0
+            threads[-1].frames.append((printable(file, MAX_TEXT), line_number, printable(function)))
     for thread in threads:
         thread.frames.reverse()
     return threads

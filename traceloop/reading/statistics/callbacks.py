@@ -9,12 +9,14 @@ from ...record.layout import SITES
 from ..decoding.decoded import KINDS, TASK, Decoded, Run
 from ..site_names import SiteNames
 from .histograms import Histogram
-from .labels import BoundedLabels
+from .labels import OTHER, BoundedLabels
 from .parts import Sample
 
 UNKNOWN_CULPRIT: Final = "unknown"
 # Idents are remembered with their callback's cell; those of tasks come and go, so now and then all are forgotten.
 _MAX_IDENTS: Final = 20_000
+# Pairs of callback and culprit that have series of their own, for each loop.
+_MAX_PAIRS: Final = 500
 
 
 class CallbackTotals:
@@ -277,6 +279,8 @@ class CallbackStatistics:
         if duration < limit or self.is_suspension(run):
             return False
         culprit = self.culprits.admit(culprit)
+        if len(self.slow) >= _MAX_PAIRS and (callback.label, culprit) not in self.slow:
+            culprit = OTHER
         totals = self.slow.get((callback.label, culprit))
         if totals is None:
             totals = self.slow[callback.label, culprit] = SlowTotals()

@@ -13,15 +13,17 @@ from ...record.layout import SITES
 from ..decoding.decoded import Decoded, OffloadStep
 from ..site_names import SiteNames
 from .histograms import Histogram
-from .labels import BoundedLabels, LabelSlots
+from .labels import OTHER, BoundedLabels, FoldedLabels
 from .parts import Sample
 from .saturation import Saturation
 
 # Offloads whose end never comes (records lost, a pool shut down) are forgotten beyond this many.
 _MAX_OPEN: Final = 100_000
 _MAX_EARLY: Final = 10_000
-# Executors are numbered as they come; what was read of the oldest of so many has been counted long ago.
-_MAX_EXECUTORS: Final = 1000
+# Pairs of executor and function that have series of their own.
+_MAX_PAIRS: Final = 500
+# Executors that are followed at once: the end of some may never be told.
+_MAX_EXECUTORS: Final = 10_000
 
 
 class FunctionTotals:
@@ -77,11 +79,23 @@ class ExecutorTotals:
         self._saturation.forget(key)
 
 
+class _Executor:
+    """One executor of the process: what the process calls it, and where it is counted."""
+
+    __slots__ = ("max_workers", "name", "totals", "workers")
+
+    def __init__(self, name: str, totals: ExecutorTotals) -> None:
+        self.name = name
+        self.totals = totals
+        self.workers = self.max_workers = 0
+
+
 class _Offload:
-    __slots__ = ("counted", "delivered", "executor", "finish", "ident", "outcome", "start", "submit")
+    __slots__ = ("counted", "delivered", "executor", "finish", "ident", "number", "outcome", "start", "submit")
 
     def __init__(self) -> None:
         self.executor: ExecutorTotals | None = None
+        self.number = 0  # of its executor
         self.ident = 0.0
         self.submit = self.start = self.finish = self.delivered = -1.0
         self.outcome = 0
@@ -95,10 +109,11 @@ class ExecutorStatistics:
         self.sites = sites
         self.labels = labels
         self.executors: dict[str, ExecutorTotals] = {}
-        self._slots = LabelSlots()
-        # The process's own labels are unique among its living executors; slots only bound their number.
-        self._slot_of: dict[str, ExecutorTotals] = {}
-        self._by_number: dict[int, tuple[str, ExecutorTotals]] = {}
+        self._folded = FoldedLabels()
+        self._pairs = 0
+        # The process's own names are unique among its living executors.
+        self._by_name: dict[str, _Executor] = {}
+        self._by_number: dict[int, _Executor] = {}
         # Said by the process's ring of executors that the loop's ring has not named yet.
         self._gone_early: set[int] = set()
         self._early_workers: dict[int, int] = {}
@@ -116,6 +131,7 @@ class ExecutorStatistics:
         self._open.clear()
         for number in list(self._by_number):
             self._gone(number)
+        self._folded.forget()
         self._gone_early.clear()
         self._early_workers.clear()
         self._lossy = False
@@ -130,20 +146,27 @@ class ExecutorStatistics:
             if len(self._gone_early) < _MAX_EARLY:
                 self._gone_early.add(number)
             return
-        label, totals = known
-        if all(other is not totals for _, other in self._by_number.values()):
-            totals.workers = totals.max_workers = 0
-            self._slots.free(totals.label)
-            self._slot_of.pop(label, None)
+        if self._by_name.get(known.name) is known:
+            del self._by_name[known.name]
+        self._set_workers(known, 0, 0)
 
-    def labelled(self, label: str) -> ExecutorTotals | None:
-        """The executor that the process calls so, or called so before it was gone; from any thread."""
-        return self._slot_of.get(label) or self.executors.get(label)
+    def _set_workers(self, executor: _Executor, workers: int, max_workers: int) -> None:
+        """Several executors may be counted under one label: theirs are added up."""
+        totals = executor.totals
+        totals.workers += workers - executor.workers
+        totals.max_workers += max_workers - executor.max_workers
+        executor.workers, executor.max_workers = workers, max_workers
+
+    def labelled(self, name: str) -> ExecutorTotals | None:
+        """The totals of the executor that the process calls so, or called so before it was gone; from any thread."""
+        known = self._by_name.get(name)
+        return known.totals if known is not None else self.executors.get(name)
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one stretch of any ring of the process."""
         for number, label, max_workers in decoded.executors:
-            self._executor(number, label).max_workers = max_workers
+            executor = self._executor(number, label)
+            self._set_workers(executor, executor.workers, max_workers)
         for step in decoded.offloads:
             self._step(step)
         if decoded.loop is None and (decoded.dropped or self._lossy):
@@ -152,7 +175,8 @@ class ExecutorStatistics:
             if started < 0:
                 self._gone(number)
             elif number in self._by_number:
-                self._by_number[number][1].workers = started
+                executor = self._by_number[number]
+                self._set_workers(executor, started, executor.max_workers)
             elif len(self._early_workers) < _MAX_EARLY:
                 self._early_workers[number] = started
         if self._gone_early:
@@ -160,30 +184,35 @@ class ExecutorStatistics:
                 self._gone_early.discard(number)
                 self._gone(number)
 
-    def _executor(self, number: int, label: str) -> ExecutorTotals:
+    def _executor(self, number: int, name: str) -> _Executor:
         known = self._by_number.get(number)
-        if known is not None and (not label or known[0] == label):
-            return known[1]
-        totals = self._slot_of.get(label) if label else None
-        if totals is None:
-            # Without a label: counted by its number until its name is told again.
-            slot = self._slots.take(label or f"executor-{number}")
-            totals = self.executors.get(slot)
-            if totals is None:
-                totals = self.executors[slot] = ExecutorTotals(slot)
-            if label:
-                self._slot_of[label] = totals
+        if known is not None and (not name or known.name == name):
+            return known
+        while len(self._by_number) >= _MAX_EXECUTORS:
+            self._gone(next(iter(self._by_number)))
+        same = self._by_name.get(name) if name else None
+        # Without a name: counted by its number until its name is told.
+        totals = same.totals if same is not None else self._totals(self._folded.take(name or f"executor-{number}"))
+        made = self._by_number[number] = _Executor(name, totals)
+        if name:
+            self._by_name[name] = made
         if known is not None:
-            self._move(known[1], totals)
-        self._by_number[number] = (label, totals)
-        totals.workers = self._early_workers.pop(number, totals.workers)
+            self._set_workers(made, known.workers, known.max_workers)
+            self._set_workers(known, 0, 0)
+            self._move(number, known.totals, totals)
+        self._set_workers(made, self._early_workers.pop(number, made.workers), made.max_workers)
+        return made
+
+    def _totals(self, label: str) -> ExecutorTotals:
+        totals = self.executors.get(label)
+        if totals is None:
+            totals = self.executors[label] = ExecutorTotals(label)
         return totals
 
-    def _move(self, old: ExecutorTotals, new: ExecutorTotals) -> None:
+    def _move(self, number: int, old: ExecutorTotals, new: ExecutorTotals) -> None:
         """The executor that was known by its number has a name now: what is under way counts there."""
-        new.workers, old.workers = old.workers, 0
         for offload in self._open.values():
-            if offload.executor is old:
+            if offload.number == number and offload.executor is old:
                 offload.executor = new
                 if offload.start < 0.0:
                     old.waiting -= 1
@@ -191,7 +220,6 @@ class ExecutorStatistics:
                 elif offload.finish < 0.0:
                     old.active -= 1
                     new.active += 1
-        self._slots.free(old.label)
 
     def _step(self, step: OffloadStep) -> None:
         offload = self._open.get(step.number)
@@ -201,7 +229,8 @@ class ExecutorStatistics:
             offload = self._open[step.number] = _Offload()
         executor = offload.executor
         if step.step == "submit":
-            offload.executor = executor = self._executor(step.executor, "")
+            offload.executor = executor = self._executor(step.executor, "").totals
+            offload.number = step.executor
             offload.ident = step.ident
             offload.submit = step.when
             if offload.start >= 0.0:
@@ -256,7 +285,7 @@ class ExecutorStatistics:
     def _waited(self, offload: _Offload, executor: ExecutorTotals) -> None:
         waited = max(0.0, offload.start - offload.submit)
         executor.queue_durations.add(waited)
-        label = self._label(offload)
+        label = self._label(offload, executor)
         executor.started(id(offload), label, offload.submit, offload.start)
         function = self._function(label, executor)
         function.waited += waited
@@ -273,18 +302,20 @@ class ExecutorStatistics:
         duration = max(0.0, offload.finish - offload.start)
         executor.run_durations.add(duration)
         executor.finished(id(offload), offload.finish)
-        function = self._function(self._label(offload), executor)
+        function = self._function(self._label(offload, executor), executor)
         function.runs += 1
         function.seconds += duration
 
-    def _label(self, offload: _Offload) -> str:
+    def _label(self, offload: _Offload, executor: ExecutorTotals) -> str:
         site = self.sites.site(int(offload.ident) % SITES)
-        return self.labels.admit(site.label if site is not None else "unknown")
+        label = self.labels.admit(site.label if site is not None else "unknown")
+        return OTHER if self._pairs >= _MAX_PAIRS and label not in executor.functions else label
 
     def _function(self, label: str, executor: ExecutorTotals) -> FunctionTotals:
         totals = executor.functions.get(label)
         if totals is None:
             totals = executor.functions[label] = FunctionTotals()
+            self._pairs += 1
         return totals
 
     def running(self, now: float) -> list[tuple[str, str, float]]:

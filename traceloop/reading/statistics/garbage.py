@@ -20,6 +20,7 @@ from .parts import Sample
 if TYPE_CHECKING:
     from .process import ProcessStatistics
 
+_MAX_GENERATIONS: Final = 4
 _RECENT: Final = 1000
 
 
@@ -52,6 +53,8 @@ class CollectionStatistics:
         """Takes in a stretch's collections, or finds the runs that those before it interrupted."""
         for each in decoded.collections:
             generation = each.generation
+            if not 0 <= generation < _MAX_GENERATIONS:
+                continue  # a damaged record's
             if generation not in self.pauses:
                 self.pauses[generation] = Histogram()
                 self.collected[generation] = self.uncollectable[generation] = 0

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from ...record.text import printable
+
 OTHER: Final = "other"
 DEFAULT_LIMIT: Final = 200
 
+_MAX_SLOT: Final = 100
+_MAX_FAMILIES: Final = 1000
 _NUMBER = re.compile(r"\d+")
 
 
@@ -19,7 +23,10 @@ class BoundedLabels:
         self._admitted: set[str] = set()
 
     def admit(self, value: str) -> str:
-        """The label under which ``value`` is counted."""
+        """The label under which ``value`` is counted: printable, and of bounded length too."""
+        if value in self._admitted:
+            return value
+        value = printable(value)
         if value in self._admitted:
             return value
         if len(self._admitted) < self.limit:
@@ -54,7 +61,7 @@ class LabelSlots:
 
         ``since``: when its owner came; a slot is not given to two who were there at once, even if this is learnt late.
         """
-        name = name or "unnamed"
+        name = printable(name, _MAX_SLOT) or "unnamed"
         if since != since:  # a damaged record's: not a number is later than nothing, and no slot would ever be free
             since = 0.0
         family = _NUMBER.sub("#", name)
@@ -82,6 +89,35 @@ class LabelSlots:
         """Its owner has gone, ``at`` this time."""
         self._taken.discard(label)
         self._freed_at[label] = at
+
+
+class FoldedLabels:
+    """Names for things of which some programs make one for each request (thread pools, limiters): those that are called
+    alike share a label once there have been many of them.
+
+    The first ``own`` of a family, names that differ in their numbers only, have labels of their own; later ones have
+    the family's. Beyond ``limit`` labels there is ``other``.
+    """
+
+    def __init__(self, own: int = 8, limit: int = 64) -> None:
+        self._own = own
+        self._made: dict[str, int] = {}
+        self._labels = BoundedLabels(limit)
+
+    def take(self, name: str) -> str:
+        """The label of a new thing of this name."""
+        name = printable(name, _MAX_SLOT) or "unnamed"
+        family = _NUMBER.sub("#", name).removesuffix("-#") or name
+        made = self._made.get(family, 0)
+        if made or len(self._made) < _MAX_FAMILIES:
+            self._made[family] = made + 1
+        else:
+            made = self._own
+        return self._labels.admit(name if made < self._own else family)
+
+    def forget(self) -> None:
+        """Another process: its first ones have labels of their own again."""
+        self._made.clear()
 
 
 class NumberSlots:

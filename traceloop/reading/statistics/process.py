@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from ...record.proc import ProcessUsage, process_usage
+from ...record.text import printable
 from ..decoding.decoded import Decoded
 from ..decoding.decoder import LoopStream
 from ..site_names import SiteNames
@@ -185,9 +186,9 @@ class ProcessStatistics:
         if self.attached:
             labels = (
                 ("pid", str(self.pid)),
-                ("python", str(self.description.get("python", ""))),
-                ("version", str(self.description.get("version", self.statistics.version))),
-                ("command", str(self.description.get("command", ""))[:200]),
+                ("python", printable(str(self.description.get("python", "")), 60)),
+                ("version", printable(str(self.description.get("version", self.statistics.version)), 60)),
+                ("command", printable(str(self.description.get("command", "")), 200)),
             )
             yield Sample("traceloop_process_info", labels, 1)
 

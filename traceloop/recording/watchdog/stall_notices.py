@@ -13,11 +13,13 @@ from collections import deque
 from time import monotonic
 
 from ... import notices
+from ...record.text import printable
 from ...settings import ROOT_PID
 
 _logger = logging.getLogger("traceloop")
 
 MAX_STALLS_A_MINUTE = 12
+_MAX_LINE = 2000
 
 
 class StallNotices:
@@ -41,14 +43,20 @@ class StallNotices:
         within = f" within {callback}" if culprit and culprit != callback else ""
         place = f" ({line})" if line else ""  # a C function that the loop called itself has none
         self._lines.append(
-            f"stall: {culprit or callback}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
-            f"{seconds:.2f} s so far, {waiting}{more}"
+            # Names are the program's choice: none begins a line of its own.
+            printable(
+                f"stall: {culprit or callback}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
+                f"{seconds:.2f} s so far, {waiting}{more}",
+                _MAX_LINE,
+            )
         )
         return True
 
     def ended(self, culprit: str, at_least: float, at_most: float) -> None:
         """A stall that was said is over; its length lies between these (s)."""
-        self._lines.append(f"stall over: {culprit} blocked the loop for about {(at_least + at_most) / 2:.2f} s")
+        self._lines.append(
+            printable(f"stall over: {culprit} blocked the loop for about {(at_least + at_most) / 2:.2f} s", _MAX_LINE)
+        )
 
     def flush(self) -> None:
         """Says what waits to be said."""
