@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .loop.event_loop import EventLoop
+
+if TYPE_CHECKING:
+    from .instrument.library_run import Run
 
 _T = TypeVar("_T")
 
@@ -35,14 +38,20 @@ def install() -> None:
     ending.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
 
 
-def start(**choices: Any) -> Any:
+def start(**choices: Any) -> Run:
     """Begins a run in this process, as `traceloop run` does around one: a collector, metrics, spans.
 
-    Takes the fields of `traceloop.settings.Settings` that differ from what the environment says, for example
-    `traceloop.start(metrics_port=0, spans="slow")`. Loops that begin to run from now on are recorded into the run,
-    and so are those of processes that this one starts. Within `traceloop run` there is a run already: nothing
-    happens. Returns the run, with `metrics_url` and `stop()`. Raises `ValueError` for a choice that cannot be used
-    and `OSError` where no collector can be started.
+    Takes the options of `traceloop run` by name, where they differ from what the environment says:
+    `traceloop.start(metrics_port=0, spans="slow")`. What it records are traced loops made from now on: those of
+    `traceloop.run` and `new_event_loop`, all that asyncio makes after `install`, and those of processes that this one
+    starts. So call it before the first loop is made; it says so on stderr where it comes too late for one.
+
+    Returns the run, a context manager, with `metrics_url` and `stop()`; without `stop()` it ends with the process.
+    While it is under way another `start()` returns the same run. Under `traceloop run`, and where `OTEL_SDK_DISABLED`
+    is true, there is nothing to begin, and the returned run does nothing. From any thread.
+
+    Raises `ValueError` for a choice that cannot be used, `RuntimeError` where a run with other choices is under way,
+    and `OSError` where no collector can be started: the metrics port is taken, say.
 
     `tracer_provider=`: a `TracerProvider` of opentelemetry-sdk, whose processors and exporters get this process's spans
     instead of those that the environment names. It lives here, so the record is read by a thread of this process.

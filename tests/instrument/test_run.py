@@ -145,7 +145,7 @@ def test_a_program_without_a_loop_is_told_so(traced: Traced, tmp_path: Path) -> 
     result = run(traced, tmp_path, "print('ran')", "--no-metrics")
     assert (result.stdout, notices(result)) == (
         "ran\n",
-        ["traceloop: no asyncio event loop ran: nothing was recorded"],
+        ["traceloop: nothing was recorded: the program never imported asyncio"],
     )
 
 

@@ -158,7 +158,7 @@ class Collector:
         assert settings.run_dir is not None
         self.settings = settings
         self.run_dir = settings.run_dir
-        self.root = Root(root_pid)
+        self.root = Root(root_pid, os.path.join(self.run_dir, files.LEFT))
         self.stopping = False
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []

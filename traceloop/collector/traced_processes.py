@@ -14,9 +14,13 @@ from traceloop.settings import RUN_DIR
 
 
 class Root:
-    """The process that began the run. ``pid`` 0: it is not known, and counts as gone."""
+    """The process that began the run. ``pid`` 0: it is not known, and counts as gone.
 
-    def __init__(self, pid: int) -> None:
+    ``left``: a file that appears when it lives on and has left the run (`Run.stop`).
+    """
+
+    def __init__(self, pid: int, left: str = "") -> None:
+        self._left = left
         self.pid = pid
         self.start_ticks = process_start_ticks(pid) if pid else 0
         self._handle = -1
@@ -38,8 +42,10 @@ class Root:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs, as whatever program it has become."""
-        return self.pid != 0 and is_alive(self.pid, self.start_ticks)
+        """Whether it still runs, as whatever program it has become, and belongs to the run."""
+        if self.pid == 0 or not is_alive(self.pid, self.start_ticks):
+            return False
+        return not (self._left and os.path.exists(self._left))
 
     def owns(self, pid: int, start_ticks: int) -> bool:
         """Whether a folder of that pid and start is the root's."""

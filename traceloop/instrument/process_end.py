@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+#: Libraries that run a loop of their own, which traceloop cannot trace.
+_OTHER_LOOPS = ("curio", "gevent", "trio")
+
 #: Signals whose default action ends a process without a line of Python.
 _GUARDED = (_signal.SIGTERM, _signal.SIGHUP)
 
@@ -43,6 +46,9 @@ _collector_pid = 0
 #: Ends the collector's thread, where there is one.
 finish_thread: Callable[[Settings], None] | None = None
 _armed = False
+_prepared = False
+#: Whether the run was begun by `traceloop.start`.
+_is_library_run = False
 _ended_pid = 0
 #: `traceloop.recording.at_exit`, once a loop may have run.
 _recording: Any = None
@@ -50,26 +56,30 @@ _untraced: dict[str, int] = {}
 _postpone_until = 0.0
 
 
-def prepare(settings: Settings, is_root: bool) -> None:
-    """Takes note of who this process is; called once, before the program begins."""
-    global _settings, _root_pid, _collector_pid
+def prepare(settings: Settings, is_root: bool, *, is_library_run: bool = False) -> None:
+    """Takes note of who this process is; called before the program begins, and by each `traceloop.start`."""
+    global _settings, _root_pid, _collector_pid, _is_library_run, _prepared
     _settings = settings
+    _is_library_run = is_library_run
     if is_root:
         _root_pid = os.getpid()
     text = os.environ.get(COLLECTOR_PID, "")
     _collector_pid = int(text) if text.isdigit() else 0
-    # Registered first, so called last: the program's own exit handlers may still run a loop.
-    atexit.register(_end)
+    if not _prepared:
+        _prepared = True
+        # Registered first, so called last: the program's own exit handlers may still run a loop.
+        atexit.register(_end)
 
 
 def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Callable[[], None]) -> None:
     """From now on a loop may run in this process; called after asyncio was imported, in its importer's
     thread."""
-    global _armed, _recording, _untraced
+    global _armed, _prepared, _recording, _untraced
     if _armed:
         return
     _armed = True
-    if _settings is None:
+    if not _prepared:
+        _prepared = True
         atexit.register(_end)
     _untraced = untraced
     from ..recording import at_exit as closing
@@ -134,6 +144,36 @@ def _flush_and_wait() -> None:
         _finish_run(_settings, _settings.run_dir)
 
 
+def leave_run(settings: Settings) -> None:
+    """The run that `traceloop.start` began is over, the process goes on; does what its end would do for the run.
+
+    Waits until the collector has read what is left, `exit_timeout` at most. In the thread that stops the run.
+    """
+    global _settings, _root_pid, _collector_pid, finish_thread
+    try:
+        if finish_thread is not None:
+            if _recording is not None:
+                _recording.flush()
+            finish_thread(settings)
+        if _recording is not None:
+            _recording.leave()
+        if settings.run_dir is not None:
+            _wake_collector(settings.run_dir)
+            _finish_run(settings, settings.run_dir)
+            _tell_left(settings.run_dir)
+    finally:
+        _settings, finish_thread = None, None
+        _root_pid = _collector_pid = 0
+
+
+def _tell_left(run_dir: str) -> None:
+    try:
+        os.close(os.open(os.path.join(run_dir, files.LEFT), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return  # the collector has gone, and its folder with it
+    _wake_collector(run_dir)
+
+
 def _end() -> None:
     """The process is about to end, however; once."""
     global _ended_pid
@@ -157,7 +197,7 @@ def _end() -> None:
 
 def _finish_run(settings: Settings, run_dir: str) -> None:
     if not any(files.parse_process_name(name) for name in _listing(run_dir)):
-        notices.say("no asyncio event loop ran: nothing was recorded")
+        notices.say(_why_nothing_was_recorded())
         if settings.collector == "none":
             _remove_empty(run_dir)
         return
@@ -175,6 +215,24 @@ def _finish_run(settings: Settings, run_dir: str) -> None:
         notices.say(report.removeprefix("traceloop: "))
     else:
         notices.say(summary)
+
+
+def _why_nothing_was_recorded() -> str:
+    others = sorted(library for library in _OTHER_LOOPS if library in sys.modules)
+    if _is_library_run:
+        return (
+            "no traced event loop ran, so nothing was recorded: traceloop.start() records the loops of traceloop.run() "
+            "and traceloop.new_event_loop(), and all that asyncio makes after traceloop.install()"
+        )
+    if _untraced:
+        return "nothing was recorded: every event loop of the program ran untraced"
+    if others and "asyncio" not in sys.modules:
+        return f"nothing was recorded: traceloop traces asyncio, and the program has used {', '.join(others)} only"
+    if others:
+        return f"no asyncio event loop ran, so nothing was recorded ({', '.join(others)} is not traced)"
+    if "asyncio" not in sys.modules:
+        return "nothing was recorded: the program never imported asyncio"
+    return "nothing was recorded: the program imported asyncio and ran no event loop"
 
 
 def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:

@@ -96,6 +96,15 @@ def describe(settings: Settings, run_dir: str, command: Sequence[str], say: Call
         say(f"cannot write {run_dir}/run.json: {error.strerror}")
 
 
+def make_record_directory(path: str) -> str:
+    """Makes the folder in which records are kept, if it is not there; its absolute path. Raises OSError."""
+    path = os.path.abspath(path)
+    os.makedirs(path, mode=0o700, exist_ok=True)
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise PermissionError(13, "Permission denied", path)
+    return path
+
+
 def _working_directory() -> str:
     try:
         return os.getcwd()

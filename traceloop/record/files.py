@@ -19,6 +19,7 @@
         summary.txt, report.txt   what is printed at the end
         collector-traceback.txt   why the collector failed
         crashed                   the record was kept because a process crashed
+        left                      the process that began the run lives on, and has left it
 
 Readers open these files with ``open_file``. A record may come from somebody else, and one of its names may be a link
 to a device or a pipe without a writer.
@@ -45,6 +46,7 @@ SUMMARY: Final = "summary.txt"
 REPORT: Final = "report.txt"
 COLLECTOR_TRACEBACK: Final = "collector-traceback.txt"
 CRASHED: Final = "crashed"
+LEFT: Final = "left"
 DRAINED_PREFIX: Final = "drained-"
 SAID_PREFIX: Final = "said-"
 

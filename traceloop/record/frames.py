@@ -60,18 +60,29 @@ def is_library(file: str) -> bool:
     return ("/site-packages/" in file or "/dist-packages/" in file) and not file.startswith(OUR_FOLDER)
 
 
-def culprit_of(frames: Sequence[Frame], awaiting: Sequence[Frame]) -> str:
-    """``module.qualname`` of the innermost frame of the application's own code.
+def culprit_frame(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> Frame | None:
+    """The innermost frame of the application's own code, of a stack with its outermost frame first.
 
-    Where the stack has none: that of the coroutines that await it, then the innermost frame of a library, then "".
+    Where the stack has none: that of the coroutines that await it, then the innermost frame of a library, then None.
     """
-    for file, _, module, qualname in reversed(frames):
-        if is_application(file, module):
-            return f"{module}.{qualname}"
-    for file, _, module, qualname in awaiting:
-        if is_application(file, module):
-            return f"{module}.{qualname}"
-    for file, _, module, qualname in reversed(frames):
-        if is_library(file):
-            return f"{module}.{qualname}"
-    return ""
+    for frame in (*reversed(frames), *awaiting):
+        if is_application(frame[0], frame[2]):
+            return frame
+    return next((frame for frame in reversed(frames) if is_library(frame[0])), None)
+
+
+def culprit_of(frames: Sequence[Frame], awaiting: Sequence[Frame]) -> str:
+    """``module.qualname`` of the culprit's frame, "" where there is none."""
+    frame = culprit_frame(frames, awaiting)
+    return f"{frame[2]}.{frame[3]}" if frame is not None else ""
+
+
+def called_by(frames: Sequence[Frame], culprit: Frame | None) -> Frame | None:
+    """Where the stack stands below its culprit: the innermost frame; None where that is the culprit itself."""
+    return frames[-1] if frames and frames[-1] != culprit else None
+
+
+def place(frame: Frame) -> str:
+    """``module.qualname (FILE:LINE)``."""
+    file, line, module, qualname = frame
+    return f"{module}.{qualname} ({file}:{line})" if module else f"{qualname} ({file}:{line})"

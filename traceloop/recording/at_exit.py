@@ -15,6 +15,7 @@ from typing import Any
 
 from ..record import files, layout
 from . import process
+from .heaps.sampler import sampler_of
 from .outbox import outbox_of
 from .process import Process
 from .recorder import Recorder
@@ -73,6 +74,18 @@ def close() -> None:
     except Exception:
         pass  # the end of a process is no place for a failing recorder
     current.end()
+
+
+def leave() -> None:
+    """The run is over, the process goes on: as `close`, and what is recorded from now on belongs to another run.
+
+    Loops that run in other threads are not stopped: what they have not written yet (of the last 20 ms) is lost.
+    """
+    current = _current()
+    close()
+    if current is not None:
+        sampler_of(current).end()
+    process.leave()
 
 
 def hand_over() -> None:

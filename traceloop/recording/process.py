@@ -18,6 +18,8 @@ import os
 import sys
 import threading
 import time
+import weakref
+from typing import Any
 
 from .. import notices
 from ..record import files, layout
@@ -37,6 +39,10 @@ class Process:
         self.pid = os.getpid()
         #: What was chosen for the run, parsed once for all recorders.
         self.settings = settings
+        #: Whether the run that it belonged to is over while the process lives on (see `leave`).
+        self.left = False
+        #: The loops that record into it.
+        self.loops: weakref.WeakSet[Any] = weakref.WeakSet()
         self.ring_size = settings.ring_size
         run_dir = settings.run_dir
         self.notice: str | None = None
@@ -190,6 +196,18 @@ def existing_process() -> Process | None:
 
 def _report_once(line: str) -> None:
     notices.say_once(None, line, line)
+
+
+def leave() -> None:
+    """Loops that are made from now on record anew, into the run that is chosen by then.
+
+    Those that exist go on recording into what they have, which nobody reads any more.
+    """
+    global _current
+    process = existing_process()
+    if process is not None:
+        process.left = True
+    _current = None
 
 
 def _after_fork_in_child() -> None:

@@ -237,7 +237,10 @@ def make_recorder(loop: Any) -> Recorder | None:
     """The recorder of a new loop, None where this process does not record or recording cannot be set up."""
     try:
         process = current_process()
-        return Recorder(process) if process is not None else None
+        if process is None:
+            return None
+        process.loops.add(loop)
+        return Recorder(process)
     except Exception as error:
         _logger.error("traceloop: recording could not be started; the application runs on", exc_info=error)
         return None

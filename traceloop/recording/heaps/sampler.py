@@ -85,6 +85,12 @@ class Sampler:
             with self._lock:
                 self.memory.finish(monotonic())
 
+    def end(self) -> None:
+        """Nothing is sampled or noted any more; from any thread."""
+        self._gc_pauses.stop()
+        self._loops = []
+        self.memory.due = float("inf")
+
     def flush(self, samples: LoopSamples) -> None:
         """A loop flushes; in its thread. Costs nothing to speak of but once a second."""
         now = monotonic()  # the loop's clock may be a test's

@@ -523,9 +523,11 @@ _active: Watchdog | None = None
 
 
 def watchdog_of(process: Process) -> Watchdog | None:
-    """The watchdog of this process, made at the first call; None in the child of a fork for its parent's recording."""
+    """The watchdog of this process, made at the first call; None for the recording of a run that the process has left,
+    and in the child of a fork for its parent's.
+    """
     global _active
-    if process.pid != os.getpid() or not _HAS_GIL:
+    if process.pid != os.getpid() or process.left or not _HAS_GIL:
         return None
     if _active is None or _active._process is not process:
         if _active is not None:

@@ -1,0 +1,336 @@
+"""What `pytest --traceloop` does: reads the record around each test, in-process, and fails what is over its limits.
+
+Every loop that the tests make through asyncio is a traced one, from before the first test module is imported. No port
+is opened and no process is started. Under pytest-xdist each worker does that, and the controller shows one table.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import threading
+import time
+import weakref
+from collections.abc import Generator, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from .collector.collector import make_statistics
+from .instrument import rebinding
+from .parsing import SettingsError, parse_seconds
+from .reading.follower import PrivateFollower
+from .reading.stalls.parts import stalls_of
+from .record.frames import called_by, culprit_frame, place
+from .record.layout import SITES
+from .record.proc import schedule_of
+from .recording.process import current_process, existing_process
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .reading.stalls.index import StallInfo
+
+_SHOWN = 10
+#: Slow callbacks, and leaked tasks, that a failure names one by one.
+_NAMED = 5
+_FRAMES = 12
+#: What is measured of a run's waiting for a processor may be too little by so much: s, and a share of it, since on a
+#: starved machine the watchdog that measures comes late too.
+_BLUR = 0.05
+_BLUR_SHARE = 0.15
+#: For how long the watchdog's last words about a slow run are waited for, s.
+_PATIENCE = 0.5
+
+
+class SlowRun(NamedTuple):
+    """The longest run of one callback: seconds, `module.qualname`, and the test in which it ran."""
+
+    seconds: float
+    callback: str
+    test: str
+
+
+class Limits(NamedTuple):
+    """What fails a test. slow: seconds that no callback may run for; None: as long as it likes. leaks: tasks left."""
+
+    slow: float | None
+    leaks: bool
+
+    @classmethod
+    def of(cls, item: pytest.Item, default: Limits) -> Limits:
+        """The limits of a test: of its markers, the nearest counting most, and of the command line."""
+        slow, leaks = default
+        for mark in reversed(list(item.iter_markers("traceloop"))):
+            unknown = mark.kwargs.keys() - set(cls._fields)
+            if mark.args or unknown:
+                raise pytest.UsageError(f"{item.nodeid}: expected @pytest.mark.traceloop(slow=SECONDS, leaks=BOOL)")
+            if "slow" in mark.kwargs:
+                slow = None if mark.kwargs["slow"] is None else seconds_of(str(mark.kwargs["slow"]), item.nodeid)
+            leaks = bool(mark.kwargs.get("leaks", leaks))
+        return cls(slow, leaks)
+
+
+def seconds_of(text: str, whose: str) -> float:
+    """A number of seconds above 0; raises pytest.UsageError, which names the option or the test."""
+    try:
+        return parse_seconds(text)
+    except SettingsError as error:
+        raise pytest.UsageError(f"{whose}: {error}") from None
+
+
+class Watch:
+    """Reads the record around each test. `limits`: those of tests that have no marker of their own."""
+
+    def __init__(self, config: pytest.Config, limits: Limits) -> None:
+        self.config = config
+        self.limits = limits
+        self.longest: dict[str, SlowRun] = {}
+        self.callbacks = 0
+        self.dropped = 0
+        self.leaks = Leaks()
+        rebinding.running_loop_watchers.append(self.leaks.loop_runs)
+        self._untraced = rebinding.untraced
+        self._follower: Any = None
+
+    # -- around each test
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """The limit holds for loops that fixtures make, too: from it on the watchdog takes stacks."""
+        limit = Limits.of(item, self.limits).slow
+        with _threshold(limit):
+            return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        """The test itself: what its fixtures ran is counted, but fails nothing."""
+        limits = Limits.of(item, self.limits)
+        self._read(item.nodeid)
+        waited = _waited_for_processor()
+        self.leaks.begin()
+        try:
+            result = yield
+        finally:
+            left = self.leaks.end()
+            slow = self._read(item.nodeid, limits.slow)
+        failures = []
+        if limits.slow is not None and slow:
+            failures += self._too_slow(slow, limits.slow, waited)
+        if limits.leaks and left:
+            failures.append(_left_behind(left))
+        if failures:
+            pytest.fail("\n\n".join(failures), pytrace=False)
+        return result
+
+    def _too_slow(self, slow: list[tuple[int, Any, str]], limit: float, waited: float | None) -> list[str]:
+        """A text for each slow run that stays one when what the machine owes it is taken off."""
+        now = _waited_for_processor()
+        # No run has waited for longer than its thread has during the whole test.
+        most = max(0.0, now - waited) if now is not None and waited is not None else 0.0
+        out = []
+        for ring, run, callback in slow:
+            info = self._info(ring, run)
+            wait = most
+            if info is not None:
+                if info.parts.cause == "suspended":
+                    continue
+                if info.parts.processor_wait >= 0.0:
+                    wait = min(most, info.parts.processor_wait * (1 + _BLUR_SHARE) + _BLUR)
+            seconds = run[2] - run[1] - wait
+            if seconds > limit:
+                out.append(_slow_text(run[2] - run[1], wait, callback, limit, info))
+        if len(out) > _NAMED:
+            out[_NAMED:] = [f"and {len(out) - _NAMED} more"]
+        return out
+
+    def _info(self, ring: int, run: Any) -> StallInfo | None:
+        """What the watchdog knows of a run; its last measurement may be a moment away."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            info: StallInfo | None = stalls_of(self._follower.statistics).index.lookup(ring, run[1], run[2])
+            if (info is not None and info.complete) or time.monotonic() >= deadline:
+                return info
+            time.sleep(0.01)
+            self._read("")
+
+    def _read(self, test: str, limit: float | None = None) -> list[tuple[int, Any, str]]:
+        """Takes in what was recorded since the last time; ring, run and label of those over the limit."""
+        follower = self._follow()
+        over: list[tuple[int, Any, str]] = []
+        if follower is None:
+            return over
+        sites = follower.statistics.sites
+        longest = 0.0
+        for stretch in follower.read():
+            self.dropped += stretch.decoded.dropped
+            if stretch.loop is None:
+                continue
+            self.callbacks += len(stretch.decoded.runs)
+            for run in stretch.decoded.runs:
+                seconds = run[2] - run[1]
+                # Most runs are short: those that cannot be in any table need no name.
+                if seconds < longest and seconds < 1e-4:
+                    continue
+                longest = max(longest, seconds)
+                label = sites.label(int(run[3]) % SITES)
+                if limit is not None and seconds > limit:
+                    over.append((stretch.ring.reader.number, run, label))
+                known = self.longest.get(label)
+                if test and (known is None or seconds > known.seconds):
+                    self.longest[label] = SlowRun(seconds, label, test)
+        return over
+
+    def _follow(self) -> Any:
+        if self._follower is None:
+            process = current_process()
+            if process is not None:
+                self._follower = PrivateFollower(make_statistics(Settings()), process)
+        return self._follower
+
+    # -- the table at the end
+
+    def pytest_sessionfinish(self) -> None:
+        """A worker of pytest-xdist hands over what it has."""
+        output = getattr(self.config, "workeroutput", None)
+        if output is not None:
+            self._read("teardown")
+            rows = [list(run) for run in sorted(self.longest.values(), reverse=True)[:_SHOWN]]
+            output["traceloop"] = [rows, self.callbacks, self.dropped, self._untraced]
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """The controller of pytest-xdist takes it."""
+        for row in (rows := getattr(node, "workeroutput", {}).get("traceloop", [[], 0, 0, {}]))[0]:
+            run = SlowRun(*row)
+            if run.callback not in self.longest or self.longest[run.callback] < run:
+                self.longest[run.callback] = run
+        self.callbacks += rows[1]
+        self.dropped += rows[2]
+        for name, times in rows[3].items():
+            self._untraced[name] = self._untraced.get(name, 0) + times
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """The table."""
+        self._read("teardown")
+        terminalreporter.section("slowest callbacks (traceloop)")
+        for run in sorted(self.longest.values(), reverse=True)[:_SHOWN]:
+            terminalreporter.write_line(f"{run.seconds * 1e3:10.2f} ms  {run.callback}  {run.test}")
+        lost = f", {self.dropped} more were overwritten before they were read" if self.dropped else ""
+        words = f"of {self.callbacks} callbacks{lost}" if self.callbacks else "no traced event loop ran"
+        terminalreporter.write_line(words)
+        if self._untraced:
+            terminalreporter.write_line(f"loops that ran untraced: {', '.join(sorted(self._untraced))}")
+
+
+def _slow_text(seconds: float, wait: float, callback: str, limit: float, info: StallInfo | None) -> str:
+    less = f", {wait:.3f} s of which may be waiting for a processor," if wait >= 0.001 else ""
+    out = [f"{callback} ran for {seconds:.3f} s{less} without giving the loop back (limit: {limit:g} s)"]
+    if info is None or not info.stacks:
+        return out[0] + "\n  (no stack: the run was over before one could be taken)"
+    stack = info.stacks[0]
+    culprit = culprit_frame(stack.frames, stack.awaiting)
+    if culprit is not None:
+        called = called_by(stack.frames, culprit)
+        out.append(f"  culprit: {place(culprit)}{f', in {place(called)}' if called is not None else ''}")
+    if info.parts.cause:
+        out.append(f"  cause: {info.parts.cause}{', probably' if info.parts.guess else ''}")
+    lines = stack.text.splitlines()
+    out += lines[:1] + (["  ..."] if len(lines) > _FRAMES else []) + lines[1:][-_FRAMES:]
+    return "\n".join(out)
+
+
+def _left_behind(left: list[str]) -> str:
+    what = "1 task was" if len(left) == 1 else f"{len(left)} tasks were"
+    rest = [f"  and {len(left) - _NAMED} more"] if len(left) > _NAMED else []
+    return "\n".join([f"{what} left behind, not done:", *("  " + text for text in left[:_NAMED]), *rest])
+
+
+def _waited_for_processor() -> float | None:
+    """For how long this thread has waited for a processor, ever, s; None where the kernel does not say."""
+    waited = schedule_of(threading.get_native_id()).waited_s
+    return waited if waited >= 0.0 else None
+
+
+@contextlib.contextmanager
+def _threshold(seconds: float | None) -> Iterator[None]:
+    """While it lasts, runs from so many seconds on are slow for the watchdog: in loops that exist, and in new ones."""
+    if seconds is None:
+        yield
+        return
+    before = _exchange_threshold(seconds)
+    try:
+        yield
+    finally:
+        _exchange_threshold(before)
+
+
+def _exchange_threshold(seconds: float) -> float:
+    process = current_process()
+    if process is None:
+        return seconds
+    before = process.settings.slow_threshold
+    process.settings = process.settings.replace(slow_threshold=seconds)
+    for loop in list(process.loops):
+        if loop._recorder is not None:
+            loop._recorder.general_threshold = seconds
+    return before
+
+
+class Leaks:
+    """Tasks that a test has made and left behind: of a loop that is still open, or cancelled by `asyncio.Runner`.
+
+    `asyncio.run` cancels what is left before anybody else can look, in a run of the loop of its own: `loop_runs` sees
+    it begin. `begin` and `end` are called around the test.
+    """
+
+    def __init__(self) -> None:
+        self._before: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._cancelled: list[str] = []
+
+    def begin(self) -> None:
+        """The test begins: what is there by now is its fixtures'."""
+        self._cancelled = []
+        self._before = weakref.WeakSet(self._pending())
+
+    def end(self) -> list[str]:
+        """The test is over: what it left, a line for each."""
+        left, self._cancelled = self._cancelled, []
+        left += [_describe(task) for task in self._pending() if task not in self._before]
+        self._before = weakref.WeakSet()
+        return left
+
+    def loop_runs(self, loop: Any) -> None:
+        """A loop begins to run in this thread (None: has ended)."""
+        if loop is None or not _is_below("_cancel_all_tasks"):
+            return
+        self._cancelled += [_describe(task) for task in asyncio.all_tasks(loop) if task not in self._before]
+
+    @staticmethod
+    def _pending() -> Iterator[Any]:
+        process = existing_process()
+        for loop in list(process.loops) if process is not None else ():
+            if not loop.is_closed():
+                yield from asyncio.all_tasks(loop)
+
+
+def _is_below(function: str) -> bool:
+    frame = sys._getframe()
+    for _ in range(_FRAMES):
+        if frame.f_back is None:
+            return False
+        frame = frame.f_back
+        if frame.f_code.co_name == function:
+            return True
+    return False
+
+
+def _describe(task: Any) -> str:
+    """`NAME: module.qualname, waits at FILE:LINE`; the line is where the task's own coroutine stands."""
+    coroutine = task.get_coro()
+    frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+    name = getattr(coroutine, "__qualname__", type(coroutine).__name__)
+    if frame is None:
+        return f"{task.get_name()}: {name}"
+    module = frame.f_globals.get("__name__", "")
+    return f"{task.get_name()}: {module}.{name}, at {frame.f_code.co_filename}:{frame.f_lineno}"
