@@ -108,7 +108,7 @@ def test_an_interrupt_ends_it(traced, program):
     )
     assert "busy.py" in process.stdout.readline()
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     assert process.returncode == 0
 
 

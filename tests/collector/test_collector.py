@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 
 import pytest
@@ -55,7 +54,7 @@ def test_exemplars_point_at_spans_that_arrived(make_run, receiver):
     request = urllib.request.Request(run.handle.url, headers={"Accept": "application/openmetrics-text; version=1.0.0"})
 
     def exemplars():
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return re.findall(r'# {span_id="(\w+)",trace_id="(\w+)"}', answer.read().decode())
 
     found = until(exemplars)
@@ -80,7 +79,7 @@ def test_exemplars_of_executors_point_at_offloads_that_arrived(make_run, receive
     pattern = r'asyncio_executor_(\w+)_bucket{.*executor="default".*} .* # {span_id="(\w+)",trace_id="(\w+)"} (\S+)'
 
     def exemplars():
-        with urllib.request.urlopen(request, timeout=10) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return re.findall(pattern, answer.read().decode())
 
     found = until(lambda: len({each[0] for each in exemplars()}) == 3 and exemplars())
@@ -98,15 +97,14 @@ def test_a_scrape_is_answered_while_the_loop_is_blocked(make_run):
         """
         async def main():
             print("blocking", flush=True)
-            time.sleep(60)
+            time.sleep(600)
         run(main())
         """
     )
     program.stdout.readline()
     first = until(lambda: run.value("asyncio_eventloop_running_seconds"))
-    start = time.monotonic()
     assert until(lambda: run.value("asyncio_eventloop_running_seconds") > first)
-    assert time.monotonic() - start < 5
+    assert program.poll() is None
 
 
 def test_forked_children_appear_and_an_ended_one_leaves_nothing(make_run):
@@ -163,7 +161,7 @@ def test_the_root_gets_its_summary_and_the_run_leaves_nothing(tmp_path):
             await asyncio.sleep(0.01)
         run(main())
         end()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not os.path.exists({str(folder)!r} + "/summary.txt") and time.monotonic() < deadline:
             time.sleep(0.001)
         print(handle.pid)

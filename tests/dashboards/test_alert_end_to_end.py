@@ -59,7 +59,7 @@ def traced(python, script, log):
             for url in (f"http://127.0.0.1:{port}/health", f"http://127.0.0.1:{metrics}/metrics"):
                 while True:
                     try:
-                        urllib.request.urlopen(url, timeout=5).close()
+                        urllib.request.urlopen(url, timeout=60).close()
                         break
                     except OSError:
                         assert process.poll() is None and time.monotonic() < deadline, log.read_text()
@@ -105,7 +105,7 @@ def test_the_first_slow_callback_of_a_fresh_service_is_told_with_its_culprit(
         assert not server.query(f'asyncio_slow_callbacks_total{{culprit="{culprit}"}}', time.time())
 
         blocked = time.time()
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/prices", timeout=30) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/prices", timeout=60) as answer:
             assert b"prices" in answer.read()
         while True:
             told, notification = received.get(timeout=90)

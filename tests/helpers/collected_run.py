@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 import urllib.request
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from traceloop.record.proc import is_alive
 from traceloop.settings import RUN_DIR, Settings
 
 from .paths import ROOT
+from .waiting import until
 
 PREAMBLE = """
 import asyncio, os, sys, time, threading
@@ -31,14 +31,6 @@ def end():
 """
 
 
-def until(condition, timeout=20.0):
-    deadline = time.monotonic() + timeout
-    while True:
-        result = condition()
-        if result:
-            return result
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.01)
 
 
 class Run:
@@ -64,7 +56,7 @@ class Run:
         return program
 
     def scrape(self):
-        with urllib.request.urlopen(self.handle.url, timeout=10) as answer:
+        with urllib.request.urlopen(self.handle.url, timeout=60) as answer:
             return answer.read().decode()
 
     def value(self, name, **labels):

@@ -6,9 +6,9 @@ import pathlib
 import subprocess
 import sys
 import threading
-import time
 
 from tests.helpers.paths import ROOT
+from tests.helpers.waiting import until
 from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
 from traceloop.reading.stalls import parts as stall_statistics
@@ -100,15 +100,9 @@ def observe(tmp_path, *arguments, status=0, **more):
     return observed
 
 
-def wait_for(condition, what, seconds=20):
+def wait_for(condition, what):
     """Asks until there is an answer."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        answer = condition()
-        if answer:
-            return answer
-        time.sleep(0.01)
-    raise AssertionError(f"{what} did not happen within {seconds} s")
+    return until(condition, what)
 
 
 def guilty_lines(file):

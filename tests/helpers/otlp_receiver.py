@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.helpers.waiting import PATIENCE
+
 
 class Receiver:
     """Listens on a free port. ``behaviour(number of the request)`` returns a status, ``(status, headers)``, or one of
@@ -74,7 +76,7 @@ class Receiver:
             number = self.attempts
         what = self.behaviour(number)
         if what == "hang":
-            self.released.wait(30)
+            self.released.wait(600)
             handler.close_connection = True
             return
         if what == "reset":
@@ -121,8 +123,8 @@ class Receiver:
             span for resource in self.resource_spans() for scope in resource.scope_spans for span in scope.spans
         ]
 
-    def wait_for(self, condition, timeout=10.0):
-        """Waits until ``condition(spans)`` holds; returns the spans."""
+    def wait_for(self, condition, timeout=PATIENCE):
+        """Waits until ``condition(spans)`` holds; returns the spans, after ``timeout`` seconds all the same."""
         deadline = time.monotonic() + timeout
         while True:
             spans = self.spans()

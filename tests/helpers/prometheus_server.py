@@ -21,7 +21,7 @@ def fetch(url, **parameters):
     """The JSON answer to a POST of form parameters, or to a GET without any."""
     body = urllib.parse.urlencode(parameters).encode() if parameters else None
     try:
-        with urllib.request.urlopen(url, body, timeout=30) as answer:
+        with urllib.request.urlopen(url, body, timeout=60) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -52,7 +52,7 @@ def running(command, ready, log):
             deadline = time.monotonic() + 60
             while True:
                 try:
-                    with urllib.request.urlopen(ready, timeout=5):
+                    with urllib.request.urlopen(ready, timeout=60):
                         break
                 except OSError:
                     assert process.poll() is None, log.read_text()

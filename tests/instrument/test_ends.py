@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.differential import Outcome, clean_environ, notices, outcome
 from tests.helpers.traced import Traced
+from tests.helpers.waiting import until
 
 PROGRAM = """
 import asyncio, ctypes, faulthandler, os, signal, sys, time
@@ -99,7 +100,8 @@ def test_nor_does_one_in_the_first_iteration(how: str, run) -> None:  # type: ig
 # The signal comes while the recorder holds a lock that the end of the recording wants too.
 IN_THE_RECORDERS_WORK = """
 import asyncio, os, signal, sys
-from traceloop.recording import fault_dump, sites
+from traceloop.recording import site_log
+from traceloop.recording.watchdog import fault_dump
 
 where, how = sys.argv[1:]
 if how == "os._exit":
@@ -124,9 +126,9 @@ def never_named_before():
 async def main():
     await asyncio.gather(*[work() for _ in range(50)])
     if where == "naming":
-        signalled(sites, "_write")
+        signalled(site_log, "_write")
         asyncio.get_running_loop().call_soon(never_named_before)
-    await asyncio.sleep(20)
+    await asyncio.sleep(600)
 
 if where == "watchdog's start":
     signalled(fault_dump.FaultDump, "install")
@@ -140,10 +142,8 @@ def test_a_signal_in_the_recorder_s_own_work_ends_the_program_all_the_same(
     where: str, how: str, traced: Traced, tmp_path: Path
 ) -> None:
     (tmp_path / "app.py").write_text(IN_THE_RECORDERS_WORK)
-    begun = time.monotonic()
     result = outcome([*traced.command, "--no-metrics", "app.py", where, how], tmp_path)
     assert result.status == ORDERLY[how], result.stderr
-    assert time.monotonic() - begun < 15
     assert not re.search("without a word|crashed", result.stderr)
 
 
@@ -211,17 +211,18 @@ def test_who_reads_the_output_of_a_daemon_s_starter_sees_its_end(traced: Traced,
         "asyncio.run(asyncio.sleep(0.001))\n"
         "if os.fork():\n    os._exit(0)\n"
         "for descriptor in range(3):\n    os.close(descriptor)\n"
-        "asyncio.run(asyncio.sleep(30))\n"
+        "open('pid.new', 'w').write(str(os.getpid()))\nos.rename('pid.new', 'pid')\n"
+        "asyncio.run(asyncio.sleep(600))\n"
     )
-    started = time.monotonic()
-    result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path, timeout=25)
-    assert time.monotonic() - started < 20
-    assert result.status == 0
+    result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path)
+    assert result.status == 0 and "<timed out>" not in result.stderr
+    pid = int(until((tmp_path / "pid").exists) and (tmp_path / "pid").read_text())
+    os.kill(pid, signal.SIGTERM)  # it was still there
 
 
 def test_a_program_that_closes_its_stderr_lets_its_reader_go(traced: Traced, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(
-        "import asyncio, os\nos.close(1)\nos.close(2)\nasyncio.run(asyncio.sleep(30))\n"
+        "import asyncio, os\nos.close(1)\nos.close(2)\nasyncio.run(asyncio.sleep(600))\n"
     )
     process = subprocess.Popen(
         [*traced.command, "--no-metrics", "app.py"],
@@ -229,10 +230,8 @@ def test_a_program_that_closes_its_stderr_lets_its_reader_go(traced: Traced, tmp
     )  # fmt: skip
     try:
         assert process.stdout is not None
-        started = time.monotonic()
         process.stdout.read()
-        assert time.monotonic() - started < 20
         assert process.poll() is None
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=120)

@@ -268,7 +268,7 @@ def test_a_generator_that_goes_away_is_closed_by_the_loop(loop):
         while not closed:
             await asyncio.sleep(0)
 
-    loop.run_until_complete(asyncio.wait_for(main(), 10))
+    loop.run_until_complete(asyncio.wait_for(main(), 60))
     assert closed == [loop]
 
 

@@ -160,7 +160,7 @@ def test_many_signals_while_the_loop_is_busy(loop):
             await asyncio.sleep(0)
 
     loop.add_signal_handler(signal.SIGUSR1, handler)
-    loop.run_until_complete(asyncio.wait_for(main(), 10))
+    loop.run_until_complete(asyncio.wait_for(main(), 60))
     # Each was raised in this thread, and so handled before the next one.
     assert len(seen) >= 99
 

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.helpers.paths import ROOT
+from tests.helpers.waiting import PATIENCE
 from traceloop.reading import new_statistics, read_run
 from traceloop.reading.follower import RunFollower
 from traceloop.settings import RUN_DIR
@@ -115,7 +116,7 @@ def test_a_living_process_is_followed_and_gives_its_slot_to_the_next(tmp_path):
             """,
         )
         assert child.stdout.readline() == "done\n"
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while runs_of_steps(follower.statistics) != [expected] and time.monotonic() < deadline:
             follower.turn()
         assert runs_of_steps(follower.statistics) == [expected]
@@ -143,7 +144,7 @@ def test_tasks_of_a_process_that_was_killed_are_none_of_the_next_one_s(tmp_path)
             run(main())
             """,
         )
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         alive = []
         while alive != [5] and time.monotonic() < deadline:
             follower.turn()

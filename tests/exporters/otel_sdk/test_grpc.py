@@ -83,7 +83,7 @@ def test_every_span_arrives_once_with_headers_and_resource(run, servicer, by_opt
     else:
         made = run({**environ, "OTEL_EXPORTER_OTLP_ENDPOINT": servicer.url})
     made.drained(made.start(STEPS + "    end()\n"))
-    until(lambda: len(steps(servicer)) >= 1001, 60)
+    until(lambda: len(steps(servicer)) >= 1001)
     spans = servicer.spans()
     assert len({span.span_id for span in spans}) == len(spans) and len(steps(servicer)) == 1001
     until(lambda: made.value("traceloop_spans_exported_total") == len(spans))
@@ -95,6 +95,6 @@ def test_a_receiver_that_is_unavailable_for_a_while(run, servicer):
     servicer.refusals = 1
     made = run({"OTEL_EXPORTER_OTLP_ENDPOINT": servicer.url})
     made.drained(made.start(STEPS + "    end()\n"))
-    until(lambda: len(steps(servicer)) >= 1001, 60)
+    until(lambda: len(steps(servicer)) >= 1001)
     until(lambda: made.value("traceloop_spans_exported_total") == len(servicer.spans()))
     assert made.value("traceloop_spans_dropped_total") == 0

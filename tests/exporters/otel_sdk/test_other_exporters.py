@@ -63,7 +63,7 @@ def test_a_users_own_by_its_entry_point(run, tmp_path):
     def lines():
         return file.read_text().splitlines() if file.exists() else []
 
-    until(lambda: sum('"__main__.steps"' in line for line in lines()) >= 1001, 60)
+    until(lambda: sum('"__main__.steps"' in line for line in lines()) >= 1001)
     spans = [json.loads(line) for line in lines()]
     ids = {span["context"]["span_id"] for span in spans}
     assert len(ids) == len(spans)

@@ -10,6 +10,7 @@ from email.utils import formatdate
 import pytest
 
 from tests.helpers.otlp_receiver import Receiver, attributes_of
+from tests.helpers.waiting import until
 from traceloop.exporters.otlp import connection
 from traceloop.exporters.otlp import sender as sending
 from traceloop.exporters.otlp.encoder import encode_spans
@@ -60,13 +61,6 @@ def sender(monkeypatch):
 
 def ids(spans):
     return {span[2] for span in spans}
-
-
-def until(condition, timeout=10.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 def test_spans_arrive_with_their_resource_on_one_connection(receiver, sender):
@@ -157,7 +151,7 @@ def test_a_slow_receiver_gets_everything_that_fits(receiver, sender):
         made.put("p", RESOURCE, make_spans(100))
     dropped = made.exported.dropped["queue_full"]
     assert dropped >= 1000
-    until(lambda: made.exported.sent == 2000 - dropped, 30)
+    until(lambda: made.exported.sent == 2000 - dropped)
     assert len(to.spans()) == 2000 - dropped and made.notices == []
 
 
@@ -233,7 +227,7 @@ def test_a_receiver_that_hangs_costs_bounded_memory_and_no_waiting(receiver, sen
     assert made._thread._queued_bytes < 200_000 + 100_000
     assert slowest < 2.0 and time.monotonic() - start < 20
     to.released.set()
-    until(lambda: made.exported.sent + sum(made.exported.dropped.values()) == total, 20)
+    until(lambda: made.exported.sent + sum(made.exported.dropped.values()) == total)
     assert made.exported.sent > 0
 
 
@@ -303,7 +297,7 @@ def test_every_span_is_counted_once_whatever_happens(receiver, sender):
     made = sender(to.url, max_request_spans=50)
     for _ in range(40):
         made.put("p", RESOURCE, make_spans(50))
-    until(lambda: made.exported.sent + sum(made.exported.dropped.values()) == 2000, 30)
+    until(lambda: made.exported.sent + sum(made.exported.dropped.values()) == 2000)
     assert len(to.spans()) == made.exported.sent
 
 

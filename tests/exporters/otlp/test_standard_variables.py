@@ -63,7 +63,7 @@ def test_tls_gzip_headers_and_resource(start, receiver):
         },
         to,
     )
-    assert len(steps(to.wait_for(lambda spans: len(steps(spans)) >= 1001, 30))) == 1001
+    assert len(steps(to.wait_for(lambda spans: len(steps(spans)) >= 1001))) == 1001
     headers = to.headers[0]
     assert (headers["authorization"], headers["x-tenant"]) == ("Basic abc", "two")
     assert headers["Content-Encoding"] == "gzip"
@@ -77,7 +77,7 @@ def test_a_clients_certificate(start, receiver):
     # The library's own variable is for those who say nothing of OpenTelemetry's.
     environ = {"OTEL_EXPORTER_OTLP_CERTIFICATE": CERTIFICATE, "REQUESTS_CA_BUNDLE": os.devnull}
     start({**environ, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE": CERTIFICATE}, to)
-    assert len(steps(to.wait_for(lambda spans: len(steps(spans)) >= 1001, 30))) == 1001
+    assert len(steps(to.wait_for(lambda spans: len(steps(spans)) >= 1001))) == 1001
 
 
 def test_a_receiver_that_cannot_be_trusted_gets_nothing(start, receiver):
@@ -153,7 +153,7 @@ def test_samplers_that_ask_the_parent(start, receiver, environ, wanted):
 def test_batches(start, receiver):
     to = receiver()
     start({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "100", "OTEL_BSP_SCHEDULE_DELAY": "50"}, to)
-    spans = to.wait_for(lambda spans: len(steps(spans)) >= 1001, 30)
+    spans = to.wait_for(lambda spans: len(steps(spans)) >= 1001)
     assert len(to.requests) >= len(spans) / 100
     assert max(len(each.scope_spans[0].spans) for each in to.resource_spans()) <= 100
 
@@ -167,13 +167,13 @@ def test_a_queue_that_is_too_small_drops_and_counts(start, receiver):
 def test_a_queue_that_is_smaller_than_what_one_look_finds_is_filled(start, receiver):
     to = receiver()
     start({"OTEL_BSP_MAX_QUEUE_SIZE": "200", "OTEL_BSP_SCHEDULE_DELAY": "50"}, to)
-    assert len(to.wait_for(lambda spans: len(spans) >= 200, 30)) >= 200
+    assert len(to.wait_for(lambda spans: len(spans) >= 200)) >= 200
 
 
 def test_limits(start, receiver):
     to = receiver()
     start({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "2", "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT": "4"}, to)
-    spans = steps(to.wait_for(lambda spans: len(steps(spans)) >= 1001, 30))
+    spans = steps(to.wait_for(lambda spans: len(steps(spans)) >= 1001))
     assert all(len(span.attributes) == 2 and span.dropped_attributes_count for span in spans)
     values = [value for span in spans for value in attributes_of(span).values() if isinstance(value, str)]
     assert values and max(map(len, values)) == 4

@@ -15,6 +15,7 @@ from prometheus_client import REGISTRY
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from tests.helpers.waiting import PATIENCE
 from traceloop.exporters.catalogue import BY_NAME
 from traceloop.exporters.prometheus.server import serve
 from traceloop.loop.event_loop import EventLoop
@@ -42,7 +43,7 @@ def statistics_of(main):
 
 def get(url, **headers):
     request = urllib.request.Request(url, headers=headers)
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         body = answer.read()
         if answer.headers.get("Content-Encoding") == "gzip":
             body = gzip.decompress(body)
@@ -219,7 +220,7 @@ def test_scrapes_go_on_while_the_statistics_are_fed(server):
         thread.start()
 
     async def work():
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + PATIENCE
         while len(scrapes) < 6 and time.monotonic() < deadline:
             await asyncio.sleep(0)
 

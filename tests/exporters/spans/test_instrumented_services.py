@@ -81,7 +81,7 @@ def spans(tmp_path_factory):
         def all_in(spans):
             return len(offloads(spans)) >= REQUESTS and len(servers(spans)) >= REQUESTS
 
-        receiver.wait_for(all_in, 60)
+        receiver.wait_for(all_in)
         until(lambda: (run.value("traceloop_spans_exported_total") or 0) >= len(ours(receiver)))
         run.handle.stop()
         yield receiver

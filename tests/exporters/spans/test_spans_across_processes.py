@@ -99,7 +99,7 @@ def by_process(receiver):
 
 def close(run, program, pids=()):
     run.drained(program)
-    until(lambda: all((run.path / f"drained-{pid}").exists() for pid in pids), 60)
+    until(lambda: all((run.path / f"drained-{pid}").exists() for pid in pids))
     run.handle.stop()
     run.close()
 
@@ -107,7 +107,7 @@ def close(run, program, pids=()):
 def test_handles_in_a_pools_processes_are_in_the_trace_of_the_request(make_run, receiver):
     run = make_run()
     program = run.start(POOL)
-    pids = [int(pid) for pid in until(program.stdout.readline, 60).split()]
+    pids = [int(pid) for pid in until(program.stdout.readline).split()]
     close(run, program, pids)
     processes = by_process(receiver)
     spans = receiver.spans()

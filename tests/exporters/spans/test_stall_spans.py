@@ -50,7 +50,7 @@ class Stalled:
 
     def spans(self, count):
         """The first ``count`` spans of stalls."""
-        self.receiver.wait_for(lambda spans: len(stalls(spans)) >= count, 60)
+        self.receiver.wait_for(lambda spans: len(stalls(spans)) >= count)
         return stalls(self.receiver.spans())
 
     def gauge(self):
@@ -130,7 +130,7 @@ def test_under_the_gil_and_in_no_trace(stalled):
 def test_one_that_ends(stalled):
     there = stalled("guilty():\n    time.sleep(3)", traced=False)
     first, *_ = there.spans(1)
-    spans = there.receiver.wait_for(lambda spans: any(map(is_slow, spans)), 60)
+    spans = there.receiver.wait_for(lambda spans: any(map(is_slow, spans)))
     (slow,) = [span for span in spans if is_slow(span) and span.name == "__main__.handler"][:1]
     assert (first.trace_id, first.span_id) in [(link.trace_id, link.span_id) for link in slow.links]
     assert slow.start_time_unix_nano == first.start_time_unix_nano
@@ -169,7 +169,7 @@ def test_the_trace_state_and_whose_the_parent_is(tmp_path):
         def arrived(spans):
             return any(attributes_of(span).get("asyncio.slow") for span in spans)
 
-        spans = receiver.wait_for(arrived, 60)
+        spans = receiver.wait_for(arrived)
         slow = [span for span in spans if attributes_of(span).get("asyncio.slow")]
         assert stalls(spans)
         for span in slow + stalls(spans):

@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.helpers.waiting import until
 from traceloop.core.site_of import site_of
 from traceloop.reading.follower import PrivateFollower
 from traceloop.reading.stalls import parts as stall_statistics
@@ -74,10 +75,7 @@ def test_a_watchdog_that_has_nothing_to_say():
 
 def test_a_watchdog_that_is_gone():
     recorded = Recorded()
-    deadline = time.monotonic() + 20
-    while not recorded.counted() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert recorded.counted() == ["unknown"]
+    assert until(recorded.counted) == ["unknown"]
 
 
 def test_a_process_that_has_ended():

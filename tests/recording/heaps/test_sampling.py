@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.waiting import until
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader
@@ -276,9 +277,7 @@ def test_a_memory_leak_is_told_and_traced_to_its_lines(
     loop.call_soon(in_loop)
     loop.run_forever()
     sampler.sample(now + memory._TRACE_SECONDS)
-    deadline = time.monotonic() + 30
-    while not reports and time.monotonic() < deadline:
-        time.sleep(0.01)
+    until(lambda: reports)
     assert not tracemalloc.is_tracing()
     ((found, heap, more),) = reports
     assert heap == "memory" and found.after > found.before

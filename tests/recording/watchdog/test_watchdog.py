@@ -104,7 +104,7 @@ run(begin())
         assert observed.probe.asked == 0
     finally:
         os.kill(process.pid, signal.SIGCONT)
-    process.communicate(timeout=30)
+    process.communicate(timeout=120)
     observed.turn(last=True)
     assert observed.index.late.get("suspended", 0) > 1.5
     assert observed.metric("asyncio_eventloop_slow_callbacks_total") == 0
