@@ -186,12 +186,12 @@ def _clean(environ: Mapping[str, str]) -> dict[str, str]:
 
 def start_collector(settings: Settings) -> Any:
     """Starts the collector's process; None, with a line said, where the run can't begin."""
-    from traceloop.collector import start as collector
-    from traceloop.collector import start_before_exec as quick_start
+    from traceloop.collector.errors import CollectorError
+    from traceloop.collector.start_before_exec import start_before_exec
 
     try:
-        return quick_start.start_before_exec(settings)
-    except collector.CollectorError as error:  # the port that was asked for is taken, or no process starts
+        return start_before_exec(settings)
+    except CollectorError as error:  # the port that was asked for is taken, or no process starts
         say(str(error))
         run_directory.remove(settings.run_dir)
         return None

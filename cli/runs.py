@@ -40,8 +40,8 @@ def settings_of(folder: str) -> Settings:
 
 def read(folder: str) -> tuple[Any, list[str], list[str]]:
     """The statistics of everything in the folder, a line for each crash, and for each ring that cannot be read."""
-    from traceloop.collector.collector import make_statistics
     from traceloop.reading.follower import RunFollower
+    from traceloop.reading.new_statistics import make_statistics
 
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)

@@ -30,10 +30,10 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     its record in the folder RECORD. It reads the record beside the collector: the program does not notice.
     """
     folder = choose_run(which)
-    from traceloop.collector.collector import make_statistics
     from traceloop.exporters.text.live_view import LiveView
     from traceloop.exporters.text.tables import Style
     from traceloop.reading.follower import RunFollower
+    from traceloop.reading.new_statistics import make_statistics
 
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)

@@ -28,7 +28,7 @@ _at_start = _identity(2) if sys.__stderr__ is not None else None
 
 def say(line: str) -> None:
     """Writes `traceloop: LINE`, without control characters; from any thread, and at exit too. Never raises."""
-    write_text("".join(f"traceloop: {printable(part, MAX_TEXT)}\n" for part in line.split("\n") if part))
+    write_text("".join(f"traceloop: {printable(part, MAX_TEXT)}\n" for part in line.rstrip("\n").split("\n")))
 
 
 def write_text(text: str) -> None:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
-from .collector.collector import make_statistics
 from .instrument import rebinding
 from .parsing import SettingsError, parse_seconds
 from .reading.follower import PrivateFollower
+from .reading.new_statistics import make_statistics
 from .reading.stalls.parts import stalls_of
 from .record.frames import called_by, culprit_frame, place
 from .record.layout import SITES

@@ -18,10 +18,10 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
-from traceloop.collector.collector import make_statistics
 from traceloop.exporters.otlp.sender import OtlpSender
 from traceloop.exporters.span_pipeline import make_pipeline
 from traceloop.reading.follower import RunFollower
+from traceloop.reading.new_statistics import make_statistics
 from traceloop.settings import Settings
 
 

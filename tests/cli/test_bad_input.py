@@ -135,7 +135,7 @@ def test_version_and_help(tmp_path: Path) -> None:
 
 
 def test_a_metrics_port_that_was_asked_for_and_is_taken(tmp_path: Path) -> None:
-    from traceloop.collector.start import CollectorError
+    from traceloop.collector.errors import CollectorError
     from traceloop.collector.start_before_exec import start_before_exec
     from traceloop.settings import Settings
 

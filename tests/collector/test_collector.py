@@ -14,7 +14,7 @@ import pytest
 from tests.helpers.collected_run import PREAMBLE, STEPS, until
 from tests.helpers.otlp_receiver import attributes_of
 from tests.helpers.paths import ROOT
-from traceloop.collector import start as collector
+from traceloop.collector.errors import CollectorError
 from traceloop.record.proc import is_alive
 from traceloop.settings import RUN_DIR
 
@@ -208,7 +208,7 @@ def test_a_taken_port(make_run, tmp_path):
     other = make_run(metrics_port=port)
     assert other.handle.url != run.handle.url
     assert len(other.handle.notices) == 1 and str(port) in other.handle.notices[0]
-    with pytest.raises(collector.CollectorError, match=str(port)):
+    with pytest.raises(CollectorError, match=str(port)):
         make_run(metrics_port=port, metrics_port_required=True)
 
 
@@ -244,9 +244,9 @@ def test_the_thread_reads_private_memory(tmp_path):
     code = PREAMBLE + textwrap.dedent(
         """
         import urllib.request
-        from traceloop.collector import start as collector
+        from traceloop.collector import collector_thread
         from traceloop.settings import Settings
-        thread = collector.start_thread(Settings(collector="thread", metrics_port=0))
+        thread = collector_thread.start_thread(Settings(collector="thread", metrics_port=0))
         async def main():
             await asyncio.sleep(0.01)
         run(main())

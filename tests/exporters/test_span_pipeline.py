@@ -6,9 +6,9 @@ import time
 import pytest
 
 from tests.helpers.otlp_receiver import Receiver
-from traceloop.collector.collector import make_statistics
 from traceloop.exporters.span_pipeline import make_pipeline
 from traceloop.reading.follower import ProcessFollower
+from traceloop.reading.new_statistics import make_statistics
 from traceloop.reading.site_names import SiteNames
 from traceloop.record import layout
 from traceloop.record.sites import Site

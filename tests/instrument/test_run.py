@@ -234,7 +234,7 @@ def test_a_collector_that_is_killed_costs_one_notice(traced: Traced, tmp_path: P
 def test_a_collector_that_fails_says_so_and_keeps_its_traceback(traced: Traced, tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(
         "import sys\n"
-        "if any('collector.start import' in word for word in sys.orig_argv):\n"
+        "if any('collector.main import' in word for word in sys.orig_argv):\n"
         "    from traceloop.collector import collector\n"
         "    def turn(self):\n        raise RuntimeError('injected')\n"
         "    collector.Collector.turn = turn\n"

@@ -1,39 +1,42 @@
 """The collector's life: it follows every traced process of a run until the last has ended and been read.
 
-Its turn, every 50 to 200 ms, for each scrape, and whenever a process that is about to end writes a byte to the ``wake``
-pipe of the run directory:
+It polls every 50 to 200 ms, for each scrape, and whenever a process that is about to end writes a byte to the ``wake``
+pipe of the run directory. A poll has these steps:
 
-1. read the rings of all processes into statistics and spans;
-2. for each process that is over and read: write ``drained-PID``; for one gone without a word: say so, keep the record;
-3. when the root is over and nobody else is left: write ``summary.txt`` (and ``report.txt``), for which the root waits
-   with its exit, a bounded time;
-4. when the root is gone too: send the last spans, remove the run directory, unless its record is to be kept.
+1. Read the rings of all processes into statistics and spans.
+2. For each process that has ended and was read to its end: write ``drained-PID``. If it was killed: report it, and keep
+   the record.
+3. When the root has ended and no other process is left: write ``summary.txt`` (and ``report.txt``). The root waits for
+   them at its exit, for a bounded time.
+4. When the root is gone too: send the last spans, and remove the run directory unless its record is to be kept.
 
-The run directory then holds, beside the folders of the processes: ``collector.json`` (pid, start, address), ``wake``,
-``held`` (see old_records.py), ``drained-PID``, ``summary.txt``, ``report.txt``, and ``crashed`` where the record was
-kept because of a crash.
+The files of a run directory are listed in record/files.py.
 """
 
 from __future__ import annotations
 
-import gc
 import os
 import select
-import signal
 import socket
-import stat
 import threading
 import time
 
 from traceloop import notices
 from traceloop.record import files
-from traceloop.record.proc import process_start_ticks
 from traceloop.settings import Settings
 
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
-from .listening import listen, url_of
-from .start import CollectorError
+from .files import keep_traceback, release_stderr, say, write_file
+from .pace import (
+    EXPECTED_SECONDS,
+    FLUSH_SECONDS,
+    MAX_POLL_SECONDS,
+    MIN_POLL_SECONDS,
+    SHUTDOWN_SECONDS,
+    UNASKED_SECONDS,
+)
 from .traced_processes import Root, processes_of_run
+from .wake_pipe import WakePipe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,114 +44,6 @@ if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
 
     from ..exporters.span_pipeline import SpanPipeline
-    from ..exporters.spans.sinks import SpanSink
-
-# A turn costs 0.4 to 0.8 ms besides what it reads: every 20 ms that was 0.5 us a handle at 50,000 of them a second. A
-# ring holds seconds of them.
-MIN_POLL_SECONDS = 0.05
-MAX_POLL_SECONDS = 0.2
-#: How long children that record nothing yet are waited for after all else is over.
-EXPECTED_SECONDS = 5.0
-#: After how long the metrics are served though nobody has asked for them.
-UNASKED_SECONDS = 1.0
-#: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
-FLUSH_SECONDS = 0.5
-SHUTDOWN_SECONDS = 5.0
-
-
-def say(line: str) -> None:
-    """Lines to the program's stderr, as long as the collector holds it; never waits long for a reader."""
-    notices.say(line)
-
-
-def keep_traceback(run_dir: str) -> str:
-    """Keeps the traceback of the exception that is being handled in the run directory; the file's path."""
-    import traceback
-
-    path = os.path.join(run_dir, files.COLLECTOR_TRACEBACK)
-    try:
-        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(traceback.format_exc())
-    except OSError:
-        pass  # the folder is gone, or full
-    return path
-
-
-def release_stderr() -> None:
-    """Lets go of the program's stderr where that is a pipe: who reads it waits for its end."""
-    try:
-        mode = os.fstat(2).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
-            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-            os.dup2(null, 2)
-            os.close(null)
-    except OSError:
-        pass  # it has none
-
-
-def write_file(path: str, text: str) -> None:
-    """Writes a file that is whole as soon as it is there; failure is silent (the directory may be gone)."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.rename(temporary, path)
-    except OSError:
-        pass
-
-
-def make_statistics(settings: Settings) -> Statistics:
-    """Empty statistics with all their parts, and the thresholds of the settings."""
-    from traceloop.reading.stalls import parts as stall_statistics
-    from traceloop.reading.statistics.run import Statistics
-
-    lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
-
-    statistics = Statistics(
-        threshold_for=settings.threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
-    )
-    stall_statistics.add_to(statistics)
-    return statistics
-
-
-class WakePipe:
-    """The named pipe of a run directory by which its processes end the collector's wait. For one reader."""
-
-    def __init__(self, run_dir: str) -> None:
-        path = os.path.join(run_dir, files.WAKE)
-        try:
-            os.mkfifo(path, 0o600)
-        except OSError:
-            pass
-        try:
-            self._read = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            # A writer of our own, or the pipe would be at its end whenever nobody else writes.
-            self._write = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:
-            self._read, self._write = os.pipe()
-            os.set_blocking(self._read, False)
-            os.set_blocking(self._write, False)
-
-    def wake(self) -> None:
-        """Ends the current wait, or the next; from any thread and from signal handlers."""
-        try:
-            os.write(self._write, b"\n")
-        except OSError:
-            pass  # full: it will wake
-
-    def wait(self, seconds: float, handle: int = -1) -> bool:
-        """Waits for a byte, or for the end of the process of this pidfd; whether either came."""
-        poll = select.poll()
-        poll.register(self._read, select.POLLIN)
-        if handle >= 0:
-            poll.register(handle, select.POLLIN)
-        if not poll.poll(seconds * 1000):
-            return False
-        try:
-            os.read(self._read, 65536)
-        except OSError:
-            pass
-        return True
 
 
 class Collector:
@@ -175,6 +70,7 @@ class Collector:
     def open(self, listener: socket.socket | None) -> None:
         """Brings in what reads and serves; only now, since the program waits for what comes before."""
         from traceloop.reading.follower import RunFollower
+        from traceloop.reading.new_statistics import make_statistics
 
         from .stall_probe import StallProbe
         from .stall_snapshots import make_snapshots
@@ -191,9 +87,11 @@ class Collector:
         else:
             self.pipeline = NoSpans()
         if listener is not None:
-            threading.Thread(target=self._serve, args=(listener,), name="traceloop-metrics", daemon=True).start()
+            threading.Thread(
+                target=self._serve_metrics, args=(listener,), name="traceloop-metrics", daemon=True
+            ).start()
 
-    def _serve(self, listener: socket.socket) -> None:
+    def _serve_metrics(self, listener: socket.socket) -> None:
         """Serves once somebody asks, or after a while: the end of a short program does not wait for what that takes."""
         poll = select.poll()
         poll.register(listener, select.POLLIN)
@@ -386,150 +284,3 @@ class Collector:
             shutil.copytree(self.run_dir, target, ignore=own)
         except (OSError, shutil.Error) as error:
             say(f"the record could not be kept in {record}: {error}")
-
-
-def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool, listen_descriptor: int = -1) -> int:
-    """The collector process, from its first line to its exit status.
-
-    ``ready``: the descriptor of start()'s pipe. ``listen_descriptor``: of a socket that listens already.
-    """
-    answers: list[str] = []
-    settings = Settings.from_environ(os.environ, on_error=lambda line: answers.append(f"notice {line}")).replace(
-        run_dir=run_dir, metrics_port_required=port_required
-    )
-    listener: socket.socket | None = None
-    url: str | None = None
-    try:
-        if settings.metrics:
-            if listen_descriptor >= 0:
-                listener = socket.socket(fileno=listen_descriptor)
-            else:
-                bound, notice = listen(settings.metrics_host, settings.metrics_port, required=port_required)
-                listener = socket.socket(fileno=bound.detach())
-                if notice:
-                    answers.append(f"notice {notice}")
-            url = url_of(listener, settings.metrics_host)
-            answers.append(f"url {url}")
-        collector = Collector(settings, root_pid)
-    except (CollectorError, OSError) as error:
-        _answer(ready, [f"error {error}"])
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: collector.stop())
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    _answer(ready, [f"pid {os.getpid()}", *answers, "ready"])
-    try:
-        _serve(collector, listener, url)
-    except BaseException as error:
-        say(f"the collector failed: {error!r}; its traceback is in {keep_traceback(run_dir)}, the record stays there")
-        return 1
-    return 0
-
-
-def _serve(collector: Collector, listener: socket.socket | None, url: str | None) -> None:
-    import json
-
-    run_dir = collector.run_dir
-
-    description = {"pid": os.getpid(), "start_ticks": process_start_ticks(), "url": url}
-    write_file(os.path.join(run_dir, files.COLLECTOR), json.dumps(description))
-    from . import expired_records as old_records
-
-    old_records.hold(run_dir)  # until this process ends
-    collector.open(listener)
-    old_records.expire(run_dir)
-    # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
-    # reading them.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 50, 100)
-    collector.run()
-
-
-def _answer(ready: int, lines: list[str]) -> None:
-    if ready < 0:
-        return
-    try:
-        os.write(ready, "".join(line.replace("\n", " ") + "\n" for line in lines).encode("utf-8", "backslashreplace"))
-        os.close(ready)
-    except OSError:
-        pass  # whoever started us is gone
-
-
-class CollectorThread:
-    """The collector as a daemon thread of the application; reads this process's rings, private ones too.
-
-    ``url``: of the metrics, None where none are served. ``notices``: lines for the user.
-    """
-
-    def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
-        self.settings = settings
-        self.notices: list[str] = []
-        self.url: str | None = None
-        self._sinks: list[SpanSink] | None = None
-        if tracer_provider is not None:
-            from ..exporters.otel_sdk.sinks import ProviderSink
-
-            self._sinks = [ProviderSink(tracer_provider, say)]
-        self._listener: socket.socket | None = None
-        if settings.metrics:
-            bound, notice = listen(
-                settings.metrics_host, settings.metrics_port, required=settings.metrics_port_required
-            )
-            self.url = url_of(bound, settings.metrics_host)
-            self._listener = socket.socket(fileno=bound.detach())
-            if notice:
-                self.notices.append(notice)
-        self._stop = threading.Event()
-        self._open()
-        self._thread = threading.Thread(target=self._work, name="traceloop-collector", daemon=True)
-        self._thread.start()
-
-    def _open(self) -> None:
-        from traceloop.reading.follower import PrivateFollower
-        from traceloop.recording.process import current_process
-
-        from ..exporters.prometheus.server import serve
-        from ..exporters.span_pipeline import make_pipeline
-
-        self.statistics = make_statistics(self.settings)
-        process = current_process()
-        if process is None:
-            raise CollectorError("this process does not record")
-        self.follower = PrivateFollower(self.statistics, process)
-        self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
-        # What watching costs is not told apart here from what the application does.
-        listener = self._listener
-        self._server = serve(self._scraped, listener, own_usage=False) if listener is not None else None
-
-    def _scraped(self) -> Statistics:
-        self.read()
-        return self.statistics
-
-    def read(self) -> bool:
-        """Reads what is new; from any thread."""
-        with self.statistics.lock:
-            found = False
-            for stretches in self.follower.portions():
-                found = True
-                self.pipeline.take(stretches, time.monotonic())
-            if not found:
-                self.pipeline.take((), time.monotonic())
-        return found
-
-    def _work(self) -> None:
-        pause = MIN_POLL_SECONDS
-        while not self._stop.wait(pause):
-            pause = MIN_POLL_SECONDS if self.read() else min(pause * 1.5, MAX_POLL_SECONDS)
-
-    def stop(self, timeout: float = SHUTDOWN_SECONDS) -> None:
-        """Reads and sends what there is, and ends; waits at most about ``timeout`` s."""
-        self._stop.set()
-        self._thread.join(timeout)
-        with self.statistics.lock:
-            for stretches in self.follower.last_portions():
-                self.pipeline.take(stretches, time.monotonic())
-            self.pipeline.end_process(self.follower)
-        self.pipeline.shutdown(timeout)
-        if self._server is not None:
-            self._server.close()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import _socket as socket
 import errno
 
-from .start import CollectorError
+from .errors import CollectorError
 
 
 def listen(host: str, port: int, *, required: bool) -> tuple[socket.socket, str | None]:

@@ -1,8 +1,8 @@
 """The collector: starts the process that reads a run's rings, serves its metrics and exports its spans.
 
-``start`` puts a process of its own under the run, ``start_thread`` does the same work in a thread of the application.
-What that process then does is in collector_process.py; here is only how it is started, so that the command that
-starts it imports nothing heavy, and waits for no more than the port to be bound.
+What that process does is in main.py and collector.py. Here is only how it is started, so that the command that starts
+it imports nothing heavy and waits for no more than the port to be bound. collector_thread.py does the same work in a
+thread of the application.
 
 How the process is made:
 
@@ -22,24 +22,19 @@ import select
 import sys
 import time
 
+from .errors import CollectorError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from traceloop.settings import Settings
 
-    from .collector import CollectorThread
-
 READY_TIMEOUT_SECONDS = 20.0
-_FLAGS = ("detach", "detached", "port-required")
 _PYTHON_VARIABLES_KEPT = frozenset(
     ("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE",
      "PYTHONUTF8")
 )  # fmt: skip
-
-
-class CollectorError(ValueError):
-    """The collector cannot start as it was asked to; the text is one line for the user (exit status 2)."""
 
 
 class CollectorHandle:
@@ -90,17 +85,6 @@ def start(settings: Settings, environ: Mapping[str, str] | None = None) -> Colle
     return _handle_of(answer)
 
 
-def start_thread(settings: Settings, tracer_provider: object = None) -> CollectorThread:
-    """The same work in a daemon thread of this process, which reads this process's rings only.
-
-    It competes with the application for the GIL. ``tracer_provider``: the application's own, which gets the spans.
-    Raises ``CollectorError`` as ``start`` does, and TypeError for a provider that is none of opentelemetry-sdk's.
-    """
-    from .collector import CollectorThread
-
-    return CollectorThread(settings, tracer_provider)
-
-
 def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> int:
     ready = 3 if write_end != 3 else 4
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
@@ -111,7 +95,7 @@ def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> in
     arguments = ["--run-dir", settings.run_dir, "--root-pid", str(os.getpid()), "--ready-fd", str(ready), "--detach"]
     if settings.metrics_port_required:
         arguments.append("--port-required")
-    code = "from traceloop.collector.start import main; main()"
+    code = "from traceloop.collector.main import main; main()"
     command = [sys.executable, "-P", "-c", code, *arguments]
     return os.posix_spawn(sys.executable, command, _environment(settings, environ), file_actions=actions, setsigmask=())
 
@@ -176,81 +160,3 @@ def _handle_of(answer: list[tuple[str, str]]) -> CollectorHandle:
     if not ready:
         raise CollectorError("the collector ended before it was ready")
     return CollectorHandle(pid, url, notices)
-
-
-# -- in the new process
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """The process's first code: ``--run-dir DIR [--root-pid PID] [--ready-fd FD] [--detach]``. Does not return.
-
-    ``--listen-fd FD --detached`` is how quick_start.py starts it: already apart, with the metrics port bound.
-    """
-    options = _parse(sys.argv[1:] if arguments is None else arguments)
-    if "detach" in options:
-        if os.fork():
-            os._exit(0)
-        os.setsid()
-    ready = int(options.get("ready-fd", "-1"))
-    listen_descriptor = int(options.get("listen-fd", "-1"))
-    _close_all_but(ready, listen_descriptor)
-    _search_pythonpath_last()
-    status = 1
-    try:
-        from .collector import run_process
-
-        status = run_process(
-            options["run-dir"],
-            int(options.get("root-pid", "0")),
-            ready,
-            port_required="port-required" in options,
-            listen_descriptor=listen_descriptor,
-        )
-    finally:
-        # No exit handlers, no wait for threads: what had to be written is written.
-        try:
-            sys.stderr.flush()
-        except Exception:
-            pass
-        if "detach" in options or "detached" in options:
-            os._exit(status)
-    sys.exit(status)
-
-
-def _parse(arguments: list[str]) -> dict[str, str]:
-    options: dict[str, str] = {}
-    rest = iter(arguments)
-    for argument in rest:
-        name, equals, value = argument.removeprefix("--").partition("=")
-        if name not in ("run-dir", "root-pid", "ready-fd", "listen-fd", *_FLAGS) or not argument.startswith("--"):
-            print(f"traceloop: the collector does not know {argument!r}", file=sys.stderr)
-            sys.exit(2)
-        options[name] = value if equals or name in _FLAGS else next(rest, "")
-    if not options.get("run-dir"):
-        print("traceloop: the collector needs --run-dir DIR", file=sys.stderr)
-        sys.exit(2)
-    return options
-
-
-def _close_all_but(*kept: int) -> None:
-    try:
-        descriptors = [int(name) for name in os.listdir("/proc/self/fd")]
-    except (OSError, ValueError):
-        descriptors = list(range(3, 256))
-    for descriptor in descriptors:
-        if descriptor > 2 and descriptor not in kept:
-            try:
-                os.close(descriptor)
-            except OSError:
-                pass  # the one that listed them
-
-
-def _search_pythonpath_last() -> None:
-    # The application's modules may bear names of the standard library.
-    own = [os.path.abspath(entry) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    if own:
-        sys.path[:] = [entry for entry in sys.path if entry not in own] + own
-
-
-if __name__ == "__main__":
-    main()

@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import sys
 
+from .errors import CollectorError
 from .listening import listen, url_of
-from .start import CollectorError, CollectorHandle, _environment, _not_kept
+from .start import CollectorHandle, _environment, _not_kept
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -74,5 +75,5 @@ def _become_collector(settings: Settings, root_pid: int, listen_descriptor: int)
     if listen_descriptor >= 0:
         os.set_inheritable(listen_descriptor, True)
         arguments += ["--listen-fd", str(listen_descriptor)]
-    code = "from traceloop.collector.start import main; main()"
+    code = "from traceloop.collector.main import main; main()"
     os.execve(sys.executable, [sys.executable, "-P", "-c", code, *arguments], _environment(settings, os.environ))

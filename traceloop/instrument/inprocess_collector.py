@@ -6,7 +6,6 @@ afterwards it would be the loop that waits for it; and with the exit in mind, wh
 
 from __future__ import annotations
 
-import importlib
 import os
 from typing import Any
 
@@ -25,9 +24,11 @@ def start(settings: Settings) -> None:
         return
     _pid = os.getpid()
     try:
-        collectors = importlib.import_module("traceloop.collector.start")
-        _report = importlib.import_module("traceloop.exporters.text.report")
-        _collector = collectors.start_thread(settings)
+        from ..collector.collector_thread import start_thread
+        from ..exporters.text import report
+
+        _report = report
+        _collector = start_thread(settings)
     except Exception as error:
         notices.say(f"no metrics and no spans: {error}")
         return
@@ -40,8 +41,9 @@ def start(settings: Settings) -> None:
 def adopt(collector: Any) -> None:
     """Has `finish` end this collector, which the program started itself."""
     global _collector, _report, _pid
-    _report = importlib.import_module("traceloop.exporters.text.report")
-    _collector, _pid = collector, os.getpid()
+    from ..exporters.text import report
+
+    _report, _collector, _pid = report, collector, os.getpid()
 
 
 def finish(settings: Settings) -> None:

@@ -6,7 +6,6 @@ that the program starts from then on belong to the run too. `Run.stop` takes all
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 import threading
@@ -14,10 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from .. import notices
+from ..collector.errors import CollectorError
 from ..settings import COLLECTOR_PID, METRICS_URL, PREFIX, ROOT_PID, RUN_DIR, Settings, choose, chosen
-from . import inprocess_collector as thread_collector
-from . import process_end as ending
-from . import rebinding, run_directory
+from . import inprocess_collector, process_end, rebinding, run_directory
 
 
 class Run:
@@ -67,7 +65,7 @@ class Run:
                 else:
                     os.environ[name] = value
             choose(None)
-            ending.leave_run(self.settings)
+            process_end.leave_run(self.settings)
 
     def __enter__(self) -> Run:
         return self
@@ -108,34 +106,36 @@ def _start(choices: dict[str, Any]) -> Run:
     if settings.record is not None:
         settings = settings.replace(record=run_directory.make_record_directory(settings.record))
     missed = _leave_what_was_recorded(settings)
-    # By name: what runs inside the application does not depend on the exporters, it starts them.
-    collectors = importlib.import_module("traceloop.collector.start")
     settings = run_directory.make(settings, notices.say)
     if settings.run_dir is not None:
         run_directory.describe(settings, settings.run_dir, getattr(sys, "orig_argv", sys.argv), notices.say)
-    collector = None
+    collector: Any = None
     choose(settings)  # the collector's thread begins the recording
     try:
         if settings.collector == "process":
-            collector = collectors.start(settings)
+            from ..collector.start import start
+
+            collector = start(settings)
         elif settings.collector == "thread":
-            collector = collectors.start_thread(settings, provider)
+            from ..collector.collector_thread import start_thread
+
+            collector = start_thread(settings, provider)
     except BaseException as error:
         choose(None)
         run_directory.remove(settings.run_dir)
-        if isinstance(error, collectors.CollectorError):
+        if isinstance(error, CollectorError):
             raise OSError(str(error)) from None
         raise
     variables = _variables(settings, collector)
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
-    ending.prepare(settings, is_root=True, is_library_run=True)
+    process_end.prepare(settings, is_root=True, is_library_run=True)
     if settings.collector == "thread":
-        thread_collector.adopt(collector)
-        ending.finish_thread = thread_collector.finish
+        inprocess_collector.adopt(collector)
+        process_end.finish_thread = inprocess_collector.finish
     rebinding.watch_running_loops()
     # Which of its loops are traced is this program's own choice: nothing is said of the others.
-    ending.arm(rebinding.running_loop_watchers, {}, rebinding.restore)
+    process_end.arm(rebinding.running_loop_watchers, {}, rebinding.restore)
     for notice in collector.notices if collector is not None else ():
         notices.say(notice)
     if missed:

@@ -16,20 +16,18 @@ import _signal  # type: ignore[import-not-found]
 import _thread
 import atexit
 import os
-import select
 import sys
 import time
 
 from .. import notices
 from ..record import files
-from ..record.proc import is_alive
 from ..settings import COLLECTOR_PID, Settings, choose
+from . import run_end
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
-
 
 #: Libraries that run a loop of their own, which traceloop cannot trace.
 _OTHER_LOOPS = ("curio", "gevent", "trio")
@@ -139,9 +137,9 @@ def _flush_and_wait() -> None:
     if _recording is not None:
         _recording.close()
     if _settings is not None and _settings.run_dir is not None:
-        _wake_collector(_settings.run_dir)
-    if _settings is not None and _settings.run_dir is not None and os.getpid() == _root_pid:
-        _finish_run(_settings, _settings.run_dir)
+        run_end.wake_collector(_settings.run_dir)
+        if os.getpid() == _root_pid:
+            run_end.finish_run(_settings, _settings.run_dir, _collector_pid, _why_nothing_was_recorded)
 
 
 def leave_run(settings: Settings) -> None:
@@ -158,8 +156,8 @@ def leave_run(settings: Settings) -> None:
         if _recording is not None:
             _recording.leave()
         if settings.run_dir is not None:
-            _wake_collector(settings.run_dir)
-            _finish_run(settings, settings.run_dir)
+            run_end.wake_collector(settings.run_dir)
+            run_end.finish_run(settings, settings.run_dir, _collector_pid, _why_nothing_was_recorded)
             _tell_left(settings.run_dir)
     finally:
         _settings, finish_thread = None, None
@@ -171,7 +169,7 @@ def _tell_left(run_dir: str) -> None:
         os.close(os.open(os.path.join(run_dir, files.LEFT), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError:
         return  # the collector has gone, and its folder with it
-    _wake_collector(run_dir)
+    run_end.wake_collector(run_dir)
 
 
 def _end() -> None:
@@ -192,31 +190,6 @@ def _end() -> None:
         pass  # who presses Ctrl-C again does not want to wait
 
 
-# -- the run's summary, by the process that `traceloop run` became
-
-
-def _finish_run(settings: Settings, run_dir: str) -> None:
-    if not any(files.parse_process_name(name) for name in _listing(run_dir)):
-        notices.say(_why_nothing_was_recorded())
-        if settings.collector == "none":
-            _remove_empty(run_dir)
-        return
-    if settings.collector == "none":
-        notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
-    if settings.collector != "process":
-        return
-    summary = _wait_for(os.path.join(run_dir, files.SUMMARY), run_dir, settings.exit_timeout)
-    if summary is None:
-        return
-    report = _read(os.path.join(run_dir, files.REPORT)) if settings.report else None
-    if report:
-        # The report begins with what the summary's last line says.
-        notices.say("\n".join(summary.splitlines()[:-1]))
-        notices.say(report.removeprefix("traceloop: "))
-    else:
-        notices.say(summary)
-
-
 def _why_nothing_was_recorded() -> str:
     others = sorted(library for library in _OTHER_LOOPS if library in sys.modules)
     if _is_library_run:
@@ -233,77 +206,6 @@ def _why_nothing_was_recorded() -> str:
     if "asyncio" not in sys.modules:
         return "nothing was recorded: the program never imported asyncio"
     return "nothing was recorded: the program imported asyncio and ran no event loop"
-
-
-def _wait_for(path: str, run_dir: str, timeout: float) -> str | None:
-    """The text of the file once it is there; None, with a notice where one is due, if it won't come in
-    time."""
-    deadline = time.monotonic() + timeout
-    pause_ms = 2
-    while True:
-        text = _read(path)
-        if text is not None:
-            return text
-        if _collector_pid and not is_alive(_collector_pid):
-            text = _read(path)  # it may have written just before its end
-            if text is None:
-                traceback = os.path.join(run_dir, files.COLLECTOR_TRACEBACK)
-                why = f"; its traceback is in {traceback}" if os.path.exists(traceback) else ""
-                notices.say(f"the collector has ended before the program{why}; the record is in {run_dir}")
-            return text
-        if _others_alive(run_dir):
-            notices.say("the run goes on in other processes")
-            return None
-        if time.monotonic() >= deadline:
-            notices.say(f"the last records were not read within {timeout:g} s (--exit-timeout)")
-            return None
-        select.poll().poll(pause_ms)
-        pause_ms = min(pause_ms * 2, 20)
-
-
-def _wake_collector(run_dir: str) -> None:
-    try:
-        pipe = os.open(os.path.join(run_dir, files.WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return  # it is gone, or there is none
-    try:
-        os.write(pipe, b"\n")
-    except OSError:
-        pass  # full: it will wake
-    finally:
-        os.close(pipe)
-
-
-def _listing(directory: str) -> list[str]:
-    try:
-        return os.listdir(directory)
-    except OSError:
-        return []
-
-
-def _read(path: str) -> str | None:
-    try:
-        with open(path, encoding="utf-8", errors="replace") as file:
-            return file.read()
-    except OSError:
-        return None
-
-
-def _others_alive(run_dir: str) -> bool:
-    """Whether another traced process of the run lives."""
-    for name in _listing(run_dir):
-        process = files.parse_process_name(name)
-        if process is None or process.pid == os.getpid() or os.path.exists(os.path.join(run_dir, name, files.ENDED)):
-            continue
-        if is_alive(process.pid, process.start_ticks):
-            return True
-    return False
-
-
-def _remove_empty(run_dir: str) -> None:
-    for name in _listing(run_dir):
-        os.unlink(os.path.join(run_dir, name))
-    os.rmdir(run_dir)
 
 
 # -- SIGTERM, SIGHUP

@@ -61,7 +61,7 @@ def _wait_for_asyncio() -> None:
     from .. import notices
 
     try:
-        from . import process_end as ending
+        from . import process_end
 
         directory = os.environ.get(RUN_DIR, "")
         if directory != NO_DIRECTORY and not os.path.isdir(directory):
@@ -74,7 +74,7 @@ def _wait_for_asyncio() -> None:
             for name in [name for name in os.environ if name.startswith(PREFIX)]:
                 del os.environ[name]
         choose(settings)
-        ending.prepare(settings, is_root)
+        process_end.prepare(settings, is_root)
         finder = Finder(settings)
         sys.meta_path.insert(0, finder)
         for name in ("asyncio", *LOOP_LIBRARIES):
@@ -153,12 +153,11 @@ class Finder:
                     if process_pools.is_worker_starting():
                         process_pools.patch_worker(module)
                     return
-                from . import process_end as ending
-                from . import rebinding
+                from . import process_end, rebinding
 
                 if module.__name__ == "asyncio":
                     rebinding.rebind_asyncio(module, self.settings)
-                    ending.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
+                    process_end.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
                     if self.settings.collector == "thread":
                         rebinding.running_loop_watchers.append(self._loop_runs)
                 elif not self.settings.keep_uvloop:
@@ -171,8 +170,7 @@ class Finder:
     def _loop_runs(self, loop: "Any") -> None:
         if getattr(loop, "_recorder", None) is not None:
             with OwnImports(self, self.own_path):
-                from . import inprocess_collector as thread_collector
-                from . import process_end as ending
+                from . import inprocess_collector, process_end
 
-                thread_collector.start(self.settings)
-                ending.finish_thread = thread_collector.finish
+                inprocess_collector.start(self.settings)
+                process_end.finish_thread = inprocess_collector.finish

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.helpers.observed import Observed, observe, program, start, wait_for
-from traceloop.collector.collector import make_statistics
+from traceloop.reading.new_statistics import make_statistics
 from traceloop.settings import Settings
 
 

@@ -1,0 +1,109 @@
+"""The collector as a thread of the application (`--collector thread`, `traceloop.start(tracer_provider=...)`)."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+
+from traceloop.settings import Settings
+
+from .errors import CollectorError
+from .files import say
+from .listening import listen, url_of
+from .pace import MAX_POLL_SECONDS, MIN_POLL_SECONDS, SHUTDOWN_SECONDS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from traceloop.reading.statistics.run import Statistics
+
+    from ..exporters.spans.sinks import SpanSink
+
+
+class CollectorThread:
+    """The collector as a daemon thread of the application; reads this process's rings, private ones too.
+
+    ``url``: of the metrics, None where none are served. ``notices``: lines for the user.
+    """
+
+    def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
+        self.settings = settings
+        self.notices: list[str] = []
+        self.url: str | None = None
+        self._sinks: list[SpanSink] | None = None
+        if tracer_provider is not None:
+            from ..exporters.otel_sdk.sinks import ProviderSink
+
+            self._sinks = [ProviderSink(tracer_provider, say)]
+        self._listener: socket.socket | None = None
+        if settings.metrics:
+            bound, notice = listen(
+                settings.metrics_host, settings.metrics_port, required=settings.metrics_port_required
+            )
+            self.url = url_of(bound, settings.metrics_host)
+            self._listener = socket.socket(fileno=bound.detach())
+            if notice:
+                self.notices.append(notice)
+        self._stop = threading.Event()
+        self._open()
+        self._thread = threading.Thread(target=self._work, name="traceloop-collector", daemon=True)
+        self._thread.start()
+
+    def _open(self) -> None:
+        from traceloop.reading.follower import PrivateFollower
+        from traceloop.reading.new_statistics import make_statistics
+        from traceloop.recording.process import current_process
+
+        from ..exporters.prometheus.server import serve
+        from ..exporters.span_pipeline import make_pipeline
+
+        self.statistics = make_statistics(self.settings)
+        process = current_process()
+        if process is None:
+            raise CollectorError("this process does not record")
+        self.follower = PrivateFollower(self.statistics, process)
+        self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
+        # What watching costs is not told apart here from what the application does.
+        listener = self._listener
+        self._server = serve(self._scraped, listener, own_usage=False) if listener is not None else None
+
+    def _scraped(self) -> Statistics:
+        self.read()
+        return self.statistics
+
+    def read(self) -> bool:
+        """Reads what is new; from any thread."""
+        with self.statistics.lock:
+            found = False
+            for stretches in self.follower.portions():
+                found = True
+                self.pipeline.take(stretches, time.monotonic())
+            if not found:
+                self.pipeline.take((), time.monotonic())
+        return found
+
+    def _work(self) -> None:
+        pause = MIN_POLL_SECONDS
+        while not self._stop.wait(pause):
+            pause = MIN_POLL_SECONDS if self.read() else min(pause * 1.5, MAX_POLL_SECONDS)
+
+    def stop(self, timeout: float = SHUTDOWN_SECONDS) -> None:
+        """Reads and sends what there is, and ends; waits at most about ``timeout`` s."""
+        self._stop.set()
+        self._thread.join(timeout)
+        with self.statistics.lock:
+            for stretches in self.follower.last_portions():
+                self.pipeline.take(stretches, time.monotonic())
+            self.pipeline.end_process(self.follower)
+        self.pipeline.shutdown(timeout)
+        if self._server is not None:
+            self._server.close()
+
+
+def start_thread(settings: Settings, tracer_provider: object = None) -> CollectorThread:
+    """The same work in a daemon thread of this process, which reads this process's rings only.
+
+    It competes with the application for the GIL. ``tracer_provider``: the application's own, which gets the spans.
+    Raises ``CollectorError`` as ``start`` does, and TypeError for a provider that is none of opentelemetry-sdk's.
+    """
+    return CollectorThread(settings, tracer_provider)

@@ -1,0 +1,50 @@
+"""What the collector writes: files of the run directory, and lines on the program's stderr."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from traceloop import notices
+from traceloop.record import files
+
+
+def say(line: str) -> None:
+    """Lines to the program's stderr, as long as the collector holds it; never waits long for a reader."""
+    notices.say(line)
+
+
+def keep_traceback(run_dir: str) -> str:
+    """Keeps the traceback of the exception that is being handled in the run directory; the file's path."""
+    import traceback
+
+    path = os.path.join(run_dir, files.COLLECTOR_TRACEBACK)
+    try:
+        with open(path, "a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(traceback.format_exc())
+    except OSError:
+        pass  # the folder is gone, or full
+    return path
+
+
+def release_stderr() -> None:
+    """Lets go of the program's stderr where that is a pipe: who reads it waits for its end."""
+    try:
+        mode = os.fstat(2).st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            os.dup2(null, 2)
+            os.close(null)
+    except OSError:
+        pass  # it has none
+
+
+def write_file(path: str, text: str) -> None:
+    """Writes a file that is whole as soon as it is there; failure is silent (the directory may be gone)."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+        os.rename(temporary, path)
+    except OSError:
+        pass

@@ -1,0 +1,48 @@
+"""The pipe in the run directory that ends the collector's wait."""
+
+from __future__ import annotations
+
+import os
+import select
+
+from traceloop.record import files
+
+
+class WakePipe:
+    """The named pipe of a run directory by which its processes end the collector's wait. For one reader."""
+
+    def __init__(self, run_dir: str) -> None:
+        path = os.path.join(run_dir, files.WAKE)
+        try:
+            os.mkfifo(path, 0o600)
+        except OSError:
+            pass
+        try:
+            self._read = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            # A writer of our own, or the pipe would be at its end whenever nobody else writes.
+            self._write = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            self._read, self._write = os.pipe()
+            os.set_blocking(self._read, False)
+            os.set_blocking(self._write, False)
+
+    def wake(self) -> None:
+        """Ends the current wait, or the next; from any thread and from signal handlers."""
+        try:
+            os.write(self._write, b"\n")
+        except OSError:
+            pass  # full: it will wake
+
+    def wait(self, seconds: float, handle: int = -1) -> bool:
+        """Waits for a byte, or for the end of the process of this pidfd; whether either came."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        if handle >= 0:
+            poll.register(handle, select.POLLIN)
+        if not poll.poll(seconds * 1000):
+            return False
+        try:
+            os.read(self._read, 65536)
+        except OSError:
+            pass
+        return True

@@ -1,0 +1,117 @@
+"""The end of a run, in the process that `traceloop run` became: it waits for its collector and prints the summary.
+
+Imported before the program's first line, like process_end.py, since an import during exit can fail.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+
+from .. import notices
+from ..record import files
+from ..record.proc import is_alive
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ..settings import Settings
+
+
+def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing: Callable[[], str]) -> None:
+    """Waits until the collector has read everything, and says what it has to say. In the root process, at its exit.
+
+    `why_nothing`: gives the line for a run that recorded nothing.
+    """
+    if not any(files.parse_process_name(name) for name in _listing(run_dir)):
+        notices.say(why_nothing())
+        if settings.collector == "none":
+            _remove_empty(run_dir)
+        return
+    if settings.collector == "none":
+        notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
+    if settings.collector != "process":
+        return
+    summary = _wait_for(os.path.join(run_dir, files.SUMMARY), run_dir, settings.exit_timeout, collector_pid)
+    if summary is None:
+        return
+    report = _read(os.path.join(run_dir, files.REPORT)) if settings.report else None
+    if report:
+        # The report begins with what the summary's last line says.
+        notices.say("\n".join(summary.splitlines()[:-1]))
+        notices.say(report.removeprefix("traceloop: "))
+    else:
+        notices.say(summary)
+
+
+def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> str | None:
+    """The text of the file once it is there; None, with a notice where one is due, if it won't come in time."""
+    deadline = time.monotonic() + timeout
+    pause_ms = 2
+    while True:
+        text = _read(path)
+        if text is not None:
+            return text
+        if collector_pid and not is_alive(collector_pid):
+            text = _read(path)  # it may have written just before its end
+            if text is None:
+                traceback = os.path.join(run_dir, files.COLLECTOR_TRACEBACK)
+                why = f"; its traceback is in {traceback}" if os.path.exists(traceback) else ""
+                notices.say(f"the collector has ended before the program{why}; the record is in {run_dir}")
+            return text
+        if _others_alive(run_dir):
+            notices.say("the run goes on in other processes")
+            return None
+        if time.monotonic() >= deadline:
+            notices.say(f"the last records were not read within {timeout:g} s (--exit-timeout)")
+            return None
+        select.poll().poll(pause_ms)
+        pause_ms = min(pause_ms * 2, 20)
+
+
+def wake_collector(run_dir: str) -> None:
+    """Ends the collector's wait: there is something to read."""
+    try:
+        pipe = os.open(os.path.join(run_dir, files.WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return  # it is gone, or there is none
+    try:
+        os.write(pipe, b"\n")
+    except OSError:
+        pass  # full: it will wake
+    finally:
+        os.close(pipe)
+
+
+def _listing(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path, encoding="utf-8", errors="replace") as file:
+            return file.read()
+    except OSError:
+        return None
+
+
+def _others_alive(run_dir: str) -> bool:
+    """Whether another traced process of the run lives."""
+    for name in _listing(run_dir):
+        process = files.parse_process_name(name)
+        if process is None or process.pid == os.getpid() or os.path.exists(os.path.join(run_dir, name, files.ENDED)):
+            continue
+        if is_alive(process.pid, process.start_ticks):
+            return True
+    return False
+
+
+def _remove_empty(run_dir: str) -> None:
+    for name in _listing(run_dir):
+        os.unlink(os.path.join(run_dir, name))
+    os.rmdir(run_dir)
