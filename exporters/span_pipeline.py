@@ -80,7 +80,7 @@ class _Process:
     def builder_of(self, ring: RingFollower) -> SpanBuilder:
         builder = self.rings.get(ring)
         if builder is None:
-            statistics = self.follower.statistics.statistics
+            statistics = self.follower.statistics.context
             index_of = self._index
 
             def active(start: float, end: float) -> SpanContext | None:

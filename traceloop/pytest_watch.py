@@ -23,7 +23,6 @@ from .reading.follower import PrivateFollower
 from .reading.new_statistics import make_statistics
 from .reading.stalls.parts import stalls_of
 from .record.frames import called_by, culprit_frame, place
-from .record.layout import SITES
 from .record.proc import schedule_of
 from .recording.process import current_process, existing_process
 from .settings import Settings
@@ -173,7 +172,7 @@ class Watch:
                 if seconds < longest and seconds < 1e-4:
                     continue
                 longest = max(longest, seconds)
-                label = sites.label(int(run[3]) % SITES)
+                label = sites.label_of(run[3])
                 if limit is not None and seconds > limit:
                     over.append((stretch.ring.reader.number, run, label))
                 known = self.longest.get(label)

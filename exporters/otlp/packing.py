@@ -20,7 +20,7 @@ from struct import Struct
 from typing import Any, Final, NamedTuple
 
 from traceloop.reading.decoding.decoded import Iteration, Run
-from traceloop.record.layout import SITES
+from traceloop.record.sites import site_of
 
 from ..spans.builder import RUN_MEMORY, SlowSpan, SpanBuilder
 from ..spans.ids import SpanIds, pack_id
@@ -171,7 +171,7 @@ class PackingBuilder(SpanBuilder):
 
     def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
         # Tasks of one coroutine have all but their names in common.
-        key = (int(ident % SITES), kind, self.thread_id, self._thread_name, self.threshold)
+        key = (site_of(ident), kind, self.thread_id, self._thread_name, self.threshold)
         pattern = self._patterns.get(key)
         if pattern is None:
             pattern = _PackedKind(super()._kind(ident, kind))

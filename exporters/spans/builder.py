@@ -15,7 +15,7 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from traceloop.reading.decoding.decoded import Decoded, Iteration, Run, SpanContext
-from traceloop.record.layout import SITES
+from traceloop.record.sites import site_of
 
 from .ids import SpanIds
 from .model import ITERATION, REMOTE, Extra, Kind, Link, ProcessNames, Span, id_bytes
@@ -89,7 +89,7 @@ class SpanBuilder:
     # -- what spans have in common
 
     def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
-        site = self.names.site(int(ident % SITES))
+        site = self.names.site(site_of(ident))
         attributes: dict[str, Any] = {"asyncio.handle.kind": kind}
         if task_name is not None:
             attributes["asyncio.task.name"] = task_name

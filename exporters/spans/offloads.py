@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from traceloop.reading.decoding.decoded import Decoded
-from traceloop.record.layout import SITES
+from traceloop.record.sites import site_of
 
 from .builder import SpanBuilder
 from .ids import SpanIds
@@ -139,7 +139,7 @@ class OffloadSpans:
         return attributes
 
     def _kind(self, ident: float) -> Kind:
-        number = int(ident % SITES)
+        number = site_of(ident)
         kind = self._kinds.get(number)
         if kind is None:
             site = self._names.site(number)

@@ -15,7 +15,7 @@ from typing import Any, Final
 from traceloop.reading.follower import ProcessFollower, RingFollower
 from traceloop.reading.stalls.index import StallIndex, StallStack
 from traceloop.record import layout
-from traceloop.record.sites import Site
+from traceloop.record.sites import Site, site_of
 
 from .ids import SpanIds
 from .model import REMOTE, Extra, Kind, Link, Span, SpanEvent, id_bytes
@@ -116,7 +116,7 @@ class StallSpans:
 
     def _attributes(self, stack: StallStack, ring: RingFollower) -> dict[str, Any]:
         attributes: dict[str, Any] = {"code.function.name": stack.callback}
-        site = self._site_of(int(stack.ident % layout.SITES)) if stack.ident else None
+        site = self._site_of(site_of(stack.ident)) if stack.ident else None
         if site is not None and site.file:
             attributes["code.file.path"] = site.file
             attributes["code.line.number"] = site.line

@@ -88,7 +88,7 @@ class LiveView:
             rows.append(
                 [
                     loop.label,
-                    f"{loop.process.pid}",
+                    f"{self._statistics.processes[loop.slot].pid}",
                     f"{bar(share, 10)} {percent(share):>6}",
                     count(gained.runs / passed),
                     seconds(gained.delays.quantile(0.99)),
@@ -135,7 +135,7 @@ class LiveView:
         if running < (loop.callbacks.threshold or _THRESHOLD):
             return
         yield ""
-        whose = f"{clean(loop.label)} of process {loop.process.pid}"
+        whose = f"{clean(loop.label)} of process {self._statistics.processes[loop.slot].pid}"
         stall = loop_stalls_of(loop).in_progress()
         if stall is None:
             yield style.bad(f"{whose} has not polled for {seconds(running)}")
@@ -154,7 +154,7 @@ _NOTHING = _Seen()
 
 
 def _key(loop: LoopStatistics) -> tuple[int, str]:
-    return loop.process.slot, loop.label
+    return loop.slot, loop.label
 
 
 def _look(loop: LoopStatistics) -> _Seen:

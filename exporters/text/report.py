@@ -139,7 +139,7 @@ def _usage(process: ProcessStatistics, style: Style) -> Iterator[str]:
             f"{counted(every.count, 'collection')} of garbage "
             f"({seconds(every.sum)} in all, {seconds(every.maximum)} at most)"
         )
-    for heap, events in process.growth_events.items():
+    for heap, events in process.growth.events.items():
         if events:
             yield style.bad(f"the {heap} heap was seen to grow {counted(events, 'time')}")
     yield counted(process.records, "record")

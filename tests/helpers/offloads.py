@@ -74,13 +74,3 @@ def offloads(process: Process) -> dict[int, Any]:
 def run(loop: EventLoop, coro: Any) -> Any:
     """Runs ``coro`` with a limit of time."""
     return loop.run_until_complete(asyncio.wait_for(coro, 60))
-
-
-class SitesOfProcess:
-    """The sites of a process that records into this process's memory."""
-
-    def __init__(self, process: Any) -> None:
-        self._sites = process.site_log.sites
-
-    def site(self, number: int) -> Any:
-        return self._sites[number]

@@ -52,7 +52,7 @@ asyncio.run(main())
 #: how -> status
 ORDERLY = {"return": 0, "exception": 1, "sys.exit": 3, "os._exit": 4, "exec": 6, "SIGTERM": -15, "SIGHUP": -1}
 CRASHES = {
-    "SIGKILL": (-signal.SIGKILL, "ended without a word"),
+    "SIGKILL": (-signal.SIGKILL, "ended without an exit record"),
     "string_at": (-signal.SIGSEGV, "crashed (Segmentation fault)"),
     "sigsegv": (-signal.SIGSEGV, "crashed (Segmentation fault)"),
     "abort": (-signal.SIGABRT, "crashed (Aborted)"),
@@ -86,7 +86,7 @@ def test_an_end_that_is_no_crash_loses_nothing(how: str, run) -> None:  # type: 
     result = run(how, "later")
     assert result.status == ORDERLY[how], result.stderr
     assert callbacks(result) >= 1050
-    assert not re.search("without a word|crashed", result.stderr)
+    assert not re.search("without an exit record|crashed", result.stderr)
 
 
 @pytest.mark.parametrize("how", ORDERLY)
@@ -94,7 +94,7 @@ def test_nor_does_one_in_the_first_iteration(how: str, run) -> None:  # type: ig
     result = run(how, "at once")
     assert result.status == ORDERLY[how], result.stderr
     assert callbacks(result) >= 0
-    assert not re.search("without a word|crashed", result.stderr)
+    assert not re.search("without an exit record|crashed", result.stderr)
 
 
 # The signal comes while the recorder holds a lock that the end of the recording wants too.
@@ -144,7 +144,7 @@ def test_a_signal_in_the_recorder_s_own_work_ends_the_program_all_the_same(
     (tmp_path / "app.py").write_text(IN_THE_RECORDERS_WORK)
     result = outcome([*traced.command, "--no-metrics", "app.py", where, how], tmp_path)
     assert result.status == ORDERLY[how], result.stderr
-    assert not re.search("without a word|crashed", result.stderr)
+    assert not re.search("without an exit record|crashed", result.stderr)
 
 
 @pytest.mark.parametrize("how", CRASHES)
@@ -174,7 +174,7 @@ def test_a_crash_in_the_first_iteration(how: str, run) -> None:  # type: ignore[
 
 def test_a_stall_that_sigkill_ended_is_named_by_what_the_watchdog_saw(run) -> None:  # type: ignore[no-untyped-def]
     result = run("SIGKILL", "slow")
-    (line,) = [line for line in notices(result) if "without a word" in line]
+    (line,) = [line for line in notices(result) if "without an exit record" in line]
     assert re.search(r"had been running since \d\d:\d\d:\d\d: __main__.main", line)
 
 
@@ -200,7 +200,7 @@ def test_an_exec_that_fails_is_no_excuse_for_a_later_crash(traced: Traced, tmp_p
         "asyncio.run(main())\n"
     )
     result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path)
-    (line,) = [line for line in notices(result) if "without a word" in line]
+    (line,) = [line for line in notices(result) if "without an exit record" in line]
     shutil.rmtree(re.findall(r"`traceloop report ([^`]+)`", line)[0], ignore_errors=True)
 
 

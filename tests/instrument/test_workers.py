@@ -177,7 +177,7 @@ def test_workers_that_die_under_load_leave_counters_that_never_fall(
         text = log.read_text()
         for record in set(re.findall(r"`traceloop report ([^`]+)`", text)):
             shutil.rmtree(record, ignore_errors=True)
-    assert text.count("ended without a word") >= 2, text
+    assert text.count("ended without an exit record") >= 2, text
 
 
 def _ask_until(stop: threading.Event, port: int) -> None:

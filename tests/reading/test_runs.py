@@ -13,8 +13,9 @@ import pytest
 
 from tests.helpers.paths import ROOT
 from tests.helpers.waiting import PATIENCE
-from traceloop.reading import new_statistics, read_run
+from traceloop.reading import read_run
 from traceloop.reading.follower import RunFollower
+from traceloop.reading.new_statistics import new_statistics
 from traceloop.settings import RUN_DIR
 
 HEAD = """

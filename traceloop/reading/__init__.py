@@ -9,22 +9,13 @@ if TYPE_CHECKING:
     from .statistics.run import Statistics
 
 
-def new_statistics(**choices: Any) -> Statistics:
-    """Statistics with every part that there is; ``choices`` as ``Statistics`` takes them."""
-    from .stalls import parts as stall_statistics
-    from .statistics.run import Statistics
-
-    statistics = Statistics(**choices)
-    stall_statistics.add_to(statistics)
-    return statistics
-
-
 def read_run(path: str | os.PathLike[str], statistics: Statistics | None = None) -> Statistics:
     """The statistics of a whole record: a run directory, live, ended or crashed.
 
     Raises FileNotFoundError where ``path`` is no directory that holds one.
     """
     from .follower import RunFollower
+    from .new_statistics import new_statistics
 
     follower = RunFollower(path, statistics if statistics is not None else new_statistics())
     if not follower.directory.processes():
@@ -42,6 +33,7 @@ def read_loop(loop: Any, statistics: Statistics | None = None) -> Statistics:
     directory is read as well, beside its collector.
     """
     from .follower import PrivateFollower
+    from .new_statistics import new_statistics
 
     recorder = getattr(loop, "_recorder", None)
     if recorder is None:

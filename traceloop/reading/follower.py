@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
-from ..record import layout
+from ..record import files, layout
+from ..record.sites import Site
 from ..record.text import printable_data
 from .decoding.decoded import Decoded, LoopInfo
 from .decoding.decoder import LoopStream
@@ -22,12 +23,10 @@ from .decoding.ring_reader import Batch, RingError, RingReader
 from .process_folders import ProcessFolder, RunDirectory
 from .site_names import SiteNames
 from .stalls import parts as stall_statistics
-from .stalls.crashes import Crash, crash_of
+from .stalls.crashes import Crash, crash_of, take_files
+from .stalls.last_words import LastWords, LoopLastWords
 from .statistics.loop import LoopStatistics
 from .statistics.run import Statistics
-
-if TYPE_CHECKING:
-    from ..recording.process import Process
 
 _LOOK_SECONDS = 1.0
 # Doubles of a loop's ring that are read at a time: 8,192 records, whose decoded form takes about 5 MB and is not thrown
@@ -120,6 +119,7 @@ class ProcessFollower:
     """The rings of one process. ``statistics`` is its slot's."""
 
     def __init__(self, statistics: Statistics, pid: int, sites: SiteNames, description: dict[str, Any]) -> None:
+        self._run_statistics = statistics
         self.statistics = statistics.attach(pid, sites, description)
         self.rings: dict[str, RingFollower] = {}
         self.problems: list[str] = []
@@ -150,14 +150,14 @@ class ProcessFollower:
         """
         rings = sorted(self.rings.values(), key=lambda ring: ring.is_loop)
         for number in count(1):
-            heard = math.inf if final else 0.0
+            read_until = math.inf if final else 0.0
             for ring in reversed(rings):
                 if not ring.is_loop and not final:
                     # Asked before the read: what the watchdog wrote up to its last turn is in it.
-                    heard = ring.reader.word(layout.W_LOOKED)
+                    read_until = ring.reader.word(layout.W_LOOKED)
                 ring.fetch(final=final)
             stretches = [stretch for ring in rings for stretch in ring.read()]
-            stall_statistics.heard(self.statistics, heard)
+            stall_statistics.watchdog_read_until(self.statistics, read_until)
             if stretches:
                 yield stretches
             if not (stretches if final else number < _MAX_PORTIONS and any(ring.more for ring in rings)):
@@ -177,12 +177,12 @@ class ProcessFollower:
         yield [stretch for ring in self.rings.values() for stretch in ring.finish()]
         if crashed:
             self._take_last_words()
-        self.statistics.detach(crashed=crashed)
+        self._run_statistics.detach(self.statistics, crashed=crashed)
         for ring in self.rings.values():
             ring.reader.close()
 
     def _take_last_words(self) -> None:
-        """The process ended without a word: what it left beside its rings."""
+        """The process was killed or crashed: takes what it left beside its rings."""
 
 
 def _may_become_ready(source: object) -> bool:
@@ -201,7 +201,7 @@ class FolderFollower(ProcessFollower):
     def __init__(self, statistics: Statistics, folder: ProcessFolder) -> None:
         super().__init__(statistics, folder.pid, folder.sites, folder.description)
         self.folder = folder
-        #: What is known of its end, where it ended without a word.
+        #: What is known of its end, where it crashed or was killed.
         self.crash: Crash | None = None
 
     def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
@@ -217,7 +217,7 @@ class FolderFollower(ProcessFollower):
         known.most_resident_bytes = max(known.most_resident_bytes, self.folder.most_resident_bytes)
 
     def replaced(self) -> bool:
-        """Whether the process went on as another program.."""
+        """Whether the process went on as another program."""
         before = self.folder.replaced
         return before >= 0.0 and self._written() <= before
 
@@ -225,14 +225,62 @@ class FolderFollower(ProcessFollower):
         return sum(ring.reader.word(layout.W_RECORDS) for ring in self.rings.values() if ring.is_loop)
 
     def _take_last_words(self) -> None:
-        stall_statistics.take_files(self)
-        self.crash = crash_of(self)
+        rings = [ring for ring in self.rings.values() if ring.is_loop]
+        words = LastWords(
+            self.folder.pid, self.folder.path, [_last_words(ring) for ring in rings], self.folder.sites.module_of
+        )
+        try:
+            index = stall_statistics.stalls_of(self.statistics).index
+        except LookupError:
+            index = None
+        if index is not None:
+            take_files(words, index)
+        self.crash = crash_of(words, index)
+
+
+def _last_words(ring: RingFollower) -> LoopLastWords:
+    thread = ring.reader.word(layout.W_PTHREAD)
+    return LoopLastWords(
+        ring.number,
+        ring.loop.label if ring.loop is not None else "",
+        ring.reader.word(layout.W_RUNNING),
+        int(thread) if 0.0 <= thread < 2.0**64 else 0,
+        ring.reader.clock_offset_ns,
+    )
+
+
+class _Ring(Protocol):
+    @property
+    def buffer(self) -> Any: ...
+
+
+class _SiteLog(Protocol):
+    @property
+    def sites(self) -> Sequence[Site]: ...
+
+
+class RecordingProcess(Protocol):
+    """What a reader in the same process asks of its recording (``recording.process.Process``)."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def site_log(self) -> _SiteLog: ...
+
+    @property
+    def rings(self) -> Sequence[_Ring]: ...
+
+    @property
+    def process_ring(self) -> _Ring | None: ...
+
+    def describe(self) -> dict[str, int | str]: ...
 
 
 class PrivateFollower(ProcessFollower):
     """This process's own recording, read in-process."""
 
-    def __init__(self, statistics: Statistics, process: Process) -> None:
+    def __init__(self, statistics: Statistics, process: RecordingProcess) -> None:
         super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), printable_data(process.describe()))
         self._process = process
 
@@ -240,9 +288,9 @@ class PrivateFollower(ProcessFollower):
         """What was written since the last time."""
         ring = self._process.process_ring
         if ring is not None:
-            self.add("process.ring", ring.buffer)
+            self.add(files.PROCESS_RING, ring.buffer)
         for number, ring in enumerate(list(self._process.rings)):
-            self.add(f"loop-{number}.ring", ring.buffer)
+            self.add(files.loop_ring(number), ring.buffer)
         yield from super().portions(final=final)
 
 
@@ -253,7 +301,7 @@ class RunFollower:
         self.statistics = statistics if statistics is not None else Statistics()
         self.directory = RunDirectory(path)
         self.processes: dict[str, FolderFollower] = {}
-        #: Names of folders whose process has ended and was read to its end, and of those that ended without a word.
+        #: Names of folders whose process has ended and was read to its end, and of those that crashed or were killed.
         self.ended: set[str] = set()
         self.crashed: set[str] = set()
 

@@ -1,17 +1,26 @@
-"""Statistics with all their parts: the one place that puts them together."""
+"""Statistics with every part that there is: the one place that puts them together."""
 
 from __future__ import annotations
 
-from ..settings import Settings
+from typing import TYPE_CHECKING, Any
+
 from .stalls import parts as stall_statistics
 from .statistics.run import Statistics
 
+if TYPE_CHECKING:
+    from ..settings import Settings
 
-def make_statistics(settings: Settings) -> Statistics:
-    """Empty statistics with all their parts, and the thresholds of the settings."""
-    lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
-    statistics = Statistics(
-        threshold_for=settings.threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
-    )
+
+def new_statistics(**choices: Any) -> Statistics:
+    """Empty statistics; ``choices`` as ``Statistics`` takes them."""
+    statistics = Statistics(**choices)
     stall_statistics.add_to(statistics)
     return statistics
+
+
+def make_statistics(settings: Settings) -> Statistics:
+    """Empty statistics with the thresholds of these settings."""
+    lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
+    return new_statistics(
+        threshold_for=settings.threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
+    )

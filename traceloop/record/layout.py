@@ -126,7 +126,6 @@ BATCH_CRC_START: Final = 8  # the checksum covers the batch from here on
 
 # A site is a line of the site log. Site 0 stands for callbacks that could not be named.
 SITE_LIMIT: Final = 65536
-SITES: Final = SITE_LIMIT  # the former name
 OUTCOME: Final = 4294967296.0
 OUTCOME_RESULT: Final = 1
 OUTCOME_EXCEPTION: Final = 2

@@ -56,8 +56,8 @@ class Process:
         self._free_rings: list[Ring] = []
         self._lock = threading.Lock()
         self._loop_numbers = itertools.count(1)
-        # Task numbers, times SITES as they stand in an ident: unique in the process, and one call for a loop to take.
-        self.next_task = itertools.count(float(layout.SITES), float(layout.SITES)).__next__
+        # Task numbers, times SITE_LIMIT as in an ident: unique in the process, and one call for a loop to take.
+        self.next_task = itertools.count(float(layout.SITE_LIMIT), float(layout.SITE_LIMIT)).__next__
         #: Numbers the events of the process ring, whoever writes them.
         self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None

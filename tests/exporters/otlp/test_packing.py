@@ -14,7 +14,7 @@ from traceloop.exporters.spans.ids import SpanIds
 from traceloop.exporters.spans.model import ProcessNames
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
-from traceloop.record.layout import SITES
+from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
 NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
@@ -41,7 +41,7 @@ def record(generator, start, runs):
             length = generator.choice((0.0, 1e-6, generator.random() / 1000, generator.choice((0.001, 0.2))))
             ident, kind = float(generator.randrange(1, 5)), generator.choice(("soon", "timer", "reader"))
             if generator.random() < 0.3:
-                ident, kind = float(generator.randrange(1, 4) + SITES * number), "task"
+                ident, kind = float(generator.randrange(1, 4) + SITE_LIMIT * number), "task"
                 decoded.tasks.append(NewTask(ident, f"Task-{number}", number, when, 0, 0.0, True))
                 alive.append(ident)
             elif alive and generator.random() < 0.5:

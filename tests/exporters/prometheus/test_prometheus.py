@@ -19,7 +19,8 @@ from tests.helpers.waiting import PATIENCE
 from traceloop.exporters.catalogue import BY_NAME
 from traceloop.exporters.prometheus.server import serve
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading import new_statistics, read_loop
+from traceloop.reading import read_loop
+from traceloop.reading.new_statistics import new_statistics
 from traceloop.reading.site_names import SiteNames
 from traceloop.recording import process
 

@@ -10,7 +10,7 @@ from traceloop.exporters.spans.ids import SpanIds
 from traceloop.exporters.spans.model import Link, ProcessNames, SpanEvent
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
-from traceloop.record.layout import SITES
+from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
 NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
@@ -163,7 +163,7 @@ def test_a_context_that_makes_no_sense_is_none(broken):
 
 def test_tasks_have_their_names_and_lose_them_when_they_end():
     made = builder()
-    ident = 7 * SITES + 3.0
+    ident = 7 * SITE_LIMIT + 3.0
     first = decoded([run(1, 1, ident=ident, kind="task")], [1], tasks=[NewTask(ident, "worker", 1, 0.0, 0, 0.0, True)])
     first.finished = [(ident, 1, 1.0, 2)]
     (span,) = made.build(first)

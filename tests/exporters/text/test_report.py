@@ -11,7 +11,8 @@ import pytest
 from traceloop.exporters.text import tables as text_tables
 from traceloop.exporters.text.report import report, summary
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading import new_statistics, read_loop
+from traceloop.reading import read_loop
+from traceloop.reading.new_statistics import new_statistics
 from traceloop.recording import process
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")

@@ -8,7 +8,7 @@ from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import Batch
 from traceloop.record import layout as r
 
-TASK = 7 * r.SITES + 3
+TASK = 7 * r.SITE_LIMIT + 3
 
 
 def batch(*triples, text=(), gap=False, dropped=0, at=100.0):
@@ -103,7 +103,7 @@ def test_a_task_names_its_creator_and_its_outcome():
 
 
 def test_a_first_step_defines_its_task():
-    made, other = TASK + r.SITES, TASK + 2 * r.SITES
+    made, other = TASK + r.SITE_LIMIT, TASK + 2 * r.SITE_LIMIT
     _, out = decode(
         batch(
             *BEGIN,
@@ -114,11 +114,11 @@ def test_a_first_step_defines_its_task():
             (5, r.R_END, 0),
             text=["main", "Task-7", "", "mine"],
         ),
-        batch((6, other + r.SITES, r.FIRST), gap=True, dropped=1, text=[""]),
+        batch((6, other + r.SITE_LIMIT, r.FIRST), gap=True, dropped=1, text=[""]),
     )
     tasks = [task for decoded in out for task in decoded.tasks]
     assert [(task.ident, task.name, task.creator, task.creator_ident) for task in tasks] == [
-        (TASK, "Task-7", 1, 5), (made, "Task-8", 1, 5), (other, "mine", 1, 5), (other + r.SITES, "", 0, 0.0),
+        (TASK, "Task-7", 1, 5), (made, "Task-8", 1, 5), (other, "mine", 1, 5), (other + r.SITE_LIMIT, "", 0, 0.0),
     ]  # fmt: skip
     assert [each[:2] for decoded in out for each in decoded.finished] == [(TASK, r.OUTCOME_RESULT)]
     assert [run[4] for run in runs(out)] == ["soon", "task", "task", "task", "task"]

@@ -14,7 +14,7 @@ from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.callbacks import CallbackStatistics
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.labels import BoundedLabels
-from traceloop.record.layout import SITES
+from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
 # start, length, site, number of the task (0: none), kind, delay
@@ -47,7 +47,7 @@ def statistics_of(stretches):
 def test_stretches_of_any_length_count_the_same(drawn, size):
     runs = []
     for number, (start, length, site, task, kind, delay) in enumerate(drawn, 1):
-        ident = float(site + SITES * task)
+        ident = float(site + SITE_LIMIT * task)
         runs.append((number, start, start + length, ident, TASK if task else kind, delay, 0, 0, number // 3, 0))
     found = statistics_of([runs[first : first + size] for first in range(0, len(runs), size)])
     assert found.runs == len(runs)
@@ -63,7 +63,7 @@ def test_stretches_of_any_length_count_the_same(drawn, size):
             histogram = family.get(kind, Histogram())
             assert histogram.counts == single.counts and histogram.maximum == single.maximum
             assert histogram.sum == pytest.approx(single.sum)
-    by_site = Counter(int(run[3]) % SITES for run in runs)
+    by_site = Counter(int(run[3]) % SITE_LIMIT for run in runs)
     assert sorted(by_site.values()) == sorted(totals.runs for totals in found.callbacks.values() if totals.runs) or (
         len(by_site) > 5 and sum(totals.runs for totals in found.callbacks.values()) == len(runs)
     )

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from traceloop.reading import new_statistics
 from traceloop.reading.follower import ProcessFollower
+from traceloop.reading.new_statistics import new_statistics
 from traceloop.reading.site_names import SiteNames
 from traceloop.record import layout
 from traceloop.record.sites import Site

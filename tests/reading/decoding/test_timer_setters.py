@@ -73,7 +73,7 @@ def setters(main, *, before=None):
         if reader is not None:
             reader.close()
     names = {number: site.label for site, number in current_process().site_log._numbers.items()}
-    labels = {run[0]: names[int(run[3]) % layout.SITES].rpartition(".")[2] for run in runs}
+    labels = {run[0]: names[int(run[3]) % layout.SITE_LIMIT].rpartition(".")[2] for run in runs}
     return [(labels[run[0]], labels.get(run[6], "nobody")) for run in runs if run[4] == "timer"]
 
 

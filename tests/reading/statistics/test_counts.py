@@ -14,7 +14,8 @@ import time
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading import new_statistics, read_loop
+from traceloop.reading import read_loop
+from traceloop.reading.new_statistics import new_statistics
 from traceloop.record import layout
 
 

@@ -14,8 +14,9 @@ import pytest
 
 from tests.helpers import offloaded_functions as functions
 from tests.helpers.executors import ContextPool, OneThread
-from tests.helpers.offloads import SitesOfProcess, decode, offloads, recorded_loop, run
+from tests.helpers.offloads import decode, offloads, recorded_loop, run
 from traceloop.reading import read_loop
+from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.executors import ExecutorStatistics
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT
@@ -117,7 +118,7 @@ def test_every_offload_is_counted_with_its_outcome(make: Any) -> None:
     assert recorded[OUTCOME_RESULT] >= outcomes["result"]
     assert recorded[OUTCOME_CANCELLED] <= outcomes["cancelled"]
 
-    statistics = ExecutorStatistics(SitesOfProcess(process), BoundedLabels())  # type: ignore[arg-type]
+    statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
     for stretch in decode(process):
         statistics.feed(stretch)
     assert len(statistics.executors) == 3
@@ -140,7 +141,7 @@ def test_the_rings_may_be_read_in_any_order(first: str) -> None:
     stretches = decode(process)
     if first == "process ring":
         stretches.reverse()
-    statistics = ExecutorStatistics(SitesOfProcess(process), BoundedLabels())  # type: ignore[arg-type]
+    statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
     for stretch in stretches:
         statistics.feed(stretch)
     # A pool for each request must not make a series for each request.

@@ -6,9 +6,9 @@ import pytest
 
 from traceloop.reading.decoding.decoded import Standing
 from traceloop.reading.statistics.waits import OTHER, UNKNOWN, AwaitPlace, Waits, place_of
-from traceloop.record.layout import SITES
+from traceloop.record.layout import SITE_LIMIT
 
-TASK = 5 * SITES + 7.0
+TASK = 5 * SITE_LIMIT + 7.0
 APPLICATION = ("/srv/app/views.py", 12, "app.views", "show")
 LIBRARY = ("/srv/venv/lib/python3.11/site-packages/pool/core.py", 80, "pool.core", "Pool.acquire")
 PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "pool.core.Pool.acquire")

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 from tests.helpers import offloaded_functions as functions
-from tests.helpers.offloads import SitesOfProcess, decode, offloads, recorded_loop, run
+from tests.helpers.offloads import decode, offloads, recorded_loop, run
+from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.executors import ExecutorStatistics
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.record.layout import OUTCOME_EXCEPTION, OUTCOME_RESULT
@@ -283,7 +284,7 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
 
 
 def _statistics(process: Any) -> ExecutorStatistics:
-    statistics = ExecutorStatistics(SitesOfProcess(process), BoundedLabels())  # type: ignore[arg-type]
+    statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
     for stretch in decode(process):
         statistics.feed(stretch)
     return statistics

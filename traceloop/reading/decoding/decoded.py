@@ -13,10 +13,20 @@ SIGNAL: Final = "signal"
 THREADSAFE: Final = "threadsafe"
 KINDS: Final = (TASK, SOON, TIMER, READER, WRITER, SIGNAL, THREADSAFE)
 
+
+class State:
+    """What a loop's thread is doing, as far as its record has been read."""
+
+    STOPPED: Final = 0
+    ACTIVE: Final = 1
+    IDLE: Final = 2
+    UNKNOWN: Final = 3
+
+
 #: One handle run, a plain tuple for speed: number (counts the ring's runs from 1, lost ones excepted), start and end
-#: (monotonic s), ident (``layout``: site + SITES * task number), kind (KINDS), delay (s, -1 unknown), number of the
-#: run that scheduled it (0 unknown or none), number of the span in its context (0 none), iteration number, outcome
-#: (0, or layout.OUTCOME_* when it was its task's last step).
+#: (monotonic s), ident (see record/sites.py), kind (KINDS), delay (s, -1 unknown), number of the run that scheduled it
+#: (0 unknown or none), number of the span in its context (0 none), iteration number, outcome (0, or layout.OUTCOME_*
+#: when it was its task's last step).
 Run = tuple[int, float, float, float, str, float, int, int, int, int]
 
 

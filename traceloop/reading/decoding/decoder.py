@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ...record import layout
-from ...record.layout import FIRST_STEP, OUTCOME, SITES
+from ...record.layout import FIRST_STEP, OUTCOME, SITE_LIMIT
 from ...record.text import printable, printable_data
 from .decoded import (
     READER,
@@ -46,6 +46,7 @@ from .decoded import (
     OffloadStep,
     SpanContext,
     Standing,
+    State,
     Workers,
     WorkerThread,
 )
@@ -70,11 +71,7 @@ _SPIN: Final = layout.R_SPIN
 _FOUND: Final = layout.R_FOUND
 
 
-# What the loop's thread is doing, as far as the record has been read.
-STOPPED: Final = 0
-ACTIVE: Final = 1
-IDLE: Final = 2
-UNKNOWN: Final = 3
+_ACTIVE: Final = State.ACTIVE
 
 
 class LoopStream:
@@ -90,7 +87,7 @@ class LoopStream:
         self.loop: LoopInfo | None = None
         self.spans: dict[int, SpanContext] = {}
         self.task_names: dict[float, str] = {}
-        self.state = STOPPED
+        self.state = State.STOPPED
         self.since = 0.0
         self.runs = 0
         self.damaged = 0
@@ -154,11 +151,11 @@ class LoopStream:
                 self.loop = LoopInfo(int(stopped_at[1]), printable(next(text, "")), stopped_at[0])
                 decoded = Decoded(self.loop)
             self._written_at = batch.written_at
-        if self.state == ACTIVE:
+        if self.state == _ACTIVE:
             # Up to where the record goes, so that a loop that never waits is seen to be active.
             start = self._running[0] if self._running is not None else self._iteration_start
             if start > self.since:
-                self._enter(ACTIVE, start, decoded)
+                self._enter(_ACTIVE, start, decoded)
         out.append(decoded)
         return out
 
@@ -173,10 +170,10 @@ class LoopStream:
         """The writer has gone: ends the run whose end was not read (a crashed record's last)."""
         decoded = Decoded(self.loop)
         self._end_run(decoded, self._written_at)
-        if self._iteration_start >= 0.0 and self.state == ACTIVE:
+        if self._iteration_start >= 0.0 and self.state == _ACTIVE:
             self._end_iteration(decoded, self._written_at)
             decoded.active_s += max(0.0, self._written_at - self.since)
-        self.state = STOPPED
+        self.state = State.STOPPED
         return decoded
 
     def _end_run(self, decoded: Decoded, end: float) -> None:
@@ -235,7 +232,7 @@ class LoopStream:
         self._writers.clear()
         self._context = 0
         self._automatic_name = -1
-        self.state = UNKNOWN
+        self.state = State.UNKNOWN
 
     def _decode(
         self, triples: Iterable[tuple[float, float, float]], decoded: Decoded, text: Iterator[str]
@@ -289,7 +286,7 @@ class LoopStream:
                     delay = a - ready
                     if delay < 0.0:
                         delay = 0.0 if ready != _INFINITY else -1.0
-                    if ident >= SITES:
+                    if ident >= SITE_LIMIT:
                         kind = TASK
                     if b >= OUTCOME:
                         outcome = int(b // OUTCOME)
@@ -348,8 +345,8 @@ class LoopStream:
                     self._iteration_start = b
                     self._poll_duration = b - a
                     self._poll_delay = -1.0
-                    if self.state != ACTIVE:
-                        self._enter(ACTIVE, a, decoded)
+                    if self.state != _ACTIVE:
+                        self._enter(_ACTIVE, a, decoded)
                     continue
                 if running and (ident in _CLOCKED or ident <= _FOUND):
                     running = False
@@ -362,7 +359,7 @@ class LoopStream:
                     self.runs = number
                     if self._iteration_start >= 0.0:
                         self._end_iteration(decoded, a)
-                    self._enter(IDLE, a, decoded)
+                    self._enter(State.IDLE, a, decoded)
                     iteration += 1
                     self._iteration = iteration
                     self._iteration_first = number
@@ -370,7 +367,7 @@ class LoopStream:
                     self._moved = moved
                     self._poll_duration = max(0.0, b - a)
                     self._poll_delay = -1.0
-                    self._enter(ACTIVE, b, decoded)
+                    self._enter(_ACTIVE, b, decoded)
                     if pending != 0.0:
                         group_left = 0.0
                     pending = self._queue_due(0.0, 0.0, pending)
@@ -380,20 +377,20 @@ class LoopStream:
                         self._end_iteration(decoded, a)
                     self._poll_start = a
                     self._poll_timeout = b
-                    self._enter(IDLE if b else ACTIVE, a, decoded)
+                    self._enter(State.IDLE if b else _ACTIVE, a, decoded)
                 elif ident == layout.R_ACTIVE:
                     iteration += 1
                     self._iteration = iteration
                     self._iteration_first = number
                     self._iteration_start = a
                     self._moved = int(b)
-                    if self.state == UNKNOWN:
+                    if self.state == State.UNKNOWN:
                         self._poll_start = a
                         self._poll_timeout = 0.0
                     self._poll_duration = late = max(0.0, a - self._poll_start)
                     late -= self._poll_timeout
                     self._poll_delay = late if not b and self._poll_timeout > 0.0 and late >= 0.0 else -1.0
-                    self._enter(ACTIVE, a, decoded)
+                    self._enter(_ACTIVE, a, decoded)
                 elif ident == layout.R_DUE:
                     if not 0.0 <= pending <= a:
                         group_left = 0.0
@@ -420,7 +417,7 @@ class LoopStream:
                 elif ident == layout.R_LOOP:
                     self._pending = pending
                     loop_number = float(int(b))  # raises for what is no number
-                    self._enter(STOPPED, a, decoded)
+                    self._enter(State.STOPPED, a, decoded)
                     return a, loop_number
                 elif ident == layout.R_RUN:
                     queue.clear()
@@ -428,12 +425,12 @@ class LoopStream:
                     pending = b
                     if b > 0.0:
                         put((a, 0, SOON, 0.0, b - 1.0))
-                    self._enter(ACTIVE, a, decoded)
+                    self._enter(_ACTIVE, a, decoded)
                 elif ident == layout.R_END:
                     if self._iteration_start >= 0.0:
                         self.runs = number
                         self._end_iteration(decoded, a)
-                    self._enter(STOPPED, a, decoded)
+                    self._enter(State.STOPPED, a, decoded)
                     if b:
                         decoded.closed = True
                         decoded.end = a
@@ -454,9 +451,9 @@ class LoopStream:
         """The loop's thread turns to something else."""
         passed = when - self.since
         if passed > 0.0:
-            if self.state == ACTIVE:
+            if self.state == _ACTIVE:
                 decoded.active_s += passed
-            elif self.state == IDLE:
+            elif self.state == State.IDLE:
                 decoded.idle_s += passed
         self.state = state
         self.since = when
@@ -565,7 +562,7 @@ class LoopStream:
 
     def _run_under_way(self) -> int:
         """The run that wrote the record in hand: its own comes when it ends, so it is the next. 0: not a loop's."""
-        return self.runs + 1 if self.state == ACTIVE else 0
+        return self.runs + 1 if self.state == _ACTIVE else 0
 
     def _define_span(self, number: int, flags: int, text: str, decoded: Decoded) -> None:
         trace_id, _, rest = text.partition(" ")

@@ -1,4 +1,4 @@
-"""What is known of a process that ended without a word: how, and where its loops stood.
+"""What is known of a process that crashed or was killed: how it ended, and where its loops stood.
 
 Three sources, none of which needs the process: the word by which a loop says since when it has been off its poll, the
 stacks that the watchdog took of a callback that ran too long, and the file into which faulthandler writes at a fatal
@@ -11,17 +11,19 @@ from __future__ import annotations
 import os
 import re
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-from ...record import files, layout
+from ...record import files
 from ...record.frames import culprit_of
+from ...record.sites import UNKNOWN_LABEL
 from ...record.text import printable
-from . import parts as stall_statistics
-from .index import UNKNOWN, StallInfo
+from .index import StallIndex
+from .last_words import LastWords, LoopLastWords
 
-if TYPE_CHECKING:
-    from ..follower import FolderFollower, RingFollower
-
+_MAX_FILE = 1 << 20
+_DRIFT = 0.05
+# Beyond this (monotonic s) no clock has come: a damaged word.
+_LATEST = 2.0**32
 _FATAL = re.compile(rb"Fatal Python error: ([^\n]{1,200})")
 
 
@@ -46,7 +48,8 @@ class Crash(NamedTuple):
     loops: list[Interrupted]
 
     def __str__(self) -> str:
-        text = f"process {self.pid} " + (f"crashed ({self.reason})" if self.reason else "ended without a word")
+        how = f"crashed ({self.reason})" if self.reason else "ended without an exit record (killed, or os._exit)"
+        text = f"process {self.pid} {how}"
         running = [loop for loop in self.loops if loop.since]
         for loop in running:
             since = time.strftime("%H:%M:%S", time.localtime(loop.since))
@@ -62,41 +65,54 @@ class Crash(NamedTuple):
         return text
 
 
-def crash_of(follower: FolderFollower) -> Crash:
-    """What a process left. After its rings were read to the end and its files taken in, before they are closed."""
-    loops = [_interrupted(follower, ring) for ring in follower.rings.values() if ring.is_loop and ring.loop is not None]
-    return Crash(follower.folder.pid, _reason(follower.folder.path), loops)
+def take_files(words: LastWords, index: StallIndex) -> None:
+    """Takes in the stacks that a process has left in files: at its crash, or when it was asked for them under a C call
+    that then never returned. After its rings were read to the end.
+    """
+    for name, source in ((files.DUMP, "dump"), (files.CRASH, "crash")):
+        try:
+            with files.open_file(os.path.join(words.folder, name)) as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _MAX_FILE))
+                text = file.read(_MAX_FILE).decode("utf-8", "replace")
+                written = os.fstat(file.fileno()).st_mtime_ns
+        except OSError:
+            continue
+        for loop in words.loops:
+            at = (written - loop.clock_offset_ns) / 1e9
+            # An older dump tells of a stall that is over (the two clocks may have drifted apart by a little).
+            if 0.0 < loop.running < at + _DRIFT:
+                index.add_last_words(loop.ring, loop.running, at, loop.thread, text, source, words.module_of)
 
 
-def _interrupted(follower: FolderFollower, ring: RingFollower) -> Interrupted:
-    assert ring.loop is not None
-    label = ring.loop.label
-    since = ring.reader.word(layout.W_RUNNING)
-    if not since > 0.0:
-        return Interrupted(label, 0.0, "", "", "")
-    info: StallInfo | None = None
-    try:
-        info = stall_statistics.stalls_of(follower.statistics).index.in_progress(ring.number, since)
-    except LookupError:
-        pass
-    offset = ring.reader.clock_offset_ns / 1e9
+def crash_of(words: LastWords, index: StallIndex | None) -> Crash:
+    """How a process ended. ``index``: its stalls, after ``take_files``; None where they are not looked for."""
+    loops = [_interrupted(loop, index) for loop in words.loops if loop.label]
+    return Crash(words.pid, _reason(words.folder), loops)
+
+
+def _interrupted(loop: LoopLastWords, index: StallIndex | None) -> Interrupted:
+    if not 0.0 < loop.running < _LATEST:
+        return Interrupted(loop.label, 0.0, "", "", "")
+    info = index.in_progress(loop.ring, loop.running) if index is not None else None
+    offset = loop.clock_offset_ns / 1e9
     if info is None:
-        return Interrupted(label, since + offset, "", "", "")
+        return Interrupted(loop.label, loop.running + offset, "", "", "")
     stack = next((stack for stack in info.stacks if stack.frames and stack.source == "crash"), None)
     stack = stack or next((stack for stack in reversed(info.stacks) if stack.frames), None)
-    callback = "" if info.callback == UNKNOWN else info.callback
-    culprit, place = "" if info.culprit == UNKNOWN else info.culprit, ""
+    callback = "" if info.callback == UNKNOWN_LABEL else info.callback
+    culprit, place = "" if info.culprit == UNKNOWN_LABEL else info.culprit, ""
     if stack is not None:
         culprit = culprit_of(stack.frames, stack.awaiting) or culprit
         # The application's line, rather than that of the library that it called.
         named = [frame for frame in stack.frames if f"{frame[2]}.{frame[3]}" == culprit] or stack.frames
         place = f"{named[-1][0]}:{named[-1][1]}"
-    return Interrupted(label, max(info.start, since) + offset, callback or culprit, culprit, place)
+    return Interrupted(loop.label, max(info.start, loop.running) + offset, callback or culprit, culprit, place)
 
 
 def _reason(folder: str) -> str:
     try:
-        found = _FATAL.findall(files.read_file(os.path.join(folder, files.CRASH), 1 << 20))
+        found = _FATAL.findall(files.read_file(os.path.join(folder, files.CRASH), _MAX_FILE))
     except OSError:
         return ""
     return printable(found[-1].decode("utf-8", "replace").strip()) if found else ""

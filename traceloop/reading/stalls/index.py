@@ -174,7 +174,7 @@ class StallIndex:
         self._ended: OrderedDict[tuple[int, float], SlowRun] = OrderedDict()
         self._bills: list[tuple[int, SlowRun]] = []
         self._limits: dict[int, float] = {}
-        self._heard = 0.0
+        self._read_until = 0.0
         #: Stacks that came in, for who tells of stalls while they last; the latest of them.
         self.fresh: deque[StallStack] = deque(maxlen=_MAX_STACKS * 8)
         #: Fetches a dump that was asked for, if it is there by now (True: take what there is); None where none was.
@@ -266,7 +266,7 @@ class StallIndex:
 
     def finish(self) -> None:
         """Nothing more will be read: the bills that are open are entered as they stand."""
-        self._heard = math.inf
+        self._read_until = math.inf
         for blame in self._blames.values():
             blame.finish()
         self._settle()
@@ -370,7 +370,7 @@ class StallIndex:
     def add_last_words(
         self, ring: int, since: float, at: float, thread: int, text: str, source: str, site_module: Any
     ) -> None:
-        """What a process left in a file that ended without a word, while the loop of this ring ran. ``since``: of its
+        """What a crashed process left in a file, while the loop of this ring ran. ``since``: of its
         word W_RUNNING; ``at``: when the file was written last; ``thread``: its thread's number in dumps. The latest
         stack of the file is taken.
         """
@@ -428,9 +428,9 @@ class StallIndex:
             return limit
         return self._threshold_for(self.culprit(ring, start, end), threshold)
 
-    def heard(self, until: float) -> None:
+    def watchdog_read_until(self, until: float) -> None:
         """What the watchdog wrote up to its turn at ``until`` has been taken in; infinite: nothing more will come."""
-        self._heard = until
+        self._read_until = until
         if until == math.inf and self.fetch_dump is not None:
             self.fetch_dump(True)
             self.fetch_dump = None
@@ -446,7 +446,7 @@ class StallIndex:
             self.fetch_dump(False)
             if self.fetch_dump is not None:
                 return False
-        return self._heard > end or self.culprit(ring, start, end) != UNKNOWN
+        return self._read_until > end or self.culprit(ring, start, end) != UNKNOWN
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))

@@ -5,25 +5,23 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from ...record import files, layout
+from ...record import layout
 from ..decoding.decoded import Decoded, Run
 from ..statistics.parts import Sample
 from .index import StallIndex, StallInfo
 
 if TYPE_CHECKING:
-    from ..follower import FolderFollower
     from ..statistics.loop import LoopStatistics
     from ..statistics.process import ProcessStatistics
     from ..statistics.run import Statistics
 
 
 class ProcessStalls:
-    """The stalls of whoever has a process slot."""
+    """The stalls of the process that has a slot."""
 
     def __init__(self, process: ProcessStatistics) -> None:
         self._process = process
@@ -41,7 +39,7 @@ class ProcessStalls:
                 self._index.finish()
                 self.earlier = [*self.earlier[-15:], self._index]
             sites = process.sites
-            self._index = StallIndex(sites.label, process.statistics.threshold_for)
+            self._index = StallIndex(sites.label, process.context.threshold_for)
             self._processes = process.processes
         return self._index
 
@@ -58,7 +56,8 @@ class ProcessStalls:
 class LoopStalls:
     """The slow runs of one loop label."""
 
-    def __init__(self, loop: LoopStatistics) -> None:
+    def __init__(self, process: ProcessStatistics, loop: LoopStatistics) -> None:
+        self._process = process
         self._loop = loop
         self._ring = -1
         loop.callbacks.culprit_of = self._culprit_of
@@ -68,7 +67,7 @@ class LoopStalls:
     @property
     def index(self) -> StallIndex:
         """That of the loop's process."""
-        return stalls_of(self._loop.process).index
+        return stalls_of(self._process).index
 
     def _ring_number(self) -> int:
         # A loop that was closed has given its ring back; what is fed afterwards is still of that ring.
@@ -105,7 +104,7 @@ class LoopStalls:
         if info is None:
             return
         lasts = time.monotonic() - info.start
-        callbacks, process = self._loop.callbacks, self._loop.process
+        callbacks, process = self._loop.callbacks, self._process
         limit = self.index.limit(info.ring, info.start, info.start + lasts, info.callback, callbacks.threshold)
         if lasts >= limit:
             callback, culprit = process.labels.admit(info.callback), process.culprits.admit(info.culprit)
@@ -135,44 +134,14 @@ def loop_stalls_of(loop: LoopStatistics) -> LoopStalls:
     raise LookupError("these statistics were made without stalls")
 
 
-def heard(process: ProcessStatistics, until: float) -> None:
-    """What the watchdog of this process wrote up to its turn at ``until`` (monotonic s, infinite: all there is)
-    has been taken in: slow runs that waited for it are counted.
+def watchdog_read_until(process: ProcessStatistics, until: float) -> None:
+    """All that the watchdog wrote up to ``until`` (monotonic s; infinite: all there is) has been taken in: slow runs
+    that waited for it are counted.
     """
     try:
         index = stalls_of(process).index
     except LookupError:
         return
-    index.heard(until)
+    index.watchdog_read_until(until)
     for loop in process.loops.values():
         loop.callbacks.count_slow()
-
-
-_MAX_FILE = 1 << 20
-_DRIFT = 0.05
-
-
-def take_files(follower: FolderFollower) -> None:
-    """Takes in the stacks that a process has left in files: at its crash, or when it was asked for them under a C call
-    that then never returned. For a process that ended without a word, after its rings were read.
-    """
-    try:
-        index = stalls_of(follower.statistics).index
-    except LookupError:
-        return
-    for name, source in ((files.DUMP, "dump"), (files.CRASH, "crash")):
-        try:
-            with files.open_file(os.path.join(follower.folder.path, name)) as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(0, size - _MAX_FILE))
-                text = file.read().decode("utf-8", "replace")
-                written = os.fstat(file.fileno()).st_mtime_ns
-        except OSError:
-            continue
-        for ring in follower.rings.values():
-            since = ring.reader.word(layout.W_RUNNING)
-            at = (written - ring.reader.clock_offset_ns) / 1e9
-            # An older dump tells of a stall that is over (the two clocks may have drifted apart by a little).
-            if ring.is_loop and 0.0 < since < at + _DRIFT:
-                thread = int(ring.reader.word(layout.W_PTHREAD))
-                index.add_last_words(ring.number, since, at, thread, text, source, follower.folder.sites.module_of)

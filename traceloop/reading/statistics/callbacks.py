@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Final
 
-from ...record.layout import SITES
+from ...record.layout import SITE_LIMIT
+from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding.decoded import KINDS, TASK, Decoded, Run
 from ..site_names import SiteNames
 from .histograms import Histogram
 from .labels import OTHER, BoundedLabels
 from .parts import Sample
 
-UNKNOWN_CULPRIT: Final = "unknown"
 # Idents are remembered with their callback's cell; those of tasks come and go, so now and then all are forgotten.
 _MAX_IDENTS: Final = 20_000
 # Pairs of callback and culprit that have series of their own, for each loop.
@@ -96,7 +96,7 @@ class CallbackStatistics:
         self.threshold_for = threshold_for
         #: The threshold in force, s; and the lowest that any callback may have.
         self.threshold = self.lowest_threshold = 0.1
-        self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_CULPRIT
+        self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_LABEL
         self.is_suspension: Callable[[Run], bool] = lambda run: False
         self.is_known: Callable[[Run], bool] = lambda run: True
         self.durations: dict[str, Histogram] = {}
@@ -185,7 +185,7 @@ class CallbackStatistics:
     def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
         """What takes the durations of an ident that is seen for the first time."""
         adders = self._adders[kind]
-        site = ident % SITES
+        site = ident % SITE_LIMIT
         if site != ident and site in adders:  # a further task of a coroutine
             known = adders[site]
             if len(adders) >= _MAX_IDENTS:
@@ -213,9 +213,8 @@ class CallbackStatistics:
 
     def _find(self, ident: float) -> tuple[CallbackTotals, bool]:
         """The totals of an ident, and whether its site is known yet."""
-        number = int(ident) % SITES if ident < 2.0**53 else 0  # more than any writer counts: a damaged record
-        site = self.sites.site(number)
-        label = self.labels.admit(site.label if site is not None else "unknown")
+        site = self.sites.site(site_of(ident))
+        label = self.labels.admit(site.label if site is not None else UNKNOWN_LABEL)
         totals = self.callbacks.get(label)
         if totals is None:
             totals = self.callbacks[label] = CallbackTotals(label)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ...record.layout import SITES
 from ..decoding.decoded import Decoded, OffloadStep
 from ..site_names import SiteNames
 from .histograms import Histogram
@@ -307,8 +306,7 @@ class ExecutorStatistics:
         function.seconds += duration
 
     def _label(self, offload: _Offload, executor: ExecutorTotals) -> str:
-        site = self.sites.site(int(offload.ident) % SITES)
-        label = self.labels.admit(site.label if site is not None else "unknown")
+        label = self.labels.admit(self.sites.label_of(offload.ident))
         return OTHER if self._pairs >= _MAX_PAIRS and label not in executor.functions else label
 
     def _function(self, label: str, executor: ExecutorTotals) -> FunctionTotals:
@@ -323,8 +321,7 @@ class ExecutorStatistics:
         out: list[tuple[str, str, float]] = []
         for offload in self._open.values():
             if offload.executor is not None and offload.start >= 0.0 and offload.finish < 0.0:
-                site = self.sites.site(int(offload.ident) % SITES)
-                label = site.label if site is not None else "unknown"
+                label = self.sites.label_of(offload.ident)
                 out.append((offload.executor.label, label, max(0.0, now - offload.start)))
         return sorted(out, key=lambda item: -item[2])
 

@@ -10,15 +10,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from ...record.layout import SITES
 from ..decoding.decoded import Collection, Decoded, Run
+from .context import SitesOf
 from .histograms import Histogram
+from .labels import BoundedLabels
 from .parts import Sample
-
-if TYPE_CHECKING:
-    from .process import ProcessStatistics
 
 _MAX_GENERATIONS: Final = 4
 _RECENT: Final = 1000
@@ -41,8 +39,10 @@ def _start(run: Run) -> float:
 class CollectionStatistics:
     """Garbage collections of one process, by generation, and by the callback that they interrupted."""
 
-    def __init__(self, process: ProcessStatistics) -> None:
-        self._process = process
+    def __init__(self, sites_of: SitesOf, labels: BoundedLabels) -> None:
+        """``labels``: the callbacks that the process may have as label values."""
+        self._sites_of = sites_of
+        self._labels = labels
         self.pauses: dict[int, Histogram] = {}
         self.collected: dict[int, int] = {}
         self.uncollectable: dict[int, int] = {}
@@ -72,8 +72,7 @@ class CollectionStatistics:
                         self._interrupts(run, max(0.0, each.duration))
 
     def _interrupts(self, run: Run, duration: float) -> None:
-        site = self._process.sites.site(int(run[3]) % SITES)
-        label = self._process.labels.admit(site.label if site is not None else "unknown")
+        label = self._labels.admit(self._sites_of().label_of(run[3]))
         totals = self.interrupted.get(label)
         if totals is None:
             totals = self.interrupted[label] = Interrupted()

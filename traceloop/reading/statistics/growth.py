@@ -8,13 +8,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ..decoding.decoded import Decoded
 from .parts import Sample
-
-if TYPE_CHECKING:
-    from .process import ProcessStatistics
 
 _KEPT: Final = 50
 HEAPS: Final = ("timer", "memory")
@@ -83,10 +80,10 @@ def _top(pairs: Any) -> Top:
 
 
 class GrowthStatistics:
-    """A part of a process's statistics: counts detections, and keeps the latest."""
+    """A part of a process's statistics: counts detections, and keeps the latest. events: by heap."""
 
-    def __init__(self, process: ProcessStatistics) -> None:
-        self._process = process
+    def __init__(self) -> None:
+        self.events = dict.fromkeys(HEAPS, 0)
         self.detections: deque[HeapGrowth] = deque(maxlen=_KEPT)
 
     def feed(self, decoded: Decoded) -> None:
@@ -95,8 +92,9 @@ class GrowthStatistics:
             growth = growth_of(event.data)
             if growth is not None:
                 self.detections.append(growth)
-                self._process.growth_events[growth.heap] += 1
+                self.events[growth.heap] += 1
 
     def metrics(self) -> Iterator[Sample]:
-        """None of its own: the counter is the process's."""
-        return iter(())
+        """Detections by heap."""
+        for heap, count in self.events.items():
+            yield Sample("asyncio_heap_growth_events_total", (("heap", heap),), count)

@@ -8,16 +8,18 @@ from operator import sub
 from typing import TYPE_CHECKING, Final
 
 from ...record import layout
-from ..decoding import decoder as stream
-from ..decoding.decoded import Decoded
+from ..decoding.decoded import Decoded, State
 from .callbacks import CallbackStatistics
+from .context import Context, SitesOf
 from .histograms import COUNTS, Histogram
+from .labels import BoundedLabels
 from .parts import Part, Sample
 from .tasks import TaskStatistics
+from .waits import Waits
 
 if TYPE_CHECKING:
+    from ..decoding.decoder import LoopStream
     from ..decoding.ring_reader import RingReader
-    from .process import ProcessStatistics
 
 # A loop publishes that it polls only once it has lingered there for 10 ms: until then it is not known to be running.
 _LINGER_SECONDS: Final = 0.025
@@ -47,12 +49,23 @@ class LoopStatistics:
     It is bound to a ring while a loop lives: ``reader`` and ``decoder`` then tell what is in progress.
     """
 
-    def __init__(self, process: ProcessStatistics, label: str) -> None:
-        self.process = process
+    def __init__(
+        self,
+        label: str,
+        *,
+        slot: int,
+        context: Context,
+        sites_of: SitesOf,
+        labels: BoundedLabels,
+        culprits: BoundedLabels,
+        waits: Waits,
+    ) -> None:
+        """``slot``, ``waits``: of the process. ``labels``, ``culprits``: what its callbacks may have as labels."""
         self.label = label
-        self.callbacks: CallbackStatistics = CallbackStatistics(
-            process.sites, process.labels, process.culprits, process.statistics.threshold_for
-        )
+        self.slot = slot
+        self._context = context
+        self._sites_of = sites_of
+        self.callbacks = CallbackStatistics(sites_of(), labels, culprits, context.threshold_for)
         self.iteration_durations = Histogram()
         self.iteration_callbacks = Histogram(COUNTS)
         self.poll_delays = Histogram()
@@ -62,7 +75,7 @@ class LoopStatistics:
         #: Loops that have had this label.
         self.loops = 0
         self.reader: RingReader | None = None
-        self.decoder: stream.LoopStream | None = None
+        self.decoder: LoopStream | None = None
         self._loop_number = 0
         # Tasks of the present loop that the record told of: created, and ended by word.
         self._tasks_seen = 0
@@ -73,14 +86,14 @@ class LoopStatistics:
         self._paused_s = 0.0
         #: The last known value of W_RUNNING of a loop whose process ended in the middle of it; 0 otherwise.
         self.running_at_end = 0.0
-        self.tasks = TaskStatistics(self)
+        self.tasks = TaskStatistics(sites_of, waits, lambda: self.is_open)
         self.parts: list[Part] = [self.callbacks, self.tasks]
 
     # -- who has the label
 
-    def open(self, reader: RingReader, decoder: stream.LoopStream, number: int) -> None:
+    def open(self, reader: RingReader, decoder: LoopStream, number: int) -> None:
         """A loop takes the label; it is bound to its ring."""
-        self.callbacks.new_process(self.process.sites)
+        self.callbacks.new_process(self._sites_of())
         self.reader = reader
         self.decoder = decoder
         self._loop_number = number
@@ -154,7 +167,7 @@ class LoopStatistics:
                 words[index] = self._words[index]
         self._words = words
         threshold = words[layout.W_THRESHOLD]
-        self.callbacks.set_threshold(threshold, self.process.statistics.lowest_threshold(threshold))
+        self.callbacks.set_threshold(threshold, self._context.lowest_threshold(threshold))
 
     # -- as it stands
 
@@ -187,10 +200,10 @@ class LoopStatistics:
             now = time.monotonic() if now is None else now
             running = self.reader.word(layout.W_RUNNING)
             state, since = self.decoder.state, self.decoder.since
-            if state == stream.IDLE and now > since:
+            if state == State.IDLE and now > since:
                 back = running if running > since else now
                 idle += min(back, now) - since
-            if state in (stream.IDLE, stream.ACTIVE) and running > 0.0 and now - running > _LINGER_SECONDS:
+            if state in (State.IDLE, State.ACTIVE) and running > 0.0 and now - running > _LINGER_SECONDS:
                 active += max(0.0, now - max(running, since))
         self._shown = (max(active, self._shown[0]), max(idle, self._shown[1]))
         return self._shown
@@ -212,7 +225,7 @@ class LoopStatistics:
 
     @property
     def tasks_created(self) -> int:
-        """Tasks made, as TELEMETRY counts them."""
+        """Tasks made."""
         return int(self.counter(layout.W_TASKS_CREATED))
 
     def tasks_finished(self) -> dict[str, int]:

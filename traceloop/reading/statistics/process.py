@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ...record.proc import ProcessUsage, process_usage
@@ -10,6 +10,7 @@ from ...record.text import printable
 from ..decoding.decoded import Decoded
 from ..decoding.decoder import LoopStream
 from ..site_names import SiteNames
+from .context import Context
 from .executors import ExecutorStatistics
 from .garbage import CollectionStatistics
 from .growth import GrowthStatistics
@@ -20,7 +21,6 @@ from .waits import Waits
 
 if TYPE_CHECKING:
     from ..decoding.ring_reader import RingReader
-    from .run import Statistics
 
 
 class MemoryStatistics:
@@ -43,31 +43,37 @@ class MemoryStatistics:
 
 
 class ProcessStatistics:
-    """Statistics of one process slot. ``attach`` and ``detach`` say who has the slot.
+    """Statistics of one process slot. ``attach`` and ``detach`` say which process has the slot.
 
     ``parts`` feed on every stretch of every ring of the process, after the loop's own.
     """
 
-    def __init__(self, statistics: Statistics, slot: int) -> None:
-        self.statistics = statistics
+    def __init__(
+        self,
+        context: Context,
+        slot: int,
+        loop_parts: Sequence[Callable[[ProcessStatistics, LoopStatistics], Part]] = (),
+    ) -> None:
+        """``loop_parts``: make further parts of every loop."""
+        self.context = context
         self.slot = slot
         self.sites = SiteNames()
-        self.labels = BoundedLabels(statistics.callback_limit)
-        self.culprits = BoundedLabels(statistics.callback_limit)
+        self.labels = BoundedLabels(context.callback_limit)
+        self.culprits = BoundedLabels(context.callback_limit)
+        self._loop_parts = loop_parts
         self.loops: dict[str, LoopStatistics] = {}
         self._loop_slots = LabelSlots()
         self.executors = ExecutorStatistics(self.sites, self.labels)
-        self.collections = CollectionStatistics(self)
+        self.collections = CollectionStatistics(lambda: self.sites, self.labels)
         self.memory = MemoryStatistics()
         self.waits = Waits()
-        self.growth = GrowthStatistics(self)
+        self.growth = GrowthStatistics()
         self.parts: list[Part] = [self.executors, self.collections, self.memory, self.growth]
         self.pid = 0
         self.description: dict[str, Any] = {}
         self.attached = False
         #: Processes that have had the slot.
         self.processes = 0
-        self.growth_events = {"timer": 0, "memory": 0}
         self._records: dict[int, tuple[int, int]] = {}
         self._ended_records = [0, 0]
         self.usage: ProcessUsage | None = None
@@ -88,9 +94,7 @@ class ProcessStatistics:
         self.usage = None
 
     def detach(self, *, crashed: bool = False) -> None:
-        """The process has ended and was read to its end; its counters stay in the slot."""
-        if not self.attached:
-            return
+        """The process has ended and was read to its end. For ``Statistics.detach``."""
         for loop in self.loops.values():
             loop.callbacks.count_slow(final=True)
             if loop.is_open:
@@ -106,7 +110,6 @@ class ProcessStatistics:
             self.usage = None
         self.memory.blocks = -1
         self.attached = False
-        self.statistics.give_slot(self)
 
     def open_loop(
         self, thread: str, number: int, since: float, reader: RingReader, decoder: LoopStream
@@ -117,7 +120,17 @@ class ProcessStatistics:
         label = self._loop_slots.take(thread, since)
         loop = self.loops.get(label)
         if loop is None:
-            loop = self.loops[label] = self.statistics.make_loop(self, label)
+            loop = LoopStatistics(
+                label,
+                slot=self.slot,
+                context=self.context,
+                sites_of=lambda: self.sites,
+                labels=self.labels,
+                culprits=self.culprits,
+                waits=self.waits,
+            )
+            loop.parts += [make(self, loop) for make in self._loop_parts]
+            self.loops[label] = loop
         loop.open(reader, decoder, number)
         return loop
 
@@ -171,8 +184,6 @@ class ProcessStatistics:
         self.look()
         for part in self.parts:
             yield from part.metrics()
-        for heap, count in self.growth_events.items():
-            yield Sample("asyncio_heap_growth_events_total", (("heap", heap),), count)
         yield Sample("traceloop_records_total", (), self.records)
         yield Sample("traceloop_records_dropped_total", (), self.dropped)
         usage = self.usage
@@ -187,7 +198,7 @@ class ProcessStatistics:
             labels = (
                 ("pid", str(self.pid)),
                 ("python", printable(str(self.description.get("python", "")), 60)),
-                ("version", printable(str(self.description.get("version", self.statistics.version)), 60)),
+                ("version", printable(str(self.description.get("version", self.context.version)), 60)),
                 ("command", printable(str(self.description.get("command", "")), 200)),
             )
             yield Sample("traceloop_process_info", labels, 1)

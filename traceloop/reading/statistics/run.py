@@ -1,11 +1,11 @@
-"""Everything that TELEMETRY's metrics say, of all processes of a run, at any moment.
+"""The statistics of a run: everything that its metrics (docs/telemetry.md) say, of all processes, at any moment.
 
-``Statistics`` -> ``ProcessStatistics`` by slot -> ``LoopStatistics`` by label, each made of parts (``samples.Part``)
+``Statistics`` -> ``ProcessStatistics`` by slot -> ``LoopStatistics`` by label, each made of parts (``parts.Part``)
 that are fed with what the rings' decoders return. To add a part to every loop or process, append its factory to
 ``loop_parts`` or ``process_parts`` before the first process is attached.
 
-Nothing here is thread-safe by itself: who feeds and who asks in different threads hold ``lock`` meanwhile. The
-follower (follower.py) and the exporters do.
+Nothing here is thread-safe by itself: threads that feed or ask hold ``lock`` meanwhile, as the follower (follower.py)
+and the exporters do.
 """
 
 from __future__ import annotations
@@ -15,37 +15,26 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from ..site_names import SiteNames
+from .context import Context, own_threshold, same_threshold
 from .labels import DEFAULT_LIMIT, NumberSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
 from .process import ProcessStatistics
 
 
-def _same_threshold(callback: str, threshold: float) -> float:
-    return threshold
-
-
 class Statistics:
-    """The statistics of a run.
-
-    ``threshold_for``: seconds from which a callback (label) is slow, given its loop's own threshold.
-    ``lowest_threshold``: the lowest of these, given the loop's own.
-    ``callback_limit``: callbacks that a process may have as label values; the rest is ``other``.
-    """
+    """The statistics of a run. The arguments are those of ``Context``."""
 
     def __init__(
         self,
         *,
-        threshold_for: Callable[[str, float], float] = _same_threshold,
-        lowest_threshold: Callable[[float], float] = lambda threshold: threshold,
+        threshold_for: Callable[[str, float], float] = same_threshold,
+        lowest_threshold: Callable[[float], float] = own_threshold,
         callback_limit: int = DEFAULT_LIMIT,
     ) -> None:
         self.lock = threading.RLock()
-        self.threshold_for = threshold_for
-        self.lowest_threshold = lowest_threshold
-        self.callback_limit = callback_limit
-        self.version = _own_version()
-        self.loop_parts: list[Callable[[LoopStatistics], Part]] = []
+        self.context = Context(threshold_for, lowest_threshold, callback_limit)
+        self.loop_parts: list[Callable[[ProcessStatistics, LoopStatistics], Part]] = []
         self.process_parts: list[Callable[[ProcessStatistics], Part]] = []
         #: More series, of nobody's process: an exporter's own counters.
         self.extra: list[Callable[[], Iterable[Sample]]] = []
@@ -57,20 +46,16 @@ class Statistics:
         slot = self._slots.take()
         process = self.processes.get(slot)
         if process is None:
-            process = self.processes[slot] = ProcessStatistics(self, slot)
+            process = self.processes[slot] = ProcessStatistics(self.context, slot, self.loop_parts)
             process.parts += [make(process) for make in self.process_parts]
         process.attach(pid, sites, description or {})
         return process
 
-    def give_slot(self, process: ProcessStatistics) -> None:
-        """For ``ProcessStatistics.detach``."""
-        self._slots.free(process.slot)
-
-    def make_loop(self, process: ProcessStatistics, label: str) -> LoopStatistics:
-        """For ``ProcessStatistics.open_loop``."""
-        loop = LoopStatistics(process, label)
-        loop.parts += [make(loop) for make in self.loop_parts]
-        return loop
+    def detach(self, process: ProcessStatistics, *, crashed: bool = False) -> None:
+        """The process has ended and was read to its end: its slot is free, its counters stay in it."""
+        if process.attached:
+            process.detach(crashed=crashed)
+            self._slots.free(process.slot)
 
     def loops(self) -> Iterator[LoopStatistics]:
         """All loops of all processes, ended ones too, in order of slot and label."""
@@ -89,9 +74,3 @@ class Statistics:
                     yield Sample(name, (*both, *labels), value)
         for more in self.extra:
             yield from more()
-
-
-def _own_version() -> str:
-    from ...version import __version__
-
-    return __version__

@@ -6,15 +6,15 @@ has no step, and so appears there only. Here are the tasks that ran through the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
 
-from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITES
+from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITE_LIMIT
+from ...record.sites import site_of
 from ..decoding.decoded import Decoded
+from .context import SitesOf
 from .parts import Sample
-
-if TYPE_CHECKING:
-    from .loop import LoopStatistics
+from .waits import Waits
 
 # Tasks that live at the same time and are remembered; coroutines; creators of one coroutine's tasks.
 _MAX_ALIVE: Final = 200_000
@@ -80,11 +80,16 @@ class _Alive:
 
 
 class TaskStatistics:
-    """A part of a loop's statistics (``samples.Part``); it has no series of its own, reports and ``top`` ask it."""
+    """A part of a loop's statistics (``parts.Part``); it has no series of its own, reports and ``top`` ask it."""
 
-    def __init__(self, loop: LoopStatistics) -> None:
-        self._loop = loop
-        self._sites = loop.process.sites
+    def __init__(self, sites_of: SitesOf, waits: Waits, is_open: Callable[[], bool]) -> None:
+        """``waits``: of the process. ``is_open``: whether a loop has the label now; the tasks of one that has gone have
+        gone too.
+        """
+        self._waits = waits
+        self._sites_of = sites_of
+        self._is_open = is_open
+        self._sites = sites_of()
         self.coroutines: dict[int, CoroutineTotals] = {}
         # By ident, in order of their first steps.
         self._alive: dict[float, _Alive] = {}
@@ -102,8 +107,8 @@ class TaskStatistics:
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one stretch of the loop's record."""
-        if self._sites is not self._loop.process.sites:  # another process has the slot: its sites have other numbers
-            self._sites = self._loop.process.sites
+        if self._sites is not self._sites_of():  # another process has the slot: its sites have other numbers
+            self._sites = self._sites_of()
             self.coroutines = {}
             self._alive = {}
             self._done = {}
@@ -116,18 +121,18 @@ class TaskStatistics:
             totals = newcomer.totals
             if task.creator_ident:
                 creators = totals.creators
-                creator = newcomer.creator = int(task.creator_ident) % SITES
+                creator = newcomer.creator = site_of(task.creator_ident)
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
         self._feed_steps(decoded)
         self._done = {}
-        looks = self._loop.process.waits.looks
+        looks = self._waits.looks
         for ident, outcome, _, _ in decoded.finished:
             looks.pop(ident, None)
             alive = self._alive.pop(ident, None)
             if alive is not None:
                 self._done[ident] = alive
-            totals = alive.totals if alive is not None else self._totals(int(ident) % SITES)
+            totals = alive.totals if alive is not None else self._totals(site_of(ident))
             if outcome == OUTCOME_RESULT:
                 totals.results += 1
             elif outcome == OUTCOME_EXCEPTION:
@@ -135,8 +140,8 @@ class TaskStatistics:
             elif outcome == OUTCOME_CANCELLED:
                 totals.cancelled += 1
         for ident in decoded.abandoned:
-            if ident >= SITES:
-                self._totals(int(ident) % SITES).abandoned += 1
+            if ident >= SITE_LIMIT:
+                self._totals(site_of(ident)).abandoned += 1
                 self._alive.pop(ident, None)
                 looks.pop(ident, None)
 
@@ -145,22 +150,21 @@ class TaskStatistics:
 
         A look that is read late may be of a task that has ended; only one that later looks find too is adopted.
         """
-        for ident, seen in self._loop.process.waits.looks.items():
+        for ident, seen in self._waits.looks.items():
             if ident not in self._alive and seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS:
                 self._begin(ident, "", seen[0])
 
     def _begin(self, ident: float, name: str, since: float) -> _Alive:
         if len(self._alive) >= _MAX_ALIVE:
             del self._alive[next(iter(self._alive))]
-        alive = self._alive[ident] = _Alive(name, since, self._totals(int(ident) % SITES))
+        alive = self._alive[ident] = _Alive(name, since, self._totals(site_of(ident)))
         return alive
 
     def _feed_steps(self, decoded: Decoded) -> None:
         known = self._alive.get
         done = self._done.get
-        waits = self._loop.process.waits
-        looks = waits.looks
-        for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITES]:
+        looks = self._waits.looks
+        for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITE_LIMIT]:
             alive = known(ident) or done(ident) or self._begin(ident, "", start)
             totals = alive.totals
             took = end - start
@@ -178,24 +182,23 @@ class TaskStatistics:
             elif start > before:
                 totals.suspended += start - before
                 if ident in looks:
-                    waits.step(ident, before, start)
+                    self._waits.step(ident, before, start)
             alive.last_end = end
 
     def standing(self) -> Iterator[tuple[int, int, float]]:
         """The tasks that a look found suspended and that have not run since: site, chain, since when."""
-        looks = self._loop.process.waits.looks
+        looks = self._waits.looks
         for ident, seen in looks.items():
             alive = self._alive.get(ident)
             if alive is not None and seen[-2] >= alive.last_end:
                 since = alive.last_end if alive.last_end > 0.0 else seen[0]
-                yield int(ident) % SITES, int(seen[-1]), since
+                yield site_of(ident), int(seen[-1]), since
 
     # -- as it stands
 
     def label(self, site: int) -> str:
         """The name of a coroutine function."""
-        found = self._sites.site(site)
-        return found.label if found is not None else "unknown"
+        return self._sites.label(site)
 
     @property
     def alive(self) -> int:
@@ -206,19 +209,19 @@ class TaskStatistics:
         """How many of them, by site."""
         counts: dict[int, int] = {}
         for ident in self._alive:
-            site = int(ident) % SITES
+            site = site_of(ident)
             counts[site] = counts.get(site, 0) + 1
         return counts
 
     def oldest(self, limit: int = 5) -> list[OldTask]:
         """The oldest task of each coroutine that has tasks alive, oldest first."""
-        if not self._loop.is_open:
+        if not self._is_open():
             return []
         counts = self.alive_by_coroutine()
         seen: set[int] = set()
         out: list[OldTask] = []
         for ident, alive in self._alive.items():
-            site = int(ident) % SITES
+            site = site_of(ident)
             if site not in seen:
                 seen.add(site)
                 out.append(OldTask(self.label(site), alive.name, alive.since, counts[site]))

@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from ...record.frames import Frame, is_application, is_library
-from ...record.layout import SITES
+from ...record.sites import site_of
 from ..decoding.decoded import Standing
 
 LOOK_SECONDS: Final = 1.0
@@ -174,7 +174,7 @@ class Waits:
         elif used:
             del seen[:used]
         if chain:
-            self.ended(int(ident) % SITES, chain, start - before)
+            self.ended(site_of(ident), chain, start - before)
 
     def ended(self, site: int, chain: int, seconds: float) -> None:
         """A task of the coroutine at ``site`` has waited at ``chain`` for so long, and a look has seen it."""

@@ -204,4 +204,4 @@ def active_span(handle: Any) -> list[Any] | None:
 
 def site_number(ident: float) -> int:
     """The site in a run's ident."""
-    return int(ident % layout.SITES)
+    return int(ident % layout.SITE_LIMIT)
