@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 
+from traceloop import notices
 from traceloop.instrument import run_directory
 from traceloop.parsing import SettingsError
 from traceloop.settings import (
@@ -19,6 +20,7 @@ from traceloop.settings import (
     PREFIX,
     ROOT_PID,
     RUN_DIR,
+    STDERR,
     Settings,
     misspelt,
 )
@@ -48,9 +50,8 @@ print("traceloop", traceloop.__version__, int(traceloop.instrument.startup.hook_
 
 
 def say(line: str) -> None:
-    """One line of ours on stderr."""
-    if sys.stderr is not None:
-        print(f"traceloop: {line}", file=sys.stderr, flush=True)
+    """One line of ours on stderr, where that can be written."""
+    notices.say(line)
 
 
 def main(words: Sequence[str]) -> int:
@@ -86,8 +87,11 @@ def _fill_standard_descriptors() -> None:
 def execute(program: programs.Program, environ: Mapping[str, str]) -> int:
     """Becomes the program."""
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:
-            stream.flush()
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            pass  # nobody reads it, or the disk is full: that is for the program to find out
     try:
         os.execve(program.executable, program.argv, dict(environ))
     except OSError as error:
@@ -161,7 +165,7 @@ def _run(settings: Settings, program: programs.Program) -> int:
     if settings.record is not None:
         settings = settings.replace(record=_make_record_directory(settings.record))
     settings = run_directory.make(settings, say)
-    environ = {**_clean(os.environ), **settings.to_environ(), ROOT_PID: str(os.getpid())}
+    environ = {**_clean(os.environ), **settings.to_environ(), ROOT_PID: str(os.getpid()), STDERR: notices.own_stderr()}
     if settings.run_dir is not None:
         run_directory.describe(settings, settings.run_dir, program.argv, say)
     if settings.collector == "process" and settings.run_dir is not None:

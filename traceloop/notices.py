@@ -1,8 +1,11 @@
 """What we have to say to the user of a traced program: single lines on stderr that begin with `traceloop: `.
 
-A program may have closed its stderr, or have given descriptor 2 to something else; a byte of ours in a socket or a
-database file would be far worse than a lost notice. So a line is written only where descriptor 2 is what it was when
-the process started (a daemon that redirects it hears nothing), and never where that would block.
+- A program may have closed its stderr, or have given descriptor 2 to something else; a byte of ours in a socket or a
+  database file would be far worse than a lost notice. So a line is written only where descriptor 2 is what it was when
+  the process started (a daemon that redirects it hears nothing).
+- A process of the run whose stderr is not the root's has a parent that reads it, and that may take any line for a
+  failure. Its lines go to the collector, which writes them to the root's stderr.
+- stderr may be full, or a pipe without a reader: nothing here blocks for long, raises, or lets SIGPIPE end the program.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ import os
 import select
 import sys
 
+from .record import files
 from .record.text import MAX_TEXT, printable
+from .settings import NO_DIRECTORY, RUN_DIR, STDERR
 
 
 def _identity(descriptor: int) -> tuple[int, int] | None:
@@ -28,7 +33,41 @@ _at_start = _identity(2) if sys.__stderr__ is not None else None
 
 def say(line: str) -> None:
     """Writes `traceloop: LINE`, without control characters; from any thread, and at exit too. Never raises."""
-    write_text("".join(f"traceloop: {printable(part, MAX_TEXT)}\n" for part in line.rstrip("\n").split("\n")))
+    try:
+        lines = [printable(part, MAX_TEXT) for part in line.rstrip("\n").split("\n")]
+        if _is_somebody_elses():
+            _hand_over(lines)
+        else:
+            write_text("".join(f"traceloop: {part}\n" for part in lines))
+    except Exception:
+        pass
+
+
+def own_stderr() -> str:
+    """Names what descriptor 2 of this process is, for the variable `STDERR` of the processes that it starts."""
+    identity = _identity(2)
+    return f"{identity[0]}:{identity[1]}" if identity is not None else ""
+
+
+def _is_somebody_elses() -> bool:
+    """Whether this process belongs to a run and has another stderr than the run's root."""
+    given = os.environ.get(STDERR, "")
+    return bool(given) and os.environ.get(RUN_DIR, NO_DIRECTORY) != NO_DIRECTORY and given != own_stderr()
+
+
+def _hand_over(lines: list[str]) -> None:
+    try:
+        pipe = os.open(
+            os.path.join(os.environ[RUN_DIR], files.WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOFOLLOW
+        )
+    except OSError:
+        return  # there is no collector
+    try:
+        for line in lines:
+            # No more than a pipe takes in one piece: other processes write to it too.
+            os.write(pipe, line.encode("utf-8", "backslashreplace")[: select.PIPE_BUF - 1] + b"\n")
+    finally:
+        os.close(pipe)
 
 
 def write_text(text: str) -> None:
@@ -62,13 +101,14 @@ def _usable_descriptor() -> int | None:
 def _writable(descriptor: int, timeout_ms: int = 1000) -> bool:
     poll = select.poll()
     poll.register(descriptor, select.POLLOUT)
-    return bool(poll.poll(timeout_ms))
+    # Nothing is written to a pipe without a reader: where the program has chosen so, SIGPIPE would end it.
+    return any(not events & (select.POLLERR | select.POLLNVAL) for _, events in poll.poll(timeout_ms))
 
 
 def say_once(run_dir: str | None, topic: str, line: str) -> None:
     """Says it once for the whole run: several workers would each have said the same."""
     if run_dir is not None:
-        marker = os.path.join(run_dir, f"said-{topic}")
+        marker = os.path.join(run_dir, files.SAID_PREFIX + topic)
         try:
             os.close(os.open(marker, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except FileExistsError:

@@ -43,6 +43,8 @@ ROOT_PID: Final = PREFIX + "ROOT_PID"
 #: The collector's process, and the address of its metrics.
 COLLECTOR_PID: Final = PREFIX + "COLLECTOR_PID"
 METRICS_URL: Final = PREFIX + "METRICS_URL"
+#: What the root's stderr is, as `notices.own_stderr` names it.
+STDERR: Final = PREFIX + "STDERR"
 NO_DIRECTORY: Final = "none"
 
 #: Which signal has a process dump its stacks. Which core runs loops.
@@ -50,7 +52,7 @@ DUMP_SIGNAL: Final = PREFIX + "DUMP_SIGNAL"
 CORE: Final = PREFIX + "CORE"
 
 #: Variables of ours that are no fields of `Settings`.
-OTHER_VARIABLES: Final = (RUN_DIR, ROOT_PID, COLLECTOR_PID, METRICS_URL, DUMP_SIGNAL, CORE)
+OTHER_VARIABLES: Final = (RUN_DIR, ROOT_PID, COLLECTOR_PID, METRICS_URL, STDERR, DUMP_SIGNAL, CORE)
 
 
 class Field:

@@ -20,6 +20,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 
 from traceloop import notices
 from traceloop.record import files
@@ -46,6 +47,12 @@ if TYPE_CHECKING:
     from ..exporters.span_pipeline import SpanPipeline
 
 
+#: Lines for processes that have another stderr than the root's.
+MAX_LINES_A_MINUTE = 30
+# Lines that wait for the root to say them.
+_MAX_NOTICES = 100
+
+
 class Collector:
     """Reads a run directory and serves what it reads. ``run`` is called by the one thread that owns it."""
 
@@ -66,6 +73,8 @@ class Collector:
         self._root_over = False
         self._seen_any = False
         self._look_again = MAX_POLL_SECONDS
+        self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
+        self._unsaid = 0
 
     def open(self, listener: socket.socket | None) -> None:
         """Brings in what reads and serves; only now, since the program waits for what comes before."""
@@ -157,6 +166,7 @@ class Collector:
             for name in list(self.follower.ended - self._ended):
                 busy = True
                 self._process_over(name)
+        self._tell_of_others()
         if not self._summary_written and self._may_sum_up():
             busy = True
             self._sum_up()
@@ -165,7 +175,6 @@ class Collector:
         return busy
 
     def _process_over(self, name: str) -> None:
-
         self._ended.add(name)
         process = self.follower.processes[name]
         folder = process.folder
@@ -188,8 +197,20 @@ class Collector:
         """Says it at once, or where that is not possible, has the root say it at the end."""
         if notices.usable():
             say(line)
-        else:
+        elif len(self.notices) < _MAX_NOTICES:
             self.notices.append(line)
+
+    def _tell_of_others(self) -> None:
+        """Says what processes with another stderr than the root's had to say, so many lines a minute."""
+        now = time.monotonic()
+        for line in self.pipe.take_lines():
+            if len(self._said_for_others) == MAX_LINES_A_MINUTE and now - self._said_for_others[0] < 60:
+                self._unsaid += 1
+                continue
+            more = f" ({self._unsaid} more lines were left out)" if self._unsaid else ""
+            self._unsaid = 0
+            self._said_for_others.append(now)
+            self._tell(line + more)
 
     def _let_go(self, name: str) -> None:
         """Frees what a process that ended well has left: a service may have thousands of workers in its life."""

@@ -8,6 +8,10 @@ from __future__ import annotations
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
 _FLAGS = ("detach", "detached", "port-required")
 
 
@@ -53,13 +57,18 @@ def _parse(arguments: list[str]) -> dict[str, str]:
     for argument in rest:
         name, equals, value = argument.removeprefix("--").partition("=")
         if name not in ("run-dir", "root-pid", "ready-fd", "listen-fd", *_FLAGS) or not argument.startswith("--"):
-            print(f"traceloop: the collector does not know {argument!r}", file=sys.stderr)
-            sys.exit(2)
+            _refuse(f"the collector does not know {argument!r}")
         options[name] = value if equals or name in _FLAGS else next(rest, "")
     if not options.get("run-dir"):
-        print("traceloop: the collector needs --run-dir DIR", file=sys.stderr)
-        sys.exit(2)
+        _refuse("the collector needs --run-dir DIR")
     return options
+
+
+def _refuse(line: str) -> NoReturn:
+    from traceloop import notices
+
+    notices.say(line)
+    sys.exit(2)
 
 
 def _close_all_but(*kept: int) -> None:

@@ -1,18 +1,27 @@
-"""The pipe in the run directory that ends the collector's wait."""
+"""The pipe in the run directory that ends the collector's wait, and takes the notices of other processes."""
 
 from __future__ import annotations
 
 import os
 import select
+from collections import deque
 
 from traceloop.record import files
 
+_MAX_LINES = 100
+
 
 class WakePipe:
-    """The named pipe of a run directory by which its processes end the collector's wait. For one reader."""
+    """The named pipe by which the processes of a run end the collector's wait. For one reader.
+
+    An empty line only wakes. Any other is a notice of a process that has another stderr than the root's
+    (`traceloop.notices`): see `take_lines`.
+    """
 
     def __init__(self, run_dir: str) -> None:
         path = os.path.join(run_dir, files.WAKE)
+        self._lines: deque[str] = deque(maxlen=_MAX_LINES)
+        self._rest = b""
         try:
             os.mkfifo(path, 0o600)
         except OSError:
@@ -42,7 +51,16 @@ class WakePipe:
         if not poll.poll(seconds * 1000):
             return False
         try:
-            os.read(self._read, 65536)
+            data = self._rest + os.read(self._read, 65536)
         except OSError:
-            pass
+            return True  # it was the process
+        *lines, rest = data.split(b"\n")
+        self._rest = rest[: select.PIPE_BUF]
+        self._lines.extend(line.decode("utf-8", "replace") for line in lines if line)
         return True
+
+    def take_lines(self) -> list[str]:
+        """The notices that have come since the last time, the last 100 at most."""
+        lines = list(self._lines)
+        self._lines.clear()
+        return lines

@@ -14,7 +14,7 @@ from typing import Any
 
 from .. import notices
 from ..collector.errors import CollectorError
-from ..settings import COLLECTOR_PID, METRICS_URL, PREFIX, ROOT_PID, RUN_DIR, Settings, choose, chosen
+from ..settings import COLLECTOR_PID, METRICS_URL, PREFIX, ROOT_PID, RUN_DIR, STDERR, Settings, choose, chosen
 from . import inprocess_collector, process_end, rebinding, run_directory
 
 
@@ -196,7 +196,7 @@ def _variables(settings: Settings, collector: Any) -> dict[str, str]:
     """The variables that make the processes that this one starts part of the run."""
     if settings.run_dir is None:
         return {}
-    out = {**settings.to_environ(), ROOT_PID: str(os.getpid())}
+    out = {**settings.to_environ(), ROOT_PID: str(os.getpid()), STDERR: notices.own_stderr()}
     if collector is not None:
         out[COLLECTOR_PID] = str(collector.pid)
         if collector.url:

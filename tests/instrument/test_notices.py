@@ -1,0 +1,95 @@
+"""Where our lines go: to the root's stderr, never into a stranger's, and never at the program's cost."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.differential import clean_environ, notices, outcome
+from tests.helpers.traced import Traced
+
+SLOW = """
+import asyncio, time
+async def main():
+    time.sleep(0.6)
+asyncio.run(main())
+"""
+PARENT = """
+import subprocess, sys
+child = subprocess.run([sys.executable, "child.py"], capture_output=True, text=True)
+print(repr(child.stderr), child.returncode)
+"""
+
+
+def test_a_childs_captured_stderr_has_no_line_of_ours(traced: Traced, tmp_path: Path) -> None:
+    """A parent that reads its child's stderr may take any line for a failure. The root's stderr has it instead."""
+    (tmp_path / "child.py").write_text(SLOW)
+    (tmp_path / "app.py").write_text(PARENT)
+    result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path)
+    assert (result.status, result.stdout) == (0, "'' 0\n")
+    stalls = [line for line in notices(result) if "stall: __main__.main (" in line and "child.py:4" in line]
+    assert len(stalls) == 1, result.stderr
+
+
+def test_a_child_with_the_roots_stderr_speaks_for_itself(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(SLOW)
+    (tmp_path / "app.py").write_text(PARENT.replace(", capture_output=True", ""))
+    # Nobody reads the record: what is said, the child has said.
+    result = outcome([*traced.command, "--collector", "none", "app.py"], tmp_path)
+    assert result.stdout == "None 0\n"
+    assert [line for line in notices(result) if "stall: __main__.main (" in line], result.stderr
+
+
+def test_the_lines_of_others_are_bounded(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "child.py").write_text(
+        "import asyncio\nfrom traceloop import notices\n"
+        "async def main():\n    for number in range(1000):\n        notices.say(f'line {number}')\n"
+        "        await asyncio.sleep(0.001)\n"
+        "asyncio.run(main())\n"
+    )
+    (tmp_path / "app.py").write_text(PARENT)
+    result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path)
+    assert (result.status, result.stdout) == (0, "'' 0\n")
+    assert 1 <= len([line for line in notices(result) if line.startswith("traceloop: line ")]) <= 60
+
+
+@pytest.mark.parametrize("how", ["/dev/full", "closed pipe", "closed pipe and SIGPIPE"])
+def test_a_stderr_that_cannot_be_written_harms_nothing(how: str, traced: Traced, tmp_path: Path) -> None:
+    """The program was not started (status 1) where there was a notice to be said, or ended by SIGPIPE."""
+    sigpipe = "import signal; signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n" if "SIGPIPE" in how else ""
+    (tmp_path / "app.py").write_text(sigpipe + SLOW + "print('ran')\n")
+    if how == "/dev/full":
+        stderr = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, stderr = os.pipe()
+        os.close(reader)
+    try:
+        # A notice before the program, the stall's within it, the summary behind it.
+        done = subprocess.run(
+            [*traced.command, "--metrics-port", "0", "app.py"],
+            cwd=tmp_path,
+            env=clean_environ({"OTEL_PYTHON_TRACELOOP_SPAN": "1"}),
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            timeout=60,
+        )
+    finally:
+        os.close(stderr)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+
+
+def test_a_refusal_that_cannot_be_said_has_its_status(traced: Traced, tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([*traced.command, "--no-such-option", "app.py"], cwd=tmp_path, stderr=full, timeout=60)
+    assert done.returncode == 2
+
+
+def test_a_line_is_said_without_control_characters() -> None:
+    code = "from traceloop import notices; notices.say('a\\x1b[2J\\rtraceloop: b\\n\\nc')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr == "traceloop: a\\x1b[2J\\rtraceloop: b\ntraceloop: \ntraceloop: c\n"
