@@ -4,44 +4,69 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO_SECONDS ?= 30
 
-RERUN = $(BIN)/python -m pytest -q --last-failed --last-failed-no-failures none
+CONSTRAINTS := constraints.txt
+PROGRESS := @sh .ci/progress
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c $(CONSTRAINTS)
+PYTEST := $(BIN)/python -m pytest -q
+#: Processes that run tests side by side.
+WORKERS ?= 3
+
+# What is installed is known by a sum over names of files and what they say of dependencies: strict links stand for
+# single files, so one that comes or goes counts.
+INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards -type f ! -name '*.pyc' | sort; \
+	cat pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint conformance conformance-all bench install debian-packages clean
+.PHONY: help demo test test-all lint conformance conformance-all bench install constraints debian-packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
 
 $(BIN)/python:
-	$(PYTHON) -c 'import sys; sys.exit("traceloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit("traceloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
+	@echo "== making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
 
-# strict: links file by file, so that type checkers see through it; made anew each time, since files come and go.
-install: $(BIN)/python ## install the package and what its development needs into .venv
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]' --config-settings editable_mode=strict
+install: $(INSTALLED) ## install the package and what its development needs into .venv
+
+# strict: links file by file, so that type checkers see through it.
+$(INSTALLED): | $(BIN)/python
+	@rm -f $(VENV)/.installed-*
+	$(PROGRESS) "installing traceloop and what its development needs" $(PIP) -e '.[dev]' --config-settings editable_mode=strict
 	@# Where PYTHONDONTWRITEBYTECODE is set every process would compile it anew: 0.3 s at each start.
 	@$(BIN)/python -m compileall -q build/__editable__.*/
+	@touch $@
 
-debian-packages: ## install the Debian packages that some tests use (Prometheus, Alertmanager, wrk), as root
-	@sh .ci/debian-packages
+constraints: ## choose the newest versions of what development needs, and write them down in constraints.txt
+	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
+	$(PROGRESS) "choosing versions" build/constraints/bin/python -m pip install -q --upgrade --upgrade-strategy eager '.[dev]'
+	@head -2 $(CONSTRAINTS) >build/constraints.txt
+	@build/constraints/bin/python -m pip freeze --exclude traceloop-eventloop >>build/constraints.txt
+	@mv build/constraints.txt $(CONSTRAINTS)
+
+debian-packages: ## install the Debian packages that some tests use (Prometheus, Alertmanager, CPython's own tests), as root
+	@sh .ci/debian-packages $(PYTHON)
 
 demo: $(BIN)/python ## install, then run examples/service.py under traceloop for half a minute and print the report
-	@$(BIN)/python -m pip install -q --disable-pip-version-check '.[otlp]' 'aiohttp>=3.9'
+	@rm -f $(VENV)/.installed-*
+	$(PROGRESS) "installing traceloop" $(PIP) '.[otlp]' 'aiohttp>=3.9'
 	$(BIN)/traceloop run --report examples/service.py --seconds $(DEMO_SECONDS)
 
 test: debian-packages install lint ## everything that has to pass: lint, types, tests, CPython's tests on this interpreter
-	@# Some tests depend on time, and shared machines stand still: what fails is run again by itself, twice, before it counts.
-	$(BIN)/python -m pytest -q -m "not slow" || $(RERUN) || $(RERUN)
-	$(BIN)/python tests/conformance/run_cpython.py --python $(BIN)/python
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing"
+	@# With nothing beside them; those that are run again are counted, and are few or it fails.
+	$(PYTEST) -n 1 --reruns 2 -m "timing and not slow"
+	$(MAKE) conformance
 
 test-all: debian-packages install lint ## make test and what takes longer
-	$(BIN)/python -m pytest -q
+	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not timing"
+	$(PYTEST) -n 1 --reruns 2 -m "timing"
 	$(MAKE) conformance-all
 
 lint: install ## ruff and mypy (strict)
 	$(BIN)/ruff check .
 	@# From inside the strict editable install, where exporters/ and cli/ stand in their places in the package.
-	cd build/__editable__.*/ && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml
+	$(PROGRESS) "mypy" sh -c 'cd build/__editable__.*/ && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml'
 
 conformance: install ## CPython's own tests of asyncio on our loop, with this interpreter
 	$(BIN)/python tests/conformance/run_cpython.py --python $(BIN)/python

@@ -5,7 +5,9 @@ import signal
 import pytest
 
 from tests.helpers.collected_run import Run
+from tests.helpers.leftovers import remove_runs_of
 from tests.helpers.otlp_receiver import Receiver
+from tests.helpers.reporting import Progress, Reruns
 from tests.helpers.traced import Traced, make_traced
 
 # `nohup make test`: programs that are sent SIGHUP would inherit that it is ignored.
@@ -14,6 +16,22 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 # A shell starts what it puts into the background with SIGINT ignored, and so would our programs be.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config):
+    if hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(Reruns())
+    if config.getoption("numprocesses", None):
+        config.pluginmanager.register(Progress(config))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_left_in_shared_memory(tmp_path_factory):
+    """Fails the session's last test where programs of this session left records behind, and names them."""
+    yield
+    left = remove_runs_of(tmp_path_factory.getbasetemp(), 20)
+    assert not left, "left in shared memory:\n" + "\n".join(left)
 
 
 @pytest.fixture(scope="session")

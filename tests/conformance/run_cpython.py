@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import tomllib
+from concurrent.futures import FIRST_COMPLETED
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -32,8 +33,13 @@ LONG = {"test_ssl", "test_events", "test_subprocess", "test_tasks", "test_base_e
 # Other platforms' loops, which no test of ours can reach here.
 LEFT_OUT = {"test_windows_events", "test_windows_utils", "test_proactor_events"}
 
+# A module of the standard library's tests that some distributions leave out (Debian: libpython3-testsuite).
 _FIND_MODULES = """
-import os, sys, test.test_asyncio
+import os, sys
+try:
+    import test.test_asyncio
+except ImportError:
+    sys.exit()
 folder = os.path.dirname(test.test_asyncio.__file__)
 print("%d.%d" % sys.version_info[:2], *sorted(n[:-3] for n in os.listdir(folder)
       if n.startswith("test_") and n.endswith(".py")))
@@ -106,9 +112,14 @@ def run_all(python: str, loop: list[str], chosen: dict[str, list[str]], jobs: in
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         # The longest first, so that no single one is waited for at the end.
         order = sorted(chosen, key=lambda name: name not in LONG)
-        futures = [pool.submit(run_module, python, loop, m, chosen[m], timeout_s) for m in order]
-        for future in futures:
-            results.update(future.result())
+        names = {pool.submit(run_module, python, loop, m, chosen[m], timeout_s): m for m in order}
+        waiting = set(names)
+        while waiting:
+            done, waiting = concurrent.futures.wait(waiting, timeout=8, return_when=FIRST_COMPLETED)
+            for future in done:
+                results.update(future.result())
+            ended = ", ".join(sorted(names[future] for future in done)) or "still running"
+            print(f"  {'our' if loop else 'the standard'} loop: {ended} ({len(waiting)} to go)", flush=True)
     # Once more with nothing beside it: what fails then is no matter of time.
     again: dict[str, list[str]] = {}
     for name, entry in results.items():
@@ -164,9 +175,14 @@ def main() -> int:
         # Each module runs in a folder of its own. Links stay: behind that of a virtual environment is another one.
         args.python = os.path.abspath(args.python)
 
-    version, *modules = subprocess.run(
-        [args.python, "-c", _FIND_MODULES], capture_output=True, text=True, check=True
-    ).stdout.split()
+    found = subprocess.run([args.python, "-c", _FIND_MODULES], capture_output=True, text=True, check=True).stdout
+    if not found:
+        print(
+            f"skipped: {args.python} comes without CPython's own tests (test.test_asyncio); "
+            "on Debian, apt-get install libpython3-testsuite"
+        )
+        return 0
+    version, *modules = found.split()
     chosen: dict[str, list[str]] = {m: [] for m in modules if m not in LEFT_OUT}
     if args.tests:
         chosen = {}
