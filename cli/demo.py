@@ -13,15 +13,32 @@ import click
 
 @click.command("demo")
 @click.option("--host", default="localhost", show_default=True, help="Where the service listens.")
-@click.option("--port", default=8080, show_default=True, help="Its port; the menu is at http://localhost:PORT/.")
-@click.option("--metrics-port", type=int, help="Port of the metrics (default: OTEL_EXPORTER_PROMETHEUS_PORT or 9464).")
-@click.option("--users", default=10, show_default=True, help="Clients of the load, each about ten requests a second.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    help="Its port, 0 for any free one; the menu is at http://localhost:PORT/.",
+)
+@click.option(
+    "--metrics-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the metrics (default: OTEL_EXPORTER_PROMETHEUS_PORT or 9464).",
+)
+@click.option(
+    "--users",
+    type=click.IntRange(0, 10_000),
+    default=10,
+    show_default=True,
+    help="Clients of the load, each about ten requests a second.",
+)
 @click.option(
     "--trouble",
     "troubles",
     multiple=True,
     metavar="NAME",
-    help="A trouble of the menu that is on from the start, or all; may be repeated.",
+    callback=lambda context, option, value: _known(value),
+    help="A trouble of the menu that is on from the start, or all; may be repeated. Without it they come by turns.",
 )
 @click.option(
     "--prometheus",
@@ -32,8 +49,12 @@ import click
 def command(
     host: str, port: int, metrics_port: int | None, users: int, troubles: tuple[str, ...], directory: Path | None
 ) -> None:
-    """Run a service with a load of its own, whose troubles can be switched on and off by HTTP."""
-    options: list[str] = []
+    """Run a service with a load of its own, whose troubles can be switched on and off by HTTP.
+
+    Its troubles come by turns, a quarter of a minute each; `traceloop: stall: ...` is what traceloop says of some of
+    them. Look at the rest with `traceloop top`, in the metrics, and in the report at the end (Ctrl-C).
+    """
+    options: list[str] = ["--report"]
     if directory is not None:
         # Prometheus has to know the port beforehand; otherwise `run` takes a free one where the usual one is taken.
         if metrics_port is None:
@@ -45,11 +66,19 @@ def command(
             raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
         click.echo(f"traceloop: now run: prometheus --config.file={directory}/prometheus.yml", err=True)
     if metrics_port is not None:
-        options = ["--metrics-port", str(metrics_port)]
+        options += ["--metrics-port", str(metrics_port)]
     words = [*options, str(_script()), "--host", host, "--port", str(port)]
     words += ["--users", str(users), *(word for name in troubles for word in ("--trouble", name))]
     # Becomes the service; returns only where that was refused.
     raise SystemExit(importlib.import_module(".run", __package__).main(words))
+
+
+def _known(names: tuple[str, ...]) -> tuple[str, ...]:
+    there = [*importlib.import_module("traceloop.dashboards.demo.troubles").TROUBLES, "all"]
+    for name in names:
+        if name not in there:
+            raise click.BadParameter(f"there is no {name!r}; expected one of {', '.join(there)}")
+    return names
 
 
 def _script() -> Path:

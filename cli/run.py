@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
 
-DISTRIBUTION = "traceloop-eventloop"
+#: What pip is to install: a checkout or a wheel, since no index has traceloop.
+DISTRIBUTION = "PATH_OR_WHEEL"
 
 # `-c` has put the current folder first: it may hold a `traceloop`, a stranger's or the program's. (-P is not known
 # before 3.11, -I would leave out the user's own packages.)
@@ -136,7 +137,7 @@ def _check_hook(program: programs.Program) -> None:
     if words[1] != __version__:
         raise programs.Refused(
             f"{program.executable} has traceloop {words[1]}, this is {__version__}: "
-            f"{program.executable} -m pip install {DISTRIBUTION}=={__version__}"
+            f"{program.executable} -m pip install {DISTRIBUTION}"
         )
     if words[2] != "1" and program.probe:
         given = " ".join([program.executable, *program.probe])

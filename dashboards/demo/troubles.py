@@ -1,7 +1,8 @@
 """A small HTTP service with a load of its own and a menu of troubles: `traceloop demo`, or `traceloop run troubles.py`.
 
-It needs nothing but Python. Its menu (http://localhost:8080) switches each trouble on and off; dashboards and alerts
-show what each looks like. What is wrong here is wrong on purpose: `load_prices` sleeps on the loop, and so on.
+It needs nothing but Python. Troubles come and go by turns, until one is chosen by `--trouble` or by HTTP: its menu
+(http://localhost:8080) switches each on and off. Dashboards and alerts show what each looks like. What is wrong here is
+wrong on purpose: `load_prices` sleeps on the loop, and so on.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import asyncio
 import atexit
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -30,6 +32,13 @@ TROUBLES = {
     "pool": "more reports are ordered than the pool's four threads can write",
     "tasks": "every request starts a task that waits for something that never comes",
 }
+#: Seconds of quiet before each trouble of the tour, and for which it lasts.
+PAUSE_SECONDS, TOUR_SECONDS = 3, 12
+
+
+def say(line: str) -> None:
+    """A line for whoever runs the demo."""
+    print(f"traceloop: {line}", file=sys.stderr, flush=True)
 
 
 class Service:
@@ -42,6 +51,8 @@ class Service:
         self.waiting: set[asyncio.Task[None]] = set()
         self.timers: list[asyncio.TimerHandle] = []
         self.stopped = threading.Event()
+        self.port = 0
+        self.chosen = False
 
     # The healthy part.
 
@@ -74,6 +85,7 @@ class Service:
             case ["file"]:
                 return b"200 OK", await asyncio.to_thread(read_file)
             case ["trouble", name, "on" | "off" as wanted] if name in TROUBLES or name == "all":
+                self.chosen = True
                 self.switch(TROUBLES if name == "all" else (name,), wanted == "on")
                 return b"200 OK", self.menu().encode()
             case [""] | ["trouble", *_]:
@@ -84,7 +96,13 @@ class Service:
         """What there is, and what is on."""
         lines = [f"  [{'x' if name in self.on else ' '}] {name:9} {text}" for name, text in TROUBLES.items()]
         return "\n".join(
-            ["Troubles:", *lines, "", "Switch: curl localhost:8080/trouble/NAME/on (or off; NAME may be all)", ""]
+            [
+                "Troubles:",
+                *lines,
+                "",
+                f"Switch: curl localhost:{self.port}/trouble/NAME/on (or off; NAME may be all)",
+                "",
+            ]
         )
 
     async def load_prices(self) -> bytes:
@@ -121,6 +139,21 @@ class Service:
         if "tasks" not in self.on:
             for task in list(self.waiting):
                 task.cancel()
+
+    async def tour(self) -> None:
+        """Shows the troubles by turns, until somebody switches one."""
+        while True:
+            for name, text in TROUBLES.items():
+                await asyncio.sleep(PAUSE_SECONDS)
+                if self.chosen:
+                    return
+                say(f"trouble on: {name}: {text}")
+                self.switch((name,), True)
+                await asyncio.sleep(TOUR_SECONDS)
+                if self.chosen:
+                    return
+                say(f"trouble off: {name}")
+                self.switch((name,), False)
 
     async def trouble(self) -> None:
         """Looks twenty times a second for what is on."""
@@ -200,15 +233,24 @@ async def main(host: str, port: int, users: int, troubles: tuple[str, ...]) -> N
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     service = Service()
+    service.chosen = bool(troubles)
     service.switch(troubles, True)
-    server = await asyncio.start_server(service.handle, host, port)
-    port = server.sockets[0].getsockname()[1]
-    print(f"traceloop: the demo and its menu of troubles: http://localhost:{port}/", file=sys.stderr, flush=True)
+    try:
+        server = await asyncio.start_server(service.handle, host, port)
+    except OSError as error:
+        say(f"the demo cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}; choose another with --port")
+        sys.exit(2)
+    service.port = port = server.sockets[0].getsockname()[1]
+    say(f"the demo and its menu of troubles: http://localhost:{port}/")
+    metrics = os.environ.get("OTEL_PYTHON_TRACELOOP_METRICS_URL")
+    say((f"metrics: {metrics}; " if metrics else "") + "in another terminal: traceloop top; Ctrl-C ends it with a report")
     thread = threading.Thread(target=service.hog, name="hog", daemon=True)
     thread.start()
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(service.trouble())
+            if not troubles:
+                group.create_task(service.tour())
             for _ in range(users):
                 group.create_task(client(port))
     finally:

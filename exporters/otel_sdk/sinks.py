@@ -37,7 +37,7 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
     for entry in entry_points(group="opentelemetry_traces_exporter", name=name):
         make = entry.load()
         return make(endpoint=endpoint) if endpoint is not None and name.startswith("otlp") else make()
-    hint = " (pip install 'traceloop-eventloop[otlp-grpc]')" if name == "otlp_proto_grpc" else ""
+    hint = " (pip install opentelemetry-exporter-otlp-proto-grpc)" if name == "otlp_proto_grpc" else ""
     raise LookupError(f"no installed package offers the traces exporter {name!r}{hint}")
 
 

@@ -82,7 +82,7 @@ def test_an_interpreter_without_the_hook(tmp_path: Path) -> None:
          "from traceloop.cli.main import main; main()", "run", python, "app.py"],
         cwd=tmp_path, env={**os.environ, **environ}, capture_output=True, text=True,
     )  # fmt: skip
-    assert_refused(result, f"{python} -m pip install traceloop-eventloop")
+    assert_refused(result, f"{python} -m pip install PATH_OR_WHEEL")
 
 
 def test_a_console_script_of_another_environment(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import re
 import signal
+import socket
 import subprocess
 import time
 import urllib.error
@@ -63,13 +64,48 @@ def test_troubles_show_in_the_metrics_and_go_when_switched_off(python):
             get(f"{url}/nothing").close()
 
 
-def test_a_trouble_that_there_is_not(python):
-    done = subprocess.run(
-        [python, "-m", "traceloop", "demo", "--port", "0", "--metrics-port", "0", "--trouble", "nosuch"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
-    assert done.returncode == 2
-    assert "nosuch" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (("--trouble", "nosuch"), "there is no 'nosuch'; expected one of blocking, freeze,"),
+        (("--port", "99999"), "99999 is not in the range"),
+        (("--metrics-port", "70000"), "70000 is not in the range"),
+        (("--users", "-1"), "-1 is not in the range"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_in_one_line(python, words, expected):
+    done = subprocess.run([python, "-m", "traceloop", "demo", *words], capture_output=True, text=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line.startswith("traceloop: ") and expected in line
+
+
+def test_a_taken_port_is_told_in_one_line(python):
+    with socket.create_server(("localhost", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        command = [python, "-m", "traceloop", "demo", "--host", "127.0.0.1", "--port", port, "--metrics-port", "0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert f"the demo cannot listen on 127.0.0.1, port {port}: " in done.stderr
+
+
+def test_what_it_prints_first_is_true_and_troubles_come_by_turns(python):
+    command = [python, "-u", "-m", "traceloop", "demo", "--port", "0", "--metrics-port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            text = ""
+            while "stall: " not in text:
+                text += process.stderr.readline()
+            (menu,) = re.findall(r"troubles: (http://localhost:\d+/)\n", text)
+            (metrics,) = re.findall(r"traceloop: metrics: (\S+);", text)
+            assert "trouble on: blocking" in text and "[x] blocking" in get(menu)
+            assert "asyncio_eventloop_iterations_total" in get(metrics)
+            (switch,) = re.findall(r"curl (localhost:\d+/trouble)/NAME/on", get(menu))
+            assert "[x] pool" in get(f"http://{switch}/pool/on")
+        finally:
+            process.send_signal(signal.SIGINT)
+            _, rest = process.communicate(timeout=60)
+    assert process.returncode == 0, rest
 
 
 class TestShortened:
