@@ -27,7 +27,7 @@ def command(record: str, width: int | None) -> None:
 
     if not RunDirectory(folder).processes():
         raise click.ClickException(f"no process has recorded anything in {folder}")
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
     statistics, crashes, problems = read(folder)
     for problem in problems:

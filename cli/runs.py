@@ -15,13 +15,14 @@ from traceloop.settings import Settings
 
 def find_run(path: str) -> str | None:
     """The folder of the run: the path itself, or the newest run in it."""
-    if os.path.isfile(os.path.join(path, "run.json")) or _has_processes(path):
+    if os.path.isfile(os.path.join(path, "run.json")) or has_processes(path):
         return path
-    runs = [entry.path for entry in os.scandir(path) if entry.is_dir() and _has_processes(entry.path)]
+    runs = [entry.path for entry in os.scandir(path) if entry.is_dir() and has_processes(entry.path)]
     return max(runs, key=lambda run: os.stat(run).st_mtime) if runs else None
 
 
-def _has_processes(path: str) -> bool:
+def has_processes(path: str) -> bool:
+    """Whether a process of this run has recorded anything."""
     try:
         return any(name.startswith("p-") for name in os.listdir(path))
     except OSError:
@@ -87,14 +88,21 @@ def _run_directories() -> Iterator[str]:
 
 
 def _pids(folder: str) -> set[int]:
+    from traceloop.collector.traced_processes import living_root
     from traceloop.reading.process_folders import RunDirectory
 
     directory = RunDirectory(folder)
-    return {process.pid for process in directory.processes() if directory.writing(process)}
+    known = directory.processes()
+    pids = {process.pid for process in known if directory.writing(process)}
+    # The process that began the run may have no loop: not yet, or it leaves that to its children.
+    root = living_root(folder)
+    if root and not any(process.pid == root and process.ended for process in known):
+        pids.add(root)
+    return pids
 
 
 def lives(folder: str) -> bool:
-    """Whether a process of the run may still write its record."""
+    """Whether a process of the run may still write its record, or begin to."""
     return bool(_pids(folder))
 
 

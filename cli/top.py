@@ -31,7 +31,7 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     """
     folder = choose_run(which)
     from traceloop.exporters.text.live_view import LiveView
-    from traceloop.exporters.text.tables import Style
+    from traceloop.exporters.text.tables import Style, clip
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
 
@@ -41,16 +41,17 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     view = LiveView(statistics)
     title = command_of(folder)
     terminal = sys.stdout.isatty() and not once
-    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     try:
         if terminal:
             click.echo(_HIDE, nl=False)
         while True:
             _follow(follower, interval)
             size = shutil.get_terminal_size((100, 40))
-            lines = view.lines(Style(color, width or max(60, size.columns)), title)
+            rows = max(5, size.lines - 1) if terminal else 0
+            lines = view.lines(Style(color, width or max(60, size.columns)), title, rows)
             if terminal:
-                lines = lines[: max(5, size.lines - 1)]
+                lines = [clip(line, size.columns) for line in lines]
             click.echo((_CLEAR if terminal else "") + "\n".join(lines))
             if once:
                 return

@@ -72,6 +72,7 @@ def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[
 
             sinks.append(SdkSink(name, protocol, settings, environ, notice))
         except Exception as error:
-            hint = " (pip install opentelemetry-exporter-otlp-proto-http requests)" if isinstance(error, ImportError) else ""
+            packages = "opentelemetry-exporter-otlp-proto-http requests"
+            hint = f" (pip install {packages})" if isinstance(error, ImportError) else ""
             notice(f"no spans to {name}: {error}{hint}")
     return sinks

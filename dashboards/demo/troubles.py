@@ -238,12 +238,13 @@ async def main(host: str, port: int, users: int, troubles: tuple[str, ...]) -> N
     try:
         server = await asyncio.start_server(service.handle, host, port)
     except OSError as error:
-        say(f"the demo cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}; choose another with --port")
+        say(f"the demo cannot listen on {host}, port {port}: {os.strerror(error.errno or 0)}; another: --port PORT")
         sys.exit(2)
     service.port = port = server.sockets[0].getsockname()[1]
     say(f"the demo and its menu of troubles: http://localhost:{port}/")
     metrics = os.environ.get("OTEL_PYTHON_TRACELOOP_METRICS_URL")
-    say((f"metrics: {metrics}; " if metrics else "") + "in another terminal: traceloop top; Ctrl-C ends it with a report")
+    where = f"metrics: {metrics}; " if metrics else ""
+    say(f"{where}in another terminal: traceloop top; Ctrl-C ends it with a report")
     thread = threading.Thread(target=service.hog, name="hog", daemon=True)
     thread.start()
     try:

@@ -1,4 +1,8 @@
-"""What a run's loops do now: the text that `traceloop top` shows, made of what was added since the last look."""
+"""What a run's loops do now: the text that `traceloop top` shows, made of what was added since the last look.
+
+A run of a callback is recorded when it ends. So the time of one that is under way at a look counts up to then, and what
+was counted of it is left out when it ends: no callback ever has more time than has passed.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,9 @@ from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
+from traceloop.record.frames import called_by, culprit_frame, place
 
-from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
+from .tables import Style, bar, clean, clip, count, counted, percent, seconds, shorten, size, table, visible
 
 #: Rows of the table of callbacks, and of loops.
 TOP = 10
@@ -20,18 +25,22 @@ TOP_LOOPS = 12
 #: A loop's threshold of slow runs is taken for this many s where it is not known yet.
 _THRESHOLD = 0.1
 _FRAMES = 8
+#: What is left to a loop's name, characters.
+_NAME_WIDTH = 12
 
 
 class _Seen:
     """A loop's counters at the last look."""
 
-    __slots__ = ("active", "callbacks", "delays", "idle", "runs", "slow")
+    __slots__ = ("active", "callbacks", "delays", "idle", "runs", "slow", "under_way")
 
     def __init__(self) -> None:
         self.active = self.idle = 0.0
         self.runs = self.slow = 0
         self.delays = Histogram()
         self.callbacks: dict[str, tuple[int, float]] = {}
+        #: The callback that was running, and for how long by then; "" where none is known.
+        self.under_way = ("", 0.0)
 
 
 class LiveView:
@@ -44,8 +53,11 @@ class LiveView:
         with statistics.lock:
             self._take()
 
-    def lines(self, style: Style, title: str = "") -> list[str]:
-        """The text, by lines that are no longer than the style's width. Rates are those since the last call."""
+    def lines(self, style: Style, title: str = "", rows: int = 0) -> list[str]:
+        """The text, by lines that are no longer than the style's width. Rates are those since the last call.
+
+        ``rows``: how many lines there may be; 0: as many as there are.
+        """
         now = time.monotonic()
         with self._statistics.lock:
             passed, self._looked = max(now - self._looked, 1e-3), now
@@ -53,12 +65,16 @@ class LiveView:
             self._take()
             gains = {key: _gained(seen, before.get(key, _NOTHING)) for key, seen in self._seen.items()}
             loops = [loop for loop in self._statistics.loops() if loop.is_open]
-            out = [self._headline(loops, style, title), ""]
-            out += self._loops(loops, gains, passed, style)
-            out += self._callbacks(loops, gains, passed, style)
-            for loop in loops:
-                out += self._blocked(loop, style)
-        return out
+            # What is wrong now, then the loops, then what they spend their time on, in what is left of the screen.
+            room = max(rows - 3, 6) if rows else 1000
+            frames = _FRAMES if room > 30 else 3
+            blocked = [line for loop in loops for line in self._blocked(loop, style, frames)][: room // 2]
+            room -= len(blocked)
+            shown = list(self._loops(loops, gains, passed, style, min(TOP_LOOPS, max(room // 2 - 1, 2))))
+            room -= len(shown)
+            out = [self._headline(loops, style, title), "", *shown]
+            out += list(self._callbacks(loops, gains, passed, style, min(TOP, room - 2))) + blocked
+        return [clip(line, style.width) for line in out][: rows or None]
 
     def _take(self) -> None:
         self._seen = {_key(loop): _look(loop) for loop in self._statistics.loops()}
@@ -76,10 +92,10 @@ class LiveView:
         return style.bold(shorten(clean(title), max(10, style.width - len(text) - 2))) + "  " + text
 
     def _loops(
-        self, loops: list[LoopStatistics], gains: dict[tuple[int, str], _Seen], passed: float, style: Style
+        self, loops: list[LoopStatistics], gains: dict[tuple[int, str], _Seen], passed: float, style: Style, most: int
     ) -> Iterator[str]:
         rows = []
-        for loop in sorted(loops, key=lambda each: (-each.running_seconds(), -gains[_key(each)].runs))[:TOP_LOOPS]:
+        for loop in sorted(loops, key=lambda each: (-each.running_seconds(), -gains[_key(each)].runs))[:most]:
             gained = gains[_key(loop)]
             total = gained.active + gained.idle
             share = gained.active / total if total else 0.0
@@ -89,7 +105,8 @@ class LiveView:
                 [
                     loop.label,
                     f"{self._statistics.processes[loop.slot].pid}",
-                    f"{bar(share, 10)} {percent(share):>6}",
+                    bar(share, 10),
+                    percent(share),
                     count(gained.runs / passed),
                     seconds(gained.delays.quantile(0.99)),
                     count(gained.slow),
@@ -98,30 +115,32 @@ class LiveView:
                     style.bad(seconds(running)) if late else "-",
                 ]
             )
-        header = ["loop", "pid", "active", "callbacks/s", "delay p99", "slow", "tasks", "timers", "blocked for"]
-        yield from table(style, header, rows, indent=0)
+        header = ["loop", "pid", "", "active", "callbacks/s", "delay p99", "slow", "tasks", "timers", "blocked for"]
+        yield from table(style, *_fitting(header, rows, style.width), indent=0)
         if not rows:
-            yield style.dim("no loop runs")
-        if len(loops) > TOP_LOOPS:
-            yield style.dim(f"and {counted(len(loops) - TOP_LOOPS, 'more loop')}")
+            known = bool(self._statistics.processes)
+            yield style.dim("no loop runs" if known else "the program has not run an asyncio event loop yet")
+        if len(loops) > most:
+            yield style.dim(f"and {counted(len(loops) - most, 'more loop')}")
 
     def _callbacks(
-        self, loops: list[LoopStatistics], gains: dict[tuple[int, str], _Seen], passed: float, style: Style
+        self, loops: list[LoopStatistics], gains: dict[tuple[int, str], _Seen], passed: float, style: Style, most: int
     ) -> Iterator[str]:
         totals: dict[str, CallbackTotals] = {}
         for loop in loops:
             for label, (runs, spent) in gains[_key(loop)].callbacks.items():
                 each = totals.setdefault(label, CallbackTotals(label))
                 each.runs += runs
-                each.seconds += spent
+                # A run whose beginning no watchdog saw may be longer than the time since the last look.
+                each.seconds += min(spent, passed)
         rows = [
             [
                 each.label,
                 f"{each.runs / passed:,.1f}",
                 percent(each.seconds / passed),
-                seconds(each.seconds / each.runs),
+                seconds(each.seconds / each.runs) if each.runs else "runs now",
             ]
-            for each in sorted(totals.values(), key=lambda each: -each.seconds)[:TOP]
+            for each in sorted(totals.values(), key=lambda each: -each.seconds)[: max(0, most)]
         ]
         if rows:
             yield ""
@@ -129,7 +148,7 @@ class LiveView:
                 style, [f"callbacks of the last {seconds(passed)}", "runs/s", "time", "mean"], rows, indent=0
             )
 
-    def _blocked(self, loop: LoopStatistics, style: Style) -> Iterator[str]:
+    def _blocked(self, loop: LoopStatistics, style: Style, most: int) -> Iterator[str]:
         """The stack of a loop that does not come back to its poll, as far as it is known."""
         running = loop.running_seconds()
         if running < (loop.callbacks.threshold or _THRESHOLD):
@@ -144,10 +163,16 @@ class LiveView:
         yield style.bad(f"{whose} has been blocked for {seconds(running)} by {clean(stall.callback)}{culprit}")
         stacks = [stack for stack in stall.stacks if stack.frames]
         if stacks:
+            frames, awaiting = stacks[-1].frames, stacks[-1].awaiting
+            own = culprit_frame(frames, awaiting)
+            if own is not None:
+                called = called_by(frames, own)
+                line = place(own) + (f", in {place(called)}" if called is not None else "")
+                yield "  " + shorten(clean(line), style.width - 2)
             lines = stacks[-1].text.splitlines()[1:]
-            if len(lines) > _FRAMES:
-                yield style.dim(f"  ... {len(lines) - _FRAMES} frames above")
-            yield from ("  " + shorten(clean(line.strip()), style.width - 2) for line in lines[-_FRAMES:])
+            if len(lines) > most:
+                yield style.dim(f"  ... {len(lines) - most} frames above")
+            yield from ("  " + shorten(clean(line.strip()), style.width - 2) for line in lines[-most:])
 
 
 _NOTHING = _Seen()
@@ -164,7 +189,24 @@ def _look(loop: LoopStatistics) -> _Seen:
     seen.runs, seen.slow = loop.callbacks.runs, loop.callbacks.slow_runs
     seen.delays.merge(loop.callbacks.delays.values())
     seen.callbacks = {label: (each.runs, each.seconds) for label, each in loop.callbacks.callbacks.items()}
+    stall = loop_stalls_of(loop).in_progress() if loop.is_open and loop.running_seconds() else None
+    if stall is not None:
+        seen.under_way = (stall.callback, max(0.0, time.monotonic() - stall.start))
+        runs, spent = seen.callbacks.get(stall.callback, (0, 0.0))
+        seen.callbacks[stall.callback] = (runs, spent + seen.under_way[1])
     return seen
+
+
+def _fitting(header: list[str], rows: list[list[str]], width: int) -> tuple[list[str], list[list[str]]]:
+    """The columns that fit into a line of this width; the others go, the dispensable ones first."""
+    for name in ("", "timers", "tasks", "pid", "slow"):
+        needed = sum(max(map(visible, column)) for column in zip(header[1:], *(row[1:] for row in rows), strict=True))
+        if _NAME_WIDTH + needed + 2 * (len(header) - 1) <= width:
+            break
+        place = header.index(name)
+        header = header[:place] + header[place + 1 :]
+        rows = [row[:place] + row[place + 1 :] for row in rows]
+    return header, rows
 
 
 def _gained(now: _Seen, then: _Seen) -> _Seen:
@@ -176,6 +218,6 @@ def _gained(now: _Seen, then: _Seen) -> _Seen:
     gained.delays.counts = [new - old for new, old in zip(now.delays.counts, then.delays.counts, strict=True)]
     for label, (runs, spent) in now.callbacks.items():
         runs_then, spent_then = then.callbacks.get(label, (0, 0.0))
-        if runs > runs_then:
-            gained.callbacks[label] = (runs - runs_then, spent - spent_then)
+        if runs > runs_then or spent > spent_then:
+            gained.callbacks[label] = (runs - runs_then, max(0.0, spent - spent_then))
     return gained

@@ -85,6 +85,13 @@ def shorten(text: str, width: int) -> str:
     return text[: width - 1 - tail] + "…" + text[-tail:]
 
 
+def clip(text: str, width: int) -> str:
+    """A line cut at its end where it is too long; a cut one loses its colours."""
+    if visible(text) <= width:
+        return text
+    return _ESCAPES.sub("", text)[: width - 1] + "…"
+
+
 def visible(text: str) -> int:
     """The characters of a text that carries colours."""
     return len(_ESCAPES.sub("", text))

@@ -1,11 +1,14 @@
 """`traceloop top` on programs that run."""
 
+import fcntl
 import os
 import pty
 import re
 import signal
+import struct
 import subprocess
 import sys
+import termios
 
 import pytest
 
@@ -110,6 +113,123 @@ def test_an_interrupt_ends_it(traced, program):
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=120)
     assert process.returncode == 0
+
+
+WORKERS = """
+import asyncio, os, sys, time
+
+async def beat(n):
+    while True:
+        await asyncio.sleep(0.01 * n)
+
+async def main():
+    tasks = [asyncio.create_task(beat(n)) for n in range(1, 15)]
+    await asyncio.sleep(0.5)
+    print("ready", flush=True)
+    time.sleep(600)
+
+for _ in range(4):
+    if not os.fork():
+        asyncio.run(main())
+while True:
+    os.wait()
+"""
+
+
+def test_a_small_terminal_with_four_blocked_workers(traced, tmp_path):
+    (tmp_path / "workers.py").write_text(WORKERS)
+    command = [*traced.command, "--no-metrics", str(tmp_path / "workers.py")]
+    root = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+    mine, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    try:
+        for _ in range(4):
+            assert root.stdout.readline() == "ready\n"
+        # The process that has no loop of its own names the run too.
+        process = subprocess.Popen(
+            [traced.command[0], "top", "--interval", "1", str(root.pid)],
+            stdout=theirs, stderr=theirs, env={**os.environ, "NO_COLOR": "1"},
+        )  # fmt: skip
+        os.close(theirs)
+        seen = b""
+        while seen.count(b"\x1b[H\x1b[2J") < 4:
+            seen += os.read(mine, 4096)
+        process.send_signal(signal.SIGINT)
+        process.wait(30)
+    finally:
+        os.killpg(root.pid, signal.SIGKILL)
+        root.communicate()
+        os.close(mine)
+    screens = seen.decode().replace("\r", "").split("\x1b[H\x1b[2J")[1:-1]
+    for screen in screens:
+        lines = screen.removesuffix("\n").split("\n")
+        assert "\x1b[" not in screen, "colours"
+        assert len(lines) <= 23 and max(map(len, lines)) <= 80, screen
+        assert "4 processes, 4 loops" in lines[0]
+        assert sum(line.startswith("MainThread ") and line.rstrip().endswith(" s") for line in lines) == 4
+        assert any(line.startswith("callbacks of the last") for line in lines)
+    assert "has been blocked for" in screens[-1]
+
+
+SLOW_BEFORE = """
+import asyncio, sys, time
+
+def hold():
+    print("blocking", flush=True)
+    sys.stdin.readline()
+
+async def main():
+    hold()
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_no_callback_has_more_time_than_has_passed(traced, tmp_path):
+    (tmp_path / "before.py").write_text(SLOW_BEFORE)
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", str(tmp_path / "before.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "blocking\n"
+        # It has run for long when the first look begins, and ends in one of the next.
+        assert "has been blocked for" in top(traced, "--once", "--interval", "3", process.pid).stdout
+        watcher = subprocess.Popen(
+            [traced.command[0], "top", "--interval", "0.5", str(process.pid)], stdout=subprocess.PIPE, text=True
+        )
+        shares = []
+        while not shares or "runs now" in shares[-1]:
+            line = watcher.stdout.readline()
+            if line.startswith("__main__.main"):
+                shares.append(line)
+                process.stdin.write("\n")
+                process.stdin.flush()
+        watcher.send_signal(signal.SIGINT)
+        watcher.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.communicate()
+    assert all(float(re.search(r"([\d.]+)%", line)[1]) <= 100.1 for line in shares), shares
+
+
+def test_a_program_that_has_no_loop_yet(traced):
+    code = "import sys; print('imports', flush=True); sys.stdin.readline()"
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", "-c", code],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline() == "imports\n"
+        done = top(traced, "--once", "--interval", "0.2", process.pid)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "the program has not run an asyncio event loop yet" in done.stdout
+    finally:
+        process.communicate("\n", timeout=60)
+    assert top(traced, "--once", process.pid).returncode == 1
 
 
 def test_what_is_not_there(traced, tmp_path):

@@ -147,6 +147,19 @@ def test_a_program_without_a_loop_is_told_so(traced: Traced, tmp_path: Path) -> 
     )
 
 
+def test_loops_of_children_alone_are_summed_up(traced: Traced, tmp_path: Path) -> None:
+    text = (
+        "import asyncio, os, sys\nfor _ in range(3):\n    if not os.fork():\n"
+        "        asyncio.run(asyncio.sleep(0.01)); sys.exit()\nfor _ in range(3): os.wait()\n"
+        # Until the collector has read them and let them go.
+        "import time\nfolder = os.environ['OTEL_PYTHON_TRACELOOP_RUN_DIR']\n"
+        "while any(name.startswith('p-') for name in os.listdir(folder)): time.sleep(0.01)\n"
+    )
+    result = run(traced, tmp_path, text, "--no-metrics")
+    assert notices(result)[0].startswith("traceloop: 3 loops in 3 processes, "), result.stderr
+    assert "nothing was recorded" not in result.stderr
+
+
 def test_a_record_that_cannot_be_written_is_refused(traced: Traced, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     result = run(traced, tmp_path, RUN, "--record", "file/x")

@@ -6,11 +6,15 @@ one that had it.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Container
 
-from traceloop.record.proc import is_alive, process_start_ticks
+from traceloop.record import files
+from traceloop.record.proc import is_alive, process_start_ticks, process_usage
 from traceloop.settings import RUN_DIR
+
+_CLOCKS_DIFFER_SECONDS = 2.0
 
 
 class Root:
@@ -50,6 +54,21 @@ class Root:
     def owns(self, pid: int, start_ticks: int) -> bool:
         """Whether a folder of that pid and start is the root's."""
         return pid == self.pid and (not self.start_ticks or start_ticks in (0, self.start_ticks))
+
+
+def living_root(run_dir: str) -> int:
+    """The pid of the process that began the run, by ``run.json``; 0 where it has ended, or nothing is known of it."""
+    try:
+        with files.open_file(os.path.join(run_dir, files.RUN)) as file:
+            described = json.loads(file.read(1 << 20))
+        pid, began = int(described["pid"]), float(described["started_ns"]) / 1e9
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return 0
+    if os.path.exists(os.path.join(run_dir, files.LEFT)) or not is_alive(pid):
+        return 0
+    usage = process_usage(pid)
+    # A pid may have been given anew; the process was there before the file was written (the clocks differ a little).
+    return pid if usage is None or usage.started <= began + _CLOCKS_DIFFER_SECONDS else 0
 
 
 def processes_of_run(run_dir: str, known: Container[int]) -> list[int]:

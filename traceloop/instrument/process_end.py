@@ -20,7 +20,6 @@ import sys
 import time
 
 from .. import notices
-from ..record import files
 from ..settings import COLLECTOR_PID, Settings, choose
 from . import run_end
 
@@ -158,18 +157,10 @@ def leave_run(settings: Settings) -> None:
         if settings.run_dir is not None:
             run_end.wake_collector(settings.run_dir)
             run_end.finish_run(settings, settings.run_dir, _collector_pid, _why_nothing_was_recorded)
-            _tell_left(settings.run_dir)
+            run_end.tell_left(settings.run_dir)
     finally:
         _settings, finish_thread = None, None
         _root_pid = _collector_pid = 0
-
-
-def _tell_left(run_dir: str) -> None:
-    try:
-        os.close(os.open(os.path.join(run_dir, files.LEFT), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    except OSError:
-        return  # the collector has gone, and its folder with it
-    run_end.wake_collector(run_dir)
 
 
 def _end() -> None:

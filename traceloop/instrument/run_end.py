@@ -25,7 +25,13 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
 
     `why_nothing`: gives the line for a run that recorded nothing.
     """
-    if not any(files.parse_process_name(name) for name in _listing(run_dir)):
+    names = _listing(run_dir)
+    if not any(files.parse_process_name(name) for name in names):
+        if any(name.startswith(files.DRAINED_PREFIX) for name in names):
+            # Its children have run loops, and are over, read and removed: the collector only waits for this process.
+            tell_left(run_dir)
+            _wait_for_collectors_words(run_dir, settings.exit_timeout)
+            return
         notices.say(why_nothing())
         if settings.collector == "none":
             _remove_empty(run_dir)
@@ -44,6 +50,24 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
         notices.say(report.removeprefix("traceloop: "))
     else:
         notices.say(summary)
+
+
+def tell_left(run_dir: str) -> None:
+    """Lets the collector know that this process, which began the run, has no part in it any more."""
+    try:
+        os.close(os.open(os.path.join(run_dir, files.LEFT), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError:
+        return  # the collector has gone, and its folder with it
+    wake_collector(run_dir)
+
+
+def _wait_for_collectors_words(run_dir: str, timeout: float) -> None:
+    """The collector sums the run up by itself; this process ends after that, where it can."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline and os.path.isdir(run_dir):
+        if os.path.exists(os.path.join(run_dir, files.SUMMARY)):
+            return
+        select.poll().poll(5)
 
 
 def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> str | None:
