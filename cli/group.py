@@ -14,6 +14,7 @@ from traceloop.version import __version__
 COMMANDS = {
     "run": ("run_help", "command", "Run a program on the traced event loop."),
     "top": ("top", "command", "Watch the loops of a running program."),
+    "tasks": ("tasks", "command", "Show the tasks of a program: where each waits, and for what."),
     "report": ("report", "command", "Print the report of a kept record."),
     "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
     "demo": ("demo", "command", "Run a service with troubles to look at."),

@@ -75,6 +75,16 @@ def choose_run(which: str | None) -> str:
     return runs[-1]
 
 
+def find_living_or_kept(which: str | None) -> tuple[str, bool]:
+    """The run directory that is meant, which may be a kept record; whether the run goes on."""
+    if which is None or which.isdecimal():
+        return choose_run(which), True
+    folder = find_run(which) if os.path.isdir(which) else None
+    if folder is None:
+        raise click.ClickException(f"no record of a run in {which}")
+    return folder, lives(folder)
+
+
 def _run_directories() -> Iterator[str]:
     for place in ("/dev/shm", os.environ.get("TMPDIR") or "/tmp"):
         try:

@@ -146,7 +146,7 @@ class ProcessStatistics:
         if loop is not None:
             loop.feed(decoded)
         elif decoded.look_period:
-            self.waits.look(decoded.standing, decoded.look_period)
+            self.waits.look(decoded.standing, decoded.look_period, decoded.awaited)
         for number, text in decoded.chains:
             self.waits.chains.define(number, text)
         for part in self.parts:

@@ -21,8 +21,6 @@ _MAX_ALIVE: Final = 200_000
 _MAX_COROUTINES: Final = 4096
 _MAX_CREATORS: Final = 64
 _OTHER_SITE: Final = 0
-# How much later another look has to find a task that is not known otherwise, s.
-_FOUND_AGAIN_SECONDS: Final = 0.5
 
 
 class CoroutineTotals:
@@ -61,6 +59,21 @@ class OldTask(NamedTuple):
     name: str
     since: float
     alive: int
+
+
+class TaskState(NamedTuple):
+    """A task that is not done. since: when its first step was ready; last_step: end of its latest step (monotonic s).
+
+    chain: of coroutines at which it stands suspended, 0 where it runs, is ready, or was not looked at since it ran.
+    creator: site of the handle run that made it; 0: not known.
+    """
+
+    ident: float
+    name: str
+    since: float
+    last_step: float
+    chain: int
+    creator: int
 
 
 class _Alive:
@@ -126,9 +139,9 @@ class TaskStatistics:
                     creators[creator] = creators.get(creator, 0) + 1
         self._feed_steps(decoded)
         self._done = {}
-        looks = self._waits.looks
+        forget = self._waits.forget
         for ident, outcome, _, _ in decoded.finished:
-            looks.pop(ident, None)
+            forget(ident)
             alive = self._alive.pop(ident, None)
             if alive is not None:
                 self._done[ident] = alive
@@ -143,16 +156,15 @@ class TaskStatistics:
             if ident >= SITE_LIMIT:
                 self._totals(site_of(ident)).abandoned += 1
                 self._alive.pop(ident, None)
-                looks.pop(ident, None)
+                forget(ident)
 
-    def adopt(self) -> None:
-        """Takes for its own what looks have found and nobody knows: tasks whose beginning is not in the record.
+    def knows(self, ident: float) -> bool:
+        """Whether a task is one of this loop's that are not done."""
+        return ident in self._alive
 
-        A look that is read late may be of a task that has ended; only one that later looks find too is adopted.
-        """
-        for ident, seen in self._waits.looks.items():
-            if ident not in self._alive and seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS:
-                self._begin(ident, "", seen[0])
+    def adopt(self, ident: float, since: float) -> None:
+        """A task that looks have found, and whose beginning is not in the record, is this loop's."""
+        self._begin(ident, "", since)
 
     def _begin(self, ident: float, name: str, since: float) -> _Alive:
         if len(self._alive) >= _MAX_ALIVE:
@@ -184,6 +196,14 @@ class TaskStatistics:
                 if ident in looks:
                     self._waits.step(ident, before, start)
             alive.last_end = end
+
+    def states(self) -> Iterator[TaskState]:
+        """Each task that is not done, as the record and the looks have it."""
+        looks = self._waits.looks
+        for ident, alive in self._alive.items():
+            seen = looks.get(ident)
+            chain = int(seen[-1]) if seen is not None and seen[-2] >= alive.last_end else 0
+            yield TaskState(ident, alive.name, alive.since, max(alive.last_end, alive.since), chain, alive.creator)
 
     def standing(self) -> Iterator[tuple[int, int, float]]:
         """The tasks that a look found suspended and that have not run since: site, chain, since when."""

@@ -30,6 +30,7 @@ _MAX_FRAMES: Final = 64
 _MAX_PLACES: Final = 1_000
 _MAX_TASKS: Final = 200_000
 _MAX_LOOKS: Final = 64
+_MAX_AWAITED: Final = 64
 _MAX_TEXT: Final = 300
 
 
@@ -134,6 +135,8 @@ class Waits:
         self.totals: dict[tuple[int, AwaitPlace], WaitTotals] = {}
         #: By the ident of a task: when looks found it suspended (monotonic s) and at which chain, one after the other.
         self.looks: dict[float, array[float]] = {}
+        #: By the ident of a task: the tasks that it waited for when it was last looked at.
+        self.awaited: dict[float, tuple[float, ...]] = {}
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
 
@@ -142,9 +145,12 @@ class Waits:
         self.chains = AwaitChains()
         self.totals = {}
         self.looks = {}
+        self.awaited = {}
         self.period = LOOK_SECONDS
 
-    def look(self, standing: Iterable[Standing], period: float) -> None:
+    def look(
+        self, standing: Iterable[Standing], period: float, awaited: Iterable[tuple[float, float]] = ()
+    ) -> None:
         """Tasks were looked at, each of them once in ``period`` seconds. Read before the steps that follow it."""
         if LOOK_SECONDS <= period < 3600.0:
             self.period = period
@@ -154,12 +160,23 @@ class Waits:
             if seen is None:
                 if len(looks) >= _MAX_TASKS:
                     looks.clear()
+                    self.awaited.clear()
                 seen = looks[ident] = array("d")
             elif len(seen) >= 2 * _MAX_LOOKS:
                 # A task that stands for long: looks in the middle of it say what those around them say.
                 seen = looks[ident] = array("d", [*seen[:2], *seen[-_MAX_LOOKS:]])
             seen.append(when)
             seen.append(chain)
+            self.awaited.pop(ident, None)
+        for ident, other in awaited:
+            known = self.awaited.get(ident, ())
+            if len(known) < _MAX_AWAITED and other not in known:
+                self.awaited[ident] = (*known, other)
+
+    def forget(self, ident: float) -> None:
+        """A task has ended."""
+        self.looks.pop(ident, None)
+        self.awaited.pop(ident, None)
 
     def step(self, ident: float, before: float, start: float) -> None:
         """A task steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""

@@ -1,0 +1,87 @@
+"""`traceloop tasks`: the tasks of a program, as they stand now."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from typing import Any
+
+import click
+
+from .runs import find_living_or_kept, settings_of
+
+#: How long a living program is read for: its tasks are looked at once a second.
+_READ_SECONDS = 1.3
+
+
+@click.command("tasks")
+@click.argument("which", metavar="[PID|RECORD]", required=False)
+@click.option("--flat", is_flag=True, help="A row for each task instead of the tree.")
+@click.option("--json", "as_json", is_flag=True, help="Every task with its whole stack, as JSON.")
+@click.option("--coroutine", metavar="NAME", default=None, help="Only tasks whose coroutine's name contains NAME.")
+@click.option(
+    "--longer-than",
+    type=click.FloatRange(min=0.0),
+    metavar="SECONDS",
+    default=0.0,
+    help="Only tasks that have waited for so long.",
+)
+@click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
+def command(
+    which: str | None, flat: bool, as_json: bool, coroutine: str | None, longer_than: float, width: int | None
+) -> None:
+    """Show the tasks of a program that runs under `traceloop run`: where each waits, for what, and since when.
+
+    The tree has the tasks that nobody waits for on the left, and under each task those that it waits for. Tasks that
+    stand at the same line are one line with their number. Tasks that wait for each other are shown as a deadlock.
+
+    Without an argument the run of yours that was started last; else that of the process PID, or the record in the
+    folder RECORD: of a crashed program the tasks that it left. It works while the program's loop is blocked.
+
+    The record knows a task from its first step on. How old a task is, and who made it, is known as far back as the
+    record goes; a task that is older is shown as old as the first look that found it.
+    """
+    folder, living = find_living_or_kept(which)
+    from traceloop.exporters.text import task_view
+    from traceloop.exporters.text.tables import Style, clean, counted
+    from traceloop.reading.follower import RunFollower
+    from traceloop.collector.collector import make_statistics
+    from traceloop.reading.statistics.task_tree import last_moment, tasks_now, tree_of
+
+    statistics = make_statistics(settings_of(folder))
+    follower = RunFollower(folder, statistics)
+    follower.turn(last=not living)
+    if living:
+        until = time.monotonic() + _READ_SECONDS
+        while time.monotonic() < until:
+            time.sleep(0.1)
+            follower.turn()
+    wanted = int(which) if which is not None and which.isdecimal() else None
+    color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    style = Style(color, width or shutil.get_terminal_size((120, 40)).columns)
+    out: list[dict[str, Any]] = []
+    for process in follower.processes.values():
+        known = process.statistics
+        if wanted is not None and known.pid != wanted:
+            continue
+        now = time.monotonic() if living else last_moment(known)
+        tasks = [
+            task
+            for task in tasks_now(known, now)
+            if task.waited_s >= longer_than and (coroutine is None or coroutine in task.coroutine)
+        ]
+        if as_json:
+            out.append({"pid": known.pid, "tasks": [task.as_dict() for task in tasks]})
+            continue
+        waiting = sum(task.state == "waiting" for task in tasks)
+        title = f"process {known.pid}: {counted(len(tasks), 'task')}, {waiting} waiting"
+        if known.waits.period > 1.5:
+            title += f"; each looked at once in {known.waits.period:.0f} s"
+        click.echo(style.bold(clean(title)))
+        for line in task_view.flat(tasks, style) if flat else task_view.tree(tree_of(tasks), style):
+            click.echo(line)
+    if as_json:
+        click.echo(json.dumps({"processes": out}, indent=2))

@@ -1,0 +1,92 @@
+"""The tasks of a process as text: a tree of who waits for whom, or a flat table."""
+
+from __future__ import annotations
+
+from traceloop.reading.statistics.task_tree import WAITING, Group, TaskNow
+
+from .tables import Style, clean, count, counted, seconds, shorten, table
+
+#: Groups under one task that are shown; the rest is counted.
+MOST_BELOW = 20
+
+
+def tree(groups: list[Group], style: Style) -> list[str]:
+    """One line for each group of tasks that stand alike, those that it waits for below it."""
+    lines: list[str] = []
+    for group in groups:
+        lines += _branch(group, style, "", "")
+    return lines
+
+
+def _branch(group: Group, style: Style, lead: str, below: str) -> list[str]:
+    lines = [lead + _line(group, style, style.width - len(lead))]
+    shown = group.below[:MOST_BELOW]
+    hidden = group.below[MOST_BELOW:]
+    for index, each in enumerate(shown):
+        last = index == len(shown) - 1 and not hidden
+        lines += _branch(each, style, below + ("└─ " if last else "├─ "), below + ("   " if last else "│  "))
+    if hidden:
+        tasks = sum(len(each.tasks) for each in hidden)
+        lines.append(below + style.dim(f"└─ and {counted(tasks, 'more task')}"))
+    return lines
+
+
+def _line(group: Group, style: Style, width: int) -> str:
+    task = group.tasks[0]
+    many = f"{count(len(group.tasks))} × " if len(group.tasks) > 1 else ""
+    name = f" ({clean(task.name)})" if len(group.tasks) == 1 and task.name else ""
+    head = f"{many}{clean(task.coroutine)}{name}"
+    text = f"{head}  {_state(group)}"
+    if len(text) > width > 20:
+        head = shorten(head, max(20, width - len(_state(group)) - 2))
+        text = shorten(f"{head}  {_state(group)}", width)
+    painted = text.replace(head, style.bold(head), 1)
+    return style.bad(text) if task.in_circle else painted
+
+
+def _state(group: Group) -> str:
+    task = group.tasks[0]
+    if task.state != WAITING:
+        return f"{task.state}, last step {_range([each.waited_s for each in group.tasks])} ago"
+    text = f"waits {_range([each.waited_s for each in group.tasks])}"
+    if task.in_circle:
+        text = f"DEADLOCK: waits for itself through others, {_range([each.waited_s for each in group.tasks])}"
+    return f"{text} at {place(task)}{_maker(group)}"
+
+
+def place(task: TaskNow) -> str:
+    """``app.py:31 in load, in asyncio.locks.Lock.acquire``: the application's line, and what it waits in."""
+    if not task.place.file:
+        return "a place that is not known"
+    file = clean(task.place.file).rpartition("/")[2]
+    function = "" if task.place.function == task.coroutine else f" in {clean(task.place.function)}"
+    return f"{file}:{task.place.line}{function}, in {clean(task.place.inside)}"
+
+
+def _maker(group: Group) -> str:
+    makers = {task.made_by for task in group.tasks if task.made_by}
+    if not makers:
+        return ""
+    return f", made by {clean(min(makers))}" + (f" and {len(makers) - 1} more" if len(makers) > 1 else "")
+
+
+def _range(values: list[float]) -> str:
+    lowest, highest = seconds(min(values)), seconds(max(values))
+    return lowest if lowest == highest else f"{lowest} to {highest}"
+
+
+def flat(tasks: list[TaskNow], style: Style) -> list[str]:
+    """A row for each task, the one first that has waited longest."""
+    header = ["task", "coroutine", "stands at", "state", "since step", "age"]
+    rows = [
+        [
+            task.name or "-",
+            task.coroutine,
+            place(task) if task.state == WAITING else "-",
+            "deadlock" if task.in_circle else "waiting" if task.state == WAITING else "active",
+            seconds(task.waited_s),
+            seconds(task.age_s),
+        ]
+        for task in sorted(tasks, key=lambda task: -task.waited_s)
+    ]
+    return table(style, header, rows, names=3, indent=0)

@@ -1,0 +1,185 @@
+"""The tasks of a process at one moment: which wait for which, in groups of those that stand alike.
+
+A tree has the tasks that nobody waits for at its top, and under each task those that it waits for. Where two tasks
+wait for each other there is no top: they are a **deadlock**, and the tree begins at one of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ...record.frames import Frame
+from ...record.layout import SITES
+from .process import ProcessStatistics
+from .waits import UNKNOWN, AwaitPlace
+
+WAITING: Final = "waiting"
+ACTIVE: Final = "running or ready"
+_MAX_DEPTH: Final = 50
+
+
+@dataclass(slots=True)
+class TaskNow:
+    """One task. Times in seconds before now; ``waited_s`` is the time since its last step.
+
+    frames: its chain of coroutines, outermost first; empty where it is not known to be suspended. awaits: the tasks
+    that it waits for. in_circle: it waits, over any number of others, for itself.
+    """
+
+    ident: float
+    coroutine: str
+    name: str
+    state: str
+    age_s: float
+    waited_s: float
+    place: AwaitPlace
+    frames: list[Frame]
+    made_by: str
+    loop: str
+    awaits: list[TaskNow] = field(default_factory=list)
+    awaited: bool = False
+    in_circle: bool = False
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON: plain values; other tasks by their names."""
+        return {
+            "name": self.name,
+            "coroutine": self.coroutine,
+            "state": self.state,
+            "age_seconds": round(self.age_s, 6),
+            "seconds_since_step": round(self.waited_s, 6),
+            "file": self.place.file,
+            "line": self.place.line,
+            "function": self.place.function,
+            "waits_in": self.place.inside,
+            "made_by": self.made_by,
+            "loop": self.loop,
+            "awaits": [task.name or task.coroutine for task in self.awaits],
+            "deadlock": self.in_circle,
+            "stack": [{"file": f, "line": line, "module": m, "function": q} for f, line, m, q in self.frames],
+        }
+
+
+@dataclass(slots=True)
+class Group:
+    """Tasks that stand alike: of one coroutine, at one place, awaiting groups that are alike (``below``)."""
+
+    tasks: list[TaskNow]
+    below: list[Group]
+
+
+def tasks_now(process: ProcessStatistics, now: float) -> list[TaskNow]:
+    """The tasks of a process that are not done, oldest first; ``now``: monotonic s."""
+    waits = process.waits
+    found: dict[float, TaskNow] = {}
+    for loop in process.loops.values():
+        for state in loop.tasks.states():
+            place = waits.chains.place(state.chain) if state.chain else UNKNOWN
+            found[state.ident] = TaskNow(
+                ident=state.ident,
+                coroutine=loop.tasks.label(int(state.ident) % SITES),
+                name=state.name,
+                state=WAITING if state.chain else ACTIVE,
+                age_s=max(0.0, now - state.since),
+                waited_s=max(0.0, now - state.last_step),
+                place=place,
+                frames=waits.chains.frames(state.chain) if state.chain else [],
+                made_by=loop.tasks.label(state.creator) if state.creator else "",
+                loop=loop.label,
+            )
+    for ident, others in waits.awaited.items():
+        task = found.get(ident)
+        if task is not None and task.state == WAITING:
+            task.awaits = [found[other] for other in others if other in found]
+            for other in task.awaits:
+                other.awaited = True
+    _mark_circles(found.values())
+    return sorted(found.values(), key=lambda task: -task.age_s)
+
+
+def last_moment(process: ProcessStatistics) -> float:
+    """The latest moment (monotonic s) that the record of a process tells of its tasks: its end, where it was killed."""
+    steps = [state.last_step for loop in process.loops.values() for state in loop.tasks.states()]
+    return max(*steps, *(seen[-2] for seen in process.waits.looks.values()), 0.0, 0.0)
+
+
+def _mark_circles(tasks: Iterable[TaskNow]) -> None:
+    # Tarjan's strongly connected components, without recursion: a chain of tasks can be as long as there are tasks.
+    order: dict[float, int] = {}
+    lowest: dict[float, int] = {}
+    path: list[TaskNow] = []
+    on_path: set[float] = set()
+    for root in tasks:
+        if root.ident in order:
+            continue
+        work: list[tuple[TaskNow, int]] = [(root, 0)]
+        while work:
+            task, position = work.pop()
+            if position == 0:
+                order[task.ident] = lowest[task.ident] = len(order)
+                path.append(task)
+                on_path.add(task.ident)
+            else:
+                lowest[task.ident] = min(lowest[task.ident], lowest[task.awaits[position - 1].ident])
+            while position < len(task.awaits):
+                other = task.awaits[position]
+                position += 1
+                if other.ident not in order:
+                    work.append((task, position))
+                    work.append((other, 0))
+                    break
+                if other.ident in on_path:
+                    lowest[task.ident] = min(lowest[task.ident], order[other.ident])
+            else:
+                if lowest[task.ident] == order[task.ident]:
+                    members: list[TaskNow] = []
+                    while not members or members[-1] is not task:
+                        members.append(path.pop())
+                        on_path.discard(members[-1].ident)
+                    if len(members) > 1 or task in task.awaits:
+                        for member in members:
+                            member.in_circle = True
+
+
+def tree_of(tasks: list[TaskNow]) -> list[Group]:
+    """The groups at the top of the tree: tasks that nobody waits for, and one of each circle that stands alone."""
+    shown: set[float] = set()
+    tops = [task for task in tasks if not task.awaited]
+    groups = _grouped(tops, shown, _MAX_DEPTH)
+    for task in tasks:
+        if task.ident not in shown:
+            groups += _grouped([task], shown, _MAX_DEPTH)
+    return groups
+
+
+def _grouped(tasks: list[TaskNow], shown: set[float], depth: int) -> list[Group]:
+    by_likeness: dict[Any, Group] = {}
+    for task in tasks:
+        again = task.ident in shown
+        shown.add(task.ident)
+        below = _grouped(task.awaits, shown, depth - 1) if task.awaits and not again and depth > 0 else []
+        likeness = (task.coroutine, task.place, task.state, task.in_circle, _likeness(below))
+        group = by_likeness.get(likeness)
+        if group is None:
+            by_likeness[likeness] = Group([task], below)
+        else:
+            group.tasks.append(task)
+            for mine, others in zip(group.below, below, strict=True):
+                _join(mine, others)
+    return sorted(by_likeness.values(), key=lambda group: -max(task.waited_s for task in group.tasks))
+
+
+def _likeness(groups: list[Group]) -> tuple[Any, ...]:
+    return tuple(
+        (group.tasks[0].coroutine, group.tasks[0].place, group.tasks[0].state, _likeness(group.below))
+        for group in groups
+    )
+
+
+def _join(group: Group, other: Group) -> None:
+    known = {task.ident for task in group.tasks}
+    group.tasks += [task for task in other.tasks if task.ident not in known]
+    for mine, others in zip(group.below, other.below, strict=True):
+        _join(mine, others)
