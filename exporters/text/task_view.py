@@ -33,34 +33,35 @@ def _branch(group: Group, style: Style, lead: str, below: str) -> list[str]:
 
 def _line(group: Group, style: Style, width: int) -> str:
     task = group.tasks[0]
-    many = f"{count(len(group.tasks))} × " if len(group.tasks) > 1 else ""
-    name = f" ({clean(task.name)})" if len(group.tasks) == 1 and task.name else ""
-    head = f"{many}{clean(task.coroutine)}{name}"
-    text = f"{head}  {_state(group)}"
-    if len(text) > width > 20:
-        head = shorten(head, max(20, width - len(_state(group)) - 2))
-        text = shorten(f"{head}  {_state(group)}", width)
-    painted = text.replace(head, style.bold(head), 1)
-    return style.bad(text) if task.in_circle else painted
+    head = f"{count(len(group.tasks))} x " if len(group.tasks) > 1 else ""
+    head += clean(task.coroutine)
+    if len(group.tasks) == 1 and task.name:
+        head += f" ({clean(task.name)})"
+    state = _state(group)
+    text = f"{head}  {state}{_maker(group)}"
+    if len(text) > width:
+        text = f"{head}  {state}"
+    if len(text) > width:
+        head = shorten(head, max(16, width - len(state) - 2))
+        text = shorten(f"{head}  {state}", width)
+    return style.bad(text) if task.in_circle else text.replace(head, style.bold(head), 1)
 
 
 def _state(group: Group) -> str:
     task = group.tasks[0]
+    waited = _range([each.waited_s for each in group.tasks])
     if task.state != WAITING:
-        return f"{task.state}, last step {_range([each.waited_s for each in group.tasks])} ago"
-    text = f"waits {_range([each.waited_s for each in group.tasks])}"
-    if task.in_circle:
-        text = f"DEADLOCK: waits for itself through others, {_range([each.waited_s for each in group.tasks])}"
-    return f"{text} at {place(task)}{_maker(group)}"
+        return f"{task.state}, last step {waited} ago"
+    return f"{'DEADLOCK, ' if task.in_circle else ''}waits {waited} at {place(task)}"
 
 
 def place(task: TaskNow) -> str:
-    """``app.py:31 in load, in asyncio.locks.Lock.acquire``: the application's line, and what it waits in."""
+    """``app.py:31 in load for asyncio.Lock.acquire``: the application's line, and what it waits in."""
     if not task.place.file:
         return "a place that is not known"
     file = clean(task.place.file).rpartition("/")[2]
-    function = "" if task.place.function == task.coroutine else f" in {clean(task.place.function)}"
-    return f"{file}:{task.place.line}{function}, in {clean(task.place.inside)}"
+    function = "" if task.place.function == task.coroutine else " in " + clean(task.place.function).rpartition(".")[2]
+    return f"{file}:{task.place.line}{function} for {clean(task.place.inside)}"
 
 
 def _maker(group: Group) -> str:

@@ -1,6 +1,8 @@
 """Waits from looks and steps: what is exact, what is an estimate, and what no look has seen."""
 
+import asyncio
 import json
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,10 @@ LIBRARY = ("/srv/venv/lib/python3.11/site-packages/pool/core.py", 80, "pool.core
 PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "pool.core.Pool.acquire")
 
 
+def _asyncio_frame(module: str, qualname: str) -> tuple[str, int, str, str]:
+    return str(Path(asyncio.__file__).with_name(f"{module}.py")), 1, f"asyncio.{module}", qualname
+
+
 def waits() -> Waits:
     out = Waits()
     out.chains.define(1, json.dumps([[APPLICATION, LIBRARY], "_asyncio.Future"]))
@@ -24,9 +30,17 @@ def waits() -> Waits:
     ("frames", "place"),
     [
         ([APPLICATION, LIBRARY], PLACE),
-        ([LIBRARY, APPLICATION], AwaitPlace("/srv/app/views.py", 12, "app.views.show", "_asyncio.Future")),
-        ([LIBRARY], AwaitPlace(LIBRARY[0], 80, "pool.core.Pool.acquire", "_asyncio.Future")),
+        ([LIBRARY, APPLICATION], AwaitPlace("/srv/app/views.py", 12, "app.views.show", "a future")),
+        ([LIBRARY], AwaitPlace(LIBRARY[0], 80, "pool.core.Pool.acquire", "a future")),
         ([], UNKNOWN),
+        (
+            [APPLICATION, _asyncio_frame("locks", "_Mixin.__aenter__"), _asyncio_frame("locks", "Lock.acquire")],
+            AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.Lock.acquire"),
+        ),
+        (
+            [APPLICATION, _asyncio_frame("tasks", "wait"), _asyncio_frame("tasks", "_wait")],
+            AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.wait"),
+        ),
     ],
 )
 def test_the_place_is_the_innermost_line_of_the_application(frames, place):
@@ -97,6 +111,16 @@ def test_a_damaged_chain_is_passed_over(text):
     found = waits()
     found.chains.define(9, text)
     assert found.chains.place(9) == UNKNOWN
+
+
+def test_whom_a_task_waits_for_is_what_the_last_look_says():
+    found = waits()
+    found.look([Standing(1.0, TASK, 1)], 1.0, [(TASK, 8.0), (TASK, 9.0), (TASK, 8.0)])
+    assert list(found.awaited[TASK]) == [8.0, 9.0]
+    found.look([Standing(2.0, TASK, 1)], 1.0, [(TASK, 9.0)])
+    assert list(found.awaited[TASK]) == [9.0]
+    found.forget(TASK)
+    assert not found.awaited and not found.looks
 
 
 def test_waiting_now_is_told_by_place():

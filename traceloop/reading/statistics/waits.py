@@ -30,7 +30,15 @@ _MAX_FRAMES: Final = 64
 _MAX_PLACES: Final = 1_000
 _MAX_TASKS: Final = 200_000
 _MAX_LOOKS: Final = 64
-_MAX_AWAITED: Final = 64
+_MAX_AWAITED: Final = 1000
+# What the future at the end of a chain is called.
+_FUTURES: Final = {
+    "_asyncio.Future": "a future",
+    "asyncio.futures.Future": "a future",
+    "_asyncio.Task": "a task",
+    "asyncio.tasks.Task": "a task",
+    "asyncio.tasks._GatheringFuture": "asyncio.gather",
+}
 _MAX_TEXT: Final = 300
 
 
@@ -88,8 +96,21 @@ def place_of(frames: list[Frame], awaited: str) -> AwaitPlace:
     if chosen < 0:
         chosen = 0
     file, line, module, qualname = frames[chosen]
-    inside = f"{frames[chosen + 1][2]}.{frames[chosen + 1][3]}" if chosen + 1 < len(frames) else awaited
-    return AwaitPlace(file, line, f"{module}.{qualname}" if module else qualname, inside)
+    function = f"{module}.{qualname}" if module else qualname
+    return AwaitPlace(file, line, function, _inside(frames[chosen + 1 :], awaited))
+
+
+def _inside(below: list[Frame], awaited: str) -> str:
+    """What a line waits in: the function of a library that it awaits, or the innermost public one of asyncio."""
+    if not below:
+        return _FUTURES.get(awaited, awaited)
+    _, _, module, qualname = below[0]
+    if module.partition(".")[0] != "asyncio":
+        return f"{module}.{qualname}"
+    for _, _, name, inner in below[1:]:
+        if name.partition(".")[0] == "asyncio" and not inner.rpartition(".")[2].startswith("_"):
+            qualname = inner
+    return f"asyncio.{qualname}"
 
 
 def _innermost(frames: list[Frame], wanted: Any) -> int:
@@ -136,7 +157,7 @@ class Waits:
         #: By the ident of a task: when looks found it suspended (monotonic s) and at which chain, one after the other.
         self.looks: dict[float, array[float]] = {}
         #: By the ident of a task: the tasks that it waited for when it was last looked at.
-        self.awaited: dict[float, tuple[float, ...]] = {}
+        self.awaited: dict[float, dict[float, None]] = {}
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
 
@@ -169,9 +190,9 @@ class Waits:
             seen.append(chain)
             self.awaited.pop(ident, None)
         for ident, other in awaited:
-            known = self.awaited.get(ident, ())
-            if len(known) < _MAX_AWAITED and other not in known:
-                self.awaited[ident] = (*known, other)
+            known = self.awaited.setdefault(ident, {})
+            if len(known) < _MAX_AWAITED:
+                known[other] = None
 
     def forget(self, ident: float) -> None:
         """A task has ended."""

@@ -33,7 +33,7 @@ _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(asyncio.__file__)), "")
 # Objects between a coroutine and the one it awaits that do not show it as an attribute.
 _WRAPPERS = frozenset(("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"))
 # Tasks that one task may be seen to wait for: the members of a gather, a wait or a task group.
-MAX_AWAITED = 32
+MAX_AWAITED = 1000
 # Coroutines of asyncio that hold the tasks they wait for in their locals.
 _HOLDERS = frozenset(("_wait", "wait_for", "TaskGroup.__aexit__"))
 
