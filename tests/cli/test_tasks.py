@@ -1,0 +1,120 @@
+"""`traceloop tasks` on programs that run, are blocked, and have crashed."""
+
+import json
+import signal
+import subprocess
+
+import pytest
+
+PROGRAM = """
+import asyncio, sys, time
+
+async def get(pool):
+    async with pool:
+        await asyncio.sleep(600)
+
+async def request(pool):
+    await get(pool)
+
+async def handler():
+    pool = asyncio.Semaphore(1)
+    await asyncio.gather(*[asyncio.create_task(request(pool)) for _ in range(5)])
+
+async def main():
+    task = asyncio.create_task(handler(), name="handler")
+    await asyncio.sleep(0.1)
+    print("ready", flush=True)
+    loop = asyncio.get_running_loop()
+    await loop.run_in_executor(None, sys.stdin.readline)
+    await asyncio.sleep(1.5)  # the tasks are looked at once a second
+    print("blocks", flush=True)
+    time.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def started(traced, tmp_path, *options):
+    path = tmp_path / "app.py"
+    path.write_text(PROGRAM)
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", *options, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+@pytest.fixture
+def program(traced, tmp_path):
+    process = started(traced, tmp_path)
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def tasks(traced, *arguments):
+    return subprocess.run(
+        [traced.command[0], "tasks", "--width", "120", *map(str, arguments)], capture_output=True, text=True, timeout=60
+    )
+
+
+def assert_is_the_tree(done):
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert "7 tasks" in lines[0]
+    (at,) = [index for index, line in enumerate(lines) if "handler (handler)" in line]
+    assert " at app.py:13 for asyncio.gather" in lines[at]
+    below = " ".join(lines[at + 1 : at + 3])
+    assert "4 x __main__.request" in below and " at app.py:5 in get for asyncio.Semaphore.acquire" in below
+    assert " at app.py:6 in get for asyncio.sleep" in below
+
+
+def test_the_tasks_of_a_program_that_runs(traced, program):
+    assert_is_the_tree(tasks(traced, program.pid))
+
+
+def test_the_tasks_of_a_program_whose_loop_is_blocked(traced, program):
+    program.stdin.write("\n")
+    program.stdin.flush()
+    assert program.stdout.readline() == "blocks\n"
+    assert_is_the_tree(tasks(traced, program.pid))
+
+
+def test_every_task_as_json_and_some_of_them(traced, program):
+    done = tasks(traced, program.pid, "--json", "--coroutine", "request")
+    (process,) = json.loads(done.stdout)["processes"]
+    assert process["pid"] == program.pid
+    assert len(process["tasks"]) == 5
+    task = process["tasks"][0]
+    assert task["coroutine"] == "__main__.request" and task["made_by"] == "__main__.handler"
+    assert task["state"] == "waiting" and task["age_seconds"] > 0
+    assert [frame["function"] for frame in task["stack"]][:2] == ["request", "get"]
+    assert json.loads(tasks(traced, program.pid, "--json", "--longer-than", 3600).stdout)["processes"][0]["tasks"] == []
+
+
+def test_a_row_for_each_task(traced, program):
+    lines = tasks(traced, program.pid, "--flat").stdout.splitlines()
+    assert lines[1].split() == ["task", "coroutine", "stands", "at", "state", "since", "step", "age"]
+    assert sum("__main__.request" in line for line in lines) == 5
+
+
+def test_the_tasks_that_a_killed_program_left(traced, tmp_path):
+    process = started(traced, tmp_path, "--record", str(tmp_path / "record"))
+    process.stdin.write("\n")
+    process.stdin.flush()
+    assert process.stdout.readline() == "blocks\n"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    subprocess.run([traced.command[0], "report", str(tmp_path / "record")], capture_output=True, timeout=60, check=True)
+    assert_is_the_tree(tasks(traced, tmp_path / "record"))
+
+
+@pytest.mark.parametrize("which", ["999999999", "/nowhere"])
+def test_where_there_is_nothing_to_see(traced, which):
+    done = tasks(traced, which)
+    assert done.returncode == 1
+    assert done.stderr.startswith("traceloop: ") and done.stderr.count("\n") == 1
