@@ -45,10 +45,10 @@ def command(
     record goes; a task that is older is shown as old as the first look that found it.
     """
     folder, living = find_living_or_kept(which)
-    from traceloop.collector.collector import make_statistics
     from traceloop.exporters.text import task_view
     from traceloop.exporters.text.tables import Style, clean, counted
     from traceloop.reading.follower import RunFollower
+    from traceloop.reading.new_statistics import make_statistics
     from traceloop.reading.statistics.task_tree import last_moment, tasks_now, tree_of
 
     statistics = make_statistics(settings_of(folder))

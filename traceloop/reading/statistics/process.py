@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from ..decoding.ring_reader import RingReader
 
 
+# How much later another look has to find a task that is not known otherwise, s.
+_FOUND_AGAIN_SECONDS = 0.5
+
+
 class MemoryStatistics:
     """Allocated blocks of one process, as sampled."""
 
@@ -158,6 +162,17 @@ class ProcessStatistics:
         before = self._records.get(ring, (0, 0))
         count = int(written) if 0.0 <= written < 2.0**53 else 0
         self._records[ring] = (max(count, before[0]), max(dropped, before[1]))
+
+    def adopt_tasks(self) -> None:
+        """Gives to a loop the tasks that looks have found and no loop knows: their beginning is not in the record.
+
+        A look that is read late may be of a task that has ended; only one that a later look finds too is adopted.
+        """
+        loops = [loop for loop in self.loops.values() if loop.is_open] or list(self.loops.values())
+        for ident, seen in self.waits.looks.items():
+            found_again = seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS
+            if loops and found_again and not any(loop.tasks.knows(ident) for loop in self.loops.values()):
+                loops[0].tasks.adopt(ident, seen[0])
 
     def look(self) -> None:
         """Asks the kernel for the process's usage; about 50 us."""

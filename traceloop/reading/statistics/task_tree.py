@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ...record.frames import Frame
-from ...record.layout import SITES
+from ...record.sites import site_of
 from .process import ProcessStatistics
 from .waits import UNKNOWN, AwaitPlace
 
@@ -72,6 +72,7 @@ class Group:
 
 def tasks_now(process: ProcessStatistics, now: float) -> list[TaskNow]:
     """The tasks of a process that are not done, oldest first; ``now``: monotonic s."""
+    process.adopt_tasks()
     waits = process.waits
     found: dict[float, TaskNow] = {}
     for loop in process.loops.values():
@@ -79,7 +80,7 @@ def tasks_now(process: ProcessStatistics, now: float) -> list[TaskNow]:
             place = waits.chains.place(state.chain) if state.chain else UNKNOWN
             found[state.ident] = TaskNow(
                 ident=state.ident,
-                coroutine=loop.tasks.label(int(state.ident) % SITES),
+                coroutine=loop.tasks.label(site_of(state.ident)),
                 name=state.name,
                 state=WAITING if state.chain else ACTIVE,
                 age_s=max(0.0, now - state.since),
