@@ -1,7 +1,8 @@
 """From what was read of a run to the exporters: spans of every process, to every exporter that was asked for.
 
-Which exporters: those of OTEL_TRACES_EXPORTER; ``otlp`` where an OTLP endpoint was named; else none, since nobody is
-dialled unasked. Called by the reader's thread alone; the exporters send in threads of their own.
+A stretch of a record goes one way: it is explained (spans/slow.py), built into spans (spans/builder.py, or
+otlp/packing.py where only OTLP receivers get them), limited, and handed to the sinks, which encode and send in threads
+of their own. Called by the reader's thread alone.
 """
 
 from __future__ import annotations
@@ -9,107 +10,163 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from traceloop.reading.decoding.decoded import SpanContext
 from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
 from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.statistics.parts import Sample
 from traceloop.reading.statistics.run import Statistics
-from traceloop.record.sites import Site
+from traceloop.record.sites import UNKNOWN_SITE, Site
 from traceloop.settings import Settings
 
-from .otlp.packing import PackingBuilder
+from .otlp.packing import PackedSpans, PackingBuilder
 from .otlp.sender import OtlpSender
 from .span_exporters import make_sinks, sampling_of
 from .spans.builder import SpanBuilder
 from .spans.exemplars import executors_hook, loop_hook
 from .spans.heap_growth import growth_span
 from .spans.limits import SpanLimits
-from .spans.model import Link, ProcessNames, Span, SpanEvent
+from .spans.model import Span
 from .spans.offloads import OffloadSpans
 from .spans.resource import detected_attributes, resource_attributes
+from .spans.sampling import Sampling
 from .spans.sinks import DAMAGED, SentHook, SpanSink
+from .spans.slow import HeldSpans, RingExplanations
 from .spans.stalls import StallSpans
 
-_UNKNOWN: Final = Site("", "unknown", "", 0)
-_MAX_PROCESSES: Final = 10_000
+#: What a record that passed its checksum and still makes no sense raises: times before the epoch, infinities.
+_NO_SENSE: Final = (ValueError, OverflowError, ArithmeticError, struct.error)
+
+
+class _Made(NamedTuple):
+    """Spans of one process that are ready to go. on_sent: what is told of those that have arrived."""
+
+    spans: Sequence[Span]
+    packed: PackedSpans | None = None
+    on_sent: SentHook | None = None
+
+
+class _Ring:
+    """The stages of one loop's ring, and what tells the loop's histograms of spans that have arrived."""
+
+    def __init__(self, explanations: RingExplanations, builder: SpanBuilder) -> None:
+        self.explanations = explanations
+        self.builder = builder
+        self.held = HeldSpans(explanations.explain)
+        self.on_sent: SentHook | None = None
+
+    def take(self, stretch: Stretch) -> _Made:
+        """The spans of a stretch, and those of slow runs before it that wait no longer."""
+        runs = stretch.decoded.runs
+        spans = self.builder.build(stretch.decoded, self.explanations.slow_runs(stretch), stretch.thread_id)
+        if stretch.loop is not None:
+            self.on_sent = loop_hook(stretch.loop)
+        self.held.hold(self.builder.take_slow())
+        self.held.count_waiting(runs)
+        spans += self.held.release(runs[-1][2] if runs else 0.0)
+        return self._made(spans)
+
+    def release(self, now: float) -> _Made:
+        """The spans of slow runs that wait no longer; ``now``: monotonic s."""
+        return self._made(self.held.release(now))
+
+    def finish(self) -> _Made:
+        """Everything that was held back."""
+        spans = self.builder.finish()
+        self.held.hold(self.builder.take_slow())
+        return self._made(spans + self.held.release(0.0, final=True))
+
+    def _made(self, spans: list[Span]) -> _Made:
+        packed = self.builder.take_packed() if isinstance(self.builder, PackingBuilder) else None
+        return _Made(spans, packed, self.on_sent)
 
 
 class _Process:
-    """The spans of one process."""
+    """The spans of one process. ``on_damage``: told how many spans are lost to a record that makes no sense."""
 
-    def __init__(self, pipeline: SpanPipeline, follower: ProcessFollower) -> None:
-        self.pipeline = pipeline
+    def __init__(
+        self,
+        follower: ProcessFollower,
+        sampling: Sampling,
+        packs: bool,
+        on_damage: Callable[[int, Exception], None],
+    ) -> None:
         self.follower = follower
-        self.rings: dict[RingFollower, SpanBuilder] = {}
-        #: What tells the loop's histograms of spans that have arrived.
-        self.hooks: dict[RingFollower, SentHook] = {}
-        self.offloads: OffloadSpans | None = None
-        self.stalls = StallSpans(follower, self._index, self._site)
-        self._resource: dict[str, Any] | None = None
+        self.resource: dict[str, Any] | None = None
+        self._sampling = sampling
+        self._make_builder = PackingBuilder if packs else SpanBuilder
+        self._on_damage = on_damage
+        self._rings: dict[RingFollower, _Ring] = {}
+        self._offloads: OffloadSpans | None = None
+        self._stalls = StallSpans(follower, self._index, self._site)
 
-    @property
-    def resource(self) -> dict[str, Any]:
-        if self._resource is None:
-            description = dict(self.follower.statistics.description)
-            description.setdefault("pid", self.follower.statistics.pid)
-            self._resource = resource_attributes(self.pipeline.environ, description, self.pipeline.detected)
-        return self._resource
+    def take(self, stretches: Sequence[Stretch], now: float) -> Iterator[_Made]:
+        """The spans of what was read, and those held back that wait no longer; ``now``: monotonic s."""
+        for stretch in stretches:
+            try:
+                yield from self._take_stretch(stretch)
+            except _NO_SENSE as error:
+                self._rings.pop(stretch.ring, None)
+                self._on_damage(len(stretch.decoded.runs), error)
+        yield from self._safely(lambda: [ring.release(now) for ring in self._rings.values()])
+        yield from self._safely(lambda: [_Made(self._stalls.take())])
+        yield from self._safely(lambda: self._offload_spans(now))
+
+    def finish(self) -> Iterator[_Made]:
+        """Everything that was held back: the process is over and read."""
+        for ring in self._rings.values():
+            yield from self._safely(lambda ring=ring: [ring.finish()])  # type: ignore[misc]
+        yield from self._safely(lambda: self._offload_spans(0.0, final=True))
+
+    def _take_stretch(self, stretch: Stretch) -> Iterator[_Made]:
+        decoded = stretch.decoded
+        builder = None
+        if stretch.ring.is_loop:
+            ring = self._ring(stretch.ring)
+            builder = ring.builder
+            yield ring.take(stretch)
+        if decoded.offloads or decoded.threads or decoded.executors:
+            if self._offloads is None:
+                self._offloads = OffloadSpans(self._site, self._sampling, stretch.ring.reader.clock_offset_ns)
+            self._offloads.feed(decoded, builder)
+        for event in decoded.events:
+            span = growth_span(event, stretch.ring.reader.clock_offset_ns)
+            if span is not None:
+                yield _Made([span])
+
+    def _offload_spans(self, now: float, *, final: bool = False) -> list[_Made]:
+        if self._offloads is None:
+            return []
+        try:
+            spans = self._offloads.take(now, final=final)
+        except _NO_SENSE:
+            self._offloads = None
+            raise
+        return [_Made(spans, None, executors_hook(self.follower.statistics.executors))]
+
+    def _safely(self, make: Callable[[], list[_Made]]) -> list[_Made]:
+        try:
+            return make()
+        except _NO_SENSE as error:
+            self._on_damage(1, error)
+            return []
+
+    def _ring(self, ring: RingFollower) -> _Ring:
+        known = self._rings.get(ring)
+        if known is None:
+            statistics, offset = self.follower.statistics, ring.reader.clock_offset_ns
+            explanations = RingExplanations(
+                ring.number, offset, statistics.context, statistics.sites, self._index, self._stalls.link
+            )
+            known = self._rings[ring] = _Ring(explanations, self._make_builder(self._site, self._sampling, offset))
+        return known
 
     def _site(self, number: int) -> Site:
-        return self.follower.statistics.sites.site(number) or _UNKNOWN
+        return self.follower.statistics.sites.site(number) or UNKNOWN_SITE
 
     def _index(self) -> StallIndex:
         return stall_statistics.stalls_of(self.follower.statistics).index
-
-    def _details(self, ring: RingFollower) -> Callable[[float, float], tuple[Any, tuple[SpanEvent, ...], bool]]:
-        offset = ring.reader.clock_offset_ns
-
-        def details(start: float, end: float) -> tuple[Any, tuple[SpanEvent, ...], bool]:
-            attributes, stacks, complete = self._index().span_details(ring.number, start, end)
-            for name, value in attributes.items():
-                if type(value) is int:  # seconds, as JSON had them: one type for one attribute
-                    attributes[name] = float(value)
-            events = tuple(SpanEvent("asyncio.stack", int(at * 1e9) + offset, each) for at, each in stacks)
-            return attributes, events, complete
-
-        return details
-
-    def builder_of(self, ring: RingFollower) -> SpanBuilder:
-        builder = self.rings.get(ring)
-        if builder is None:
-            statistics = self.follower.statistics.context
-            index_of = self._index
-
-            def active(start: float, end: float) -> SpanContext | None:
-                return index_of().active_span(ring.number, start)
-
-            def limit(start: float, end: float, label: str, threshold: float) -> float:
-                return index_of().limit(ring.number, start, end, label, threshold)
-
-            def stall(start: float, end: float) -> Link | None:
-                return self.stalls.link(ring.number, start, end)
-
-            names = ProcessNames(
-                self._site,
-                statistics.threshold_for,
-                statistics.lowest_threshold,
-                self._details(ring),
-                active,
-                limit,
-                stall,
-            )
-            make = PackingBuilder if self.pipeline.packs else SpanBuilder
-            builder = self.rings[ring] = make(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
-        return builder
-
-    def offloads_of(self, ring: RingFollower) -> OffloadSpans:
-        if self.offloads is None:
-            names = ProcessNames(self._site)
-            self.offloads = OffloadSpans(names, self.pipeline.sampling, ring.reader.clock_offset_ns)
-        return self.offloads
 
 
 class SpanPipeline:
@@ -131,10 +188,10 @@ class SpanPipeline:
         else:
             self.sinks = make_sinks(settings, environ, notice) if sinks is None else sinks
         self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
-        #: Whether every span only goes to OTLP receivers as it is, so that it is packed at once.
-        self.packs = self._limits is None and all(isinstance(sink, OtlpSender) for sink in self.sinks)
-        #: What resource detectors say of this machine.
-        self.detected = detected_attributes(environ, notice) if self.sinks else {}
+        # Spans that only go to OTLP receivers, as they are, are packed at once.
+        self._packs = self._limits is None and all(isinstance(sink, OtlpSender) for sink in self.sinks)
+        # What resource detectors say of this machine.
+        self._detected = detected_attributes(environ, notice) if self.sinks else {}
         self._processes: dict[ProcessFollower, _Process] = {}
         self._notice = notice
         self._told_damage = False
@@ -148,50 +205,48 @@ class SpanPipeline:
         """Makes and queues the spans of what was read; ``now``: monotonic s. Also to be called when nothing was."""
         if not self.sinks:
             return
+        read: dict[ProcessFollower, list[Stretch]] = {follower: [] for follower in self._processes}
         for stretch in stretches:
-            process = self._process(stretch.ring.process)
-            try:
-                self._take_stretch(process, stretch)
-            except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
-                # A record that passed its checksum and still makes no sense: times before the epoch, infinities.
-                process.rings.pop(stretch.ring, None)
-                self._count_damaged(len(stretch.decoded.runs), error)
-        for process in self._processes.values():
-            late: list[Span] = []
-            offloads: list[Span] = []
-            try:
-                for ring, builder in process.rings.items():
-                    slow = builder.release(now)
-                    if slow:
-                        self._put(process, slow, process.hooks.get(ring))
-                late = process.stalls.take()
-                if late:
-                    self._put(process, late)
-                if process.offloads is not None:
-                    offloads = process.offloads.take(now)
-                    self._put_offloads(process, offloads)
-            except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
-                process.offloads = None
-                self._count_damaged(len(late) + len(offloads) or 1, error)
+            read.setdefault(stretch.ring.process, []).append(stretch)
+        for follower, own in read.items():
+            process = self._processes.get(follower)
+            if process is None:
+                process = _Process(follower, self.sampling, self._packs, self._count_damaged)
+                self._processes[follower] = process
+            for made in process.take(own, now):
+                self._send(process, made)
 
-    def _take_stretch(self, process: _Process, stretch: Stretch) -> None:
-        decoded = stretch.decoded
-        builder = None
-        if stretch.ring.is_loop:
-            builder = process.builder_of(stretch.ring)
-            threshold = stretch.threshold if stretch.threshold > 0.0 else None
-            spans = builder.build(decoded, threshold, stretch.thread_id)
-            if stretch.loop is not None:
-                process.hooks[stretch.ring] = loop_hook(stretch.loop)
-            if spans:
-                self._put(process, spans, process.hooks.get(stretch.ring))
-            self._put_packed(process, builder, process.hooks.get(stretch.ring))
-        if decoded.offloads or decoded.threads or decoded.executors:
-            process.offloads_of(stretch.ring).feed(decoded, builder)
-        for event in decoded.events:
-            span = growth_span(event, stretch.ring.reader.clock_offset_ns)
-            if span is not None:
-                self._put(process, [span])
+    def end_process(self, follower: ProcessFollower) -> None:
+        """The process is over and read: what was held back goes out."""
+        process = self._processes.pop(follower, None)
+        if process is not None:
+            for made in process.finish():
+                self._send(process, made)
+            for sink in self.sinks:
+                sink.forget(process)
+
+    def _send(self, process: _Process, made: _Made) -> None:
+        """Limits the spans and hands them to every sink."""
+        if not made.spans and made.packed is None:
+            return
+        resource = process.resource
+        if resource is None:
+            description = dict(process.follower.statistics.description)
+            description.setdefault("pid", process.follower.statistics.pid)
+            resource = process.resource = resource_attributes(self.environ, description, self._detected)
+        if made.spans:
+            spans = made.spans if self._limits is None else self._limits.apply(made.spans)
+            try:
+                for sink in self.sinks:
+                    sink.put(process, resource, spans, made.on_sent)
+            except _NO_SENSE as error:
+                self._count_damaged(len(spans), error)
+        packed = made.packed
+        if packed is not None:
+            sent = made.on_sent(packed.offered) if made.on_sent is not None and packed.offered else None
+            for sink in self.sinks:
+                if isinstance(sink, OtlpSender):
+                    sink.put_packed(process, resource, packed.pieces, sent)
 
     def _count_damaged(self, count: int, error: Exception) -> None:
         for sink in self.sinks:
@@ -199,51 +254,6 @@ class SpanPipeline:
         if not self._told_damage:
             self._told_damage = True
             self._notice(f"a record makes no sense and gives no spans: {error!r}")
-
-    def _process(self, follower: ProcessFollower) -> _Process:
-        process = self._processes.get(follower)
-        if process is None:
-            process = self._processes[follower] = _Process(self, follower)
-        return process
-
-    def _put(self, process: _Process, spans: list[Span], on_sent: SentHook | None = None) -> None:
-        if self._limits is not None:
-            spans = self._limits.apply(spans)
-        for sink in self.sinks:
-            sink.put(process, process.resource, spans, on_sent)
-
-    def _put_packed(self, process: _Process, builder: SpanBuilder, on_sent: SentHook | None) -> None:
-        packed = builder.take_packed() if isinstance(builder, PackingBuilder) else None
-        if packed is None:
-            return
-        sent = on_sent(packed.offered) if on_sent is not None and packed.offered else None
-        for sink in self.sinks:
-            if isinstance(sink, OtlpSender):
-                sink.put_packed(process, process.resource, packed.pieces, sent)
-
-    def _put_offloads(self, process: _Process, spans: list[Span]) -> None:
-        if spans:
-            self._put(process, spans, executors_hook(process.follower.statistics.executors))
-
-    def end_process(self, follower: ProcessFollower) -> None:
-        """The process is over and read: what was held back goes out."""
-        process = self._processes.pop(follower, None)
-        if process is None:
-            return
-        spans: list[Span] = []
-        try:
-            for ring, builder in process.rings.items():
-                held = builder.finish()
-                if held:
-                    self._put(process, held, process.hooks.get(ring))
-                self._put_packed(process, builder, process.hooks.get(ring))
-            if process.offloads is not None:
-                spans = process.offloads.take(0.0, final=True)
-                self._put_offloads(process, spans)
-        except (ValueError, OverflowError, ArithmeticError, struct.error) as error:
-            self._count_damaged(len(spans) or 1, error)
-        for sink in self.sinks:
-            sink.forget(process)
 
     def flush(self, timeout: float) -> None:
         """Sends what is queued; waits at most that many seconds in all."""

@@ -22,7 +22,6 @@ from traceloop.exporters.otel_sdk.spans import readable_span
 from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
 from traceloop.exporters.spans.builder import SpanBuilder
-from traceloop.exporters.spans.model import ProcessNames
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo
 from traceloop.record.sites import Site
@@ -51,9 +50,12 @@ def stretches(per_iteration):
 
 def main():
     per_iteration = int(sys.argv[1]) if len(sys.argv) > 1 else 1
-    names = ProcessNames(lambda number: Site("app.main", "handler", "/srv/app/main.py", number))
-    builder = SpanBuilder(names, Sampling("all"), 10**18)
-    packing = PackingBuilder(names, Sampling("all"), 10**18)
+
+    def site(number):
+        return Site("app.main", "handler", "/srv/app/main.py", number)
+
+    builder = SpanBuilder(site, Sampling("all"), 10**18)
+    packing = PackingBuilder(site, Sampling("all"), 10**18)
     resource = Resource({"service.name": "bench"})
     figures = {"packed straight": [], "tuples": [], "packing of tuples": [], "SDK objects and encoder": []}
     clock = time.process_time

@@ -19,7 +19,6 @@ from typing import Any
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
 
 from traceloop.exporters.spans.builder import SpanBuilder
-from traceloop.exporters.spans.model import ProcessNames
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading import read_run
 from traceloop.reading.decoding.decoder import LoopStream
@@ -104,7 +103,7 @@ def _problems_of_series(run: str, workload: str, handles: int) -> Iterator[str]:
 def _problems_of_ring(path: str) -> list[str]:
     sites = SiteLogReader(os.path.join(os.path.dirname(path), "sites"))
     sites.read()
-    builder = SpanBuilder(ProcessNames(sites.site), Sampling("all"), 0)
+    builder = SpanBuilder(sites.site, Sampling("all"), 0)
     reader = RingReader(path)
     thread_id = int(reader.word(layout.W_THREAD))
     stream = LoopStream(reader.owner)

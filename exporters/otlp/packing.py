@@ -22,9 +22,9 @@ from typing import Any, Final, NamedTuple
 from traceloop.reading.decoding.decoded import Iteration, Run
 from traceloop.record.sites import site_of
 
-from ..spans.builder import RUN_MEMORY, SlowSpan, SpanBuilder
+from ..spans.builder import RUN_MEMORY, SpanBuilder
 from ..spans.ids import SpanIds, pack_id
-from ..spans.model import ITERATION, Extra, Kind, ProcessNames, Span
+from ..spans.model import ITERATION, Extra, Kind, SiteOf, Span
 from ..spans.sampling import Sampling
 from .encoder import (
     DELAY,
@@ -71,14 +71,14 @@ class _PackedKind(Kind):
     __slots__ = ("common", "shapes")
 
     def __init__(self, kind: Kind) -> None:
-        super().__init__(kind.name, kind.attributes, kind.threshold)
+        super().__init__(kind.name, kind.attributes)
         self.common = common_fields(kind)
         self.shapes: dict[int, tuple[_Packer, bytes, _Packer, bytes]] = {}
 
     def named(self, task_name: str) -> _PackedKind:
         """The same for the task of this name."""
         made = _PackedKind.__new__(_PackedKind)
-        made.name, made.threshold, made.packed = self.name, self.threshold, None
+        made.name, made.packed = self.name, None
         made.attributes = {**self.attributes, "asyncio.task.name": task_name}
         made.common = self.common + _task_name_field(task_name)
         made.shapes = {}
@@ -149,14 +149,14 @@ class PackingBuilder(SpanBuilder):
     """Makes the spans of one loop's ring as bytes: those that ``build`` does not return are in ``take_packed``."""
 
     def __init__(
-        self, names: ProcessNames, sampling: Sampling, clock_offset_ns: int, *, ids: SpanIds | None = None
+        self, site: SiteOf, sampling: Sampling, clock_offset_ns: int, *, ids: SpanIds | None = None
     ) -> None:
-        super().__init__(names, sampling, clock_offset_ns, ids=ids)
+        super().__init__(site, sampling, clock_offset_ns, ids=ids)
         self._pieces: list[bytes] = []
         self._offered: list[Span] = []
         # The line from the monotonic clock to doubles whose bits are the time; 0, 0: none.
         self._scale = self._origin = 0.0
-        self._patterns: dict[tuple[int, str, int, str, float], _PackedKind] = {}
+        self._patterns: dict[tuple[int, str, int, str], _PackedKind] = {}
         self._longest_iteration: Span | None = None
 
     def take_packed(self) -> PackedSpans | None:
@@ -171,11 +171,11 @@ class PackingBuilder(SpanBuilder):
 
     def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
         # Tasks of one coroutine have all but their names in common.
-        key = (site_of(ident), kind, self.thread_id, self._thread_name, self.threshold)
+        key = (site_of(ident), kind, self.thread_id, self._thread_name)
         pattern = self._patterns.get(key)
         if pattern is None:
             pattern = _PackedKind(super()._kind(ident, kind))
-            if self.names.site(key[0]).module:  # else it is not written down yet
+            if self.site(key[0]).module:  # else it is not written down yet
                 if len(self._patterns) >= _MAX_PATTERNS:
                     self._patterns.clear()
                 self._patterns[key] = pattern
@@ -216,7 +216,7 @@ class PackingBuilder(SpanBuilder):
         trace_step, trace_turn = ids.trace_step, ids.trace_end - ids.trace_step
         trace_back = trace_step - ids.trace_span
         keeps, keep_all = self.sampling.keeps, self.sampling.bound >> 64 == 1
-        lowest = self.names.lowest(self.threshold)
+        lowest = self._lowest
         # The longest run of the batch is found by the comparison that finds slow ones.
         longest_s = bound = min(lowest, 0.0)
         longest = latest = 0
@@ -280,7 +280,8 @@ class PackingBuilder(SpanBuilder):
                 size_now = 0
             own_head, own_trace = head, trace
             if end - start >= bound or context_number:
-                if end - start >= lowest and self._add_slow(runs[number - first_number], kind, trace, parent, out):
+                if end - start >= lowest and number in self._active:
+                    self._add_slow(runs[number - first_number], kind, trace, parent)
                     previous_end = -1.0
                     continue
                 own_kept = kept
@@ -341,19 +342,13 @@ class PackingBuilder(SpanBuilder):
         picked += [runs[number - first_number] for number in (longest, latest) if number]
         self._offer([run for run in picked if run is not self._held and run[2] - run[1] < lowest])
 
-    def _add_slow(self, run: Run, kind: Kind, trace: bytes, parent: bytes, out: list[Span]) -> bool:
-        """Whether the run is slow, and so has been seen to: its span waits for what is still to be learnt."""
+    def _add_slow(self, run: Run, kind: Kind, trace: bytes, parent: bytes) -> None:
+        """The span of a slow run, which waits for what is still to be learnt."""
         self._trace, self._parent = trace, parent
-        number, start, end, _, _, _, _, context_number, _, _ = run
-        limit = self.names.limit
-        least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
-        if end - start < least:
-            return False
-        span = self._special(run, kind, self._contexts.get(context_number), True)
+        span = self._special(run, kind, self._contexts.get(run[7]), True)
         assert span is not None
-        self._traces[number % RUN_MEMORY] = span[1]
-        self._slow.append(SlowSpan(run, span))
-        return True
+        self._traces[run[0] % RUN_MEMORY] = span[1]
+        self._slow.append((run, span))
 
     def _context_head(self, number: int) -> tuple[bytes, bytes]:
         """What spans under an application's span begin with, and their trace. The trace is empty where there are none:

@@ -7,24 +7,24 @@ The rules are those of docs/telemetry.md, "Spans". What follows from them here:
 * A parent or a link is named only if that span is sent. What became of the latest 65,536 runs is remembered for that.
 * A run in a trace that the application left unsampled makes a span only if it was slow: a root of its own, linked to
   the application's span.
-* Slow runs are held back for a moment, since what is known about them (stacks, cause) comes by another ring.
+* Slow runs are handed over apart, with their runs: what else is known of them (stacks, cause) comes a moment later.
 """
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, Final, NamedTuple
 
 from traceloop.reading.decoding.decoded import Decoded, Iteration, Run, SpanContext
 from traceloop.record.sites import site_of
 
 from .ids import SpanIds
-from .model import ITERATION, REMOTE, Extra, Kind, Link, ProcessNames, Span, id_bytes
+from .model import ITERATION, REMOTE, Extra, Kind, Link, SiteOf, Span, id_bytes
 from .sampling import Sampling
+from .slow import NO_SLOW_RUNS, SlowRuns
 
 #: Runs whose trace is remembered, for parents and links.
 RUN_MEMORY: Final = 65536
-#: How long a slow span waits at most for what else is to be learnt about it, s.
-_SLOW_WAIT_SECONDS: Final = 0.3
 
 
 class _Context(NamedTuple):
@@ -37,35 +37,22 @@ class _Context(NamedTuple):
     extra: Extra | None
 
 
-class SlowSpan:
-    """A slow run's span that waits for what is still to be learnt about it."""
-
-    __slots__ = ("blocked", "run", "span", "waiting")
-
-    def __init__(self, run: Run, span: Span) -> None:
-        self.run = run
-        self.span = span
-        self.blocked = 0
-        self.waiting = True
-
-
 class SpanBuilder:
     """Makes the spans of one loop's ring. For one thread."""
 
     def __init__(
         self,
-        names: ProcessNames,
+        site: SiteOf,
         sampling: Sampling,
         clock_offset_ns: int,
         *,
         ids: SpanIds | None = None,
     ) -> None:
         """``clock_offset_ns``: wall clock minus monotonic clock."""
-        self.names = names
+        self.site = site
         self.sampling = sampling
         self.clock_offset_ns = clock_offset_ns
         self.ids = ids if ids is not None else SpanIds()
-        self.threshold = 0.1
         self.thread_id = 0
         self._loop: object = None
         self._thread_name = ""
@@ -76,7 +63,10 @@ class SpanBuilder:
         self._traces: list[bytes] = [b""] * RUN_MEMORY
         self._last_run = 0
         self._held: Run | None = None
-        self._slow: list[SlowSpan] = []
+        #: Of the slow runs whose spans are still to be made: see ``SlowRuns``.
+        self._lowest = inf
+        self._active: dict[int, SpanContext | None] = {}
+        self._slow: list[tuple[Run, Span]] = []
         # The iteration that the latest run belongs to.
         self._iteration = -1
         self._trace = b""
@@ -89,7 +79,7 @@ class SpanBuilder:
     # -- what spans have in common
 
     def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
-        site = self.names.site(site_of(ident))
+        site = self.site(site_of(ident))
         attributes: dict[str, Any] = {"asyncio.handle.kind": kind}
         if task_name is not None:
             attributes["asyncio.task.name"] = task_name
@@ -100,7 +90,7 @@ class SpanBuilder:
         if self.thread_id:
             attributes["thread.id"] = self.thread_id
         attributes["thread.name"] = self._thread_name
-        made = Kind(site.label, attributes, self.names.threshold_for(site.label, self.threshold))
+        made = Kind(site.label, attributes)
         kinds = self._kinds.setdefault(kind, {})
         if len(kinds) >= 2 * RUN_MEMORY:  # tasks whose ends were lost
             kinds.clear()
@@ -143,8 +133,11 @@ class SpanBuilder:
 
     # -- the spans
 
-    def build(self, decoded: Decoded, threshold: float | None = None, thread_id: int = 0) -> list[Span]:
-        """The spans of what was decoded. ``threshold``: of slow callbacks, s. ``thread_id``: the loop's, native."""
+    def build(self, decoded: Decoded, slow: SlowRuns = NO_SLOW_RUNS, thread_id: int = 0) -> list[Span]:
+        """The spans of what was decoded, but for those of slow runs, which ``take_slow`` hands over.
+
+        ``slow``: which of its runs are slow. ``thread_id``: the loop's, native.
+        """
         out: list[Span] = []
         if self.sampling.off:
             return out
@@ -152,8 +145,7 @@ class SpanBuilder:
             self._loop = decoded.loop
             self._thread_name = decoded.loop.thread if decoded.loop is not None else ""
             self._kinds.clear()
-        if (threshold is not None and threshold != self.threshold) or thread_id != self.thread_id:
-            self.threshold = self.threshold if threshold is None else threshold
+        if thread_id != self.thread_id:
             self.thread_id = thread_id
             for kind in [kind for kind in self._kinds if kind != "task"]:
                 del self._kinds[kind]
@@ -162,13 +154,14 @@ class SpanBuilder:
         for task in decoded.tasks:
             self._kind(task.ident, "task", task.name)
         runs = decoded.runs
+        self._active.update(slow.active)
+        # One of the stretch before may still be to come.
+        self._lowest = slow.lowest if self._held is None else min(slow.lowest, self._lowest)
         if self._held is not None:
             runs = [self._held, *runs]
             self._held = None
         ended = {iteration.number: iteration for iteration in decoded.iterations}
         self._build_runs(runs, ended, out)
-        if self._slow:
-            self._release_slow(runs, out, runs[-1][2] if runs else 0.0)
         if runs:
             self._last_run = runs[-1][0] - (self._held is not None)
         # A task's end may be known before its last run is over.
@@ -185,8 +178,12 @@ class SpanBuilder:
             held, self._held = self._held, None
             self._build_runs([held], {held[8]: Iteration(held[8], held[1], held[2], 1, 0.0, -1.0)}, out)
         self._end_iteration({}, out)
-        self._release_slow([], out, 0.0, final=True)
         return out
+
+    def take_slow(self) -> list[tuple[Run, Span]]:
+        """The spans of slow runs that were made since the last call, each with its run."""
+        slow, self._slow = self._slow, []
+        return slow
 
     def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
         append = out.append
@@ -197,7 +194,7 @@ class SpanBuilder:
         keeps = self.sampling.keeps
         keep_all = self.sampling.bound >> 64 == 1
         offset = self.clock_offset_ns
-        lowest = self.names.lowest(self.threshold)
+        lowest, active = self._lowest, self._active
         memory = RUN_MEMORY - 1
         iteration_now = self._iteration
         trace, parent, kept = self._trace, self._parent, self._kept
@@ -229,7 +226,7 @@ class SpanBuilder:
                 count = 0
             count += 1
             last_end = end
-            is_slow = end - start >= lowest
+            is_slow = end - start >= lowest and number in active
             if not (kept or context_number or is_slow):
                 traces[number & memory] = b""
                 continue
@@ -237,10 +234,6 @@ class SpanBuilder:
             kind = kinds.get(ident) if kinds is not None else None
             if kind is None:
                 kind = self._kind(ident, kind_name)
-            if is_slow:
-                limit = self.names.limit
-                least = limit(start, end, kind.name, self.threshold) if limit is not None else kind.threshold
-                is_slow = end - start >= least
             if context_number or is_slow:
                 context = contexts.get(context_number)
                 if context is not None or is_slow:
@@ -250,7 +243,7 @@ class SpanBuilder:
                         continue
                     traces[number & memory] = span[1]
                     if is_slow:
-                        self._slow.append(SlowSpan(run, span))
+                        self._slow.append((run, span))
                     else:
                         append(span)
                     continue
@@ -290,7 +283,9 @@ class SpanBuilder:
         trace, parent, extra = self._trace, self._parent, None
         links: tuple[Link, ...] = ()
         if is_slow:
-            context = self._active(start, end, context)
+            # The one active when its stack was taken, else the one in its handle's context.
+            found = self._active.pop(number, None)
+            context = (self._context_of(found) if found is not None else None) or context
         if context is not None:
             if context.sampled and (context.kept or is_slow):
                 trace, parent, extra = context.trace_id, context.span_id, context.extra
@@ -310,14 +305,6 @@ class SpanBuilder:
             extra = Extra({"asyncio.slow": True}, links=links, trace_state=state, remote_parent=remote)
         start_ns, end_ns = self._ns(start), self._ns(end)
         return kind, trace, self.ids.run(number), parent, start_ns, end_ns, delay, link_trace, link_id, extra
-
-    def _active(self, start: float, end: float, context: _Context | None) -> _Context | None:
-        """The application's span that a slow run served: the one active when its stack was taken, else the one in its
-        handle's context.
-        """
-        found = self.names.active(start, end) if self.names.active is not None else None
-        active = self._context_of(found) if found is not None else None
-        return context if active is None else active
 
     def _ns(self, moment: float) -> int:
         return int(moment * 1e9) + self.clock_offset_ns
@@ -342,38 +329,3 @@ class SpanBuilder:
         out.append(
             (ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra(attributes))
         )
-
-    # -- slow runs
-
-    def release(self, now: float) -> list[Span]:
-        """Spans that were held back and are not worth waiting for any longer; ``now``: monotonic s."""
-        out: list[Span] = []
-        if self._slow:
-            self._release_slow([], out, now)
-        return out
-
-    def _release_slow(self, runs: list[Run], out: list[Span], now: float, *, final: bool = False) -> None:
-        """Sends slow runs of which all is known, or of which nothing more is expected."""
-        kept: list[SlowSpan] = []
-        for slow in self._slow:
-            number, _, end, _, _, _, _, _, iteration, _ = slow.run
-            for run in runs:
-                if run[0] > number and slow.waiting:
-                    if run[8] > iteration + 1:
-                        slow.waiting = False
-                    elif run[5] >= 0.0 and run[1] - run[5] < end:
-                        slow.blocked += 1
-            details = self.names.details
-            attributes, events, complete = details(slow.run[1], end) if details is not None else ({}, (), True)
-            if not (final or (complete and not slow.waiting) or now - end > _SLOW_WAIT_SECONDS):
-                kept.append(slow)
-                continue
-            extra = slow.span[9]
-            assert extra is not None
-            extra.attributes = {**extra.attributes, "asyncio.blocked.callbacks": slow.blocked, **attributes}
-            extra.events = events
-            told = self.names.stall(slow.run[1], end) if self.names.stall is not None else None
-            if told is not None:
-                extra.links = (*extra.links, told)
-            out.append(slow.span)
-        self._slow = kept

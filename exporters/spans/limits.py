@@ -142,7 +142,7 @@ class SpanLimits:
             if not dropped and attributes == kind.attributes:
                 made = kind
             else:
-                made = cut = _CutKind(kind.name, attributes, kind.threshold)
+                made = cut = _CutKind(kind.name, attributes)
                 cut.dropped_attributes = dropped + len(kind.attributes) - len(attributes)
             self._kinds[key] = made
         return made

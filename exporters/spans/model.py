@@ -9,13 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from traceloop.reading.decoding.decoded import SpanContext
 from traceloop.record.sites import Site
 
 Attributes = Mapping[str, Any]
 
 #: Of an application span's flags: its parent is in another process.
 REMOTE: Final = 0x200
+
+
+#: The place in the code for a number.
+SiteOf = Callable[[int], Site]
 
 
 def id_bytes(text: str, size: int) -> bytes:
@@ -30,13 +33,12 @@ def id_bytes(text: str, size: int) -> bytes:
 class Kind:
     """What all spans of one callback have in common. ``packed``: the encoder's bytes for it, made once."""
 
-    __slots__ = ("attributes", "label", "name", "packed", "threshold")
+    __slots__ = ("attributes", "name", "packed")
     dropped_attributes: int = 0  # see limits.py
 
-    def __init__(self, name: str, attributes: Attributes, threshold: float = 0.0) -> None:
+    def __init__(self, name: str, attributes: Attributes) -> None:
         self.name = name
         self.attributes = attributes
-        self.threshold = threshold
         self.packed: Any = None
 
 
@@ -81,26 +83,6 @@ class Extra:
 #: kind, trace id (16 bytes), span id, parent's span id (b"" none), start and end in ns since the epoch, schedule delay
 #: in s (-1: none to tell), trace id of the run that scheduled it (b"" none) and its span id, the rest (None: nothing).
 Span = tuple[Kind, bytes, bytes, bytes, int, int, float, bytes, bytes, Extra | None]
-
-
-class ProcessNames(NamedTuple):
-    """What a builder asks of the process whose ring it reads.
-
-    site: the place in the code for a number. threshold_for: seconds from which a callback is slow, by its label, given
-    the loop's own threshold. lowest: the lowest threshold that any callback may have, given the loop's own.
-    details: what is known of the slow run from start to end (monotonic s), and whether that is all.
-    active: the application's span that was active in it when its stack was taken.
-    limit: seconds from which this run of a callback (label) with this threshold is slow, its culprit considered.
-    stall: the span, in a trace of its own, that told of the slow run from start to end while it lasted.
-    """
-
-    site: Callable[[int], Site]
-    threshold_for: Callable[[str, float], float] = lambda label, threshold: threshold
-    lowest: Callable[[float], float] = lambda threshold: threshold
-    details: Callable[[float, float], tuple[Attributes, tuple[SpanEvent, ...], bool]] | None = None
-    active: Callable[[float, float], SpanContext | None] | None = None
-    limit: Callable[[float, float, str, float], float] | None = None
-    stall: Callable[[float, float], Link | None] | None = None
 
 
 #: What all spans of iterations have in common.

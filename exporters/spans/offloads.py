@@ -13,7 +13,7 @@ from traceloop.record.sites import site_of
 
 from .builder import SpanBuilder
 from .ids import SpanIds
-from .model import Extra, Kind, Link, ProcessNames, Span
+from .model import Extra, Kind, Link, SiteOf, Span
 from .sampling import Sampling
 
 _OUTCOMES: Final = {1: "result", 2: "exception", 3: "cancelled"}
@@ -38,8 +38,8 @@ class _Offload:
 class OffloadSpans:
     """Puts the offloads of one process together. For one thread."""
 
-    def __init__(self, names: ProcessNames, sampling: Sampling, clock_offset_ns: int) -> None:
-        self._names = names
+    def __init__(self, site_of_number: SiteOf, sampling: Sampling, clock_offset_ns: int) -> None:
+        self._site = site_of_number
         self._sampling = sampling
         self._clock_offset_ns = clock_offset_ns
         self._ids = SpanIds()
@@ -142,7 +142,7 @@ class OffloadSpans:
         number = site_of(ident)
         kind = self._kinds.get(number)
         if kind is None:
-            site = self._names.site(number)
+            site = self._site(number)
             name = f"{site.module}.{site.qualname}" if site.module else site.qualname
             attributes: dict[str, Any] = {"code.function.name": name}
             if site.file:

@@ -11,16 +11,19 @@ from traceloop.exporters.otlp.packing import PackingBuilder
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.exemplars import loop_hook
 from traceloop.exporters.spans.ids import SpanIds
-from traceloop.exporters.spans.model import ProcessNames
 from traceloop.exporters.spans.sampling import Sampling
+from traceloop.exporters.spans.slow import SlowRuns
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
-NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
 LOOP = LoopInfo(1, "MainThread", 0.0)
 OFFSET = 1_790_000_000 * 10**9
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+
+
+def site(number):
+    return Site("app", f"site{number}", "/app.py", number)
 
 
 def record(generator, start, runs):
@@ -83,18 +86,20 @@ def parsed(data):
 
 def spans_of(kind, seed, sampling, start, offset):
     generator = random.Random(seed)
-    builder = kind(NAMES, Sampling(sampling), offset, ids=SpanIds(random.Random(5).randbytes(40)))
+    builder = kind(site, Sampling(sampling), offset, ids=SpanIds(random.Random(5).randbytes(40)))
     data, count, offered = b"", 0, []
     for decoded in cut(record(generator, start, 400), generator):
-        for tuples in (builder.build(decoded, 0.1, 7), builder.release(decoded.runs[-1][2] if decoded.runs else 0.0)):
-            data += encode_spans(tuples)
-            count += len(tuples)
+        # Not all that are long enough are slow: patterns may have other thresholds.
+        slow = {run[0]: None for run in decoded.runs if run[2] - run[1] >= 0.1 and run[3] != 2.0}
+        spans = builder.build(decoded, SlowRuns(0.1, slow), 7) + [span for _, span in builder.take_slow()]
+        data += encode_spans(spans)
+        count += len(spans)
         packed = builder.take_packed() if kind is PackingBuilder else None
         if packed is not None:
             data += b"".join(packed.pieces)
             count += len(packed.pieces)
             offered += packed.offered
-    last = builder.finish()
+    last = builder.finish() + [span for _, span in builder.take_slow()]
     packed = builder.take_packed() if kind is PackingBuilder else None
     data += encode_spans(last) + (b"".join(packed.pieces) if packed is not None else b"")
     count += len(last) + (len(packed.pieces) if packed is not None else 0)
@@ -135,7 +140,7 @@ def test_they_are_what_tuples_make(seed, sampling, where):
 
 
 def test_the_longest_and_the_latest_are_offered_as_exemplars():
-    builder = PackingBuilder(NAMES, Sampling("all"), OFFSET)
+    builder = PackingBuilder(site, Sampling("all"), OFFSET)
     decoded = Decoded(LOOP)
     decoded.runs = [
         (n, 5.0 + n, 5.0 + n + 1e-6 * (n % 7), 3.0, "soon", 0.001 * (n % 11), 0, 0, n, 0) for n in range(1, 99)

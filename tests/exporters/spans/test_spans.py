@@ -7,13 +7,13 @@ import pytest
 
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.ids import SpanIds
-from traceloop.exporters.spans.model import Link, ProcessNames, SpanEvent
+from traceloop.exporters.spans.model import Link, SpanEvent
 from traceloop.exporters.spans.sampling import Sampling
+from traceloop.exporters.spans.slow import Explanation, HeldSpans, SlowRuns
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
-NAMES = ProcessNames(lambda number: Site("app", f"site{number}", "/app.py", number))
 LOOP = LoopInfo(1, "MainThread", 0.0)
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 
@@ -35,8 +35,17 @@ def decoded(runs, ended=(), contexts=(), tasks=()):
     return out
 
 
-def builder(spans="all", names=NAMES):
-    return SpanBuilder(names, Sampling(spans), 10**18)
+def site(number):
+    return Site("app", f"site{number}", "/app.py", number)
+
+
+def builder(spans="all"):
+    return SpanBuilder(site, Sampling(spans), 10**18)
+
+
+def slow(part, threshold=0.1):
+    """Those of its runs that are slow."""
+    return SlowRuns(threshold, {each[0]: None for each in part.runs if each[2] - each[1] >= threshold})
 
 
 def by_name(spans):
@@ -61,7 +70,7 @@ def assert_whole(spans, outside=()):
 
 
 def test_a_lone_run_is_a_root_with_the_attributes_of_its_callback():
-    (span,) = builder().build(decoded([run(1, 1, delay=0.25)], ended=[1]), 0.1, 99)
+    (span,) = builder().build(decoded([run(1, 1, delay=0.25)], ended=[1]), thread_id=99)
     kind, _, _, parent, start, end, delay, link_trace, _, extra = span
     assert kind.name == "app.site3"
     assert kind.attributes == {
@@ -145,11 +154,11 @@ def test_a_span_that_is_defined_again_and_again_is_not_forgotten():
 
 
 def test_a_trace_left_unsampled_gets_no_spans_but_slow_ones_outside_of_it():
-    spans = builder()
-    first = spans.build(decoded([run(1, 1, context=1), run(2, 2, context=1, length=0.5)], [1, 2], [context(flags=0)]))
-    slow = first + spans.finish()
-    assert len(slow) == 1
-    (span,) = slow
+    made = builder()
+    part = decoded([run(1, 1, context=1), run(2, 2, context=1, length=0.5)], [1, 2], [context(flags=0)])
+    assert made.build(part, slow(part)) + made.finish() == []
+    ((slow_run, span),) = made.take_slow()
+    assert slow_run[0] == 2
     assert span[1] != bytes.fromhex(TRACE) and span[3] == b""
     assert span[9].links == (Link(bytes.fromhex(TRACE), bytes.fromhex(PARENT)),)
     assert span[9].attributes["asyncio.slow"] is True
@@ -175,32 +184,49 @@ def test_tasks_have_their_names_and_lose_them_when_they_end():
 
 
 def test_slow_keeps_slow_runs_only_with_what_is_known_of_them():
-    answers = [({}, (), False), ({"asyncio.stall.cause": "cpu"}, (SpanEvent("asyncio.stack", 1, {}),), True)]
-    names = NAMES._replace(details=lambda start, end: answers[0] if len(answers) > 1 else answers[-1])
-    made = builder("slow", names)
+    answers = [
+        Explanation({}, (), False),
+        Explanation({"asyncio.stall.cause": "cpu"}, (SpanEvent("asyncio.stack", 1, {}),), True, Link(b"t", b"s")),
+    ]
+    held = HeldSpans(lambda run: answers[0])
+    made = builder("slow")
     runs = [run(1, 1), run(2, 2, start=1.0, length=0.5), run(3, 3, start=1.5, delay=0.3), run(4, 3, start=1.6)]
-    assert made.build(decoded([*runs, run(5, 5, start=1.7)], [1, 2, 3, 5]), 0.1) == []
+    part = decoded([*runs, run(5, 5, start=1.7)], [1, 2, 3, 5])
+    assert made.build(part, slow(part)) == []
+    held.hold(made.take_slow())
+    held.count_waiting(part.runs)
+    assert held.release(1.7) == []
     del answers[0]
-    (span,) = made.release(1.71)
+    (span,) = held.release(1.71)
     assert span[9].attributes == {"asyncio.slow": True, "asyncio.blocked.callbacks": 1, "asyncio.stall.cause": "cpu"}
     assert [event.name for event in span[9].events] == ["asyncio.stack"]
+    assert span[9].links == (Link(b"t", b"s"),)
 
 
 def test_slow_runs_are_not_waited_for_for_ever():
-    made = builder(names=NAMES._replace(details=lambda start, end: ({}, (), False)))
-    assert made.build(decoded([run(1, 1, start=1.0, length=0.5)], [1]), 0.1) == []
-    assert made.release(1.6) == []
-    assert len(made.release(1.9)) == 1
+    held = HeldSpans(lambda run: Explanation({}, (), False))
+    made = builder()
+    part = decoded([run(1, 1, start=1.0, length=0.5)], [1])
+    assert made.build(part, slow(part)) == []
+    held.hold(made.take_slow())
+    assert held.release(1.6) == []
+    assert len(held.release(1.9)) == 1
 
 
-def test_patterns_set_thresholds_of_their_own():
-    names = NAMES._replace(
-        threshold_for=lambda label, threshold: 0.01 if label == "app.site5" else threshold,
-        lowest=lambda threshold: min(0.01, threshold),
-    )
-    made = builder("slow", names)
-    made.build(decoded([run(1, 1, length=0.02), run(2, 2, length=0.02, ident=5.0)], [1, 2]), 0.1)
-    assert [span[0].name for span in made.finish()] == ["app.site5"]
+def test_only_those_that_were_found_slow_are():
+    """A pattern or a culprit may set a threshold above the lowest."""
+    made = builder("slow")
+    part = decoded([run(1, 1, length=0.02), run(2, 2, length=0.02, ident=5.0)], [1, 2])
+    assert made.build(part, SlowRuns(0.01, {2: None})) == []
+    assert [span[0].name for _, span in made.take_slow()] == ["app.site5"]
+
+
+def test_a_slow_run_that_is_held_back_is_slow_in_the_next_stretch_too():
+    made = builder("slow")
+    first = decoded([run(1, 1, length=0.5)])
+    assert made.build(first, slow(first)) == [] and made.take_slow() == []
+    assert made.build(decoded([run(2, 2)], [1, 2])) == []
+    assert [each[0] for each, _ in made.take_slow()] == [1]
 
 
 def test_off_makes_nothing():
@@ -263,15 +289,16 @@ def test_any_cut_of_the_record_makes_the_same_spans():
         of_iteration.setdefault(each[8], []).append(each)
 
     def make(cuts):
-        made = SpanBuilder(NAMES, Sampling("all"), 10**18, ids=SpanIds(random_bytes))
+        made = SpanBuilder(site, Sampling("all"), 10**18, ids=SpanIds(random_bytes))
         out = []
         for begin, end in itertools.pairwise([0, *cuts, len(runs)]):
             part = decoded(runs[begin:end], [], contexts if not begin else [])
             for iteration, own in of_iteration.items():
                 if begin < own[-1][0] <= end:
                     part.iterations.append(Iteration(iteration, own[0][1], own[-1][2], len(own), 0.5, -1.0))
-            out += made.build(part, 0.1)
-        return {span[2]: (span[0].name, *span[1:9]) for span in out + made.finish()}
+            out += made.build(part, slow(part))
+        out += made.finish() + [span for _, span in made.take_slow()]
+        return {span[2]: (span[0].name, *span[1:9]) for span in out}
 
     whole = make([])
     assert len(whole) > len(runs) * 0.7

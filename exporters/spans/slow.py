@@ -1,0 +1,153 @@
+"""Slow runs: which they are, and what is known of them, before and after their spans are made.
+
+A record is read, explained, built into spans, limited, encoded and sent, in that order. ``RingExplanations`` is the
+second stage: it asks the index of stalls which runs of a stretch were slow, and what the application's spans were that
+they served. The builder takes its answer as data. What else there is to say of a slow run (stacks, cause, who waited)
+comes by another ring, a moment later: ``HeldSpans`` keeps its span until then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from typing import Final, NamedTuple
+
+from traceloop.reading.decoding.decoded import Run, SpanContext
+from traceloop.reading.follower import Stretch
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.statistics.context import Context
+
+from .model import Attributes, Link, Span, SpanEvent
+
+#: How long a slow span waits at most for what else is to be learnt about it, s.
+_WAIT_SECONDS: Final = 0.3
+
+
+class SlowRuns(NamedTuple):
+    """The slow runs of a stretch. lowest: s below which no run is slow. active: by number, of each slow run, the
+    application's span that was active in it when its stack was taken, None where there was none.
+    """
+
+    lowest: float
+    active: Mapping[int, SpanContext | None]
+
+
+NO_SLOW_RUNS: Final = SlowRuns(inf, {})
+
+
+class Explanation(NamedTuple):
+    """What is known of a slow run. complete: nothing more will be. stall: the span, in a trace of its own, that
+    reported it while it lasted.
+    """
+
+    attributes: Attributes
+    events: tuple[SpanEvent, ...]
+    complete: bool
+    stall: Link | None = None
+
+
+class RingExplanations:
+    """What reading knows of the slow runs of one loop's ring."""
+
+    def __init__(
+        self,
+        ring: int,
+        clock_offset_ns: int,
+        context: Context,
+        sites: SiteNames,
+        index_of: Callable[[], StallIndex],
+        stall_of: Callable[[int, float, float], Link | None],
+    ) -> None:
+        """``ring``: its number. ``stall_of``: the span that reported the stall of this ring from start to end."""
+        self._ring = ring
+        self._clock_offset_ns = clock_offset_ns
+        self._context = context
+        self._sites = sites
+        self._index_of = index_of
+        self._stall_of = stall_of
+        self._threshold = 0.1
+
+    def slow_runs(self, stretch: Stretch) -> SlowRuns:
+        """Which runs of the stretch are slow, each in the light of its callback, its culprit and the threshold."""
+        if stretch.threshold > 0.0:
+            self._threshold = stretch.threshold
+        lowest = self._context.lowest_threshold(self._threshold)
+        decoded = stretch.decoded
+        if decoded.longest_s < lowest:
+            return NO_SLOW_RUNS
+        index = self._index_of()
+        active: dict[int, SpanContext | None] = {}
+        for number, start, end, ident, *_ in decoded.runs:
+            if end - start >= lowest:
+                label = self._sites.label_of(ident)
+                if end - start >= index.limit(self._ring, start, end, label, self._threshold):
+                    active[number] = index.active_span(self._ring, start)
+        return SlowRuns(lowest, active)
+
+    def explain(self, run: Run) -> Explanation:
+        """What is known of a slow run by now."""
+        _, start, end, *_ = run
+        attributes, stacks, complete = self._index_of().span_details(self._ring, start, end)
+        for name, value in attributes.items():
+            if type(value) is int:  # seconds, as JSON had them: one type for one attribute
+                attributes[name] = float(value)
+        offset = self._clock_offset_ns
+        events = tuple(SpanEvent("asyncio.stack", int(at * 1e9) + offset, each) for at, each in stacks)
+        return Explanation(attributes, events, complete, self._stall_of(self._ring, start, end))
+
+
+class _Held:
+    """A slow run's span that waits for what is still to be learnt about it."""
+
+    __slots__ = ("blocked", "run", "span", "waiting")
+
+    def __init__(self, run: Run, span: Span) -> None:
+        self.run = run
+        self.span = span
+        self.blocked = 0
+        self.waiting = True
+
+
+class HeldSpans:
+    """The spans of slow runs of one ring, until all is known of them, or nothing more is expected."""
+
+    def __init__(self, explain: Callable[[Run], Explanation]) -> None:
+        self._explain = explain
+        self._held: list[_Held] = []
+
+    def hold(self, slow: Sequence[tuple[Run, Span]]) -> None:
+        """Takes what the builder made, each with its run."""
+        self._held += [_Held(run, span) for run, span in slow]
+
+    def count_waiting(self, runs: Sequence[Run]) -> None:
+        """Counts the handles that were ready before a slow run ended. ``runs`` continue those given before."""
+        for held in self._held:
+            number, _, end, _, _, _, _, _, iteration, _ = held.run
+            for run in runs:
+                if run[0] > number and held.waiting:
+                    if run[8] > iteration + 1:
+                        held.waiting = False
+                    elif run[5] >= 0.0 and run[1] - run[5] < end:
+                        held.blocked += 1
+
+    def release(self, now: float, *, final: bool = False) -> list[Span]:
+        """The spans that wait no longer; ``now``: monotonic s. ``final``: the ring says nothing more."""
+        if not self._held:
+            return []
+        out: list[Span] = []
+        kept: list[_Held] = []
+        for held in self._held:
+            known = self._explain(held.run)
+            if not (final or (known.complete and not held.waiting) or now - held.run[2] > _WAIT_SECONDS):
+                kept.append(held)
+                continue
+            extra = held.span[9]
+            assert extra is not None
+            extra.attributes = {**extra.attributes, "asyncio.blocked.callbacks": held.blocked, **known.attributes}
+            extra.events = known.events
+            if known.stall is not None:
+                extra.links = (*extra.links, known.stall)
+            out.append(held.span)
+        self._held = kept
+        return out
