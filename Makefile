@@ -24,8 +24,7 @@ help: ## this list
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("traceloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
-	@echo "== making $(VENV)"
-	@$(PYTHON) -m venv $(VENV)
+	$(PROGRESS) "making $(VENV)" $(PYTHON) -m venv $(VENV)
 
 install: $(INSTALLED) ## install the package and what its development needs into .venv
 
