@@ -216,6 +216,19 @@ class FolderFollower(ProcessFollower):
         known = self.statistics
         known.most_resident_bytes = max(known.most_resident_bytes, self.folder.most_resident_bytes)
 
+    def ended_well(self) -> bool:
+        """Whether a process that is gone, and left no file that says so, ended well all the same.
+
+        It said so in its rings, since it could make no file; or it went on as another program; or it was ended (by
+        SIGTERM, say) when no loop of its ran, so that its record is whole.
+        """
+        words = [ring.reader.words() for ring in self.rings.values() if ring.is_loop]
+        return (
+            self.replaced()
+            or any(each[layout.W_ENDED] == 1.0 for each in words)
+            or all(each[layout.W_OPEN] == 0.0 or each[layout.W_STOPPED] == 1.0 for each in words)
+        )
+
     def replaced(self) -> bool:
         """Whether the process went on as another program."""
         before = self.folder.replaced
@@ -329,7 +342,8 @@ class RunFollower:
                         yield portion
                         more = last
             else:
-                crashed = not folder.ended and self.directory.current(folder) and not follower.replaced()
+                yield from follower.portions()  # what it says of its end stands in rings perhaps not seen yet
+                crashed = not folder.ended and self.directory.current(folder) and not follower.ended_well()
                 yield from follower.last_portions(crashed=crashed)
                 self.ended.add(folder.name)
                 follower.take_usage()

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import os
 import sys
 import threading
@@ -29,7 +28,8 @@ from .ring import Ring, make_ring
 from .site_log import SiteLog
 from .space import Space
 
-_logger = logging.getLogger("traceloop")
+# For loops that run at the same time after the process has changed its user.
+_RINGS_AHEAD = 2
 
 
 class Process:
@@ -53,6 +53,10 @@ class Process:
         # Stands in for a ring until a loop runs; nothing is ever written to it.
         self.idle_ring = Ring(None, layout.KIND_LOOP, 0, layout.MIN_CAPACITY)
         self.rings: list[Ring] = []
+        #: Whether this is the parent's recording, in the child of a fork.
+        self.forked = False
+        #: Those who write to the rings, and hold their words.
+        self.recorders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._free_rings: list[Ring] = []
         self._lock = threading.Lock()
         self._loop_numbers = itertools.count(1)
@@ -62,6 +66,7 @@ class Process:
         self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None
         self.process_lock = threading.Lock()
+        _living.add(self)
         if self.notice is not None:
             notices.say_once(run_dir, "no-ring", self.notice)
 
@@ -162,16 +167,40 @@ class Process:
         """The process ring, None until something was written to it."""
         return self._process_ring
 
+    def open_ahead(self) -> None:
+        """Makes the rings that there will be no right to make later: that of the process, and those of two loops."""
+        if self.directory is None:
+            return
+        self.open_process_ring()
+        ahead = [self.take_ring() for _ in range(_RINGS_AHEAD)]
+        for ring in reversed(ahead):
+            self.give_ring(ring)
+
+    def leave(self) -> None:
+        """In the child of a fork: folder, rings and site log are the parent's; what is written here goes nowhere."""
+        self.forked = True
+        self.directory = None
+        self._lock = threading.Lock()
+        self.process_lock = threading.Lock()
+        self.site_log.leave()
+        for ring in [self.idle_ring, *self._all_rings()]:
+            ring.leave()
+        for recorder in list(self.recorders):
+            recorder.words = recorder.ring.words
+
     def end(self) -> None:
         """An orderly exit: nothing more will be written."""
         if self.directory is None or self.pid != os.getpid():
             return
+        for ring in self._all_rings():  # a process that changed its user may make no file any more
+            ring.words[layout.W_ENDED] = 1.0
         try:
             os.close(os.open(os.path.join(self.directory, files.ENDED), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
         except OSError:
             pass
 
 
+_living: weakref.WeakSet[Process] = weakref.WeakSet()
 _current: Process | None = None
 _lock = threading.Lock()
 
@@ -192,6 +221,13 @@ def existing_process() -> Process | None:
     """The recording of this process where it has begun; the parent's is not that of a fork's child."""
     process = _current
     return process if process is not None and process.pid == os.getpid() else None
+
+
+def prepare_change_of_user() -> None:
+    """The process may lose its rights to the run directory now: what it will need is opened before."""
+    process = current_process()
+    if process is not None:
+        process.open_ahead()
 
 
 def _report_once(line: str) -> None:
@@ -215,6 +251,9 @@ def _after_fork_in_child() -> None:
     global _current, _lock
     _current = None
     _lock = threading.Lock()
+    for process in list(_living):
+        process.leave()
+    _living.clear()
 
 
 if hasattr(os, "register_at_fork"):

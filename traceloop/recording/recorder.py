@@ -34,7 +34,11 @@ class Recorder:
     """Records what one loop does. Made by ``make_recorder``; the ring is had when the loop first runs."""
 
     def __init__(self, process: Process) -> None:
+        self._begin(process)
+
+    def _begin(self, process: Process) -> None:
         self.process = process
+        process.recorders.add(self)
         self.record = Record()
         #: Tasks of which another thread held the last reference: let go of in the loop's own thread.
         self.dropped_tasks: list[Any] = []
@@ -91,6 +95,8 @@ class Recorder:
 
     def loop_started(self, loop: Any) -> None:
         """The loop begins to run in this thread."""
+        if self.process.forked:
+            self._move_to_child(loop)
         self.is_running = True
         try:
             is_new = self.ring is self.process.idle_ring
@@ -99,6 +105,7 @@ class Recorder:
             self.record.base = 3 * self.ring.records
             now = loop.time()
             self.words[layout.W_THREAD] = threading.get_native_id()
+            self.words[layout.W_STOPPED] = 0.0
             self.words[layout.W_THRESHOLD] = threshold_of(loop, self.general_threshold)
             self._samples = self.sampler.loop_started(loop)
             self.spans.forget_current()
@@ -111,6 +118,23 @@ class Recorder:
             self._watchdog = watchdog
             if watchdog is not None:
                 watchdog.watch(self, loop)
+        except Exception as error:
+            self._fail(error)
+
+    def _move_to_child(self, loop: Any) -> None:
+        """The loop was made before a fork, and runs in the child: the record of that is the child's."""
+        process = current_process()
+        if process is None:
+            return
+        try:
+            fresh, created, stamps = self.tasks.fresh, self.tasks.created, self.stamps
+            self._begin(process)
+            self.tasks.fresh.extend(fresh)
+            self.tasks.created.extend(created)
+            self.stamps.update(stamps)
+            for task in asyncio.all_tasks(loop):
+                # Its number is one of the parent's record; it is announced anew when it makes a step here.
+                vars(task).pop("_loop_ident", None)
         except Exception as error:
             self._fail(error)
 
@@ -137,6 +161,7 @@ class Recorder:
         self.flush(loop, now)
         try:
             self.words[layout.W_RUNNING] = 0.0
+            self.words[layout.W_STOPPED] = 1.0
             self.sampler.settle()
         except Exception as error:
             self._fail(error)

@@ -7,18 +7,15 @@ before the first record that uses the number. It is bounded: past ``MAX_SITES`` 
 from __future__ import annotations
 
 import json
-import os
 import threading
 import weakref
 from types import CodeType
 
 from ..record.layout import SITE_LIMIT
 from ..record.sites import UNKNOWN_SITE, Site
+from .own_file import OwnFile
 
 MAX_SITES = SITE_LIMIT - 1
-
-# Bound here: tests and tools that replace ``os.write`` mean the application's.
-_write = os.write
 
 
 class SiteLog:
@@ -32,14 +29,12 @@ class SiteLog:
         # since the next one may get the same id.
         self.by_code: dict[int, float] = {}
         self._references: dict[int, weakref.ref[CodeType]] = {}
-        self._fd = -1
+        self._file: OwnFile | None = None
         if path is not None:
             try:
-                # O_NONBLOCK says nothing to a file in memory, but to tools that look for blocking calls on the loop.
-                flags = os.O_CREAT | os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK
-                self._fd = os.open(path, flags, 0o600)
+                self._file = OwnFile(path)
             except OSError:
-                self._fd = -1
+                pass
 
     def number(self, site: Site) -> float:
         """The site's number, written down if it is new; 0 where there is no room."""
@@ -55,19 +50,18 @@ class SiteLog:
                 return 0.0
             # Taken at once: a finalizer or a signal handler of the program's may come here before the line is written.
             self.sites.append(site)
-            if self._fd >= 0 and not self._write(number, site):
+            if self._file is not None and not self._write(self._file, number, site):
                 if self.sites[-1] is site:
                     self.sites.pop()
                 return 0.0
             self._numbers[site] = number
             return float(number)
 
-    def _write(self, number: int, site: Site) -> bool:
-        line = json.dumps([number, *site]).encode("ascii", "replace") + b"\n"
+    def _write(self, file: OwnFile, number: int, site: Site) -> bool:
         try:
-            if _write(self._fd, line) == len(line):
+            if file.append(json.dumps([number, *site]).encode("ascii", "replace") + b"\n"):
                 return True
-            _write(self._fd, b"\n")
+            file.append(b"\n")
         except Exception:
             pass
         return False
@@ -98,8 +92,13 @@ class SiteLog:
                 found = last - code.co_firstlineno, self.sites[int(number)].label
         return found[1] if found is not None else None
 
+    def leave(self) -> None:
+        """In the child of a fork: the file is the parent's, and the lock may have been held."""
+        self._lock = threading.RLock()
+        self.close()
+
     def close(self) -> None:
-        """Closes the log's file."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        """Closes the log's file; what is numbered from now on is not written down."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()

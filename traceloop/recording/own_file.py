@@ -1,0 +1,93 @@
+"""A file of ours that stays open in the program's process, under a number that the program does not know.
+
+A daemon closes all its descriptors and opens files of its own, which get the numbers of ours. So the number is a high
+one, the program's own stay what they would be, and before each use it is asked whether device and inode behind it are
+still ours (1 us). Where they are not, nothing is written, and nothing is closed.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+
+_HIGH_DESCRIPTOR = 200
+
+# Bound here: tests and tools that replace these mean the application's.
+_open, _write, _fstat, _close = os.open, os.write, os.fstat, os.close
+
+
+class OwnFile:
+    """One file, appended to. Opened again where the program has closed it. Not thread-safe.
+
+    Raises OSError where it cannot be opened at first. It is closed when the object is gone.
+    """
+
+    __slots__ = ("__weakref__", "_descriptor", "_identity", "_path")
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor = -1
+        self._identity = (0, 0)
+        self._open()
+
+    def _open(self) -> None:
+        # O_NONBLOCK says nothing to a file in memory, but to tools that look for blocking calls on the loop.
+        flags = os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
+        low = _open(self._path, flags, 0o600)
+        try:
+            self._descriptor = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
+        except OSError:  # a low limit on descriptors
+            self._descriptor = os.dup(low)
+        finally:
+            _close(low)
+        status = _fstat(self._descriptor)
+        self._identity = (status.st_dev, status.st_ino)
+
+    def fileno(self) -> int:
+        """The descriptor, for those who write to it themselves (faulthandler)."""
+        return self._descriptor
+
+    def flush(self) -> None:
+        """faulthandler asks for it."""
+
+    def size(self) -> int | None:
+        """Bytes in the file; None where the descriptor is another file's by now, or closed."""
+        if self._descriptor < 0:
+            return None
+        try:
+            status = _fstat(self._descriptor)
+        except OSError:
+            return None
+        return status.st_size if (status.st_dev, status.st_ino) == self._identity else None
+
+    def reopen(self) -> None:
+        """Sees to it that the descriptor is ours. Raises OSError."""
+        if self.size() is None:
+            self._open()
+
+    def append(self, data: bytes) -> bool:
+        """Writes ``data`` at the end; False where not all of it could be written. Never raises OSError."""
+        try:
+            self.reopen()
+            return _write(self._descriptor, data) == len(data)
+        except OSError:
+            return False
+
+    def read(self, offset: int, size: int) -> bytes:
+        """What stands from ``offset`` on; b"" where the file is not ours any more."""
+        try:
+            return os.pread(self._descriptor, size, offset) if self.size() is not None else b""
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """Closes the descriptor, if it is still ours."""
+        if self.size() is not None:
+            _close(self._descriptor)
+        self._descriptor = -1
+
+    def __del__(self) -> None:
+        try:
+            self.close()
+        except Exception:  # the interpreter is going down
+            pass
