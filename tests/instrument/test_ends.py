@@ -100,7 +100,7 @@ def test_nor_does_one_in_the_first_iteration(how: str, run) -> None:  # type: ig
 # The signal comes while the recorder holds a lock that the end of the recording wants too.
 IN_THE_RECORDERS_WORK = """
 import asyncio, os, signal, sys
-from traceloop.recording import site_log
+from traceloop.recording import own_file
 from traceloop.recording.watchdog import fault_dump
 
 where, how = sys.argv[1:]
@@ -126,7 +126,7 @@ def never_named_before():
 async def main():
     await asyncio.gather(*[work() for _ in range(50)])
     if where == "naming":
-        signalled(site_log, "_write")
+        signalled(own_file, "_write")
         asyncio.get_running_loop().call_soon(never_named_before)
     await asyncio.sleep(600)
 

@@ -25,6 +25,12 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
 
     `why_nothing`: gives the line for a run that recorded nothing.
     """
+    try:
+        os.scandir(run_dir).close()
+    except PermissionError:
+        return  # the process has changed its user; the collector says how the run went
+    except OSError:
+        pass
     names = _listing(run_dir)
     if not any(files.parse_process_name(name) for name in names):
         if any(name.startswith(files.DRAINED_PREFIX) for name in names):

@@ -19,7 +19,7 @@ from .heaps.sampler import sampler_of
 from .outbox import outbox_of
 from .process import Process
 from .recorder import Recorder
-from .watchdog import watchdog
+from .watchdog import process_watchdog
 
 #: Beside the rings: an exec was about to take place when this many records had been written by the loops.
 
@@ -66,7 +66,7 @@ def close() -> None:
     if current is None:
         return
     # The wait that may follow is ours, and no stall of the program's.
-    watchdog.end()
+    process_watchdog.end()
     flush()
     try:
         # Offloads that ended after the last loop's last flush.
@@ -86,6 +86,18 @@ def leave() -> None:
     if current is not None:
         sampler_of(current).end()
     process.leave()
+
+
+def alone() -> None:
+    """Before a system call that wants a process of one thread: ours is gone until a loop flushes next."""
+    process_watchdog.pause()
+
+
+def change_user() -> None:
+    """Before the process may lose its rights to the run directory."""
+    flush()
+    process.prepare_change_of_user()
+    process_watchdog.withdraw()
 
 
 def hand_over() -> None:

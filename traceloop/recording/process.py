@@ -176,7 +176,7 @@ class Process:
         for ring in reversed(ahead):
             self.give_ring(ring)
 
-    def leave(self) -> None:
+    def after_fork_in_child(self) -> None:
         """In the child of a fork: folder, rings and site log are the parent's; what is written here goes nowhere."""
         self.forked = True
         self.directory = None
@@ -252,7 +252,7 @@ def _after_fork_in_child() -> None:
     _current = None
     _lock = threading.Lock()
     for process in list(_living):
-        process.leave()
+        process.after_fork_in_child()
     _living.clear()
 
 

@@ -25,7 +25,8 @@ from .offloads.executors import offloads_of
 from .process import Process, current_process
 from .tasks import Tasks
 from .thresholds import threshold_of
-from .watchdog.watchdog import Watchdog, watchdog_of
+from .watchdog.process_watchdog import watchdog_of
+from .watchdog.watchdog import Watchdog
 
 _logger = logging.getLogger("traceloop")
 
@@ -117,7 +118,7 @@ class Recorder:
             watchdog = watchdog_of(self.process)
             self._watchdog = watchdog
             if watchdog is not None:
-                watchdog.watch(self, loop)
+                watchdog.watch(loop, self.ring, self.general_threshold)
         except Exception as error:
             self._fail(error)
 
@@ -134,7 +135,8 @@ class Recorder:
             self.stamps.update(stamps)
             for task in asyncio.all_tasks(loop):
                 # Its number is one of the parent's record; it is announced anew when it makes a step here.
-                vars(task).pop("_loop_ident", None)
+                if hasattr(task, "_loop_ident"):
+                    del task._loop_ident
         except Exception as error:
             self._fail(error)
 

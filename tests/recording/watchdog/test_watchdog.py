@@ -199,7 +199,8 @@ def test_the_thread_is_gone_at_a_fork_right_after_the_last_loop(tmp_path):
     observed = run(
         tmp_path,
         """
-from traceloop.recording.watchdog.watchdog import Watchdog, _before_fork
+from traceloop.recording.watchdog.process_watchdog import _before_fork
+from traceloop.recording.watchdog.watchdog import Watchdog
 inner = Watchdog._run
 def goes_late(*arguments):
     inner(*arguments)

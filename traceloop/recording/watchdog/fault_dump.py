@@ -8,15 +8,17 @@
 * The fatal signals (SIGSEGV, SIGABRT, ...), whose stacks go to ``crash``, so that the report names the callback. Only
   where the application has not enabled faulthandler itself; stderr and the exit status stay as they are.
 
-Both write to descriptors that the application does not know. They are given high numbers, so that the application's
-own stay what they would be, and the watchdog asks every turn whether they are still ours: a daemon that closes all its
-descriptors must not find a dump in the file that got the number next.
+Both write to descriptors that the application does not know (own_file.py), and the watchdog asks every turn whether
+they are still ours: a daemon that closes all its descriptors must not find a dump in the file that got the number next.
+While no loop runs, faulthandler is given back.
+
+``faulthandler.is_enabled`` is replaced while ours is enabled, by a function that says False: a program that asks, and
+enables it for itself if it is not, must get its own dump. Its ``enable`` then takes the place of ours.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import fcntl
 import json
 import os
 import signal
@@ -27,93 +29,116 @@ from typing import Any
 
 from ...record import files
 from ...record.proc import process_start_ticks, signal_masks
+from ..own_file import OwnFile
 
 SIGNAL_VARIABLE = "OTEL_PYTHON_TRACELOOP_DUMP_SIGNAL"
-
-_HIGH_DESCRIPTOR = 200
-
-
-class _DumpFile:
-    """A descriptor, as faulthandler wants it. faulthandler keeps the only reference: when this object is gone, the
-    application has disabled faulthandler or has given it a file of its own, and there is nothing of ours to undo.
-    """
-
-    __slots__ = ("__weakref__", "_fd", "_identity")
-
-    def __init__(self, path: str) -> None:
-        low = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC, 0o600)
-        try:
-            self._fd = fcntl.fcntl(low, fcntl.F_DUPFD_CLOEXEC, _HIGH_DESCRIPTOR)
-        except OSError:  # a low limit on descriptors
-            self._fd = os.dup(low)
-        finally:
-            os.close(low)
-        status = os.fstat(self._fd)
-        self._identity = (status.st_dev, status.st_ino)
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def flush(self) -> None:
-        pass
-
-    def size(self) -> int | None:
-        """Bytes in the file; None where the descriptor is another file's by now."""
-        try:
-            status = os.fstat(self._fd)
-        except OSError:
-            return None
-        return status.st_size if (status.st_dev, status.st_ino) == self._identity else None
-
-    def __del__(self) -> None:
-        if self.size() is not None:
-            os.close(self._fd)
-
 
 def _nothing() -> None:
     return None
 
 
 class FaultDump:
-    """The faulthandler side of one process. One thread at a time, under the watchdog's lock. No method raises."""
+    """The faulthandler side of one process. One thread at a time, under the watchdog's lock. No method raises.
+
+    faulthandler keeps the only reference to a file of ours that it writes to: where that is gone, the application has
+    disabled faulthandler or has given it a file of its own, and there is nothing of ours to undo.
+    """
 
     def __init__(self, directory: str | None) -> None:
         self._directory = directory
         self._signal = 0
-        self._dump: Callable[[], _DumpFile | None] = _nothing
-        self._crash: Callable[[], _DumpFile | None] = _nothing
+        self._advertised = False
+        self._dump: Callable[[], OwnFile | None] = _nothing
+        self._crash: Callable[[], OwnFile | None] = _nothing
+        # The crash file between two runs of loops.
+        self._kept: OwnFile | None = None
+        self._may_advertise = True
 
     def install(self) -> None:
-        """Opens the files, registers the signal and advertises it. Without a folder: nothing."""
-        if self._directory is None or self._signal:
+        """A loop begins to run: a crash from now on is told. Without a folder: nothing. Costs 5 us, at first 50."""
+        if self._directory is None or self._crash() is not None:
             return
         try:
-            self._install_crash(self._directory)
-            self._install_signal(self._directory)
+            if _genuine_is_enabled():
+                return  # the application's, or that of -X faulthandler
+            file, self._kept = self._kept, None
+            if file is None:
+                file = OwnFile(os.path.join(self._directory, files.CRASH))
+            file.reopen()
+            options: dict[str, Any] = {"c_stack": False} if sys.version_info >= (3, 14) else {}
+            faulthandler.enable(file=file, all_threads=True, **options)
+            self._crash = weakref.ref(file)
+            _enabled_by_us.append(self._crash)
+            if faulthandler.is_enabled is _genuine_is_enabled:
+                faulthandler.is_enabled = is_enabled
         except Exception:  # no descriptor left, a full disk: the application runs on without it
-            self.remove()
+            pass
 
-    def _install_crash(self, directory: str) -> None:
-        if faulthandler.is_enabled():
-            return  # the application's, or that of -X faulthandler
-        file = _DumpFile(os.path.join(directory, files.CRASH))
-        options: dict[str, Any] = {"c_stack": False} if sys.version_info >= (3, 14) else {}
-        faulthandler.enable(file=file, all_threads=True, **options)
-        self._crash = weakref.ref(file)
+    def give_back(self) -> None:
+        """No loop runs: faulthandler is as the application left it, and no dump is asked for."""
+        try:
+            self._kept = self._crash() or self._kept
+            self._disable()
+            self._unadvertise()
+        except Exception:
+            pass
 
-    def _install_signal(self, directory: str) -> None:
-        number = chosen_signal(os.environ.get(SIGNAL_VARIABLE, ""))
-        if not number or not hasattr(faulthandler, "register"):
+    def _disable(self) -> None:
+        if self._crash() is not None:
+            faulthandler.disable()
+        self._crash = _nothing
+        _enabled_by_us.clear()
+        if faulthandler.is_enabled is is_enabled:
+            faulthandler.is_enabled = _genuine_is_enabled
+
+    def advertise(self) -> None:
+        """Registers the signal, where that has not been done, and says in the folder that it may be sent."""
+        if self._directory is None or self._advertised or not self._may_advertise:
             return
-        file = _DumpFile(os.path.join(directory, files.DUMP))
-        faulthandler.register(number, file=file, all_threads=True, chain=False)
-        self._dump = weakref.ref(file)
-        self._signal = number
-        advert = {"signal": number, "fd": file.fileno(), "pid": os.getpid(), "start_ticks": process_start_ticks()}
+        self._advertised = True
+        try:
+            self._advertise(self._directory)
+        except Exception:
+            self.withdraw()
+
+    def _advertise(self, directory: str) -> None:
+        if not hasattr(faulthandler, "register"):
+            return
+        dump = self._dump()
+        if not self._signal or dump is None or dump.size() is None:
+            number = chosen_signal(os.environ.get(SIGNAL_VARIABLE, ""))
+            if not number:
+                self._may_advertise = False
+                return
+            dump = OwnFile(os.path.join(directory, files.DUMP))
+            faulthandler.register(number, file=dump, all_threads=True, chain=False)
+            self._dump = weakref.ref(dump)
+            self._signal = number
+        advert = {
+            "signal": self._signal,
+            "fd": dump.fileno(),
+            "pid": os.getpid(),
+            "start_ticks": process_start_ticks(),
+        }
         temporary = os.path.join(directory, "." + files.DUMP_ADVERT)
         with open(temporary, "w", encoding="ascii") as advert_file:
             json.dump(advert, advert_file)
         os.rename(temporary, os.path.join(directory, files.DUMP_ADVERT))
+
+    def _unadvertise(self) -> bool:
+        """Takes the advertisement back; the signal's handler stays, since a signal may be on its way. False where the
+        file cannot be removed: the process has changed its user.
+        """
+        self._advertised = False
+        if not self._signal or self._directory is None:
+            return True
+        try:
+            os.unlink(os.path.join(self._directory, files.DUMP_ADVERT))
+        except FileNotFoundError:
+            pass
+        except OSError:
+            return False
+        return True
 
     def check(self) -> int:
         """Withdraws what is no longer ours: a descriptor that was closed or replaced, a signal that the application
@@ -121,25 +146,25 @@ class FaultDump:
         """
         crash = self._crash()
         if crash is not None and crash.size() is None:
-            faulthandler.disable()
+            self._disable()
+            self.install()
         if not self._signal:
             return 0
         dump = self._dump()
         size = dump.size() if dump is not None else None
         if size is None or signal.getsignal(self._signal) is not signal.SIG_DFL:
-            self.withdraw()
+            # A descriptor that was closed is replaced at the next turn; a signal that was taken is not asked for again.
+            self.withdraw(for_good=dump is None or size is not None)
             return 0
         return size
 
-    def withdraw(self) -> None:
+    def withdraw(self, *, for_good: bool = False) -> None:
         """Takes the signal and its advertisement back."""
-        if not self._signal:
+        if for_good:
+            self._may_advertise = False
+        # A signal that is advertised, and not caught, would end the process.
+        if not self._signal or not self._unadvertise():
             return
-        if self._directory is not None:
-            try:
-                os.unlink(os.path.join(self._directory, files.DUMP_ADVERT))
-            except OSError:
-                pass
         # Where the application has taken the signal, the handler in place is its own: unregistering would take it away.
         if self._dump() is not None and signal.getsignal(self._signal) is signal.SIG_DFL:
             faulthandler.unregister(self._signal)
@@ -148,24 +173,30 @@ class FaultDump:
     def read_dump(self, offset: int) -> str:
         """What was dumped from ``offset`` on, at most 64 KiB."""
         dump = self._dump()
-        try:
-            return os.pread(dump.fileno(), 65536, offset).decode("utf-8", "replace") if dump is not None else ""
-        except OSError:
-            return ""
-
-    def remove(self) -> None:
-        """Undoes what ``install`` did and can still be undone."""
-        try:
-            if self._crash() is not None:
-                faulthandler.disable()
-            self.withdraw()
-        except Exception:
-            pass
+        return dump.read(offset, 65536).decode("utf-8", "replace") if dump is not None else ""
 
     def forget(self) -> None:
         """In the child of a fork: the files, the advertisement and the record are the parent's."""
         self._directory = None
-        self.remove()
+        try:
+            self._disable()
+            self.withdraw()
+        except Exception:
+            pass
+
+
+_genuine_is_enabled = faulthandler.is_enabled
+# What tells whether ours is enabled in this process; empty where it is not.
+_enabled_by_us: list[Callable[[], OwnFile | None]] = []
+
+
+def is_enabled() -> bool:
+    """Return True if the handler is enabled."""
+    # The program's own, that is.
+    return _genuine_is_enabled() and not any(file() is not None for file in _enabled_by_us)
+
+
+is_enabled.__module__ = "faulthandler"
 
 
 def chosen_signal(text: str) -> int:

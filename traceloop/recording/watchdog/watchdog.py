@@ -11,18 +11,15 @@ how the loop publishes:
 * A turn comes at the latest ``_PACE`` thresholds after a run began, and then the next one is set for the moment at
   which the threshold is reached: stacks are taken there, and not at the next beat of some clock.
 
-A turn that comes late is a finding too. The watchdog's own counts of context switches tell why: waiting for the GIL is
-a wait with a timeout of the switch interval, over and over, while a stopped process (SIGSTOP, a suspended machine) does
-not wake at all.
+A turn that comes late is a finding too: see ``lateness``. Which watchdog is the process's, and what happens to it at a
+fork and at the end: ``process_watchdog``.
 
-The thread is none of ``threading``'s: programs that list or count their threads find their own. It is gone before a
-fork (a fork beside a thread makes CPython 3.12 warn) and started again afterwards.
+The thread is none of ``threading``'s: programs that list or count their threads find their own.
 """
 
 from __future__ import annotations
 
 import _thread
-import atexit
 import json
 import logging
 import os
@@ -35,20 +32,19 @@ from typing import TYPE_CHECKING, Any
 
 from ...record import layout
 from ...record.frames import culprit_of
-from ...record.proc import schedule_of
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..thresholds import threshold_of
 from ..waiting.task_looks import TaskLooks
 from . import stacks
 from .fault_dump import FaultDump
+from .lateness import Lateness
 from .stall_notices import StallNotices
-from .thread_clocks import COUNTS_SWITCHES, switches
-from .watched_loop import Budget, Stall, Watched
+from .watched_loop import Stall, TokenBucket, Watched
 
 if TYPE_CHECKING:
     from ..process import Process
-    from ..recorder import Recorder
+    from ..ring import Ring
 
 _logger = logging.getLogger("traceloop")
 
@@ -56,12 +52,11 @@ _logger = logging.getLogger("traceloop")
 _PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
-# A turn this late (s) is recorded. A busy thread gives the GIL away within the switch interval, 5 ms.
-_LATE = 0.05
-# A standstill of the whole process shorter than this (s) is not told from a busy machine.
-_MIN_SUSPENSION = 0.2
-# The thread ends when no loop has run for so long (s); the next loop starts it again.
+# The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
 _LINGER = 2.0
+# With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
+# and to join a thread costs three times as much as a short loop. Then it ends when none has come for so long.
+_SUCCESSION = 0.05
 # Whole stacks a minute; beyond it only the culprit is recorded, and beyond the second number nothing.
 MAX_STACKS_A_MINUTE = 60
 MAX_EVENTS_A_MINUTE = 1200
@@ -95,15 +90,15 @@ class Watchdog:
         self._ended = False
         self._idle_since = 0.0
         self._suppressed = 0
-        self._stack_budget = Budget(MAX_STACKS_A_MINUTE)
-        self._event_budget = Budget(MAX_EVENTS_A_MINUTE)
-        self._suspensions: deque[tuple[float, float]] = deque(maxlen=16)
+        self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
+        self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
+        self._lateness = Lateness(self._report)
+        #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
+        self._looking = threading.RLock()
         self._due = 0.0
-        self._measured = 0.0
-        self._switches = 0
-        self._process_cpu = 0.0
-        self._own_wait = 0.0
-        self._was_late = False
+        self._all_closed = False
+        self._closed_at = 0.0
+        self._in_succession = False
         self._turns = 0
         self._dumped = 0
         self.paused = False
@@ -112,13 +107,19 @@ class Watchdog:
 
     # -- called by the loops
 
-    def watch(self, recorder: Recorder, loop: Any) -> None:
-        """``loop`` begins to run in this thread."""
-        if self._ended or recorder.ring not in self._process.rings or not _has_the_clock(loop):
+    def watch(self, loop: Any, ring: Ring, general_threshold: float) -> None:
+        """``loop``, which is recorded in ``ring``, begins to run in this thread. ``general_threshold``: s, where the
+        program does not say otherwise of the loop.
+        """
+        if self._ended or ring not in self._process.rings or not _has_the_clock(loop):
             return
-        watched = Watched(recorder, loop, self._process.rings.index(recorder.ring))
+        watched = Watched(loop, ring.number, ring.words, general_threshold)
         watched.words[layout.W_PTHREAD] = watched.thread
         with self._lock:
+            if not self._watched:
+                self._in_succession = monotonic() - self._closed_at < _SUCCESSION
+                self.faults.install()
+            self._all_closed = False
             self._watched[id(loop)] = watched
             begun = self._start()
         if begun is not None and sys.version_info >= (3, 14):
@@ -133,19 +134,32 @@ class Watchdog:
             self._idle_since = monotonic()
             if watched is not None:
                 self._stopped.append(watched)
+            if not self._watched:
+                self.faults.give_back()
 
     def loop_closed(self) -> None:
-        """A loop was closed. With the last one the thread goes at once: programs and tests that count threads after
-        their loops must not find it, and nothing of a closed loop is kept until a next turn."""
+        """A loop was closed. With the last one the thread goes at once, unless loops follow one another quickly:
+        programs and tests that count threads after their loops must not find it. Nothing of a closed loop is kept
+        until a next turn.
+        """
         with self._lock:
             if self._watched:
                 return
-        self.stop(until_gone=False)
-        now = monotonic()
-        self._take_interrupted(now)
-        self._end_stopped(now)
-        self._publish(now, 0.0)
-        self._notices.flush()
+            self._all_closed = True
+            self._closed_at = self._idle_since = monotonic()
+            lingers = self._in_succession and self._running
+        if not lingers:
+            self.stop(until_gone=False)
+        if not self._looking.acquire(timeout=1.0):
+            return
+        try:
+            now = monotonic()
+            self._take_interrupted(now)
+            self._end_stopped(now)
+            self._publish(now, self._due if lingers else 0.0)
+            self._notices.flush()
+        finally:
+            self._looking.release()
 
     # -- the thread's life
 
@@ -155,14 +169,13 @@ class Watchdog:
         """
         if self._running or self._ended:
             return None
-        self.faults.install()
         if self._note_interrupted not in gc_pauses.after_long:
             gc_pauses.after_long.append(self._note_interrupted)
         done = _thread.allocate_lock()
         done.acquire()
         self._done = done
         self._running = True
-        self._due = 0.0
+        self._lateness.forget()
         begun = _thread.allocate_lock()
         begun.acquire()
         try:
@@ -200,6 +213,11 @@ class Watchdog:
             time.sleep(0.0002)
         if self._thread_id == thread_id and not self._running:
             self._thread_id = 0  # the kernel gives the number to others
+
+    def pause(self) -> None:
+        """Ends the thread until a loop flushes next: what is done now must be done by the only thread."""
+        self.stop()
+        self.paused = True
 
     def resume(self) -> None:
         """After a fork, in the parent; called by a loop where ``paused`` is set."""
@@ -243,22 +261,27 @@ class Watchdog:
 
     def _turn(self) -> float | None:
         """Looks at every loop; returns in how many seconds to look again, None to end the thread."""
+        with self._looking:
+            return self._look_at_all()
+
+    def _look_at_all(self) -> float | None:
         now = monotonic()
         ring = self._process.process_ring
         if ring is not None:
             ring.words[layout.W_HEARTBEAT] = now
             ring.words[layout.W_THREAD] = self._thread_id
-        # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
-        self._check_lateness(now, max(self._due, self._measured) if self._due else 0.0)
         with self._lock:
             watched_loops = list(self._watched.values())
-            if not watched_loops and now - self._idle_since > _LINGER:
+            if not watched_loops and now - self._idle_since > (_SUCCESSION if self._all_closed else _LINGER):
                 self._running = False
                 self._publish(now, 0.0)
                 return None
             self._turns += 1
+            if watched_loops:
+                self.faults.advertise()
             # Some times a second are enough for this, a fifth of a turn's cost.
             size = self.faults.check() if self._turns % 4 == 0 else 0
+        self._lateness.check(now, watched_loops)
         if size > self._dumped:
             self._name_dumped(size, now)
         due = now + _MAX_PACE
@@ -269,15 +292,11 @@ class Watchdog:
         self._notices.flush()
         self._sampler.turn(now)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
-        if (end := monotonic()) - now >= _MIN_SUSPENSION:
-            self._check_lateness(end, now)
+        self._lateness.turn_over(now, due, watched_loops)
         self._due = due
-        self._switches = switches()
-        self._process_cpu = time.process_time()
-        self._own_wait = schedule_of(self._thread_id).waited_s
-        self._measured = monotonic()
+        end = monotonic()
         self._publish(now, due)
-        return max(due - self._measured, 0.001)
+        return max(due - end, 0.001)
 
     def _publish(self, looked: float, due: float) -> None:
         """Tells readers that what a turn begun at ``looked`` found is written, and when the next is due (0: never)."""
@@ -310,7 +329,7 @@ class Watchdog:
             return now + pace
         if stall is None:
             limit, told_from = self._limits_of(run, threshold)
-            if now - run.start - self._suspended(run.start, now) < limit:
+            if now - run.start - self._lateness.suspended(run.start, now) < limit:
                 watched.sample()
                 return min(now + pace, max(run.start + limit, now + 0.001))
             stall = _begin_stall(watched, run, limit, told_from)
@@ -373,9 +392,6 @@ class Watchdog:
         sites = self._process.site_log.sites
         number = stacks.site_number(ident)
         return sites[number].label if 0 <= number < len(sites) else "unknown"
-
-    def _suspended(self, start: float, now: float) -> float:
-        return sum(max(0.0, min(end, now) - max(begin, start)) for begin, end in self._suspensions)
 
     # -- what is found
 
@@ -442,47 +458,13 @@ class Watchdog:
                     "before": stall.before,
                     "samples": [*stall.samples[:1], *stall.samples[-1:]],
                     "after": after,
-                    "suspended": self._suspended(stall.start, now),
+                    "suspended": self._lateness.suspended(stall.start, now),
                 },
                 now,
             )
         if stall.announced:
             last = stall.samples[-1][0] if stall.samples else now
             self._notices.ended(stall.culprit or self._label_of(stall.ident), last - stall.start, now - stall.start)
-
-    def _check_lateness(self, now: float, due: float) -> None:
-        """What was to go on at ``due`` (0: nothing was) goes on now."""
-        if not due or now - due < _LATE:
-            if self._was_late:
-                # What was under way at the late turn may have ended just after it: measured once more.
-                self._was_late = False
-                loops = [[watched.ring, watched.sample()] for watched in list(self._watched.values())]
-                self._write({"kind": "samples", "loops": loops}, now)
-            return
-        late = now - due
-        woken = switches() - self._switches
-        cpu = time.process_time() - self._process_cpu
-        waited = schedule_of(self._thread_id).waited_s
-        known = COUNTS_SWITCHES and waited >= 0.0
-        waited -= self._own_wait
-        # Waiting for the GIL wakes once each switch interval.
-        for_gil = min(late, woken * sys.getswitchinterval()) if known else 0.0
-        # A thread that was due, and neither waited for a processor nor for the GIL, was not let run at all. Nor were
-        # the others, then; a short time tells too little.
-        held = late - waited - for_gil
-        if held >= max(_MIN_SUSPENSION, late / 2) and cpu <= 0.03 + 0.15 * late:
-            reason = "suspended"
-            self._suspensions.append((due, due + held))
-        else:
-            reason = "gil" if for_gil >= late / 2 or not known else "starved"
-        event: dict[str, Any] = {"kind": "late", "reason": reason, "from": due, "to": now, "cpu": cpu, "held": held}
-        event["loops"] = []
-        for watched in list(self._watched.values()):
-            before = watched.history[-1] if watched.history else None
-            event["loops"].append([watched.ring, before, watched.sample()])
-        if self._event_budget.take(now):
-            self._was_late = True
-            self._write(event, now)
 
     def _name_dumped(self, size: int, now: float) -> None:
         """A dump was asked for from outside: it has files and bare function names, and the modules are known here."""
@@ -495,6 +477,13 @@ class Watchdog:
             if isinstance(file, str) and file in files and (file not in modules or name == "__main__"):
                 modules[file] = name
         self._write({"kind": "modules", "files": modules}, now)
+
+    def _report(self, event: dict[str, Any], now: float) -> bool:
+        """Writes an event if there may be one more this minute; returns whether there may."""
+        if not self._event_budget.take(now):
+            return False
+        self._write(event, now)
+        return True
 
     def _write(self, event: dict[str, Any], now: float) -> None:
         self._process.process_write(
@@ -515,56 +504,3 @@ def _has_the_clock(loop: Any) -> bool:
         return bool(abs(loop.time() - monotonic()) < 1.0)
     except Exception:
         return False
-
-
-# Without a GIL another thread's frames change while they are looked at.
-_HAS_GIL = bool(getattr(sys, "_is_gil_enabled", lambda: True)())
-_active: Watchdog | None = None
-
-
-def watchdog_of(process: Process) -> Watchdog | None:
-    """The watchdog of this process, made at the first call; None for the recording of a run that the process has left,
-    and in the child of a fork for its parent's.
-    """
-    global _active
-    if process.pid != os.getpid() or process.left or not _HAS_GIL:
-        return None
-    if _active is None or _active._process is not process:
-        if _active is not None:
-            _active.end()
-        _active = Watchdog(process, process.settings.slow_patterns, process.settings.threshold_for)
-    return _active
-
-
-def _before_fork() -> None:
-    if _active is not None:
-        _active.stop()
-
-
-def _after_fork_in_parent() -> None:
-    if _active is None:
-        return
-    if sys.version_info[:2] == (3, 13) or sys.version_info >= (3, 15):
-        # 3.13.0 and 3.15 count the threads for fork's warning only after this: the next flush of a loop starts ours.
-        _active.paused = True
-    else:
-        _active.resume()
-
-
-def _after_fork_in_child() -> None:
-    global _active
-    if _active is not None:
-        _active.faults.forget()
-        _active = None
-
-
-def end() -> None:
-    """This process ends: no watchdog from now on."""
-    if _active is not None:
-        _active.end()
-
-
-# After logging's own hooks, and hence before them at a fork: the thread may be waiting for a handler's lock.
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
-atexit.register(end)

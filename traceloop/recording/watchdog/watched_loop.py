@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .thread_clocks import Sample, ThreadClocks
-
-if TYPE_CHECKING:
-    from ..recorder import Recorder
 
 
 class Stall:
@@ -52,11 +49,12 @@ class Watched:
 
     __slots__ = ("_clocks", "general_threshold", "history", "loop", "name", "ring", "stall", "thread", "words")
 
-    def __init__(self, recorder: Recorder, loop: Any, ring: int) -> None:
+    def __init__(self, loop: Any, ring: int, words: memoryview[float], general_threshold: float) -> None:
+        """Made in the loop's thread. ``ring``, ``words``: number and words of the ring that it is recorded in."""
         self.loop = loop
         self.ring = ring
-        self.words = recorder.words
-        self.general_threshold = recorder.general_threshold
+        self.words = words
+        self.general_threshold = general_threshold
         self.thread = threading.get_ident()
         self.name = threading.current_thread().name
         self._clocks = ThreadClocks()
@@ -70,15 +68,16 @@ class Watched:
         return sample
 
 
-class Budget:
-    """So many a minute."""
+class TokenBucket:
+    """At most ``per_minute`` events a minute, all of them at once if none came before."""
 
-    def __init__(self, a_minute: int) -> None:
-        self._size = a_minute
-        self._left = float(a_minute)
+    def __init__(self, per_minute: int) -> None:
+        self._size = per_minute
+        self._left = float(per_minute)
         self._at = 0.0
 
     def take(self, now: float) -> bool:
+        """Whether one more event may come at ``now`` (s)."""
         self._left = min(self._size, self._left + max(0.0, now - self._at) * self._size / 60)
         self._at = now
         if self._left < 1:

@@ -1,0 +1,130 @@
+"""Forks and daemons: every process writes its own record, exactly, and nobody else's."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import textwrap
+
+import pytest
+
+from tests.helpers.recorded_handles import count_handles
+
+# The parent runs `counted` 3,000 times around a fork in the middle of its loop. What the child does is told by name.
+PROGRAM = """
+import asyncio, ctypes, json, os, sys
+
+how, report = sys.argv[1:]
+truth = {}
+
+def counted():
+    truth[os.getpid()] = truth.get(os.getpid(), 0) + 1
+
+async def some(rounds):
+    loop = asyncio.get_running_loop()
+    for _ in range(rounds):
+        for _ in range(100):
+            loop.call_soon(counted)
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+
+def save():
+    with open(f"{report}/{os.getpid()}", "w") as file:
+        json.dump(truth.get(os.getpid(), 0), file)
+
+def fork():
+    if how == "C":
+        return ctypes.PyDLL(None).fork()  # without the interpreter's hooks
+    return os.fork()
+
+class Left(Exception):
+    pass
+
+async def parent():
+    await some(10)
+    pid = fork()
+    if pid == 0:
+        if how in ("sys.exit", "C"):
+            sys.exit(3)
+        if how == "exception":
+            raise Left
+        if how == "_exit":
+            os._exit(3)
+        if how == "goes on":
+            await some(7)
+            return
+        if how == "own loop":
+            asyncio._set_running_loop(None)
+            loop = asyncio.new_event_loop()
+            loop.run_until_complete(some(7))
+            loop.close()
+            save()
+            os._exit(3)
+        if how == "daemon":
+            os.setsid()
+            if os.fork():
+                os._exit(0)
+            asyncio._set_running_loop(None)
+            asyncio.new_event_loop().run_until_complete(some(7))
+            save()
+            os._exit(0)
+    os.waitpid(pid, 0)
+    await some(20)
+
+if how == "made before":
+    loop = asyncio.new_event_loop()
+    pid = os.fork()
+    if pid == 0:
+        loop.run_until_complete(some(7))
+    else:
+        os.waitpid(pid, 0)
+        loop.run_until_complete(some(30))
+    loop.close()
+    save()
+elif how == "run before":
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(some(10))
+    pid = os.fork()
+    if pid == 0:
+        truth.clear()
+        loop.run_until_complete(some(7))
+    else:
+        os.waitpid(pid, 0)
+        loop.run_until_complete(some(20))
+    loop.close()
+    save()
+else:
+    try:
+        asyncio.run(parent())
+    except Left:
+        pass
+    save()
+"""
+
+
+@pytest.mark.parametrize(
+    "how",
+    ["sys.exit", "exception", "_exit", "goes on", "own loop", "daemon", "made before", "run before", "C"],
+)
+def test_each_process_of_a_fork_has_exactly_its_own_callbacks(traced, tmp_path, how):
+    if how == "C":
+        pytest.importorskip("ctypes")
+    program = tmp_path / "program.py"
+    program.write_text(textwrap.dedent(PROGRAM))
+    told = tmp_path / "told"
+    told.mkdir()
+    words = [*traced.command, "--collector", "none", str(program), how, str(told)]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    run_dir = re.search(r"the record is in (\S+);", done.stderr)[1]
+    try:
+        counts = {pid: count for pid, count in count_handles(run_dir, "__main__.counted").items() if count}
+    finally:
+        subprocess.run(["rm", "-r", run_dir], check=True)
+    truth = {int(file.name): json.loads(file.read_text()) for file in told.iterdir()}
+    assert 3000 in truth.values()
+    if how == "goes on":
+        # The child ran on in the middle of its parent's loop, which no record of its own knows.
+        truth = {pid: count for pid, count in truth.items() if count == 3000}
+    assert counts == {pid: count for pid, count in truth.items() if count}

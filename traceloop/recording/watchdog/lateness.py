@@ -1,0 +1,96 @@
+"""Why the watchdog came late: the process was suspended, it got no processor, or another thread kept the GIL.
+
+The watchdog's own counts of context switches tell: waiting for the GIL is a wait with a timeout of the switch interval,
+over and over, while a stopped process (SIGSTOP, a suspended machine) does not wake at all.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from time import monotonic
+from typing import Any
+
+from ...record.proc import schedule_of
+from .thread_clocks import COUNTS_SWITCHES, switches
+from .watched_loop import Watched
+
+# A turn this late (s) is recorded. A busy thread gives the GIL away within the switch interval, 5 ms.
+_LATE = 0.05
+# A standstill of the whole process shorter than this (s) is not told from a busy machine.
+_MIN_SUSPENSION = 0.2
+
+
+class Lateness:
+    """Looks at each turn of the watchdog whether it came in time. For the watchdog's thread.
+
+    report: writes an event at a time (s); returns whether it was written.
+    """
+
+    def __init__(self, report: Callable[[dict[str, Any], float], bool]) -> None:
+        self._report = report
+        self._suspensions: deque[tuple[float, float]] = deque(maxlen=16)
+        self._due = 0.0
+        self._measured = 0.0
+        self._switches = 0
+        self._process_cpu = 0.0
+        self._own_wait = 0.0
+        self._was_late = False
+
+    def forget(self) -> None:
+        """The thread begins anew: nothing was due."""
+        self._due = 0.0
+
+    def suspended(self, start: float, now: float) -> float:
+        """For how long (s) the whole process stood still between the two moments, as far as is known."""
+        return sum(max(0.0, min(end, now) - max(begin, start)) for begin, end in self._suspensions)
+
+    def check(self, now: float, loops: Sequence[Watched]) -> None:
+        """A turn begins."""
+        # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
+        self._check(now, max(self._due, self._measured) if self._due else 0.0, loops)
+
+    def turn_over(self, began: float, due: float, loops: Sequence[Watched]) -> None:
+        """A turn that ``began`` then is over, and the next is ``due``: what is to be compared then is measured now."""
+        if (end := monotonic()) - began >= _MIN_SUSPENSION:
+            self._check(end, began, loops)
+        self._due = due
+        self._switches = switches()
+        self._process_cpu = time.process_time()
+        self._own_wait = schedule_of(threading.get_native_id()).waited_s
+        self._measured = monotonic()
+
+    def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:
+        """What was to go on at ``due`` (0: nothing was) goes on now."""
+        if not due or now - due < _LATE:
+            if self._was_late:
+                # What was under way at the late turn may have ended just after it: measured once more.
+                self._was_late = False
+                self._report({"kind": "samples", "loops": [[each.ring, each.sample()] for each in loops]}, now)
+            return
+        late = now - due
+        woken = switches() - self._switches
+        cpu = time.process_time() - self._process_cpu
+        waited = schedule_of(threading.get_native_id()).waited_s
+        known = COUNTS_SWITCHES and waited >= 0.0
+        waited -= self._own_wait
+        # Waiting for the GIL wakes once each switch interval.
+        for_gil = min(late, woken * sys.getswitchinterval()) if known else 0.0
+        # A thread that was due, and neither waited for a processor nor for the GIL, was not let run at all. Nor were
+        # the others, then; a short time tells too little.
+        held = late - waited - for_gil
+        if held >= max(_MIN_SUSPENSION, late / 2) and cpu <= 0.03 + 0.15 * late:
+            reason = "suspended"
+            self._suspensions.append((due, due + held))
+        else:
+            reason = "gil" if for_gil >= late / 2 or not known else "starved"
+        event: dict[str, Any] = {"kind": "late", "reason": reason, "from": due, "to": now, "cpu": cpu, "held": held}
+        event["loops"] = []
+        for watched in loops:
+            before = watched.history[-1] if watched.history else None
+            event["loops"].append([watched.ring, before, watched.sample()])
+        if self._report(event, now):
+            self._was_late = True
