@@ -86,12 +86,12 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
     os._exit = Before(os._exit, _end)
     os.execv = Before(os.execv, closing.hand_over)
     os.execve = Before(os.execve, closing.hand_over)
-    # The kernel wants a process of one thread for some spaces (unshare(2); in os from 3.12 on).
-    calls = {name: closing.change_user for name in ("setuid", "seteuid", "setreuid", "setresuid")}
-    calls |= {name: closing.alone for name in ("unshare", "setns")}
-    for name, before in calls.items():
+    for name in ("setuid", "seteuid", "setreuid", "setresuid"):
         if hasattr(os, name):
-            setattr(os, name, Before(getattr(os, name), before))
+            setattr(os, name, Before(getattr(os, name), closing.change_user))
+    for name in ("unshare", "setns"):  # from 3.12 on; for some spaces the kernel wants a process of one thread
+        if hasattr(os, name):
+            setattr(os, name, Before(getattr(os, name), closing.alone))
 
     def after_fork() -> None:
         for number in _GUARDED:

@@ -95,6 +95,8 @@ def alone() -> None:
 
 def change_user() -> None:
     """Before the process may lose its rights to the run directory."""
+    if os.geteuid() != 0:
+        return  # it has no more rights than any user it may become
     flush()
     process.prepare_change_of_user()
     process_watchdog.withdraw()
