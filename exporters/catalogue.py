@@ -118,6 +118,22 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _of_loop("asyncio_tasks", "gauge", "", "Tasks that are not done."),
     _of_loop("asyncio_tasks_created_total", "counter", "", "Tasks made."),
     _of_loop("asyncio_tasks_finished_total", "counter", "", "Tasks that ended, and how.", "outcome"),
+    _of_process(
+        "asyncio_task_waiting",
+        "gauge",
+        "",
+        "Suspended tasks by coroutine and by the line of the application at which they wait, with what they wait in.",
+        "callback",
+        "site",
+    ),
+    _of_process(
+        "asyncio_task_waiting_seconds_total",
+        "counter",
+        "seconds",
+        "Time that tasks waited there: waits of a second and more exactly, shorter ones as an estimate from looks.",
+        "callback",
+        "site",
+    ),
     # Timers and other heaps
     _of_loop("asyncio_timers", "gauge", "", "Entries in the loop's heap of timers.", "state"),
     _of_loop(

@@ -14,7 +14,7 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 
 from . import report_resources as report_parts
-from . import report_stalls
+from . import report_stalls, report_waits
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
 #: Rows of a table of callbacks.
@@ -109,6 +109,10 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
     if stalls:
         yield ""
         yield from stalls
+    waited = report_waits.waits(process, style)
+    if waited:
+        yield ""
+        yield from waited
     executors = [each for each in process.executors.executors.values() if each.queue_durations.count or each.waiting]
     if executors:
         yield ""

@@ -17,6 +17,7 @@ from .growth import GrowthStatistics
 from .labels import BoundedLabels, LabelSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
+from .wait_series import WaitSeries
 from .waits import Waits
 
 if TYPE_CHECKING:
@@ -72,7 +73,14 @@ class ProcessStatistics:
         self.memory = MemoryStatistics()
         self.waits = Waits()
         self.growth = GrowthStatistics()
-        self.parts: list[Part] = [self.executors, self.collections, self.memory, self.growth]
+        self.wait_series = WaitSeries(self.waits, lambda: self.loops.values(), lambda: self.sites, self.labels)
+        self.parts: list[Part] = [
+            self.executors,
+            self.collections,
+            self.memory,
+            self.growth,
+            self.wait_series,
+        ]
         self.pid = 0
         self.description: dict[str, Any] = {}
         self.attached = False
@@ -88,6 +96,7 @@ class ProcessStatistics:
 
     def attach(self, pid: int, sites: SiteNames, description: dict[str, Any]) -> None:
         """A process takes the slot."""
+        self.wait_series.new_process()
         self.pid = pid
         self.sites = sites
         self.description = description

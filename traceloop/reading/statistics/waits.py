@@ -53,6 +53,12 @@ class AwaitPlace(NamedTuple):
     function: str
     inside: str
 
+    @property
+    def label(self) -> str:
+        """``app.views.show:12 asyncio.Lock.acquire``, for a label."""
+        where = f"{self.function}:{self.line}" if self.line else self.function
+        return f"{where} {self.inside}" if self.inside else where
+
 
 OTHER: Final = AwaitPlace("", 0, "other", "")
 UNKNOWN: Final = AwaitPlace("", 0, "unknown", "")

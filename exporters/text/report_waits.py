@@ -1,0 +1,51 @@
+"""Where tasks waited, as a section of a process in the report."""
+
+from __future__ import annotations
+
+import time
+
+from traceloop.reading.statistics.process import ProcessStatistics
+from traceloop.reading.statistics.wait_series import Waited
+from traceloop.reading.statistics.waits import AwaitPlace
+
+from .tables import Style, clean, count, seconds, table
+
+_ROWS = 8
+#: Waiting that is a server's or a worker's rest rather than somebody's trouble is left to `--full` and the metrics.
+_LEAST_SECONDS = 1.0
+
+
+def waits(process: ProcessStatistics, style: Style) -> list[str]:
+    """A row for each coroutine and place, most time first; nothing where no wait of a second was seen."""
+    now = time.monotonic()
+    found = [each for each in process.wait_series.most(now, running=process.attached) if each.seconds >= _LEAST_SECONDS]
+    if not found:
+        return []
+    header = ["where tasks waited", "for", "task", "waits", "in all", "longest", "now"]
+    rows = [_row(each) for each in found[:_ROWS]]
+    lines = table(style, header, rows, names=3)
+    if any(row[4].startswith("~") for row in rows):
+        shorter = f"waits shorter than {seconds(process.waits.period)} are seen by chance"
+        lines.append(style.dim(f"    ~ estimated: {shorter}"))
+    if len(found) > _ROWS:
+        lines.append(style.dim(f"    and {count(len(found) - _ROWS)} more places"))
+    return lines
+
+
+def _row(each: Waited) -> list[str]:
+    mark = "~" if each.estimated_s > 0.1 * each.seconds else ""
+    return [
+        where(each.place),
+        each.place.inside,
+        each.coroutine,
+        count(each.waits),
+        mark + seconds(each.seconds),
+        seconds(each.longest_s),
+        count(each.now) if each.now else "",
+    ]
+
+
+def where(place: AwaitPlace) -> str:
+    """``show (views.py:12)``."""
+    function = clean(place.function).rpartition(".")[2]
+    return f"{function} ({clean(place.file).rpartition('/')[2]}:{place.line})" if place.file else function

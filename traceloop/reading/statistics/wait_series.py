@@ -1,0 +1,105 @@
+"""The waits of a process as series, and in an order for people: where most time was waited."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final, NamedTuple
+
+from ..decoding.decoded import Decoded
+from .context import SitesOf
+from .labels import BoundedLabels
+from .loop import LoopStatistics
+from .parts import Labels, Sample
+from .waits import AwaitPlace, Waits
+
+#: Places that a process may have as label values; the rest is ``other``.
+PLACE_LIMIT: Final = 100
+
+
+class Waited(NamedTuple):
+    """Waits of one coroutine's tasks at one place, those that last counted up to now. Seconds.
+
+    estimated_s: the part of ``seconds`` that is an estimate. waits: how many were seen. now: tasks that wait there now.
+    """
+
+    coroutine: str
+    place: AwaitPlace
+    seconds: float
+    estimated_s: float
+    longest_s: float
+    waits: int
+    now: int
+
+
+class WaitSeries:
+    """A part of a process's statistics (``parts.Part``)."""
+
+    def __init__(
+        self, waits: Waits, loops: Callable[[], Iterable[LoopStatistics]], sites_of: SitesOf, callbacks: BoundedLabels
+    ) -> None:
+        self._waits = waits
+        self._loops = loops
+        self._sites_of = sites_of
+        self._callbacks = callbacks
+        self._places = BoundedLabels(PLACE_LIMIT)
+        # Of processes that had the slot before, and the highest value that was shown: no counter falls.
+        self._ended: dict[Labels, float] = {}
+        self._shown: dict[Labels, float] = {}
+
+    def new_process(self) -> None:
+        """Another process takes the slot: its waits are added to those before."""
+        for labels, value in self._by_labels(self.most(time.monotonic(), running=False)).items():
+            self._shown[labels] = max(self._shown.get(labels, 0.0), self._ended.get(labels, 0.0) + value[0])
+        self._ended = dict(self._shown)
+
+    def feed(self, decoded: Decoded) -> None:
+        """Nothing: ``Waits`` is fed by the process and by its loops' tasks."""
+
+    def most(self, now: float, *, running: bool = True) -> list[Waited]:
+        """Where tasks have waited, most first; ``now``: monotonic s. ``running``: with the waits that still last."""
+        standing: list[tuple[int, int, float]] = []
+        if running:
+            for loop in self._loops():
+                standing += loop.tasks.standing()
+        waiting = self._waits.waiting_now(standing, now)
+        period = self._waits.period
+        out: list[Waited] = []
+        for key in {**self._waits.totals, **waiting}:
+            site, place = key
+            totals = self._waits.totals.get(key)
+            tasks, lasting, longest = waiting.get(key, (0, 0.0, 0.0))
+            # A wait shorter than the time between two looks is not counted before it is over.
+            lasting = lasting if longest >= period else 0.0
+            out.append(
+                Waited(
+                    self._sites_of().label(site),
+                    place,
+                    (totals.seconds if totals else 0.0) + lasting,
+                    totals.estimated_s if totals else 0.0,
+                    max(totals.longest_s if totals else 0.0, longest),
+                    (totals.count if totals else 0) + tasks,
+                    tasks,
+                )
+            )
+        return sorted(out, key=lambda each: -each.seconds)
+
+    def _by_labels(self, waits: list[Waited]) -> dict[Labels, tuple[float, int]]:
+        out: dict[Labels, tuple[float, int]] = {}
+        for each in waits:
+            labels = (
+                ("callback", self._callbacks.admit(each.coroutine)),
+                ("site", self._places.admit(each.place.label)),
+            )
+            seconds, tasks = out.get(labels, (0.0, 0))
+            out[labels] = (seconds + each.seconds, tasks + each.now)
+        return out
+
+    def metrics(self) -> Iterator[Sample]:
+        """The series as they stand, without the label ``process``."""
+        found = self._by_labels(self.most(time.monotonic()))
+        for labels, (seconds, _) in found.items():
+            self._shown[labels] = max(self._shown.get(labels, 0.0), self._ended.get(labels, 0.0) + seconds)
+        for labels, seconds in self._shown.items():
+            yield Sample("asyncio_task_waiting_seconds_total", labels, seconds)
+            yield Sample("asyncio_task_waiting", labels, found[labels][1] if labels in found else 0)
