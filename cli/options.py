@@ -76,6 +76,8 @@ def parse(words: Sequence[str], base: Settings) -> tuple[Settings, list[str]]:
         changes["slow_patterns"] = (*reversed(patterns), *base.slow_patterns)
     if "metrics_port" in changes:
         changes["metrics_port_required"] = True
+    if "spans" in changes:
+        changes["spans_chosen"] = True
     return base.replace(**changes), list(words[at:])
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from traceloop.settings import Settings
 
+from .otlp.responses import shown_endpoint
 from .otlp.sender import OtlpSender
 from .otlp.settings import OtlpSettings
 from .spans.sampling import Sampling
@@ -53,6 +54,26 @@ def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable
     else:
         notice(f"OTEL_TRACES_SAMPLER={sampler} is not known here; keeping all spans")
     return Sampling("all")
+
+
+def notice_of_default(
+    settings: Settings, environ: Mapping[str, str], sampling: Sampling, notice: Callable[[str], None]
+) -> None:
+    """Says where spans go where nobody asked us for them: a variable meant for the application's own gets ours too, and
+    by default every callback makes one.
+    """
+    if settings.spans_chosen or settings.otlp_endpoint or sampling.bound == 0 or sampling.off:
+        return
+    variables = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_EXPORTER")
+    variable = next((name for name in variables if environ.get(name, "").strip()), "")
+    if not variable:
+        return
+    where = shown_endpoint(environ[variable].strip())
+    every = "every callback" if sampling.bound >> 64 else "every callback of a sampled trace"
+    notice(
+        f"{every} makes a span, sent to {where} ({variable}); --spans slow sends those of slow callbacks only, "
+        "--spans off none"
+    )
 
 
 def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> list[SpanSink]:

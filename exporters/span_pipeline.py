@@ -22,7 +22,7 @@ from traceloop.settings import Settings
 
 from .otlp.packing import PackedSpans, PackingBuilder
 from .otlp.sender import OtlpSender
-from .span_exporters import make_sinks, sampling_of
+from .span_exporters import make_sinks, notice_of_default, sampling_of
 from .spans.builder import SpanBuilder
 from .spans.exemplars import executors_hook, loop_hook
 from .spans.heap_growth import growth_span
@@ -187,6 +187,8 @@ class SpanPipeline:
             self.sinks: list[SpanSink] = []
         else:
             self.sinks = make_sinks(settings, environ, notice) if sinks is None else sinks
+        if self.sinks and sinks is None:
+            notice_of_default(settings, environ, self.sampling, notice)
         self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
         # Spans that only go to OTLP receivers, as they are, are packed at once.
         self._packs = self._limits is None and all(isinstance(sink, OtlpSender) for sink in self.sinks)

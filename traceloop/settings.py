@@ -128,6 +128,7 @@ FIELDS: Final = (
         "Which callbacks make a span: all, slow ones, a RATIO from 0 to 1, or none.",
         shown="all",
     ),
+    Field("spans_chosen", False),
     Field(
         "otlp_endpoint", None, parse_endpoint, "--otlp-endpoint", "URL",
         "Send spans to this OTLP receiver. Without it OTEL_EXPORTER_OTLP_* decide; without these, none are sent.",
@@ -181,7 +182,8 @@ class Settings:
     metrics_port_required: True if the user named the port: a busy one is then an error instead of a reason to pick
         another.
     metrics: whether it is served at all.
-    spans: "all", "slow", "off", or a ratio from 0 to 1.
+    spans: "all", "slow", "off", or a ratio from 0 to 1. spans_chosen: True if the user said so; where it is but the
+    default, and an endpoint meant for the application's spans gets ours too, there is a notice.
     otlp_endpoint: where spans go, None to leave it to OpenTelemetry's own variables.
     collector: "process", "thread" or "none".
     ring_size: bytes to which each loop's ring may grow.
@@ -205,6 +207,7 @@ class Settings:
     metrics_port_required: bool
     metrics: bool
     spans: str | float
+    spans_chosen: bool
     otlp_endpoint: str | None
     collector: str
     ring_size: int
@@ -296,6 +299,7 @@ class Settings:
                     on_error(line)
         # Inside a run the port is the run's own: a second `traceloop run` there must not insist on it.
         changes["metrics_port_required"] = "metrics_port" in changes and not directory
+        changes["spans_chosen"] = "spans" in changes
         return cls(**changes)
 
     def to_environ(self) -> dict[str, str]:
@@ -309,7 +313,7 @@ class Settings:
             if not field.variable or value is None or field.name == "slow_threshold":
                 continue
             # A standard variable in the environment would take the place of a default that is left out.
-            if value != field.default or field.standard:
+            if value != field.default or field.standard or (field.name == "spans" and self.spans_chosen):
                 out[field.variable] = field.text_of(value)
         return out
 

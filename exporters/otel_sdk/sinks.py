@@ -7,6 +7,7 @@ collector, when such an exporter was asked for.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +37,9 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
         raise LookupError(f"OTEL_EXPORTER_OTLP_PROTOCOL: expected http/protobuf or grpc, got {protocol!r}")
     for entry in entry_points(group="opentelemetry_traces_exporter", name=name):
         make = entry.load()
+        if name == "console":
+            # Not among the program's own output. A copy of the descriptor: ours may be let go of before its end.
+            return make(out=os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace"))
         return make(endpoint=endpoint) if endpoint is not None and name.startswith("otlp") else make()
     hint = " (pip install opentelemetry-exporter-otlp-proto-grpc)" if name == "otlp_proto_grpc" else ""
     raise LookupError(f"no installed package offers the traces exporter {name!r}{hint}")
@@ -107,6 +111,8 @@ class SdkSink:
     def _close(self) -> None:
         try:
             self._exporter.shutdown()
+            if self.name == "console":
+                self._exporter.out.close()  # a descriptor of our own, see load_exporter
         except Exception as error:
             self._notice(f"the traces exporter {self.name} failed at its end: {error!r}")
 

@@ -67,7 +67,21 @@ def _overview(statistics: Statistics) -> str:
     dropped = sum(process.dropped for process in statistics.processes.values())
     if dropped:
         parts.append(f"{counted(dropped, 'record')} dropped")
+    parts += _spans_sent(statistics)
     return ", ".join(parts)
+
+
+def _spans_sent(statistics: Statistics) -> list[str]:
+    """How many spans were sent and dropped, where any exporter was asked for."""
+    sent = dropped = -1
+    for samples in statistics.extra:
+        for name, _, value in samples():
+            if name == "traceloop_spans_exported_total":
+                sent = max(0, sent) + int(value)  # type: ignore[arg-type]
+            elif name == "traceloop_spans_dropped_total":
+                dropped = max(0, dropped) + int(value)  # type: ignore[arg-type]
+    out = [f"{counted(sent, 'span')} sent"] if sent >= 0 else []
+    return [*out, f"{counted(dropped, 'span')} dropped"] if dropped > 0 else out
 
 
 def _worst(loops: list[LoopStatistics]) -> tuple[str, SlowTotals] | None:

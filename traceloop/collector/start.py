@@ -35,6 +35,8 @@ _PYTHON_VARIABLES_KEPT = frozenset(
     ("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE",
      "PYTHONUTF8")
 )  # fmt: skip
+#: Standard descriptors that the collector must not hold: whoever reads the program's output waits for its end.
+_NOT_KEPT = (0, 1)
 
 
 class CollectorHandle:
@@ -88,7 +90,7 @@ def start(settings: Settings, environ: Mapping[str, str] | None = None) -> Colle
 def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> int:
     ready = 3 if write_end != 3 else 4
     actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
-        (os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in _not_kept(environ)
+        (os.POSIX_SPAWN_OPEN, descriptor, os.devnull, os.O_RDWR, 0) for descriptor in _NOT_KEPT
     ]
     actions.append((os.POSIX_SPAWN_DUP2, write_end, ready))
     assert settings.run_dir is not None
@@ -98,15 +100,6 @@ def _spawn(settings: Settings, environ: Mapping[str, str], write_end: int) -> in
     code = "from traceloop.collector.main import main; main()"
     command = [sys.executable, "-P", "-c", code, *arguments]
     return os.posix_spawn(sys.executable, command, _environment(settings, environ), file_actions=actions, setsigmask=())
-
-
-def _not_kept(environ: Mapping[str, str]) -> list[int]:
-    """Standard descriptors that the collector must not hold."""
-    out = [0]
-    # Whoever asks for spans on the console gets them there, and its end is when the last has been written.
-    if "console" not in environ.get("OTEL_TRACES_EXPORTER", ""):
-        out.append(1)
-    return out
 
 
 def _environment(settings: Settings, environ: Mapping[str, str]) -> dict[str, str]:

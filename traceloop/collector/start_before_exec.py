@@ -13,7 +13,7 @@ import sys
 
 from .errors import CollectorError
 from .listening import listen, url_of
-from .start import CollectorHandle, _environment, _not_kept
+from .start import _NOT_KEPT, CollectorHandle, _environment
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def start_before_exec(settings: Settings) -> CollectorHandle:
 def _become_collector(settings: Settings, root_pid: int, listen_descriptor: int) -> None:
     assert settings.run_dir is not None
     null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in _not_kept(os.environ):
+    for descriptor in _NOT_KEPT:
         os.dup2(null, descriptor)
     arguments = ["--run-dir", settings.run_dir, "--root-pid", str(root_pid), "--detached"]
     if listen_descriptor >= 0:

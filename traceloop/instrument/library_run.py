@@ -154,13 +154,15 @@ def _chosen(choices: dict[str, Any], provider: object) -> Settings:
     settings = Settings.from_environ(os.environ).with_choices(choices)
     if "metrics_port" in choices:
         settings = settings.replace(metrics_port_required=True)
+    if "spans" in choices:
+        settings = settings.replace(spans_chosen=True)
     if settings.report and settings.collector == "none":
         raise ValueError("report: with collector='none' nobody reads the record")
     return settings
 
 
 #: Fields of the settings that are found out and not chosen.
-_NOT_CHOSEN = frozenset(("run_dir", "metrics_port_required"))
+_NOT_CHOSEN = frozenset(("run_dir", "metrics_port_required", "spans_chosen"))
 #: Fields that the start itself may have changed.
 _SETTLED = frozenset(("ring_size", "record"))
 

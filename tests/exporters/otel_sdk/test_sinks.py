@@ -172,7 +172,9 @@ def test_an_exporter_that_does_not_exist_is_told_and_left_out():
         load_exporter("nobodys", "", None)
     with pytest.raises(LookupError, match="http/json"):
         load_exporter("otlp", "http/json", None)
-    assert load_exporter("console", "", None) is not None
+    console = load_exporter("console", "", None)
+    assert console.out.fileno() > 2
+    console.out.close()
 
 
 @pytest.mark.parametrize(

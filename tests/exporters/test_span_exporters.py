@@ -1,0 +1,50 @@
+"""What is said where spans go somewhere that was not named to us."""
+
+import pytest
+
+from traceloop.exporters.span_pipeline import SpanPipeline
+from traceloop.settings import Settings
+
+ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://user:secret@127.0.0.1:1"}
+
+
+def notices(environ, **choices):
+    said = []
+    pipeline = SpanPipeline(Settings(**choices), environ, said.append)
+    pipeline.shutdown(0.1)
+    return [line for line in said if "makes a span" in line]
+
+
+def test_a_variable_for_the_applications_own_spans_gets_a_notice():
+    (line,) = notices(ENDPOINT)
+    assert line == (
+        "every callback makes a span, sent to http://127.0.0.1:1 (OTEL_EXPORTER_OTLP_ENDPOINT); "
+        "--spans slow sends those of slow callbacks only, --spans off none"
+    )
+
+
+def test_a_ratio_is_named():
+    (line,) = notices({**ENDPOINT, "OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.1"})
+    assert line.startswith("every callback of a sampled trace makes a span")
+
+
+@pytest.mark.parametrize(
+    ("environ", "choices"),
+    [
+        ({}, {}),
+        ({}, {"otlp_endpoint": "http://127.0.0.1:1"}),
+        (ENDPOINT, {"spans_chosen": True}),
+        (ENDPOINT, {"spans": "slow", "spans_chosen": True}),
+        (ENDPOINT, {"spans": "off"}),
+        ({**ENDPOINT, "OTEL_TRACES_EXPORTER": "none"}, {}),
+        ({**ENDPOINT, "OTEL_TRACES_SAMPLER": "always_off"}, {}),
+    ],
+)
+def test_who_asked_for_them_or_gets_few_hears_nothing(environ, choices):
+    assert notices(environ, **choices) == []
+
+
+def test_the_choice_reaches_the_collector():
+    settings = Settings.from_environ({"OTEL_PYTHON_TRACELOOP_SPANS": "all"})
+    assert settings.spans_chosen and Settings.from_environ(settings.to_environ()).spans_chosen
+    assert not Settings.from_environ({}).spans_chosen
