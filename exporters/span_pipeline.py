@@ -62,8 +62,7 @@ class _Ring:
         spans = self.builder.build(stretch.decoded, self.explanations.slow_runs(stretch), stretch.thread_id)
         if stretch.loop is not None:
             self.on_sent = loop_hook(stretch.loop)
-        self.held.hold(self.builder.take_slow())
-        self.held.count_waiting(runs)
+        self.held.hold(self.builder.take_slow(), stretch.slow)
         spans += self.held.release(runs[-1][2] if runs else 0.0)
         return self._made(spans)
 

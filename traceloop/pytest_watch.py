@@ -28,7 +28,7 @@ from .recording.process import current_process, existing_process
 from .settings import Settings
 
 if TYPE_CHECKING:
-    from .reading.stalls.index import StallInfo
+    from .reading.stalls.model import StallInfo
 
 _SHOWN = 10
 #: Slow callbacks, and leaked tasks, that a failure names one by one.

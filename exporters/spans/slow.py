@@ -8,7 +8,7 @@ comes by another ring, a moment later: ``HeldSpans`` keeps its span until then.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from traceloop.reading.decoding.decoded import Run, SpanContext
 from traceloop.reading.follower import Stretch
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.stalls.who_waited import SlowRun
 from traceloop.reading.statistics.context import Context
 
 from .model import Attributes, Link, Span, SpanEvent
@@ -73,16 +74,15 @@ class RingExplanations:
         if stretch.threshold > 0.0:
             self._threshold = stretch.threshold
         lowest = self._context.lowest_threshold(self._threshold)
-        decoded = stretch.decoded
-        if decoded.longest_s < lowest:
+        if not stretch.slow:
             return NO_SLOW_RUNS
         index = self._index_of()
         active: dict[int, SpanContext | None] = {}
-        for number, start, end, ident, *_ in decoded.runs:
-            if end - start >= lowest:
-                label = self._sites.label_of(ident)
-                if end - start >= index.limit(self._ring, start, end, label, self._threshold):
-                    active[number] = index.active_span(self._ring, start)
+        for slow in stretch.slow:
+            number, start, end, ident, *_ = slow.run
+            label = self._sites.label_of(ident)
+            if slow.duration >= index.limit(self._ring, start, end, label, self._threshold):
+                active[number] = index.active_span(self._ring, start)
         return SlowRuns(lowest, active)
 
     def explain(self, run: Run) -> Explanation:
@@ -100,13 +100,12 @@ class RingExplanations:
 class _Held:
     """A slow run's span that waits for what is still to be learnt about it."""
 
-    __slots__ = ("blocked", "run", "span", "waiting")
+    __slots__ = ("run", "slow", "span")
 
-    def __init__(self, run: Run, span: Span) -> None:
+    def __init__(self, run: Run, span: Span, slow: SlowRun | None) -> None:
         self.run = run
         self.span = span
-        self.blocked = 0
-        self.waiting = True
+        self.slow = slow
 
 
 class HeldSpans:
@@ -115,21 +114,17 @@ class HeldSpans:
     def __init__(self, explain: Callable[[Run], Explanation]) -> None:
         self._explain = explain
         self._held: list[_Held] = []
+        # By number, of the stretch read last and the one before it, whose last run the builder may have kept.
+        self._found: dict[int, SlowRun] = {}
+        self._before: dict[int, SlowRun] = {}
 
-    def hold(self, slow: Sequence[tuple[Run, Span]]) -> None:
-        """Takes what the builder made, each with its run."""
-        self._held += [_Held(run, span) for run, span in slow]
-
-    def count_waiting(self, runs: Sequence[Run]) -> None:
-        """Counts the handles that were ready before a slow run ended. ``runs`` continue those given before."""
-        for held in self._held:
-            number, _, end, _, _, _, _, _, iteration, _ = held.run
-            for run in runs:
-                if run[0] > number and held.waiting:
-                    if run[8] > iteration + 1:
-                        held.waiting = False
-                    elif run[5] >= 0.0 and run[1] - run[5] < end:
-                        held.blocked += 1
+    def hold(self, made: Sequence[tuple[Run, Span]], slow: Iterable[SlowRun] = ()) -> None:
+        """Takes what the builder made, each with its run. ``slow``: the slow runs of a stretch, with what waited for
+        them.
+        """
+        self._before, self._found = self._found, {each.run[0]: each for each in slow}
+        for run, span in made:
+            self._held.append(_Held(run, span, self._found.get(run[0]) or self._before.get(run[0])))
 
     def release(self, now: float, *, final: bool = False) -> list[Span]:
         """The spans that wait no longer; ``now``: monotonic s. ``final``: the ring says nothing more."""
@@ -139,12 +134,14 @@ class HeldSpans:
         kept: list[_Held] = []
         for held in self._held:
             known = self._explain(held.run)
-            if not (final or (known.complete and not held.waiting) or now - held.run[2] > _WAIT_SECONDS):
+            waiting = held.slow is not None and not held.slow.complete
+            if not (final or (known.complete and not waiting) or now - held.run[2] > _WAIT_SECONDS):
                 kept.append(held)
                 continue
             extra = held.span[9]
             assert extra is not None
-            extra.attributes = {**extra.attributes, "asyncio.blocked.callbacks": held.blocked, **known.attributes}
+            blocked = held.slow.bill.handles if held.slow is not None else 0
+            extra.attributes = {**extra.attributes, "asyncio.blocked.callbacks": blocked, **known.attributes}
             extra.events = known.events
             if known.stall is not None:
                 extra.links = (*extra.links, known.stall)

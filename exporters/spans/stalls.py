@@ -13,7 +13,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from traceloop.reading.follower import ProcessFollower, RingFollower
-from traceloop.reading.stalls.index import StallIndex, StallStack
+from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.stalls.model import StallStack
 from traceloop.record import layout
 from traceloop.record.sites import Site, site_of
 

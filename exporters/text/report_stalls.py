@@ -7,10 +7,12 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from traceloop.reading.stalls.causes import SUSPENDED, Parts
-from traceloop.reading.stalls.index import UNKNOWN, Blocked, Congestion, StackTaken, StallIndex, StallInfo
+from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.stalls.model import Blocked, Congestion, StackTaken, StallInfo
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.record.frames import is_application
+from traceloop.record.sites import UNKNOWN_LABEL
 
 from .tables import Style, clean, count, counted, seconds, shorten, table
 
@@ -69,7 +71,7 @@ def _worst(indexes: list[StallIndex], style: Style) -> list[str]:
 
 def _stall(stall: _Stall, style: Style) -> Iterator[str]:
     info = stall.info
-    name = info.culprit if info.culprit != UNKNOWN else info.callback
+    name = info.culprit if info.culprit != UNKNOWN_LABEL else info.callback
     length = seconds(stall.length) if stall.ended else f"{seconds(stall.length)} or more, never seen to end"
     title = f"{style.bad(length)}  {style.bold(clean(name))}"
     yield "    " + title + (style.dim(f" in {clean(info.callback)}") if name != info.callback else "")
@@ -149,7 +151,7 @@ def _matrix(indexes: list[StallIndex], style: Style) -> list[str]:
     ordered = sorted(pairs.items(), key=lambda each: (each[1].exact, each[1].at_most), reverse=True)
     rows = [
         [
-            culprit if culprit != UNKNOWN else callback,
+            culprit if culprit != UNKNOWN_LABEL else callback,
             victim,
             count(entry.handles),
             seconds(entry.exact),

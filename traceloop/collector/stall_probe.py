@@ -27,7 +27,8 @@ from typing import Any
 
 from traceloop.reading.follower import FolderFollower, RunFollower
 from traceloop.reading.stalls import parts as stall_statistics
-from traceloop.reading.stalls.index import StallIndex, StallStack
+from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.stalls.model import StallStack
 from traceloop.record import files, layout
 from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of
 

@@ -25,6 +25,7 @@ from .site_names import SiteNames
 from .stalls import parts as stall_statistics
 from .stalls.crashes import Crash, crash_of, take_files
 from .stalls.last_words import LastWords, LoopLastWords
+from .stalls.who_waited import SlowRun
 from .statistics.loop import LoopStatistics
 from .statistics.run import Statistics
 
@@ -40,6 +41,7 @@ class Stretch(NamedTuple):
     """What one turn read of one ring, for further readers (spans): ``loop`` is None for the process ring.
 
     ``threshold`` (s) and ``thread_id`` (native) of the loop as they then stood; the ring may be closed by now.
+    ``slow``: the runs that may be slow (see the loop's thresholds), with what waited for them.
     """
 
     ring: RingFollower
@@ -47,6 +49,7 @@ class Stretch(NamedTuple):
     decoded: Decoded
     threshold: float
     thread_id: int
+    slow: Sequence[SlowRun]
 
 
 class RingFollower:
@@ -107,7 +110,8 @@ class RingFollower:
         word = self.reader.word
         native = word(layout.W_THREAD)
         thread_id = int(native) if 0.0 <= native < 2.0**32 else 0
-        stretch = Stretch(self, self.loop, decoded, word(layout.W_THRESHOLD), thread_id)
+        slow = self.loop.callbacks.new_slow if self.loop is not None else ()
+        stretch = Stretch(self, self.loop, decoded, word(layout.W_THRESHOLD), thread_id, slow)
         if decoded.closed and self.loop is not None:
             process.close_loop(self.loop, decoded.end)
             self.loop = None

@@ -11,6 +11,7 @@ from traceloop.exporters.spans.model import Link, SpanEvent
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.exporters.spans.slow import Explanation, HeldSpans, SlowRuns
 from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
+from traceloop.reading.stalls.who_waited import WhoWaited
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
@@ -193,8 +194,7 @@ def test_slow_keeps_slow_runs_only_with_what_is_known_of_them():
     runs = [run(1, 1), run(2, 2, start=1.0, length=0.5), run(3, 3, start=1.5, delay=0.3), run(4, 3, start=1.6)]
     part = decoded([*runs, run(5, 5, start=1.7)], [1, 2, 3, 5])
     assert made.build(part, slow(part)) == []
-    held.hold(made.take_slow())
-    held.count_waiting(part.runs)
+    held.hold(made.take_slow(), WhoWaited().feed(part.runs, 0.1))
     assert held.release(1.7) == []
     del answers[0]
     (span,) = held.release(1.71)

@@ -26,6 +26,7 @@ Sample = Sequence[float]
 # lock or the network, does not. Half of that rate, since others may be put on the processor in between.
 _GIL_WAKES_PER_SECOND: Final = 100.0
 _STARVED: Final = 0.9
+_LARGEST: Final = 2.0**53
 
 
 class Parts(NamedTuple):
@@ -59,7 +60,7 @@ def parts_of(
     length = max(0.0, end - start)
     suspended = sum((_overlap(start, end, begin, until) for begin, until in suspensions), 0.0)
     gc = sum((_overlap(start, end, begin, begin + duration) for begin, duration in collections), 0.0)
-    series = sorted({tuple(map(float, sample)) for sample in samples if _is_sample(sample)})
+    series = sorted({tuple(map(float, sample)) for sample in samples if is_sample(sample)})
     cpu = _during(start, end, [(sample[0], sample[1]) for sample in series if sample[1] >= 0.0])
     wait = _during(start, end, [(sample[0], sample[3]) for sample in series if sample[3] >= 0.0])
     known_cpu = cpu.middle if cpu is not None else -1.0
@@ -104,8 +105,13 @@ def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, b
     return rate >= _GIL_WAKES_PER_SECOND * min(1.0, off / span), sure
 
 
-def _is_sample(sample: object) -> bool:
-    return isinstance(sample, list | tuple) and len(sample) == 5 and all(isinstance(x, int | float) for x in sample)
+def is_sample(sample: object) -> bool:
+    """Whether this, out of a record, is a measurement: five finite numbers."""
+    return (
+        isinstance(sample, list | tuple)
+        and len(sample) == 5
+        and all(isinstance(each, int | float) and -_LARGEST < each < _LARGEST for each in sample)
+    )
 
 
 def _overlap(start: float, end: float, begin: float, until: float) -> float:

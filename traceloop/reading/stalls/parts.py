@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from ...record import layout
 from ..decoding.decoded import Decoded, Run
 from ..statistics.parts import Sample
-from .index import StallIndex, StallInfo
+from .index import StallIndex
+from .model import StallInfo
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
@@ -88,8 +89,7 @@ class LoopStalls:
         """Takes in the runs."""
         index = self.index
         callbacks = self._loop.callbacks
-        index.lowest_pattern = callbacks.lowest_threshold
-        index.take_loop(self._ring_number(), decoded, callbacks.threshold)
+        index.take_loop(self._ring_number(), decoded, callbacks.new_slow, callbacks.threshold)
 
     def in_progress(self) -> StallInfo | None:
         """The stall that the loop is in now, with the stacks so far; None where there is none."""

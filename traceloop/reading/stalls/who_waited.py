@@ -1,7 +1,8 @@
-"""Who paid for a slow run: each handle that was ready and had to wait is charged to the run that it waited for.
+"""Who waited for a slow run: each handle that was ready and had to wait is charged to the run that it waited for.
 
-What a wait is charged with is its overlap with the slow run and no more, so that two slow runs in a row share a wait
-without counting any of it twice. How well it is known depends on how the handle became ready:
+It is found out here once, for the metric (seconds by callback and culprit), the report (by victim) and the span
+(number of handles). A wait is charged with its overlap with the slow run and no more, so that two slow runs in a row
+share a wait without counting any of it twice. How well it is known depends on how the handle became ready:
 
 * exactly, for handles that stood in the queue when the run began, for those that other threads and signals put in
   meanwhile (they carry their own time), and for timers that fell due in it;
@@ -9,115 +10,122 @@ without counting any of it twice. How well it is known depends on how the handle
   and its length;
 * as an estimate, for descriptors that became ready meanwhile: only the watchdog's looks at the poller tell of them.
 
-Nobody who was not ready is charged: an idle wait is no wait for the loop.
+A handle that was not ready is not charged: it did not wait for the loop.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from typing import Final
 
+from ...record.sites import site_of
 from ..decoding.decoded import Run
+
+#: Callbacks that only wake something: what they wake is the victim.
+PLUMBING: Final = frozenset(
+    (
+        "asyncio.futures._set_result_unless_cancelled",
+        "asyncio.futures._chain_future.<locals>._set_state",
+        "asyncio.tasks._release_waiter",
+        "traceloop.recording.offloads.executors.Offload.deliver",
+        "traceloop.recording.offloads.offload.Offload.deliver",
+        "traceloop.recording.offloads.Offload.deliver",  # in records of earlier versions
+        "_asyncio.Future.set_result",
+        "asyncio.futures.Future.set_result",
+    )
+)
+
+# Slow runs that handles are charged to at a time: an iteration of more, each of a tenth of a second, lasts for half a
+# minute. Only a damaged record has them by thousands, and each handle is compared with all of them.
+_MAX_OPEN: Final = 256
+_MAX_PASSED_ON: Final = 10_000
+# A subtraction has rounded the ready time of handles that a run put in itself.
+_ROUNDING: Final = 1e-6
 
 
 class Bill:
-    """What one slow run cost others. Seconds, and numbers of handles."""
+    """What one slow run cost others. Seconds, and numbers of handles.
 
-    __slots__ = ("victims",)
+    handles, exact: known exactly. own_most: at most, of handles that the run itself put in.
+    victims: by the victim's site number, handles and seconds known exactly, then of the run's own handles and seconds
+    at most.
+    """
+
+    __slots__ = ("exact", "handles", "own_handles", "own_most", "victims")
 
     def __init__(self) -> None:
-        #: By the victim's ident: handles and seconds known exactly, then of those that the run itself put in handles
-        #: and seconds at most.
-        self.victims: dict[float, list[float]] = {}
+        self.handles = self.own_handles = 0
+        self.exact = self.own_most = 0.0
+        self.victims: dict[int, list[float]] = {}
 
-    def entry(self, ident: float) -> list[float]:
-        """The victim's line."""
-        return self.victims.setdefault(ident, [0, 0.0, 0, 0.0])
+    def charge(self, site: int, seconds: float) -> None:
+        """A handle waited so long."""
+        self.handles += 1
+        self.exact += seconds
+        entry = self._entry(site)
+        entry[0] += 1
+        entry[1] += seconds
 
-    @property
-    def exact(self) -> float:
-        """Seconds known exactly."""
-        return sum(entry[1] for entry in self.victims.values())
+    def charge_own(self, site: int, most: float) -> None:
+        """A handle that the run put in waited for so long at most."""
+        self.own_handles += 1
+        self.own_most += most
+        entry = self._entry(site)
+        entry[2] += 1
+        entry[3] += most
 
-    @property
-    def own_most(self) -> float:
-        """Seconds, at most, that what the run itself put in has waited for its end."""
-        return sum(entry[3] for entry in self.victims.values())
+    def rename(self, old: int, new: int, seconds: float) -> None:
+        """One wait that was charged by the name of ``old`` was that of ``new``."""
+        entry = self._entry(old)
+        entry[0] -= 1
+        entry[1] -= seconds
+        if not entry[0] and not entry[2]:
+            del self.victims[old]
+        entry = self._entry(new)
+        entry[0] += 1
+        entry[1] += seconds
+
+    def _entry(self, site: int) -> list[float]:
+        return self.victims.setdefault(site, [0, 0.0, 0, 0.0])
 
     @property
     def waiting(self) -> int:
         """How many ready handles waited behind the run, its own included."""
-        return int(sum(entry[0] + entry[2] for entry in self.victims.values()))
+        return self.handles + self.own_handles
 
 
 class SlowRun:
-    """A slow run of one loop, and its bill; ``closed`` when nobody more can be charged to it."""
+    """A slow run of one loop, and its bill. complete: every handle that waited is in the bill. closed: and is there by
+    its final name.
+    """
 
-    __slots__ = ("_passed_on", "bill", "closed", "run")
+    __slots__ = ("bill", "closed", "complete", "run")
 
     def __init__(self, run: Run) -> None:
         self.run = run
         self.bill = Bill()
-        self.closed = False
-        self._passed_on: dict[int, tuple[float, float]] = {}
+        self.complete = self.closed = False
 
-    def charge(self, runs: Sequence[Run], passes_on: Callable[[float], bool]) -> None:
-        """Charges the waits of ``runs``, which continue those given before."""
-        number, begin, end, *_ = self.run
-        last = self.run[8] + 1
-        for index in range(bisect_right(runs, number, key=_number_of), len(runs)):
-            victim, start, _, ident, _, delay, scheduler, _, iteration, _ = runs[index]
-            if scheduler in self._passed_on:
-                self._rename(scheduler, ident)
-            if iteration > last:
-                # All that was ready at its end has run by the end of the next iteration; what those have woken
-                # follows in the one after it.
-                if iteration > last + 1:
-                    self.closed = True
-                    return
-                continue
-            if delay < 0.0:
-                continue
-            ready = start - delay
-            # Its own are taken to be ready at its end; a subtraction has rounded that.
-            if scheduler == number and ready > end - 1e-6:
-                entry = self.bill.entry(ident)
-                entry[2] += 1
-                entry[3] += end - begin
-            elif ready < end:
-                overlap = end - max(ready, begin)
-                entry = self.bill.entry(ident)
-                entry[0] += 1
-                entry[1] += overlap
-                if passes_on(ident):
-                    self._passed_on[victim] = (ident, overlap)
-
-    def _rename(self, scheduler: int, ident: float) -> None:
-        plumbing, overlap = self._passed_on.pop(scheduler)
-        entry = self.bill.entry(plumbing)
-        entry[0] -= 1
-        entry[1] -= overlap
-        if not entry[0] and not entry[2]:
-            del self.bill.victims[plumbing]
-        entry = self.bill.entry(ident)
-        entry[0] += 1
-        entry[1] += overlap
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.run[2] - self.run[1]
 
 
-def _number_of(run: Run) -> int:
-    return run[0]
+class WhoWaited:
+    """Finds the runs of one loop that may be slow, and makes out their bills. For one thread; runs are fed in order,
+    once.
+    """
 
-
-class Blame:
-    """Finds the slow runs of one loop and makes out their bills. For one thread; runs are fed in order, once."""
-
-    def __init__(self, limit_of: Callable[[Run], float], passes_on: Callable[[float], bool]) -> None:
-        """``limit_of``: from how many seconds on this run is slow. ``passes_on``: whether this ident is but
-        plumbing, such as the timer of a sleep, and what it wakes is the victim by name.
+    def __init__(self, passes_on: Callable[[float], bool] = lambda ident: False) -> None:
+        """``passes_on``: whether this ident is but plumbing, such as the timer of a sleep, and what it wakes is the
+        victim.
         """
-        self._limit_of = limit_of
         self._passes_on = passes_on
+        # In order. Those that are complete are still there for the names of their victims.
         self._open: list[SlowRun] = []
+        # By number of a run that passes on: the slow runs it waited for, its site, and how long it waited.
+        self._passed_on: dict[int, list[tuple[SlowRun, int, float]]] = {}
 
     @property
     def is_charging(self) -> bool:
@@ -125,21 +133,65 @@ class Blame:
         return bool(self._open)
 
     def feed(self, runs: Sequence[Run], lowest: float) -> list[SlowRun]:
-        """Slow runs that are new, in order; their bills grow at later calls, until ``closed``.
+        """Runs of at least ``lowest`` s that are new, in order; their bills grow at later calls, until ``closed``."""
+        slow = [index for index, run in enumerate(runs) if run[2] - run[1] >= lowest]
+        if not slow and not self._open:
+            return []
+        found: list[SlowRun] = []
+        coming = iter(slow)
+        following = next(coming, -1)
+        for index in range(0 if self._open else following, len(runs)):
+            run = runs[index]
+            if self._open:
+                self._charge(run)
+            if index == following:
+                following = next(coming, -1)
+                found.append(SlowRun(run))
+                self._open.append(found[-1])
+                if len(self._open) > _MAX_OPEN:
+                    self._close(self._open.pop(0))
+            elif not self._open and following < 0:
+                break
+        return found
 
-        ``lowest``: s below which no run is slow, whatever its callback.
+    def _charge(self, run: Run) -> None:
+        """Charges the wait of a run to the slow ones before it.
+
+        What waited for a slow run was in the queue, or a timer due, when it ended: it runs in the same iteration or
+        the next one. What those have woken follows in the one after it.
         """
-        limit_of = self._limit_of
-        new = [SlowRun(run) for run in runs if run[2] - run[1] >= lowest and run[2] - run[1] >= limit_of(run)]
-        if new or self._open:
-            self._open += new
-            for slow in self._open:
-                slow.charge(runs, self._passes_on)
-            self._open = [slow for slow in self._open if not slow.closed]
-        return new
+        number, start, _, ident, _, delay, scheduler, _, iteration, _ = run
+        while self._open and iteration > self._open[0].run[8] + 2:
+            self._close(self._open.pop(0))
+        site = site_of(ident)
+        for slow, plumbing, seconds in self._passed_on.pop(scheduler, ()):
+            if not slow.closed:
+                slow.bill.rename(plumbing, site, seconds)
+        ready = start - delay
+        passes_on: bool | None = None
+        for slow in self._open:
+            if slow.complete or iteration > slow.run[8] + 1:
+                slow.complete = True
+                continue
+            _, begin, end, *_ = slow.run
+            if delay < 0.0:
+                continue
+            if scheduler == slow.run[0] and ready > end - _ROUNDING:
+                slow.bill.charge_own(site, end - begin)
+            elif ready < end:
+                overlap = end - max(ready, begin)
+                slow.bill.charge(site, overlap)
+                if passes_on is None:
+                    passes_on = self._passes_on(ident)
+                if passes_on and len(self._passed_on) < _MAX_PASSED_ON:
+                    self._passed_on.setdefault(number, []).append((slow, site, overlap))
+
+    def _close(self, slow: SlowRun) -> None:
+        slow.complete = slow.closed = True
+        if not self._open:
+            self._passed_on.clear()
 
     def finish(self) -> None:
-        """The loop has gone: nobody more is charged."""
-        for slow in self._open:
-            slow.closed = True
-        self._open = []
+        """The loop has gone: nothing more is charged."""
+        while self._open:
+            self._close(self._open.pop(0))

@@ -9,6 +9,7 @@ from ...record.layout import SITE_LIMIT
 from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding.decoded import KINDS, TASK, Decoded, Run
 from ..site_names import SiteNames
+from ..stalls.who_waited import PLUMBING, SlowRun, WhoWaited
 from .histograms import Histogram
 from .labels import OTHER, BoundedLabels
 from .parts import Sample
@@ -55,24 +56,18 @@ class SlowTotals:
         self.blocked_s = 0.0
 
 
-class SlowRun:
-    """A slow run, while it is not yet known who waited for it, or whose fault it was (``totals`` is None until then,
-    and it is not counted).
+class _Counted:
+    """A slow run whose victims are still being found. ``totals`` is None until all is known of it that decides whether
+    it counts; blocked_s: what its totals have of its bill.
     """
 
-    __slots__ = ("blocked_s", "callback", "run", "totals")
+    __slots__ = ("blocked_s", "callback", "slow", "totals")
 
-    def __init__(self, run: Run, callback: CallbackTotals) -> None:
-        self.run = run
+    def __init__(self, slow: SlowRun, callback: CallbackTotals) -> None:
+        self.slow = slow
         self.callback = callback
         self.totals: SlowTotals | None = None
         self.blocked_s = 0.0
-
-    def charge(self, seconds: float) -> None:
-        """Somebody waited so long for it."""
-        self.blocked_s += seconds
-        if self.totals is not None:
-            self.totals.blocked_s += seconds
 
 
 class CallbackStatistics:
@@ -108,16 +103,19 @@ class CallbackStatistics:
         self._cells: dict[tuple[str, str], _Cell] = {}
         # What takes the duration of a run, by kind of handle and ident: ``append`` of a cell's list.
         self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
-        self._open: list[SlowRun] = []
-        self._uncounted: list[SlowRun] = []
+        self.who_waited = WhoWaited(lambda ident: self.sites.label_of(ident) in PLUMBING)
+        #: The runs of the stretch that was fed last that may be slow: as long as the lowest threshold.
+        self.new_slow: list[SlowRun] = []
+        self._open: list[_Counted] = []
+        self._uncounted: list[_Counted] = []
 
     def new_process(self, sites: SiteNames) -> None:
         """Idents mean other sites from now on."""
+        self.who_waited.finish()
         self.count_slow(final=True)
         self.sites = sites
         for adders in self._adders.values():
             adders.clear()
-        self._open = []
 
     def set_threshold(self, threshold: float, lowest: float) -> None:
         """The loop's threshold in force, s (infinite: nothing is slow), and the lowest that any callback may have."""
@@ -130,6 +128,7 @@ class CallbackStatistics:
     def feed(self, decoded: Decoded) -> None:
         """Takes in a stretch's runs."""
         runs = decoded.runs
+        self.new_slow = []
         if not runs:
             return
         lowest = self.lowest_threshold
@@ -160,9 +159,8 @@ class CallbackStatistics:
         for ident, _, _, _ in decoded.finished:
             tasks.pop(ident, None)
         decoded.longest_s = longest
-        slow = [index for index, run in enumerate(runs) if run[2] - run[1] >= lowest] if longest >= lowest else []
-        if slow or self._open:
-            self._charge(runs, slow)
+        if longest >= lowest or self.who_waited.is_charging:
+            self._take_slow(self.who_waited.feed(runs, lowest))
 
     def _count_durations(self) -> float:
         """Counts what the cells hold; returns the longest run."""
@@ -223,53 +221,39 @@ class CallbackStatistics:
 
     # -- slow runs and their victims
 
-    def _charge(self, runs: list[Run], slow: list[int]) -> None:
-        """Counts the slow runs at ``slow``, and charges to them the delay of those that stood ready behind them.
+    def _take_slow(self, found: list[SlowRun]) -> None:
+        """Counts slow runs that are new, and what has been charged to those before them."""
+        self.new_slow = found
+        for slow in found:
+            counted = _Counted(slow, self._find(slow.run[3])[0])
+            if not self.is_known(slow.run):
+                self._uncounted.append(counted)
+            elif self._count_slow(counted):
+                self._open.append(counted)
+        self._count_blocked()
 
-        A handle that waited for a slow run was in the queue, or a timer due, when it ended: it runs in the same
-        iteration or the next one. After that nobody can have waited for it.
-        """
-        open_runs = self._open
-        first = 0 if open_runs else slow[0]
-        coming = iter(slow)
-        next_slow = next(coming, -1)
-        for index in range(first, len(runs)):
-            run = runs[index]
-            if open_runs:
-                _, start, _, _, _, delay, _, _, iteration, _ = run
-                if iteration > open_runs[0].run[8] + 1:
-                    open_runs = [each for each in open_runs if iteration <= each.run[8] + 1]
-                ready = start - delay
-                if delay > 0.0:
-                    for each in open_runs:
-                        overlap = each.run[2] - max(ready, each.run[1])
-                        if overlap > 0.0:
-                            each.charge(overlap)
-            if index == next_slow:
-                next_slow = next(coming, -1)
-                found = SlowRun(run, self._find(run[3])[0])
-                if not self.is_known(run):
-                    self._uncounted.append(found)
-                elif not self._count_slow(found):
-                    continue
-                open_runs.append(found)
-            elif not open_runs and next_slow < 0:
-                break
-        self._open = open_runs
+    def _count_blocked(self) -> None:
+        for counted in self._open:
+            totals, exact = counted.totals, counted.slow.bill.exact
+            if totals is not None and exact != counted.blocked_s:
+                totals.blocked_s += exact - counted.blocked_s
+                counted.blocked_s = exact
+        self._open = [counted for counted in self._open if not counted.slow.complete]
 
     def count_slow(self, *, final: bool = False) -> None:
         """Counts the slow runs of which all is known by now; ``final``: nothing more will be."""
-        rest: list[SlowRun] = []
-        for slow in self._uncounted:
-            if not final and not self.is_known(slow.run):
-                rest.append(slow)
-            elif not self._count_slow(slow) and slow in self._open:
-                self._open.remove(slow)
+        rest: list[_Counted] = []
+        for counted in self._uncounted:
+            if not final and not self.is_known(counted.slow.run):
+                rest.append(counted)
+            elif self._count_slow(counted):
+                self._open.append(counted)
         self._uncounted = rest
+        self._count_blocked()
 
-    def _count_slow(self, slow: SlowRun) -> bool:
+    def _count_slow(self, counted: _Counted) -> bool:
         """Counts a run, if it is a slow one in the light of its culprit."""
-        run, callback = slow.run, slow.callback
+        run, callback = counted.slow.run, counted.callback
         duration = run[2] - run[1]
         culprit = self.culprit_of(run, callback.label)
         limit = callback.threshold
@@ -283,11 +267,10 @@ class CallbackStatistics:
         totals = self.slow.get((callback.label, culprit))
         if totals is None:
             totals = self.slow[callback.label, culprit] = SlowTotals()
-        slow.totals = totals
+        counted.totals = totals
         totals.runs += 1
         totals.seconds += duration
         totals.longest_s = max(totals.longest_s, duration)
-        totals.blocked_s += slow.blocked_s
         self.slow_runs += 1
         return True
 

@@ -106,6 +106,7 @@ class LoopStatistics:
         """The loop was closed, or its process has ended; its counters are kept under the label."""
         if self.reader is None:
             return
+        self.callbacks.who_waited.finish()
         if crashed:
             running = self.reader.word(layout.W_RUNNING)
             self.running_at_end = running if running > 0.0 else 0.0

@@ -1,0 +1,103 @@
+"""What is known of stalls and slow runs, as values."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ...record.frames import Frame
+from ...record.sites import UNKNOWN_LABEL
+from ..decoding.decoded import SpanContext
+from .causes import Parts
+from .who_waited import Bill
+
+
+class StackTaken(NamedTuple):
+    """One stack. at: s; frames: outermost first, file, line, module, qualname; awaiting: of the coroutines that await
+    the task, nearest first. ready: handles that waited. descriptors: callbacks of descriptors that the kernel had
+    ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside.
+    """
+
+    at: float
+    frames: list[Frame]
+    awaiting: list[Frame]
+    ready: int
+    descriptors: dict[str, int]
+    source: str
+
+    @property
+    def text(self) -> str:
+        """As Python writes a traceback, without the source's lines."""
+        awaiting = [
+            f'  File "{file}", line {line}, in {_dotted(*rest)} (awaits)' for file, line, *rest in self.awaiting
+        ]
+        frames = [f'  File "{file}", line {line}, in {_dotted(*rest)}' for file, line, *rest in self.frames]
+        return "\n".join(["Stack (most recent call last):", *reversed(awaiting), *frames])
+
+
+def _dotted(module: str, qualname: str) -> str:
+    return f"{module}.{qualname}" if module else qualname
+
+
+class StallInfo(NamedTuple):
+    """What is known of one slow run.
+
+    callback: its label. culprit: the label, ``unknown`` where no stack was had. stacks: in order. parts: cause
+    and measured parts. span: the application's that was active when the first stack was taken, without a number, or
+    None. suppressed: stacks left out so far in this process. complete: nothing more will
+    come. bill: what it cost others, None where its end was not read yet.
+    """
+
+    ring: int
+    start: float
+    ident: float
+    callback: str
+    culprit: str
+    stacks: list[StackTaken]
+    parts: Parts
+    span: SpanContext | None
+    suppressed: int
+    complete: bool
+    bill: Bill | None
+
+
+class StallStack(NamedTuple):
+    """A stack as it comes in, with what is known of its run at that moment: as in ``StallInfo``."""
+
+    ring: int
+    start: float
+    ident: float
+    callback: str
+    culprit: str
+    taken: StackTaken
+    span: SpanContext | None
+
+
+class Congestion:
+    """Iterations that were long for having many handles, none of them slow."""
+
+    __slots__ = ("callbacks", "iterations", "longest", "seconds")
+
+    def __init__(self) -> None:
+        self.iterations = 0
+        self.seconds = 0.0
+        self.longest = 0.0
+        self.callbacks = 0  # in the longest
+
+
+class Blocked:
+    """One entry of the matrix of blockers and victims: handles and seconds, exactly, and of the blocker's own handles
+    at most.
+    """
+
+    __slots__ = ("at_most", "exact", "handles", "own_handles")
+
+    def __init__(self) -> None:
+        self.handles = 0
+        self.exact = 0.0
+        self.own_handles = 0
+        self.at_most = 0.0
+
+
+def outermost_of(frames: list[Frame]) -> str:
+    """The callback of a run, by the outermost frame of its stack: the label's function, or what a wrapper calls."""
+    return _dotted(frames[0][2], frames[0][3]) if frames else UNKNOWN_LABEL

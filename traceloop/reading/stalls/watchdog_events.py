@@ -1,0 +1,151 @@
+"""What the watchdog of a process wrote down of its stalls: events of the process ring, taken in one by one."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+from ...record.frames import Frame
+from ...record.sites import UNKNOWN_LABEL
+from ..decoding.decoded import Event, SpanContext
+from .causes import Sample, is_sample
+from .model import StackTaken, StallStack
+
+_MAX_RUNS: Final = 4096
+_MAX_STACKS: Final = 32
+_MAX_LATE: Final = 1024
+_MAX_MODULES: Final = 20_000
+_MAX_REASONS: Final = 16
+_MAX_SAMPLES: Final = 4096
+# Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
+_LATEST: Final = 2.0**33
+
+
+class Seen:
+    """What the watchdog said of one run."""
+
+    __slots__ = ("callback", "culprit", "ended", "ident", "samples", "span", "stacks", "suppressed")
+
+    def __init__(self) -> None:
+        self.ident = 0.0
+        self.callback = ""
+        self.culprit = ""
+        self.samples: list[Sample] = []
+        self.stacks: list[StackTaken] = []
+        self.span: SpanContext | None = None
+        self.suppressed = 0
+        self.ended = 0.0
+
+
+class WatchdogEvents:
+    """The events of one process, by run. For one thread.
+
+    seen: by ring and start of the run. last: by ring, the key of the stall seen last. lateness: from, until, reason and
+    measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
+    measurements by ring. suspensions: (from, to) in which the process stood still as a whole. modules: by file.
+    fresh: stacks that came in, for those who report stalls while they last; the latest of them.
+    """
+
+    def __init__(self) -> None:
+        self.seen: OrderedDict[tuple[int, float], Seen] = OrderedDict()
+        self.last: dict[int, tuple[int, float]] = {}
+        self.lateness: deque[tuple[float, float, str, list[Any]]] = deque(maxlen=_MAX_LATE)
+        self.late: dict[str, float] = {}
+        self.samples: deque[tuple[int, Sample]] = deque(maxlen=1024)
+        self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
+        self.modules: dict[str, str] = {}
+        self.fresh: deque[StallStack] = deque(maxlen=_MAX_STACKS * 8)
+
+    def take(self, event: Event) -> None:
+        """Takes in one event; of another version, or damaged, it is passed over."""
+        data = event.data
+        kind = data.get("kind")
+        try:
+            if kind == "stack":
+                self._take_stack(data)
+            elif kind == "stall_end":
+                seen = self.at(int(data["ring"]), _moment(data["run"]))
+                seen.ended = _moment(data["at"])
+                _extend(seen.samples, [data["before"], *data["samples"], data["after"]])
+            elif kind == "late":
+                self._take_late(data)
+            elif kind == "samples":
+                for ring, sample in data["loops"]:
+                    if is_sample(sample):
+                        self.samples.append((int(ring), sample))
+            elif kind == "modules" and len(self.modules) < _MAX_MODULES:
+                self.modules.update({str(file): str(module) for file, module in data["files"].items()})
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+            pass
+
+    def at(self, ring: int, start: float) -> Seen:
+        """What is known of a run, nothing at first."""
+        seen = self.seen.get((ring, start))
+        if seen is None:
+            seen = self.seen[ring, start] = Seen()
+            if len(self.seen) > _MAX_RUNS:
+                self.seen.popitem(last=False)
+        return seen
+
+    def _take_stack(self, data: Mapping[str, Any]) -> None:
+        ring, start = int(data["ring"]), _moment(data["run"])
+        seen = self.at(ring, start)
+        self.last[ring] = (ring, start)
+        seen.ident = _finite(data["ident"])
+        seen.callback = str(data["callback"])
+        seen.culprit = seen.culprit or str(data["culprit"])
+        seen.suppressed = int(data["suppressed"])
+        _extend(seen.samples, [data["before"], *data["samples"]])
+        span = data.get("span")
+        if seen.span is None and span is not None:
+            state = str(span[3]) if len(span) > 3 else ""  # older records have none
+            seen.span = SpanContext(0, str(span[0]), str(span[1]), int(span[2]), state)
+        descriptors = data.get("descriptors") or {}
+        taken = StackTaken(
+            _moment(data["at"]),
+            _frames(data["frames"]),
+            _frames(data.get("awaiting") or ()),
+            int(data["ready"]),
+            {str(name): int(count) for name, count in descriptors.items()},
+            "watchdog",
+        )
+        if len(seen.stacks) < _MAX_STACKS:
+            seen.stacks.append(taken)
+        culprit = seen.culprit or UNKNOWN_LABEL
+        self.fresh.append(StallStack(ring, start, seen.ident, seen.callback, culprit, taken, seen.span))
+
+    def _take_late(self, data: Mapping[str, Any]) -> None:
+        begin, until, reason = _moment(data["from"]), _moment(data["to"]), str(data["reason"])
+        loops = [(int(ring), before, after) for ring, before, after in data["loops"]]
+        if reason == "suspended":
+            self.suspensions.append((begin, begin + _moment(data["held"])))
+        if reason in self.late or len(self.late) < _MAX_REASONS:
+            self.late[reason] = self.late.get(reason, 0.0) + max(0.0, until - begin)
+        self.lateness.append((begin, until, reason, loops))
+
+
+def _finite(value: Any) -> float:
+    """A number of a record; ValueError for NaN and infinity."""
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a finite number")
+    return number
+
+
+def _moment(value: Any) -> float:
+    """A time or a duration of a record, s; ValueError for what no clock says."""
+    number = _finite(value)
+    if not 0.0 <= number < _LATEST:
+        raise ValueError("not a time")
+    return number
+
+
+def _extend(samples: list[Sample], more: Iterable[Any]) -> None:
+    samples += [sample for sample in more if is_sample(sample)]
+    del samples[_MAX_SAMPLES:]
+
+
+def _frames(items: Iterable[Any]) -> list[Frame]:
+    return [(str(file), int(line), str(module), str(qualname)) for file, line, module, qualname in items]
