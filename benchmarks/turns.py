@@ -19,7 +19,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
-from traceloop.loop.event_loop import EventLoop
+from traceloop.loop.event_loop import EventLoop, PythonEventLoop
 from workloads import scheduling_workloads as workloads
 
 #: Workload -> operations of a turn.
@@ -50,9 +50,9 @@ def main() -> None:
     loops = {
         "standard": asyncio.SelectorEventLoop(),
         "recorded": EventLoop(),
-        "off": EventLoop(recorder=False),
+        "python": PythonEventLoop(),
     }
-    print(f"Python {sys.version.split()[0]}, {options.turns} turns\n\n| workload | standard | recorded | off |")
+    print(f"Python {sys.version.split()[0]}, {options.turns} turns\n\n| workload | standard | recorded | recorded, Python |")
     print("|---|---|---|---|")
     for workload, operations in TURNS.items():
         if options.workloads and workload.__name__ not in options.workloads:
@@ -68,7 +68,7 @@ def main() -> None:
             for name, loop in loops.items():
                 taken[name].append(loop.run_until_complete(turn()))
         base = lowest(taken["standard"])
-        cells = " | ".join(f"{lowest(taken[name]) / base:.2f}" for name in ("recorded", "off"))
+        cells = " | ".join(f"{lowest(taken[name]) / base:.2f}" for name in ("recorded", "python"))
         print(f"| {workload.__name__} | {base * 1e6:.2f} us | {cells} |", flush=True)
     for loop in loops.values():
         loop.close()

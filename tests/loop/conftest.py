@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from traceloop.loop.event_loop import EventLoop
+from tests.helpers.cores import CORES
 
-LOOPS = {"standard": asyncio.SelectorEventLoop, "traceloop": EventLoop}
+LOOPS = {"standard": asyncio.SelectorEventLoop, **CORES}
 
 
 @pytest.fixture(params=list(LOOPS))
 def loop_factory(request):
-    """Makes a loop: once the standard one, once ours. Where they differ, ours is wrong."""
+    """Makes a loop: once the standard one, then ours, on each core. Where they differ, ours is wrong."""
     return LOOPS[request.param]
 
 
@@ -30,8 +30,8 @@ def run(loop_factory):
     return run
 
 
-@pytest.fixture
-def ours():
+@pytest.fixture(params=list(CORES))
+def ours(request):
     """Runs as ``run`` does, on our loop alone: for what the standard one has not, or does wrong."""
 
     def run(coroutine_function):
@@ -39,7 +39,7 @@ def ours():
             async with asyncio.timeout(60):
                 return await coroutine_function(asyncio.get_running_loop())
 
-        with asyncio.Runner(loop_factory=EventLoop) as runner:
+        with asyncio.Runner(loop_factory=CORES[request.param]) as runner:
             return runner.run(bounded())
 
     return run

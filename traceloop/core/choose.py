@@ -3,13 +3,58 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import importlib
+import os
 import select
 import selectors
-from collections.abc import Callable
+import sys
+import sysconfig
+from types import ModuleType
 from typing import Any, NamedTuple
 
 # What asyncio itself defines, kept before a program can replace it.
-_HANDLE_RUN = asyncio.Handle._run
+HANDLE_RUN: Any = asyncio.Handle._run
+
+#: ``c`` or ``python`` forces one of the two cores.
+VARIABLE = "OTEL_PYTHON_TRACELOOP_CORE"
+
+
+class Core(NamedTuple):
+    """The core that runs this process's loops. native: the extension module, None for plain Python. problem: what is to
+    be said of the choice, "" if nothing.
+    """
+
+    name: str
+    native: ModuleType | None
+    problem: str
+
+
+@functools.cache
+def core() -> Core:
+    """Chosen once a process."""
+    wanted = os.environ.get(VARIABLE, "").strip().lower()
+    if wanted not in ("", "c", "python"):
+        return Core("python", None, f"{VARIABLE} must be c or python, not {wanted[:40]!r}; the Python core runs")
+    if wanted != "c":
+        return Core("python", None, "")
+    native, reason = load_native()
+    if native is None:
+        return Core("python", None, f"{VARIABLE}=c, but {reason}; the Python core runs")
+    return Core("c", native, "")
+
+
+def load_native() -> tuple[ModuleType | None, str]:
+    """The extension module; or None, and why it cannot be used here."""
+    if not getattr(sys, "_is_gil_enabled", lambda: True)() or sysconfig.get_config_var("Py_GIL_DISABLED"):
+        return None, "it needs an interpreter with a GIL"
+    if sys.byteorder != "little":
+        return None, "it needs a little-endian machine"  # as the record has its numbers
+    try:
+        return importlib.import_module("._core", __package__), ""
+    except ImportError as error:
+        missing = isinstance(error, ModuleNotFoundError)
+        return None, "it was not built into this installation" if missing else f"it cannot be loaded ({error})"
 
 
 class Originals(NamedTuple):
@@ -23,13 +68,13 @@ class Originals(NamedTuple):
 class Plan(NamedTuple):
     """How one run of the loop goes.
 
-    once: one iteration was asked for. poll: the epoll object's own method, and keys: the selector's keys by
-    descriptor; None and empty where the selector is asked. own_clock: the loop's class has a ``time`` of its own, or
-    the loop had when the run began.
+    once: one iteration was asked for. epoll: the selector's epoll object, and keys: its keys by descriptor; None and
+    empty where the selector is asked. own_clock: the loop's class has a ``time`` of its own, or the loop had when the
+    run began.
     """
 
     once: bool
-    poll: Callable[..., Any] | None
+    epoll: Any
     keys: dict[int, Any]
     own_clock: bool
 
@@ -41,17 +86,17 @@ def replaces_iteration(loop: Any, originals: Originals) -> bool:
 
 def replaces_handle_run() -> bool:
     """Whether a monitor has put its own function in place of ``asyncio.Handle._run``: handles go through it then."""
-    return asyncio.Handle._run is not _HANDLE_RUN
+    return asyncio.Handle._run is not HANDLE_RUN
 
 
 def plan(loop: Any, originals: Originals, *, once: bool) -> Plan:
     """The plan of a run that begins now."""
-    poll, keys = (None, {}) if once else _direct_poll(loop, originals)
-    return Plan(once, poll, keys, type(loop).time is not originals.time or "time" in loop.__dict__)
+    epoll, keys = (None, {}) if once else _direct_poll(loop, originals)
+    return Plan(once, epoll, keys, type(loop).time is not originals.time or "time" in loop.__dict__)
 
 
 def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:
-    """The poll method of the epoll object itself and the selector's keys by descriptor, where both are as the
+    """The epoll object itself and the selector's keys by descriptor, where both are as the
     standard library makes them; else None, and the selector is asked.
 
     ``EpollSelector.select`` builds a list of keys and masks that the loop takes apart again: 0.7 us a poll.
@@ -66,5 +111,5 @@ def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:
         epoll = getattr(selector, "_selector", None)
         keys = getattr(selector, "_fd_to_key", None)
         if type(epoll) is select.epoll and type(keys) is dict and keys:
-            return epoll.poll, keys
+            return epoll, keys
     return None, {}

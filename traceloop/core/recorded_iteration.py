@@ -5,7 +5,7 @@ It is written out in one function, with its names bound to locals, because this 
 
 * A run's record is appended whole, after the run and after the loop has released the handle: what is freed with it is
   the run's time, and what its finalizers put into the queue is the run's doing.
-* ``handle``, ``ident`` and ``now`` are looked at by other threads (``running``): the run under way, who it is, since
+* ``handle``, ``ident`` and ``now`` are looked at by other threads (running.py): the run under way, who it is, since
   when. ``handle`` is None and ``ident`` not 0 while a finished run's objects are released; both are nothing while the
   loop polls or moves timers.
 * Nothing of a run is held when the next one begins: no handle, callback, argument, task.
@@ -22,13 +22,13 @@ from gc import get_referents
 from heapq import heappop
 from itertools import islice, repeat, starmap
 from time import monotonic
-from types import BuiltinMethodType, FrameType, FunctionType, MethodType
+from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from ..record import layout
 from .choose import Plan, replaces_handle_run
 from .handles import report_failure
-from .interface import Recorder, Running
+from .interface import Recorder
 from .iteration import MAX_POLL_SECONDS, poll_timeout, run_debugged
 from .task_types import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, STEP_TYPE
 
@@ -56,26 +56,12 @@ def _taken_from(ready: deque[Any]) -> Iterator[Any]:
     return starmap(ready.popleft, repeat(()))
 
 
-def running(frame: FrameType) -> Running | None:
-    """The run under way in ``frame``, one of this module's (``record.frames``). For any thread that has the GIL."""
-    values = frame.f_locals
-    try:
-        start, ident, handle = values.get("now"), values.get("ident", 0.0), values.get("handle")
-        if type(start) is not float or not isinstance(ident, float | int) or (handle is None and not ident):
-            return None
-        return Running(start, float(ident), handle)
-    finally:
-        # Up to 3.12 the frame keeps this dict, and with it a handle and its arguments.
-        if type(values) is dict:
-            values.clear()
-        del values
-
-
 def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     """Runs one iteration, or iterations until ``loop.stop()`` was called. In the loop's thread."""
     ready: deque[Any] = loop._ready
     handles = _taken_from(ready)
-    once, poll, keys, has_own_clock = plan
+    once, epoll, keys, has_own_clock = plan
+    poll = None if epoll is None else epoll.poll
     # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
     own = loop.__dict__
     clock: Any = (lambda: loop.time()) if has_own_clock else monotonic

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from ..core.choose import Originals, plan, replaces_iteration
+from ..core.accelerated import accelerated, run_native
+from ..core.choose import Originals, core, plan, replaces_iteration
 from ..core.iteration import iterate
 from ..core.recorded_iteration import iterate_recorded, run_taken
 from ..core.standard import base_events
-from ..core.timers import Timers
 from ..recording.recorder import Recorder, make_recorder
+from . import scheduling
 from .descriptors import PollerMixin
 from .executors import ExecutorsMixin
 from .lifecycle import LifecycleMixin
@@ -61,11 +61,11 @@ class EventLoop(
 
     def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
         self._recorder: Recorder | None = None
-        self._ready: deque[Any] = deque()
+        self._ready = self._new_queue()
         self._task_factory = None
         self._internal_fds = 0
         self._clock_resolution: float = time.get_clock_info("monotonic").resolution
-        self._timers = Timers()
+        self._timers = self._new_timers()
         self._init_lifecycle()
         self._init_signals()
         self._init_executors()
@@ -96,7 +96,9 @@ class EventLoop(
             return
         recorder.loop_started(self)
         try:
-            iterate_recorded(self, recorder, plan(self, _ORIGINALS, once=False))
+            how = plan(self, _ORIGINALS, once=False)
+            if not run_native(self, recorder, how):
+                iterate_recorded(self, recorder, how)
         finally:
             recorder.loop_stopped(self)
 
@@ -172,6 +174,15 @@ class EventLoop(
 
 
 _ORIGINALS = Originals(EventLoop._run_once, EventLoop._process_events, EventLoop.time)
+
+
+#: The loop with nothing in C, whichever core was chosen.
+PythonEventLoop = EventLoop
+
+if not TYPE_CHECKING:
+    _native = core().native
+    if _native is not None:
+        EventLoop = accelerated(PythonEventLoop, _native, vars(scheduling))
 
 
 def new_event_loop() -> EventLoop:

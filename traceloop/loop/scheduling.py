@@ -13,6 +13,7 @@ from heapq import heappush
 from time import monotonic
 from typing import Any
 
+from ..core.buffer import Record
 from ..core.handles import Handle, ThreadSafeHandle, TimerHandle, _GuardedContext
 from ..core.standard import base_events
 from ..core.timers import Timers
@@ -42,6 +43,11 @@ class SchedulingMixin(LoopPart):
     _task_factory: Any
     _recorder: Any
     _timers: Timers
+
+    # What a loop is made of; the C core has its own (core/accelerated.py).
+    _new_queue: Any = deque
+    _new_record: Any = Record
+    _new_timers: Any = Timers
 
     def time(self) -> float:
         """The loop's clock: seconds of ``time.monotonic()``."""

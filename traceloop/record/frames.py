@@ -16,6 +16,7 @@ _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 # The functions of the loop that call handles, by file: in a stack, the application begins below them. Files are told by
 # their last two names, since a record may come from another installation. The last ones are an earlier version's.
 _LOOP_FUNCTIONS: Final = {
+    os.path.join("core", "accelerated.py"): ("run_native",),
     os.path.join("core", "recorded_iteration.py"): ("iterate_recorded", "_run_through_handles", "run_taken"),
     os.path.join("loop", "event_loop.py"): (
         "_iterate_recorded",

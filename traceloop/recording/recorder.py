@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections import deque
 from typing import Any
 
 from ..core.buffer import NOWHERE, Record
@@ -34,20 +35,21 @@ _logger = logging.getLogger("traceloop")
 class Recorder:
     """Records what one loop does. Made by ``make_recorder``; the ring is had when the loop first runs."""
 
-    def __init__(self, process: Process) -> None:
-        self._begin(process)
+    def __init__(self, process: Process, record: Record | None = None, fresh: Any = None) -> None:
+        """``record`` and ``fresh``: the core's own buffer and queue (of tasks), where it has such."""
+        self._begin(process, Record() if record is None else record, deque() if fresh is None else fresh)
 
-    def _begin(self, process: Process) -> None:
+    def _begin(self, process: Process, record: Record, fresh: Any) -> None:
         self.process = process
         process.recorders.add(self)
-        self.record = Record()
+        self.record = record
         #: Tasks of which another thread held the last reference: let go of in the loop's own thread.
         self.dropped_tasks: list[Any] = []
         #: By the id of a handle in the ready queue: when other threads or a signal put it in, and the signal's number
         #: (0: another thread), first come first. Under 0, an empty list while there is something in ``tasks.created``:
         #: the loop looks at one thing only before each run.
         self.stamps: dict[int, list[tuple[float, int]]] = {}
-        self.tasks = Tasks(self.record, process.site_log, self.stamps, process.next_task)
+        self.tasks = Tasks(self.record, process.site_log, self.stamps, process.next_task, fresh)
         self.spans = ApplicationSpans(self.record)
         self.sites = process.site_log.by_code
         identifier = Identifier(process.site_log, self.tasks.define)
@@ -129,7 +131,8 @@ class Recorder:
             return
         try:
             fresh, created, stamps = self.tasks.fresh, self.tasks.created, self.stamps
-            self._begin(process)
+            self._begin(process, loop._new_record(), loop._new_queue())
+            loop._recorder = self  # the C core looks at the record of what is put there
             self.tasks.fresh.extend(fresh)
             self.tasks.created.extend(created)
             self.stamps.update(stamps)
@@ -267,7 +270,7 @@ def make_recorder(loop: Any) -> Recorder | None:
         if process is None:
             return None
         process.loops.add(loop)
-        return Recorder(process)
+        return Recorder(process, loop._new_record(), loop._new_queue())
     except Exception as error:
         _logger.error("traceloop: recording could not be started; the application runs on", exc_info=error)
         return None

@@ -141,7 +141,7 @@ class Ring:
         name = thread.encode("utf-8", "backslashreplace")[:256]
         layout.OWNER.pack_into(self._map, layout.OWNER_OFFSET, number, since, name)
 
-    def write(self, records: list[float], text: list[str], now: float) -> None:
+    def write(self, records: list[float] | memoryview[float], text: list[str], now: float) -> None:
         """Appends one batch of whole records (triples, at most 1/4 of the capacity; a longer list is split).
 
         Text belongs, in order, to the records whose kind is in ``layout.TEXT_KINDS`` and to runs that are a
@@ -158,12 +158,7 @@ class Ring:
         if count > limit or len(block) > self._reserved // 4:
             self._write_split(records, text, now, limit)
             return
-        pack = self._packers.get(count)
-        if pack is None:
-            pack = self._packers[count] = struct.Struct(f"{_DOUBLES}{count}d").pack
-            if len(self._packers) > 2048:
-                self._packers.clear()
-        body = pack(*records)
+        body = self._pack(records)
         length = layout.BATCH.size + len(body) + len(block)
         length += -length % layout.BATCH_ALIGN
         tail = _head_without_crc.pack(self._sequence, count, len(block), self.records, now)
@@ -189,7 +184,18 @@ class Ring:
         words[layout.W_RECORDS] = self.records
         words[layout.W_HEAD] = self._head
 
-    def _write_split(self, records: list[float], text: list[str], now: float, limit: int) -> None:
+    def _pack(self, records: list[float] | memoryview[float]) -> bytes:
+        if isinstance(records, memoryview):  # the C core's: packed already
+            return records.tobytes()
+        count = len(records)
+        pack = self._packers.get(count)
+        if pack is None:
+            pack = self._packers[count] = struct.Struct(f"{_DOUBLES}{count}d").pack
+            if len(self._packers) > 2048:
+                self._packers.clear()
+        return pack(*records)
+
+    def _write_split(self, records: list[float] | memoryview[float], text: list[str], now: float, limit: int) -> None:
         # Rare: an oversized batch. Text is given to the records that own it, so that each part can be read alone.
         texts = iter(text)
         part: list[float] = []

@@ -36,14 +36,19 @@ class Tasks:
     )
 
     def __init__(
-        self, record: Record, sites: Sites, stamps: dict[int, Any], next_number: Callable[[], float]
+        self,
+        record: Record,
+        sites: Sites,
+        stamps: dict[int, Any],
+        next_number: Callable[[], float],
+        fresh: Any,
     ) -> None:
         self._record = record
         self._sites = sites
         self._stamps = stamps
         self.next_number = next_number
         #: Tasks that ``create_task`` made, until their first step: in the order in which these will be run.
-        self.fresh: deque[Any] = deque()
+        self.fresh: deque[Any] = fresh
         #: Tasks that a task factory made in the present run, announced at its end.
         self.created: list[Any] = []
         self.made = 0  # besides those in ``fresh``

@@ -4,7 +4,7 @@ Everything here looks at another thread's running frames, which holds together f
 
 * With the GIL in our hands the other thread is between two bytecodes or inside a C call that released the GIL; its
   frames' locals and line numbers are those of that moment.
-* The loop's iteration is one function, and its locals say what runs (``core.recorded_iteration.running``). Reading
+* The loop's iteration is one function, and its locals say what runs (core/running.py). Reading
   them costs the loop nothing; publishing each run would.
 
 Only code is looked at: files, lines, names. Never a repr, an argument or a value.
@@ -18,7 +18,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from ...core import site_of as naming
-from ...core.recorded_iteration import running
+from ...core.running import running
 from ...record import layout
 from ...record.frames import Frame, is_loop, is_recording
 from ..application_spans import flags_of, state_of

@@ -1,0 +1,16 @@
+"""The event loop on each of its cores. The C one is there where it was built (`make native` builds it in a checkout)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from traceloop.core.accelerated import accelerated
+from traceloop.core.choose import load_native
+from traceloop.loop import scheduling
+from traceloop.loop.event_loop import PythonEventLoop
+
+CORES: dict[str, Any] = {"python": PythonEventLoop}
+
+NATIVE, WHY_NOT = load_native()
+if NATIVE is not None:
+    CORES["c"] = accelerated(PythonEventLoop, NATIVE, vars(scheduling))

@@ -1,0 +1,49 @@
+"""The event loop with its hot part in C: the same class, with ``_core.Scheduling`` before it.
+
+The C code stands in ``native/``; its header says what is where. It does the plain case alone: in debug mode, on a loop
+that the program has changed or drives itself, the Python iteration runs on the same handles, timers and records.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from .choose import Plan
+from .handles import TimerHandle, run_for_others
+from .interface import Recorder
+
+
+def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, Any]) -> type:
+    """``loop_class`` with its hot part in C. ``clock_globals``: of the module that has its ``monotonic``."""
+    native.Handle._run = native.TimerHandle._run = run_for_others
+    native.TimerHandle.__getitem__ = TimerHandle.__getitem__
+    native.set_clock(clock_globals)
+    base: Any = loop_class
+    members = {
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "_new_queue": native.ReadyQueue,
+        "_new_record": native.Record,
+        "_new_timers": native.Timers,
+        # What the C methods hand on to, where it is not the plain case.
+        "_python_call_at": base.call_at,
+        "_python_call_later": base.call_later,
+        "_python_call_soon": base.call_soon,
+    }
+    made: Any = type(base.__name__, (native.Scheduling, base), members)
+    # What the C code stands for: where a class has anything else it hands on.
+    made._originals = (made.call_at, made.time, made._run_once, made._process_events, made._timer_handle_cancelled)
+    result: type = made
+    return result
+
+
+def run_native(loop: Any, recorder: Recorder, plan: Plan) -> bool:
+    """Runs iterations in C until ``loop.stop()`` was called, and returns True; False where the Python iteration has to
+    go on, or begin. Stacks are cut below this function (record/frames.py).
+    """
+    if plan.epoll is None or plan.own_clock or not hasattr(loop, "_run_native"):
+        return False
+    stopped: bool = loop._run_native(recorder, plan.epoll, plan.keys, loop._clock_resolution)
+    return stopped

@@ -1,0 +1,224 @@
+/* The accelerator of the event loop: what its files share.
+
+   module.c      the module: state, what is looked up once, helpers
+   handle.c      Handle, TimerHandle: made by the million, so with a constructor and a destructor of their own
+   queue.c       ReadyQueue: the ready queue, a ring of handles that looks like a deque
+   timers.c      Timers: the heap of timers
+   record.c      Record: the doubles that wait to be written
+   scheduling.c  Scheduling: a base of EventLoop with call_soon, call_later and call_at
+   identify.c    from a callback to its ident; what a C task shows of itself
+   iteration.c   the recorded iteration
+   poll.c        the poll of an epoll object
+
+   Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and answers to the same names,
+   so that the Python iteration runs on them too. Nothing here is static and mutable: all of it hangs on the module's
+   state, so that each interpreter has its own. Everything runs with the GIL; no function releases it but the poll. */
+
+#ifndef TRACELOOP_CORE_H
+#define TRACELOOP_CORE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <structmember.h>
+#include <stdint.h>
+
+/* What a record's kinds and words are called in record/layout.py. test_native.py compares them. */
+#define R_POLL (-1.0)
+#define R_ACTIVE (-2.0)
+#define R_SPIN (-3.0)
+#define R_TIMER (-4.0)
+#define R_DUE (-5.0)
+#define R_WRITER (-9.0)
+#define R_SKIP (-10.0)
+#define R_FOUND (-1024.0)
+#define W_RUNNING 1
+#define SITE_LIMIT 65536.0
+#define OUTCOME 4294967296.0
+#define OUTCOME_RESULT (1.0 * OUTCOME)
+#define FIRST (4.0 * OUTCOME)
+
+#define FREE_HANDLES 256
+#define CODES 256 /* a power of two */
+#define METHODS 64 /* a power of two */
+
+typedef struct Record Record;
+typedef struct Timers Timers;
+typedef struct ReadyQueue ReadyQueue;
+typedef struct Scheduling Scheduling;
+
+/* A code object and the ident of its site. The reference is owned: an address stands for one code object only as long
+   as that lives. Emptied at each flush, so that nothing is kept alive for long. */
+typedef struct {
+    PyObject *code;
+    double ident;
+} CodeSite;
+
+/* A C method of a type that lives as long as the interpreter. Neither is owned. */
+typedef struct {
+    PyTypeObject *type;
+    PyMethodDef *method;
+    double ident;
+} MethodSite;
+
+typedef struct {
+    PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type;
+
+    /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
+    PyTypeObject *asyncio_handle, *asyncio_timer_handle;
+    PyObject *handle_run; /* asyncio.Handle._run as asyncio defines it */
+    unsigned int handle_version; /* the version of asyncio.Handle at which ``_run`` was that; 0: not known */
+    Py_ssize_t callback, args, cancelled, context, loop, repr, source_traceback, weakrefs, when, scheduled, set_at;
+
+    /* What C tasks show: NULL where tasks are written in Python. The getters are of types that live for good. */
+    PyTypeObject *task_type, *step_type, *method_type, *partial_type;
+    PyGetSetDef *step_self, *task_coro, *task_state, *task_exception, *task_waiter;
+    PyMethodDef *wakeup; /* the method by which a future wakes a task; NULL until one is seen */
+    int name_place;      /* which of the objects that tp_traverse visits is a task's name; 0: none */
+    PyObject *pending, *finished; /* the texts of ``_state`` of a task that is not done, or ended by itself */
+
+    PyObject *report_failure; /* core.handles.report_failure */
+    PyObject *python_timers;  /* core.timers.Timers: for the modes that are rare */
+    PyObject *spelled_out;    /* core.buffer.spelled_out */
+    PyObject *heappush;
+    PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
+
+    PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
+        *s_loop_ident, *s_cr_code, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
+        *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_note_timer;
+
+    PyObject *free_handles[FREE_HANDLES]; /* memory of Handles, without contents */
+    int free_count;
+} core_state;
+
+struct ReadyQueue {
+    PyObject_HEAD
+    PyObject **items; /* a ring; its size is a power of two */
+    Py_ssize_t head, length, size;
+};
+
+typedef struct {
+    double when;
+    uint64_t sequence;
+    PyObject *handle; /* owned */
+} Timer;
+
+/* In one of two shapes: an array of Timers (``list`` is NULL), or a Python list, which the Python iteration and other
+   libraries work on. */
+struct Timers {
+    PyObject_HEAD
+    core_state *state;
+    Timer *heap;
+    Py_ssize_t length, size;
+    PyObject *list;
+    int shared;
+    uint64_t sequence;
+    Py_ssize_t cancelled, compactions;
+    uint64_t random;
+};
+
+struct Record {
+    PyObject_HEAD
+    core_state *state;
+    double *doubles;
+    Py_ssize_t length, size;
+    PyObject *text; /* a list */
+    int64_t base;
+    Py_ssize_t lost; /* doubles for which there was no memory */
+};
+
+struct Scheduling {
+    PyObject_HEAD
+    core_state *state;
+    PyObject *ready_object;  /* what ``_ready`` gives; owned */
+    PyObject *timers_object; /* what ``_timers`` gives; owned */
+    ReadyQueue *ready;       /* the same, where it is of our type; else NULL */
+    Timers *timers;
+    PyObject *recorder; /* owned; None where nothing is recorded */
+    Record *record;     /* the recorder's, where it is of our type; owned */
+    unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
+    char debug, guarded, stopping, patched;
+    /* The run under way, for other threads. The handle is borrowed from the iteration. */
+    double run_start, run_ident;
+    PyObject *run_handle;
+};
+
+/* module.c */
+extern struct PyModuleDef core_module;
+core_state *core_state_of(PyObject *object); /* of an object whose type, or a base of it, is of this module; or NULL */
+double core_now(void);                       /* CLOCK_MONOTONIC, s */
+
+#define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
+
+/* handle.c */
+extern PyType_Spec core_handle_spec, core_timer_handle_spec;
+PyObject *core_new_handle(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context);
+PyObject *core_new_timer(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context,
+                         double when, PyObject *when_object, int64_t set_at);
+void core_free_handles(core_state *st);
+
+/* queue.c */
+extern PyType_Spec core_queue_spec;
+int queue_append(ReadyQueue *queue, PyObject *item); /* takes a reference of its own */
+PyObject *queue_popleft(ReadyQueue *queue);          /* NULL without an exception where there is none */
+
+/* timers.c */
+extern PyType_Spec core_timers_spec;
+int timers_push(Timers *timers, double when, PyObject *handle);
+PyObject *timers_pop(Timers *timers); /* of the native shape, not empty; a new reference */
+int timers_sweep(Timers *timers);
+int timers_back_to_array(Timers *timers); /* 1: it is one now; 0: it cannot be; -1: an exception */
+
+/* record.c */
+extern PyType_Spec core_record_spec;
+void record_add(Record *record, double a, double kind, double b);
+
+/* scheduling.c */
+extern PyType_Spec core_scheduling_spec;
+int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
+int core_clock_is_ours(core_state *st);    /* nobody has replaced ``monotonic`` in our modules; -1: an exception */
+
+/* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */
+typedef struct {
+    core_state *st;
+    Scheduling *loop;
+    PyObject *recorder;
+    Record *record;
+    ReadyQueue *fresh;
+    PyObject *tasks, *spans, *created, *stamps, *sites, *builtin_sites;
+    PyObject *identify, *define, *next_number, *first_step_done, *outcome_of, *coroutine_site, *define_created, *stamped,
+        *flush, *write, *changed;
+    PyObject *span_variable; /* NULL while the application has no spans */
+    PyObject *seen;          /* what the last run's context holds there; NULL: not known */
+    long made, finished;     /* not yet added to ``tasks`` */
+    CodeSite codes[CODES];
+    MethodSite methods[METHODS];
+    Py_buffer words;
+} Run;
+
+int run_open(Run *run, Scheduling *loop, PyObject *recorder); /* 1; 0: the recorder is not ours to use; -1 */
+void run_close(Run *run);
+void run_forget_codes(Run *run);
+int run_settle_counts(Run *run);
+int run_refresh_spans(Run *run);
+/* Who runs: the ident, with the task (a new reference, or NULL), and whether this is its first step. -1.0: exception. */
+double run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first);
+/* What the end of a task's step adds to the length in the run's record. -1.0: an exception. */
+double run_settle_task(Run *run, PyObject *task, double ident, int is_first);
+
+/* iteration.c */
+PyObject *scheduling_run(PyObject *self, PyObject *args);
+
+/* poll.c */
+typedef struct {
+    int epoll, wanted;
+    void *events; /* struct epoll_event */
+    int size, found;
+} Poll;
+int poll_open(Poll *poll, PyObject *epoll);
+void poll_close(Poll *poll);
+int poll_wait(Poll *poll, double timeout, Py_ssize_t wanted); /* s; below 0: for ever. -1: an exception */
+int poll_descriptor(Poll *poll, int index);
+int poll_readable(Poll *poll, int index);
+int poll_writable(Poll *poll, int index);
+
+#endif

@@ -1,0 +1,399 @@
+/* From a callback to its ident, and what a C task shows of itself: the twin of what recorded_iteration.py has written
+   out. What is seen for the first time, or is rare, is asked of the recorder's Python. */
+
+#include "core.h"
+
+/* -- what a run of the loop has at hand */
+
+static PyObject *
+attribute(PyObject *object, const char *name)
+{
+    return object == NULL ? NULL : PyObject_GetAttrString(object, name);
+}
+
+int
+run_open(Run *run, Scheduling *loop, PyObject *recorder)
+{
+    memset(run, 0, sizeof(*run));
+    run->st = loop->state;
+    run->loop = loop;
+    run->recorder = recorder;
+    if (loop->record == NULL)
+        return 0;
+    run->record = (Record *)Py_NewRef((PyObject *)loop->record);
+    run->tasks = attribute(recorder, "tasks");
+    PyObject *fresh = attribute(run->tasks, "fresh");
+    if (fresh == NULL)
+        return -1;
+    if (!Py_IS_TYPE(fresh, run->st->queue_type)) {
+        Py_DECREF(fresh);
+        return 0;
+    }
+    run->fresh = (ReadyQueue *)fresh;
+    run->spans = attribute(recorder, "spans");
+    run->created = attribute(run->tasks, "created");
+    run->stamps = attribute(recorder, "stamps");
+    run->sites = attribute(recorder, "sites");
+    run->builtin_sites = attribute(recorder, "builtin_sites");
+    run->identify = attribute(recorder, "identify");
+    run->define = attribute(run->tasks, "define");
+    run->next_number = attribute(run->tasks, "next_number");
+    run->first_step_done = attribute(run->tasks, "first_step_done");
+    run->outcome_of = attribute(run->tasks, "outcome_of");
+    run->coroutine_site = attribute(run->tasks, "coroutine_site");
+    run->define_created = attribute(run->tasks, "define_created");
+    run->stamped = attribute(recorder, "stamped");
+    run->flush = attribute(recorder, "flush");
+    run->write = attribute(recorder, "write");
+    run->changed = attribute(run->spans, "changed");
+    PyObject *words = attribute(recorder, "words");
+    if (words == NULL || PyErr_Occurred()) {
+        Py_XDECREF(words);
+        return -1;
+    }
+    if (PyObject_GetBuffer(words, &run->words, PyBUF_WRITABLE | PyBUF_FORMAT | PyBUF_STRIDES) < 0) {
+        Py_DECREF(words);
+        return -1;
+    }
+    Py_DECREF(words);
+    if (!PyDict_Check(run->stamps) || !PyDict_Check(run->sites) || !PyDict_Check(run->builtin_sites) ||
+        !PyList_Check(run->created) || run->words.itemsize != (Py_ssize_t)sizeof(double) ||
+        run->words.len < 64 * (Py_ssize_t)sizeof(double))
+        return 0;
+    PyObject *variable = PyObject_CallMethod(run->spans, "refresh", NULL);
+    if (variable == NULL)
+        return -1;
+    Py_DECREF(variable);
+    return run_refresh_spans(run) < 0 ? -1 : 1;
+}
+
+void
+run_close(Run *run)
+{
+    run_forget_codes(run);
+    PyObject **owned[] = {&run->tasks,      &run->spans,          &run->created,        &run->stamps,  &run->sites,
+                          &run->builtin_sites, &run->identify,    &run->define,         &run->next_number,
+                          &run->first_step_done, &run->outcome_of, &run->coroutine_site, &run->define_created,
+                          &run->stamped,    &run->flush,          &run->write,          &run->changed,
+                          &run->span_variable, &run->seen};
+    for (size_t i = 0; i < sizeof(owned) / sizeof(owned[0]); i++)
+        Py_CLEAR(*owned[i]);
+    Py_CLEAR(run->record);
+    Py_CLEAR(run->fresh);
+    if (run->words.obj != NULL)
+        PyBuffer_Release(&run->words);
+}
+
+void
+run_forget_codes(Run *run)
+{
+    for (int i = 0; i < CODES; i++)
+        Py_CLEAR(run->codes[i].code);
+}
+
+static int
+add_to(PyObject *object, const char *name, long count)
+{
+    PyObject *before = PyObject_GetAttrString(object, name);
+    long long value = before == NULL ? -1 : PyLong_AsLongLong(before);
+    Py_XDECREF(before);
+    if (value == -1 && PyErr_Occurred())
+        return -1;
+    PyObject *after = PyLong_FromLongLong(value + count);
+    int done = after == NULL ? -1 : PyObject_SetAttrString(object, name, after);
+    Py_XDECREF(after);
+    return done;
+}
+
+int
+run_settle_counts(Run *run)
+{
+    long made = run->made, finished = run->finished;
+    run->made = run->finished = 0;
+    if (made != 0 && add_to(run->tasks, "made", made) < 0)
+        return -1;
+    return finished == 0 ? 0 : add_to(run->tasks, "finished", finished);
+}
+
+int
+run_refresh_spans(Run *run)
+{
+    PyObject *variable = PyObject_GetAttrString(run->spans, "variable");
+    if (variable == NULL)
+        return -1;
+    if (!PyContextVar_CheckExact(variable))
+        Py_CLEAR(variable);
+    Py_XSETREF(run->span_variable, variable);
+    return 0;
+}
+
+/* -- callbacks */
+
+static double
+as_double(PyObject *number) /* steals it */
+{
+    if (number == NULL)
+        return -1.0;
+    double value = PyFloat_AsDouble(number);
+    Py_DECREF(number);
+    return value;
+}
+
+/* What the recorder calls it; a task's step where that is what it finds. */
+static double
+ask(Run *run, PyObject *callback, PyObject **task)
+{
+    double ident = as_double(PyObject_CallOneArg(run->identify, callback));
+    if (ident >= SITE_LIMIT) {
+        *task = PyObject_GetAttrString(callback, "__self__");
+        if (*task == NULL)
+            PyErr_Clear();
+    }
+    return ident;
+}
+
+/* The site of a code object; 0.0 where it is not known yet, -1.0 with an exception. */
+static double
+site_of_code(Run *run, PyObject *code)
+{
+    CodeSite *place = &run->codes[((uintptr_t)code >> 6) & (CODES - 1)];
+    if (place->code == code)
+        return place->ident;
+    PyObject *key = PyLong_FromVoidPtr(code);
+    if (key == NULL)
+        return -1.0;
+    PyObject *found = PyDict_GetItemWithError(run->sites, key);
+    Py_DECREF(key);
+    if (found == NULL)
+        return PyErr_Occurred() ? -1.0 : 0.0;
+    double ident = PyFloat_AsDouble(found);
+    Py_XSETREF(place->code, Py_NewRef(code));
+    place->ident = ident;
+    return ident;
+}
+
+static double
+ident_of_function(Run *run, PyObject *function, PyObject *callback, PyObject **task)
+{
+    double ident = site_of_code(run, PyFunction_GET_CODE(function));
+    return ident != 0.0 ? ident : ask(run, callback, task);
+}
+
+static double
+ident_of_known_task(Run *run, PyObject *task)
+{
+    PyObject *number = PyObject_GetAttr(task, run->st->s_loop_ident);
+    if (number == NULL) {
+        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+            return -1.0;
+        PyErr_Clear();
+        number = PyObject_CallOneArg(run->define, task);
+    }
+    return as_double(number);
+}
+
+static double
+ident_of_builtin(Run *run, PyObject *callback, PyObject **task)
+{
+    core_state *st = run->st;
+    PyMethodDef *method = ((PyCFunctionObject *)callback)->m_ml;
+    PyObject *owner = PyCFunction_GET_SELF(callback);
+    if (owner == NULL)
+        return ask(run, callback, task);
+    PyTypeObject *type = Py_TYPE(owner);
+    if (method == st->wakeup ||
+        (st->wakeup == NULL && PyObject_TypeCheck(owner, st->task_type) && strcmp(method->ml_name, "task_wakeup") == 0)) {
+        st->wakeup = method;
+        *task = Py_NewRef(owner);
+        return ident_of_known_task(run, owner);
+    }
+    MethodSite *place = &run->methods[(((uintptr_t)method >> 4) ^ ((uintptr_t)type >> 4)) & (METHODS - 1)];
+    if (place->type == type && place->method == method)
+        return place->ident;
+    double ident = ask(run, callback, task);
+    if (ident < 0.0 || *task != NULL)
+        return ident;
+    /* Only types that the recorder holds: another one could come to the same address. */
+    int held = PyDict_Contains(run->builtin_sites, (PyObject *)type);
+    if (held < 0)
+        return -1.0;
+    if (held)
+        *place = (MethodSite){type, method, ident};
+    return ident;
+}
+
+/* -- tasks */
+
+static inline PyObject *
+get(PyGetSetDef *getset, PyObject *object)
+{
+    return getset->get(object, getset->closure);
+}
+
+/* A task that create_task made takes its first step: a new number, and the site of its coroutine. */
+static double
+first_ident(Run *run, PyObject *task)
+{
+    core_state *st = run->st;
+    Py_DECREF(queue_popleft(run->fresh)); /* the step holds it too */
+    run->made++;
+    double number = as_double(PyObject_CallNoArgs(run->next_number));
+    if (number < 0.0)
+        return -1.0;
+    double site = 0.0;
+    PyObject *coro = Py_IS_TYPE(task, st->task_type) ? get(st->task_coro, task)
+                                                     : PyObject_CallMethodNoArgs(task, st->s_get_coro);
+    if (coro != NULL && PyCoro_CheckExact(coro)) {
+        PyObject *code = PyObject_GetAttr(coro, st->s_cr_code);
+        site = code == NULL ? -1.0 : site_of_code(run, code);
+        Py_XDECREF(code);
+    }
+    Py_XDECREF(coro);
+    if (coro == NULL || site < 0.0)
+        PyErr_Clear();
+    if (site <= 0.0)
+        site = as_double(PyObject_CallOneArg(run->coroutine_site, task));
+    return site < 0.0 ? -1.0 : number + site;
+}
+
+double
+run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first)
+{
+    core_state *st = run->st;
+    PyTypeObject *type = Py_TYPE(callback);
+    if (type == st->step_type) {
+        PyObject *self = *task = get(st->step_self, callback);
+        if (self == NULL)
+            return -1.0;
+        if (run->fresh->length > 0 && run->fresh->items[run->fresh->head] == self) {
+            *is_first = 1;
+            return first_ident(run, self);
+        }
+        return ident_of_known_task(run, self);
+    }
+    if (type == &PyFunction_Type)
+        return ident_of_function(run, callback, callback, task);
+    if (type == &PyCFunction_Type || type == st->method_type)
+        return ident_of_builtin(run, callback, task);
+    if (type == &PyMethod_Type) {
+        PyObject *function = PyMethod_GET_FUNCTION(callback);
+        if (PyFunction_Check(function))
+            return ident_of_function(run, function, callback, task);
+    }
+    else if (type == st->partial_type) {
+        PyObject *function = PyObject_GetAttr(callback, st->s_func);
+        if (function == NULL)
+            PyErr_Clear();
+        else if (Py_IS_TYPE(function, &PyFunction_Type)) {
+            double ident = ident_of_function(run, function, callback, task);
+            Py_DECREF(function);
+            return ident;
+        }
+        Py_XDECREF(function);
+    }
+    return ask(run, callback, task);
+}
+
+typedef struct {
+    int place, visited;
+    PyObject *found; /* borrowed */
+} NameVisit;
+
+static int
+visit_name(PyObject *object, void *arg)
+{
+    NameVisit *visit = arg;
+    if (visit->visited++ != visit->place)
+        return 0;
+    visit->found = object;
+    return 1;
+}
+
+/* The task's name, or from 3.12 on the number that its automatic name will have: nobody has asked for the text yet. */
+static int
+note_name(Run *run, PyObject *task)
+{
+    core_state *st = run->st;
+    PyObject *name = NULL;
+    if (st->name_place > 0) {
+        NameVisit visit = {st->name_place, 0, NULL};
+        Py_TYPE(task)->tp_traverse(task, visit_name, &visit);
+        if (visit.found != NULL && (PyUnicode_Check(visit.found) || PyLong_Check(visit.found)))
+            name = Py_NewRef(visit.found);
+    }
+    if (name == NULL)
+        name = PyObject_CallMethodNoArgs(task, st->s_get_name);
+    if (name != NULL && PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 0)
+        Py_SETREF(name, PyUnicode_FromString(" "));
+    int done = name == NULL ? -1 : PyList_Append(run->record->text, name);
+    Py_XDECREF(name);
+    return done;
+}
+
+static int
+is_text(PyObject *text, PyObject *other)
+{
+    return text == other || (text != NULL && PyUnicode_Check(text) && PyUnicode_Compare(text, other) == 0);
+}
+
+static double
+settle_plain(Run *run, PyObject *task, double ident, int is_first)
+{
+    core_state *st = run->st;
+    double added = 0.0;
+    if (is_first) {
+        if (note_name(run, task) < 0)
+            return -1.0;
+        added = FIRST;
+    }
+    PyObject *state = get(st->task_state, task);
+    if (state == NULL)
+        return -1.0;
+    int pending = is_text(state, st->pending), finished = is_text(state, st->finished);
+    Py_DECREF(state);
+    if (pending) {
+        if (is_first) {
+            PyObject *number = PyFloat_FromDouble(ident);
+            int done = number == NULL ? -1 : PyObject_SetAttr(task, st->s_loop_ident, number);
+            Py_XDECREF(number);
+            if (done < 0)
+                return -1.0;
+        }
+        return added;
+    }
+    run->finished++;
+    if (finished) {
+        PyObject *exception = get(st->task_exception, task);
+        int failed = exception != Py_None;
+        Py_XDECREF(exception);
+        if (exception == NULL)
+            return -1.0;
+        if (!failed)
+            return added + OUTCOME_RESULT;
+    }
+    double outcome = as_double(PyObject_CallOneArg(run->outcome_of, task));
+    return outcome < 0.0 ? -1.0 : added + outcome;
+}
+
+double
+run_settle_task(Run *run, PyObject *task, double ident, int is_first)
+{
+    core_state *st = run->st;
+    if (Py_IS_TYPE(task, st->task_type))
+        return settle_plain(run, task, ident, is_first);
+    if (is_first) {
+        /* It counts by itself those that are done. */
+        PyObject *number = PyFloat_FromDouble(ident);
+        PyObject *added =
+            number == NULL ? NULL : PyObject_CallFunctionObjArgs(run->first_step_done, task, number, NULL);
+        Py_XDECREF(number);
+        return as_double(added);
+    }
+    PyObject *done = PyObject_CallMethodNoArgs(task, st->s_done);
+    int is_done = done == NULL ? -1 : PyObject_IsTrue(done);
+    Py_XDECREF(done);
+    if (is_done <= 0)
+        return is_done < 0 ? -1.0 : 0.0;
+    run->finished++;
+    return as_double(PyObject_CallOneArg(run->outcome_of, task));
+}

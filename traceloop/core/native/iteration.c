@@ -1,0 +1,556 @@
+/* The recorded iteration: the twin of iterate_recorded in recorded_iteration.py, which has its contract.
+
+   Ownership while a handle runs: run_handle owns the handle, its callback, arguments and context, and the task. The loop
+   shows the handle to other threads (``run_handle``) without a reference of its own, and stops showing it before the
+   handle is released; until the clock is read the run still stands there without one. */
+
+#include "core.h"
+
+#define BATCH (3 * 1024)
+#define GAUGES_SECONDS 0.005
+#define WAIT_SECONDS 0.02
+#define LINGER_SECONDS 0.01
+#define MAX_POLL_SECONDS (24 * 3600.0)
+#define RECORDED (-2.0) /* the timeout of a poll whose beginning is in the record already */
+
+typedef struct {
+    Run run;
+    Poll poll;
+    PyObject *keys; /* the selector's keys by descriptor; owned */
+    double resolution, now, last_flush, last_publish;
+} Iteration;
+
+/* -- writing */
+
+static int
+call(PyObject *function, PyObject *a, PyObject *b)
+{
+    PyObject *result = PyObject_CallFunctionObjArgs(function, a, b, NULL);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+flush(Iteration *it, int with_gauges)
+{
+    Run *run = &it->run;
+    run_forget_codes(run);
+    PyObject *now = PyFloat_FromDouble(it->now);
+    if (now == NULL || run_settle_counts(run) < 0) {
+        Py_XDECREF(now);
+        return -1;
+    }
+    int done = with_gauges ? call(run->flush, (PyObject *)run->loop, now) : call(run->write, now, NULL);
+    Py_DECREF(now);
+    if (done < 0)
+        return -1;
+    if (!with_gauges)
+        return 0;
+    it->last_flush = it->now;
+    return run_refresh_spans(run);
+}
+
+static inline void
+publish(Iteration *it, double running)
+{
+    ((double *)it->run.words.buf)[W_RUNNING] = running;
+}
+
+/* -- 5. a handle */
+
+static PyObject *
+take_exception(void)
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    return PyErr_GetRaisedException();
+#else
+    PyObject *type, *value, *traceback;
+    PyErr_Fetch(&type, &value, &traceback);
+    PyErr_NormalizeException(&type, &value, &traceback);
+    if (traceback != NULL && value != NULL)
+        PyException_SetTraceback(value, traceback);
+    Py_XDECREF(type);
+    Py_XDECREF(traceback);
+    return value;
+#endif
+}
+
+static void
+raise_again(PyObject *error) /* steals it; drops what has come up since */
+{
+#if PY_VERSION_HEX >= 0x030C0000
+    PyErr_SetRaisedException(error);
+#else
+    PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, PyException_GetTraceback(error));
+#endif
+}
+
+/* The callback raised, and the exception is set. 0: the loop's exception handler was told; -1: it ends the loop. */
+static int
+handle_failure(Run *run, PyObject *handle)
+{
+    if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
+        return -1;
+    PyObject *error = take_exception();
+    PyObject *before = PyErr_GetHandledException();
+    PyErr_SetHandledException(error);
+    int done = call(run->st->report_failure, handle, error);
+    PyErr_SetHandledException(before);
+    Py_XDECREF(before);
+    Py_DECREF(error);
+    return done;
+}
+
+/* The application's span in the handle's context, which is the current one if ``entered``. */
+static int
+look_at_span(Run *run, PyObject *context, int entered)
+{
+    PyObject *held = NULL;
+    if (entered) {
+        if (PyContextVar_Get(run->span_variable, NULL, &held) < 0)
+            return -1;
+        if (held == NULL)
+            held = Py_NewRef(Py_None);
+    }
+    else {
+        held = PyObject_CallMethodOneArg(context, run->st->s_get, run->span_variable);
+        if (held == NULL)
+            return -1;
+    }
+    if (held == run->seen) {
+        Py_DECREF(held);
+        return 0;
+    }
+    Py_XSETREF(run->seen, held);
+    return call(run->changed, held, NULL);
+}
+
+/* Calls the callback in its context. -1 with its exception. */
+static int
+call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
+{
+    if (!PyContext_CheckExact(context)) { /* a guarded one (core/handles.py), or somebody else's */
+        if (run->span_variable != NULL && look_at_span(run, context, 0) < 0)
+            return -1;
+        PyObject *method = PyObject_GetAttr(context, run->st->s_run);
+        PyObject *first = method == NULL ? NULL : PyTuple_Pack(1, callback);
+        PyObject *all = first == NULL ? NULL : PySequence_Concat(first, args);
+        PyObject *result = all == NULL ? NULL : PyObject_Call(method, all, NULL);
+        Py_XDECREF(method);
+        Py_XDECREF(first);
+        Py_XDECREF(all);
+        Py_XDECREF(result);
+        return result == NULL ? -1 : 0;
+    }
+    if (PyContext_Enter(context) < 0)
+        return -1;
+    PyObject *result = NULL;
+    if (run->span_variable == NULL || look_at_span(run, context, 1) == 0)
+        result = PyObject_Vectorcall(callback, &PyTuple_GET_ITEM(args, 0), (size_t)PyTuple_GET_SIZE(args), NULL);
+    if (PyContext_Exit(context) < 0)
+        Py_CLEAR(result);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+/* An attribute of a handle: a slot, or with a handle of somebody else's making whatever it has. A new reference. */
+static PyObject *
+part_of(core_state *st, PyObject *handle, Py_ssize_t offset, const char *name)
+{
+    if (PyObject_TypeCheck(handle, st->asyncio_handle)) {
+        PyObject *value = SLOT(handle, offset);
+        if (value == NULL)
+            PyErr_SetString(PyExc_AttributeError, name);
+        return Py_XNewRef(value);
+    }
+    return PyObject_GetAttrString(handle, name);
+}
+
+static int
+look_at_stamps(Run *run, PyObject *handle)
+{
+    if (PyList_GET_SIZE(run->created) > 0 && call(run->define_created, NULL, NULL) < 0)
+        return -1;
+    PyObject *key = PyLong_FromVoidPtr(handle);
+    int has = key == NULL ? -1 : PyDict_Contains(run->stamps, key);
+    Py_XDECREF(key);
+    return has <= 0 ? has : call(run->stamped, handle, NULL);
+}
+
+/* 1: a handle that was cancelled; 0; -1. */
+static int
+is_cancelled(core_state *st, PyObject *handle)
+{
+    if (PyObject_TypeCheck(handle, st->asyncio_handle)) {
+        PyObject *cancelled = SLOT(handle, st->cancelled);
+        return cancelled == NULL || cancelled == Py_False ? 0 : PyObject_IsTrue(cancelled);
+    }
+    PyObject *cancelled = PyObject_GetAttrString(handle, "_cancelled");
+    int answer = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
+    Py_XDECREF(cancelled);
+    return answer;
+}
+
+/* Runs one handle, which is released, and records it. -1: an exception that ends the loop. */
+static int
+run_handle(Iteration *it, PyObject *handle)
+{
+    Run *run = &it->run;
+    core_state *st = run->st;
+    Scheduling *loop = run->loop;
+    PyObject *callback = NULL, *args = NULL, *context = NULL, *task = NULL;
+    int is_first = 0, failed = -1;
+    if (PyDict_GET_SIZE(run->stamps) > 0 && look_at_stamps(run, handle) < 0)
+        goto error;
+    callback = part_of(st, handle, st->callback, "_callback");
+    if (callback == NULL)
+        goto error;
+    if (callback == Py_None) {
+        int cancelled = is_cancelled(st, handle);
+        if (cancelled < 0)
+            goto error;
+        if (cancelled) {
+            record_add(run->record, it->now, R_SKIP, (double)loop->ready->length);
+            Py_DECREF(callback);
+            Py_DECREF(handle);
+            return 0;
+        }
+    }
+    args = part_of(st, handle, st->args, "_args");
+    context = part_of(st, handle, st->context, "_context");
+    if (args == NULL || context == NULL)
+        goto error;
+    if (!PyTuple_CheckExact(args)) {
+        Py_SETREF(args, args == Py_None ? PyTuple_New(0) : PySequence_Tuple(args));
+        if (args == NULL)
+            goto error;
+    }
+    double ident = run_identify(run, callback, &task, &is_first);
+    if (ident < 0.0)
+        goto error;
+    loop->run_start = it->now;
+    loop->run_ident = ident;
+    loop->run_handle = handle;
+    failed = call_in_context(run, callback, args, context);
+    if (failed < 0)
+        failed = handle_failure(run, handle);
+    loop->run_handle = NULL;
+    PyObject *error = failed < 0 ? take_exception() : NULL;
+    /* What the run held is freed in the run's time. */
+    Py_DECREF(handle);
+    Py_DECREF(callback);
+    Py_DECREF(args);
+    Py_DECREF(context);
+    double added = 0.0;
+    if (task != NULL) {
+        added = run_settle_task(run, task, ident, is_first);
+        Py_DECREF(task);
+    }
+    if (added < 0.0) { /* an object that only looks like a task, or no memory: the application goes on */
+        PyErr_Clear();
+        added = is_first ? FIRST : 0.0;
+    }
+    record_add(run->record, it->now, ident, (double)(loop->ready == NULL ? 0 : loop->ready->length) + added);
+    it->now = core_now();
+    if (error != NULL) {
+        raise_again(error);
+        return -1;
+    }
+    return 0;
+
+error:
+    Py_XDECREF(handle);
+    Py_XDECREF(callback);
+    Py_XDECREF(args);
+    Py_XDECREF(context);
+    Py_XDECREF(task);
+    return -1;
+}
+
+static int
+run_batch(Iteration *it)
+{
+    Run *run = &it->run;
+    Scheduling *loop = run->loop;
+    Py_ssize_t left = loop->ready->length;
+    double flush_at = it->last_flush + WAIT_SECONDS;
+    for (; left > 0 && loop->ready != NULL; left--) {
+        PyObject *handle = queue_popleft(loop->ready);
+        if (handle == NULL)
+            break; /* somebody else took it */
+        if (run_handle(it, handle) < 0)
+            return -1;
+        if (it->now > flush_at || run->record->length >= 2 * BATCH) {
+            if (PyErr_CheckSignals() < 0 || flush(it, it->now - it->last_flush > GAUGES_SECONDS) < 0)
+                return -1;
+            flush_at = it->now + WAIT_SECONDS;
+        }
+    }
+    loop->run_ident = 0.0;
+    Py_CLEAR(run->seen);
+    if (PyList_GET_SIZE(run->created) > 0 && call(run->define_created, NULL, NULL) < 0)
+        return -1;
+    if (run->record->length >= BATCH || it->now - it->last_flush > WAIT_SECONDS)
+        return flush(it, it->now - it->last_flush > GAUGES_SECONDS);
+    return 0;
+}
+
+/* -- 1. and 2. the poll. Returns its timeout as it is recorded; -3.0: an exception. */
+
+static double
+poll_recorded(Iteration *it, double poll_start)
+{
+    Scheduling *loop = it->run.loop;
+    Timers *timers = loop->timers;
+    Py_ssize_t wanted = PyDict_GET_SIZE(it->keys);
+    double timeout = -1.0;
+    if (loop->ready->length > 0 || loop->stopping)
+        timeout = 0.0;
+    else if (timers->length > 0) {
+        timeout = timers->heap[0].when - it->now;
+        timeout = timeout < 0.0 ? 0.0 : timeout > MAX_POLL_SECONDS ? MAX_POLL_SECONDS : timeout;
+    }
+    if (timeout >= 0.0 && timeout <= LINGER_SECONDS) {
+        if (poll_wait(&it->poll, timeout, wanted) < 0)
+            return -3.0;
+        it->now = core_now();
+        return timeout;
+    }
+    if (poll_wait(&it->poll, LINGER_SECONDS, wanted) < 0)
+        return -3.0;
+    if (it->poll.found == 0 && loop->ready != NULL && loop->ready->length == 0) {
+        record_add(it->run.record, poll_start, R_POLL, timeout);
+        if (flush(it, 1) < 0)
+            return -3.0;
+        publish(it, 0.0);
+        double rest = -1.0;
+        if (timers->list == NULL && timers->length > 0) {
+            rest = timers->heap[0].when - core_now();
+            rest = rest < 0.0 ? 0.0 : rest > MAX_POLL_SECONDS ? MAX_POLL_SECONDS : rest;
+        }
+        else if (timers->list != NULL) /* changed under us: the next iteration looks */
+            rest = 0.0;
+        if (loop->ready == NULL || loop->ready->length > 0)
+            rest = 0.0;
+        int failed = poll_wait(&it->poll, rest, wanted);
+        it->now = core_now();
+        it->last_publish = it->last_flush = it->now;
+        publish(it, it->now);
+        return failed < 0 ? -3.0 : RECORDED;
+    }
+    it->now = core_now();
+    return timeout;
+}
+
+/* -- 3. descriptors */
+
+static int
+call_loop(Scheduling *loop, const char *method, PyObject *key)
+{
+    PyObject *file = PyObject_GetAttrString(key, "fileobj");
+    PyObject *result = file == NULL ? NULL : PyObject_CallMethod((PyObject *)loop, method, "O", file);
+    Py_XDECREF(file);
+    Py_XDECREF(result);
+    return result == NULL ? -1 : 0;
+}
+
+static int
+queue_ready(Iteration *it, PyObject *key, PyObject *handle, int is_writer)
+{
+    Scheduling *loop = it->run.loop;
+    int cancelled = is_cancelled(it->run.st, handle);
+    if (cancelled < 0)
+        return -1;
+    if (cancelled)
+        return call_loop(loop, is_writer ? "_remove_writer" : "_remove_reader", key);
+    if (loop->ready == NULL)
+        return 0;
+    if (is_writer)
+        record_add(it->run.record, (double)loop->ready->length, R_WRITER, 0.0);
+    return queue_append(loop->ready, handle);
+}
+
+static int
+move_descriptors(Iteration *it)
+{
+    for (int i = 0; i < it->poll.found; i++) {
+        PyObject *number = PyLong_FromLong(poll_descriptor(&it->poll, i));
+        if (number == NULL)
+            return -1;
+        PyObject *key = PyDict_GetItemWithError(it->keys, number);
+        Py_DECREF(number);
+        if (key == NULL) {
+            if (PyErr_Occurred())
+                return -1;
+            continue; /* unregistered since, by a handle of this very list */
+        }
+        Py_INCREF(key);
+        PyObject *pair = PyObject_GetAttrString(key, "data");
+        int failed = pair == NULL || !PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2;
+        if (failed && pair != NULL)
+            PyErr_SetString(PyExc_TypeError, "a selector's key without a pair of handles");
+        if (!failed && PyTuple_GET_ITEM(pair, 0) != Py_None && poll_readable(&it->poll, i))
+            failed = queue_ready(it, key, PyTuple_GET_ITEM(pair, 0), 0) < 0;
+        if (!failed && PyTuple_GET_ITEM(pair, 1) != Py_None && poll_writable(&it->poll, i))
+            failed = queue_ready(it, key, PyTuple_GET_ITEM(pair, 1), 1) < 0;
+        Py_XDECREF(pair);
+        Py_DECREF(key);
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
+/* -- 4. timers */
+
+static int
+move_timers(Iteration *it, Py_ssize_t *due)
+{
+    core_state *st = it->run.st;
+    Scheduling *loop = it->run.loop;
+    Timers *timers = loop->timers;
+    double end = it->now + it->resolution;
+    while (timers->list == NULL && timers->length > 0 && timers->heap[0].when < end) {
+        double when = timers->heap[0].when;
+        PyObject *handle = timers_pop(timers);
+        int cancelled = is_cancelled(st, handle), failed = cancelled < 0;
+        if (cancelled > 0)
+            timers->cancelled--;
+        else if (!failed) {
+            failed = queue_append(loop->ready, handle) < 0;
+            int64_t place = 0;
+            if (PyObject_TypeCheck(handle, st->timer_handle_type))
+                place = *(int64_t *)((char *)handle + st->set_at);
+            record_add(it->run.record, when, R_TIMER, (double)place);
+            (*due)++;
+        }
+        Py_DECREF(handle);
+        if (failed)
+            return -1;
+    }
+    return 0;
+}
+
+/* -- the whole */
+
+/* Whether the Python iteration has to go on from here: 1, 0, or -1 with an exception. */
+static int
+has_to_leave(Scheduling *loop)
+{
+    core_state *st = loop->state;
+    if (loop->debug || loop->ready == NULL || loop->timers == NULL)
+        return 1;
+    if (loop->timers->list != NULL) {
+        int back = timers_back_to_array(loop->timers);
+        if (back != 1)
+            return back < 0 ? -1 : 1;
+    }
+    int clean = scheduling_is_clean(loop);
+    if (clean == 1)
+        clean = core_clock_is_ours(st);
+    if (clean != 1)
+        return clean < 0 ? -1 : 1;
+    if (st->handle_version == 0 || st->handle_version != st->asyncio_handle->tp_version_tag) {
+        PyObject *run = PyObject_GetAttrString((PyObject *)st->asyncio_handle, "_run");
+        if (run == NULL)
+            return -1;
+        int same = run == st->handle_run;
+        Py_DECREF(run);
+        if (!same)
+            return 1;
+        st->handle_version = st->asyncio_handle->tp_version_tag;
+    }
+    return 0;
+}
+
+/* One iteration. 1: the Python iteration has to go on; 2: the loop was stopped; 0; -1: an exception. */
+static int
+iterate(Iteration *it)
+{
+    Scheduling *loop = it->run.loop;
+    Record *record = it->run.record;
+    int leave = has_to_leave(loop);
+    if (leave != 0)
+        return leave;
+    if (loop->timers->cancelled > 0 && timers_sweep(loop->timers) < 0)
+        return -1;
+    double poll_start = it->now;
+    double timeout = poll_recorded(it, poll_start);
+    if (timeout == -3.0 || PyErr_CheckSignals() < 0)
+        return -1;
+    if (loop->ready == NULL || loop->timers == NULL)
+        return 1;
+    Py_ssize_t base = loop->ready->length, moved = 0, due = 0;
+    if (it->poll.found > 0) {
+        if (move_descriptors(it) < 0)
+            return -1;
+        if (loop->ready == NULL)
+            return 1;
+        moved = loop->ready->length - base;
+    }
+    if (!moved)
+        base = loop->ready->length;
+    if (loop->timers->length > 0 && move_timers(it, &due) < 0)
+        return -1;
+    if ((moved > 0 || due > 0) && moved > 0 && base == 0 && due == 0 && (timeout > 0.0 || timeout == -1.0))
+        record_add(record, poll_start, R_FOUND - (double)moved, it->now);
+    else if (timeout == 0.0 && moved == 0 && due == 0)
+        record_add(record, poll_start, R_SPIN, it->now);
+    else {
+        if (timeout != RECORDED)
+            record_add(record, poll_start, R_POLL, timeout);
+        record_add(record, it->now, R_ACTIVE, (double)moved);
+        if (moved > 0 || due > 0)
+            record_add(record, (double)base, R_DUE, (double)due);
+    }
+    if (moved + due > 4)
+        it->now = core_now();
+    if (it->now - it->last_publish > 0.001) {
+        it->last_publish = it->now;
+        publish(it, it->now);
+    }
+    if (run_batch(it) < 0)
+        return -1;
+    return loop->stopping ? 2 : 0;
+}
+
+/* _run_native(recorder, epoll, keys, resolution) */
+PyObject *
+scheduling_run(PyObject *self, PyObject *args)
+{
+    Scheduling *loop = (Scheduling *)self;
+    PyObject *recorder, *epoll, *keys;
+    Iteration *it = PyMem_Calloc(1, sizeof(Iteration)); /* 6 KB: too much for a thread's small stack */
+    if (it == NULL)
+        return PyErr_NoMemory();
+    if (!PyArg_ParseTuple(args, "OOO!d", &recorder, &epoll, &PyDict_Type, &keys, &it->resolution)) {
+        PyMem_Free(it);
+        return NULL;
+    }
+    it->keys = Py_NewRef(keys);
+    int state = run_open(&it->run, loop, recorder);
+    if (state == 1 && poll_open(&it->poll, epoll) < 0)
+        state = -1;
+    if (state == 1) {
+        it->now = it->last_flush = it->last_publish = core_now();
+        publish(it, it->now);
+        do
+            state = iterate(it);
+        while (state == 0);
+        loop->run_ident = 0.0;
+    }
+    else if (state == 0)
+        state = 1;
+    PyObject *error = state < 0 ? take_exception() : NULL;
+    if (it->run.tasks != NULL && run_settle_counts(&it->run) < 0)
+        PyErr_Clear();
+    poll_close(&it->poll);
+    run_close(&it->run);
+    Py_DECREF(keys);
+    PyMem_Free(it);
+    if (error != NULL) {
+        raise_again(error);
+        return NULL;
+    }
+    return PyBool_FromLong(state == 2);
+}

@@ -1,0 +1,301 @@
+/* The module: its state, and everything that is looked up once. */
+
+#include "core.h"
+#include <time.h>
+
+double
+core_now(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+core_state *
+core_state_of(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    if (type->tp_flags & Py_TPFLAGS_HEAPTYPE) {
+        PyObject *module = PyType_GetModuleByDef(type, &core_module);
+        if (module != NULL)
+            return PyModule_GetState(module);
+        PyErr_Clear(); /* at the interpreter's end a class may have lost its module */
+    }
+    return NULL;
+}
+
+/* Where a slot of a Python class lies; -1 with an exception where it has no such slot. */
+static Py_ssize_t
+offset_of(PyTypeObject *type, const char *name)
+{
+    PyObject *slot = PyObject_GetAttrString((PyObject *)type, name);
+    if (slot == NULL)
+        return -1;
+    Py_ssize_t offset = -1;
+    if (Py_IS_TYPE(slot, &PyMemberDescr_Type) && ((PyMemberDescrObject *)slot)->d_member->type == T_OBJECT_EX)
+        offset = ((PyMemberDescrObject *)slot)->d_member->offset;
+    else
+        PyErr_Format(PyExc_ImportError, "asyncio's %s.%s is no slot", type->tp_name, name);
+    Py_DECREF(slot);
+    return offset;
+}
+
+static int
+find_slots(core_state *st)
+{
+    static const struct {
+        const char *name;
+        size_t place;
+        int timer;
+    } slots[] = {
+        {"_callback", offsetof(core_state, callback), 0}, {"_args", offsetof(core_state, args), 0},
+        {"_cancelled", offsetof(core_state, cancelled), 0}, {"_context", offsetof(core_state, context), 0},
+        {"_loop", offsetof(core_state, loop), 0}, {"_repr", offsetof(core_state, repr), 0},
+        {"_source_traceback", offsetof(core_state, source_traceback), 0}, {"_when", offsetof(core_state, when), 1},
+        {"_scheduled", offsetof(core_state, scheduled), 1},
+    };
+    for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
+        Py_ssize_t offset =
+            offset_of(slots[i].timer ? st->asyncio_timer_handle : st->asyncio_handle, slots[i].name);
+        if (offset < 0)
+            return -1;
+        *(Py_ssize_t *)((char *)st + slots[i].place) = offset;
+    }
+    return 0;
+}
+
+static PyGetSetDef *
+find_getter(PyTypeObject *type, const char *name)
+{
+    PyObject *found = PyObject_GetAttrString((PyObject *)type, name);
+    if (found == NULL)
+        return NULL;
+    PyGetSetDef *result = Py_IS_TYPE(found, &PyGetSetDescr_Type) ? ((PyGetSetDescrObject *)found)->d_getset : NULL;
+    Py_DECREF(found);
+    if (result == NULL)
+        PyErr_Format(PyExc_ImportError, "%s.%s is no getter", type->tp_name, name);
+    return result;
+}
+
+static PyObject *
+import_from(const char *module, const char *name)
+{
+    PyObject *found = PyImport_ImportModule(module);
+    if (found == NULL)
+        return NULL;
+    PyObject *result = PyObject_GetAttrString(found, name);
+    Py_DECREF(found);
+    return result;
+}
+
+static PyTypeObject *
+import_type(const char *module, const char *name)
+{
+    PyObject *type = import_from(module, name);
+    if (type != NULL && !PyType_Check(type)) {
+        PyErr_Format(PyExc_ImportError, "%s.%s is no class", module, name);
+        Py_CLEAR(type);
+    }
+    return (PyTypeObject *)type;
+}
+
+/* core/task_types.py has looked at tasks: without C tasks there is no C core. */
+static int
+find_tasks(core_state *st)
+{
+    PyObject *task = import_from("traceloop.core.task_types", "PLAIN_TASK");
+    if (task == NULL)
+        return -1;
+    if (!PyType_Check(task)) {
+        Py_DECREF(task);
+        PyErr_SetString(PyExc_ImportError, "asyncio's tasks are not written in C");
+        return -1;
+    }
+    st->task_type = (PyTypeObject *)task;
+    st->step_type = import_type("traceloop.core.task_types", "STEP_TYPE");
+    st->method_type = import_type("traceloop.core.task_types", "C_METHOD_TYPE");
+    st->partial_type = import_type("functools", "partial");
+    PyObject *place = import_from("traceloop.core.task_types", "NAME_PLACE");
+    if (place == NULL || st->step_type == NULL || st->method_type == NULL || st->partial_type == NULL)
+        return -1;
+    st->name_place = (int)PyLong_AsLong(place);
+    Py_DECREF(place);
+    if ((st->step_self = find_getter(st->step_type, "__self__")) == NULL ||
+        (st->task_coro = find_getter(st->task_type, "_coro")) == NULL ||
+        (st->task_state = find_getter(st->task_type, "_state")) == NULL ||
+        (st->task_exception = find_getter(st->task_type, "_exception")) == NULL ||
+        (st->task_waiter = find_getter(st->task_type, "_fut_waiter")) == NULL)
+        return -1;
+    st->pending = import_from("asyncio.base_futures", "_PENDING");
+    st->finished = import_from("asyncio.base_futures", "_FINISHED");
+    return st->pending == NULL || st->finished == NULL ? -1 : 0;
+}
+
+static int
+make_types(PyObject *module, core_state *st)
+{
+    PyType_Spec spec = core_handle_spec;
+    spec.basicsize = (int)st->asyncio_handle->tp_basicsize;
+    st->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, (PyObject *)st->asyncio_handle);
+    spec = core_timer_handle_spec;
+    st->set_at = st->asyncio_timer_handle->tp_basicsize;
+    spec.basicsize = (int)(st->set_at + (Py_ssize_t)sizeof(int64_t));
+    st->timer_handle_type =
+        (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, (PyObject *)st->asyncio_timer_handle);
+    st->queue_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_queue_spec, NULL);
+    st->timers_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_timers_spec, NULL);
+    st->record_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_record_spec, NULL);
+    st->scheduling_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_scheduling_spec, NULL);
+    PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,
+                             st->timers_type, st->record_type,       st->scheduling_type};
+    for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
+        if (types[i] == NULL || PyModule_AddType(module, types[i]) < 0)
+            return -1;
+    }
+    /* From 3.12 on the list of weak references lies before the object, at an offset below 0. */
+    st->weakrefs = st->asyncio_handle->tp_weaklistoffset;
+    if (st->weakrefs == 0 || st->handle_type->tp_weaklistoffset != st->weakrefs ||
+        st->timer_handle_type->tp_weaklistoffset != st->weakrefs) {
+        PyErr_SetString(PyExc_ImportError, "asyncio's handles are not weakly referenced in the way that is known");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+intern(core_state *st)
+{
+    static const struct {
+        const char *text;
+        size_t place;
+    } names[] = {
+        {"call_at", offsetof(core_state, s_call_at)}, {"time", offsetof(core_state, s_time)},
+        {"_run_once", offsetof(core_state, s_run_once)}, {"_process_events", offsetof(core_state, s_process_events)},
+        {"_timer_handle_cancelled", offsetof(core_state, s_timer_handle_cancelled)},
+        {"monotonic", offsetof(core_state, s_monotonic)}, {"record", offsetof(core_state, s_record)},
+        {"_loop_ident", offsetof(core_state, s_loop_ident)}, {"cr_code", offsetof(core_state, s_cr_code)},
+        {"run", offsetof(core_state, s_run)}, {"get", offsetof(core_state, s_get)},
+        {"get_name", offsetof(core_state, s_get_name)}, {"get_coro", offsetof(core_state, s_get_coro)},
+        {"done", offsetof(core_state, s_done)}, {"append", offsetof(core_state, s_append)},
+        {"context", offsetof(core_state, s_context)}, {"func", offsetof(core_state, s_func)},
+        {"_python_call_soon", offsetof(core_state, s_python_call_soon)},
+        {"_python_call_later", offsetof(core_state, s_python_call_later)},
+        {"_python_call_at", offsetof(core_state, s_python_call_at)},
+        {"_note_timer", offsetof(core_state, s_note_timer)},
+    };
+    for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+        PyObject *text = PyUnicode_InternFromString(names[i].text);
+        if (text == NULL)
+            return -1;
+        *(PyObject **)((char *)st + names[i].place) = text;
+    }
+    return 0;
+}
+
+static int
+core_exec(PyObject *module)
+{
+    core_state *st = PyModule_GetState(module);
+    st->asyncio_handle = import_type("asyncio.events", "Handle");
+    st->asyncio_timer_handle = import_type("asyncio.events", "TimerHandle");
+    if (st->asyncio_handle == NULL || st->asyncio_timer_handle == NULL || find_slots(st) < 0 ||
+        find_tasks(st) < 0 || intern(st) < 0 || make_types(module, st) < 0)
+        return -1;
+    if ((st->handle_run = import_from("traceloop.core.choose", "HANDLE_RUN")) == NULL ||
+        (st->report_failure = import_from("traceloop.core.handles", "report_failure")) == NULL ||
+        (st->python_timers = import_from("traceloop.core.timers", "Timers")) == NULL ||
+        (st->spelled_out = import_from("traceloop.core.buffer", "spelled_out")) == NULL ||
+        (st->heappush = import_from("heapq", "heappush")) == NULL)
+        return -1;
+    return 0;
+}
+
+static PyObject *
+set_clock(PyObject *module, PyObject *globals)
+{
+    core_state *st = PyModule_GetState(module);
+    if (!PyDict_Check(globals)) {
+        PyErr_SetString(PyExc_TypeError, "the globals of a module are expected");
+        return NULL;
+    }
+    PyObject *clock = PyDict_GetItemWithError(globals, st->s_monotonic);
+    if (clock == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_KeyError, "monotonic");
+        return NULL;
+    }
+    Py_XSETREF(st->clock_globals, Py_NewRef(globals));
+    Py_XSETREF(st->clock, Py_NewRef(clock));
+    Py_RETURN_NONE;
+}
+
+#define EACH_OBJECT(DO)                                                                                             \
+    DO(handle_type) DO(timer_handle_type) DO(queue_type) DO(timers_type) DO(record_type) DO(scheduling_type)        \
+    DO(asyncio_handle) DO(asyncio_timer_handle) DO(handle_run) DO(task_type) DO(step_type) DO(method_type)          \
+    DO(partial_type) DO(pending) DO(finished) DO(report_failure) DO(python_timers) DO(spelled_out) DO(heappush)     \
+    DO(clock_globals) DO(clock) DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events)                        \
+    DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_cr_code) DO(s_run) DO(s_get)    \
+    DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
+    DO(s_python_call_later) DO(s_python_call_at) DO(s_note_timer)
+
+static int
+core_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    core_state *st = PyModule_GetState(module);
+#define VISIT(name) Py_VISIT(st->name);
+    EACH_OBJECT(VISIT)
+    return 0;
+}
+
+static int
+core_clear(PyObject *module)
+{
+    core_state *st = PyModule_GetState(module);
+#define CLEAR(name) Py_CLEAR(st->name);
+    EACH_OBJECT(CLEAR)
+    return 0;
+}
+
+static void
+core_free(void *module)
+{
+    core_state *st = PyModule_GetState(module);
+    if (st != NULL) {
+        core_free_handles(st);
+        core_clear(module);
+    }
+}
+
+static PyMethodDef core_methods[] = {
+    {"set_clock", set_clock, METH_O, "The globals of the module whose ``monotonic`` is the loop's clock."},
+    {NULL},
+};
+
+static PyModuleDef_Slot core_slots[] = {
+    {Py_mod_exec, core_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED}, /* core/choose.py does not load it where there is no GIL */
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef core_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_core",
+    .m_doc = "The accelerator of the event loop; what is in it is private to traceloop.core.",
+    .m_size = sizeof(core_state),
+    .m_methods = core_methods,
+    .m_slots = core_slots,
+    .m_traverse = core_traverse,
+    .m_clear = core_clear,
+    .m_free = core_free,
+};
+
+PyMODINIT_FUNC
+PyInit__core(void)
+{
+    return PyModuleDef_Init(&core_module);
+}
