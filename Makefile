@@ -13,11 +13,11 @@ WORKERS ?= 3
 
 # What is installed is known by a sum over names of files and what they say of dependencies: strict links stand for
 # single files, so one that comes or goes counts.
-INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards -type f ! -name '*.pyc' | sort; \
-	cat pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
+INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards -type f ! -name '*.pyc' ! -name '*.so' | sort; \
+	cat setup.py traceloop/core/native/* pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint conformance conformance-all bench install constraints debian-packages clean
+.PHONY: help demo test test-all lint conformance conformance-all bench install native constraints debian-packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -34,7 +34,13 @@ $(INSTALLED): | $(BIN)/python
 	$(PROGRESS) "installing traceloop and what its development needs" $(PIP) -e '.[dev]' --config-settings editable_mode=strict
 	@# Where PYTHONDONTWRITEBYTECODE is set every process would compile it anew: 0.3 s at each start.
 	@$(BIN)/python -m compileall -q build/__editable__.*/
+	@# The C core, where it could be built: beside its sources too, for those who run from the checkout.
+	@cp build/__editable__.*/traceloop/core/_core*.so traceloop/core/ 2>/dev/null || true
 	@touch $@
+
+native: $(BIN)/python ## build the C core alone, beside its sources
+	$(PIP) 'setuptools>=69'
+	$(BIN)/python setup.py -q build_ext --inplace
 
 constraints: ## choose the newest versions of what development needs, and write them down in constraints.txt
 	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints

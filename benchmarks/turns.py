@@ -52,7 +52,8 @@ def main() -> None:
         "recorded": EventLoop(),
         "python": PythonEventLoop(),
     }
-    print(f"Python {sys.version.split()[0]}, {options.turns} turns\n\n| workload | standard | recorded | recorded, Python |")
+    print(f"Python {sys.version.split()[0]}, {options.turns} turns\n")
+    print("| workload | standard | recorded | recorded, Python |")
     print("|---|---|---|---|")
     for workload, operations in TURNS.items():
         if options.workloads and workload.__name__ not in options.workloads:

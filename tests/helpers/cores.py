@@ -1,4 +1,4 @@
-"""The event loop on each of its cores. The C one is there where it was built (`make native` builds it in a checkout)."""
+"""The event loop on each of its cores. The C one is there where it was built (in a checkout: `make native`)."""
 
 from __future__ import annotations
 
