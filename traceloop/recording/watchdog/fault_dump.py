@@ -129,8 +129,7 @@ class FaultDump:
         """Takes the advertisement back; the signal's handler stays, since a signal may be on its way. False where the
         file cannot be removed: the process has changed its user.
         """
-        self._advertised = False
-        if not self._signal or self._directory is None:
+        if not self._advertised or self._directory is None:
             return True
         try:
             os.unlink(os.path.join(self._directory, files.DUMP_ADVERT))
@@ -138,6 +137,7 @@ class FaultDump:
             pass
         except OSError:
             return False
+        self._advertised = False
         return True
 
     def check(self) -> int:
