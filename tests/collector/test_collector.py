@@ -124,7 +124,6 @@ def test_forked_children_appear_and_an_ended_one_leaves_nothing(make_run):
         """
     )
     run.drained(program)
-    until(lambda: len(list(run.path.glob("drained-*"))) == 4)
     until(lambda: not list(run.path.glob("p-*")))
     assert run.value("asyncio_callback_runs_total", callback="__main__.main") == 8
 
@@ -196,8 +195,8 @@ def test_a_killed_collector_leaves_the_program_alone(make_run):
     )
     program.stdout.readline()
     description = until(lambda: (run.path / "collector.json").exists() and (run.path / "collector.json").read_text())
-    assert json.loads(description)["pid"] == run.handle.pid
-    os.kill(run.handle.pid, signal.SIGKILL)
+    os.kill(run.handle.pid, signal.SIGKILL)  # its supervisor
+    os.kill(json.loads(description)["pid"], signal.SIGKILL)
     assert program.stdout.read() == "done\n"
     assert program.wait() == 0
 
@@ -212,7 +211,7 @@ def test_a_taken_port(make_run, tmp_path):
         make_run(metrics_port=port, metrics_port_required=True)
 
 
-def test_sigterm_drains(make_run, receiver):
+def test_stop_drains(make_run, receiver):
     run = make_run({"OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url, "OTEL_BSP_SCHEDULE_DELAY": "60000"})
     run.drained(run.start(STEPS + "    end()\n"))
     run.handle.stop()

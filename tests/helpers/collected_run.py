@@ -68,7 +68,14 @@ class Run:
         return total
 
     def drained(self, program):
-        return until(lambda: (self.path / f"drained-{program.pid}").exists())
+        """Waits until the collector has read the program to its end."""
+
+        def read_to_its_end():
+            folders = list(self.path.glob(f"p-{program.pid}-*"))
+            # What has ended well is freed as soon as it is read.
+            return all((each / "usage").exists() for each in folders) and (folders or program.poll() is not None)
+
+        return until(read_to_its_end)
 
     def close(self):
         for program in self.programs:

@@ -4,11 +4,14 @@ It polls every 50 to 200 ms, for each scrape, and whenever a process that is abo
 pipe of the run directory. A poll has these steps:
 
 1. Read the rings of all processes into statistics and spans.
-2. For each process that has ended and was read to its end: write ``drained-PID``. If it was killed: report it, and keep
-   the record.
+2. For each process that has ended and was read to its end: free what it has left. If it was killed: report it, and
+   keep its record.
 3. When the root has ended and no other process is left: write ``summary.txt`` (and ``report.txt``). The root waits for
    them at its exit, for a bounded time.
 4. When the root is gone too: send the last spans, and remove the run directory unless its record is to be kept.
+
+A signal that ends a whole service comes to the collector as well: it goes on while the root lives, and then waits no
+longer for others than the exit timeout.
 
 The files of a run directory are listed in record/files.py.
 """
@@ -28,6 +31,8 @@ from traceloop.settings import Settings
 
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
 from .files import keep_traceback, release_stderr, say, write_file
+from .listening import close_listener
+from .orders import RELEASE_LISTENER, RELEASE_STDERR
 from .pace import (
     EXPECTED_SECONDS,
     FLUSH_SECONDS,
@@ -56,12 +61,17 @@ _MAX_NOTICES = 100
 class Collector:
     """Reads a run directory and serves what it reads. ``run`` is called by the one thread that owns it."""
 
-    def __init__(self, settings: Settings, root_pid: int = 0) -> None:
+    def __init__(self, settings: Settings, root_pid: int = 0, supervisor: int = -1) -> None:
+        """``supervisor``: the pipe to it (supervisor.py), -1 where there is none."""
         assert settings.run_dir is not None
         self.settings = settings
         self.run_dir = settings.run_dir
         self.root = Root(root_pid, os.path.join(self.run_dir, files.LEFT))
         self.stopping = False
+        self._supervisor = supervisor
+        self._listener: socket.socket | None = None
+        self._asked_to_end = False
+        self._wait_until = 0.0  # for others, after the root has ended
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
         self._keep = False  # the run directory, for whoever wants to know what went wrong
@@ -71,6 +81,9 @@ class Collector:
         self._expected_until = 0.0
         self._ended: set[str] = set()
         self._root_over = False
+        self._recorded = False
+        self._copied = 0  # how many processes had ended when the record was copied
+        self._stderr_released = False
         self._seen_any = False
         self._look_again = MAX_POLL_SECONDS
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
@@ -95,6 +108,7 @@ class Collector:
             self.pipeline = make_pipeline(self.settings, self.statistics, say)
         else:
             self.pipeline = NoSpans()
+        self._listener = listener
         if listener is not None:
             threading.Thread(
                 target=self._serve_metrics, args=(listener,), name="traceloop-metrics", daemon=True
@@ -105,11 +119,15 @@ class Collector:
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.poll(UNASKED_SECONDS * 1000)
+        if self._listener is None:
+            return  # the run is over
         try:
             from ..exporters.prometheus.server import serve
 
             serve(self._scraped, listener)
         except BaseException as error:
+            if self._listener is None:
+                return
             say(f"no metrics: {error!r}; its traceback is in {keep_traceback(self.run_dir)}")
 
     def _scraped(self) -> Statistics:
@@ -124,7 +142,7 @@ class Collector:
         pause = MIN_POLL_SECONDS
         while True:
             busy = self.turn()
-            if self._is_finished() or self.stopping:
+            if self._is_finished() or self.stopping or self._waited_long_enough():
                 break
             pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
             # A loop that stands still is looked at when its threshold is reached.
@@ -136,6 +154,20 @@ class Collector:
         """Makes ``run`` read what there is and return; from any thread and from signal handlers."""
         self.stopping = True
         self.pipe.wake()
+
+    def end_soon(self) -> None:
+        """Waits for nobody for long once the root has ended; for signal handlers."""
+        self._asked_to_end = True
+        self.pipe.wake()
+
+    def _waited_long_enough(self) -> bool:
+        """Whether a signal has asked for the end, and the root has ended so long ago that others are not waited for."""
+        if not self._asked_to_end or self.root.alive:
+            self._wait_until = 0.0
+            return False
+        now = time.monotonic()
+        self._wait_until = self._wait_until or now + self.settings.exit_timeout
+        return now >= self._wait_until
 
     def read(self) -> bool:
         """Step 1; whether there was anything. Under the statistics' lock, since scrapes read too."""
@@ -152,7 +184,7 @@ class Collector:
                     self._told_failure = True
                     line = f"part of the record could not be read: {error!r}; see {keep_traceback(self.run_dir)}"
                     self._keep = True
-                    self._tell(line)
+                    self.tell(line)
         return found
 
     def turn(self) -> bool:
@@ -171,7 +203,7 @@ class Collector:
             busy = True
             self._sum_up()
         if root_gone or self._summary_written or self._root_let_go():
-            release_stderr()
+            self._release_stderr()
         return busy
 
     def _process_over(self, name: str) -> None:
@@ -183,17 +215,19 @@ class Collector:
             self._keep = True
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
             line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
-            self._tell(line)
+            self.tell(line)
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
         # What only the kernel knew, for `traceloop report`.
         write_file(os.path.join(folder.path, files.USAGE), f"{process.statistics.most_resident_bytes}\n")
-        write_file(os.path.join(self.run_dir, f"{files.DRAINED_PREFIX}{folder.pid}"), "")
+        if not self._recorded:
+            self._recorded = True
+            write_file(os.path.join(self.run_dir, files.RECORDED), "")
         if not is_root and name not in self.follower.crashed:
             self._let_go(name)
 
-    def _tell(self, line: str) -> None:
+    def tell(self, line: str) -> None:
         """Says it at once, or where that is not possible, has the root say it at the end."""
         if notices.usable():
             say(line)
@@ -210,7 +244,7 @@ class Collector:
             more = f" ({self._unsaid} more lines were left out)" if self._unsaid else ""
             self._unsaid = 0
             self._said_for_others.append(now)
-            self._tell(line + more)
+            self.tell(line + more)
 
     def _let_go(self, name: str) -> None:
         """Frees what a process that ended well has left: a service may have thousands of workers in its life."""
@@ -229,7 +263,10 @@ class Collector:
         return all(name in self._ended for name in follower.processes)
 
     def _may_sum_up(self) -> bool:
-        return bool(self._ended) and (self._root_over or not self.root.alive) and self._everybody_over()
+        if not self._root_over:
+            # It may never have run a loop: the parent of a pool, a server's master process.
+            self._root_over = os.path.exists(os.path.join(self.run_dir, files.OVER))
+        return self._recorded and (self._root_over or not self.root.alive) and self._everybody_over()
 
     def _root_let_go(self) -> bool:
         """Whether the program has closed what was its stderr at the start, or made it something else: its readers may
@@ -251,12 +288,36 @@ class Collector:
         self.pipeline.flush(FLUSH_SECONDS)
         with self.statistics.lock:
             summary, report = self._texts()
+        if self._root_over or not self.root.alive:
+            self._keep_copy()
+        # Whoever starts the program again at once finds the port free.
+        self._close_listener()
         if not self.root.alive:
             say(report.removeprefix("traceloop: ") if report else summary)
         # The root, which waits for them, ends when they are there: so does then what it wrote to.
-        release_stderr()
+        self._release_stderr()
         write_file(os.path.join(self.run_dir, files.REPORT), report)
         write_file(os.path.join(self.run_dir, files.SUMMARY), "\n".join([*self.notices, summary]))
+
+    def _close_listener(self) -> None:
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            close_listener(listener)
+            self._order(RELEASE_LISTENER)
+
+    def _release_stderr(self) -> None:
+        if not self._stderr_released:
+            self._stderr_released = True
+            release_stderr()
+            self._order(RELEASE_STDERR)
+
+    def _order(self, order: bytes) -> None:
+        """Has the supervisor let go of it too."""
+        try:
+            if self._supervisor >= 0:
+                os.write(self._supervisor, order)
+        except OSError:
+            pass  # it was killed
 
     def _texts(self) -> tuple[str, str]:
         from ..exporters.text import report
@@ -281,27 +342,48 @@ class Collector:
     def finish(self) -> None:
         """Step 4."""
         over = self._is_finished()
+        if over:
+            self._close_listener()
         for process in list(self.follower.processes.values()):
             self.pipeline.end_process(process)
         self.pipeline.shutdown(SHUTDOWN_SECONDS)
         if not over:
             return  # somebody still writes there
-        if self.settings.record is not None:
-            self._keep_copy(self.settings.record)
+        self._keep_copy()
         if not self._keep:
             from shutil import rmtree
 
             rmtree(self.run_dir, ignore_errors=True)
 
-    def _keep_copy(self, record: str) -> None:
+    def _keep_copy(self) -> None:
+        """Copies the record into the directory of `--record`. Where that fails, the original stays."""
+        record = self.settings.record
+        if record is None or self._copied == len(self._ended):
+            return
         import shutil
 
+        self._copied = len(self._ended)
         target = os.path.join(record, os.path.basename(os.path.normpath(self.run_dir)))
+        unfinished = f"{target}.unfinished"
         try:
             os.makedirs(record, mode=0o700, exist_ok=True)
-            own = shutil.ignore_patterns(
-                files.WAKE, files.COLLECTOR, files.LOCK, f"{files.DRAINED_PREFIX}*", f"{files.SAID_PREFIX}*"
-            )
-            shutil.copytree(self.run_dir, target, ignore=own)
+            own = shutil.ignore_patterns(*_NOT_COPIED, f"{files.SAID_PREFIX}*")
+            shutil.copytree(self.run_dir, unfinished, ignore=own)
+            shutil.rmtree(target, ignore_errors=True)  # of an earlier end, after which more has come
+            os.rename(unfinished, target)
         except (OSError, shutil.Error) as error:
-            say(f"the record could not be kept in {record}: {error}")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            self._keep = True
+            self.tell(f"the record could not be kept in {record}: {_reason_of(error)}; it stays in {self.run_dir}")
+
+
+#: What is of no use in a copy of a record.
+_NOT_COPIED = (files.WAKE, files.COLLECTOR, files.LOCK, files.LEFT, files.OVER, files.RECORDED)
+
+
+def _reason_of(error: OSError) -> str:
+    """Why a copy failed. shutil.Error has a list of (source, target, text) for its text."""
+    problems = error.args[0] if error.args else None
+    if isinstance(problems, list) and problems:
+        return str(problems[0][-1])
+    return error.strerror or str(error)

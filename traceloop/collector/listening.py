@@ -26,6 +26,15 @@ def listen(host: str, port: int, *, required: bool) -> tuple[socket.socket, str 
     return listener, f"port {port} is taken; metrics at {url_of(listener, host)}"
 
 
+def close_listener(listener: socket.socket) -> None:
+    """Gives the port back at once, though other processes may hold the socket, or a thread may wait for it."""
+    try:
+        listener.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass  # macOS does not know it for a listening socket
+    listener.close()
+
+
 def url_of(listener: socket.socket, host: str) -> str:
     """The address of the metrics, with the host as it was named."""
     name = f"[{host}]" if ":" in host else host

@@ -1,4 +1,4 @@
-"""The first code of the collector's process: arguments, detachment, descriptors, search path.
+"""The first code of the collector's processes: arguments, detachment, descriptors, search path.
 
 Only then is the rest imported: the application's modules on PYTHONPATH may bear names of the standard library.
 """
@@ -29,26 +29,21 @@ def main(arguments: list[str] | None = None) -> None:
     listen_descriptor = int(options.get("listen-fd", "-1"))
     _close_all_but(ready, listen_descriptor)
     _search_pythonpath_last()
+    from .supervisor import Supervisor
+
+    supervisor = Supervisor(
+        options["run-dir"], int(options.get("root-pid", "0")), port_required="port-required" in options
+    )
     status = 1
     try:
-        from .process import run_process
-
-        status = run_process(
-            options["run-dir"],
-            int(options.get("root-pid", "0")),
-            ready,
-            port_required="port-required" in options,
-            listen_descriptor=listen_descriptor,
-        )
+        status = supervisor.start(ready, listen_descriptor) or supervisor.run()
     finally:
         # No exit handlers, no wait for threads: what had to be written is written.
         try:
             sys.stderr.flush()
         except Exception:
             pass
-        if "detach" in options or "detached" in options:
-            os._exit(status)
-    sys.exit(status)
+        os._exit(status)
 
 
 def _parse(arguments: list[str]) -> dict[str, str]:

@@ -13,3 +13,5 @@ UNASKED_SECONDS = 1.0
 #: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
 FLUSH_SECONDS = 0.5
 SHUTDOWN_SECONDS = 5.0
+#: A collector that has died is started again, but not more often than this.
+RESTART_SECONDS = 60.0

@@ -1,10 +1,11 @@
-"""The collector's process, from its answer to whoever started it to its exit status."""
+"""The collector's process, from its first import to its exit status."""
 
 from __future__ import annotations
 
 import gc
 import json
 import os
+import resource
 import signal
 import socket
 
@@ -14,55 +15,48 @@ from traceloop.settings import Settings
 
 from . import expired_records
 from .collector import Collector
-from .errors import CollectorError
 from .files import keep_traceback, say, write_file
-from .listening import listen, url_of
+from .orders import STOP_SIGNAL
+
+# Descriptors: rings and /proc files of many processes at once, beside the connections of scrapers.
+_WANTED_DESCRIPTORS = 65536
 
 
-def run_process(run_dir: str, root_pid: int, ready: int, *, port_required: bool, listen_descriptor: int = -1) -> int:
-    """The collector process, from its first line to its exit status.
+def run_process(
+    settings: Settings, root_pid: int, *, listen_descriptor: int, url: str | None, supervisor: int, ended_before: str
+) -> int:
+    """Follows the run in ``settings.run_dir`` to its end; returns the exit status, 1 where it failed.
 
-    ``ready``: the descriptor of start()'s pipe. ``listen_descriptor``: of a socket that listens already.
+    ``listen_descriptor``: of the socket that listens for scrapes at ``url``, -1 where there is none. ``supervisor``:
+    the pipe to it. ``ended_before``: how the collector before this one ended, "" for the first.
     """
-    answers: list[str] = []
-    settings = Settings.from_environ(os.environ, on_error=lambda line: answers.append(f"notice {line}")).replace(
-        run_dir=run_dir, metrics_port_required=port_required
-    )
-    listener: socket.socket | None = None
-    url: str | None = None
+    assert settings.run_dir is not None
     try:
-        if settings.metrics:
-            if listen_descriptor >= 0:
-                listener = socket.socket(fileno=listen_descriptor)
-            else:
-                bound, notice = listen(settings.metrics_host, settings.metrics_port, required=port_required)
-                listener = socket.socket(fileno=bound.detach())
-                if notice:
-                    answers.append(f"notice {notice}")
-            url = url_of(listener, settings.metrics_host)
-            answers.append(f"url {url}")
-        collector = Collector(settings, root_pid)
-    except (CollectorError, OSError) as error:
-        _answer(ready, [f"error {error}"])
-        return 2
-    signal.signal(signal.SIGTERM, lambda *_: collector.stop())
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
-    _answer(ready, [f"pid {os.getpid()}", *answers, "ready"])
-    try:
-        _run_until_finished(collector, listener, url)
+        collector = Collector(settings, root_pid, supervisor)
+        # SIGTERM to a whole service comes to us too: the program then has something to say yet.
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, lambda *_: collector.end_soon())
+        signal.signal(STOP_SIGNAL, lambda *_: collector.stop())
+        _raise_limit()
+        listener = socket.socket(fileno=os.dup(listen_descriptor)) if listen_descriptor >= 0 else None
+        _run_until_finished(collector, listener, url, ended_before)
     except BaseException as error:
-        say(f"the collector failed: {error!r}; its traceback is in {keep_traceback(run_dir)}, the record stays there")
+        traceback = keep_traceback(settings.run_dir)
+        say(f"the collector failed: {error!r}; its traceback is in {traceback}, the record stays there")
         return 1
     return 0
 
 
-def _run_until_finished(collector: Collector, listener: socket.socket | None, url: str | None) -> None:
+def _run_until_finished(
+    collector: Collector, listener: socket.socket | None, url: str | None, ended_before: str
+) -> None:
     run_dir = collector.run_dir
     description = {"pid": os.getpid(), "start_ticks": process_start_ticks(), "url": url}
     write_file(os.path.join(run_dir, files.COLLECTOR), json.dumps(description))
     expired_records.hold(run_dir)  # until this process ends
     collector.open(listener)
+    if ended_before:
+        collector.tell(f"the collector {ended_before} and was started again: it goes on from what the rings hold")
     expired_records.expire(run_dir)
     # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
     # reading them.
@@ -72,11 +66,12 @@ def _run_until_finished(collector: Collector, listener: socket.socket | None, ur
     collector.run()
 
 
-def _answer(ready: int, lines: list[str]) -> None:
-    if ready < 0:
-        return
+def _raise_limit() -> None:
+    """As many descriptors as we may have: the application's limit may be low, and is none of ours."""
     try:
-        os.write(ready, "".join(line.replace("\n", " ") + "\n" for line in lines).encode("utf-8", "backslashreplace"))
-        os.close(ready)
-    except OSError:
-        pass  # whoever started us is gone
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = _WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _WANTED_DESCRIPTORS)
+        if soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):
+        pass

@@ -42,7 +42,7 @@ _NOT_KEPT = (0, 1)
 class CollectorHandle:
     """A collector process that has been started.
 
-    ``pid``: its process, no child of ours. ``url``: of its metrics, None where none are served.
+    ``pid``: its supervisor's process, no child of ours. ``url``: of its metrics, None where none are served.
     ``notices``: lines for the user.
     """
 
@@ -53,10 +53,10 @@ class CollectorHandle:
 
     def stop(self) -> None:
         """Asks it to read what there is and to end. It ends by itself when the run is over."""
-        import signal  # not above: with the enumerations it brings in, it would cost the command 10 ms at each start
+        from .orders import STOP_SIGNAL
 
         try:
-            os.kill(self.pid, signal.SIGTERM)
+            os.kill(self.pid, STOP_SIGNAL)
         except ProcessLookupError:
             pass
 

@@ -31,13 +31,12 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
         return  # the process has changed its user; the collector says how the run went
     except OSError:
         pass
-    names = _listing(run_dir)
-    if not any(files.parse_process_name(name) for name in names):
-        if any(name.startswith(files.DRAINED_PREFIX) for name in names):
-            # Its children have run loops, and are over, read and removed: the collector only waits for this process.
-            tell_left(run_dir)
-            _wait_for_collectors_words(run_dir, settings.exit_timeout)
-            return
+    recorded = any(name == files.RECORDED or files.parse_process_name(name) for name in _listing(run_dir))
+    if settings.collector == "process":
+        # It may be the parent of a pool, or a server's master process, which has no folder to say so in.
+        _write_empty(os.path.join(run_dir, files.OVER))
+        wake_collector(run_dir)
+    if not recorded:
         notices.say(why_nothing())
         if settings.collector == "none":
             _remove_empty(run_dir)
@@ -60,20 +59,8 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
 
 def tell_left(run_dir: str) -> None:
     """Lets the collector know that this process, which began the run, has no part in it any more."""
-    try:
-        os.close(os.open(os.path.join(run_dir, files.LEFT), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
-    except OSError:
-        return  # the collector has gone, and its folder with it
+    _write_empty(os.path.join(run_dir, files.LEFT))
     wake_collector(run_dir)
-
-
-def _wait_for_collectors_words(run_dir: str, timeout: float) -> None:
-    """The collector sums the run up by itself; this process ends after that, where it can."""
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline and os.path.isdir(run_dir):
-        if os.path.exists(os.path.join(run_dir, files.SUMMARY)):
-            return
-        select.poll().poll(5)
 
 
 def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> str | None:
@@ -113,6 +100,13 @@ def wake_collector(run_dir: str) -> None:
         pass  # full: it will wake
     finally:
         os.close(pipe)
+
+
+def _write_empty(path: str) -> None:
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    except OSError:
+        pass  # the collector has gone, and its folder with it
 
 
 def _listing(directory: str) -> list[str]:

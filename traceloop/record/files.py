@@ -15,11 +15,13 @@
         collector.json            the collector: pid, start, address
         wake                      a pipe that wakes the collector
         held                      locked while the collector lives
-        drained-PID, said-TOPIC   a process was read to its end; a notice was printed
+        recorded                  a process was read to its end
+        said-TOPIC                a notice was printed
         summary.txt, report.txt   what is printed at the end
         collector-traceback.txt   why the collector failed
         crashed                   the record was kept because a process crashed
         left                      the process that began the run lives on, and has left it
+        over                      the process that began the run is about to end
 
 Readers open these files with ``open_file``. A record may come from somebody else, and one of its names may be a link
 to a device or a pipe without a writer.
@@ -47,7 +49,8 @@ REPORT: Final = "report.txt"
 COLLECTOR_TRACEBACK: Final = "collector-traceback.txt"
 CRASHED: Final = "crashed"
 LEFT: Final = "left"
-DRAINED_PREFIX: Final = "drained-"
+OVER: Final = "over"
+RECORDED: Final = "recorded"
 SAID_PREFIX: Final = "said-"
 
 # -- of a process
