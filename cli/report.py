@@ -12,9 +12,10 @@ from .runs import find_run, read
 
 @click.command("report")
 @click.argument("record", type=click.Path(exists=True, file_okay=False, readable=True))
+@click.option("--full", is_flag=True, help="Print every table, with all its rows.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
-def command(record: str, width: int | None) -> None:
-    """Print the report of RECORD.
+def command(record: str, full: bool, width: int | None) -> None:
+    """Print the report of RECORD: what is wrong, how bad it is, who does it and what to do; then tables.
 
     RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR
     itself: then its newest run is taken.
@@ -34,4 +35,4 @@ def command(record: str, width: int | None) -> None:
         click.echo(f"traceloop: {problem}", err=True)
     for crash in crashes:
         click.echo(f"traceloop: {crash}; `traceloop report {folder}` shows its record")
-    click.echo(report(statistics, color=color, width=max(60, columns)), nl=False)
+    click.echo(report(statistics, color=color, width=max(60, columns), full=full), nl=False)

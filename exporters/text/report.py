@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 
-from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.findings.scope import Scope
+from traceloop.reading.findings.slow_runs import causes_of
+from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.statistics.executors import ExecutorTotals
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
+from traceloop.record.sites import UNKNOWN_LABEL
 
+from . import report_findings, report_stalls, report_waits
 from . import report_resources as report_parts
-from . import report_stalls, report_waits
+from .names import readable
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
 #: Rows of a table of callbacks.
@@ -23,26 +28,34 @@ TOP = 10
 TOP_LOOPS = 8
 _QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
 
-Section = Callable[[LoopStatistics, Style], list[str]]
-
-#: More sections for every loop, after those of this module: lines, without a blank one at either end.
-loop_sections: list[Section] = []
+#: Rows of a table of the short report.
+FEW = 5
 
 
-def report(statistics: Statistics, color: bool = False, width: int = 100) -> str:
-    """The report of everything that was read, ended in a line break. ``width``: characters of a line, 60 at least."""
+def report(statistics: Statistics, color: bool = False, width: int = 100, full: bool = False) -> str:
+    """The report of everything that was read, ended in a line break: first what is wrong, then tables.
+
+    ``width``: characters of a line, 60 at least. ``full``: every table with all its columns and rows.
+    """
     style = Style(color, width)
     with statistics.lock:
+        judged = verdict(statistics)
         lines = [style.bold(line) for line in textwrap.wrap(f"traceloop: {_overview(statistics)}", style.width)]
+        lines += ["", *report_findings.findings(judged, style, len(statistics.processes), full)]
         for _, process in sorted(statistics.processes.items()):
-            lines += ["", *_process(process, style)]
+            lines += ["", *_process(process, style, full)]
+        if statistics.processes and not full:
+            lines += [
+                "",
+                style.dim("All tables: traceloop report --full. What the words mean: docs/reading-a-report.md"),
+            ]
     return "\n".join(lines) + "\n"
 
 
 def summary(statistics: Statistics) -> str:
-    """One line: loops, callbacks, utilization, slow callbacks and the worst of them by name."""
+    """One line: loops, callbacks, utilization, slow callbacks, and the worst finding, whatever its kind."""
     with statistics.lock:
-        return _overview(statistics)
+        return f"{_overview(statistics)}; {clean(verdict(statistics).line)}"
 
 
 def _overview(statistics: Statistics) -> str:
@@ -57,13 +70,7 @@ def _overview(statistics: Statistics) -> str:
     active, total = sum(each[0] for each in times), sum(sum(each) for each in times)
     parts.append(f"{percent(active / total if total else 0.0)} utilization")
     slow_runs = sum(loop.callbacks.slow_runs for loop in loops)
-    text = counted(slow_runs, "slow callback") if slow_runs else "no slow callbacks"
-    worst = _worst(loops)
-    if worst is not None:
-        name, totals = worst
-        text += f" (worst: {clean(name)}, {seconds(totals.longest_s)}"
-        text += f", {seconds(totals.seconds)} in {count(totals.runs)})" if totals.runs > 1 else ")"
-    parts.append(text)
+    parts.append(counted(slow_runs, "slow callback") if slow_runs else "no slow callbacks")
     dropped = sum(process.dropped for process in statistics.processes.values())
     if dropped:
         parts.append(f"{counted(dropped, 'record')} dropped")
@@ -84,20 +91,11 @@ def _spans_sent(statistics: Statistics) -> list[str]:
     return [*out, f"{counted(dropped, 'span')} dropped"] if dropped > 0 else out
 
 
-def _worst(loops: list[LoopStatistics]) -> tuple[str, SlowTotals] | None:
-    """The slow callback with the longest run: by its culprit, where that is known to be another."""
-    found: tuple[str, SlowTotals] | None = None
-    for loop in loops:
-        for (callback, culprit), totals in loop.callbacks.slow.items():
-            if found is None or totals.longest_s > found[1].longest_s:
-                found = (callback if culprit in ("unknown", callback) else f"{culprit} in {callback}", totals)
-    return found
-
-
 # -- a process
 
 
-def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
+def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str]:
+    scope = Scope(process, time.monotonic())
     facts = [f"pid {process.pid}"] if process.pid else []
     if process.processes > 1:
         facts.append(f"the last of {process.processes} in this slot")
@@ -114,12 +112,12 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
     for loop in process.loops.values():
         if loop in shown:
             yield ""
-            yield from _loop(loop, style)
+            yield from _loop(loop, scope, style, full)
     if len(busiest) > len(shown):
         runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
         yield ""
         yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
-    stalls = report_stalls.stalls(process, style)
+    stalls = report_stalls.stalls(process, style, full)
     if stalls:
         yield ""
         yield from stalls
@@ -130,14 +128,15 @@ def _process(process: ProcessStatistics, style: Style) -> Iterator[str]:
     executors = [each for each in process.executors.executors.values() if each.queue_durations.count or each.waiting]
     if executors:
         yield ""
-        yield from _executors(executors, style)
-        yield from report_parts.saturation(executors, style)
+        yield from _executors(executors, style, full)
+        if full:
+            yield from report_parts.saturation(executors, style)
     interrupted = report_parts.collections(process, style)
-    if interrupted:
+    if interrupted and full:
         yield ""
         yield from interrupted
     grown = report_parts.growth(process, style)
-    if grown:
+    if grown and full:
         yield ""
         yield from grown
 
@@ -168,7 +167,7 @@ def _usage(process: ProcessStatistics, style: Style) -> Iterator[str]:
 # -- a loop
 
 
-def _loop(loop: LoopStatistics, style: Style) -> Iterator[str]:
+def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool) -> Iterator[str]:
     active, idle = loop.times()
     share = active / (active + idle) if active + idle else 0.0
     title = f"Loop {clean(loop.label)}"
@@ -185,8 +184,13 @@ def _loop(loop: LoopStatistics, style: Style) -> Iterator[str]:
     elif loop.is_open and (running := loop.running_seconds()) > 1.0:
         yield "    " + style.bad(f"has been running for {seconds(running)} without a poll")
     yield "    " + "; ".join(_tasks_and_timers(loop))
-    for section in (_delays_and_durations, _most_time, report_parts.tasks, _slow, *loop_sections):
-        lines = section(loop, style)
+    sections = (
+        _delays_and_durations(loop, style, full),
+        _most_time(loop, style, TOP if full else FEW),
+        report_parts.tasks(loop, style, full),
+        _slow(loop, scope, style, TOP if full else FEW),
+    )
+    for lines in sections:
         if lines:
             yield ""
             yield from lines
@@ -211,14 +215,15 @@ def _tasks_and_timers(loop: LoopStatistics) -> Iterator[str]:
     yield from report_parts.transports(loop)
 
 
-def _delays_and_durations(loop: LoopStatistics, style: Style) -> list[str]:
-    """Percentiles of what ran, by kind."""
+def _delays_and_durations(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
+    """Percentiles of what ran; in full by kind of callback."""
     rows: list[list[str]] = []
     empty = Histogram()
     for title, family in (("schedule delay", loop.callbacks.delays), ("duration", loop.callbacks.durations)):
         kinds = sorted(family.items(), key=lambda each: -each[1].count)
         if len(kinds) > 1:
             kinds.insert(0, ("all", Histogram().merge(family.values())))
+        kinds = kinds if full else kinds[:1]
         for position, (kind, histogram) in enumerate(kinds or [("all", empty)]):
             rows.append(
                 [title if position == 0 else "", kind, count(histogram.count)]
@@ -229,20 +234,21 @@ def _delays_and_durations(loop: LoopStatistics, style: Style) -> list[str]:
     return table(style, header, rows, names=2) if loop.callbacks.runs else []
 
 
-def _most_time(loop: LoopStatistics, style: Style) -> list[str]:
+def _most_time(loop: LoopStatistics, style: Style, limit: int) -> list[str]:
     """The callbacks that took most time."""
     callbacks = sorted(loop.callbacks.callbacks.values(), key=lambda each: -each.seconds)
     total = sum(each.seconds for each in callbacks)
     rows = [
         [
-            each.label,
+            readable(each.label),
             count(each.runs),
             seconds(each.seconds),
             percent(each.seconds / total if total else 0.0),
             seconds(each.seconds / each.runs if each.runs else 0.0),
             seconds(each.longest_s),
         ]
-        for each in callbacks[:TOP]
+        for each in callbacks[:limit]
+        if each.seconds > 0.0
     ]
     left_out = len(callbacks) - len(rows)
     lines = table(style, ["callbacks by time", "runs", "time", "share", "mean", "longest"], rows)
@@ -251,36 +257,38 @@ def _most_time(loop: LoopStatistics, style: Style) -> list[str]:
     return lines
 
 
-def _slow(loop: LoopStatistics, style: Style) -> list[str]:
-    """The slow callbacks, what they did to others."""
+def _slow(loop: LoopStatistics, scope: Scope, style: Style, limit: int) -> list[str]:
+    """The slow callbacks: whose fault, why, and what they did to others."""
     threshold = seconds(loop.callbacks.threshold)
     if not loop.callbacks.slow:
         if threshold == "∞":
             return ["    " + style.dim("no callback counts as slow: loop.slow_callback_duration is infinite")]
         return ["    " + style.good(f"no callback ran for {threshold} or longer")]
     slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].seconds)
+    causes = causes_of(scope)
     rows = [
         [
-            callback,
-            culprit if culprit != callback else "itself",
+            readable(callback),
+            "itself" if culprit == callback else "not known" if culprit == UNKNOWN_LABEL else culprit,
+            causes.get(callback if culprit == UNKNOWN_LABEL else culprit, ""),
             count(totals.runs),
             seconds(totals.seconds),
             style.bad(seconds(totals.longest_s)),
-            seconds(totals.blocked_s),
+            seconds(totals.blocked_s) if totals.blocked_s > 0.0 else "-",
         ]
-        for (callback, culprit), totals in slow[:TOP]
+        for (callback, culprit), totals in slow[:limit]
     ]
-    header = [f"slow (≥ {threshold})", "culprit", "runs", "time", "longest", "others waited"]
-    lines = table(style, header, rows, names=2)
-    if len(slow) > TOP:
-        lines.append(style.dim(f"    and {count(len(slow) - TOP)} more"))
+    header = [f"slow (≥ {threshold})", "culprit", "cause", "runs", "time", "longest", "others waited"]
+    lines = table(style, header, rows, names=3)
+    if len(slow) > limit:
+        lines.append(style.dim(f"    and {count(len(slow) - limit)} more"))
     return lines
 
 
 # -- executors
 
 
-def _executors(executors: list[ExecutorTotals], style: Style) -> list[str]:
+def _executors(executors: list[ExecutorTotals], style: Style, full: bool) -> list[str]:
     rows = []
     for each in sorted(executors, key=lambda each: -each.run_durations.sum):
         rows.append(
@@ -304,7 +312,8 @@ def _executors(executors: list[ExecutorTotals], style: Style) -> list[str]:
     functions.sort(key=lambda each: -each[2].seconds)
     rows = [
         [name, label, count(totals.runs), seconds(totals.seconds), seconds(totals.seconds / max(1, totals.runs))]
-        for label, name, totals in functions[:TOP]
+        for label, name, totals in functions[: TOP if full else FEW]
+        if totals.runs
     ]
     if rows:
         lines += ["", *table(style, ["offloaded functions by time", "executor", "runs", "time", "mean"], rows, names=2)]

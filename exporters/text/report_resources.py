@@ -23,8 +23,8 @@ _INTERRUPTED = 5
 _OLD_SECONDS = 10.0
 
 
-def tasks(loop: LoopStatistics, style: Style) -> list[str]:
-    """Coroutines by time in steps, and the oldest tasks alive."""
+def tasks(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
+    """In full the coroutines by time in steps; and the oldest tasks alive."""
     rows = [
         [
             label,
@@ -40,7 +40,7 @@ def tasks(loop: LoopStatistics, style: Style) -> list[str]:
     if not rows:
         return []
     header = ["coroutines by time", "tasks", "steps", "running", "ready", "suspended", "longest"]
-    lines = table(style, header, rows)
+    lines = table(style, header, rows) if full else []
     now = time.monotonic()
     for task in loop.tasks.oldest(_OLDEST):
         age = now - task.since

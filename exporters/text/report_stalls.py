@@ -14,9 +14,11 @@ from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.record.frames import is_application
 from traceloop.record.sites import UNKNOWN_LABEL
 
+from .names import readable
 from .tables import Style, clean, count, counted, seconds, shorten, table
 
 _PAIRS = 8
+_FEW = 3
 _WORST = 3
 _LINES = 4
 
@@ -27,15 +29,20 @@ class _Stall(NamedTuple):
     ended: bool
 
 
-def stalls(process: ProcessStatistics, style: Style) -> list[str]:
-    """All that is known of the stalls of a process slot; nothing where there were none."""
+def stalls(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
+    """What is known of the stalls of a process slot; nothing where there were none. The findings have the worst: in
+    short, this says only who waited for whom.
+    """
     try:
         known = stalls_of(process)
     except LookupError:
         return []
     indexes = [*known.earlier, known.index]
+    parts = [_matrix(indexes, style, _PAIRS if full else _FEW)]
+    if full:
+        parts = [_worst(indexes, style), *parts, _congestion(indexes, style)]
     lines: list[str] = []
-    for part in (_worst(indexes, style), _matrix(indexes, style), _congestion(indexes, style)):
+    for part in parts:
         if part:
             lines += ["", *part] if lines else part
     return ["  " + style.bold("Stalls"), *lines] if lines else []
@@ -138,7 +145,7 @@ def _place(frame: tuple[str, int, str, str]) -> str:
 # -- who paid
 
 
-def _matrix(indexes: list[StallIndex], style: Style) -> list[str]:
+def _matrix(indexes: list[StallIndex], style: Style, limit: int) -> list[str]:
     """Blockers and victims, by what the victims waited."""
     pairs: dict[tuple[str, str, str], Blocked] = {}
     for index in indexes:
@@ -151,18 +158,19 @@ def _matrix(indexes: list[StallIndex], style: Style) -> list[str]:
     ordered = sorted(pairs.items(), key=lambda each: (each[1].exact, each[1].at_most), reverse=True)
     rows = [
         [
-            culprit if culprit != UNKNOWN_LABEL else callback,
-            victim,
+            culprit if culprit != UNKNOWN_LABEL else readable(callback),
+            readable(victim),
             count(entry.handles),
             seconds(entry.exact),
             # What the blocker itself had put in waited somewhere between nothing and this.
             f"{count(entry.own_handles)}, ≤ {seconds(entry.at_most)}" if entry.own_handles else "",
         ]
-        for (callback, culprit, victim), entry in ordered[:_PAIRS]
+        for (callback, culprit, victim), entry in ordered[:limit]
+        if entry.exact > 0.0 or entry.own_handles
     ]
     lines = table(style, ["who blocked", "who waited", "times", "waited", "its own"], rows, names=2)
-    if len(ordered) > _PAIRS:
-        lines.append(style.dim(f"    and {counted(len(ordered) - _PAIRS, 'more pair')}"))
+    if len(ordered) > limit:
+        lines.append(style.dim(f"    and {counted(len(ordered) - limit, 'more pair')}"))
     return lines
 
 

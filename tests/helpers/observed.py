@@ -11,8 +11,8 @@ from tests.helpers.paths import ROOT
 from tests.helpers.waiting import until
 from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
+from traceloop.reading.new_statistics import new_statistics
 from traceloop.reading.stalls import parts as stall_statistics
-from traceloop.reading.statistics.run import Statistics
 
 TROUBLES = pathlib.Path(__file__).with_name("troubles.py")
 
@@ -44,8 +44,7 @@ class Observed:
 
     def __init__(self, run_dir, statistics=None):
         if statistics is None:
-            statistics = Statistics()
-            stall_statistics.add_to(statistics)
+            statistics = new_statistics()
         self.statistics = statistics
         self.follower = RunFollower(run_dir, self.statistics)
         self.probe = StallProbe(self.follower)

@@ -293,7 +293,7 @@ class Collector:
         # Whoever starts the program again at once finds the port free.
         self._close_listener()
         if not self.root.alive:
-            say(report.removeprefix("traceloop: ") if report else summary)
+            notices.say_report(report) if report else say(summary)
         # The root, which waits for them, ends when they are there: so does then what it wrote to.
         self._release_stderr()
         write_file(os.path.join(self.run_dir, files.REPORT), report)

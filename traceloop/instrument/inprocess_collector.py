@@ -54,6 +54,6 @@ def finish(settings: Settings) -> None:
     collector, _collector = _collector, None
     collector.stop(settings.exit_timeout)
     if settings.report:
-        notices.say(_report.report(collector.statistics).removeprefix("traceloop: "))
+        notices.say_report(_report.report(collector.statistics))
     else:
         notices.say(_report.summary(collector.statistics))

@@ -51,8 +51,9 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
     report = _read(os.path.join(run_dir, files.REPORT)) if settings.report else None
     if report:
         # The report begins with what the summary's last line says.
-        notices.say("\n".join(summary.splitlines()[:-1]))
-        notices.say(report.removeprefix("traceloop: "))
+        for line in summary.splitlines()[:-1]:
+            notices.say(line)
+        notices.say_report(report)
     else:
         notices.say(summary)
 

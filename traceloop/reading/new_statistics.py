@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .findings import verdict
 from .stalls import parts as stall_statistics
 from .statistics.run import Statistics
 
@@ -15,6 +16,7 @@ def new_statistics(**choices: Any) -> Statistics:
     """Empty statistics; ``choices`` as ``Statistics`` takes them."""
     statistics = Statistics(**choices)
     stall_statistics.add_to(statistics)
+    verdict.add_to(statistics)
     return statistics
 
 

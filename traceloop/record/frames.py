@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Final
 
@@ -12,6 +13,7 @@ Frame = tuple[str, int, str, str]
 #: This package's folder, with a separator behind it.
 OUR_FOLDER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
+_ANY_STDLIB: Final = re.compile(r"/lib(64)?/python3\.\d+t?/")
 
 # The functions of the loop that call handles, by file: in a stack, the application begins below them. Files are told by
 # their last two names, since a record may come from another installation. The last ones are an earlier version's.
@@ -53,7 +55,8 @@ def is_application(file: str, module: str) -> bool:
         return module == "__main__"  # python -c, a notebook
     if "/site-packages/" in file or "/dist-packages/" in file:
         return False
-    return bool(file) and not file.startswith((_STDLIB_FOLDER, OUR_FOLDER))
+    # A record may be another interpreter's.
+    return bool(file) and not file.startswith((_STDLIB_FOLDER, OUR_FOLDER)) and not _ANY_STDLIB.search(file)
 
 
 def is_library(file: str) -> bool:

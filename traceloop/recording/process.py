@@ -84,7 +84,7 @@ class Process:
             return path
         return None
 
-    def describe(self) -> dict[str, int | str]:
+    def describe(self) -> dict[str, int | str | bool]:
         """What is told of this process: which it is, of whom, since when, what runs in it."""
         return {
             "pid": self.pid,
@@ -94,6 +94,7 @@ class Process:
             "implementation": sys.implementation.name,
             "executable": sys.executable,
             "command": " ".join(getattr(sys, "orig_argv", sys.argv))[:1000],
+            "debug": sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG")),
             "monotonic_ns": time.monotonic_ns(),
             "realtime_ns": time.time_ns(),
         }

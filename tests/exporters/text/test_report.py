@@ -47,7 +47,9 @@ def test_the_summary_is_one_line_with_the_worst_by_name(statistics):
     line = summary(statistics)
     assert "\n" not in line
     assert re.match(
-        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, \d+ slow callbacks? \(worst: .*blocking, \d+ ms\)$", line
+        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, \d+ slow callbacks?; "
+        r"text/test_report\.py:\d+ in blocking blocks the loop: it sleeps \(\d+ ms once(; others waited [^;]+)?\)",
+        line,
     )
 
 
@@ -76,7 +78,8 @@ def test_tables_keep_to_the_width_and_line_up(statistics, width, color):
 
 
 def test_an_empty_run_has_a_report_too():
-    assert summary(new_statistics()) == "0 loops, 0 callbacks, 0.0% utilization, no slow callbacks"
+    line = "0 loops, 0 callbacks, 0.0% utilization, no slow callbacks; no trouble found (no callback ran)"
+    assert summary(new_statistics()) == line
     assert report(new_statistics()).startswith("traceloop: 0 loops")
 
 

@@ -11,7 +11,7 @@ from traceloop.exporters.text.report import report
 @pytest.mark.parametrize(("trouble", "cause"), [("busy", "cpu"), ("sleep", "off_cpu")])
 def test_blocker_cause_line_and_victims(tmp_path, trouble, cause):
     observed = observe(tmp_path, TROUBLES, trouble)
-    text = report(observed.statistics, width=160)
+    text = report(observed.statistics, width=160, full=True)
     part = text[text.index("  Stalls\n") :]
     title = next(line for line in part.splitlines() if f"__main__.{trouble} in __main__.handler" in line)
     assert re.match(r" +[\d.]+ (ms|s)  ", title)
@@ -46,7 +46,7 @@ run(main())
         ),
         OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD="0.5",
     )
-    text = report(observed.statistics, width=160)
+    text = report(observed.statistics, width=160, full=True)
     assert re.search(r"congested: 1 iteration took .* and no slow one; the longest .* with 90\d", text)
     assert "who blocked" not in text
 
@@ -60,6 +60,6 @@ def test_a_stall_that_never_ended_is_told_first(tmp_path):
         process.kill()
         process.communicate()
     observed.turn(last=True)
-    text = report(observed.statistics, width=160)
+    text = report(observed.statistics, width=160, full=True)
     assert re.search(r"or more, never seen to end  __main__\.never in __main__\.handler", text)
     assert f"{TROUBLES}:" in text

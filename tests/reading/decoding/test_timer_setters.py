@@ -114,4 +114,3 @@ def test_however_many_records_lie_between():
         await asyncio.sleep(0.06)
 
     assert ("print", "within") in setters(main)
-

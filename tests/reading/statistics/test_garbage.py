@@ -60,4 +60,4 @@ def test_the_interrupted_callback_is_named(loop: EventLoop) -> None:
         if sample.name == "asyncio_callback_gc_pause_seconds_total"
     }
     assert sum(by_callback.values()) == pytest.approx(sum(totals.seconds for totals in found.values()))
-    assert "interrupted by garbage collection" in report(statistics)
+    assert "interrupted by garbage collection" in report(statistics, full=True)

@@ -56,9 +56,7 @@ def test_a_wait_while_workers_are_free_is_not_the_executors() -> None:
     assert saturation.waits == 0 and saturation.seconds == 0.0
 
 
-_CALLS = st.lists(
-    st.tuples(st.floats(1, 3), st.floats(0.001, 0.5), st.sampled_from("abc")), min_size=1, max_size=60
-)
+_CALLS = st.lists(st.tuples(st.floats(1, 3), st.floats(0.001, 0.5), st.sampled_from("abc")), min_size=1, max_size=60)
 
 
 @given(st.integers(1, 3), _CALLS, st.integers(0, 99))

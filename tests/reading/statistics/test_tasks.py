@@ -188,8 +188,8 @@ def test_the_report_shows_them() -> None:
     loop.run_until_complete(main())
     statistics = read_loop(loop)
     loop.close()
-    text = report(statistics)
+    text = report(statistics, full=True)
     assert "coroutines by time" in text and f"{__name__}.child" in text
     (each,) = statistics.loops()
-    lines = report_parts.tasks(each, Style(False, 100))
+    lines = report_parts.tasks(each, Style(False, 100), full=True)
     assert any(f"{__name__}.child" in line and " 20 " in line and " 60 " in line for line in lines)

@@ -335,6 +335,11 @@ class StallIndex:
         """Ring and start of the slow runs that have ended, in the order in which they were read; the latest of them."""
         return list(self._ended)
 
+    def pair_of(self, ring: int, start: float) -> tuple[str, str]:
+        """Callback and culprit of a slow run that has ended."""
+        slow = self._ended.get((ring, start))
+        return (self.label(slow.run[3]) if slow is not None else UNKNOWN_LABEL), self.culprit(ring, start)
+
     def length_of(self, ring: int, start: float) -> float:
         """Seconds of a slow run that has ended; 0 where no end was read."""
         slow = self._ended.get((ring, start))

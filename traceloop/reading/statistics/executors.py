@@ -316,6 +316,14 @@ class ExecutorStatistics:
             self._pairs += 1
         return totals
 
+    def unstarted(self) -> list[tuple[str, str, float]]:
+        """Calls that wait for a worker: executor, function, when it was submitted (monotonic s)."""
+        return [
+            (offload.executor.label, self._label(offload, offload.executor), offload.submit)
+            for offload in self._open.values()
+            if offload.executor is not None and offload.start < 0.0 and offload.finish < 0.0 <= offload.submit
+        ]
+
     def running(self, now: float) -> list[tuple[str, str, float]]:
         """What workers run at ``now`` (monotonic s): executor, function, for how long (s); the longest first."""
         out: list[tuple[str, str, float]] = []

@@ -1,0 +1,61 @@
+"""The report's beginning: what is wrong, the worst first, with what to do."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from traceloop.reading.findings.model import CRITICAL, NOTE, Finding, Verdict
+
+from .tables import Style, clean, counted
+
+#: Findings that are shown with all they have; of the rest only the title.
+SHOWN = 8
+
+
+def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = False) -> list[str]:
+    """The findings, or one line that there are none and on what that rests. ``processes``: of the run."""
+    troubles = verdict.troubles
+    notes = tuple(found for found in verdict.findings if found.severity == NOTE)
+    if not troubles:
+        lines = [style.good(line) for line in _wrap(f"No trouble found: {verdict.basis}.", 0, style)]
+    else:
+        lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first")]
+    limit = len(troubles) if full else SHOWN
+    for number, found in enumerate(troubles[:limit], 1):
+        lines += ["", *_finding(number, found, style, processes)]
+    for number, found in enumerate(troubles[limit:], limit + 1):
+        lines += _wrap(f"{number}  {found.title}: {found.harm}", 0, style, hang=3)
+    if notes:
+        lines.append("")
+        for found in notes[: None if full else SHOWN]:
+            text = f"note: {found.title}: {found.harm}. {found.remedy}"
+            lines += [style.dim(line) for line in _wrap(text, 0, style, hang=6)]
+        if len(notes) > SHOWN and not full:
+            lines.append(style.dim(f"note: and {len(notes) - SHOWN} more"))
+    return lines
+
+
+def _finding(number: int, found: Finding, style: Style, processes: int) -> Iterator[str]:
+    paint = style.bad if found.severity == CRITICAL else style.warn
+    where = f" (process {found.process})" if processes > 1 else ""
+    for line in _wrap(f"{number:>2}  {found.title}{where}", 0, style, hang=4):
+        yield paint(line)
+    yield from _wrap(found.harm, 4, style)
+    for line in found.evidence:
+        yield from (style.dim(each) for each in _wrap(line, 4, style))
+    # The first line of the stack is in the title already.
+    if len(found.stack) > 1:
+        yield from (style.dim(each) for each in _wrap("called by " + ", by ".join(found.stack[1:]), 4, style))
+    yield from _wrap(f"What to do: {found.remedy}", 4, style)
+    yield "    " + style.dim(found.page)
+
+
+def _wrap(text: str, indent: int, style: Style, hang: int = 0) -> list[str]:
+    return textwrap.wrap(
+        clean(text),
+        style.width,
+        initial_indent=" " * indent,
+        subsequent_indent=" " * (indent + hang),
+        break_on_hyphens=False,
+    )

@@ -1,0 +1,136 @@
+"""What a slow callback did, told from its stack and the source line of its innermost frame."""
+
+import os
+
+import pytest
+
+from traceloop.reading.findings.blocking_kinds import KINDS, kind_of, source_line
+
+LIB = "/lib/python3.12/site-packages"
+
+
+def frames(tmp_path, line, *inner):
+    """A handler whose line is this, and what it called."""
+    file = tmp_path / "app.py"
+    file.write_text(f"def handler():\n    {line}\n")
+    return [(str(file), 2, "app", "handler"), *inner]
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("time.sleep(1)", "sleep"),
+        ("sleep(0.5)", "sleep"),
+        ("socket.getaddrinfo(host, 80)", "dns"),
+        ("socket.gethostbyname(host)", "dns"),
+        ("data = connection.recv(4096)", "socket"),
+        ("urllib.request.urlopen(url)", "socket"),
+        ("subprocess.run(['ls'])", "subprocess"),
+        ("os.system('ls')", "subprocess"),
+        ("lock.acquire()", "lock"),
+        ("with self.lock:", "lock"),
+        ("future.result(timeout=3)", "lock"),
+        ("cursor.execute(query)", "database"),
+        ("text = open(path).read()", "file"),
+        ("os.fsync(fd)", "file"),
+        ("import numpy", "import"),
+        ("ssl.create_default_context()", "tls-context"),
+        ("x = thing(1)", "waiting"),
+    ],
+)
+def test_by_the_line(tmp_path, line, kind):
+    assert kind_of(frames(tmp_path, line), "off_cpu").name == kind
+
+
+@pytest.mark.parametrize(
+    ("inner", "kind"),
+    [
+        ([("/lib/python3.12/socket.py", 9, "socket", "getaddrinfo")], "socket"),
+        (
+            [
+                (f"{LIB}/requests/api.py", 1, "requests.api", "get"),
+                ("/lib/python3.12/ssl.py", 1, "ssl", "SSLSocket.read"),
+            ],
+            "socket",
+        ),
+        (
+            [
+                (f"{LIB}/psycopg/cursor.py", 1, "psycopg.cursor", "execute"),
+                ("/lib/python3.12/threading.py", 1, "threading", "wait"),
+            ],
+            "database",
+        ),
+        ([("/lib/python3.12/threading.py", 1, "threading", "Event.wait")], "lock"),
+        (
+            [
+                ("/lib/python3.12/queue.py", 1, "queue", "Queue.get"),
+                ("/lib/python3.12/threading.py", 1, "threading", "Condition.wait"),
+            ],
+            "lock",
+        ),
+        (
+            [
+                ("/lib/python3.12/logging.py", 1, "logging", "Handler.handle"),
+                ("/lib/python3.12/socket.py", 1, "socket", "send"),
+            ],
+            "logging",
+        ),
+        ([("<frozen importlib._bootstrap>", 1, "importlib._bootstrap", "_find_and_load")], "import"),
+        ([("/lib/python3.12/ssl.py", 1, "ssl", "create_default_context")], "tls-context"),
+        ([("/lib/python3.12/subprocess.py", 1, "subprocess", "Popen.wait")], "subprocess"),
+        ([("/lib/python3.12/pathlib.py", 1, "pathlib", "Path.read_text")], "file"),
+    ],
+)
+def test_by_what_was_called(tmp_path, inner, kind):
+    assert kind_of(frames(tmp_path, "x = call()", *inner), "off_cpu").name == kind
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ("json.loads(text)", "json"),
+        ("re.match(pattern, text)", "regex"),
+        ("hashlib.scrypt(password)", "hashing"),
+        ("zlib.compress(data)", "compression"),
+        ("copy.deepcopy(tree)", "pickle"),
+        ("total += each", "cpu"),
+        ("cursor.execute(query)", "cpu"),  # what computes does not wait
+        ("import numpy", "import"),
+    ],
+)
+def test_what_computes(tmp_path, line, kind):
+    assert kind_of(frames(tmp_path, line), "cpu").name == kind
+
+
+def test_a_module_that_blocks_while_it_is_imported(tmp_path):
+    stack = [
+        *frames(tmp_path, "import slow"),
+        ("<frozen importlib._bootstrap>", 1, "importlib._bootstrap", "_find_and_load"),
+        (str(tmp_path / "slow.py"), 1, "slow", "<module>"),
+    ]
+    (tmp_path / "slow.py").write_text("time.sleep(1)\n")
+    assert kind_of(stack, "off_cpu").name == "import"
+
+
+def test_nothing_known():
+    assert kind_of([], "").name == "unknown"
+    assert kind_of([], "off_cpu").name == "waiting"
+    assert kind_of([], "cpu").name == "cpu"
+
+
+def test_a_record_can_name_any_file_and_nothing_is_read_that_is_no_source(tmp_path):
+    fifo = tmp_path / "fifo.py"
+    os.mkfifo(fifo)
+    assert source_line(str(fifo), 1) == ""  # and it does not wait for a writer
+    assert source_line("/etc/passwd", 1) == ""
+    assert source_line("/dev/zero.py", 1) == ""
+    assert source_line(str(tmp_path), 1) == ""
+    assert source_line("a\0.py", 1) == ""
+    large = tmp_path / "large.py"
+    large.write_bytes(b"import x\n" + bytes(5 << 20))
+    assert source_line(str(large), 1) == ""
+
+
+def test_every_kind_says_what_it_does_and_what_to_do():
+    for kind in KINDS.values():
+        assert kind.does and kind.remedy.endswith(".")

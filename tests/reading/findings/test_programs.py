@@ -1,0 +1,375 @@
+"""Real programs, each with one trouble, and each with its healthy twin: the same work, done as the remedy says.
+
+Of a twin it is only asked that the trouble in question is not found: a busy machine has troubles of its own.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.observed import observe, program
+from traceloop.reading.findings.verdict import verdict
+
+THRESHOLD = {"OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD": "0.1"}
+
+
+def findings(tmp_path, text):
+    observed = observe(tmp_path, program(tmp_path, text), **THRESHOLD)
+    return verdict(observed.statistics).findings
+
+
+BLOCKING = """
+import hashlib, logging, socket, sqlite3, subprocess, tempfile
+
+SECONDS = 0.3
+FOLDER = tempfile.mkdtemp()
+
+def sleeps():
+    time.sleep(SECONDS)
+
+def receives():
+    ours, theirs = socket.socketpair()
+    threading.Timer(SECONDS, theirs.send, (b"x",)).start()
+    ours.recv(1)
+
+def starts_a_process():
+    subprocess.run([sys.executable, "-c", f"import time; time.sleep({SECONDS})"])
+
+def takes_a_lock():
+    held = threading.Lock()
+    held.acquire()
+    threading.Timer(SECONDS, held.release).start()
+    held.acquire()
+
+def waits_for_an_event():
+    event = threading.Event()
+    threading.Timer(SECONDS, event.set).start()
+    event.wait()
+
+def reads_a_file():
+    path = FOLDER + "/fifo"
+    os.mkfifo(path)
+    threading.Timer(SECONDS, lambda: open(path, "w").close()).start()
+    open(path).read()
+
+def imports():
+    with open(FOLDER + "/slow_module.py", "w") as file:
+        file.write(f"import time\\ntime.sleep({SECONDS})\\n")
+    sys.path.append(FOLDER)
+    import slow_module
+
+def logs():
+    reading, writing = os.pipe()
+    stream = open(writing, "w")
+    logger = logging.getLogger("full")
+    logger.propagate = False
+    logger.addHandler(logging.StreamHandler(stream))
+    threading.Timer(SECONDS, lambda: os.read(reading, 200_000)).start()
+    logger.warning("x" * 100_000)
+
+def queries():
+    first = sqlite3.connect(FOLDER + "/db", isolation_level=None, check_same_thread=False)
+    first.execute("create table t (x)")
+    first.execute("begin exclusive")
+    second = sqlite3.connect(FOLDER + "/db", timeout=10)
+    threading.Timer(SECONDS, first.rollback).start()
+    second.execute("insert into t values (1)")
+
+def computes():
+    end = time.thread_time() + SECONDS
+    while time.thread_time() < end:
+        sum(range(100))
+
+def hashes():
+    hashlib.pbkdf2_hmac("sha256", b"password", b"salt", 1_500_000)
+
+FUNCTIONS = (sleeps, receives, starts_a_process, takes_a_lock, waits_for_an_event, reads_a_file, imports, logs, queries,
+             computes, hashes)
+
+async def main():
+    for function in FUNCTIONS:
+        CALL
+        await asyncio.sleep(0.05)
+
+run(main())
+"""
+KINDS = {
+    "sleeps": "sleep",
+    "receives": "socket",
+    "starts_a_process": "subprocess",
+    "takes_a_lock": "lock",
+    "waits_for_an_event": "lock",
+    "reads_a_file": "file",
+    "logs": "logging",
+    "queries": "database",
+    "computes": "cpu",
+    "hashes": "hashing",
+}
+
+
+def test_what_blocks_the_loop_is_told_by_kind(tmp_path):
+    found = findings(tmp_path, BLOCKING.replace("CALL", "function()"))
+    told = {each.who.function.removeprefix("__main__."): each for each in found if each.who is not None}
+    assert {name: told[name].detail for name in KINDS} == KINDS
+    assert any(each.detail == "import" for each in found)
+    assert told["computes"].kind == "cpu-on-loop" and told["sleeps"].kind == "blocking-call"
+    lines = (tmp_path / "program.py").read_text().splitlines()
+    assert lines[told["sleeps"].who.line - 1].strip() == "time.sleep(SECONDS)"
+    assert told["sleeps"].title.endswith(f"program.py:{told['sleeps'].who.line} in sleeps blocks the loop: it sleeps")
+
+
+def test_the_same_in_threads_blocks_nothing(tmp_path):
+    found = findings(tmp_path, BLOCKING.replace("CALL", "await asyncio.to_thread(function)"))
+    names = [
+        each.who.function for each in found if each.kind in ("blocking-call", "cpu-on-loop") and each.who is not None
+    ]
+    assert not {name.removeprefix("__main__.") for name in names} & {*KINDS, "imports"}
+
+
+def test_the_longest_part_of_a_run_is_named_and_not_the_first(tmp_path):
+    found = findings(
+        tmp_path,
+        """
+def price():
+    time.sleep(0.15)
+
+def parse():
+    time.sleep(0.9)
+
+async def main():
+    await asyncio.sleep(0.01)
+    price()
+    parse()
+
+run(main())
+""",
+    )
+    assert found[0].who.function == "__main__.parse"
+
+
+TROUBLES = {
+    "loop-saturated": (
+        """
+def work():
+    end = time.thread_time() + 0.02
+    while time.thread_time() < end:
+        pass
+
+async def worker():
+    for _ in range(6):
+        work()
+        await asyncio.sleep(PAUSE)
+
+async def main():
+    await asyncio.gather(*(worker() for _ in range(WORKERS)))
+
+run(main())
+""",
+        {"PAUSE": "0", "WORKERS": "15"},
+        {"PAUSE": "0.1", "WORKERS": "2"},
+    ),
+    "congested": (
+        """
+def short():
+    end = time.monotonic() + 0.002
+    while time.monotonic() < end:
+        pass
+
+async def main():
+    for _ in range(4):
+        for _ in range(NUMBER):
+            asyncio.get_running_loop().call_soon(short)
+        await asyncio.sleep(0.05)
+
+run(main())
+""",
+        {"NUMBER": "120"},
+        {"NUMBER": "3"},
+    ),
+    "spin": (
+        """
+async def main():
+    done = asyncio.Event()
+    asyncio.get_running_loop().call_later(1.5, done.set)
+    WAIT
+
+run(main())
+""",
+        {"WAIT": "\n    while not done.is_set():\n        await asyncio.sleep(0)"},
+        {"WAIT": "await done.wait()"},
+    ),
+    "executor-full": (
+        """
+from concurrent.futures import ThreadPoolExecutor
+
+async def main():
+    pool = ThreadPoolExecutor(WORKERS)
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.run_in_executor(pool, time.sleep, 0.2) for _ in range(10)))
+
+run(main())
+""",
+        {"WORKERS": "2"},
+        {"WORKERS": "10"},
+    ),
+    "pool-waits-for-itself": (
+        """
+from concurrent.futures import ThreadPoolExecutor
+
+def row():
+    return 1
+
+async def load():
+    return await asyncio.get_running_loop().run_in_executor(INNER, row)
+
+def view(loop):
+    try:
+        return asyncio.run_coroutine_threadsafe(load(), loop).result(timeout=1.0)
+    except TimeoutError:
+        return None
+
+async def main():
+    loop = asyncio.get_running_loop()
+    await asyncio.gather(*(loop.run_in_executor(OUTER, view, loop) for _ in range(4)))
+
+OUTER = ThreadPoolExecutor(4, "outer")
+INNER = OTHER
+run(main())
+""",
+        {"OTHER": "OUTER"},
+        {"OTHER": 'ThreadPoolExecutor(4, "inner")'},
+    ),
+    "task-leak": (
+        """
+TASKS = set()
+
+async def watch():
+    await WAIT
+
+async def main():
+    for _ in range(300):
+        task = asyncio.create_task(watch())
+        TASKS.add(task)
+        task.add_done_callback(TASKS.discard)
+        await asyncio.sleep(0.013)
+
+run(main())
+""",
+        {"WAIT": "asyncio.Event().wait()"},
+        {"WAIT": "asyncio.sleep(0.1)"},
+    ),
+    "lost-tasks": (
+        """
+class Log:
+    async def write(self):
+        self.done = asyncio.get_running_loop().create_future()
+        CALL
+        await self.done
+
+async def main():
+    for _ in range(20):
+        KEPT = asyncio.create_task(Log().write())
+        await asyncio.sleep(0)
+        del KEPT
+        gc.collect()
+    await asyncio.sleep(0.1)
+
+run(main())
+""",
+        {"CALL": "pass"},
+        {"CALL": "asyncio.get_running_loop().call_later(0.01, self.done.set_result, None)"},
+    ),
+    "gc-pauses": (
+        """
+async def main():
+    kept = [[n] for n in range(1_200_000)]
+    FREEZE
+    for _ in range(6):
+        gc.collect()
+        await asyncio.sleep(0.01)
+
+gc.disable()
+run(main())
+""",
+        {"FREEZE": "pass"},
+        {"FREEZE": "gc.freeze()"},
+    ),
+    "gil-contention": (
+        """
+def hog():
+    while not stopped.is_set():
+        START
+        stopped.wait(0.05)
+
+async def main():
+    threading.Thread(target=hog).start()
+    for _ in range(60):
+        await asyncio.sleep(0.02)
+    stopped.set()
+
+stopped = threading.Event()
+run(main())
+""",
+        {"START": "7**400_000"},
+        {"START": "pass"},
+    ),
+    "slow-peer": (
+        """
+import socket
+
+async def serve(reader, writer):
+    writer.write(bytes(20_000_000))
+    await writer.drain()
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), limit=1000)
+    await asyncio.sleep(PAUSE)
+    while await reader.read(1_000_000):
+        pass
+    writer.close()
+    server.close()
+
+run(main())
+""",
+        {"PAUSE": "1.5"},
+        {"PAUSE": "0"},
+    ),
+    "connection-storm": (
+        """
+async def serve(reader, writer):
+    while data := await reader.read(100):
+        writer.write(data)
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    reader, writer = await asyncio.open_connection(*address)
+    for _ in range(250):
+        RECONNECT
+        writer.write(b"x")
+        await reader.read(1)
+    writer.close()
+    server.close()
+
+run(main())
+""",
+        {"RECONNECT": "writer.close(); reader, writer = await asyncio.open_connection(*address)"},
+        {"RECONNECT": "pass"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", TROUBLES)
+def test_trouble_and_healthy_twin(tmp_path, kind):
+    text, wrong, right = TROUBLES[kind]
+    for number, (names, expected) in enumerate(((wrong, True), (right, False))):
+        filled = text
+        for name, value in names.items():
+            filled = filled.replace(name, value)
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        kinds = [each.kind for each in findings(folder, filled)]
+        assert (kind in kinds) == expected, kinds

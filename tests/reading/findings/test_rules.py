@@ -1,0 +1,406 @@
+"""Each rule on statistics made in memory: just over its thresholds, and just under them."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from traceloop.reading.decoding.decoded import Collection, Decoded, Event, Executor, NewTask
+from traceloop.reading.findings import thresholds as limits
+from traceloop.reading.findings import throttling
+from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
+from traceloop.reading.findings.tasks import growth
+from traceloop.reading.findings.trends import trends_of
+from traceloop.reading.findings.verdict import KINDS, verdict
+from traceloop.reading.new_statistics import new_statistics
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.stalls.index import Congestion
+from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.statistics.callbacks import CallbackTotals, SlowTotals
+from traceloop.reading.statistics.saturation import Filler
+from traceloop.record import layout
+from traceloop.record.sites import Site
+
+SITES = [
+    Site("", "unknown", "", 0),
+    Site("app.prices", "load", "/srv/shop/app/prices.py", 31),
+    Site("app.prices", "parse", "/srv/shop/app/prices.py", 60),
+    Site("app.jobs", "Worker.watch", "/srv/shop/app/jobs.py", 12),
+]
+LOAD, PARSE, WATCH = 1.0, 2.0, 3.0
+
+
+class Made:
+    """Statistics of one process with one loop that was observed for ``active`` + ``idle`` s."""
+
+    def __init__(self, active=1.0, idle=99.0):
+        self.statistics = new_statistics()
+        self.process = self.statistics.attach(0, SiteNames(SITES))
+        self.loop = self.process.open_loop("MainThread", 1, 0.0, None, None)
+        self.loop.active_s, self.loop.idle_s, self.loop.iterations = active, idle, 1000
+
+    def ran(self, label, runs, seconds, delay=0.001):
+        totals = self.loop.callbacks.callbacks.setdefault(label, CallbackTotals(label))
+        totals.runs += runs
+        totals.seconds += seconds
+        self.loop.callbacks.runs += runs
+        self.loop.callbacks._histogram(self.loop.callbacks.delays, "task").add_all([delay] * runs)
+
+    def counter(self, index, value):
+        self.loop._ended_words[index] = value
+
+    def events(self, *data):
+        decoded = Decoded(None)
+        decoded.events = [Event(1.0, number, each) for number, each in enumerate(data, 1)]
+        self.process.feed(decoded, None)
+
+    def kinds(self):
+        found = verdict(self.statistics).findings
+        assert {each.kind for each in found} <= set(KINDS)
+        return [(each.kind, each.detail) for each in found]
+
+    def one(self, kind):
+        found = [each for each in verdict(self.statistics).findings if each.kind == kind]
+        assert len(found) == 1, self.kinds()
+        return found[0]
+
+
+def test_nothing_wrong_is_said_with_what_it_rests_on():
+    made = Made()
+    made.ran("app.prices.load", 1000, 0.5)
+    judged = verdict(made.statistics)
+    assert judged.findings == ()
+    assert judged.line == "no trouble found (1,000 callbacks in 1 min 40 s, 99% waited 999 µs or less)"
+
+
+def test_a_slow_callback_of_which_no_stack_is_known():
+    made = Made()
+    slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s, slow.blocked_s = 3, 0.9, 0.4, 5.0
+    found = made.one("blocking-call")
+    assert found.who.function == "app.prices.load" and (found.who.file, found.who.line) == (SITES[1].file, 31)
+    assert found.title == "app/prices.py:31 in load blocks the loop: it runs for too long"
+    assert found.harm == "900 ms in 3 runs, 400 ms at most; others waited 5.00 s for it"
+    assert found.cost_s == 5.9 and found.severity == WARNING
+
+
+@pytest.mark.parametrize(("seconds", "severity"), [(0.05, NOTE), (2.0, WARNING), (20.0, CRITICAL)])
+def test_severity_is_the_share_of_the_time_observed(seconds, severity):
+    made = Made()
+    slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 30, seconds, seconds / 30
+    assert made.one("blocking-call").severity == severity
+
+
+def test_one_run_as_long_as_the_alert_allows_is_critical_however_long_the_program_ran():
+    made = Made(active=10, idle=1e6)
+    slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 1, limits.BLOCKED_SECONDS, limits.BLOCKED_SECONDS
+    assert made.one("blocking-call").severity == CRITICAL
+
+
+@pytest.mark.parametrize(
+    ("active", "delay", "found"), [(95.0, 0.5, True), (85.0, 0.5, False), (95.0, 0.05, False), (0.95, 0.5, False)]
+)
+def test_saturated(active, delay, found):
+    made = Made(active=active, idle=100.0 - active if active > 1 else 0.05)
+    made.ran("app.prices.load", 900, active * 0.9, delay)
+    made.ran("app.prices.parse", 100, active * 0.05, delay)
+    assert (("loop-saturated", "") in made.kinds()) == found
+    if found:
+        each = made.one("loop-saturated")
+        assert each.who.function == "app.prices.load" and "app/prices.py:31 in load" in each.title
+        assert each.cost_s == pytest.approx(500.0)
+
+
+def test_a_saturated_loop_whose_time_goes_to_slow_callbacks_is_told_by_those():
+    made = Made(active=95.0, idle=5.0)
+    made.ran("app.prices.load", 1000, 94.0, 0.5)
+    slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 300, 60.0, 0.4
+    assert [kind for kind, _ in made.kinds()] == ["blocking-call"]
+
+
+@pytest.mark.parametrize(("seconds", "found"), [(2.5, True), (1.5, False)])
+def test_congested(seconds, found):
+    made = Made(active=50.0, idle=50.0)
+    made.ran("app.prices.parse", 100_000, 40.0)
+    congestion = stalls_of(made.process).index.congestion[0] = Congestion()
+    congestion.iterations, congestion.seconds, congestion.longest, congestion.callbacks = 10, seconds, 0.3, 900
+    assert (("congested", "") in made.kinds()) == found
+    if found:
+        assert "the longest 300 ms with 900 callbacks" in made.one("congested").harm
+
+
+@pytest.mark.parametrize(
+    ("runs", "mean", "iterations", "found"),
+    [(250_000, 1e-5, 250_000, True), (150_000, 1e-5, 150_000, False), (250_000, 3e-4, 250_000, False),
+     (250_000, 1e-5, 5_000, False)],
+)  # fmt: skip
+def test_spin(runs, mean, iterations, found):
+    made = Made(active=99.5, idle=0.5)
+    made.loop.iterations = iterations
+    made.ran("app.jobs.Worker.watch", runs, runs * mean)
+    assert (("spin", "") in made.kinds()) == found
+    if found:
+        assert made.one("spin").title.startswith("app/jobs.py:12 in Worker.watch runs over and over")
+
+
+@pytest.mark.parametrize(("late", "found"), [(0.08, True), (0.02, False)])
+def test_late_polls(late, found):
+    made = Made()
+    made.loop.poll_delays.add_all([late] * 200)
+    assert (("poll-late", "") in made.kinds()) == found
+
+
+@pytest.mark.parametrize(("paused", "found"), [(15.0, True), (5.0, False)])
+def test_peers_that_do_not_read(paused, found):
+    made = Made()
+    made.counter(layout.W_PAUSED_SECONDS, paused)
+    assert (("slow-peer", "") in made.kinds()) == found
+
+
+@pytest.mark.parametrize(("number", "found"), [(6000, True), (4000, False)])
+def test_storms(number, found):
+    made = Made()
+    made.counter(layout.W_ACCEPTED, number)
+    assert (("connection-storm", "connections") in made.kinds()) == found
+    made.counter(layout.W_TLS_HANDSHAKES, number)
+    made.counter(layout.W_TLS_SECONDS, 20.0)
+    assert (("connection-storm", "tls") in made.kinds()) == found
+
+
+def test_refused_connections():
+    made = Made()
+    made.counter(layout.W_ACCEPTED, 10)
+    assert made.kinds() == []
+    made.counter(layout.W_REFUSED, 3)
+    assert made.one("connections-refused").harm == "3 accepts failed, 10 succeeded"
+
+
+def test_sweeps_of_cancelled_timers():
+    made = Made()
+    made.counter(layout.W_COMPACTIONS, 400)
+    assert made.kinds() == []
+    made.counter(layout.W_COMPACTIONS, 600)
+    assert made.one("cancelled-timers").severity == NOTE
+
+
+def full_executor(made, waited=3.0, longest=0.5, seconds=5.0):
+    decoded = Decoded(None)
+    decoded.executors = [Executor(1, "reports", 4)]
+    made.process.feed(decoded, None)
+    totals = made.process.executors.executors["reports"]
+    full = totals._saturation
+    full.seconds, full.waits, full.longest = seconds, 10, longest
+    filler = full.fillers["app.prices.load"] = Filler()
+    filler.seconds, filler.waiters = waited, {"app.prices.parse": waited}
+
+
+@pytest.mark.parametrize(
+    ("waited", "longest", "seconds", "found"),
+    [(3, 0.5, 5, True), (0.3, 0.2, 5, False), (3, 0.05, 5, False), (3, 0.5, 1, False)],
+)
+def test_full_executor(waited, longest, seconds, found):
+    made = Made()
+    full_executor(made, waited, longest, seconds)
+    assert (("executor-full", "") in made.kinds()) == found
+    if found:
+        each = made.one("executor-full")
+        assert each.who.function == "app.prices.load"
+        assert each.title.startswith("Executor reports is full: app/prices.py:31 in load has all 4 workers 100.0%")
+
+
+def task(number, site, start, end=None, outcome=layout.OUTCOME_RESULT):
+    ident = site + layout.SITE_LIMIT * number
+    return NewTask(ident, f"Task-{number}", 0, start, 1, PARSE, False), end, outcome
+
+
+def feed_tasks(made, tasks):
+    decoded = Decoded(None)
+    decoded.tasks = [each for each, _, _ in tasks]
+    decoded.finished = [(each.ident, outcome, end, 0) for each, end, outcome in tasks if end is not None]
+    for totals, _, _ in tasks:
+        made.loop.tasks._totals(int(totals.ident) % layout.SITE_LIMIT).count += 1
+    for part in made.loop.parts:
+        part.feed(decoded)
+
+
+def test_leaked_tasks_are_found_after_all_were_cancelled_at_the_end():
+    made = Made()
+    cancelled = layout.OUTCOME_CANCELLED
+    feed_tasks(made, [task(n, WATCH, n * 0.02, 60.0, cancelled) for n in range(2000)])
+    found = made.one("task-leak")
+    assert found.title == "Tasks of app/jobs.py:12 in Worker.watch are made and never end"
+    assert "2,000 of them made by app.prices.parse" in found.evidence
+
+
+@pytest.mark.parametrize("life", [0.5, 10.0])
+def test_many_tasks_that_end_are_no_leak(life):
+    made = Made()
+    feed_tasks(made, [task(n, WATCH, n * 0.02, n * 0.02 + life) for n in range(2000)])
+    assert made.kinds() == []
+
+
+def test_a_crowd_that_stays_is_no_leak():
+    made = Made()
+    feed_tasks(made, [task(n, WATCH, 0.5 + n * 1e-4, 100.0, layout.OUTCOME_CANCELLED) for n in range(2000)])
+    assert made.kinds() == []
+
+
+@pytest.mark.parametrize(
+    ("series", "grown"),
+    [
+        ([10 * n for n in range(40)], 390),
+        ([10 * n for n in range(40)] + [0], 390),
+        ([0, 500] + [500] * 38, 0),
+        ([n % 10 for n in range(40)], 0),
+        ([min(n, 20) * 10 for n in range(80)], 0),
+        ([], 0),
+        ([1, 2, 3], 0),
+    ],
+)
+def test_growth(series, grown):
+    assert growth(series) == grown
+
+
+def test_a_series_of_any_length_stays_bounded():
+    made = Made()
+    feed_tasks(made, [task(n, WATCH, n * 3600.0) for n in range(50)])
+    trends = trends_of(made.loop)
+    assert all(len(series) <= 128 for series in trends.series.values())
+    assert max(trends.series[int(WATCH)]) >= 45
+
+
+def test_a_damaged_record_with_times_that_are_none():
+    made = Made()
+    feed_tasks(made, [task(1, WATCH, 1.0), task(2, WATCH, math.inf), task(3, WATCH, math.nan), task(4, WATCH, 1e300)])
+    verdict(made.statistics)
+
+
+def test_lost_tasks():
+    made = Made()
+    totals = made.loop.tasks._totals(int(WATCH))
+    totals.count = 5
+    assert made.kinds() == []
+    totals.abandoned, totals.creators = 2, {int(LOAD): 5}
+    found = made.one("lost-tasks")
+    assert found.harm.startswith("2 of 5 tasks") and found.evidence == ("5 made by app.prices.load",)
+
+
+def grown(heap, before, after, **more):
+    return {"kind": "growth", "heap": heap, "start": 10.0, "end": 31.0, "before": before, "after": after, **more}
+
+
+def test_timer_leak_names_who_sets_them():
+    made = Made()
+    made.events(grown("timer", 0, 2500, top=[["app.prices.parse", 2400]], created=[["app.prices.load:35", 2400]]))
+    found = made.one("timer-leak")
+    assert found.title == "app/prices.py:35 in load sets more and more timers for app.prices.parse"
+    assert found.cost_s == pytest.approx(10.0)
+
+
+def test_memory_leak_names_the_line_where_it_was_traced():
+    made = Made()
+    made.events(grown("memory", 10_000, 90_000, unit="blocks"))
+    assert "--memory-trace" in made.one("memory-leak").remedy
+    more = {"top": [["/srv/shop/app/prices.py:35", 9_000_000]], "callbacks": [["app.prices.load", 9_000_000]]}
+    made.events(grown("memory", 90_000, 200_000, unit="blocks", trace={"seconds": 15.0}, **more))
+    found = made.one("memory-leak")
+    assert found.title == "Memory grows: most of it is allocated at /srv/shop/app/prices.py:35"
+    assert (found.who.function, found.who.line) == ("app.prices.load", 35)
+
+
+@pytest.mark.parametrize(
+    ("pause", "number", "freed", "found"),
+    [(0.15, 2, 0, "frees-nothing"), (0.15, 2, 90_000, ""), (0.02, 50, 0, "frees-nothing"), (0.001, 500, 0, None),
+     (0.15, 1, 0, None)],
+)  # fmt: skip
+def test_gc_pauses(pause, number, freed, found):
+    made = Made(active=15.0, idle=85.0)
+    decoded = Decoded(None)
+    decoded.collections = [Collection(float(n), pause, 2, freed, 0) for n in range(number)]
+    made.process.feed(decoded, None)
+    assert made.kinds() == ([] if found is None else [("gc-pauses", found)])
+
+
+@pytest.mark.parametrize(("active", "found"), [(90.0, True), (5.0, False)])
+def test_starved(active, found):
+    made = Made(active=active, idle=100.0 - active)
+    made.events({"kind": "late", "reason": "starved", "from": 10.0, "to": 20.0, "held": 0.0, "loops": []})
+    assert (("processor-starved", "") in made.kinds()) == found
+
+
+def test_throttled(tmp_path, monkeypatch):
+    made = Made()
+    part = throttling.throttling_of(made.process)
+    values = iter([throttling.Throttled(10, 1.0), throttling.Throttled(50, 6.0)])
+    monkeypatch.setattr(throttling, "throttled", lambda pid: next(values))
+    made.process.pid = 1
+    part.look()
+    part._looked = -math.inf
+    part.look()
+    assert made.one("container-throttled").harm == "40 periods in which it was stopped, 5.00 s in all"
+
+
+def test_cpu_stat_of_both_versions():
+    assert throttling.parse_cpu_stat("usage_usec 5\nnr_throttled 3\nthrottled_usec 1500000\n") == (3, 1.5)
+    assert throttling.parse_cpu_stat("nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n") == (3, 1.5)
+    assert throttling.parse_cpu_stat("usage_usec 5\n") is None
+    assert throttling.parse_cpu_stat("nr_throttled x\n") is None
+    paths = list(throttling.cpu_stat_paths("4:cpu,cpuacct:/docker/a\n0::/b\n1:name=x:/../..\n"))
+    assert "/sys/fs/cgroup/cpu,cpuacct/docker/a/cpu.stat" in paths and "/sys/fs/cgroup/b/cpu.stat" in paths
+    assert not any(".." in path for path in paths)
+
+
+@pytest.mark.parametrize(("late_polls", "found"), [(100, True), (10, False)])
+def test_gil_contention_by_late_polls(late_polls, found):
+    made = Made()
+    made.loop.poll_delays.add_all([0.1] * late_polls)
+    made.events({"kind": "late", "reason": "gil", "from": 10.0, "to": 25.0, "held": 0.0, "loops": []})
+    assert (("gil-contention", "") in made.kinds()) == found
+    assert ("poll-late", "") not in made.kinds()
+
+
+def test_a_loop_that_computes_is_no_gil_contention_though_the_watchdog_waits_for_it():
+    made = Made(active=90.0, idle=10.0)
+    made.events({"kind": "late", "reason": "gil", "from": 10.0, "to": 95.0, "held": 0.0, "loops": []})
+    assert made.kinds() == []
+
+
+@pytest.mark.parametrize(("dropped", "found"), [(20, True), (5, False)])
+def test_dropped_records(dropped, found):
+    made = Made()
+    made.process.count_records(0, 10_000, dropped)
+    assert (("data-dropped", "records") in made.kinds()) == found
+
+
+def test_dropped_spans():
+    from traceloop.reading.statistics.parts import Sample
+
+    made = Made()
+    made.statistics.extra.append(
+        lambda: [
+            Sample("traceloop_spans_exported_total", (), 90),
+            Sample("traceloop_spans_dropped_total", (("reason", "queue_full"),), 10),
+        ]
+    )
+    assert made.one("data-dropped").harm == "10 of 100 spans"
+
+
+def test_debug_mode():
+    made = Made()
+    made.process.description = {"debug": True}
+    assert made.one("debug-mode").severity == NOTE
+
+
+def test_the_worst_comes_first_and_notes_last():
+    made = Made()
+    made.process.description = {"debug": True}
+    full_executor(made, waited=3.0)
+    made.events(grown("timer", 0, 2500))
+    slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s, slow.blocked_s = 3, 2.0, 1.0, 30.0
+    assert [kind for kind, _ in made.kinds()] == ["blocking-call", "timer-leak", "executor-full", "debug-mode"]
+    assert verdict(made.statistics).line.endswith("; and 2 more findings")

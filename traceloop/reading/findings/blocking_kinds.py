@@ -1,0 +1,288 @@
+"""What a slow callback did, told from its stack: slept, waited for the network, imported, computed JSON, ...
+
+A stack has Python frames only. What is called in C (``time.sleep``, ``socket.recv``) shows in the source line of the
+innermost frame, where that source can be read. The line itself is only matched: it is never shown, since a record may
+come from somebody else and name any file of this machine.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from ...record.frames import Frame, is_application
+
+_MAX_SOURCE: Final = 4 << 20
+# Frames within the application's innermost one that are looked at, from the inside.
+_DEPTH: Final = 40
+
+
+class BlockingKind(NamedTuple):
+    """One sort of slow callback. does: continues "X blocks the loop: it ...". remedy: what to do."""
+
+    name: str
+    does: str
+    remedy: str
+
+
+def _kind(name: str, does: str, remedy: str) -> BlockingKind:
+    return BlockingKind(name, does, remedy)
+
+
+_ALL: Final = (
+    _kind(
+        "sleep",
+        "it sleeps",
+        "Use `await asyncio.sleep(...)`; in a synchronous function, `await asyncio.to_thread(function)`.",
+    ),
+    _kind(
+        "dns",
+        "it looks up a host name",
+        "Use `await loop.getaddrinfo(...)` or an asynchronous client; keep connections open so that look-ups are rare.",
+    ),
+    _kind(
+        "tls-context",
+        "it loads certificates for a TLS context",
+        "Make one `ssl.SSLContext` (or one client session) when the program starts, and share it.",
+    ),
+    _kind(
+        "socket",
+        "it waits for the network",
+        "Use an asynchronous client (httpx.AsyncClient, aiohttp, asyncio.open_connection) with a timeout, or "
+        "`await asyncio.to_thread(call)`.",
+    ),
+    _kind(
+        "database",
+        "it waits for a database",
+        "Use an asynchronous driver (asyncpg, psycopg.AsyncConnection, aiosqlite, redis.asyncio), or "
+        "`await asyncio.to_thread(query)`.",
+    ),
+    _kind(
+        "subprocess",
+        "it waits for a child process",
+        "Use `await asyncio.create_subprocess_exec(...)` and `await process.communicate()`.",
+    ),
+    _kind(
+        "logging",
+        "a logging handler writes",
+        "Log through `logging.handlers.QueueHandler` with a `QueueListener`, which writes in a thread of its own.",
+    ),
+    _kind(
+        "import",
+        "it imports modules",
+        "Import at the top of the module, so that it happens before the loop starts.",
+    ),
+    _kind(
+        "lock",
+        "it waits for a lock or for another thread",
+        "Between tasks use `asyncio.Lock`; for a thread's result `await asyncio.wrap_future(future)`; hold a "
+        "lock that threads share for a short time only, or take it in `asyncio.to_thread`.",
+    ),
+    _kind(
+        "file",
+        "it reads or writes files",
+        "Do it in a thread: `await asyncio.to_thread(path.read_bytes)`.",
+    ),
+    _kind("json", "it parses or writes JSON", "Use smaller documents, a faster library (orjson), or a process pool."),
+    _kind(
+        "regex",
+        "it matches a regular expression",
+        "Rewrite the expression so that it cannot backtrack without end (no nested repeats; atomic groups), "
+        "and limit the length of its input.",
+    ),
+    _kind(
+        "hashing",
+        "it hashes or encrypts",
+        "`await asyncio.to_thread(hash, data)`: hashlib, bcrypt and argon2 release the GIL while they work.",
+    ),
+    _kind(
+        "compression",
+        "it compresses or decompresses",
+        "`await asyncio.to_thread(compress, data)`: zlib, bz2 and lzma release the GIL while they work.",
+    ),
+    _kind("pickle", "it pickles or copies objects", "Copy less; large objects belong in a process pool or a file."),
+    _kind(
+        "cpu",
+        "it computes",
+        "Move the computation to a process pool (`loop.run_in_executor(ProcessPoolExecutor(), function)`), or cut it "
+        "into pieces with `await asyncio.sleep(0)` between them.",
+    ),
+    _kind(
+        "waiting",
+        "it waits, off the processor",
+        "Look at the line for a call that waits; use its asynchronous twin or `await asyncio.to_thread(call)`.",
+    ),
+    _kind(
+        "unknown",
+        "it runs for too long",
+        "Look at what it calls: what waits belongs in `asyncio.to_thread`, what computes in a process pool.",
+    ),
+)
+KINDS: Final = {kind.name: kind for kind in _ALL}
+
+# By the module of a frame (the longest prefix of dotted parts), inside of the application's frame.
+_MODULES: Final = {
+    "time": "sleep",
+    "ssl": "socket",
+    "socket": "socket",
+    "http.client": "socket",
+    "urllib.request": "socket",
+    "urllib3": "socket",
+    "requests": "socket",
+    "httpx": "socket",
+    "httpcore": "socket",
+    "smtplib": "socket",
+    "ftplib": "socket",
+    "boto3": "socket",
+    "botocore": "socket",
+    "grpc": "socket",
+    "websocket": "socket",
+    "selectors": "socket",
+    "sqlite3": "database",
+    "psycopg": "database",
+    "psycopg2": "database",
+    "pymysql": "database",
+    "MySQLdb": "database",
+    "mysql": "database",
+    "pymongo": "database",
+    "redis": "database",
+    "sqlalchemy": "database",
+    "django.db": "database",
+    "peewee": "database",
+    "subprocess": "subprocess",
+    "logging": "logging",
+    "importlib": "import",
+    "threading": "lock",
+    "queue": "lock",
+    "concurrent.futures": "lock",
+    "multiprocessing": "lock",
+    "pathlib": "file",
+    "shutil": "file",
+    "tempfile": "file",
+    "fileinput": "file",
+    "json": "json",
+    "re": "regex",
+    "hashlib": "hashing",
+    "bcrypt": "hashing",
+    "passlib": "hashing",
+    "argon2": "hashing",
+    "cryptography": "hashing",
+    "gzip": "compression",
+    "zipfile": "compression",
+    "tarfile": "compression",
+    "bz2": "compression",
+    "lzma": "compression",
+    "copy": "pickle",
+    "pickle": "pickle",
+}
+
+# By the source line of the innermost frame, in this order: what it calls in C.
+_LINES: Final = tuple(
+    (kind, re.compile(pattern))
+    for kind, pattern in (
+        ("sleep", r"\bsleep\s*\("),
+        ("dns", r"\b(getaddrinfo|gethostby\w+|getnameinfo|getfqdn)\s*\("),
+        (
+            "tls-context",
+            r"\b(create_default_context|load_default_certs|load_verify_locations)\s*\(",
+        ),
+        ("subprocess", r"\b(os\.(system|popen|wait\w*)|subprocess\.\w+|waitpid)\s*\("),
+        ("database", r"\.(execute|executemany|executescript|commit|rollback|fetchall|fetchone|fetchmany)\s*\("),
+        ("socket", r"\.(recv\w*|send\w*|accept|connect|connect_ex|do_handshake|makefile)\s*\(|\bselect\.\w+\s*\("),
+        ("socket", r"\b(create_connection|urlopen|requests\.\w+|httpx\.\w+)\s*\("),
+        ("lock", r"\.(acquire|result|join|wait)\s*\(|\bwith\s+[\w.]*(lock|mutex|sem|cond)\w*\b"),
+        ("json", r"\bjson\.(loads?|dumps?)\s*\("),
+        ("regex", r"\b(re|regex)\.\w+\s*\(|\.(match|fullmatch|search|findall|finditer|sub)\s*\("),
+        ("hashing", r"\b(hashlib|hmac|bcrypt|scrypt|pbkdf2\w*|argon2)\b"),
+        ("compression", r"\b(zlib|gzip|bz2|lzma|zstd|brotli)\.\w+\s*\("),
+        ("pickle", r"\b(pickle\.\w+|marshal\.\w+|deepcopy)\s*\("),
+        (
+            "file",
+            r"\bopen\s*\(|\.(read|readlines?|readinto|write|writelines|flush|(read|write)_(text|bytes))\s*\(",
+        ),
+        (
+            "file",
+            r"\bos\.(listdir|scandir|walk|stat|f\w*sync|remove|unlink|rename|replace|read|write)\s*\(",
+        ),
+        ("import", r"^\s*(import|from)\s|\bimport_module\s*\(|\b__import__\s*\("),
+    )
+)
+# What a callback that computes may be said to do; the other kinds wait, and a wait takes no processor.
+_COMPUTING: Final = frozenset(("json", "regex", "hashing", "compression", "pickle", "import", "tls-context", "logging"))
+
+
+def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
+    """The sort of a slow callback. ``frames``: outermost first. ``cause``: of ``causes``, "" where not measured."""
+    name = _told_by(frames)
+    if cause == "cpu":
+        # Whoever computes inside of a database driver or a file's code does not wait for it.
+        name = name if name in _COMPUTING else "cpu"
+    elif not name:
+        name = "waiting" if cause == "off_cpu" else "unknown"
+    return KINDS[name]
+
+
+def _told_by(frames: Sequence[Frame]) -> str:
+    inner: list[Frame] = []
+    for frame in reversed(frames[-_DEPTH:]):
+        inner.append(frame)
+        if is_application(frame[0], frame[2]):
+            break
+    if not inner:
+        return ""
+    # A module's own code runs in it, and is the application's.
+    looked_at = frames if inner[-1][3] == "<module>" else inner
+    if any(file.startswith("<frozen importlib") for file, *_ in looked_at):
+        return "import"
+    modules = [(module, qualname) for _, _, module, qualname in inner]
+    if any(module == "logging" or module.startswith("logging.") for module, _ in modules):
+        return "logging"
+    if any(_LINES_TLS.search(qualname) for _, qualname in modules):
+        return "tls-context"
+    by_line = _by_line(source_line(inner[0][0], inner[0][1]))
+    if by_line in ("sleep", "dns", "tls-context", "subprocess"):
+        return by_line
+    # The outermost library that means something: a database driver waits in a socket, a request in a lock.
+    outermost = [_by_module(module) for module, _ in reversed(modules)]
+    return next((found for found in outermost if found), "") or by_line
+
+
+_LINES_TLS: Final = re.compile(
+    r"^(create_default_context|SSLContext\.load_\w+|create_ssl_context|_create_ssl_context)$"
+)
+
+
+def _by_line(line: str) -> str:
+    return next((kind for kind, pattern in _LINES if pattern.search(line)), "")
+
+
+def _by_module(module: str) -> str:
+    parts = module.split(".")
+    for length in range(len(parts), 0, -1):
+        found = _MODULES.get(".".join(parts[:length]))
+        if found is not None:
+            return found
+    return ""
+
+
+@lru_cache(maxsize=512)
+def source_line(file: str, line: int) -> str:
+    """A line of a Python source file, "" where it cannot be had. Regular files only: a record may name anything."""
+    if not file.endswith((".py", ".pyw")) or line < 1:
+        return ""
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
+    except (OSError, ValueError):
+        return ""
+    with open(descriptor, "rb") as source:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE:
+            return ""
+        for number, text in enumerate(source, 1):
+            if number == line:
+                return text[:1000].decode("utf-8", "replace")
+    return ""

@@ -1,0 +1,129 @@
+"""Rules on executors: full, or waiting for themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Final
+
+from ..units import counted, percent, seconds
+from . import thresholds
+from .model import CRITICAL, Finding
+from .scope import Scope
+
+if TYPE_CHECKING:
+    from ..statistics.executors import ExecutorTotals
+    from ..statistics.saturation import Saturation
+
+# Callbacks by which another thread asks a loop for a coroutine's result, and waits.
+_ASKERS: Final = ("run_coroutine_threadsafe", "run_async_from_thread", "run_sync_from_thread", "async_to_sync")
+
+
+def full(scope: Scope) -> Iterator[Finding]:
+    """Calls wait for a worker because others have them all."""
+    for label, totals in scope.process.executors.executors.items():
+        saturation = totals.saturation
+        waited = sum(filler.seconds for filler in saturation.fillers.values())
+        stuck = _stuck(scope, label, totals)
+        if stuck is not None:
+            yield stuck
+        elif (
+            saturation.fillers
+            and waited >= thresholds.FULL_WAITED
+            and saturation.longest >= thresholds.FULL_LONGEST
+            and saturation.seconds >= thresholds.FULL_SHARE * scope.observed_s
+        ):
+            yield _full(scope, label, totals, saturation, waited)
+
+
+def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturation, waited: float) -> Finding:
+    ranked = sorted(saturation.fillers.items(), key=lambda item: -item[1].seconds)
+    function, filler = ranked[0]
+    who = scope.who(function)
+    share = percent(filler.seconds / waited) if waited else "all"
+    evidence = [f"full for {seconds(saturation.seconds)}; the longest wait {seconds(saturation.longest)}"]
+    for name, each in ranked[:3]:
+        waiters = sorted(each.waiters.items(), key=lambda item: -item[1])[:2]
+        those = ", ".join(f"{waiter} {seconds(spent)}" for waiter, spent in waiters)
+        evidence.append(f"calls waited {seconds(each.seconds)} for workers that {name} had: {those}")
+    askers = _askers(scope)
+    itself = bool(askers) and len(filler.waiters) > 0 and any(name != function for name in filler.waiters)
+    harm = f"{counted(saturation.waits, 'call')} waited {seconds(waited)} for a worker"
+    harm += f", {seconds(saturation.longest)} at most" if saturation.waits > 1 else ""
+    if itself:
+        return Finding(
+            "pool-waits-for-itself",
+            "",
+            CRITICAL,
+            f"Executor {label} seems to wait for itself: {who.place} has its workers and asks the loop for more work",
+            harm,
+            waited,
+            scope.process.slot,
+            "",
+            who,
+            (
+                *evidence,
+                *(f"threads ask the loop and wait: {counted(made, 'task')} made by {name}" for name, made in askers),
+            ),
+            "Never wait in a worker (`run_coroutine_threadsafe(...).result()`) for what needs a worker of the same "
+            "pool: give the inner calls an executor of their own, or make the outer function a coroutine.",
+        )
+    workers = f" all {totals.max_workers} workers" if totals.max_workers else " its workers"
+    return Finding(
+        "executor-full",
+        "",
+        scope.severity(waited),
+        f"Executor {label} is full: {who.place} has{workers} {share} of the time that calls wait",
+        harm,
+        waited,
+        scope.process.slot,
+        "",
+        who,
+        tuple(evidence),
+        "Give the function that fills it an executor of its own (`run_in_executor(pool, ...)`); more workers, "
+        "where they wait for something outside: `loop.set_default_executor(ThreadPoolExecutor(64))`; and a time limit "
+        "on what they wait for.",
+    )
+
+
+def _stuck(scope: Scope, label: str, totals: ExecutorTotals) -> Finding | None:
+    """A full executor of which no call has ended for long, while calls wait."""
+    executors = scope.process.executors
+    waiting = [(name, scope.now - submit) for each, name, submit in executors.unstarted() if each == label]
+    if not waiting or not totals.max_workers or totals.active < totals.max_workers:
+        return None
+    running = [(name, age) for each, name, age in executors.running(scope.now) if each == label]
+    longest = max(age for _, age in waiting)
+    if not running or longest < thresholds.STUCK_SECONDS or min(age for _, age in running) < thresholds.STUCK_SECONDS:
+        return None
+    names: dict[str, int] = {}
+    for name, _ in running:
+        names[name] = names.get(name, 0) + 1
+    function = max(names, key=lambda name: names[name])
+    who = scope.who(function)
+    itself = bool(_askers(scope))
+    cost = sum(age for _, age in waiting)
+    return Finding(
+        "pool-waits-for-itself" if itself else "executor-full",
+        "stuck",
+        CRITICAL,
+        f"Executor {label} is full and no call ends: {who.place} has {names[function]} of {totals.max_workers} workers",
+        f"{counted(len(waiting), 'call')} wait for a worker, the first for {seconds(longest)}",
+        cost,
+        scope.process.slot,
+        "",
+        who,
+        tuple(f"{counted(number, 'worker')} in {name}" for name, number in names.items()),
+        "Find what these workers wait for, and put a time limit on it. Where they wait for the loop "
+        "(`run_coroutine_threadsafe(...).result()`) and the loop for a worker, use two executors.",
+    )
+
+
+def _askers(scope: Scope) -> list[tuple[str, int]]:
+    """Callbacks by which threads have the loop make tasks, with how many."""
+    found: dict[str, int] = {}
+    for loop in scope.loops:
+        for totals in loop.tasks.coroutines.values():
+            for name, number in loop.tasks.creators_of(totals, 64):
+                if any(asker in name for asker in _ASKERS):
+                    found[name] = found.get(name, 0) + number
+    return sorted(found.items(), key=lambda item: -item[1])

@@ -1,0 +1,223 @@
+"""Rules on one loop: saturated, congested, spinning, late polls, and what its transports say."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from ...record import layout
+from ..stalls.parts import stalls_of
+from ..statistics.histograms import Histogram
+from ..units import count, counted, percent, seconds
+from . import thresholds
+from .model import NOTE, WARNING, Finding
+from .scope import Scope, busiest
+
+if TYPE_CHECKING:
+    from ..statistics.loop import LoopStatistics
+
+
+def saturated(scope: Scope) -> Iterator[Finding]:
+    """The loop is active nearly all the time, and callbacks wait for it."""
+    for loop in scope.loops:
+        active, idle = loop.times(scope.now)
+        observed = active + idle
+        delays = Histogram().merge(loop.callbacks.delays.values())
+        late = delays.quantile(0.99)
+        if active < thresholds.SATURATED_SECONDS or active < thresholds.SATURATED_UTILIZATION * observed:
+            continue
+        if late < thresholds.DELAY_P99:
+            continue
+        slow = sum(totals.seconds for totals in loop.callbacks.slow.values())
+        if slow >= active / 2:
+            continue  # the slow callbacks say it, and who
+        most = busiest(loop)
+        who = scope.who(most[0]) if most is not None else None
+        waited = sum(totals.blocked_s for totals in loop.callbacks.slow.values())
+        cost = max(0.0, delays.sum - waited)
+        whose = f", {percent(most[2])} of it in {who.place}" if most is not None and who is not None else ""
+        yield Finding(
+            "loop-saturated",
+            "",
+            scope.severity(cost, observed),
+            f"Loop {loop.label} is busy {percent(active / observed)} of the time{whose}",
+            f"one callback in a hundred waits {seconds(late)} or longer for its turn",
+            cost,
+            scope.process.slot,
+            loop.label,
+            who,
+            (
+                f"active {seconds(active)} of {seconds(observed)}, {counted(loop.callbacks.runs, 'callback')}",
+                f"{seconds(slow)} of it in slow callbacks",
+            ),
+            "Find what takes the time in the table of callbacks; move what computes to a process pool, or run more "
+            "processes.",
+        )
+
+
+def congested(scope: Scope) -> Iterator[Finding]:
+    """Iterations are long for having very many callbacks, none of them slow."""
+    try:
+        stalls = stalls_of(scope.process)
+    except LookupError:
+        return
+    iterations, total, longest, callbacks = 0, 0.0, 0.0, 0
+    for index in [*stalls.earlier, stalls.index]:
+        for each in index.congestion.values():
+            iterations += each.iterations
+            total += each.seconds
+            if each.longest > longest:
+                longest, callbacks = each.longest, each.callbacks
+    if total < thresholds.CONGESTED_SECONDS or total < thresholds.CONGESTED_SHARE * scope.observed_s:
+        return
+    loop = max(scope.loops, key=lambda each: each.callbacks.runs, default=None)
+    most = busiest(loop) if loop is not None else None
+    who = scope.who(most[0]) if most is not None else None
+    # Who stands in the middle of such an iteration waits for half of it.
+    cost = total / 2 * max(1.0, min(callbacks, 100) / 2)
+    yield Finding(
+        "congested",
+        "",
+        scope.severity(total),
+        "Very many short callbacks run in one go" + (f", most of them {who.place}" if who is not None else ""),
+        f"{counted(iterations, 'iteration')} took {seconds(total)}; the longest {seconds(longest)} with "
+        f"{count(callbacks)} callbacks",
+        cost,
+        scope.process.slot,
+        "",
+        who,
+        ("no single callback of these iterations was slow",),
+        "Start fewer tasks at once (`asyncio.Semaphore`, a bounded queue with some workers), or await between batches.",
+    )
+
+
+def spinning(scope: Scope) -> Iterator[Finding]:
+    """One callback runs again and again without pause: a loop over ``sleep(0)``, a timer of no time."""
+    for loop in scope.loops:
+        active, idle = loop.times(scope.now)
+        observed = active + idle
+        if active < thresholds.SPIN_SECONDS or active < thresholds.SPIN_UTILIZATION * observed:
+            continue
+        every = loop.callbacks.callbacks.values()
+        most = max(every, key=lambda each: each.runs, default=None)
+        if most is None or most.runs < thresholds.SPIN_SHARE * loop.callbacks.runs:
+            continue
+        if most.runs < thresholds.SPIN_RATE * observed or most.seconds > thresholds.SPIN_MEAN * most.runs:
+            continue
+        per_iteration = loop.callbacks.runs / max(1, loop.iterations)
+        if per_iteration > 20.0:
+            continue  # much to do, rather than one thing over and over
+        who = scope.who(most.label)
+        yield Finding(
+            "spin",
+            "",
+            WARNING,
+            f"{who.place} runs over and over without waiting for anything",
+            f"{count(most.runs / observed)} runs a second, {percent(most.runs / loop.callbacks.runs)} of all; the loop "
+            f"is never idle",
+            most.seconds,
+            scope.process.slot,
+            loop.label,
+            who,
+            (
+                f"{counted(most.runs, 'run')} of {seconds(most.seconds / max(1, most.runs))} each",
+                f"{count(per_iteration)} callbacks an iteration",
+            ),
+            "Wait for what is polled for (`asyncio.Event`, a queue, `add_reader`), or at least sleep for some "
+            "milliseconds: `asyncio.sleep(0)` comes back at once.",
+        )
+
+
+def poll_late(scope: Scope) -> Iterator[Finding]:
+    """The kernel woke the loop late, and neither the GIL nor a busy processor explains it."""
+    for loop in scope.loops:
+        delays = loop.poll_delays
+        late = delays.quantile(0.99)
+        if delays.count < thresholds.POLL_LATE_COUNT or late < thresholds.POLL_LATE_P99:
+            continue
+        yield Finding(
+            "poll-late",
+            "",
+            scope.severity(delays.sum),
+            f"Loop {loop.label} wakes too late from its poll",
+            f"one poll in a hundred returns {seconds(late)} or more after its time",
+            delays.sum,
+            scope.process.slot,
+            loop.label,
+            None,
+            (f"{counted(delays.count, 'poll')} with a timeout, {seconds(delays.sum)} late in all",),
+            "Other threads that hold the GIL, a busy machine and a suspended virtual machine do this: look for those.",
+        )
+
+
+def slow_peers(scope: Scope) -> Iterator[Finding]:
+    """Writing is paused for long because peers do not read."""
+    for loop in scope.loops:
+        paused = loop.paused_seconds(scope.now)
+        observed = sum(loop.times(scope.now))
+        if paused < thresholds.PAUSED_SECONDS or paused < thresholds.PAUSED_SHARE * observed:
+            continue
+        now = int(loop.gauge(layout.W_PAUSED))
+        yield Finding(
+            "slow-peer",
+            "",
+            WARNING,
+            "Peers do not read what is written to them: their connections are paused",
+            f"writing was paused for {seconds(paused)}, summed over connections, in {seconds(observed)}",
+            paused,
+            scope.process.slot,
+            loop.label,
+            None,
+            (f"{counted(now, 'connection')} paused now",) if now else (),
+            "Put a limit on how long `await writer.drain()` may take (`asyncio.timeout`) and drop peers that are too "
+            "slow; bound what is queued for each.",
+        )
+
+
+def storms(scope: Scope) -> Iterator[Finding]:
+    """Connections or TLS handshakes come at a rate that says that nobody keeps them open; or are refused."""
+    for loop in scope.loops:
+        observed = max(sum(loop.times(scope.now)), 1e-9)
+        handshakes, spent = loop.counter(layout.W_TLS_HANDSHAKES), loop.counter(layout.W_TLS_SECONDS)
+        accepted, refused = loop.counter(layout.W_ACCEPTED), loop.counter(layout.W_REFUSED)
+        if handshakes >= thresholds.STORM_COUNT and handshakes >= thresholds.STORM_RATE * observed:
+            yield _storm(
+                scope, loop, "tls", f"{count(handshakes / observed)} TLS handshakes a second", spent,
+                f"{counted(handshakes, 'handshake')} took {seconds(spent)} in all",
+            )  # fmt: skip
+        elif accepted >= thresholds.STORM_COUNT and accepted >= thresholds.STORM_RATE * observed:
+            yield _storm(
+                scope, loop, "connections", f"{count(accepted / observed)} new connections a second", 0.0,
+                f"{counted(accepted, 'connection')} accepted in {seconds(observed)}",
+            )  # fmt: skip
+        if refused >= thresholds.REFUSED:
+            yield Finding(
+                "connections-refused",
+                "",
+                WARNING,
+                "Connections could not be accepted",
+                f"{counted(refused, 'accept')} failed, {count(accepted)} succeeded",
+                refused,
+                scope.process.slot,
+                loop.label,
+                None,
+                (f"{scope.process.usage.open_fds} descriptors open",) if scope.process.usage is not None else (),
+                "Raise the limit of open files (`ulimit -n`, LimitNOFILE=), and look for connections that are never "
+                "closed.",
+            )
+
+
+def _storm(scope: Scope, loop: LoopStatistics, detail: str, harm: str, cost: float, evidence: str) -> Finding:
+    return Finding(
+        "connection-storm",
+        detail,
+        NOTE if not cost else scope.severity(cost),
+        "Clients open a connection for each request" if detail != "tls" else "TLS connections are made over and over",
+        harm,
+        cost,
+        scope.process.slot,
+        loop.label,
+        None,
+        (evidence,),
+        "Keep connections alive and share them: one client session for the whole program, keep-alive in the proxy.",
+    )

@@ -1,0 +1,98 @@
+"""What a rule finds."""
+
+from __future__ import annotations
+
+import os
+from typing import Final, NamedTuple
+
+#: The program suffers from it; it costs something, or will; worth knowing.
+CRITICAL: Final = "critical"
+WARNING: Final = "warning"
+NOTE: Final = "note"
+SEVERITIES: Final = (CRITICAL, WARNING, NOTE)
+
+DOCS_URL: Final = "https://traceloop-eventloop.readthedocs.io/en/latest/findings/"
+
+
+class Who(NamedTuple):
+    """Code that a finding names. Empty strings and line 0: not known.
+
+    function: ``module.qualname``. file: as the interpreter has it. callback: what the loop ran, where that is other
+    code (a server's, for a handler of the application).
+    """
+
+    function: str
+    file: str = ""
+    line: int = 0
+    callback: str = ""
+
+    @property
+    def place(self) -> str:
+        """``app/prices.py:31 in load_prices``, or the function's full name where its file is not known."""
+        if not self.file:
+            return self.function
+        name = self.function.rpartition(".<locals>.")[2]
+        parts = name.split(".")
+        # Of module.Class.method the file names the module.
+        short = ".".join(parts[-2:] if len(parts) > 2 and parts[-2][:1].isupper() else parts[-1:])
+        return f"{short_path(self.file)}:{self.line} in {short}"
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong.
+
+    kind: the name of its rule and of its page in docs/findings/. detail: the sort of it (``sleep``), or "".
+    title: what is wrong and where, one sentence without a full stop. harm: how bad it is.
+    cost_s: seconds that the program lost by it; findings are ranked by this. A leak, which costs nothing until memory
+    is used up, ranks as if it cost ``thresholds.LEAK_SHARE`` of the time observed.
+    process: slot. loop: label, "" where it concerns the whole process. evidence: what was measured, a line each.
+    remedy: what to do. stack: the application's frames of the run that stands for the others, innermost first.
+    """
+
+    kind: str
+    detail: str
+    severity: str
+    title: str
+    harm: str
+    cost_s: float
+    process: int
+    loop: str
+    who: Who | None
+    evidence: tuple[str, ...]
+    remedy: str
+    stack: tuple[str, ...] = ()
+
+    @property
+    def page(self) -> str:
+        """Address of the page of the docs."""
+        return f"{DOCS_URL}{self.kind}.html"
+
+
+class Verdict(NamedTuple):
+    """All findings, the worst first. basis: what was looked at, for who reads that nothing was found."""
+
+    findings: tuple[Finding, ...]
+    basis: str
+
+    @property
+    def troubles(self) -> tuple[Finding, ...]:
+        """Those that are more than notes."""
+        return tuple(found for found in self.findings if found.severity != NOTE)
+
+    @property
+    def line(self) -> str:
+        """The worst finding in one line, or that there is none and on what that rests. Without a full stop."""
+        troubles = self.troubles
+        if not troubles:
+            return f"no trouble found ({self.basis})"
+        worst = troubles[0]
+        text = f"{worst.title} ({worst.harm})"
+        more = len(troubles) - 1
+        return text + (f"; and {more} more finding{'s' if more > 1 else ''}" if more else "")
+
+
+def short_path(file: str) -> str:
+    """The last folder and the name of a file: enough to know it by, whatever the installation's prefix."""
+    folder, name = os.path.split(file)
+    parent = os.path.basename(folder)
+    return f"{parent}/{name}" if parent and not file.startswith("<") else name

@@ -1,0 +1,294 @@
+"""Rules on a whole process: heaps that grow, garbage collection, the processor, the GIL, and the record itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from ...record import layout
+from ..stalls.causes import GC, GIL
+from ..stalls.parts import stalls_of
+from ..statistics.growth import HeapGrowth
+from ..statistics.histograms import Histogram
+from ..units import count, counted, percent, seconds
+from . import thresholds
+from .model import NOTE, WARNING, Finding, Who
+from .scope import Scope
+from .slow import Slow
+from .slow_runs import STARVED, kept_from_running
+from .throttling import throttling_of
+
+# A poll that is late by less is so by the kernel's timers, s.
+_SHORT_SECONDS: Final = 0.005
+
+
+def heaps(scope: Scope) -> Iterator[Finding]:
+    """The timer heap or the memory heap was seen to grow."""
+    for heap, rule in (("timer", "timer-leak"), ("memory", "memory-leak")):
+        detections = [each for each in scope.process.growth.detections if each.heap == heap]
+        if detections:
+            yield (_timers if heap == "timer" else _memory)(scope, rule, detections)
+
+
+def _timers(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
+    first, last = detections[0], detections[-1]
+    who = _placed(scope, last.more[0][0]) if last.more else scope.who(last.top[0][0]) if last.top else None
+    grown = last.after - first.before
+    span = max(last.end - first.start, 1e-9)
+    evidence = [each.text for each in detections[-2:]]
+    waits = f" for {last.top[0][0]}" if last.top else ""
+    return Finding(
+        rule,
+        "",
+        WARNING,
+        (f"{who.place} sets more and more timers{waits}" if last.more and who is not None else
+         f"Timers{waits} become more and more"),
+        f"{count(grown)} more in {seconds(span)}, {count(last.after)} in all; {count(grown / span * 3600)} an hour",
+        scope.leak_cost(),
+        scope.process.slot,
+        last.loop,
+        who,
+        tuple(evidence),
+        "Cancel what `call_later` returns when it is needed no more; use `asyncio.timeout()`, which does so by itself.",
+    )  # fmt: skip
+
+
+def cancelled_timers(scope: Scope) -> Iterator[Finding]:
+    """Timers are set and cancelled so fast that the heap is swept of cancelled ones all the time."""
+    for loop in scope.loops:
+        sweeps = loop.counter(layout.W_COMPACTIONS)
+        observed = sum(loop.times(scope.now))
+        if sweeps < thresholds.SWEEPS or sweeps < thresholds.SWEEP_RATE * observed:
+            continue
+        yield Finding(
+            "cancelled-timers",
+            "",
+            NOTE,
+            f"Loop {loop.label} sets timers and cancels them over and over",
+            f"its heap was swept of cancelled timers {counted(sweeps, 'time')} in {seconds(observed)}",
+            0.0,
+            scope.process.slot,
+            loop.label,
+            None,
+            (),
+            "Long timeouts that are set and cancelled for each message do this. One timer for a whole connection, set "
+            "anew when it fires, is cheaper.",
+        )
+
+
+def _placed(scope: Scope, label: str) -> Who:
+    """The code of a label that ends in a line, ``module.qualname:LINE``."""
+    name, _, line = label.rpartition(":")
+    if not name or not line.isdecimal():
+        return scope.who(label)
+    return scope.who(name)._replace(line=int(line))
+
+
+def _memory(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
+    first, last = detections[0], detections[-1]
+    traced = next((each for each in reversed(detections) if each.cost and each.top), None)
+    who = None
+    if traced is not None:
+        file, _, line = traced.top[0][0].rpartition(":")
+        who = Who(traced.more[0][0] if traced.more else "", file, int(line) if line.isdecimal() else 0)
+    grown = sum(max(0, each.after - each.before) for each in detections)
+    unit = "allocated blocks" if last.unit == "blocks" else last.unit
+    span = max(last.end - first.start, 1e-9)
+    title = "Memory grows and does not come down"
+    if traced is not None:
+        title = f"Memory grows: most of it is allocated at {traced.top[0][0]}"
+    remedy = "Look for a cache, list or dict that is only added to; bound it (`functools.lru_cache(maxsize=...)`)."
+    if traced is None:
+        remedy += " `traceloop run --memory-trace` names the line that allocates."
+    return Finding(
+        rule,
+        "",
+        WARNING,
+        title,
+        f"{count(grown)} {unit} more in {seconds(span)}, {count(last.after)} in all",
+        scope.leak_cost(),
+        scope.process.slot,
+        "",
+        who,
+        tuple(each.text for each in detections[-2:]),
+        remedy,
+    )
+
+
+def garbage(scope: Scope) -> Iterator[Finding]:
+    """Garbage collection takes a good part of the loop's time, or pauses it for long."""
+    collections = scope.process.collections
+    pauses = Histogram().merge(collections.pauses.values())
+    _, blocked, worst = kept_from_running(scope, GC)
+    active = sum(loop.times(scope.now)[0] for loop in scope.loops)
+    often = pauses.sum >= thresholds.GC_SHARE * active or pauses.maximum >= thresholds.GC_LONGEST
+    if worst is None and (pauses.sum < thresholds.GC_TOTAL or not often):
+        return
+    found = sum(collections.collected.values())
+    interrupted = max(collections.interrupted.items(), key=lambda item: item[1].seconds, default=None)
+    label = worst.culprit if worst is not None else interrupted[0] if interrupted is not None else ""
+    who = scope.who(label) if label else None
+    nothing = found < 1000 * pauses.count
+    remedy = (
+        "The pauses free next to nothing: many objects live. Call `gc.freeze()` when the program has started, and make "
+        "full collections rarer: `gc.set_threshold(700, 10, 1000)`."
+        if nothing
+        else "Many cycles are made: break them (weakref, `close()`), or call `gc.collect()` at a quiet moment."
+    )
+    evidence = [
+        f"generation {generation}: {counted(each.count, 'collection')}, {seconds(each.sum)}, "
+        f"freed {count(collections.collected.get(generation, 0))} objects"
+        for generation, each in sorted(collections.pauses.items())
+    ]
+    if interrupted is not None:
+        evidence.append(f"most often within {interrupted[0]}, {seconds(interrupted[1].seconds)}")
+    yield Finding(
+        "gc-pauses",
+        "frees-nothing" if nothing else "",
+        scope.severity(pauses.sum + blocked),
+        "Garbage collection holds the loop" + (", and frees next to nothing" if nothing else ""),
+        f"{seconds(pauses.sum)} in {counted(pauses.count, 'collection')}, {seconds(pauses.maximum)} at most",
+        pauses.sum + blocked,
+        scope.process.slot,
+        "",
+        who,
+        tuple(evidence),
+        remedy,
+    )
+
+
+def starved(scope: Scope) -> Iterator[Finding]:
+    """The machine, or the container's limit, does not give the process the processor."""
+    throttling = throttling_of(scope.process)
+    lost, blocked, worst = kept_from_running(scope, STARVED)
+    # The watchdog's lateness is the loop's as far as that has something to do.
+    active = max((loop.utilization(scope.now) for loop in scope.loops), default=0.0)
+    late = _late(scope, "starved")
+    polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
+    waited = max(lost, active * late, min(polls, late))
+    if (
+        throttling is not None
+        and throttling.seconds >= thresholds.THROTTLED_SECONDS
+        and throttling.seconds >= thresholds.THROTTLED_SHARE * scope.observed_s
+    ):
+        cost = throttling.seconds + blocked
+        yield Finding(
+            "container-throttled",
+            "",
+            scope.severity(cost),
+            "The container's CPU limit stops the process again and again",
+            f"{counted(throttling.periods, 'period')} in which it was stopped, {seconds(throttling.seconds)} in all",
+            cost,
+            scope.process.slot,
+            "",
+            None,
+            tuple(_kept(worst, "that waited for a processor")),
+            "Raise the CPU limit (`resources.limits.cpu`), or leave it out and set the request; fewer threads use it "
+            "up more slowly.",
+        )
+        return
+    much = waited >= thresholds.STARVED_SECONDS and waited >= thresholds.STARVED_SHARE * scope.observed_s
+    if worst is None and not much:
+        return
+    yield Finding(
+        "processor-starved",
+        "",
+        scope.severity(waited + blocked),
+        "The process waits for a processor: the machine is busy with something else",
+        f"{seconds(waited)} of {seconds(scope.observed_s)}"
+        + (f"; others waited {seconds(blocked)}" if blocked else ""),
+        waited + blocked,
+        scope.process.slot,
+        "",
+        None,
+        tuple(_kept(worst, "that waited for a processor")),
+        "Run fewer processes and threads that compute on this machine, or give it more processors.",
+    )
+
+
+def gil(scope: Scope) -> Iterator[Finding]:
+    """Other threads of the process hold the GIL while the loop has work."""
+    lost, blocked, worst = kept_from_running(scope, GIL)
+    # A poll that returns late while the watchdog waited for the GIL as well did so for the same reason. (The watchdog
+    # alone says nothing: it also waits for a loop that computes.)
+    polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
+    waited = lost + min(polls, _late(scope, "gil"))
+    much = waited >= thresholds.GIL_SECONDS and waited >= thresholds.GIL_SHARE * scope.observed_s
+    if worst is None and not much:
+        return
+    cost = waited + blocked
+    yield Finding(
+        "gil-contention",
+        "",
+        scope.severity(cost),
+        "Other threads hold the GIL while the loop has work to do",
+        f"the loop's thread waited {seconds(waited)} of {seconds(scope.observed_s)}"
+        + (f"; callbacks waited {seconds(blocked)} behind it" if blocked else ""),
+        cost,
+        scope.process.slot,
+        "",
+        None,
+        tuple(_kept(worst, "that waited for the GIL")),
+        "Move the threads' computing to processes (`ProcessPoolExecutor`); C code that holds the GIL for long must be "
+        "called in smaller pieces or in another process.",
+    )
+
+
+def above(histogram: Histogram, least: float) -> float:
+    """The sum of a histogram's values from ``least`` on, each taken as its bucket's lower bound."""
+    bounds = histogram.bounds.fine
+    counts = histogram.counts
+    return sum(bounds[index - 1] * counts[index] for index in range(1, len(counts)) if bounds[index - 1] >= least)
+
+
+def _late(scope: Scope, reason: str) -> float:
+    try:
+        stalls = stalls_of(scope.process)
+    except LookupError:
+        return 0.0
+    return sum(index.late.get(reason, 0.0) for index in [*stalls.earlier, stalls.index])
+
+
+def _kept(worst: Slow | None, what: str) -> Iterator[str]:
+    if worst is not None:
+        yield f"slow callbacks {what}: {counted(round(worst.runs), 'run')} of {worst.culprit}, {seconds(worst.seconds)}"
+
+
+def dropped(scope: Scope) -> Iterator[Finding]:
+    """Records were overwritten before they were read: what is said here is of the rest."""
+    process = scope.process
+    if not process.dropped or process.dropped < thresholds.DROPPED_SHARE * max(1, process.records):
+        return
+    yield Finding(
+        "data-dropped",
+        "records",
+        NOTE,
+        "Part of the record was overwritten before it was read",
+        f"{count(process.dropped)} of {counted(process.records, 'record')} "
+        f"({percent(process.dropped / max(1, process.records))})",
+        0.0,
+        process.slot,
+        "",
+        None,
+        (),
+        "Make the ring larger (`--ring-size 32M`), or give the collector more of a processor.",
+    )
+
+
+def debug_mode(scope: Scope) -> Iterator[Finding]:
+    """asyncio's debug mode is on, which makes every callback several times as expensive."""
+    if not scope.process.description.get("debug"):
+        return
+    yield Finding(
+        "debug-mode",
+        "",
+        NOTE,
+        "asyncio's debug mode is on: every callback costs several times as much",
+        "what is measured here is not what production sees",
+        0.0,
+        scope.process.slot,
+        "",
+        None,
+        (),
+        "Unset PYTHONASYNCIODEBUG and leave out `-X dev` outside of development.",
+    )

@@ -1,0 +1,73 @@
+"""What a rule looks at: one process of a run, with the answers that several rules want."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from ...record.layout import SITE_LIMIT
+from . import thresholds
+from .model import CRITICAL, NOTE, WARNING, Who, short_path
+
+if TYPE_CHECKING:
+    from ..statistics.loop import LoopStatistics
+    from ..statistics.process import ProcessStatistics
+    from .slow import Slow
+
+
+class Scope:
+    """One process slot. loops: those that ran anything. now: monotonic s, for what is in progress.
+
+    observed_s: how long its loops were observed; of several that ran at the same time, the longest.
+    """
+
+    def __init__(self, process: ProcessStatistics, now: float) -> None:
+        self.process = process
+        self.now = now
+        self.loops: list[LoopStatistics] = [loop for loop in process.loops.values() if loop.iterations or loop.is_open]
+        self.observed_s = max((sum(loop.times(now)) for loop in self.loops), default=0.0)
+        #: What ``slow_runs.slow_of`` found, which several rules ask for.
+        self.slow: list[Slow] | None = None
+        self._places: dict[str, tuple[str, int]] | None = None
+
+    def who(self, label: str, callback: str = "") -> Who:
+        """The code of a label of the statistics, with its file and the line it begins at where these are known."""
+        if self._places is None:
+            self._places = {}
+            for number in range(1, SITE_LIMIT):
+                site = self.process.sites.site(number)
+                if site is None:
+                    break
+                self._places.setdefault(site.label, (site.file, site.line))
+        file, line = self._places.get(label, ("", 0))
+        return Who(label, file, line, callback if callback != label else "")
+
+    def severity(self, cost_s: float, observed_s: float | None = None) -> str:
+        """By the share of the time observed that the cost comes to."""
+        observed = max(self.observed_s if observed_s is None else observed_s, 1e-9)
+        if cost_s >= thresholds.CRITICAL_SHARE * observed and cost_s >= thresholds.NOTE_SECONDS:
+            return CRITICAL
+        if cost_s < thresholds.NOTE_SHARE * observed and cost_s < thresholds.NOTE_SECONDS:
+            return NOTE
+        return WARNING
+
+    def leak_cost(self) -> float:
+        """What a leak counts as, s."""
+        return thresholds.LEAK_SHARE * self.observed_s
+
+
+def busiest(loop: LoopStatistics, by: Callable[[str], bool] | None = None) -> tuple[str, float, float] | None:
+    """The callback that took most of a loop's time: label, seconds, share of the time of all."""
+    every = loop.callbacks.callbacks
+    total = sum(each.seconds for each in every.values())
+    chosen = [each for label, each in every.items() if by is None or by(label)]
+    if not chosen or total <= 0.0:
+        return None
+    most = max(chosen, key=lambda each: each.seconds)
+    return most.label, most.seconds, most.seconds / total
+
+
+def frame_line(frame: tuple[str, int, str, str]) -> str:
+    """A frame in one line: ``app/prices.py:31 in load_prices``."""
+    file, line, _, qualname = frame
+    return f"{short_path(file)}:{line} in {qualname}"

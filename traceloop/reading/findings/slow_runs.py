@@ -1,0 +1,289 @@
+"""Rules on slow callbacks: what blocked the loop, computed on it, or was kept from running by something else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
+
+from ...record.frames import Frame, culprit_of, is_application
+from ...record.sites import UNKNOWN_LABEL
+from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
+from ..stalls.index import StallIndex
+from ..stalls.model import StackTaken, StallInfo
+from ..stalls.parts import stalls_of
+from ..units import counted, seconds
+from . import thresholds
+from .blocking_kinds import KINDS, BlockingKind, kind_of
+from .model import CRITICAL, Finding, Who
+from .scope import Scope, frame_line
+from .slow import Slow
+
+if TYPE_CHECKING:
+    from ..statistics.loop import LoopStatistics
+
+# Runs of one callback and culprit that are looked at: the longest, and the latest.
+_EXAMPLES: Final = 12
+_FRAMES: Final = 5
+STARVED: Final = "starved"
+# What to do about these is the same whether they compute or wait.
+_CALLS: Final = ("import", "logging", "tls-context")
+
+
+def slow_of(scope: Scope) -> list[Slow]:
+    """The slow callbacks of a process by culprit and reason, the costliest first."""
+    if scope.slow is None:
+        scope.slow = _find(scope)
+    return scope.slow
+
+
+def _find(scope: Scope) -> list[Slow]:
+    try:
+        stalls = stalls_of(scope.process)
+    except LookupError:
+        indexes: list[StallIndex] = []
+    else:
+        indexes = [*stalls.earlier, stalls.index]
+    examples = _examples(indexes)
+    found: dict[tuple[str, str, str, str], Slow] = {}
+    for loop in scope.loops:
+        for (callback, culprit), totals in loop.callbacks.slow.items():
+            known = examples.get((callback, culprit), [])
+            weight = sum(length for length, _ in known)
+            looked_at: list[tuple[float, StallInfo | None]] = [*known] or [(totals.longest_s, None)]
+            for length, info in looked_at:
+                reason, kind = _reason(info, length, loop.callbacks.threshold)
+                share = length / weight if weight else 1.0
+                each = _entry(found, reason, culprit, callback, kind, loop)
+                each.runs += totals.runs * share
+                each.seconds += totals.seconds * share
+                each.blocked += totals.blocked_s * share
+                if info is not None:
+                    part = min(1.0, max(0.0, info.parts.processor_wait) / max(length, 1e-9))
+                    each.starved += part * totals.seconds * share
+                if length >= each.longest:
+                    each.longest, each.example = length, info
+            if known:  # the longest of all may have been too long ago to be known
+                reason, kind = _reason(known[0][1], known[0][0], loop.callbacks.threshold)
+                first = _entry(found, reason, culprit, callback, kind, loop)
+                first.longest = max(first.longest, totals.longest_s)
+    for index in indexes:
+        _unfinished(index, scope, found)
+    return sorted(found.values(), key=lambda each: -each.cost_s)
+
+
+def _entry(
+    found: dict[tuple[str, str, str, str], Slow],
+    reason: str,
+    culprit: str,
+    callback: str,
+    kind: BlockingKind,
+    loop: LoopStatistics | None,
+) -> Slow:
+    name = culprit if culprit != UNKNOWN_LABEL else callback
+    key = (reason, name, kind.name, loop.label if loop is not None else "")
+    each = found.get(key)
+    if each is None:
+        each = found[key] = Slow(reason, name, callback, kind, key[3])
+    return each
+
+
+def _examples(indexes: list[StallIndex]) -> dict[tuple[str, str], list[tuple[float, StallInfo]]]:
+    """The longest runs of each callback and culprit, with what is known of them."""
+    by_pair: dict[tuple[str, str], list[tuple[float, StallIndex, tuple[int, float]]]] = {}
+    for index in indexes:
+        for key in index.slow_runs():
+            pair = index.pair_of(*key)
+            by_pair.setdefault(pair, []).append((index.length_of(*key), index, key))
+    out: dict[tuple[str, str], list[tuple[float, StallInfo]]] = {}
+    for pair, runs in by_pair.items():
+        runs.sort(key=lambda run: -run[0])
+        for length, index, key in runs[:_EXAMPLES]:
+            info = index.lookup(*key)
+            if info is not None and info.parts.cause != SUSPENDED:
+                out.setdefault(pair, []).append((length, info))
+    return out
+
+
+def _reason(info: StallInfo | None, length: float, threshold: float) -> tuple[str, BlockingKind]:
+    """Why a run was slow: cpu, off_cpu, gc, gil, starved, or "" where it was not measured; and what it did."""
+    if info is None:
+        return "", KINDS["unknown"]
+    parts = info.parts
+    if parts.cause in (GC, GIL):
+        return parts.cause, KINDS["unknown"]
+    taken = main_stack(info, length)
+    kind = kind_of(taken.frames if taken is not None else [], parts.cause)
+    # With a processor to itself it would not have been slow, and that is most of its time. (A call that waits for
+    # something else is slow anyway.)
+    alone = length - max(0.0, parts.processor_wait)
+    if alone < min(threshold, length / 2) and (parts.cause == CPU or kind.name in ("waiting", "unknown")):
+        return STARVED, KINDS["unknown"]
+    return parts.cause, kind
+
+
+def main_stack(info: StallInfo, length: float) -> StackTaken | None:
+    """The stack that stands for most of a run of ``length`` s.
+
+    Each stands for the time from it to the next, the first for what was before it too.
+    """
+    stacks = [each for each in info.stacks if each.frames]
+    if not stacks:
+        return None
+    end = max(info.start + length, stacks[-1].at)
+    begins = [info.start, *(each.at for each in stacks[1:]), end]
+    spans = [until - begin for begin, until in pairwise(begins)]
+    return stacks[max(range(len(stacks)), key=lambda index: spans[index])]
+
+
+def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow]) -> None:
+    """Stalls of which no end was seen: they last, or their process was killed in them."""
+    for key in index.unfinished():
+        info = index.lookup(*key)
+        if info is None or not info.stacks:
+            continue
+        last = info.stacks[-1].at
+        loop = next((each for each in scope.loops if each.reader is not None and each.reader.number == info.ring), None)
+        if loop is not None and loop.running_seconds(scope.now) > 0.0:
+            last = max(last, scope.now)
+        length = last - info.start
+        limit = loop.callbacks.threshold if loop is not None else 0.0
+        if length < limit:
+            continue
+        reason, kind = _reason(info, length, limit)
+        each = _entry(found, reason, info.culprit, info.callback, kind, loop)
+        each.runs += 1
+        each.seconds += length
+        each.ended = False
+        if length > each.longest:
+            each.longest, each.example = length, info
+
+
+# -- the rules
+
+
+def blocking_calls(scope: Scope) -> Iterator[Finding]:
+    """A callback waits in a call that blocks the loop: sleep, file, network, lock, ..."""
+    for each in slow_of(scope):
+        if each.reason in (OFF_CPU, "") or (
+            each.reason == CPU and each.kind.name in ("import", "logging", "tls-context")
+        ):
+            yield _finding(scope, "blocking-call", each, "blocks the loop")
+
+
+def computing(scope: Scope) -> Iterator[Finding]:
+    """A callback computes on the loop for longer than the threshold."""
+    for each in slow_of(scope):
+        if each.reason == CPU and each.kind.name not in _CALLS:
+            yield _finding(scope, "cpu-on-loop", each, "holds the loop")
+
+
+def _finding(scope: Scope, rule: str, each: Slow, verb: str) -> Finding:
+    who, stack = _who(scope, each)
+    runs = max(1, round(each.runs))
+    harm = f"{seconds(each.seconds)} in {counted(runs, 'run')}" if runs > 1 else f"{seconds(each.longest)} once"
+    harm += f", {seconds(each.longest)} at most" if runs > 1 else ""
+    if not each.ended:
+        harm = f"{seconds(each.longest)} or more, never seen to end"
+    if each.blocked >= 0.001:
+        harm += f"; others waited {seconds(each.blocked)} for it"
+    severity = scope.severity(each.cost_s)
+    if each.longest >= thresholds.BLOCKED_SECONDS:
+        severity = CRITICAL
+    return Finding(
+        rule,
+        each.kind.name,
+        severity,
+        f"{who.place} {verb}: {each.kind.does}",
+        harm,
+        each.cost_s,
+        scope.process.slot,
+        each.loop,
+        who,
+        tuple(_evidence(each)),
+        each.kind.remedy,
+        stack,
+    )
+
+
+def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
+    """The culprit with the line it stood at, and the application's frames."""
+    info = each.example
+    callback = each.callback if each.callback != each.culprit else ""
+    if info is None:
+        return scope.who(each.culprit, callback), ()
+    taken = main_stack(info, each.longest)
+    if taken is None:
+        return scope.who(each.culprit, callback), ()
+    frames = [*reversed(taken.frames), *taken.awaiting]
+    stack = tuple(frame_line(frame) for frame in frames if is_application(frame[0], frame[2]))[:_FRAMES]
+    name = culprit_of(taken.frames, taken.awaiting) or each.culprit
+    for frame in frames:
+        if _name(frame) == name:
+            return Who(name, frame[0], frame[1], each.callback if each.callback != name else ""), stack
+    return scope.who(name, callback), stack
+
+
+def _name(frame: Frame) -> str:
+    return f"{frame[2]}.{frame[3]}" if frame[2] else frame[3]
+
+
+_CAUSES: Final = {
+    CPU: "the loop's thread computed",
+    OFF_CPU: "the loop's thread waited, off the processor",
+    GC: "the garbage collector ran",
+    GIL: "the loop's thread waited for the GIL",
+}
+
+
+def _evidence(each: Slow) -> Iterator[str]:
+    info = each.example
+    if info is None:
+        yield "no stack was taken"
+        return
+    parts = info.parts
+    if parts.cause:
+        guess = " (a guess)" if parts.guess else ""
+        measured = f": {seconds(parts.cpu)} of CPU time" if parts.cpu >= 0.0 else ""
+        yield f"of the longest run of {seconds(each.longest)}: {_CAUSES.get(parts.cause, parts.cause)}{guess}{measured}"
+    if parts.processor_wait >= 0.01:
+        yield f"{seconds(parts.processor_wait)} of it waited for a processor"
+    if info.bill is not None and info.bill.waiting:
+        yield f"{counted(info.bill.waiting, 'callback')} stood ready behind it"
+    if info.callback not in (each.culprit, UNKNOWN_LABEL):
+        yield f"within {info.callback}"
+    if not info.stacks:
+        yield "no stack was taken"
+
+
+_SHORT_CAUSES: Final = {
+    CPU: "computes",
+    OFF_CPU: "waits",
+    GC: "garbage collection",
+    GIL: "waits for the GIL",
+    STARVED: "waits for a processor",
+    "": "not measured",
+}
+
+
+def causes_of(scope: Scope) -> dict[str, str]:
+    """In a word or two why the slow runs of a culprit (where none is known: of a callback) were slow, mostly."""
+    out: dict[str, str] = {}
+    for each in sorted(slow_of(scope), key=lambda each: each.seconds):  # the last one stays
+        detail = f" ({each.kind.name})" if each.kind.name not in ("cpu", "waiting", "unknown") else ""
+        out[each.culprit] = _SHORT_CAUSES.get(each.reason, each.reason) + detail
+    return out
+
+
+def kept_from_running(scope: Scope, reason: str) -> tuple[float, float, Slow | None]:
+    """Slow runs for this reason (GC, GIL, STARVED): their seconds, what others waited for them, the costliest.
+
+    Where there is one, there is a finding, whatever the thresholds: no slow run goes without.
+    STARVED also counts what slow runs of another reason waited for a processor.
+    """
+    every = slow_of(scope)
+    those = [each for each in every if each.reason == reason]
+    lost = sum(each.seconds for each in those)
+    if reason == STARVED:
+        lost = sum(each.starved for each in every)
+    return lost, sum(each.blocked for each in those), those[0] if those else None

@@ -1,0 +1,126 @@
+"""All rules over a run: what is wrong, the worst first; or that nothing is, and on what that rests."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Final
+
+from ..statistics.histograms import Histogram
+from ..units import count, counted, seconds
+from . import executors, loops, process, slow_runs, tasks, thresholds, throttling, trends
+from .model import NOTE, SEVERITIES, Finding, Verdict
+from .scope import Scope
+
+if TYPE_CHECKING:
+    from ..statistics.run import Statistics
+
+Rule = Callable[[Scope], Iterator[Finding]]
+
+RULES: Final[tuple[Rule, ...]] = (
+    slow_runs.blocking_calls,
+    slow_runs.computing,
+    loops.saturated,
+    loops.congested,
+    loops.spinning,
+    loops.poll_late,
+    loops.slow_peers,
+    loops.storms,
+    executors.full,
+    tasks.leaked,
+    tasks.lost,
+    process.heaps,
+    process.cancelled_timers,
+    process.garbage,
+    process.starved,
+    process.gil,
+    process.dropped,
+    process.debug_mode,
+)
+#: The names of all rules, which are those of the pages in docs/findings/.
+KINDS: Final = (
+    "blocking-call",
+    "cancelled-timers",
+    "congested",
+    "connection-storm",
+    "connections-refused",
+    "container-throttled",
+    "cpu-on-loop",
+    "data-dropped",
+    "debug-mode",
+    "executor-full",
+    "gc-pauses",
+    "gil-contention",
+    "lost-tasks",
+    "loop-saturated",
+    "memory-leak",
+    "poll-late",
+    "pool-waits-for-itself",
+    "processor-starved",
+    "slow-peer",
+    "spin",
+    "task-leak",
+    "timer-leak",
+)
+
+
+def add_to(statistics: Statistics) -> None:
+    """What the rules watch over time becomes a part of these statistics; before the first process is attached."""
+    trends.add_to(statistics)
+    throttling.add_to(statistics)
+
+
+def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
+    """Applies every rule. To be called under the statistics' lock. ``now``: monotonic s, for what is in progress."""
+    now = time.monotonic() if now is None else now
+    found: list[Finding] = []
+    for _, each in sorted(statistics.processes.items()):
+        scope = Scope(each, now)
+        for rule in RULES:
+            found += rule(scope)
+    found += _spans_dropped(statistics)
+    # What waited for its poll, the GIL or a processor explains late polls.
+    explained = {each.process for each in found if each.kind in ("gil-contention", "processor-starved")}
+    explained |= {each.process for each in found if each.kind == "container-throttled"}
+    found = [each for each in found if each.kind != "poll-late" or each.process not in explained]
+    found.sort(key=lambda each: (each.severity == NOTE, -each.cost_s, SEVERITIES.index(each.severity)))
+    return Verdict(tuple(found), _basis(statistics, now))
+
+
+def _basis(statistics: Statistics, now: float) -> str:
+    delays = Histogram()
+    observed = 0.0
+    for loop in statistics.loops():
+        delays.merge(loop.callbacks.delays.values())
+        observed = max(observed, sum(loop.times(now)))
+    if not delays.count:
+        return "no callback ran"
+    late = seconds(delays.quantile(0.99))
+    return f"{counted(delays.count, 'callback')} in {seconds(observed)}, 99% waited {late} or less"
+
+
+def _spans_dropped(statistics: Statistics) -> Iterator[Finding]:
+    exported = lost = 0.0
+    reasons: dict[str, float] = {}
+    for more in statistics.extra:
+        for name, labels, value in more():
+            if name == "traceloop_spans_exported_total" and isinstance(value, int | float):
+                exported += value
+            elif name == "traceloop_spans_dropped_total" and isinstance(value, int | float) and value:
+                lost += value
+                reasons[dict(labels).get("reason", "")] = value
+    if not lost or lost < thresholds.DROPPED_SHARE * (exported + lost):
+        return
+    yield Finding(
+        "data-dropped",
+        "spans",
+        NOTE,
+        "Spans could not be exported",
+        f"{count(lost)} of {counted(exported + lost, 'span')}",
+        0.0,
+        min(statistics.processes, default=0),
+        "",
+        None,
+        tuple(f"{reason}: {count(number)}" for reason, number in sorted(reasons.items(), key=lambda item: -item[1])),
+        "Look at the receiver; send fewer (`--spans slow`, or a ratio).",
+    )
