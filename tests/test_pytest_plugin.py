@@ -166,6 +166,28 @@ def test_tasks_left_behind_fail_their_test(tmp_path: Path) -> None:
     assert "3 failed, 4 passed" in result.stdout
 
 
+def test_calls_that_may_block_fail_their_test(tmp_path: Path) -> None:
+    suite = """
+        import asyncio, pytest, time
+        def load():
+            open(__file__).close()
+        async def main():
+            for _ in range(3): load()
+        def test_it():
+            asyncio.run(main())
+        @pytest.mark.traceloop(blocking=False)
+        def test_may():
+            asyncio.run(main())
+        def test_does_not():
+            load()
+            asyncio.run(asyncio.sleep(0))
+            asyncio.run(asyncio.to_thread(load))
+    """
+    result = run(tmp_path, "--traceloop-blocking", suite=suite)
+    assert "1 failed, 2 passed" in result.stdout, result.stdout
+    assert re.search(r"  open: test_suite\.load \(\S+test_suite\.py:4\), 3 times", result.stdout), result.stdout
+
+
 def test_waiting_for_a_processor_fails_nothing(tmp_path: Path) -> None:
     # Eight processes that compute, on one processor, take most of it from the test's callback.
     suite = """

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import pytest
 
-_MARKER = "traceloop(slow=SECONDS, leaks=True|False): limits for this test under `pytest --traceloop`; slow=None: none"
+_MARKER = (
+    "traceloop(slow=SECONDS, leaks=True|False, blocking=True|False): limits for this test under `pytest --traceloop`; "
+    "slow=None: none"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +29,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="Fail a test that leaves tasks behind which are not done. Implies --traceloop.",
     )
+    group.addoption(
+        "--traceloop-blocking",
+        action="store_true",
+        help="Fail a test whose code, on a loop's thread, opens files, connects, looks names up, imports, starts a "
+        "process or sleeps, however quick that is. Implies --traceloop.",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -34,11 +43,12 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", _MARKER)
     text = config.getoption("--traceloop-slow")
     leaks = bool(config.getoption("--traceloop-leaks"))
-    if text is None and not leaks and not config.getoption("--traceloop"):
+    blocking = bool(config.getoption("--traceloop-blocking"))
+    if text is None and not (leaks or blocking or config.getoption("--traceloop")):
         return
     from . import api
     from .pytest_watch import Limits, Watch, seconds_of
 
     limit = seconds_of(text, "--traceloop-slow") if text is not None else None
     api.install()
-    config.pluginmanager.register(Watch(config, Limits(limit, leaks)), "traceloop-watch")
+    config.pluginmanager.register(Watch(config, Limits(limit, leaks, blocking)), "traceloop-watch")

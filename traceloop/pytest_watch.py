@@ -24,6 +24,8 @@ from .reading.new_statistics import make_statistics
 from .reading.stalls.parts import stalls_of
 from .record.frames import called_by, culprit_frame, place
 from .record.proc import schedule_of
+from .recording import blocking_calls
+from .recording.blocking_calls import Call
 from .recording.process import current_process, existing_process
 from .settings import Settings
 
@@ -51,23 +53,29 @@ class SlowRun(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """What fails a test. slow: seconds that no callback may run for; None: as long as it likes. leaks: tasks left."""
+    """What fails a test. slow: seconds that no callback may run for; None: as long as it likes. leaks: tasks left.
+    blocking: calls that may block.
+    """
 
     slow: float | None
     leaks: bool
+    blocking: bool
 
     @classmethod
     def of(cls, item: pytest.Item, default: Limits) -> Limits:
         """The limits of a test: of its markers, the nearest counting most, and of the command line."""
-        slow, leaks = default
+        slow, leaks, blocking = default
         for mark in reversed(list(item.iter_markers("traceloop"))):
             unknown = mark.kwargs.keys() - set(cls._fields)
             if mark.args or unknown:
-                raise pytest.UsageError(f"{item.nodeid}: expected @pytest.mark.traceloop(slow=SECONDS, leaks=BOOL)")
+                raise pytest.UsageError(
+                    f"{item.nodeid}: expected @pytest.mark.traceloop(slow=SECONDS, leaks=BOOL, blocking=BOOL)"
+                )
             if "slow" in mark.kwargs:
                 slow = None if mark.kwargs["slow"] is None else seconds_of(str(mark.kwargs["slow"]), item.nodeid)
             leaks = bool(mark.kwargs.get("leaks", leaks))
-        return cls(slow, leaks)
+            blocking = bool(mark.kwargs.get("blocking", blocking))
+        return cls(slow, leaks, blocking)
 
 
 def seconds_of(text: str, whose: str) -> float:
@@ -108,6 +116,7 @@ class Watch:
         self._read(item.nodeid)
         waited = _waited_for_processor()
         self.leaks.begin()
+        calls = _BlockingCalls() if limits.blocking else None
         try:
             result = yield
         finally:
@@ -118,6 +127,8 @@ class Watch:
             failures += self._too_slow(slow, limits.slow, waited)
         if limits.leaks and left:
             failures.append(_left_behind(left))
+        if calls is not None and (made := calls.made()):
+            failures.append(_may_block(made))
         if failures:
             pytest.fail("\n\n".join(failures), pytrace=False)
         return result
@@ -243,6 +254,29 @@ def _left_behind(left: list[str]) -> str:
     what = "1 task was" if len(left) == 1 else f"{len(left)} tasks were"
     rest = [f"  and {len(left) - _NAMED} more"] if len(left) > _NAMED else []
     return "\n".join([f"{what} left behind, not done:", *("  " + text for text in left[:_NAMED]), *rest])
+
+
+def _may_block(made: list[tuple[Call, int]]) -> str:
+    lines = [f"  {call.call}: {place(call[1:])}{f', {times} times' if times > 1 else ''}" for call, times in made]
+    rest = [f"  and {len(lines) - _SHOWN} more"] if len(lines) > _SHOWN else []
+    return "\n".join(["calls that may block, on the loop's thread:", *lines[:_SHOWN], *rest])
+
+
+class _BlockingCalls:
+    """The calls that may block, made from now on by what runs on a loop of this process."""
+
+    def __init__(self) -> None:
+        process = current_process()
+        self._calls = blocking_calls.find_in(process) if process is not None else None
+        self._before = self._counts()
+
+    def _counts(self) -> dict[Call, int]:
+        return {call: total.count for call, total in self._calls.totals.items()} if self._calls is not None else {}
+
+    def made(self) -> list[tuple[Call, int]]:
+        """Who called what, where, and how often."""
+        now = self._counts()
+        return [(call, now[call] - self._before.get(call, 0)) for call in now if now[call] > self._before.get(call, 0)]
 
 
 def _waited_for_processor() -> float | None:

@@ -164,6 +164,11 @@ FIELDS: Final = (
         "When memory grows, trace allocations for 15 s, once, to name the lines; each costs 2 to 4 times as much then.",
     ),
     Field(
+        "find_blocking", False, parse_flag, "--find-blocking", "",
+        "Report the calls on a loop's thread that may block, however quick they are: files, connections, look-ups, "
+        "subprocesses, imports, sleeps. Each costs some 40 us then.",
+    ),
+    Field(
         "exit_timeout", 2.0, parse_wait, "--exit-timeout", "SECONDS",
         "How long the program's end may wait for its last records to be read.",
         shown="2",
@@ -193,6 +198,7 @@ class Settings:
     keep_uvloop: whether a program that asks for uvloop gets it, untraced.
     snapshot_on_stall: seconds of a stall after which the record is copied, or None.
     memory_trace: whether allocations are traced.
+    find_blocking: whether calls on a loop's thread that may block are looked for.
     exit_timeout: seconds that a process waits at its exit for its last records to be read.
     """
 
@@ -217,6 +223,7 @@ class Settings:
     keep_uvloop: bool
     snapshot_on_stall: float | None
     memory_trace: bool
+    find_blocking: bool
     exit_timeout: float
 
     def __init__(self, **values: Any) -> None:

@@ -17,7 +17,7 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.record.sites import UNKNOWN_LABEL
 
-from . import report_findings, report_stalls, report_waits
+from . import report_blocking, report_findings, report_stalls, report_waits
 from . import report_resources as report_parts
 from .names import readable
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
@@ -131,6 +131,10 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
         yield from _executors(executors, style, full)
         if full:
             yield from report_parts.saturation(executors, style)
+    blocking = report_blocking.blocking_calls(process, style)
+    if blocking:
+        yield ""
+        yield from blocking
     interrupted = report_parts.collections(process, style)
     if interrupted and full:
         yield ""

@@ -6,6 +6,7 @@ are called from any place: at exit, in a signal handler, before `os._exit` and b
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -71,6 +72,8 @@ def close() -> None:
     try:
         # Offloads that ended after the last loop's last flush.
         outbox_of(current).drain(time.monotonic())
+        for each in sampler_of(current).at_samples:
+            each(math.inf)
     except Exception:
         pass  # the end of a process is no place for a failing recorder
     current.end()

@@ -16,6 +16,7 @@ from typing import Any
 from ..core.buffer import NOWHERE, Record
 from ..core.identify import Identifier
 from ..record import layout
+from . import blocking_calls
 from .application_spans import ApplicationSpans
 from .external_runs import ExternalRuns
 from .gauges import write_gauges
@@ -270,6 +271,8 @@ def make_recorder(loop: Any) -> Recorder | None:
         if process is None:
             return None
         process.loops.add(loop)
+        if process.settings.find_blocking and blocking_calls.found_in(process) is None:
+            sampler_of(process).at_samples.append(blocking_calls.find_in(process).write)
         return Recorder(process, loop._new_record(), loop._new_queue())
     except Exception as error:
         _logger.error("traceloop: recording could not be started; the application runs on", exc_info=error)

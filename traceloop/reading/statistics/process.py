@@ -10,6 +10,7 @@ from ...record.text import printable
 from ..decoding.decoded import Decoded
 from ..decoding.decoder import LoopStream
 from ..site_names import SiteNames
+from .blocking_calls import BlockingCallStatistics
 from .context import Context
 from .executors import ExecutorStatistics
 from .garbage import CollectionStatistics
@@ -74,12 +75,14 @@ class ProcessStatistics:
         self.waits = Waits()
         self.growth = GrowthStatistics()
         self.wait_series = WaitSeries(self.waits, lambda: self.loops.values(), lambda: self.sites, self.labels)
+        self.blocking_calls = BlockingCallStatistics()
         self.parts: list[Part] = [
             self.executors,
             self.collections,
             self.memory,
             self.growth,
             self.wait_series,
+            self.blocking_calls,
         ]
         self.pid = 0
         self.description: dict[str, Any] = {}
@@ -102,6 +105,7 @@ class ProcessStatistics:
         self.description = description
         self.executors.new_process(sites)
         self.waits.new_process()
+        self.blocking_calls.new_process()
         self.attached = True
         self.processes += 1
         self.usage = None

@@ -14,6 +14,7 @@ import logging
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
@@ -64,6 +65,8 @@ class Sampler:
         self._loops: list[LoopSamples] = []
         self._lock = threading.Lock()
         self._next_event = process.next_event
+        #: Called about as often as something is sampled, by whichever thread does that; they must not raise.
+        self.at_samples: list[Callable[[float], None]] = []
 
     def loop_started(self, loop: Any) -> LoopSamples:
         """A loop begins to run, in this thread. Returns what it hands in at each ``flush``, until ``loop_stopped``."""
@@ -130,6 +133,8 @@ class Sampler:
                     self._sample_timers(samples, now)
             if now >= self.memory.due:
                 self.memory.sample(now)
+            for each in self.at_samples:
+                each(now)
         except Exception as error:
             self._loops = []
             self.memory.due = float("inf")

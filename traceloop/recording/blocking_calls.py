@@ -1,0 +1,311 @@
+"""`--find-blocking`: the calls of the application, on a loop's thread, that may block, however quick they are here.
+
+The interpreter tells audit hooks (PEP 578) of every file that is opened, every connection, look-up, subprocess, import
+and sleep. What follows from how it does:
+
+* An audit hook stays for the life of the interpreter. So there is none unless it was asked for, one serves every run of
+  the process, and it gives up at once in threads without a running loop.
+* It is called for all events, some of which are frequent (`gc.get_referents`, `sys._getframe`): one that is not looked
+  for costs about 0.7 us, in any thread. One that is costs some 40 us.
+* It is told when a call begins. When it has ended, the frame that made it goes on, and that the interpreter tells, too:
+  `sys.monitoring` (3.12) is asked for the next instruction of the application's frame. So the time is that of the
+  whole call that stands in the application's line: of `requests.get`, not of the `connect` below it. On 3.11 no time is
+  known.
+* It is not told of `time.sleep` before 3.13: there the name in the module `time` stands for the function, and tells us.
+* What a hook raises, the call raises: nothing leaves it but an interrupt that was about to come.
+
+Looked for is the innermost frame of the application's own code, else of a library's, between the loop and the call. A
+call by asyncio itself on the way to it (a subprocess that is started, a socket that does not block) is none of the
+application's, and what an import opens and imports is part of that import.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from _thread import get_ident
+from asyncio import events
+from time import monotonic
+from types import CodeType, FrameType
+from typing import Any, Final, NamedTuple
+
+from ..record import layout
+from ..record.frames import OUR_FOLDER, is_application, is_library, is_loop
+from .outbox import outbox_of
+from .process import Process
+
+#: Audit events that are looked for: what they are called in a report is their own name.
+CALLS: Final = frozenset(
+    (
+        "fcntl.flock",
+        "fcntl.lockf",
+        "import",
+        "open",
+        "os.posix_spawn",
+        "os.system",
+        "socket.connect",
+        "socket.getaddrinfo",
+        "socket.gethostbyaddr",
+        "socket.gethostbyname",
+        "sqlite3.connect",
+        "subprocess.Popen",
+        "time.sleep",
+    )
+)
+
+_MAX_PLACES: Final = 1000
+_MAX_KNOWN: Final = 8192
+_MAX_FRAMES: Final = 200
+_ROWS_AN_EVENT: Final = 50
+_WRITE_SECONDS: Final = 1.0
+_IMPORTLIB: Final = "<frozen importlib"
+
+# What a frame's code is to us.
+_LOOP, _OWN, _LIBRARY, _ASYNCIO, _IMPORT, _OTHER = range(6)
+
+
+class Call(NamedTuple):
+    """Who calls what, where. call: the audit event; file, line, module, qualname: of the frame that made it."""
+
+    call: str
+    file: str
+    line: int
+    module: str
+    qualname: str
+
+
+class Total:
+    """How often a call was made, and how long it took, s; -1 where that is not known."""
+
+    __slots__ = ("changed", "count", "longest_s", "seconds")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.seconds = 0.0
+        self.longest_s = -1.0
+        self.changed = False
+
+
+class BlockingCalls:
+    """The calls of one process, by place. ``note`` is called in the loops' threads, ``write`` by any one at a time."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._outbox = outbox_of(process)
+        self.totals: dict[Call, Total] = {}
+        #: Calls at places beyond the first thousand.
+        self.left_out = 0
+        self._written = 0.0
+        self._kinds: dict[CodeType, int] = {}
+        # By thread: the call that lasts. Frame (its id), code, what is counted, since when.
+        self._lasting: dict[int, tuple[int, CodeType, Total, float]] = {}
+        # What code is asked of depends on all threads. Reentrant: a signal's handler may open a file.
+        self._lock = threading.RLock()
+
+    def note(self, event: str, frame: FrameType) -> None:
+        """A call begins; ``frame`` is the innermost."""
+        outer: FrameType | None = frame
+        if event == "import":
+            # From 3.15 on it is the import system's own code that tells of an import.
+            while outer is not None and self._kind(outer) == _IMPORT:
+                outer = outer.f_back
+        own = self._own_frame(outer)
+        if own is None:
+            return
+        code = own.f_code
+        module = str(own.f_globals.get("__name__", ""))
+        key = Call(event, code.co_filename, own.f_lineno, module, code.co_qualname)
+        total = self.totals.get(key)
+        if total is None:
+            if len(self.totals) >= _MAX_PLACES:
+                self.left_out += 1
+                return
+            total = self.totals[key] = Total()
+        total.count += 1
+        total.changed = True
+        if _monitoring is None:
+            return
+        thread = get_ident()
+        lasting = self._lasting.get(thread)
+        if lasting is not None and lasting[0] == id(own):
+            return  # the same call of the application's goes on
+        with self._lock:
+            self._lasting[thread] = (id(own), code, total, monotonic())
+            _monitoring.set_local_events(_tool, code, _monitoring.events.INSTRUCTION)
+
+    def returned(self, code: CodeType, frame: FrameType) -> None:
+        """Code of which the next instruction was asked for goes on, or is left by an exception."""
+        now = monotonic()
+        thread = get_ident()
+        lasting = self._lasting.get(thread)
+        is_over = lasting is not None and lasting[0] == id(frame)
+        with self._lock:
+            if is_over:
+                del self._lasting[thread]
+            if not any(each[1] is code for each in self._lasting.values()):
+                _monitoring.set_local_events(_tool, code, 0)
+        if is_over and lasting is not None:
+            _, _, total, since = lasting
+            total.seconds += now - since
+            total.longest_s = max(total.longest_s, now - since)
+            total.changed = True
+
+    def write(self, now: float) -> None:
+        """Writes what has changed since the last time, a second ago at least. At the end, ``now`` is infinite."""
+        if now - self._written < _WRITE_SECONDS:
+            return
+        self._written = now
+        changed = [(key, total) for key, total in list(self.totals.items()) if total.changed]
+        for start in range(0, len(changed), _ROWS_AN_EVENT):
+            rows = []
+            for key, total in changed[start : start + _ROWS_AN_EVENT]:
+                total.changed = False
+                rows.append([*key, total.count, round(total.seconds, 6), round(total.longest_s, 6)])
+            text = json.dumps({"kind": "blocking_calls", "rows": rows, "left_out": self.left_out})
+            at = monotonic()
+            self._outbox.define([at, layout.R_EVENT, self._process.next_event()], text, at)
+
+    def _own_frame(self, frame: FrameType | None) -> FrameType | None:
+        """The frame that the call is told of, None where it is none of the application's."""
+        own: FrameType | None = None
+        library: FrameType | None = None
+        for _ in range(_MAX_FRAMES):
+            if frame is None:
+                return None  # no handle of the loop
+            kind = self._kind(frame)
+            if kind == _LOOP:
+                return own or library
+            if kind == _IMPORT or (kind == _ASYNCIO and own is None and library is None):
+                return None
+            if kind == _OWN and own is None:
+                own = frame
+            elif kind == _LIBRARY and library is None:
+                library = frame
+            frame = frame.f_back
+        return None
+
+    def _kind(self, frame: FrameType) -> int:
+        code = frame.f_code
+        kind = self._kinds.get(code)
+        if kind is None:
+            if len(self._kinds) >= _MAX_KNOWN:
+                self._kinds.clear()
+            kind = self._kinds[code] = _kind_of(code, str(frame.f_globals.get("__name__", "")))
+        return kind
+
+
+def _kind_of(code: CodeType, module: str) -> int:
+    file = code.co_filename
+    if is_loop(file, code.co_name):
+        return _LOOP
+    if file.startswith(_IMPORTLIB):
+        return _IMPORT
+    if file.startswith(OUR_FOLDER) or module == "asyncio" or module.startswith("asyncio."):
+        return _ASYNCIO
+    if is_application(file, module):
+        return _OWN
+    return _LIBRARY if is_library(file) else _OTHER
+
+
+# -- the one hook of the interpreter
+
+_monitoring: Any = getattr(sys, "monitoring", None)
+_tool = -1
+_active: BlockingCalls | None = None
+_installed = False
+
+
+def find_in(process: Process) -> BlockingCalls:
+    """The calls of ``process``, which are looked for from now on; those of the process before it are not."""
+    global _active, _installed
+    if _active is None or _active._process is not process:
+        _active = BlockingCalls(process)
+    if not _installed:
+        _installed = True
+        _take_tool()
+        sys.addaudithook(_audited)
+        if sys.version_info < (3, 13):
+            time.sleep = _Sleep(time.sleep)
+    return _active
+
+
+def found_in(process: Process) -> BlockingCalls | None:
+    """The calls of ``process``; None where they are not looked for."""
+    return _active if _active is not None and _active._process is process else None
+
+
+def _take_tool() -> None:
+    global _tool, _monitoring
+    if _monitoring is None:
+        return
+    for number in (4, 3):  # those that PEP 669 leaves to whoever comes
+        try:
+            _monitoring.use_tool_id(number, "traceloop")
+        except ValueError:
+            continue
+        _tool = number
+        kinds = _monitoring.events
+        _monitoring.register_callback(number, kinds.INSTRUCTION, _went_on)
+        _monitoring.register_callback(number, kinds.PY_UNWIND, _unwound)
+        _monitoring.set_events(number, kinds.PY_UNWIND)
+        return
+    _monitoring = None  # times are not known
+
+
+def _audited(event: str, arguments: tuple[Any, ...]) -> None:
+    if event not in CALLS or _active is None or events._get_running_loop() is None:
+        return
+    try:
+        # A socket of asyncio's does not wait, nor does a sleep of no time.
+        if event == "socket.connect" and arguments[0].gettimeout() == 0.0:
+            return
+        if event == "time.sleep" and not arguments[0]:
+            return
+        _active.note(event, sys._getframe(1))
+    except Exception:
+        pass  # the call is the program's, and goes ahead
+
+
+class _Sleep:
+    """Stands for `time.sleep` and tells of each call. `__call__` is a property, so that the interpreter itself calls
+    the function, and a traceback shows no frame of ours.
+    """
+
+    def __init__(self, function: Any) -> None:
+        self._function = function
+        self.__name__ = self.__qualname__ = "sleep"
+        self.__module__ = "time"
+        self.__doc__ = function.__doc__
+
+    @property
+    def __call__(self) -> Any:
+        if _active is not None and events._get_running_loop() is not None:
+            try:
+                _active.note("time.sleep", sys._getframe(1))
+            except Exception:
+                pass  # as above
+        return self._function
+
+    def __repr__(self) -> str:
+        return repr(self._function)
+
+
+def _went_on(code: CodeType, offset: int) -> None:
+    try:
+        if _active is not None:
+            _active.returned(code, sys._getframe(1))
+    except Exception:
+        pass  # as above
+
+
+def _unwound(code: CodeType, offset: int, exception: BaseException) -> None:
+    try:
+        if _active is not None and _active._lasting:
+            frame = sys._getframe(1)
+            lasting = _active._lasting.get(get_ident())
+            if lasting is not None and lasting[0] == id(frame):
+                _active.returned(code, frame)
+    except Exception:
+        pass  # as above
