@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +44,8 @@ def test_a_child_with_the_roots_stderr_speaks_for_itself(traced: Traced, tmp_pat
     result = outcome([*traced.command, "--collector", "none", "app.py"], tmp_path)
     assert result.stdout == "None 0\n"
     assert [line for line in notices(result) if "stall: __main__.main (" in line], result.stderr
+    for folder in re.findall(r"the record is in (\S+);", result.stderr):
+        shutil.rmtree(folder)
 
 
 def test_the_lines_of_others_are_bounded(traced: Traced, tmp_path: Path) -> None:
