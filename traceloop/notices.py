@@ -15,6 +15,7 @@ import select
 import sys
 
 from .record import files
+from .record.secrets import without_secrets
 from .record.text import MAX_TEXT, printable
 from .settings import NO_DIRECTORY, RUN_DIR, STDERR
 
@@ -34,7 +35,7 @@ _at_start = _identity(2) if sys.__stderr__ is not None else None
 def say(line: str) -> None:
     """Writes `traceloop: LINE`, without control characters; from any thread, and at exit too. Never raises."""
     try:
-        lines = [printable(part, MAX_TEXT) for part in line.rstrip("\n").split("\n")]
+        lines = [printable(without_secrets(part), MAX_TEXT) for part in line.rstrip("\n").split("\n")]
         if _is_somebody_elses():
             _hand_over(lines)
         else:

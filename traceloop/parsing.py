@@ -1,9 +1,11 @@
 """From the text of an option or a variable to a value: one function for each kind.
 
-Each raises `SettingsError`, whose line says what was expected. Imports nothing: see settings.py.
+Each raises `SettingsError`, whose line says what was expected. Imports next to nothing: see settings.py.
 """
 
 from __future__ import annotations
+
+from .record.secrets import without_secrets
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,7 +93,7 @@ def parse_endpoint(text: str) -> str:
     """The address of an OTLP receiver."""
     scheme, separator, rest = text.partition("://")
     if scheme not in ("http", "https") or not separator or not rest.strip("/") or " " in text:
-        raise SettingsError(f"expected an http:// or https:// address, got {text!r}")
+        raise SettingsError(f"expected an http:// or https:// address, got {without_secrets(text)!r}")
     return text
 
 

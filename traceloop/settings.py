@@ -145,6 +145,11 @@ FIELDS: Final = (
         shown="8M",
     ),
     Field("record", None, parse_directory, "--record", "DIR", "Keep the record in this directory."),
+    Field(
+        "command_arguments", False, parse_flag, "--command-arguments", "",
+        "Show the program's arguments, and not its name alone, in the record, the report and the label `command`. They "
+        "may have passwords in them.",
+    ),
     Field("report", False, parse_flag, "--report", "", "Print a report when the program has ended."),
     Field(
         "children", True, parse_flag, "--no-children", "",
@@ -193,6 +198,7 @@ class Settings:
     collector: "process", "thread" or "none".
     ring_size: bytes to which each loop's ring may grow.
     record: a directory in which the record is kept, or None.
+    command_arguments: whether the record has the program's arguments, or its name only.
     report: whether the text report is printed at the end.
     children: whether processes started by the program are traced too.
     keep_uvloop: whether a program that asks for uvloop gets it, untraced.
@@ -218,6 +224,7 @@ class Settings:
     collector: str
     ring_size: int
     record: str | None
+    command_arguments: bool
     report: bool
     children: bool
     keep_uvloop: bool

@@ -65,10 +65,10 @@ def _of_process(names: list[str], description: Mapping[str, Any]) -> dict[str, A
     """What ``process`` and ``service_instance`` would say within the process itself."""
     out: dict[str, Any] = {}
     if "process" in names or "*" in names:
-        executable, command = str(description.get("executable", "")), str(description.get("command", ""))
+        executable = str(description.get("executable", ""))
         out["process.executable.path"] = executable
         out["process.executable.name"] = os.path.basename(executable)
-        out["process.command"] = command.partition(" ")[0]
+        out["process.command"] = os.path.basename(executable)
         if isinstance(description.get("parent"), int):
             out["process.parent_pid"] = description["parent"]
     if "service_instance" in names or "*" in names:

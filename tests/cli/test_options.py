@@ -59,6 +59,7 @@ def test_the_first_word_that_is_no_option_ends_the_options(words: list[str], pro
         (["--ring-size", "1GiB"], "ring_size", 1 << 30),
         (["--record", "somewhere"], "record", "somewhere"),
         (["--report"], "report", True),
+        (["--command-arguments"], "command_arguments", True),
         (["--no-children"], "children", False),
         (["--keep-uvloop"], "keep_uvloop", True),
         (["--snapshot-on-stall", "2"], "snapshot_on_stall", 2.0),
@@ -125,6 +126,7 @@ def test_every_option_has_a_variable_of_the_same_meaning() -> None:
         "otlp_endpoint": "http://h", "collector": "none", "ring_size": "1M", "record": "r", "report": "true",
         "children": "no", "keep_uvloop": "1", "snapshot_on_stall": "1", "memory_trace": "on", "exit_timeout": "1",
         "find_blocking": "true",
+        "command_arguments": "1",
     }  # fmt: skip
     assert {option.name for option in options.OPTIONS} == set(texts)
     for option in options.OPTIONS:
@@ -219,7 +221,7 @@ import asyncio, traceloop
 with asyncio.Runner(loop_factory=traceloop.new_event_loop) as runner:
     runner.run(asyncio.sleep(0))
     from traceloop.recording.process import current_process
-    print(current_process().rings[0].capacity)
+    print(current_process().ring_size)
 """
 
 
@@ -247,7 +249,7 @@ traceloop.start(collector="thread", ring_size=1 << 20, memory_trace=True, metric
 with asyncio.Runner(loop_factory=traceloop.new_event_loop) as runner:
     runner.run(asyncio.sleep(0))
     recorder = runner.get_loop()._recorder
-    print(recorder.process.rings[0].capacity, recorder.sampler.memory._trace, recorder.general_threshold)
+    print(recorder.process.ring_size, recorder.sampler.memory._trace, recorder.general_threshold)
 """
     )
     assert done.stdout == "1048576 True 0.3\n", done.stderr

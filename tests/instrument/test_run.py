@@ -62,7 +62,7 @@ def test_the_run_directory_is_the_owner_s_and_says_what_runs(traced: Traced, tmp
     mode, _, text = result.stdout.partition(" ")
     assert mode == "0o40700"
     description = json.loads(text)
-    assert description["command"] == [traced.python, "app.py"]
+    assert description["command"] == ["app.py"]
     assert description["settings"]["slow_patterns"] == [["app.*", 2.0]]
     assert description["directory"] == str(tmp_path)
 
@@ -417,3 +417,27 @@ def test_the_question_for_the_hook_imports_nothing_from_the_current_folder(trace
 def test_a_script_for_uv_is_run_as_python_runs_it(traced: Traced, tmp_path: Path) -> None:
     result = run(traced, tmp_path, "#!/usr/bin/env -S uv run --script\n" + RUN, "--no-metrics")
     assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_secrets_of_arguments_and_addresses_stay_out(shown: bool, traced: Traced, tmp_path: Path) -> None:
+    text = LOOP + (
+        "import glob\n"
+        "async def work():\n"
+        "    folder = os.environ['OTEL_PYTHON_TRACELOOP_RUN_DIR']\n"
+        "    for path in glob.glob(folder + '/*.json') + glob.glob(folder + '/p-*/*.json'):\n"
+        "        print(open(path).read())\n"
+        "asyncio.run(work())"
+    )
+    (tmp_path / "app.py").write_text(text)
+    words = ["--no-metrics", "--report", *(["--command-arguments"] if shown else [])]
+    # Nothing listens there: the spans' loss is reported with the address.
+    endpoint = ["--otlp-endpoint", "http://alice:hunter2@127.0.0.1:9/v1?token=hunter2"]
+    program = ["app.py", "--password", "swordfish", "postgres://bob:hunter2@db/x?key=hunter2#hunter2"]
+    result = outcome([*traced.command, *words, *endpoint, *program], tmp_path)
+    assert result.status == 0, result.stderr
+    assert "hunter2" not in result.stdout + result.stderr
+    assert "app.py" in result.stdout
+    assert ("swordfish" in result.stdout) == shown and (shown or "swordfish" not in result.stderr)
+    if shown:
+        assert "postgres://***@db/x?***" in result.stdout

@@ -12,6 +12,7 @@ import time
 from ..parsing import MIN_RING_SIZE
 from ..record import files
 from ..record.proc import pid_namespace
+from ..record.secrets import command_line, without_secrets
 from ..settings import Settings
 from ..version import __version__
 
@@ -85,15 +86,19 @@ def describe(settings: Settings, run_dir: str, command: Sequence[str], say: Call
         "pid": os.getpid(),
         "pid_namespace": pid_namespace(),
         "started_ns": time.time_ns(),
-        "command": list(command),
+        "command": command_line(command, settings.command_arguments),
         "directory": _working_directory(),
-        "settings": settings.as_dict(),
+        "settings": {name: _shown(value) for name, value in settings.as_dict().items()},
     }
     try:
         with open(os.path.join(run_dir, files.RUN), "w", encoding="ascii") as file:
             file.write(encode(description) + "\n")
     except OSError as error:
         say(f"cannot write {run_dir}/run.json: {error.strerror}")
+
+
+def _shown(value: Any) -> Any:
+    return without_secrets(value) if isinstance(value, str) else value
 
 
 def make_record_directory(path: str) -> str:

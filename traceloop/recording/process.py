@@ -23,6 +23,7 @@ from typing import Any
 from .. import notices
 from ..record import files, layout
 from ..record.proc import process_start_ticks
+from ..record.secrets import command_line
 from ..settings import Settings, chosen
 from .ring import Ring, make_ring
 from .site_log import SiteLog
@@ -93,7 +94,7 @@ class Process:
             "python": ".".join(map(str, sys.version_info[:3])),
             "implementation": sys.implementation.name,
             "executable": sys.executable,
-            "command": " ".join(getattr(sys, "orig_argv", sys.argv))[:1000],
+            "command": " ".join(command_line(sys.orig_argv, self.settings.command_arguments))[:1000],
             "debug": sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG")),
             "monotonic_ns": time.monotonic_ns(),
             "realtime_ns": time.time_ns(),
