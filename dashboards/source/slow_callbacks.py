@@ -111,6 +111,7 @@ def _who() -> list[JSON]:
                     + by
                     + f"(asyncio_slow_callbacks_total{{{LOOP}}})",
                 ),
+                ("At start-up", "short", by + f"({_in_range('asyncio_slow_callbacks_startup_total')})"),
             ],
             {"culprit": "Culprit", "callback": "Callback"},
             sort="Made others wait",
@@ -118,6 +119,29 @@ def _who() -> list[JSON]:
                 "Made others wait": thresholds((1, YELLOW), (60, RED), base="transparent"),
                 "Mean": thresholds((0.5, YELLOW), (5, RED), base="transparent"),
             },
+        ),
+        table(
+            "Where",
+            "File and line where each culprit stood in the first stack that was taken of it. Begin to read there: what the "
+            "line calls is what held the loop.",
+            [
+                (
+                    "Loops",
+                    "short",
+                    f"count by (callback, culprit, location) (asyncio_slow_callback_info{{{LOOP}}})",
+                )
+            ],
+            {"culprit": "Culprit", "callback": "Callback", "location": "Line"},
+            sort="Loops",
+        ),
+        timeseries(
+            "Longest slow callback, by culprit",
+            "The longest that ended in the last two minutes, start-up left out: also those that were over before a "
+            "scrape could see them last.",
+            [target(f"max by (culprit) (asyncio_slow_callback_longest_seconds{{{LOOP}}})", "{{culprit}}")],
+            "s",
+            log=True,
+            steps=thresholds((0.5, YELLOW), (5, RED)),
         ),
         timeseries(
             "Slow callbacks by culprit",

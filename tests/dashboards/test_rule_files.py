@@ -27,6 +27,8 @@ def test_what_there_is_to_be_alerted_of():
     assert set(ALERTS) == {
         "AsyncioSlowCallback",
         "AsyncioLoopBlocked",
+        "AsyncioLongCallback",
+        "AsyncioSlowStartup",
         "AsyncioScheduleDelayHigh",
         "AsyncioLoopSaturated",
         "AsyncioCallbackBudgetBurningFast",
@@ -160,6 +162,8 @@ def test_alertmanagers_example_is_valid():
         ("alertname=AsyncioLoopBlocked environment=production severity=critical", "on-call"),
         ("alertname=AsyncioLoopBlocked severity=critical", "on-call"),
         ("alertname=AsyncioLoopBlocked environment=staging severity=critical", "team"),
+        ("alertname=AsyncioLongCallback environment=production severity=warning", "team"),
+        ("alertname=AsyncioSlowStartup environment=production severity=info", "nobody"),
         ("alertname=AsyncioTaskLeak environment=production severity=warning", "team"),
         ("alertname=TraceloopSpansDropped environment=production severity=info", "nobody"),
     ],

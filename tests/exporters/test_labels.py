@@ -28,6 +28,8 @@ BOUNDS = {
     "kind": {"task", "soon", "timer", "reader", "writer", "signal", "threadsafe"},
     "callback": 201,
     "culprit": 201,
+    "location": 500,
+    "site": 500,
     "outcome": {"result", "exception", "cancelled", "abandoned"},
     "heap": {"timer", "memory"},
     "generation": {"0", "1", "2"},

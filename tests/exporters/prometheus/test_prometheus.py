@@ -163,7 +163,7 @@ def test_series_do_not_fall_when_a_process_takes_the_slot_of_another(server):
     statistics = statistics_of(steps(100))
     url = server(statistics).url
     before = values(get(url)[0])
-    statistics.processes[0].detach()
+    statistics.detach(statistics.processes[0])
     gone = values(get(url)[0])
     assert not any(name == "traceloop_process_info" for name, _ in gone)
     assert statistics.attach(4_000_000, SiteNames(), {}) is statistics.processes[0]

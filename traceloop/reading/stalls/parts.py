@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...record import layout
+from ...record.sites import site_of
 from ..decoding.decoded import Decoded, Run
 from ..statistics.parts import Sample
+from ..statistics.slow_places import SlowPlaces
 from .index import StallIndex
 from .model import StallInfo
 
@@ -64,6 +66,7 @@ class LoopStalls:
         loop.callbacks.culprit_of = self._culprit_of
         loop.callbacks.is_suspension = self._is_suspension
         loop.callbacks.is_known = self._is_known
+        self._places = SlowPlaces(loop, self._location_of)
 
     @property
     def index(self) -> StallIndex:
@@ -78,6 +81,16 @@ class LoopStalls:
 
     def _culprit_of(self, run: Run, callback: str) -> str:
         return self.index.culprit(self._ring_number(), run[1], run[2])
+
+    def _location_of(self, run: Run) -> str:
+        """``file:line`` of the culprit, where a stack names it; else of the callback."""
+        info = self.index.lookup(self._ring_number(), run[1], run[2])
+        for stack in info.stacks if info is not None else ():
+            for file, line, module, qualname in reversed([*stack.awaiting, *stack.frames]):
+                if f"{module}.{qualname}" == info.culprit:  # type: ignore[union-attr]
+                    return f"{file}:{line}"
+        site = self._process.sites.site(site_of(run[3]))
+        return f"{site.file}:{site.line}" if site is not None and site.file else ""
 
     def _is_suspension(self, run: Run) -> bool:
         return self.index.is_suspension(run[1], run[2])
@@ -99,7 +112,8 @@ class LoopStalls:
         return self.index.in_progress(reader.number, reader.word(layout.W_RUNNING))
 
     def metrics(self) -> Iterator[Sample]:
-        """The stall in progress, while there is one; culprits and bills of those that are over are the callbacks'."""
+        """The stall in progress, while there is one, and where those that are over stood."""
+        yield from self._places.metrics()
         info = self.in_progress()
         if info is None:
             return

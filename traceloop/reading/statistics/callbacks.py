@@ -94,6 +94,8 @@ class CallbackStatistics:
         self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_LABEL
         self.is_suspension: Callable[[Run], bool] = lambda run: False
         self.is_known: Callable[[Run], bool] = lambda run: True
+        #: Told of each slow run as it is counted, with its callback and culprit as labels.
+        self.on_slow: Callable[[Run, str, str], None] = lambda run, callback, culprit: None
         self.durations: dict[str, Histogram] = {}
         self.delays: dict[str, Histogram] = {}
         self.callbacks: dict[str, CallbackTotals] = {}
@@ -272,6 +274,7 @@ class CallbackStatistics:
         totals.seconds += duration
         totals.longest_s = max(totals.longest_s, duration)
         self.slow_runs += 1
+        self.on_slow(run, callback.label, culprit)
         return True
 
     def metrics(self) -> Iterator[Sample]:
