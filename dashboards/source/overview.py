@@ -197,6 +197,22 @@ def _work() -> list[JSON]:
             h=8,
             steps={"Mean": thresholds((0.01, YELLOW), (0.1, RED), base="transparent")},
         ),
+        table(
+            "Where tasks wait",
+            "Suspended tasks by coroutine and line, with what they wait in. Many at one line for long: what is behind "
+            "that line is the bottleneck, not the loop.",
+            [
+                ("Waiting now", "short", f"sum by (callback, site) (asyncio_task_waiting{{{PROCESS}}})"),
+                (
+                    "Waiting a second",
+                    "s",
+                    f"sum by (callback, site) (rate(asyncio_task_waiting_seconds_total{{{PROCESS}}}{rate}))",
+                ),
+            ],
+            {"callback": "Coroutine", "site": "Waits at"},
+            sort="Waiting now",
+            h=8,
+        ),
         timeseries(
             "Tasks",
             "Tasks that have not ended. A line that only rises is a leak: see who creates them in `traceloop report`.",

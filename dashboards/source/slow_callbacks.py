@@ -122,8 +122,8 @@ def _who() -> list[JSON]:
         ),
         table(
             "Where",
-            "File and line where each culprit stood in the first stack that was taken of it. Begin to read there: what the "
-            "line calls is what held the loop.",
+            "File and line where each culprit stood in the first stack that was taken of it. Begin to read there: what "
+            "the line calls is what held the loop.",
             [
                 (
                     "Loops",
