@@ -116,8 +116,8 @@ def _is_number(text: str) -> bool:
 # -- opening
 
 
-def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
-    """Opens a file of a record to be read, unbuffered. Never waits.
+def open_descriptor(path: str | os.PathLike[str]) -> int:
+    """Opens a file of a record to be read; its descriptor. Never waits.
 
     Raises OSError for what is not there, and for what is no regular file: a link, a pipe, a device.
     """
@@ -126,10 +126,15 @@ def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
-        return os.fdopen(descriptor, "rb", buffering=0)
     except BaseException:
         os.close(descriptor)
         raise
+    return descriptor
+
+
+def open_file(path: str | os.PathLike[str]) -> IO[bytes]:
+    """The same as an unbuffered file."""
+    return os.fdopen(open_descriptor(path), "rb", buffering=0)
 
 
 def read_file(path: str | os.PathLike[str], limit: int) -> bytes:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import mmap
+import os
+import struct
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -223,9 +227,67 @@ def test_no_records_crash_or_hang_a_decoder(parts):
     ring = make_ring()
     reader = RingReader(ring.buffer)
     stream = LoopStream()
+    runs_read = 0
     for triples, text, now in parts:
         ring.write([value for triple in triples for value in triple], text, now)
         for decoded in stream.feed(reader.read()):
             assert all(len(run) == 10 for run in decoded.runs)
-            assert len(decoded.runs) <= len(triples) + 1
+            runs_read += len(decoded.runs)
+        assert runs_read <= sum(len(triples) for triples, _, _ in parts)
     stream.finish()
+
+
+def test_a_ring_that_is_cut_short_under_its_reader_ends_nobody(tmp_path):
+    """Mapped, it would: by SIGBUS."""
+    ring = make_ring(str(tmp_path / "loop-0.ring"))
+    for start in range(0, 1000, 100):
+        ring.write(runs(start, 100), [], 0.0)
+    reader = RingReader(tmp_path / "loop-0.ring")
+    assert numbers(reader.read(limit=100)) == list(range(100))
+    os.truncate(tmp_path / "loop-0.ring", layout.DATA_OFFSET + 4096)
+    for _ in range(5):
+        reader.read(final=True)
+    os.truncate(tmp_path / "loop-0.ring", 100)
+    assert reader.read(final=True) == [] and reader.words() == [] and reader.owner() is None
+    assert reader.word(layout.W_HEAD) == 0.0
+    reader.close()
+    assert math.isnan(reader.word(layout.W_HEAD))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e300, -1e300, 2.0**53])
+def test_a_word_that_no_writer_writes_is_none(value):
+    ring = make_ring()
+    reader = RingReader(ring.buffer)
+    ring.words[layout.W_TIMERS] = 5.0
+    for index in (layout.W_TASKS_CREATED, layout.W_RUNNING, layout.W_HEAD):
+        ring.words[index] = value
+        assert reader.word(index) == reader.words()[index] == 0.0
+    assert reader.words()[layout.W_TIMERS] == 5.0
+    ring.words[layout.W_THRESHOLD] = math.inf  # nothing is slow
+    assert reader.word(layout.W_THRESHOLD) == reader.words()[layout.W_THRESHOLD] == math.inf
+
+
+def test_a_record_that_is_no_number_is_passed_over_and_the_others_are_read():
+    """A program may set a timer for NaN."""
+    ring = make_ring()
+    ring.write([*runs(0, 5), math.nan, layout.R_TIMER, 0.0, *runs(5, 5)], [], 0.0)
+    reader = RingReader(ring.buffer)
+    assert numbers(reader.read()) == list(range(10))
+
+
+def test_many_false_heads_are_given_up_soon(tmp_path):
+    """A ring that is nothing but what looks like the heads of large batches."""
+    size = 64 << 20
+    path = tmp_path / "loop-0.ring"
+    head = layout.BATCH.pack(layout.BATCH_MAGIC, 1, 1 << 40, (size // 4 - 64) // 24 * 3, 0, 0, 1.0)
+    assert len(head) <= 48
+    with open(path, "wb") as file:
+        file.write(header(capacity=size).ljust(layout.WORDS_OFFSET, b"\0"))
+        file.write(struct.pack("<d", float(size)).ljust(layout.DATA_OFFSET - layout.WORDS_OFFSET, b"\0"))
+        file.write(head.ljust(48, b"\0") * (size // 48))
+        file.truncate(layout.DATA_OFFSET + size)
+    reader = RingReader(path)
+    begun = time.process_time()
+    assert reader.read(final=True) == []
+    assert time.process_time() - begun < 20
+    assert reader.behind == 0

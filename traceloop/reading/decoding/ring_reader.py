@@ -1,32 +1,51 @@
-"""Following a ring: from the bytes of a mapped file, or of private memory, to whole batches.
+"""Following a ring: from the bytes of its file, or of private memory, to whole batches.
 
 The writer never waits for a reader, so everything here is doubted: a batch is copied first and checked afterwards
 (magic number, lengths, checksum, sequence number), and what does not check is either still being written, overwritten,
 or damaged. No bytes make a reader raise or loop once it was opened; what it could not read it counts, exactly, since
 every batch says how many records were written before it.
+
+A file is read, not mapped: one that is cut short under its readers, by accident or by somebody who made the record,
+would end them by SIGBUS. It costs the same, since everything is copied anyway.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import zlib
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from struct import Struct
+from typing import Final, NamedTuple
 
 from ...record import layout
+from ...record.files import open_descriptor
 from ...record.text import printable
 from .decoded import LoopInfo
 
-_PATTERN = layout.BATCH_MAGIC.to_bytes(4, "little")
-_HEAD_SIZE = layout.BATCH.size
-_ALIGN = layout.BATCH_ALIGN
-# Bytes that are searched at a time, in a copy: up to 3.11.4 ``mmap.find`` also looks at the byte behind the mapping,
-# where the process ends if nothing is mapped there (CPython gh-105235). Batches begin at multiples of _ALIGN, so none
-# begins in one window and ends its magic number in the next.
-_WINDOW = 1 << 16
+_PATTERN: Final = layout.BATCH_MAGIC.to_bytes(4, "little")
+_HEAD_SIZE: Final = layout.BATCH.size
+_ALIGN: Final = layout.BATCH_ALIGN
+_DOUBLE: Final = Struct("<d")
+_WORDS: Final = Struct(f"<{layout.WORDS}d")
+# Bytes that are searched at a time. Batches begin at multiples of _ALIGN, so none begins in one window and ends its
+# magic number in the next.
+_WINDOW: Final = 1 << 16
+# Bytes of a batch that are read with its head; a full one is read in two steps.
+_FIRST_LOOK: Final = 4096
 # A batch whose bytes are not all visible yet (the word that announces it may be, on Arm) is asked for again at the
 # next reads, this often, before it counts as damaged.
-_PATIENCE = 3
+_PATIENCE: Final = 3
+# Places that look like a batch and are none, after which a search gives up what there is. A ring that was overwritten
+# while it was read has a few; only one that was made to keep its readers busy has many.
+_MAX_FALSE_HEADS: Final = 256
+_MAX_FALSE_BYTES: Final = 64 << 20
+# The largest ring that can be chosen has 4 GiB (parsing.py).
+_MAX_CAPACITY: Final = 4 << 30
+# Seconds that no clock reaches, and numbers that no double counts exactly: words and times beyond are damage.
+_LATEST: Final = 2.0**33
+_EXACT: Final = 2.0**53
 
 
 class RingError(Exception):
@@ -61,72 +80,86 @@ class RingReader:
     """
 
     def __init__(self, source: str | os.PathLike[str] | mmap.mmap | bytes | bytearray | memoryview) -> None:
-        self._map: mmap.mmap | None = None
-        buffer: Any
+        #: Bytes from an offset on; fewer where there are no more, none once the reader was closed.
+        self._bytes: Callable[[int, int], bytes]
+        self._release: Callable[[], None]
         if isinstance(source, str | os.PathLike):
             self.path: str | None = os.fspath(source)
-            with open(source, "rb") as file:
-                if os.fstat(file.fileno()).st_size < layout.DATA_OFFSET + layout.MIN_CAPACITY:
-                    raise RingError(f"{self.path}: too short for a ring")
-                buffer = self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            descriptor = open_descriptor(source)
+            size = os.fstat(descriptor).st_size
+            self._bytes = lambda offset, size: os.pread(descriptor, size, offset)
+            self._release = lambda: os.close(descriptor)
         else:
             self.path = None
-            buffer = source
+            view = memoryview(source)
+            size = len(view)
+            self._bytes = lambda offset, size: bytes(view[offset : offset + size])
+            self._release = view.release
         try:
-            self._open(buffer)
+            self._open(size)
         except BaseException:
             self.close()
             raise
 
-    _view: memoryview | None = None
-    _words: memoryview[float] | None = None
-    _data: memoryview | None = None
-
-    def _open(self, buffer: Any) -> None:
+    def _open(self, size: int) -> None:
         name = self.path or "private ring"
-        self._view = view = memoryview(buffer)
-        if len(view) < layout.DATA_OFFSET + layout.MIN_CAPACITY:
+        start = self._bytes(0, layout.HEADER.size)
+        if size < layout.DATA_OFFSET + layout.MIN_CAPACITY or len(start) < layout.HEADER.size:
             raise RingError(f"{name}: too short for a ring")
-        header = layout.HEADER.unpack_from(view, 0)
-        magic, version, self.kind, capacity, self.pid, self.number, self.start_ticks, mono, real = header
+        magic, version, self.kind, capacity, self.pid, self.number, self.start_ticks, mono, real = (
+            layout.HEADER.unpack(start)
+        )
         if magic != layout.MAGIC:
             raise RingError(f"{name}: not a ring (it does not begin with {layout.MAGIC.decode()})")
         if version != layout.VERSION:
             raise RingError(f"{name}: a ring of version {version}; this traceloop reads version {layout.VERSION}")
         if self.kind not in (layout.KIND_LOOP, layout.KIND_PROCESS):
             raise RingError(f"{name}: a ring of unknown kind {self.kind}")
-        if capacity % 4096 or not layout.MIN_CAPACITY <= capacity <= len(view) - layout.DATA_OFFSET:
-            raise RingError(f"{name}: {capacity} bytes of data do not fit into a file of {len(view)}")
+        if capacity % 4096 or not layout.MIN_CAPACITY <= capacity <= min(size - layout.DATA_OFFSET, _MAX_CAPACITY):
+            raise RingError(f"{name}: {capacity} bytes of data do not fit into a file of {size}")
+        if mono >= _LATEST * 1e9 or real >= _LATEST * 1e9:
+            raise RingError(f"{name}: made at a time that no clock has shown")
         #: Wall clock minus monotonic clock when the ring was made, ns.
         self.clock_offset_ns: int = real - mono
         self.capacity: int = capacity
-        self._words = view[layout.WORDS_OFFSET : layout.WORDS_OFFSET + 8 * layout.WORDS].cast("d")
-        self._data = view[layout.DATA_OFFSET : layout.DATA_OFFSET + capacity]
         self._position = 0
         self._sequence = 0
         self._misses = 0
         self._resume = 0
+        # Bytes that were checked in a search.
+        self._checked = 0
         #: Records read, and records dropped, up to the last batch read.
         self.records = 0
         self.dropped = 0
 
     def word(self, index: int) -> float:
-        """One of the always-current words (``layout.W_*``); NaN once the reader was closed."""
-        words = self._words
-        return words[index] if words is not None else float("nan")
+        """One of the always-current words (``layout.W_*``); NaN once the reader was closed, 0 for what is no number
+        that a writer writes.
+        """
+        if self._closed:
+            return math.nan
+        data = self._bytes(layout.WORDS_OFFSET + 8 * index, 8)
+        return _sane(_DOUBLE.unpack(data)[0], index) if len(data) == 8 else 0.0
 
     def words(self) -> list[float]:
         """All words at once; empty once the reader was closed."""
-        words = self._words
-        return list(words) if words is not None else []
+        data = b"" if self._closed else self._bytes(layout.WORDS_OFFSET, _WORDS.size)
+        if len(data) < _WORDS.size:
+            return []
+        words = list(_WORDS.unpack(data))
+        if not 0.0 <= math.fsum(map(abs, words)) < _EXACT:
+            words = [_sane(word, index) for index, word in enumerate(words)]
+        return words
+
+    _closed = False
 
     def owner(self) -> LoopInfo | None:
         """The loop that took the ring last; None where none did, or once the reader was closed."""
-        view = self._view
-        if view is None or self.kind != layout.KIND_LOOP:
+        data = b"" if self._closed else self._bytes(layout.OWNER_OFFSET, layout.OWNER.size)
+        if len(data) < layout.OWNER.size or self.kind != layout.KIND_LOOP:
             return None
-        number, since, name = layout.OWNER.unpack_from(view, layout.OWNER_OFFSET)
-        if not 1.0 <= number < 2.0**53:
+        number, since, name = layout.OWNER.unpack(data)
+        if not (1.0 <= number < _EXACT and 0.0 <= since < _LATEST):
             return None
         return LoopInfo(int(number), printable(name.rstrip(b"\0").decode("utf-8", "replace")), since)
 
@@ -143,7 +176,7 @@ class RingReader:
         called again.
         """
         batches: list[Batch] = []
-        if self._data is None:
+        if self._closed:
             return batches
         taken = 0
         while taken < limit:
@@ -157,32 +190,28 @@ class RingReader:
             taken += len(batch.records) + 16
         if final and taken < limit:
             written = self.word(layout.W_RECORDS)
-            if written < 2.0**53 and written > self.records + self.dropped:
+            if written > self.records + self.dropped:
                 self.dropped = int(written) - self.records
         return batches
 
     def close(self) -> None:
-        """Lets go of the memory."""
-        for view in (self._words, self._data, self._view):
-            if view is not None:
-                view.release()
-        self._words = self._data = self._view = None
-        if self._map is not None:
-            self._map.close()
-            self._map = None
+        """Lets go of the file, or the memory."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_release"):
+            self.close()
 
     def _head(self) -> int:
         head = self.word(layout.W_HEAD)
         # Not NaN, not beyond what a double counts exactly, aligned: else it is not a head that a writer wrote.
-        if not 0.0 <= head <= 2.0**53:
-            return 0
-        position = int(head)
+        position = int(head) if head > 0.0 else 0
         return position - position % _ALIGN
 
     def _reserved(self) -> int:
-        """Bytes of the data that have memory behind them. To look beyond takes memory, of a full file system even from
-        a reader: it would be ended by SIGBUS.
-        """
+        """Bytes of the data that have memory behind them; beyond there is nothing."""
         reserved = self.word(layout.W_RESERVED)
         return int(reserved) if 0.0 < reserved < self.capacity else self.capacity
 
@@ -210,7 +239,10 @@ class RingReader:
     def _search(self) -> Batch | None:
         """The oldest whole batch that is still there, after an overrun or damage."""
         # The writer may be overwriting what is looked at: the oldest place that can be whole is asked for anew.
-        while True:
+        self._checked = 0
+        for _ in range(_MAX_FALSE_HEADS):
+            if self._checked > _MAX_FALSE_BYTES:
+                break
             head = self._head()
             position = max(self._position, self._resume, head - self.capacity)
             position += -position % _ALIGN
@@ -218,20 +250,20 @@ class RingReader:
                 return None
             place = self._find(position, head)
             if place < 0:
-                # Nothing up to the head: what comes after it will be looked at, and this not again.
-                self._resume = head
-                self._position = max(self._position, head)
-                return None
+                break
             found = self._check(place, head)
             if found is not None and found[0].sequence >= self._sequence:
                 return self._accept(found, place)
             self._resume = place + _ALIGN
+        head = self._head()
+        # Nothing up to the head: what comes after it will be looked at, and this not again.
+        self._resume = head
+        self._position = max(self._position, head)
+        return None
 
     def _find(self, position: int, head: int) -> int:
         """The first place from ``position`` on where a batch may begin, -1 where there is none before ``head``."""
         capacity = self.capacity
-        data = self._data
-        assert data is not None
         reserved = self._reserved()
         while position < head:
             offset = position % capacity
@@ -239,7 +271,10 @@ class RingReader:
                 position += capacity - offset
                 continue
             size = min(reserved - offset, head - position, _WINDOW)
-            at = bytes(data[offset : offset + size]).find(_PATTERN)
+            window = self._bytes(layout.DATA_OFFSET + offset, size)
+            if not window:  # the file has been cut short
+                return -1
+            at = window.find(_PATTERN)
             if at < 0:
                 position += size
             elif at % _ALIGN == 0:
@@ -250,26 +285,39 @@ class RingReader:
 
     def _check(self, position: int, head: int) -> tuple[Batch, int] | None:
         """A copy of the batch at ``position``, and its size, if it is whole; else None."""
-        data = self._data
-        assert data is not None
         offset = position % self.capacity
         room = min(self._reserved() - offset, head - position)
         if room < _HEAD_SIZE:
             return None
-        start = bytes(data[offset : offset + _HEAD_SIZE])
-        magic, crc, sequence, count, text_size, before, now = layout.BATCH.unpack(start)
+        copy = self._bytes(layout.DATA_OFFSET + offset, min(room, _FIRST_LOOK))
+        if len(copy) < _HEAD_SIZE:
+            return None
+        magic, crc, sequence, count, text_size, before, now = layout.BATCH.unpack_from(copy)
         body = _HEAD_SIZE + 8 * count
         size = body + text_size
-        if magic != layout.BATCH_MAGIC or size > room or count % 3:
+        # No writer makes a batch of more than half a ring.
+        if magic != layout.BATCH_MAGIC or size > room or size > self.capacity // 2 + _HEAD_SIZE or count % 3:
             return None
-        copy = bytes(data[offset : offset + size])
-        view = memoryview(copy)
-        # Of the copy throughout: what was looked at before may have changed since.
-        if copy[:_HEAD_SIZE] != start or zlib.crc32(view[layout.BATCH_CRC_START :]) != crc:
+        if size > len(copy):
+            copy += self._bytes(layout.DATA_OFFSET + offset + len(copy), size - len(copy))
+            if len(copy) < size:
+                return None
+        self._checked += size
+        view = memoryview(copy)[:size]
+        if zlib.crc32(view[layout.BATCH_CRC_START :]) != crc:
             return None
-        doubles = view[_HEAD_SIZE:body].cast("d")
-        text = layout.unpack_text(copy[body:]) if text_size else []
-        return Batch(sequence, list(doubles), text, before, now, 0, False, doubles), size + -size % _ALIGN
+        # The checksum keeps out accidents, not somebody who makes a record.
+        if not (0.0 <= now < _LATEST and before < _EXACT):
+            return None
+        doubles: memoryview[float] | None = view[_HEAD_SIZE:body].cast("d")
+        records = list(doubles)  # type: ignore[arg-type]
+        if not math.isfinite(sum(records)):
+            # Somebody may have set a timer for no time: that record is passed over, not the whole batch.
+            triples = zip(*[iter(records)] * 3, strict=True)
+            records = [value for triple in triples if all(map(math.isfinite, triple)) for value in triple]
+            doubles = None
+        text = layout.unpack_text(bytes(view[body:])) if text_size else []
+        return Batch(sequence, records, text, before, now, 0, False, doubles), size + -size % _ALIGN
 
     def _accept(self, found: tuple[Batch, int], position: int) -> Batch:
         batch, size = found
@@ -281,3 +329,10 @@ class RingReader:
         self._position = position + size
         self._misses = 0
         return batch._replace(dropped=dropped, gap=True) if gap or dropped else batch
+
+
+def _sane(word: float, index: int) -> float:
+    """The word, or 0 for what no writer writes there. A threshold may be infinite: nothing is slow."""
+    if -_EXACT < word < _EXACT or (word == math.inf and index == layout.W_THRESHOLD):
+        return word
+    return 0.0
