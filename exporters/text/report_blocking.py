@@ -46,8 +46,9 @@ def _by_line(totals: dict[Place, Calls]) -> dict[Place, Calls]:
 
 def _row(place: Place, calls: Calls) -> list[str]:
     known = calls.longest_s >= 0.0
+    name = clean(f"{place.module}.{place.qualname}".lstrip("."))
     return [
-        f"{clean(place.file)}:{place.line} in {clean(f'{place.module}.{place.qualname}'.lstrip('.'))}",
+        f"{name} ({clean(place.file).rpartition('/')[2]}:{place.line})",
         place.call,
         count(calls.times),
         seconds(calls.seconds) if known else "-",

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from traceloop.record.frames import OUR_FOLDER, culprit_of, is_application, is_library, is_loop
+from traceloop.record.frames import OUR_FOLDER, culprit_of, is_application, is_library, is_loop, whereabouts
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site, site_of, task_of
 
@@ -43,6 +43,20 @@ GENERATED = ("<attrs generated init>", 1, "app.model", "__init__")
 )
 def test_the_innermost_frame_of_the_application_is_named(frames, awaiting, culprit):
     assert culprit_of(frames, awaiting) == culprit
+
+
+@pytest.mark.parametrize(
+    ("frames", "awaiting", "expected"),
+    [
+        ([OTHER_APP, APP], [], f"{APP[0]}:{APP[1]}"),
+        ([APP, LIBRARY, JSON], [], f"{APP[0]}:{APP[1]}, in {JSON[2]}.{JSON[3]} at {JSON[0]}:{JSON[1]}"),
+        ([LIBRARY], [APP], f"{APP[0]}:{APP[1]}, in {LIBRARY[2]}.{LIBRARY[3]} at {LIBRARY[0]}:{LIBRARY[1]}"),
+        ([JSON], [], f"{JSON[0]}:{JSON[1]}"),
+        ([], [APP], ""),
+    ],
+)
+def test_the_line_that_is_printed_is_the_culprits_then_where_it_stands(frames, awaiting, expected):
+    assert whereabouts(frames, awaiting) == expected
 
 
 def test_whose_code_a_file_is():

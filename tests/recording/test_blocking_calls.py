@@ -184,8 +184,8 @@ def test_it_is_in_the_report(traced, tmp_path) -> None:
     command = [*traced.command, "--no-metrics", "--report"]
     done = subprocess.run([*command, "--find-blocking", "app.py"], cwd=tmp_path, capture_output=True, text=True)
     table = done.stderr.partition("Calls that may block, made on the loop's thread")[2]
-    assert re.search(r"app\.py:3 in __main__\.load +open +4 ", table), done.stderr
-    assert re.search(r"app\.py:4 in __main__\.load +time\.sleep +4 +(\d+(\.\d+)? ms|-)", table), done.stderr
+    assert re.search(r"__main__\.load \(app\.py:3\) +open +4 ", table), done.stderr
+    assert re.search(r"__main__\.load \(app\.py:4\) +time\.sleep +4 +(\d+(\.\d+)? ms|-)", table), done.stderr
     done = subprocess.run([*command, "app.py"], cwd=tmp_path, capture_output=True, text=True)
     assert "may block" not in done.stderr
 

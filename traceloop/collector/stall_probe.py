@@ -30,6 +30,7 @@ from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.model import StallStack
 from traceloop.record import files, layout
+from traceloop.record.frames import whereabouts
 from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of
 
 #: A watchdog that is late for its turn by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
@@ -260,8 +261,8 @@ class StallProbe:
         if standing is None or standing.told:
             return
         standing.told = True
-        frames = stack.taken.frames
-        place = f" ({frames[-1][0]}:{frames[-1][1]})" if frames else ""
+        line = whereabouts(stack.taken.frames, stack.taken.awaiting)
+        place = f" ({line})" if line else ""
         within = f" within {stack.callback}" if stack.callback != stack.culprit else ""
         self._say(
             f"stall: {stack.culprit}{place}{within} blocks the loop and every other thread of process "

@@ -86,7 +86,22 @@ def called_by(frames: Sequence[Frame], culprit: Frame | None) -> Frame | None:
     return frames[-1] if frames and frames[-1] != culprit else None
 
 
+def whereabouts(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> str:
+    """``FILE:LINE`` of the culprit, and where the stack stands below it: ``FILE:LINE, in NAME at FILE:LINE``. "" where
+    there are no frames; of the innermost one where nobody is to be named.
+    """
+    if not frames:
+        return ""
+    own = culprit_frame(frames, awaiting) or frames[-1]
+    called = called_by(frames, own)
+    line = f"{own[0]}:{own[1]}"
+    return line if called is None else f"{line}, in {_name(called)} at {called[0]}:{called[1]}"
+
+
 def place(frame: Frame) -> str:
     """``module.qualname (FILE:LINE)``."""
-    file, line, module, qualname = frame
-    return f"{module}.{qualname} ({file}:{line})" if module else f"{qualname} ({file}:{line})"
+    return f"{_name(frame)} ({frame[0]}:{frame[1]})"
+
+
+def _name(frame: Frame) -> str:
+    return f"{frame[2]}.{frame[3]}" if frame[2] else frame[3]

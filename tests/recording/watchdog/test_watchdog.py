@@ -1,6 +1,7 @@
 """The watchdog beside the program: what it does not take for a stall, and what it leaves as it was."""
 
 import os
+import re
 import signal
 import sys
 
@@ -327,6 +328,23 @@ tell(threads=threading.active_count())
     assert text == "traceloop: stall over: __main__.main blocked the loop for about"
     assert 0.25 <= float(seconds) <= 0.5
     assert observed.facts["threads"] == 1
+
+
+def test_the_line_of_a_notice_is_the_culprits_own(tmp_path):
+    text = """
+import json
+async def refresh():
+    json.dumps([{"i": i, "p": i * 1.1} for i in range(200_000)], indent=1, separators=(",", ":"))
+async def main():
+    json.encoder.c_make_encoder = None  # the standard library's own lines run
+    await refresh()
+run(main())
+"""
+    observed = run(tmp_path, text, OTEL_PYTHON_TRACELOOP_ROOT_PID="1")
+    line = observed.errors.splitlines()[0]
+    place = re.escape(f"{tmp_path / 'program.py'}:12")
+    called = r"(, in json\.\S+ at \S+json/\S+\.py:\d+)?"
+    assert re.search(rf"stall: __main__\.refresh \({place}{called}\) within", line), line
 
 
 @pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGSEGV)", "os.abort()"])

@@ -31,7 +31,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...record import layout
-from ...record.frames import culprit_of
+from ...record.frames import culprit_frame, culprit_of, whereabouts
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..thresholds import threshold_of
@@ -402,7 +402,8 @@ class Watchdog:
         whole = self._stack_budget.take(now)
         if not whole:
             self._suppressed += 1
-        culprit = culprit_of(run.frames, run.awaiting)
+        own = culprit_frame(run.frames, run.awaiting)
+        culprit = f"{own[2]}.{own[3]}" if own is not None else ""
         if not stall.stacks:
             stall.culprit = culprit
         label = self._label_of(run.ident)
@@ -419,7 +420,8 @@ class Watchdog:
             "ready": len(watched.loop._ready),
             "before": stall.before,
             "samples": stall.samples[-1:],
-            "frames": run.frames if whole else run.frames[-1:],
+            # The culprit's line, and where it stands: what everybody is told.
+            "frames": run.frames if whole else [frame for frame in run.frames[:-1] if frame is own] + run.frames[-1:],
             "suppressed": self._suppressed,
         }
         if whole:
@@ -434,8 +436,7 @@ class Watchdog:
         self._write(event, now)
         if not stall.told and now - stall.start >= stall.told_from:
             stall.told = True
-            frames = event["frames"]
-            line = f"{frames[-1][0]}:{frames[-1][1]}" if frames else ""
+            line = whereabouts(run.frames, run.awaiting)
             stall.announced = self._notices.started(
                 label, culprit, line, now - stall.start, event["ready"], watched.name
             )
