@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 import click
 
-from .runs import find_run, read
+from .runs import command_of, find_run, read
+
+if TYPE_CHECKING:
+    from traceloop.reading.statistics.run import Statistics
 
 
 @click.command("report")
 @click.argument("record", type=click.Path(exists=True, file_okay=False, readable=True))
 @click.option("--full", is_flag=True, help="Print every table, with all its rows.")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (docs/report-json.md).")
+@click.option("--html", type=click.Path(dir_okay=False), help="Write a page to this file, to open in a browser.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
-def command(record: str, full: bool, width: int | None) -> None:
+def command(record: str, full: bool, as_json: bool, html: str | None, width: int | None) -> None:
     """Print the report of RECORD: what is wrong, how bad it is, who does it and what to do; then tables.
 
     RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR
@@ -23,7 +29,6 @@ def command(record: str, full: bool, width: int | None) -> None:
     folder = find_run(record)
     if folder is None:
         raise click.ClickException(f"no record of a run in {record}")
-    from traceloop.exporters.text.report import report
     from traceloop.reading.process_folders import RunDirectory
 
     if not RunDirectory(folder).processes():
@@ -33,6 +38,29 @@ def command(record: str, full: bool, width: int | None) -> None:
     statistics, crashes, problems = read(folder)
     for problem in problems:
         click.echo(f"traceloop: {problem}", err=True)
+    if html is not None or as_json:
+        for crash in crashes:
+            click.echo(f"traceloop: {crash}", err=True)
+        _write(statistics, command_of(folder), html, as_json)
+        return
+    from traceloop.exporters.text.report import report
+
     for crash in crashes:
         click.echo(f"traceloop: {crash}; `traceloop report {folder}` shows its record")
     click.echo(report(statistics, color=color, width=max(60, columns), full=full), nl=False)
+
+
+def _write(statistics: Statistics, program: str, html: str | None, as_json: bool) -> None:
+    """Writes the other forms of a report."""
+    if html is not None:
+        from traceloop.exporters.html.page import write_page
+
+        try:
+            write_page(html, statistics, command=program)
+        except OSError as error:
+            raise click.ClickException(f"cannot write {html}: {error.strerror or error}") from None
+        click.echo(f"traceloop: wrote {html}", err=True)
+    if as_json:
+        from traceloop.exporters.json.report import dump
+
+        click.echo(dump(statistics, indent=2, command=program))

@@ -181,7 +181,7 @@ def test_a_stall_that_sigkill_ended_is_named_by_what_the_watchdog_saw(run) -> No
 @pytest.mark.parametrize("how", ["SIGKILL", "sigsegv"])
 def test_the_record_of_a_crash_gives_the_same_text_again(how: str, run, traced: Traced) -> None:  # type: ignore[no-untyped-def]
     result = run(how, "later", "--report")
-    said = [line.removeprefix("traceloop: ") for line in notices(result)]
+    said = [line.removeprefix("traceloop: ") for line in result.stderr.splitlines()]
     at_exit = said[next(index for index, line in enumerate(said) if "`traceloop report " in line) :]
     found = re.search(r"`traceloop report ([^`]+)`", result.stderr)
     assert found

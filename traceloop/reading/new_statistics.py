@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from .findings import verdict
 from .stalls import parts as stall_statistics
 from .statistics.run import Statistics
+from .statistics.timeline import Timeline
 
 if TYPE_CHECKING:
     from ..settings import Settings
@@ -17,6 +18,7 @@ def new_statistics(**choices: Any) -> Statistics:
     statistics = Statistics(**choices)
     stall_statistics.add_to(statistics)
     verdict.add_to(statistics)
+    statistics.loop_parts.append(Timeline)
     return statistics
 
 

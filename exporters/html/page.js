@@ -1,0 +1,259 @@
+// The page: lays out what the JSON says (docs/report-json.md). Every text is set as text.
+
+const PERIOD_MS = 1000;
+const many = () => state.data.processes.length > 1;
+const state = {data: null, paused: false, open: new Set(), timelines: new Map(), findings: ""};
+const bare = (label) => label.split(".").slice(-2).join(".");
+const nameOf = (stall) => stall.culprit === "unknown" ? stall.callback : stall.culprit;
+const placeOf = (wait) =>
+  wait.file ? `${bare(wait.function)} (${wait.file.split("/").pop()}:${wait.line})` : wait.function;
+
+function section(id, title, ...children) {
+  return element("section", {id, "aria-label": title}, element("h2", {text: title}), ...children);
+}
+
+const tables = {
+  loops: new SortedTable("Loops", [
+    named("loop", (row) => row.where),
+    measured("utilization", (row) => row.utilization, percent),
+    measured("callbacks", (row) => row.callbacks, count),
+    measured("delay p50", (row) => row.schedule_delay[0]?.p50_seconds ?? null),
+    measured("delay p99", (row) => row.schedule_delay[0]?.p99_seconds ?? null),
+    measured("slow", (row) => row.slow_callbacks, count),
+    measured("tasks", (row) => row.tasks.alive, count),
+    measured("timers", (row) => row.timers.live, count),
+    measured("blocked for", (row) => row.stall ? row.stall.seconds : 0),
+  ], 2),
+  callbacks: new SortedTable("Callbacks", [
+    named("callback", (row) => row.name),
+    named("loop", (row) => row.where),
+    measured("runs", (row) => row.runs, count),
+    measured("time", (row) => row.seconds),
+    measured("share", (row) => row.share, percent),
+    measured("mean", (row) => row.seconds / Math.max(1, row.runs)),
+    measured("longest", (row) => row.longest_seconds),
+  ], 3, true),
+  slow: new SortedTable("Slow callbacks", [
+    named("callback", (row) => row.callback),
+    named("culprit", (row) => row.culprit),
+    named("cause", (row) => row.cause),
+    measured("runs", (row) => row.runs, count),
+    measured("time", (row) => row.seconds),
+    measured("longest", (row) => row.longest_seconds),
+    measured("others waited", (row) => row.blocked_seconds),
+  ], 4),
+  blocked: new SortedTable("Who waited for whom", [
+    named("who blocked", (row) => row.culprit === "unknown" ? row.callback : row.culprit),
+    named("who waited", (row) => row.victim_name),
+    measured("times", (row) => row.times, count),
+    measured("waited", (row) => row.seconds),
+  ], 3),
+  executors: new SortedTable("Executors", [
+    named("executor", (row) => row.where),
+    measured("workers", (row) => row.max_workers, count),
+    measured("active", (row) => row.active, count),
+    measured("waiting", (row) => row.waiting, count),
+    measured("runs", (row) => row.ran.count, count),
+    measured("time", (row) => row.ran.sum_seconds),
+    measured("queued p99", (row) => row.queued.p99_seconds),
+    measured("ran p99", (row) => row.ran.p99_seconds),
+    measured("full for", (row) => row.full_seconds),
+  ], 5),
+  waits: new SortedTable("Where tasks waited", [
+    named("place", (row) => row.place),
+    named("for", (row) => row.inside),
+    named("task", (row) => row.coroutine),
+    measured("waits", (row) => row.waits, count),
+    measured("in all", (row) => row.seconds),
+    measured("longest", (row) => row.longest_seconds),
+    measured("now", (row) => row.now, count),
+  ], 4),
+  tasks: new SortedTable("Tasks by coroutine", [
+    named("coroutine", (row) => row.coroutine),
+    measured("tasks", (row) => row.tasks, count),
+    measured("steps", (row) => row.steps, count),
+    measured("running", (row) => row.running_seconds),
+    measured("ready", (row) => row.ready_seconds),
+    measured("suspended", (row) => row.suspended_seconds),
+    measured("longest step", (row) => row.longest_step_seconds),
+  ], 3),
+  heaps: new SortedTable("Memory, garbage, timers", [
+    named("process", (row) => row.where),
+    measured("memory", (row) => row.resident_bytes, size),
+    measured("most", (row) => row.most_resident_bytes, size),
+    measured("blocks", (row) => row.allocated_blocks, count),
+    measured("collections", (row) => row.collections, count),
+    measured("time", (row) => row.collecting),
+    measured("longest", (row) => row.longest),
+    measured("grew", (row) => row.growth.length, count),
+  ], 1),
+};
+
+const parts = {
+  findings: element("div"),
+  tiles: element("dl", {class: "tiles"}),
+  timelines: element("div"),
+  now: element("div"),
+  stalls: element("div"),
+};
+const layout = [
+  section("findings", "What is wrong", parts.findings),
+  section("overview", "Overview", parts.tiles),
+  section("loops", "Loops", tables.loops.element, parts.now),
+  section("timeline", "Timeline", parts.timelines),
+  section("callbacks", "Callbacks by time", tables.callbacks.element),
+  section("slow", "Slow callbacks", tables.slow.element, parts.stalls),
+  section("blocked", "Who waited for whom", tables.blocked.element),
+  section("waits", "Where tasks waited", tables.waits.element),
+  section("executors", "Executors", tables.executors.element),
+  section("tasks", "Tasks by coroutine", tables.tasks.element),
+  section("heaps", "Memory and garbage", tables.heaps.element),
+];
+
+function show(data) {
+  state.data = data;
+  document.title = `traceloop: ${data.command}`;
+  document.getElementById("title").textContent = data.command || "traceloop";
+  const read = new Date(data.generated * 1000).toLocaleString();
+  tell(data.live ? `live, as of ${clock(data.generated)}` : `recorded; read ${read}`);
+  const loops = data.processes.flatMap((process) => process.loops.map((loop) =>
+    ({...loop, process, where: many() ? `${loop.loop} (${process.pid || process.process})` : loop.loop})));
+  showFindings(data);
+  showTiles(data, loops);
+  tables.loops.update(loops);
+  parts.now.replaceChildren(...loops.filter((loop) => loop.stall).map((loop) => element("div", {},
+    element("p", {class: "late",
+      text: `${loop.where} has been blocked for ${seconds(loop.stall.seconds)} by ${nameOf(loop.stall)}`}),
+    stackOf(loop.stall.stack))));
+  showTimelines(loops);
+  tables.callbacks.update(loops.flatMap((loop) => {
+    const total = loop.by_callback.reduce((sum, each) => sum + each.seconds, 0);
+    return loop.by_callback.map((each) => ({...each, where: loop.where, share: total ? each.seconds / total : 0}));
+  }));
+  tables.slow.update(loops.flatMap((loop) => loop.slow));
+  showStalls(data.processes.flatMap((process) => process.stalls));
+  tables.blocked.update(data.processes.flatMap((process) => process.blocked));
+  tables.waits.update(data.processes.flatMap((process) => process.waits.map((each) =>
+    ({...each, place: placeOf(each)}))));
+  tables.executors.update(data.processes.flatMap((process) => process.executors.map((each) =>
+    ({...each, where: many() ? `${each.executor} (${process.pid || process.process})` : each.executor}))));
+  tables.tasks.update(loops.flatMap((loop) => loop.coroutines));
+  tables.heaps.update(data.processes.map((process) => ({
+    ...process,
+    where: `${process.process} (pid ${process.pid})`,
+    collections: process.garbage.reduce((sum, each) => sum + each.count, 0),
+    collecting: process.garbage.reduce((sum, each) => sum + each.seconds, 0),
+    longest: process.garbage.reduce((most, each) => Math.max(most, each.longest_seconds), 0),
+  })));
+  for (const part of layout) {
+    const table = tables[part.id];
+    part.hidden = Boolean(table) && !table.rows.length && part.id !== "loops";
+  }
+  document.getElementById("nav").replaceChildren(...layout.filter((part) => !part.hidden).map((part) =>
+    element("a", {href: `#${part.id}`, text: part.getAttribute("aria-label")})));
+}
+
+function showFindings(data) {
+  const found = JSON.stringify(data.verdict);
+  if (found === state.findings) return;
+  state.findings = found;
+  const shown = data.verdict.findings.map((each) => element("article", {class: `finding ${each.severity}`},
+    element("span", {class: "badge", text: each.severity}),
+    element("h3", {text: each.title}),
+    element("p", {text: each.harm}),
+    each.evidence.length ? element("ul", {}, ...each.evidence.map((line) => element("li", {text: line}))) : null,
+    each.stack.length > 1 ? element("p", {class: "stack", text: each.stack.join(", called by ")}) : null,
+    element("p", {class: "remedy", text: `What to do: ${each.remedy}`}),
+    element("a", {href: each.page, rel: "noreferrer noopener", target: "_blank", text: `About ${each.kind}`})));
+  const healthy = data.verdict.healthy
+    ? element("p", {class: "healthy", text: `No trouble found: ${data.verdict.basis}.`}) : null;
+  parts.findings.replaceChildren(...[healthy, ...shown].filter((child) => child !== null));
+}
+
+function showTiles(data, loops) {
+  const late = loops.map((loop) => loop.schedule_delay[0]?.p99_seconds ?? 0);
+  const tiles = [
+    ["callbacks", data.overview.callbacks, count], ["utilization", data.overview.utilization, percent],
+    ["delay p99", Math.max(0, ...late), seconds], ["slow callbacks", data.overview.slow_callbacks, count],
+    ["processes", data.overview.processes, count], ["records dropped", data.overview.records_dropped, count],
+  ];
+  parts.tiles.replaceChildren(...tiles.map(([name, value, format]) => element("div", {},
+    element("dt", {text: name}), element("dd", {"data-name": name, "data-value": value, text: format(value)}))));
+}
+
+function showTimelines(loops) {
+  const shown = loops.filter((loop) => loop.timeline.length).slice(0, 8);
+  const keys = shown.map((loop) => loop.where);
+  if (keys.join("\n") !== [...state.timelines.keys()].join("\n")) {
+    state.timelines = new Map(keys.map((key) => [key, state.timelines.get(key) ?? new Timeline(key)]));
+    parts.timelines.replaceChildren(...[...state.timelines.values()].map((each) => each.element));
+  }
+  for (const loop of shown) state.timelines.get(loop.where).update(loop.timeline, loop.process.stalls);
+}
+
+function showStalls(stalls) {
+  const latest = stalls.slice(-10).reverse();
+  parts.stalls.replaceChildren(...latest.map((stall) => {
+    const key = `${stall.start} ${stall.culprit}`;
+    const made = element("details", {open: state.open.has(key)},
+      element("summary", {text: `${clock(stall.start)}  ${seconds(stall.seconds)}  ${nameOf(stall)}`}),
+      stackOf(stall.stack));
+    made.addEventListener("toggle", () => made.open ? state.open.add(key) : state.open.delete(key));
+    return made;
+  }));
+}
+
+function stackOf(lines) {
+  const shown = lines.length ? lines : ["no stack was taken"];
+  return element("ol", {class: "stack"}, ...shown.map((line) => element("li", {text: line})));
+}
+
+function tell(text) {
+  document.getElementById("status").textContent = text;
+}
+
+async function follow() {
+  let wait = PERIOD_MS;
+  if (!state.paused && !document.hidden) {
+    try {
+      const answer = await fetch("data.json", {cache: "no-store"});
+      if (!answer.ok) throw new Error(`status ${answer.status}`);
+      show(await answer.json());
+    } catch (error) {
+      wait = 3000;
+      const shown = state.data ? ` Shown: ${clock(state.data.generated)}.` : "";
+      tell(`No answer: the program has ended, or cannot be reached.${shown}`);
+    }
+  }
+  setTimeout(follow, wait);
+}
+
+function changeTheme() {
+  const root = document.documentElement;
+  const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  root.dataset.theme = dark ? "light" : "dark";
+  for (const each of state.timelines.values()) each.draw();
+}
+
+function pause() {
+  state.paused = !state.paused;
+  document.getElementById("pause").textContent = state.paused ? "Go on" : "Pause";
+}
+
+document.getElementById("theme").addEventListener("click", changeTheme);
+document.getElementById("pause").addEventListener("click", pause);
+document.addEventListener("keydown", (event) => {
+  if (event.target instanceof HTMLInputElement || event.ctrlKey || event.altKey || event.metaKey) return;
+  const actions = {"/": () => tables.callbacks.input.focus(), p: () => embedded === null && pause(), t: changeTheme};
+  const action = actions[event.key];
+  if (action) { event.preventDefault(); action(); }
+});
+window.addEventListener("resize", () => { for (const each of state.timelines.values()) each.draw(); });
+document.getElementById("main").replaceChildren(...layout);
+const embedded = JSON.parse(document.getElementById("data").textContent);
+if (embedded === null) {
+  document.getElementById("pause").hidden = false;
+  follow();
+} else {
+  show(embedded);
+}

@@ -1,0 +1,134 @@
+"""The page in a real browser: its numbers are the JSON's, its tables sort and filter, and no record can drive it."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from tests.helpers.browser import browser, complaints, requested
+from tests.helpers.observed import TROUBLES, observe
+from traceloop.exporters.html.page import MAX_BYTES, _small_enough, the_page, write_page
+from traceloop.exporters.json.report import dump
+
+HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=2>"
+
+
+@pytest.fixture(scope="module")
+def statistics(tmp_path_factory):
+    return observe(tmp_path_factory.mktemp("html"), TROUBLES, "sleep").statistics
+
+
+def data_in(text: str):
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)
+    assert found is not None
+    return json.loads(found[1])
+
+
+def column(opened, section: str, number: int, attribute: str = "data-value") -> list[str]:
+    cells = opened.find_elements("css selector", f"#{section} tbody tr td:nth-child({number})")
+    return [cell.get_attribute(attribute) if attribute != "text" else cell.text for cell in cells]
+
+
+def test_it_opens_from_disk_and_shows_what_the_json_says(statistics, tmp_path):
+    path = tmp_path / "report.html"
+    write_page(str(path), statistics, command="python app.py")
+    data = data_in(path.read_text())
+    with browser() as opened:
+        opened.get(path.as_uri())
+        assert complaints(opened) == []
+        assert {url.partition(":")[0] for url in requested(opened)} == {"file"}
+        assert opened.find_element("id", "title").text == "python app.py"
+        titles = [each.text for each in opened.find_elements("css selector", "#findings h3")]
+        assert titles == [each["title"] for each in data["verdict"]["findings"]]
+        tiles = {
+            each.get_attribute("data-name"): float(each.get_attribute("data-value"))
+            for each in opened.find_elements("css selector", "#overview dd")
+        }
+        overview = data["overview"]
+        for tile, name in (("callbacks", "callbacks"), ("utilization", "utilization"), ("processes", "processes")):
+            assert tiles[tile] == pytest.approx(overview[name], rel=1e-9)
+        (loop,) = data["processes"][0]["loops"]
+        assert tiles["delay p99"] == pytest.approx(loop["schedule_delay"][0]["p99_seconds"])
+        rows = sorted(loop["by_callback"], key=lambda each: -each["seconds"])
+        assert column(opened, "callbacks", 1) == [each["name"] for each in rows]
+        assert [float(value) for value in column(opened, "callbacks", 3)] == [each["runs"] for each in rows]
+        assert [float(value) for value in column(opened, "callbacks", 4)] == pytest.approx(
+            [each["seconds"] for each in rows]
+        )
+        assert column(opened, "slow", 2) == [each["culprit"] for each in loop["slow"]]
+        blocked = data["processes"][0]["blocked"]
+        assert sorted(map(float, column(opened, "blocked", 4))) == pytest.approx(
+            sorted(each["seconds"] for each in blocked)
+        )
+        assert complaints(opened) == []
+
+
+def test_tables_sort_and_filter_by_mouse_and_keyboard(statistics, tmp_path):
+    path = tmp_path / "report.html"
+    write_page(str(path), statistics)
+    with browser() as opened:
+        opened.get(path.as_uri())
+        runs = opened.find_element("xpath", "//section[@id='callbacks']//button[.='runs']")
+        runs.click()
+        values = [float(value) for value in column(opened, "callbacks", 3)]
+        assert values == sorted(values, reverse=True) and len(values) > 3
+        runs.send_keys(" ")
+        assert [float(value) for value in column(opened, "callbacks", 3)] == sorted(values)
+        assert runs.find_element("xpath", "..").get_attribute("aria-sort") == "ascending"
+        body = opened.find_element("tag name", "body")
+        body.send_keys("/")
+        opened.switch_to.active_element.send_keys("__main__.handler")
+        assert column(opened, "callbacks", 1, "text") == ["__main__.handler"]
+        canvas = opened.find_element("css selector", "#timeline canvas")
+        canvas.send_keys("\ue012")  # arrow left
+        assert re.search(r"active [\d.]+%|nothing ran", opened.find_element("css selector", "#timeline .dim").text)
+        before = opened.execute_script("return getComputedStyle(document.body).backgroundColor")
+        opened.find_element("id", "theme").click()
+        assert opened.execute_script("return getComputedStyle(document.body).backgroundColor") != before
+        assert complaints(opened) == []
+
+
+def test_names_with_markup_stay_text(statistics, tmp_path):
+    data = json.loads(dump(statistics, command=HOSTILE))
+    data["processes"][0]["loops"][0]["by_callback"][0]["name"] = HOSTILE
+    data["verdict"]["findings"][0]["title"] = HOSTILE
+    path = tmp_path / "hostile.html"
+    path.write_text(the_page().text(json.dumps(data)))
+    with browser() as opened:
+        opened.get(path.as_uri())
+        assert opened.find_element("id", "title").text == HOSTILE
+        assert HOSTILE in column(opened, "callbacks", 1, "text")
+        assert opened.execute_script("return window.hurt") is None
+        assert complaints(opened) == []
+
+
+def test_it_fits_a_phone(statistics, tmp_path):
+    path = tmp_path / "report.html"
+    write_page(str(path), statistics)
+    with browser() as opened:
+        # Chromium's own window is never narrower than 500 pixels.
+        opened.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 800, "deviceScaleFactor": 2, "mobile": True}
+        )
+        opened.get(path.as_uri())
+        assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
+
+
+def test_a_huge_record_makes_a_page_of_bounded_size(statistics):
+    data = json.loads(dump(statistics))
+    (process,) = data["processes"]
+    rows = process["loops"][0]["by_callback"]
+    process["loops"][0]["by_callback"] = [{**rows[0], "name": f"{'n' * 200}{number}"} for number in range(200)]
+    data["processes"] = [process] * 150
+    small = _small_enough(json.dumps(data))
+    assert len(json.dumps(data)) > MAX_BYTES > len(the_page().text(small).encode())
+    assert len(json.loads(small)["processes"]) > 1
+
+
+def test_the_policy_names_script_and_style_and_allows_no_network():
+    text = the_page().text("null")
+    assert "default-src 'none'; script-src 'sha256-" in text and "connect-src" not in text
+    assert not re.search(r"https?://(?!traceloop)", text)
+    assert "innerHTML" not in text and "insertAdjacentHTML" not in text

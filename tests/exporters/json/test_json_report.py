@@ -1,0 +1,79 @@
+"""The report as JSON: all its fields are documented, its numbers are the statistics', and no record can break it."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+
+import pytest
+
+from tests.helpers.observed import TROUBLES, observe
+from tests.helpers.paths import ROOT
+from traceloop.exporters.json.report import dump, report
+from traceloop.reading.new_statistics import new_statistics
+
+DOCS = (ROOT / "docs" / "report-json.md").read_text()
+
+
+@pytest.fixture(scope="module")
+def statistics(tmp_path_factory):
+    return observe(tmp_path_factory.mktemp("json"), TROUBLES, "sleep").statistics
+
+
+def names(value):
+    if isinstance(value, dict):
+        for key, each in value.items():
+            yield key
+            yield from names(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from names(each)
+
+
+def test_every_field_is_documented(statistics):
+    words = set(re.findall(r"\w+", DOCS))
+    assert set(names(report(statistics))) <= words
+
+
+def test_its_numbers_are_the_statistics(statistics):
+    data = json.loads(dump(statistics, command="python troubles.py sleep"))
+    (loop,) = statistics.loops()
+    (process,) = data["processes"]
+    (shown,) = process["loops"]
+    assert data["command"] == "python troubles.py sleep" and data["live"] is False
+    assert data["overview"]["callbacks"] == shown["callbacks"] == loop.callbacks.runs
+    assert sum(each["runs"] for each in shown["by_callback"]) == loop.callbacks.runs
+    assert shown["schedule_delay"][0]["kind"] == "all"
+    assert shown["slow_callbacks"] == loop.callbacks.slow_runs == sum(each["runs"] for each in shown["slow"])
+    first = data["verdict"]["findings"][0]
+    assert (first["kind"], first["detail"], first["who"]["function"]) == ("blocking-call", "sleep", "__main__.sleep")
+    assert any(each["culprit"] == "__main__.sleep" and each["seconds"] > 0.3 for each in process["stalls"])
+    assert any(each["culprit"] == "__main__.sleep" for each in process["blocked"])
+
+
+def test_the_timeline_adds_up(statistics):
+    (loop,) = statistics.loops()
+    (shown,) = report(statistics)["processes"][0]["loops"]
+    timeline = shown["timeline"]
+    assert sum(each["callbacks"] for each in timeline) == loop.callbacks.runs
+    assert sum(each["active_seconds"] for each in timeline) == pytest.approx(loop.iteration_durations.sum, abs=0.05)
+    assert max(each["longest_seconds"] for each in timeline) == loop.iteration_durations.maximum
+    times = [each["time"] for each in timeline]
+    assert times == sorted(times) and abs(times[-1] - report(statistics)["generated"]) < 600
+
+
+def test_nothing_was_recorded():
+    data = json.loads(dump(new_statistics()))
+    assert data["verdict"]["healthy"] is True and data["processes"] == []
+
+
+def test_what_is_no_number_is_null(statistics):
+    (loop,) = statistics.loops()
+    loop.poll_delays.add(math.inf)
+    threshold, loop.callbacks.threshold = loop.callbacks.threshold, math.inf
+    try:
+        (shown,) = json.loads(dump(statistics))["processes"][0]["loops"]
+    finally:
+        loop.callbacks.threshold = threshold
+    assert shown["slow_threshold_seconds"] is None

@@ -1,0 +1,96 @@
+"""A loop's last minutes, second by second: how much of each it was active, and its longest iteration."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator
+from math import floor
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+
+from ..decoding.decoded import Decoded, Iteration
+from .parts import Sample
+
+if TYPE_CHECKING:
+    from .loop import LoopStatistics
+    from .process import ProcessStatistics
+
+#: Seconds that are kept.
+KEPT: Final = 600
+# Monotonic s beyond which a time is none, but damage (thirty years).
+_LATEST: Final = 1e9
+_start_of = itemgetter(1)
+
+
+class Second:
+    """One second: ``second`` (monotonic, whole). active_s, longest_s: of iterations that began in it, or lasted."""
+
+    __slots__ = ("active_s", "callbacks", "iterations", "longest_s", "second")
+
+    def __init__(self, second: int) -> None:
+        self.second = second
+        self.active_s = self.longest_s = 0.0
+        self.iterations = self.callbacks = 0
+
+
+class Timeline:
+    """A part of a loop's statistics. seconds: the latest, in order; those in which nothing ran are left out."""
+
+    def __init__(self, process: ProcessStatistics, loop: LoopStatistics) -> None:
+        self.seconds: deque[Second] = deque(maxlen=KEPT)
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in a stretch's iterations, a second's at a time."""
+        iterations = decoded.iterations
+        first, number = 0, len(iterations)
+        while first < number:
+            start = iterations[first].start
+            if not 0.0 <= start < _LATEST:
+                first += 1
+                continue
+            second = floor(start)
+            upto = max(first + 1, bisect_left(iterations, second + 1.0, first, key=_start_of))
+            self._take(second, iterations[first:upto])
+            first = upto
+
+    def _take(self, second: int, iterations: list[Iteration]) -> None:
+        entry = self._entry(second)
+        if entry is None:
+            return
+        lengths = [max(0.0, each.end - each.start) for each in iterations]
+        longest = max(lengths)
+        entry.iterations += len(iterations)
+        entry.callbacks += sum(each.callbacks for each in iterations)
+        entry.longest_s = max(entry.longest_s, longest)
+        entry.active_s += sum(lengths)
+        last = iterations[-1]
+        # The last one may last beyond the second: what is beyond belongs to those that follow.
+        beyond = min(last.end, _LATEST) - (second + 1.0)
+        if beyond > 0.0:
+            entry.active_s -= min(beyond, lengths[-1])
+            skipped = max(0, floor(beyond) - KEPT)
+            for later in range(second + 1 + skipped, floor(last.end if last.end < _LATEST else second) + 1):
+                following = self._entry(later)
+                if following is not None:
+                    following.active_s += min(1.0, last.end - later)
+                    following.longest_s = max(following.longest_s, lengths[-1])
+
+    def _entry(self, second: int) -> Second | None:
+        """The entry of a second; None for one before the latest (another loop's record, read later)."""
+        seconds = self.seconds
+        if not seconds or second > seconds[-1].second:
+            seconds.append(Second(second))
+            return seconds[-1]
+        if second == seconds[-1].second:
+            return seconds[-1]
+        return next((each for each in reversed(seconds) if each.second == second), None)
+
+    def metrics(self) -> Iterator[Sample]:
+        """None."""
+        return iter(())
+
+
+def timeline_of(loop: LoopStatistics) -> Timeline | None:
+    """The part of a loop label."""
+    return next((part for part in loop.parts if isinstance(part, Timeline)), None)
