@@ -8,6 +8,9 @@ import pytest
 
 from tests.helpers.observed import observe
 
+# Stacks and causes are told by clocks: on a busy machine something else is to blame.
+pytestmark = pytest.mark.timing
+
 STARVED = """
 import asyncio, os, threading, time
 from traceloop import EventLoop

@@ -73,7 +73,7 @@ class TimerHeap(RuleBasedStateMachine):
         """Somebody takes ``_scheduled`` for a heap of handles, as nest_asyncio does."""
         heap = self.loop._scheduled
         assert all(isinstance(handle, asyncio.TimerHandle) for handle in heap)
-        assert heap == sorted(heap) or heap[0]._when == min(handle._when for handle in heap)
+        assert all(heap[(place - 1) // 2]._when <= heap[place]._when for place in range(1, len(heap)))
 
     @precondition(lambda self: len(self.loop._timers))
     @rule()
@@ -115,7 +115,7 @@ class TimerHeap(RuleBasedStateMachine):
         assert len(heap) - cancelled == len(self.waiting)
         assert all(handle._scheduled for handle in handles)
         # What is cancelled holds its place only until it is swept: never more of them than live ones, nor than 100.
-        assert heap == [] or heap[0][0] == min(entry[0] for entry in heap)
+        assert all(heap[(place - 1) // 2][0] <= heap[place][0] for place in range(1, len(heap)))
 
     @invariant()
     def a_sweep_leaves_few_cancelled(self) -> None:

@@ -114,6 +114,7 @@ def test_exporters_that_fail_and_raise_are_counted_and_told_once():
     sink.shutdown(5)
 
 
+@pytest.mark.timing
 def test_a_shutdown_is_bounded():
     gate = threading.Event()
 

@@ -211,6 +211,7 @@ def test_partial_success_counts_what_was_rejected(receiver, sender):
     assert made.exported.dropped["rejected"] == 2
 
 
+@pytest.mark.timing
 def test_a_receiver_that_hangs_costs_bounded_memory_and_no_waiting(receiver, sender, monkeypatch):
     monkeypatch.setattr(sending, "MAX_QUEUE_BYTES", 200_000)
     to = receiver(lambda number: "hang" if not to.released.is_set() else None)
@@ -250,6 +251,7 @@ def test_a_batch_is_given_up_in_the_end(receiver, sender, monkeypatch):
     until(lambda: made.exported.dropped["unavailable"] == 5)
 
 
+@pytest.mark.timing
 def test_the_shutdown_is_bounded_and_counts_the_rest(receiver, sender):
     made = sender(receiver(lambda number: "hang").url, timeout=30.0)
     made.put("p", RESOURCE, make_spans(5))

@@ -135,6 +135,7 @@ def test_a_socket_that_listens_already_is_served_on():
         running.close()
 
 
+@pytest.mark.timing
 def test_a_scrape_of_200_callbacks_is_quick_and_bounded(server):
     async def main():
         names: dict[str, object] = {}

@@ -128,6 +128,7 @@ def test_readers_and_writers_are_told_apart_with_any_selector(kind):
     assert callbacks.durations["reader"].count == 1
 
 
+@pytest.mark.timing
 def test_signals_are_a_kind_of_their_own_and_wait_from_their_arrival():
     # Two of one signal before the loop looks: the same handle stands in the queue twice.
     async def main(loop):
@@ -258,6 +259,7 @@ def test_a_task_that_never_ran_is_created_and_abandoned():
     assert found.tasks_finished() == {"result": 0, "exception": 0, "cancelled": 0, "abandoned": 1}
 
 
+@pytest.mark.timing
 def test_time_adds_up_to_the_loops_life():
     async def main(loop):
         await asyncio.sleep(0.05)
@@ -272,6 +274,7 @@ def test_time_adds_up_to_the_loops_life():
     assert life * 0.5 < active + idle <= life
 
 
+@pytest.mark.timing
 def test_what_is_in_progress_counts_up_to_now():
     seen = {}
 
@@ -336,6 +339,7 @@ def test_times_never_fall():
         assert next_one[0] >= one[0] and next_one[1] >= one[1]
 
 
+@pytest.mark.timing
 def test_slow_runs_are_billed_for_those_who_stood_behind_them():
     def slow():
         time.sleep(0.12)

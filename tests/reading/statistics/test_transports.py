@@ -93,6 +93,7 @@ def test_a_datagram_counts_by_its_bytes_whatever_its_items_are(loop: EventLoop) 
     assert found["asyncio_transport_bytes_total in"] == found["asyncio_transport_bytes_total out"] == 800
 
 
+@pytest.mark.timing
 def test_time_paused_by_a_slow_reader(loop: EventLoop) -> None:
     async def main() -> float:
         ours, theirs = socket.socketpair()
@@ -135,6 +136,7 @@ def test_a_transport_closed_while_paused_ends_its_pause(loop: EventLoop) -> None
     assert loop._io.paused == 0
 
 
+@pytest.mark.timing
 def test_time_paused_by_a_slow_reader_of_a_pipe(loop: EventLoop) -> None:
     async def main() -> None:
         for ends_by in ("reading", "abort"):

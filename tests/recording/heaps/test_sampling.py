@@ -148,6 +148,7 @@ def test_timers_of_sleep_and_timeout_count_for_the_code_that_waits(loop: EventLo
     loop.run_until_complete(main())
 
 
+@pytest.mark.timing
 def test_a_big_heap_is_sampled_not_walked(loop: EventLoop) -> None:
     for _ in range(50_000):
         loop.call_later(3600, expire)
@@ -333,6 +334,7 @@ def test_without_a_trace_growth_is_told_by_its_numbers(process: Process) -> None
     assert found.text == "memory heap grew from 100,000 to 160,000 allocated blocks in 50 s"
 
 
+@pytest.mark.timing
 def test_samples_cost_no_more_than_their_share(process: Process) -> None:
     sampler = memory.MemorySampler(outbox_of(process), lambda *_: None, trace=False)
     begin = time.perf_counter()

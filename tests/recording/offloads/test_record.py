@@ -220,6 +220,7 @@ def test_a_fork_inside_a_worker_writes_nothing_into_the_parents_rings() -> None:
     assert out.stdout.split() == ["7", "start", "finish"], out.stderr
 
 
+@pytest.mark.timing
 def test_anyio_threads_are_seen_with_their_wait_for_a_token() -> None:
     anyio = pytest.importorskip("anyio")
 

@@ -1,6 +1,11 @@
 """The lines that a process says of its own stalls."""
 
+import pytest
+
 from tests.helpers.observed import observe
+
+# Stacks and causes are told by clocks: on a busy machine something else is to blame.
+pytestmark = pytest.mark.timing
 
 PROGRAM = """
 import asyncio, time

@@ -11,6 +11,9 @@ from tests.helpers.observed import Observed, observe, program, start, wait_for
 from traceloop.reading.new_statistics import make_statistics
 from traceloop.settings import Settings
 
+# Stacks and causes are told by clocks: on a busy machine something else is to blame.
+pytestmark = pytest.mark.timing
+
 
 def run(tmp_path, text, **options):
     observed = observe(tmp_path, program(tmp_path, text), **options)
