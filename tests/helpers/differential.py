@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 # A traceback through the loop names the loop's own file: there, and only there, the two must differ.
-_LOOP_FRAME = re.compile(r'  File "[^"]*/(?:asyncio|traceloop/loop)/[^"]*", line \d+, in .*\n(?:    .*\n)*')
+_LOOP_FRAME = re.compile(r'  File "[^"]*/(?:asyncio|traceloop/(?:loop|core))/[^"]*", line \d+, in .*\n(?:    .*\n)*')
 _ADDRESS = re.compile(r"0x[0-9a-f]{6,}")
 _TIME = re.compile(r" in \d+\.\d+s")
 _PID = re.compile(r"\bpid[ =:]+\d+")
