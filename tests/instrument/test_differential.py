@@ -36,8 +36,8 @@ SURROUNDINGS = {
 def opened(command: str, folders: list[str], aside: Path) -> str:
     """``command``, where another user may enter ``folders`` though they lie in somebody's home.
 
-    In a mount namespace of its own, an empty folder that is open covers each closed one above them, and what is wanted of
-    it is mounted at its place again.
+    In a mount namespace of its own, an empty folder that is open covers each closed one above them, and what is wanted
+    of it is mounted at its place again.
     """
     closed = {
         str(next(parent for parent in reversed(Path(folder).parents) if not parent.stat().st_mode & 0o001)): None
