@@ -1,6 +1,5 @@
 """What the tests find is theirs: not what whoever started them has set up. And fixtures that all may use."""
 
-import gc
 import signal
 
 import pytest
@@ -25,12 +24,6 @@ def pytest_configure(config):
     config.pluginmanager.register(Reruns())
     if config.getoption("numprocesses", None):
         config.pluginmanager.register(Progress(config))
-
-
-def pytest_collection_finish():
-    # What all the imports have made stays for good. Tests collect garbage hundreds of times, and need not look at it.
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
