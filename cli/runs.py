@@ -10,30 +10,37 @@ from typing import Any
 
 import click
 
+from traceloop.record import files
+from traceloop.record.text import printable
 from traceloop.settings import Settings
 
 
 def find_run(path: str) -> str | None:
     """The folder of the run: the path itself, or the newest run in it."""
-    if os.path.isfile(os.path.join(path, "run.json")) or has_processes(path):
+    if files.is_file(os.path.join(path, files.RUN)) or has_processes(path):
         return path
-    runs = [entry.path for entry in os.scandir(path) if entry.is_dir() and has_processes(entry.path)]
+    runs = [
+        entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False) and has_processes(entry.path)
+    ]
     return max(runs, key=lambda run: os.stat(run).st_mtime) if runs else None
 
 
 def has_processes(path: str) -> bool:
     """Whether a process of this run has recorded anything."""
     try:
-        return any(name.startswith("p-") for name in os.listdir(path))
+        return any(files.parse_process_name(name) for name in os.listdir(path))
     except OSError:
         return False
+
+
+def _described(folder: str) -> Any:
+    return json.loads(files.read_file(os.path.join(folder, files.RUN), 1 << 20))
 
 
 def settings_of(folder: str) -> Settings:
     """The settings that the run was started with; defaults for what cannot be read."""
     try:
-        with open(os.path.join(folder, "run.json"), "rb") as file:
-            chosen = json.loads(file.read(1 << 20))["settings"]
+        chosen = _described(folder)["settings"]
         return Settings().with_choices(chosen, on_error=lambda line: None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Settings()
@@ -86,15 +93,22 @@ def find_living_or_kept(which: str | None) -> tuple[str, bool]:
 
 
 def _run_directories() -> Iterator[str]:
+    """The run directories of this user. Others can put what they like beside them."""
+    own = os.getuid()
     for place in ("/dev/shm", os.environ.get("TMPDIR") or "/tmp"):
         try:
-            names = os.listdir(place)
+            entries = list(os.scandir(place))
         except OSError:
             continue
-        for name in names:
-            path = os.path.join(place, name)
-            if name.startswith("traceloop-") and os.access(os.path.join(path, "run.json"), os.R_OK):
-                yield path
+        for entry in entries:
+            if not entry.name.startswith(f"traceloop-{own}-"):
+                continue
+            try:
+                is_own = entry.is_dir(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_uid == own
+            except OSError:
+                continue  # it has just been removed
+            if is_own and files.is_file(os.path.join(entry.path, files.RUN)):
+                yield entry.path
 
 
 def _pids(folder: str) -> set[int]:
@@ -119,8 +133,6 @@ def lives(folder: str) -> bool:
 def command_of(folder: str) -> str:
     """What was run, as a shell takes it."""
     try:
-        with open(os.path.join(folder, "run.json"), "rb") as file:
-            words = json.loads(file.read(1 << 20))["command"]
-        return shlex.join(map(str, words))
-    except (OSError, ValueError, KeyError, TypeError):
+        return printable(shlex.join(map(str, _described(folder)["command"])))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return folder

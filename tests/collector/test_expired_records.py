@@ -6,7 +6,10 @@ import subprocess
 import sys
 import time
 
-from traceloop.collector.expired_records import expire
+import pytest
+
+from tests.helpers.differential import clean_environ
+from traceloop.collector.expired_records import expire, make_room
 from traceloop.record.proc import process_start_ticks
 
 
@@ -24,10 +27,10 @@ def test_age_and_size_and_life(tmp_path):
     own = make(tmp_path, "own")
     old = make(tmp_path, "old", days=8)
     alive = make(tmp_path, "alive", days=8, process=f"p-{os.getpid()}-{process_start_ticks()}")
-    first, second, third = (make(tmp_path, f"big{n}", days=3 - n, size=10_000) for n in range(3))
+    first, second, third = (make(tmp_path, f"big{n}", days=3 - n, size=12_288) for n in range(3))
     (tmp_path / "traceloop-0x-other").mkdir()
     (tmp_path / "somebody").mkdir()
-    removed = expire(str(own), max_bytes=25_000)
+    removed = expire(str(own), max_bytes=28_000)
     assert sorted(removed) == sorted([str(old), str(first)])
     assert not old.exists() and not first.exists()
     for path in (own, alive, second, third, tmp_path / "somebody", tmp_path / "traceloop-0x-other"):
@@ -76,3 +79,46 @@ def test_of_a_run_elsewhere_without_a_collector_nothing_is_known(tmp_path):
     assert expire(str(own), max_bytes=0) == []
     os.utime(path, (1e9, 1e9))
     assert expire(str(own)) == [str(path)]
+
+
+CRASH = """
+import asyncio, os
+async def main():
+    for _ in range(100_000):
+        await asyncio.sleep(0)
+    os.kill(os.getpid(), 9)
+asyncio.run(main())
+"""
+
+
+def test_crashes_leave_a_small_file_system_room(traced, tmp_path):
+    """In a container's shared memory: ten crashes, one after the other, then a run that finds all the room it wants."""
+    (tmp_path / "app.py").write_text(CRASH)
+    run = f"{traced.command[0]} run --no-metrics --ring-size 1M"
+    script = f"""
+        mount -t tmpfs -o size=16m tmpfs /dev/shm || exit 77
+        for number in 1 2 3 4 5 6 7 8 9 10; do {run} app.py; done
+        while ls /dev/shm/*/held >/dev/null 2>&1 && ! flock -n "$(ls -d /dev/shm/*/held | tail -1)" true; do :; done
+        du -sk /dev/shm | cut -f1
+        ls /dev/shm | wc -l
+        {run} -c 'import asyncio; asyncio.run(asyncio.sleep(0))'
+    """
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script], cwd=tmp_path, env=clean_environ(), capture_output=True, text=True,
+        timeout=120,
+    )  # fmt: skip
+    if "unshare" in done.stderr or done.returncode == 77:
+        pytest.skip("needs the right to mount")
+    kib, count = map(int, done.stdout.split())
+    # A quarter of 16 MiB, and the newest.
+    assert kib < 6 * 1024 and 1 <= count < 10, done.stderr
+    assert "KiB free" not in done.stderr, done.stderr
+
+
+def test_a_new_run_comes_before_old_records(tmp_path):
+    own = make(tmp_path, "own")
+    old = make(tmp_path, "old", days=2)
+    new = make(tmp_path, "new", days=1)
+    assert make_room(str(own), 0) == []
+    assert make_room(str(own), 1 << 62) == [str(old), str(new)]
+    assert own.exists() and not old.exists() and not new.exists()

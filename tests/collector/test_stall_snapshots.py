@@ -1,10 +1,13 @@
 """Snapshots: taken while a stall lasts and after it, bounded, and readable as a record."""
 
+import os
+
 import pytest
 
 from tests.helpers.observed import TROUBLES, Observed, observe, start, wait_for
 from traceloop.collector import stall_snapshots
-from traceloop.collector.stall_snapshots import StallSnapshots
+from traceloop.collector.stall_snapshots import StallSnapshots, make_snapshots
+from traceloop.settings import Settings
 
 # Stacks and causes are told by clocks: on a busy machine something else is to blame.
 pytestmark = pytest.mark.timing
@@ -65,3 +68,22 @@ def test_they_are_bounded(tmp_path, monkeypatch):
     snapshots.look()
     assert snapshots.taken == []
     assert snapshots.left_out >= 1
+
+
+def test_a_planted_link_gets_no_snapshot(tmp_path, monkeypatch):
+    """Without --record they go to /tmp, where others can write: under a name that they cannot know, into no link."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    said = []
+    names = set()
+    for _ in range(2):
+        settings = Settings(run_dir="/dev/shm/traceloop-0-abc", snapshot_on_stall=1.0)
+        snapshots = make_snapshots(settings, None, said.append)
+        names.add(snapshots._directory)
+    assert len(names) == 2 and not any("traceloop-0-abc" in name for name in names)
+    (tmp_path / "victim").mkdir()
+    source = tmp_path / "p-1-1"
+    source.mkdir()
+    os.symlink(tmp_path / "victim", snapshots._directory)
+    assert not snapshots._copy(str(source), os.path.join(snapshots._directory, "stall-1-1", "p-1-1"))
+    assert os.listdir(tmp_path / "victim") == []
+    assert len(said) == 1 and "link" in said[0]

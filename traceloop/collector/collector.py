@@ -82,6 +82,7 @@ class Collector:
         self._ended: set[str] = set()
         self._root_over = False
         self._recorded = False
+        self._crashed: list[str] = []  # whose records are kept, the oldest first
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
         self._seen_any = False
@@ -213,6 +214,7 @@ class Collector:
         self.pipeline.end_process(process)
         if name in self.follower.crashed:
             self._keep = True
+            self._crashed.append(name)
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
             line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
             self.tell(line)
@@ -224,7 +226,9 @@ class Collector:
         if not self._recorded:
             self._recorded = True
             write_file(os.path.join(self.run_dir, files.RECORDED), "")
-        if not is_root and name not in self.follower.crashed:
+        if name in self.follower.crashed:
+            self._bound_crashes()
+        elif not is_root:
             self._let_go(name)
 
     def tell(self, line: str) -> None:
@@ -246,8 +250,22 @@ class Collector:
             self._said_for_others.append(now)
             self.tell(line + more)
 
+    def _bound_crashes(self) -> None:
+        """Records of crashes are kept while the run goes on, the newest always; but workers may crash for ever."""
+        from .expired_records import expire, share_of, size_of
+
+        if self.settings.record is not None:
+            return  # all of it was asked for
+        expire(self.run_dir)
+        limit = share_of(self.run_dir)
+        while len(self._crashed) > 1:
+            folders = [self.follower.processes[name].folder.path for name in self._crashed]
+            if sum(map(size_of, folders)) <= limit:
+                return
+            self._let_go(self._crashed.pop(0))
+
     def _let_go(self, name: str) -> None:
-        """Frees what a process that ended well has left: a service may have thousands of workers in its life."""
+        """Frees what a process has left: a service may have thousands of workers in its life."""
         if self.settings.record is not None:
             return
         from shutil import rmtree

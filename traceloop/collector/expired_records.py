@@ -48,47 +48,78 @@ def _is_held(path: str) -> bool | None:
     return False
 
 
-def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int = MAX_BYTES) -> list[str]:
+def share_of(place: str) -> int:
+    """Bytes that old records may take in the file system of ``place``: a quarter of it, and no more than 256 MiB."""
+    try:
+        status = os.statvfs(place)
+    except OSError:
+        return MAX_BYTES
+    size = status.f_blocks * status.f_frsize
+    return min(MAX_BYTES, size // 4) if size else MAX_BYTES  # a tmpfs without a limit says 0
+
+
+def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int | None = None) -> list[str]:
     """Removes old records beside ``run_dir``: those of this user, by name, that no living process belongs to.
 
-    Returns the paths that were removed. Never raises for what lies there.
+    ``max_bytes``: what they may take together, None for their share of the file system; the oldest go first. Returns
+    the paths that were removed. Never raises for what lies there.
     """
-    parent, name = os.path.split(os.path.abspath(run_dir))
-    prefix = f"traceloop-{os.getuid()}-"
-    if not name.startswith(prefix):
-        return []
-    found: list[tuple[float, int, str]] = []
-    try:
-        entries = list(os.scandir(parent))
-    except OSError:
-        return []
-    for entry in entries:
-        try:
-            if entry.name == name or not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
-                continue
-            status = entry.stat(follow_symlinks=False)
-            if status.st_uid == os.getuid() and not _in_use(entry.path):
-                found.append((status.st_mtime, _size(entry.path), entry.path))
-        except OSError:
-            continue
     removed: list[str] = []
+    found = _old_records(run_dir)
+    limit = share_of(os.path.dirname(os.path.abspath(run_dir))) if max_bytes is None else max_bytes
     total = sum(size for _, size, _ in found)
     now = time.time()
-    for changed, size, path in sorted(found):
-        if now - changed > max_age or total > max_bytes:
+    for changed, size, path in found:
+        if now - changed > max_age or total > limit:
             shutil.rmtree(path, ignore_errors=True)
             total -= size
             removed.append(path)
     return removed
 
 
+def make_room(run_dir: str, wanted: int) -> list[str]:
+    """Removes old records beside ``run_dir``, the oldest first, until so many bytes are free: a new run comes first.
+
+    Returns the paths that were removed.
+    """
+    removed: list[str] = []
+    for _, _, path in _old_records(run_dir):
+        status = os.statvfs(run_dir)
+        if status.f_bavail * status.f_frsize >= wanted:
+            break
+        shutil.rmtree(path, ignore_errors=True)
+        removed.append(path)
+    return removed
+
+
+def _old_records(run_dir: str) -> list[tuple[float, int, str]]:
+    """When it was changed, its size and its path for each record beside ``run_dir`` that is in use no more."""
+    parent, name = os.path.split(os.path.abspath(run_dir))
+    prefix = f"traceloop-{os.getuid()}-"
+    found: list[tuple[float, int, str]] = []
+    if not name.startswith(prefix):
+        return found
+    try:
+        entries = list(os.scandir(parent))
+    except OSError:
+        return found
+    for entry in entries:
+        try:
+            if entry.name == name or not entry.name.startswith(prefix) or not entry.is_dir(follow_symlinks=False):
+                continue
+            status = entry.stat(follow_symlinks=False)
+            if status.st_uid == os.getuid() and not _in_use(entry.path):
+                found.append((status.st_mtime, size_of(entry.path), entry.path))
+        except OSError:
+            continue
+    return sorted(found)
+
+
 def _in_use(path: str) -> bool:
-    """Whether a process of the run, or its collector, lives; or may, because the run is a minute old."""
+    """Whether a process of the run, or its collector, lives; or may: it is a minute old and had no collector yet."""
     age = time.time() - os.stat(path).st_mtime
-    if age < 60:
-        return True
     held = _is_held(path)
-    if held:
+    if held or (held is None and age < 60):
         return True
     if _described(path, files.RUN).get("pid_namespace", 0) not in (0, pid_namespace()):
         # Its processes cannot be asked for. A collector outlives them all; of a run without one nothing is known.
@@ -118,12 +149,13 @@ def _described(path: str, name: str) -> dict[str, Any]:
     return description if isinstance(description, dict) else {}
 
 
-def _size(path: str) -> int:
+def size_of(path: str) -> int:
+    """Bytes that the files below ``path`` take."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
             try:
-                total += os.lstat(os.path.join(folder, name)).st_size
+                total += os.lstat(os.path.join(folder, name)).st_blocks * 512
             except OSError:
                 pass
     return total

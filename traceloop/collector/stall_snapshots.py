@@ -7,8 +7,10 @@ when a stall has lasted for the set time, so that it exists even if the stall ne
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
+import stat
 import time
 from collections.abc import Callable
 
@@ -112,9 +114,19 @@ class StallSnapshots:
             self._open.remove(taken)
             self._copy(follower.folder.path, os.path.join(taken.folder, name))
 
+    def _make_directory(self) -> None:
+        """Makes the folder of all snapshots, or takes the one that is there if nobody else can have prepared it."""
+        try:
+            os.makedirs(self._directory, mode=0o700)
+        except FileExistsError:
+            status = os.lstat(self._directory)
+            if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+                raise PermissionError(errno.EPERM, "it is a link, or somebody else's", self._directory) from None
+
     def _copy(self, source: str, target: str) -> bool:
         temporary = f"{target}.new"
         try:
+            self._make_directory()
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
             shutil.copytree(source, temporary)
             before = _size_of(target)
@@ -138,8 +150,9 @@ def make_snapshots(settings: Settings, follower: RunFollower, say: Callable[[str
         return None
     directory = settings.record
     if directory is None:
-        run = os.path.basename(os.path.normpath(settings.run_dir))
-        directory = os.path.join(os.environ.get("TMPDIR") or "/tmp", f"{run}-stalls")
+        # Others can write there too: a name that they cannot know, made when the first snapshot is, or not at all.
+        name = f"traceloop-stalls-{os.urandom(8).hex()}"
+        directory = os.path.join(os.environ.get("TMPDIR") or "/tmp", name)
     return StallSnapshots(follower, directory, settings.snapshot_on_stall, say)
 
 

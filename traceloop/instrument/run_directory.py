@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+#: The room that a run wants, in rings: for four loops or workers. Later ones step down by themselves.
+_ROOM = 4
+
+
 def make(settings: Settings, say: Callable[[str], None]) -> Settings:
     """Makes the run directory in shared memory, or, with one notice, where else it can be; and sees to its
     room.
@@ -42,10 +46,24 @@ def make(settings: Settings, say: Callable[[str], None]) -> Settings:
             continue
         if failure:
             say(f"no shared memory ({failure}); the record is in {place}")
+        _make_room(path, settings.ring_size * _ROOM)
         return _fitting(settings, place, say).replace(run_dir=path)
     say(f"no folder for the record ({failure}); recording into the program's own memory, read by a thread")
     collector = "thread" if settings.collector == "process" else settings.collector
     return settings.replace(run_dir=None, collector=collector)
+
+
+def _make_room(run_dir: str, wanted: int) -> None:
+    """Old records of crashes go where there is not enough room for this run."""
+    try:
+        status = os.statvfs(run_dir)
+        if status.f_bavail * status.f_frsize >= wanted:
+            return
+        from ..collector.expired_records import make_room  # seldom needed, and it takes some milliseconds
+
+        make_room(run_dir, wanted)
+    except OSError:
+        pass  # what does not fit steps down
 
 
 def _fitting(settings: Settings, place: str, say: Callable[[str], None]) -> Settings:
@@ -54,10 +72,8 @@ def _fitting(settings: Settings, place: str, say: Callable[[str], None]) -> Sett
     except OSError:
         return settings
     free = status.f_bavail * status.f_frsize
-    # A container has 64 MB: a ring of a quarter of what is free leaves room for four loops or workers, and
-    # later ones step down by themselves.
-    if free and settings.ring_size > free // 4:
-        size = max(MIN_RING_SIZE, 1 << (free // 4).bit_length() - 1)
+    if free and settings.ring_size > free // _ROOM:
+        size = max(MIN_RING_SIZE, 1 << (free // _ROOM).bit_length() - 1)
         say(f"{place} has {free >> 10} KiB free; the record of a loop gets {size >> 10} KiB of it")
         return settings.replace(ring_size=size)
     return settings

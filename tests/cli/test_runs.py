@@ -1,0 +1,40 @@
+"""Which runs the commands look at: those of this user, and nothing that somebody has put beside them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from traceloop.cli.runs import _run_directories, command_of, settings_of
+from traceloop.settings import Settings
+
+
+def make(place: Path, name: str) -> Path:
+    path = place / f"traceloop-{os.getuid()}-{name}"
+    path.mkdir()
+    (path / "run.json").write_text(json.dumps({"command": ["app.py"], "settings": {"slow_threshold": 0.5}}))
+    return path
+
+
+def test_only_own_folders_are_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    own = make(tmp_path, "own")
+    pipe = make(tmp_path, "pipe")
+    (pipe / "run.json").unlink()
+    os.mkfifo(pipe / "run.json")
+    device = make(tmp_path, "device")
+    (device / "run.json").unlink()
+    (device / "run.json").symlink_to("/dev/zero")
+    (tmp_path / f"traceloop-{os.getuid()}-link").symlink_to(own)
+    (tmp_path / "traceloop-0x-other").mkdir()
+    if os.getuid() == 0:
+        os.chown(make(tmp_path, "planted"), 65534, 65534)
+    assert [path for path in _run_directories() if path.startswith(str(tmp_path))] == [str(own)]
+    # Named on the command line, they are opened, and nothing hangs.
+    for path in (pipe, device):
+        assert settings_of(str(path)) == Settings()
+        assert command_of(str(path)) == str(path)
+    assert settings_of(str(own)).slow_threshold == 0.5
