@@ -34,7 +34,17 @@ ALLOWED: dict[str, set[str]] = {
     "collector.collector_thread": {"collector", "recording", "exporters", "reading", "record", "settings", "notices"},
     # They meet here.
     "instrument": {"collector", "exporters.text", "loop", "recording", "record", "settings", "parsing", "notices"},
-    "cli": {"instrument", "collector", "exporters", "reading", "record", "settings", "parsing", "notices"} | {"dashboards"},
+    "cli": {
+        "instrument",
+        "collector",
+        "exporters",
+        "reading",
+        "record",
+        "settings",
+        "parsing",
+        "dashboards",
+        "notices",
+    },
     "dashboards": set(),
     # Faces.
     "__init__": {"api", "loop", "checkout"},
