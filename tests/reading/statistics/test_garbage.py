@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import subprocess
 import time
 from typing import Any
 
@@ -11,7 +12,14 @@ import pytest
 
 from traceloop.exporters.text.report import report
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading import read_loop
+from traceloop.reading import read_loop, read_run
+from traceloop.reading.decoding.decoded import Collection, Decoded
+from traceloop.reading.new_statistics import new_statistics
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.statistics.garbage import CollectionStatistics
+from traceloop.reading.statistics.histograms import Histogram
+from traceloop.reading.statistics.labels import BoundedLabels
 
 
 @pytest.fixture
@@ -61,3 +69,69 @@ def test_the_interrupted_callback_is_named(loop: EventLoop) -> None:
     }
     assert sum(by_callback.values()) == pytest.approx(sum(totals.seconds for totals in found.values()))
     assert "interrupted by garbage collection" in report(statistics, full=True)
+
+
+CHURN = """
+import asyncio, gc, json, sys
+
+class Node:
+    def __init__(self, n):
+        self.me = {"self": self, "n": [n]}
+
+async def load():
+    before = sum(each["collections"] for each in gc.get_stats())
+    gc.set_threshold(50, 5, 100000)
+    for n in range(400_000):
+        Node(n)
+    gc.set_threshold(0)
+    print(sum(each["collections"] for each in gc.get_stats()) - before, flush=True)
+
+async def main():
+    await asyncio.create_task(load())
+    await asyncio.sleep(0)
+
+asyncio.run(main())
+"""
+
+
+def test_total_callbacks_and_slow_runs_agree_over_thousands_of_collections(traced: Any, tmp_path: Any) -> None:
+    """The callbacks' sums stopped at the latest thousand pauses."""
+    (tmp_path / "churn.py").write_text(CHURN)
+    command = [*traced.command, "--no-metrics", "--record", "kept", "churn.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    inside = int(done.stdout)
+    assert inside > 3000
+    (kept,) = (tmp_path / "kept").iterdir()
+    statistics = read_run(kept, new_statistics())
+    (process,) = statistics.processes.values()
+    collections = process.collections
+    total = Histogram().merge(collections.pauses.values())
+    interrupted = collections.interrupted.values()
+    assert collections.interrupted["__main__.load"].count == inside
+    assert sum(each.count for each in interrupted) <= total.count
+    assert sum(each.seconds for each in interrupted) <= total.sum + 1e-9
+    # The slow run's own account of it.
+    index = stalls_of(process).index
+    (slow,) = [index.lookup(*key) for key in index.slow_runs() if index.length_of(*key) > 0.3]
+    assert slow.parts.gc == pytest.approx(collections.interrupted["__main__.load"].seconds, rel=0.01)
+
+
+def decoded(**contents: Any) -> Decoded:
+    made = Decoded(None)
+    for name, value in contents.items():
+        setattr(made, name, value)
+    return made
+
+
+def test_collections_beyond_any_bound_are_put_together_and_none_is_lost() -> None:
+    statistics = CollectionStatistics(SiteNames, BoundedLabels(200))
+    pauses = [Collection(1.0 + n / 1e5, 1e-6, 0, 1, 0) for n in range(50_000)]
+    for at in range(0, len(pauses), 500):
+        statistics.feed(decoded(collections=pauses[at : at + 500]))
+    assert len(statistics._starts) <= 8192
+    statistics.feed(decoded(runs=[(0, 0.5, 2.0, 65537.0, 0.5, 0, 0, 0, 0, 0)]))
+    (totals,) = statistics.interrupted.values()
+    assert totals.count == 50_000 and totals.seconds == pytest.approx(0.05)
+    # Each interrupts one run, in whichever loop.
+    statistics.feed(decoded(runs=[(0, 0.5, 2.0, 65537.0, 0.5, 0, 0, 0, 0, 0)]))
+    assert totals.count == 50_000

@@ -160,6 +160,43 @@ def test_time_paused_by_a_slow_reader_of_a_pipe(loop: EventLoop) -> None:
     assert 0.2 <= series(loop)["asyncio_transport_paused_seconds_total"] < 20
 
 
+def test_handshakes_that_never_end_well_are_counted(loop: EventLoop) -> None:
+    """Clients that connect and say nothing (a health check, a port scan), or go away, or speak no TLS."""
+
+    async def main() -> None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        over = 0
+
+        def failed(loop: asyncio.AbstractEventLoop, what: object) -> None:
+            nonlocal over
+            over += 1
+
+        asyncio.get_running_loop().set_exception_handler(failed)
+        server = await asyncio.start_server(
+            lambda reader, writer: None, "127.0.0.1", 0, ssl=context, ssl_handshake_timeout=0.2
+        )
+        address = server.sockets[0].getsockname()
+        silent = [await asyncio.open_connection(*address) for _ in range(3)]
+        for reader, _ in silent:
+            assert await reader.read() == b""  # the server has given up
+        _, gone = await asyncio.open_connection(*address)
+        gone.close()
+        plain, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HTTP/1.0\r\n\r\n")
+        await plain.read()
+        for _, each in [*silent, (plain, writer)]:
+            each.close()
+        server.close()
+        while loop._io.tls_handshakes < 5:
+            await asyncio.sleep(0.01)
+
+    loop.run_until_complete(main())
+    found = series(loop)
+    assert found["asyncio_tls_handshakes_total"] == 5
+    assert found["asyncio_tls_handshake_seconds_total"] >= 0.6
+
+
 def test_tls_handshakes(loop: EventLoop) -> None:
     async def main() -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

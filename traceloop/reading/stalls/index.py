@@ -25,7 +25,7 @@ from .who_waited import SlowRun
 
 _MAX_RUNS: Final = 4096
 _MAX_PAIRS: Final = 2000
-_MAX_COLLECTIONS: Final = 4096
+_MAX_COLLECTIONS: Final = 8192
 _OTHER: Final = "other"
 _NEVER: Final = float("inf")
 # How long a slow run is not counted because more may be learnt about it, s.
@@ -48,7 +48,8 @@ class StallIndex:
         self._events = WatchdogEvents()
         self._seen = self._events.seen
         self._last = self._events.last
-        self._collections: deque[tuple[float, float]] = deque(maxlen=_MAX_COLLECTIONS)
+        # (start, duration), in order. A long run may have thousands: beyond the limit neighbours become one.
+        self._collections: list[tuple[float, float]] = []
         self._dumps: deque[tuple[int, StackTaken]] = deque(maxlen=64)
         self._outside: deque[tuple[int, Sample]] = deque(maxlen=1024)
         self._ended: OrderedDict[tuple[int, float], SlowRun] = OrderedDict()
@@ -74,7 +75,15 @@ class StallIndex:
 
     def take_collections(self, collections: Iterable[Collection]) -> None:
         """Garbage collections, of whichever ring."""
-        self._collections.extend((item.start, item.duration) for item in collections)
+        known = self._collections
+        known.extend((item.start, item.duration) for item in collections)
+        if len(known) > _MAX_COLLECTIONS:
+            known.sort()
+            while len(known) > _MAX_COLLECTIONS:
+                older = len(known) // 2 & ~1
+                known[:older] = [
+                    (known[at][0], known[at][1] + known[at + 1][1]) for at in range(0, older, 2)
+                ]  # of which both begin in the same run, or are long over
 
     def take_loop(self, ring: int, decoded: Decoded, found: Sequence[SlowRun], threshold: float) -> None:
         """Takes in what a loop's ring said, whose loop has this threshold. ``found``: its runs that may be slow.

@@ -2,13 +2,13 @@
 
 A collection is noted in the process's ring, a run in its loop's; they find each other by time. In one turn of reading
 the process's ring is taken in first, so a collection waits for the runs around it. One that begins in no run of a loop
-(in its poll, before it, in another thread meanwhile) interrupted nothing there.
+(in its poll, before it, in another thread meanwhile) interrupted nothing there. Each interrupts one run at most, so
+that the callbacks' sums never exceed the total.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import deque
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final
 
@@ -19,7 +19,8 @@ from .labels import BoundedLabels
 from .parts import Sample
 
 _MAX_GENERATIONS: Final = 4
-_RECENT: Final = 1000
+#: Collections that wait for their run, one by one; beyond it the older ones are put together by two.
+_WAITING: Final = 8192
 
 
 class Interrupted:
@@ -30,6 +31,21 @@ class Interrupted:
     def __init__(self) -> None:
         self.count = 0
         self.seconds = self.longest = 0.0
+
+
+class _Waiting:
+    """Collections that no run was found for yet: one, or neighbours in time."""
+
+    __slots__ = ("count", "longest", "seconds")
+
+    def __init__(self, duration: float) -> None:
+        self.count = 1
+        self.seconds = self.longest = duration
+
+    def add(self, other: _Waiting) -> None:
+        self.count += other.count
+        self.seconds += other.seconds
+        self.longest = max(self.longest, other.longest)
 
 
 def _start(run: Run) -> float:
@@ -47,7 +63,9 @@ class CollectionStatistics:
         self.collected: dict[int, int] = {}
         self.uncollectable: dict[int, int] = {}
         self.interrupted: dict[str, Interrupted] = {}
-        self._recent: deque[Collection] = deque(maxlen=_RECENT)
+        # When they began, in order, and what they were. A run is read when it ends, which may be after thousands.
+        self._starts: list[float] = []
+        self._waiting: list[_Waiting] = []
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in a stretch's collections, or finds the runs that those before it interrupted."""
@@ -61,24 +79,42 @@ class CollectionStatistics:
             self.pauses[generation].add(max(0.0, each.duration))
             self.collected[generation] += max(0, each.collected)
             self.uncollectable[generation] += max(0, each.uncollectable)
-            self._recent.append(each)
+            self._wait(each)
         runs = decoded.runs
-        if runs and self._recent:
-            first, last = runs[0][1], runs[-1][2]
-            for each in self._recent:
-                if first <= each.start < last:
-                    run = runs[bisect_right(runs, each.start, key=_start) - 1]
-                    if each.start < run[2]:
-                        self._interrupts(run, max(0.0, each.duration))
+        if not runs:
+            return
+        first = bisect_left(self._starts, runs[0][1])
+        last = bisect_left(self._starts, runs[-1][2])
+        left: list[int] = []
+        for position in range(first, last):
+            start = self._starts[position]
+            run = runs[bisect_right(runs, start, key=_start) - 1]
+            if start < run[2]:
+                self._interrupts(run, self._waiting[position])
+            else:
+                left.append(position)
+        if last - first > len(left):
+            self._starts[first:last] = [self._starts[position] for position in left]
+            self._waiting[first:last] = [self._waiting[position] for position in left]
 
-    def _interrupts(self, run: Run, duration: float) -> None:
+    def _wait(self, collection: Collection) -> None:
+        position = bisect_right(self._starts, collection.start)
+        self._starts.insert(position, collection.start)
+        self._waiting.insert(position, _Waiting(max(0.0, collection.duration)))
+        if len(self._starts) > _WAITING:
+            older = _WAITING // 2
+            for position in range(0, older, 2):
+                self._waiting[position].add(self._waiting[position + 1])
+            del self._starts[1:older:2], self._waiting[1:older:2]
+
+    def _interrupts(self, run: Run, waiting: _Waiting) -> None:
         label = self._labels.admit(self._sites_of().label_of(run[3]))
         totals = self.interrupted.get(label)
         if totals is None:
             totals = self.interrupted[label] = Interrupted()
-        totals.count += 1
-        totals.seconds += duration
-        totals.longest = max(totals.longest, duration)
+        totals.count += waiting.count
+        totals.seconds += waiting.seconds
+        totals.longest = max(totals.longest, waiting.longest)
 
     def metrics(self) -> Iterator[Sample]:
         """Pauses, what they brought, and whom they interrupted."""

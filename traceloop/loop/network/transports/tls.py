@@ -26,16 +26,27 @@ class SSLProtocol(_StandardProtocol):  # type: ignore[misc]
         super()._start_handshake()
 
     def _on_handshake_complete(self, handshake_exc: BaseException | None) -> None:
-        io = getattr(self._loop, "_io", None)
-        begun = self.__dict__.pop("_handshake_begun_at", None)
-        if io is not None and begun is not None:
-            io.tls_handshakes += 1
-            io.tls_handshake_s += monotonic() - begun
+        self._count_handshake()
         try:
             super()._on_handshake_complete(handshake_exc)
         finally:
             # Its traceback leads to the frame above, and that one to this (CPython issue 159049).
             handshake_exc = None
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        # A handshake that takes too long, or whose peer goes away, ends with the connection and is never complete.
+        self._count_handshake()
+        try:
+            super().connection_lost(exc)
+        finally:
+            exc = None  # as above
+
+    def _count_handshake(self) -> None:
+        io = getattr(self._loop, "_io", None)
+        begun = self.__dict__.pop("_handshake_begun_at", None)
+        if io is not None and begun is not None:
+            io.tls_handshakes += 1
+            io.tls_handshake_s += monotonic() - begun
 
 
 def _protocol_class() -> Any:
