@@ -24,9 +24,13 @@ def main() -> None:
         else:
             raise SystemExit(status)
     elif words == ["--version"]:
+        from traceloop.core.choose import core
         from traceloop.version import __version__
 
-        print(f"traceloop {__version__}")
+        chosen = core()
+        if chosen.problem:
+            print(f"traceloop: {chosen.problem}", file=sys.stderr)
+        print(f"traceloop {__version__} ({'C' if chosen.native else 'Python'} core)")
         raise SystemExit(0)
     from .group import command
 

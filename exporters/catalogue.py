@@ -276,6 +276,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "pid",
         "python",
         "version",
+        "core",
         "command",
     ),
 )

@@ -35,6 +35,7 @@ ALLOWED: dict[str, set[str]] = {
     # They meet here.
     "instrument": {"collector", "exporters.text", "loop", "recording", "record", "settings", "parsing", "notices"},
     "cli": {
+        "core.choose",
         "instrument",
         "collector",
         "exporters",

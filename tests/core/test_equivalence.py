@@ -1,4 +1,4 @@
-"""One program on every way that a loop can go: the same callbacks in the same order, the same failures, the same record.
+"""One program on every way that a loop can go: the same callbacks in the same order, the same failures and record.
 
 hypothesis draws the program: callbacks, timers (all of them due, since the order of others depends on the machine),
 cancellations, tasks that end, fail or are cancelled, futures that are handed on, callables of every kind. The plain

@@ -10,8 +10,6 @@ import time
 
 import pytest
 
-from traceloop.loop.event_loop import EventLoop
-
 
 @pytest.fixture
 def loop(loop_factory):
@@ -560,6 +558,7 @@ def test_a_clock_that_a_test_puts_on_the_running_loop(loop_factory, recorder, mo
         assert fired == ["an hour"]
         assert loop.time() - start < 3600
 
-    factory = loop_factory if loop_factory is not EventLoop else lambda: EventLoop(recorder=recorder)
+    standard = loop_factory is asyncio.SelectorEventLoop
+    factory = loop_factory if standard else lambda: loop_factory(recorder=recorder)
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(main())

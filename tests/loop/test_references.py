@@ -18,8 +18,8 @@ import weakref
 
 import pytest
 
+from tests.helpers.cores import CORES
 from tests.helpers.paths import CERTIFICATE
-from traceloop.loop.event_loop import EventLoop
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -352,9 +352,10 @@ def watched(case, loop_factory, debug, standard=None):
 
 @pytest.mark.parametrize("debug", [False, True], ids=["plain", "debug"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_nothing_lives_longer(case, debug):
+@pytest.mark.parametrize("core", CORES)
+def test_nothing_lives_longer(core, case, debug):
     standard = watched(case, asyncio.SelectorEventLoop, debug)
-    ours = watched(case, EventLoop, debug, standard)
+    ours = watched(case, CORES[core], debug, standard)
     assert standard.refs.keys() == ours.refs.keys() and standard.refs
     assert [point for point, _ in standard.seen] == [point for point, _ in ours.seen]
     for (point, right), (_, alive) in zip(standard.seen, ours.seen, strict=True):
@@ -362,7 +363,8 @@ def test_nothing_lives_longer(case, debug):
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_no_cycle_is_left_for_the_collector(case):
+@pytest.mark.parametrize("core", CORES)
+def test_no_cycle_is_left_for_the_collector(core, case):
     """Garbage that only the collector finds: no more kinds of it than the standard loop leaves, and none of ours."""
 
     def kinds(loop_factory):
@@ -378,8 +380,8 @@ def test_no_cycle_is_left_for_the_collector(case):
             gc.garbage.clear()
             gc.collect()
 
-    kinds(EventLoop)  # what is made once, at the first use
-    ours, users = kinds(EventLoop)
+    kinds(CORES[core])  # what is made once, at the first use
+    ours, users = kinds(CORES[core])
     standard, users_of_standard = kinds(asyncio.SelectorEventLoop)
     assert users <= users_of_standard
     # The loop itself is one: its selector holds the handle of its self-pipe, until it is closed. And what the standard
@@ -389,9 +391,10 @@ def test_no_cycle_is_left_for_the_collector(case):
 
 
 @pytest.mark.parametrize("recorder", [False, None], ids=["unrecorded", "recorded"])
-def test_a_closed_loop_goes_away(recorder):
+@pytest.mark.parametrize("core", CORES)
+def test_a_closed_loop_goes_away(core, recorder):
     def closed():
-        loop = EventLoop(recorder=recorder)
+        loop = CORES[core](recorder=recorder)
         loop.run_until_complete(asyncio.sleep(0))
         loop.close()
         return weakref.ref(loop)

@@ -21,6 +21,7 @@ import weakref
 from typing import Any
 
 from .. import notices
+from ..core.choose import core
 from ..record import files, layout
 from ..record.proc import process_start_ticks
 from ..record.secrets import command_line
@@ -94,6 +95,7 @@ class Process:
             "python": ".".join(map(str, sys.version_info[:3])),
             "implementation": sys.implementation.name,
             "executable": sys.executable,
+            "core": core().name,
             "command": " ".join(command_line(sys.orig_argv, self.settings.command_arguments))[:1000],
             "debug": sys.flags.dev_mode or bool(os.environ.get("PYTHONASYNCIODEBUG")),
             "monotonic_ns": time.monotonic_ns(),

@@ -13,7 +13,9 @@ import threading
 from collections import deque
 from typing import Any
 
+from .. import notices
 from ..core.buffer import NOWHERE, Record
+from ..core.choose import core
 from ..core.identify import Identifier
 from ..record import layout
 from . import blocking_calls
@@ -270,6 +272,8 @@ def make_recorder(loop: Any) -> Recorder | None:
         process = current_process()
         if process is None:
             return None
+        if problem := core().problem:
+            notices.say_once(process.settings.run_dir, "core", problem)
         process.loops.add(loop)
         if process.settings.find_blocking and blocking_calls.found_in(process) is None:
             sampler_of(process).at_samples.append(blocking_calls.find_in(process).write)

@@ -227,6 +227,7 @@ class ProcessStatistics:
                 ("pid", str(self.pid)),
                 ("python", printable(str(self.description.get("python", "")), 60)),
                 ("version", printable(str(self.description.get("version", self.context.version)), 60)),
+                ("core", printable(str(self.description.get("core", "")), 20)),
                 ("command", printable(str(self.description.get("command", "")), 200)),
             )
             yield Sample("traceloop_process_info", labels, 1)
