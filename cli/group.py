@@ -18,6 +18,7 @@ COMMANDS = {
     "report": ("report", "command", "Print the report of a kept record."),
     "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
     "demo": ("demo", "command", "Run a service with troubles to look at."),
+    "completion": ("completion", "command", "Print the completion script for bash, zsh or fish."),
 }
 
 

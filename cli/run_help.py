@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import click
+from click.shell_completion import CompletionItem
 
 from traceloop.settings import Field
 
 from . import run
-from .options import OPTIONS, HelpRequested
+from .options import OPTIONS, HelpRequested, is_program
 
 _TEXT = """Run a program on the traced event loop; it behaves as under `python`.
 
@@ -67,6 +68,17 @@ def _help_of(field: Field) -> str:
     return f"{field.help} (default: {field.shown})" if field.shown else field.help
 
 
+def _has_program(words: list[str]) -> bool:
+    """Whether the program is among the words, and not only options with their values."""
+    with_value = {field.option for field in OPTIONS if field.metavar}
+    before = ""
+    for word in words:
+        if before not in with_value and is_program(word):
+            return True
+        before = word
+    return False
+
+
 class RunCommand(click.Command):
     """Hands its words on unparsed."""
 
@@ -81,6 +93,12 @@ class RunCommand(click.Command):
             click.echo(ctx.get_help(), color=ctx.color)
             ctx.exit(0)
         raise SystemExit(status)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Our options up to the program's name; files for all that may be one, since what follows is the program's."""
+        if incomplete.startswith("-") and not _has_program(ctx.args):
+            return super().shell_complete(ctx, incomplete)
+        return [CompletionItem(incomplete, type="file")]
 
     def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         formatter.write_usage(ctx.command_path, "[OPTIONS] PROGRAM [ARGUMENTS]...")
