@@ -381,6 +381,13 @@ def chosen(on_error: Callable[[str], None]) -> Settings:
     return Settings.from_environ(os.environ, on_error=on_error)
 
 
+def in_run() -> bool:
+    """Whether this process belongs to a run, of `traceloop run` or `traceloop.start()`."""
+    import os
+
+    return _chosen is not None or bool(os.environ.get(RUN_DIR))
+
+
 def misspelt(environ: Mapping[str, str]) -> list[str]:
     """A line for each variable that looks like one of ours and is none."""
     known = {field.variable for field in FIELDS if field.variable}.union(OTHER_VARIABLES)

@@ -14,7 +14,7 @@ from time import monotonic
 
 from ... import notices
 from ...record.text import printable
-from ...settings import ROOT_PID
+from ...settings import ROOT_PID, in_run
 
 _logger = logging.getLogger("traceloop")
 
@@ -23,7 +23,10 @@ _MAX_LINE = 2000
 
 
 class StallNotices:
-    """Says at most ``MAX_STALLS_A_MINUTE`` stalls, and how many it left out."""
+    """Says at most ``MAX_STALLS_A_MINUTE`` stalls, and how many it left out.
+
+    Nothing where there is no run: a program that takes the loop alone has not asked for it.
+    """
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -32,6 +35,8 @@ class StallNotices:
 
     def started(self, callback: str, culprit: str, line: str, seconds: float, ready: int, thread: str) -> bool:
         """A stall was seen. Returns whether it is said, so that its end is too."""
+        if not in_run():
+            return False
         now = monotonic()
         if len(self._said) == MAX_STALLS_A_MINUTE and now - self._said[0] < 60:
             self._left_out += 1
