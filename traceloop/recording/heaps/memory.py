@@ -4,9 +4,8 @@ Growth is looked for in two numbers, since neither sees everything: blocks (many
 one or none) and private resident memory. Shared memory is left out of the latter: a ring's pages become resident while
 they are first written.
 
-With ``--memory-trace`` the first growth starts ``tracemalloc``. It sees only what is allocated from then on, which is
-what grows: a snapshot some seconds later names the lines. Then it is stopped: while it runs, every allocation costs two
-to four times as much. The event tells what it took.
+With ``--memory-trace`` the first growth starts a trace of allocations, which names the lines (allocation_trace.py). The
+event tells what it took.
 """
 
 from __future__ import annotations
@@ -14,15 +13,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import threading
 from collections.abc import Callable
-from time import perf_counter, thread_time
-from typing import Any
+from time import thread_time
 
+from ... import notices
 from ...record import layout
-from ...record.frames import OUR_FOLDER
+from ...record.text import printable
+from ...settings import in_run
 from ..outbox import Outbox
-from .growth_rules import Growth, MemoryGrowth
+from .allocation_trace import TRACE_SECONDS, AllocationTrace
+from .growth_rules import MemoryGrowth
 
 _logger = logging.getLogger("traceloop")
 
@@ -33,16 +33,10 @@ _COST_RATIO = 5000.0
 _BLOCKS = 30_000, 20_000
 _BYTES = 16 << 20, 32 << 20
 
-_TRACE_FRAMES = 12
-_TRACE_SECONDS = 15.0
-# The tracing ends early when its own memory is more than this.
-_TRACE_LIMIT_BYTES = 16 << 20
-_TOP = 5
+# While allocations are traced it is looked this often, s, whether that has cost enough.
+_TRACED_INTERVAL_SECONDS = 0.1
 _QUIET_SECONDS = 60.0
-# The last loop's close waits so long for a trace to be gone through.
-_PATIENCE_SECONDS = 2.0
-# What holds less of what was traced than this part is not worth a name.
-_LEAST_SHARE = 0.005
+_MAX_LINE = 1000
 
 _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 
@@ -66,7 +60,8 @@ class MemorySampler:
     """Samples the memory of this process. One thread at a time.
 
     due: when the next sample is, monotonic s. report: called with a growth, "memory" and what is known of it.
-    name_callback: gives the label of the callback that has this line of this file in it.
+    name_callback: gives the label of the callback that has this line of this file in it. is_idle: whether no loop runs
+    anything now.
     """
 
     def __init__(
@@ -76,6 +71,7 @@ class MemorySampler:
         *,
         trace: bool = False,
         name_callback: Callable[[str, int], str | None] = lambda file, line: None,
+        is_idle: Callable[[], bool] = lambda: True,
     ) -> None:
         self.due = 0.0
         self._outbox = outbox
@@ -85,8 +81,9 @@ class MemorySampler:
         self._quiet_until = 0.0
         self._trace = trace
         self._name_callback = name_callback
-        self._tracing: Tracing | None = None
-        self._telling: threading.Thread | None = None
+        self._is_idle = is_idle
+        self._began: float | None = None
+        self._tracing: AllocationTrace | None = None
 
     def sample(self, now: float) -> None:
         """Takes one sample, and says when the next is due."""
@@ -96,14 +93,12 @@ class MemorySampler:
         interval = max(_INTERVAL_SECONDS, (thread_time() - begin) * _COST_RATIO)
         self.due = now + interval
         self._outbox.pending.extend((now, layout.R_MEMORY, float(blocks)))
+        if self._began is None:
+            self._began = now
         if self._tracing is not None:  # its own allocations are none of the program's
-            if self._tracing.is_over(now):
-                tracing, self._tracing = self._tracing, None
-                # In a thread of its own: it goes through up to 100,000 traces.
-                self._telling = threading.Thread(
-                    target=self._tell_traced, args=(tracing, now), name="traceloop-memory", daemon=True
-                )
-                self._telling.start()
+            self.due = now + _TRACED_INTERVAL_SECONDS
+            if self._tracing.step(now, self._is_idle()):
+                self.finish(now)
             return
         growth, unit = self._blocks.sample(now, blocks), "blocks"
         other = self._bytes.sample(now, resident)
@@ -115,115 +110,36 @@ class MemorySampler:
             known = {"unit": unit, "blocks": blocks, "resident_bytes": resident}
             if self._trace:
                 self._trace = False  # once in a process's life: it is not cheap
-                self._tracing = Tracing(growth, known, now)
+                self._tracing = AllocationTrace(growth, known, now, now - self._began)
+                self.due = now
+                _say(
+                    f"memory trace: memory has grown by {_amount(growth.after - growth.before, unit)} in "
+                    f"{growth.end - growth.start:.0f} s; allocations are traced for {TRACE_SECONDS:.0f} s at most"
+                )
             else:
                 self._report(growth, "memory", top=[], **known)
 
     def finish(self, now: float) -> None:
-        """No loop is left: a trace that is under way is told of now, perhaps nobody comes by later."""
+        """The trace is over, or no loop is left: one that is under way is told of now."""
         tracing, self._tracing = self._tracing, None
-        if tracing is not None:
-            self._tell_traced(tracing, now)
-        elif self._telling is not None:
-            self._telling.join(_PATIENCE_SECONDS)
-
-    def _tell_traced(self, tracing: Tracing, now: float) -> None:
+        if tracing is None:
+            return
         try:
             tracing.end(now, self._name_callback)
         except Exception as error:
             _logger.error("traceloop: allocations could not be traced", exc_info=error)
         self._report(tracing.growth, "memory", **tracing.known)
+        top = tracing.known["top"]
+        most = f"; most of what has grown is held by {top[0][0]}" if top else ""
+        cost = tracing.known.get("trace", {}).get("cost_seconds", 0.0)
+        _say(f"memory trace: over, it took {cost:.2f} s of processor time at most{most}")
 
 
-class Tracing:
-    """One trace of allocations, from now on. Where the program traces by itself, its tracing is used and left on."""
-
-    def __init__(self, growth: Growth, known: dict[str, Any], now: float) -> None:
-        import tracemalloc
-
-        self.growth = growth
-        self.known: dict[str, Any] = {"top": [], **known}
-        self._begin = now
-        self._module: Any = tracemalloc
-        self._own = not tracemalloc.is_tracing()
-        if self._own:
-            tracemalloc.start(_TRACE_FRAMES)
-            _own_traces.add(self)
-
-    def is_over(self, now: float) -> bool:
-        """It has lasted long enough, or takes too much memory."""
-        used: int = self._module.get_tracemalloc_memory()
-        return now - self._begin >= _TRACE_SECONDS or used > _TRACE_LIMIT_BYTES
-
-    def end(self, now: float, name_callback: Callable[[str, int], str | None]) -> None:
-        """Stops it, and adds to ``known`` what is still allocated: by line, by callback (bytes); and the cost."""
-        used = self._module.get_tracemalloc_memory()
-        begin = perf_counter()
-        try:
-            snapshot = self._module.take_snapshot()
-        finally:
-            if self._own:
-                _own_traces.discard(self)
-                self._module.stop()
-        taken = perf_counter()
-        lines: dict[str, int] = {}
-        places: dict[tuple[str, int], int] = {}
-        for statistic in snapshot.statistics("traceback"):
-            _attribute(list(statistic.traceback), statistic.size, lines, places)
-        callbacks: dict[str, int] = {}
-        for (file, line), size in places.items():
-            name = name_callback(file, line) or f"{file}:{line}"
-            callbacks[name] = callbacks.get(name, 0) + size
-        self.known["top"] = _most(lines)
-        self.known["callbacks"] = _most(callbacks)
-        self.known["trace"] = {
-            "seconds": round(now - self._begin, 3),
-            "snapshot_seconds": round(taken - begin, 3),
-            "analysis_seconds": round(perf_counter() - taken, 3),
-            "memory_bytes": used,
-        }
+def _say(line: str) -> None:
+    # A loop that was made without a run says nothing.
+    if in_run():
+        notices.say(printable(line, _MAX_LINE))
 
 
-#: Traces of ours that are under way: none in the child of a fork.
-_own_traces: set[Tracing] = set()
-
-
-def after_fork_in_child() -> None:
-    """The parent's trace would go on in the child for ever."""
-    if _own_traces:
-        _own_traces.pop()._module.stop()
-        _own_traces.clear()
-
-
-def _attribute(frames: list[Any], size: int, lines: dict[str, int], places: dict[tuple[str, int], int]) -> None:
-    """``frames``: the oldest first. The line is the program's own innermost one, the callback what the loop called."""
-    if frames[-1].filename.startswith(OUR_FOLDER):
-        return
-    innermost = frames[-1]
-    for frame in reversed(frames):
-        if _is_own_code(frame.filename):
-            innermost = frame
-            break
-    line = f"{innermost.filename}:{innermost.lineno}"
-    lines[line] = lines.get(line, 0) + size
-    callback = None
-    for index, frame in enumerate(frames[:-1]):
-        if frame.filename.startswith(OUR_FOLDER):
-            callback = frames[index + 1]
-    if callback is not None and not callback.filename.startswith(OUR_FOLDER):
-        place = callback.filename, callback.lineno
-        places[place] = places.get(place, 0) + size
-
-
-def _is_own_code(filename: str) -> bool:
-    return not (
-        filename.startswith((OUR_FOLDER, "<frozen")) or "site-packages" in filename or filename.startswith(_STANDARD)
-    )
-
-
-_STANDARD = os.path.dirname(os.path.abspath(os.__file__)) + os.sep
-
-
-def _most(sizes: dict[str, int]) -> list[tuple[str, int]]:
-    least = _LEAST_SHARE * sum(sizes.values())
-    return [item for item in sorted(sizes.items(), key=lambda item: -item[1])[:_TOP] if item[1] > least]
+def _amount(number: float, unit: str) -> str:
+    return f"{number / (1 << 20):.0f} MiB" if unit == "bytes" else f"{number:,.0f} {unit}"

@@ -21,7 +21,7 @@ from typing import Any
 from ...record import layout
 from ..outbox import Outbox, outbox_of
 from ..process import Process
-from . import memory
+from . import allocation_trace
 from .gc_pauses import GCPauses
 from .growth_rules import Growth, SteadyClock, TimerGrowth
 from .memory import MemorySampler
@@ -59,6 +59,7 @@ class Sampler:
             self._report,
             trace=process.settings.memory_trace,
             name_callback=process.site_log.label_at,
+            is_idle=self._is_idle,
         )
         self._gc_pauses = GCPauses(self.outbox)
         self._turned = -1e9
@@ -80,6 +81,14 @@ class Sampler:
         # A new list: another thread may be going through the old one.
         self._loops = [*(other for other in self._loops if other.loop() is not None), samples]
         return samples
+
+    def _is_idle(self) -> bool:
+        """Whether no loop runs anything just now."""
+        for samples in self._loops:
+            loop = samples.loop()
+            if loop is not None and loop._recorder.words[layout.W_RUNNING] != 0.0:
+                return False
+        return True
 
     def loop_closed(self, samples: LoopSamples) -> None:
         """The loop was closed; in its thread."""
@@ -193,7 +202,7 @@ def _after_fork_in_child() -> None:
     # The parent's callback is in the child's gc.callbacks too; the child's first loop brings its own.
     import gc
 
-    memory.after_fork_in_child()
+    allocation_trace.after_fork_in_child()
     for callback in list(gc.callbacks):
         if getattr(callback, "__module__", None) == GCPauses.__module__:
             gc.callbacks.remove(callback)
