@@ -166,7 +166,7 @@ FIELDS: Final = (
     ),
     Field(
         "memory_trace", False, parse_flag, "--memory-trace", "",
-        "When memory grows, trace allocations for 15 s, once, to name the lines; each costs 2 to 4 times as much then.",
+        "When memory grows, trace allocations once, for 15 s or 5 % of the time so far at most, to name the lines.",
     ),
     Field(
         "find_blocking", False, parse_flag, "--find-blocking", "",

@@ -553,4 +553,4 @@ run(main())
     victims = {victim: entry for (_, culprit, victim), entry in observed.index.matrix.items() if "blocks" in culprit}
     assert victims["__main__.waits_for_it"].handles == 1
     assert 0.2 < victims["__main__.waits_for_it"].exact < 0.4
-    assert "traceloop.recording.offloads.executors.Offload.deliver" not in victims
+    assert "traceloop.recording.offloads.offload.Offload.deliver" not in victims

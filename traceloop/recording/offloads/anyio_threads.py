@@ -22,7 +22,9 @@ from types import ModuleType
 from typing import Any
 
 from ...record import layout
-from .executors import ExecutorEntry, Offload, Offloads
+from .entry import ExecutorEntry
+from .executors import Offloads
+from .offload import Offload
 
 _logger = logging.getLogger("traceloop")
 
@@ -152,7 +154,7 @@ def _begin(cls: Any, func: Any, args: Any, limiter: Any) -> Offload | None:
     if workers > entry.workers:
         entry.workers = workers
         offloads.note((entry.number, layout.R_WORKERS, workers))
-    return Offload(offloads, recorder, loop, entry, number)
+    return Offload(offloads.workers, recorder, loop, entry, number)
 
 
 def _end(offload: Offload) -> None:

@@ -1,0 +1,38 @@
+"""What is known of one executor."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections import deque
+from typing import Any
+
+
+class ExecutorEntry:
+    """What is known of one executor. ``workers``: as last told."""
+
+    __slots__ = (
+        "active_numbers",
+        "defined_at",
+        "executor_type",
+        "in_call_queue",
+        "label",
+        "limit",
+        "lock",
+        "number",
+        "reference",
+        "workers",
+    )
+
+    def __init__(self, number: int, label: str, limit: int, executor_type: type) -> None:
+        self.number = number
+        self.label = label
+        self.limit = limit
+        self.executor_type = executor_type
+        self.reference: weakref.ref[Any] | None = None
+        self.defined_at = -1e9
+        self.workers = 0
+        self.lock = threading.Lock()
+        # Calls (offload.py) of a process pool: those that a process has, and those that wait in the shared queue.
+        self.active_numbers: set[int] = set()
+        self.in_call_queue: deque[Any] = deque()
