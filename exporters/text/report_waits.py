@@ -46,6 +46,5 @@ def _row(each: Waited) -> list[str]:
 
 
 def where(place: AwaitPlace) -> str:
-    """``show (views.py:12)``."""
-    function = clean(place.function).rpartition(".")[2]
-    return f"{function} ({clean(place.file).rpartition('/')[2]}:{place.line})" if place.file else function
+    """``views.py:12``, or the function where its file is not known."""
+    return f"{clean(place.file).rpartition('/')[2]}:{place.line}" if place.file else clean(place.function)

@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 
 from traceloop.reading.decoding.decoded import Standing
+from traceloop.reading.statistics import wait_kinds
 from traceloop.reading.statistics.waits import OTHER, UNKNOWN, AwaitPlace, Waits, place_of
 from traceloop.record.layout import SITE_LIMIT
 
 TASK = 5 * SITE_LIMIT + 7.0
 APPLICATION = ("/srv/app/views.py", 12, "app.views", "show")
 LIBRARY = ("/srv/venv/lib/python3.11/site-packages/pool/core.py", 80, "pool.core", "Pool.acquire")
-PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "pool.core.Pool.acquire")
+PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "pool.core.Pool.acquire", wait_kinds.POOL)
 
 
 def _asyncio_frame(module: str, qualname: str) -> tuple[str, int, str, str]:
@@ -35,11 +36,11 @@ def waits() -> Waits:
         ([], UNKNOWN),
         (
             [APPLICATION, _asyncio_frame("locks", "_Mixin.__aenter__"), _asyncio_frame("locks", "Lock.acquire")],
-            AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.Lock.acquire"),
+            AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.Lock.acquire", wait_kinds.LOCK),
         ),
         (
             [APPLICATION, _asyncio_frame("tasks", "wait"), _asyncio_frame("tasks", "_wait")],
-            AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.wait"),
+            AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.wait", wait_kinds.TASK),
         ),
     ],
 )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..statistics.histograms import Histogram
 from ..units import count, counted, seconds
-from . import executors, loops, process, slow_runs, tasks, thresholds, throttling, trends
+from . import executors, loops, process, slow_runs, tasks, thresholds, throttling, trends, waiting
 from .model import NOTE, SEVERITIES, Finding, Verdict
 from .scope import Scope
 
@@ -29,6 +29,8 @@ RULES: Final[tuple[Rule, ...]] = (
     executors.full,
     tasks.leaked,
     tasks.lost,
+    waiting.contended,
+    waiting.deadlocked,
     process.heaps,
     process.cancelled_timers,
     process.garbage,
@@ -47,6 +49,7 @@ KINDS: Final = (
     "container-throttled",
     "cpu-on-loop",
     "data-dropped",
+    "deadlock",
     "debug-mode",
     "executor-full",
     "gc-pauses",
@@ -61,6 +64,7 @@ KINDS: Final = (
     "spin",
     "task-leak",
     "timer-leak",
+    "waiting",
 )
 
 

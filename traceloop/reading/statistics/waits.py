@@ -23,6 +23,7 @@ from typing import Any, Final, NamedTuple
 from ...record.frames import Frame, is_application, is_library
 from ...record.sites import site_of
 from ..decoding.decoded import Standing
+from . import wait_kinds
 
 LOOK_SECONDS: Final = 1.0
 _MAX_CHAINS: Final = 16_384
@@ -52,6 +53,7 @@ class AwaitPlace(NamedTuple):
     line: int
     function: str
     inside: str
+    kind: str = wait_kinds.OTHER
 
     @property
     def label(self) -> str:
@@ -103,7 +105,8 @@ def place_of(frames: list[Frame], awaited: str) -> AwaitPlace:
         chosen = 0
     file, line, module, qualname = frames[chosen]
     function = f"{module}.{qualname}" if module else qualname
-    return AwaitPlace(file, line, function, _inside(frames[chosen + 1 :], awaited))
+    below = frames[chosen + 1 :]
+    return AwaitPlace(file, line, function, _inside(below, awaited), wait_kinds.kind_of(below, awaited))
 
 
 def _inside(below: list[Frame], awaited: str) -> str:

@@ -1,0 +1,79 @@
+"""Programs whose tasks wait for each other, or for what others hold, and their healthy twins."""
+
+from __future__ import annotations
+
+import json
+
+from tests.helpers.observed import observe, program
+from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
+from traceloop.reading.findings.model import CRITICAL
+from traceloop.reading.findings.verdict import verdict
+from traceloop.record.layout import SITE_LIMIT
+
+from .test_rules import LOAD, WATCH, Made
+
+POOL = """
+class Pool:
+    def __init__(self, size):
+        self.free = asyncio.Semaphore(size)
+
+    async def __aenter__(self):
+        await self.free.acquire()
+
+    async def __aexit__(self, *_):
+        self.free.release()
+
+async def upstream():
+    await asyncio.sleep({upstream})
+
+async def handler(pool):
+    async with pool:
+        await upstream()
+
+async def main():
+    pool = Pool(2)
+    await asyncio.gather(*[handler(pool) for _ in range(10)])
+
+run(main())
+"""
+
+
+def waiting(tmp_path, text):
+    observed = observe(tmp_path, program(tmp_path, text), OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD="0.5")
+    return [each for each in verdict(observed.statistics).findings if each.kind == "waiting"]
+
+
+def test_a_pool_that_is_empty_is_found_and_its_twin_is_not(tmp_path):
+    (found,) = waiting(tmp_path, POOL.format(upstream=1.2))
+    assert found.detail == "lock"
+    assert found.who is not None and found.who.function == "__main__.Pool.__aenter__"
+    assert "tasks of __main__.handler" in found.evidence[0]
+    assert "asyncio.sleep: perhaps while they held it" in found.evidence[1]
+    assert found.severity == CRITICAL
+    assert not waiting(tmp_path, POOL.format(upstream=0.001))
+
+
+def made(awaited):
+    """Two tasks that stand at a line each since second 1, and whom they wait for."""
+    one, two = SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH
+    case = Made()
+    decoded = Decoded(None)
+    decoded.tasks = [NewTask(ident, name, 1, 1.0, 0, 0.0, True) for ident, name in ((one, "one"), (two, "two"))]
+    decoded.runs = [(1, 1.0, 1.0, one, "task", 0.0, 0, 0, 1, 0), (2, 1.0, 1.0, two, "task", 0.0, 0, 0, 1, 0)]
+    case.process.feed(decoded, case.loop)
+    looks = Decoded(None)
+    looks.look_period = 1.0
+    looks.chains = [(1, json.dumps([[["/srv/shop/app/prices.py", 31, "app.prices", "load"]], "_asyncio.Task"]))]
+    looks.standing = [Standing(2.0, one, 1), Standing(2.0, two, 1)]
+    looks.awaited = [(one, two)] + ([(two, one)] if awaited else [])
+    case.process.feed(looks, None)
+    return [each for each in verdict(case.statistics, 10.0).findings if each.kind == "deadlock"]
+
+
+def test_tasks_in_a_circle_are_a_deadlock_and_those_in_a_row_are_not():
+    (found,) = made(awaited=True)
+    assert found.severity == CRITICAL
+    assert "app/prices.py:31 in load" in found.title
+    assert found.harm == "2 tasks, for 9.00 s"
+    assert found.evidence[0].startswith("one at app/prices.py:31 waits for two")
+    assert not made(awaited=False)

@@ -1,0 +1,103 @@
+"""Rules on tasks that wait: for a connection of an empty pool, for a lock, for each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ..statistics import wait_kinds
+from ..statistics.task_tree import TaskNow, tasks_now
+from ..statistics.wait_series import Waited
+from ..units import counted, percent, seconds
+from . import thresholds
+from .model import CRITICAL, Finding, Who, short_path
+from .scope import Scope
+
+_REMEDIES = {
+    wait_kinds.POOL: "Give the connection back before awaiting something slow (end the `async with` earlier); make the "
+    "pool as large as the number of requests at a time; put a time limit on the wait.",
+    wait_kinds.LOCK: "Hold the lock for less: await what is slow outside of it; or allow more holders "
+    "(`asyncio.Semaphore(n)`); put a time limit on the wait (`asyncio.timeout`).",
+}
+_TITLES = {
+    wait_kinds.POOL: "wait for a connection of a pool",
+    wait_kinds.LOCK: "wait for a lock that others hold",
+}
+
+
+def contended(scope: Scope) -> Iterator[Finding]:
+    """Tasks wait for a connection or a lock that other tasks hold."""
+    every = scope.process.wait_series.most(scope.now, running=scope.process.attached)
+    for waited in every:
+        title = _TITLES.get(waited.place.kind)
+        if (
+            title is None
+            or waited.waits < thresholds.CONTENDED_WAITS
+            or waited.seconds < thresholds.CONTENDED_SECONDS
+            or waited.seconds < thresholds.CONTENDED_SHARE * scope.observed_s
+        ):
+            continue
+        place = waited.place
+        who = Who(place.function, place.file, place.line)
+        harm = f"{counted(waited.waits, 'wait')}, {seconds(waited.seconds)} in all, {seconds(waited.longest_s)} at most"
+        if waited.now:
+            harm += f"; {counted(waited.now, 'task')} there now"
+        yield Finding(
+            "waiting",
+            place.kind,
+            scope.severity(waited.seconds),
+            f"Tasks {title} at {who.place}",
+            harm,
+            waited.seconds,
+            scope.process.slot,
+            "",
+            who,
+            tuple(_evidence(scope, waited, every)),
+            _REMEDIES[place.kind],
+        )
+
+
+def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str]:
+    yield f"they are tasks of {waited.coroutine}, in {waited.place.inside}"
+    holders = [
+        each
+        for each in every
+        if each.coroutine == waited.coroutine and each.place != waited.place and each.place.kind not in _TITLES
+    ]
+    if holders:
+        most = holders[0].place
+        where = f"{short_path(most.file)}:{most.line}, in {most.inside}"
+        yield f"other tasks of it waited {seconds(holders[0].seconds)} at {where}: perhaps while they held it"
+    if scope.loops:
+        busiest = max(loop.utilization(scope.now) for loop in scope.loops)
+        yield f"the loop was active {percent(busiest)} of the time"
+
+
+def deadlocked(scope: Scope) -> Iterator[Finding]:
+    """Tasks wait for each other in a circle: none of them will ever go on."""
+    if not scope.process.attached or len(scope.process.waits.awaited) < 2:
+        return
+    circle = [task for task in tasks_now(scope.process, scope.now) if task.in_circle]
+    if not circle or min(task.waited_s for task in circle) < thresholds.DEADLOCK_SECONDS:
+        return
+    first = circle[0]
+    who = Who(first.place.function, first.place.file, first.place.line)
+    cost = sum(task.waited_s for task in circle)
+    yield Finding(
+        "deadlock",
+        "",
+        CRITICAL,
+        f"Tasks wait for each other, and none will go on: {who.place}",
+        f"{counted(len(circle), 'task')}, for {seconds(first.waited_s)}",
+        cost,
+        scope.process.slot,
+        first.loop,
+        who,
+        tuple(_line(task) for task in circle[:5]),
+        "Let one of them not await the other: pass the result by a future or a queue, or give it a time limit.",
+    )
+
+
+def _line(task: TaskNow) -> str:
+    others = ", ".join(other.name or other.coroutine for other in task.awaits if other.in_circle)
+    where = f"{short_path(task.place.file)}:{task.place.line}" if task.place.file else task.coroutine
+    return f"{task.name or task.coroutine} at {where} waits for {others}"

@@ -1,0 +1,49 @@
+"""What sort of thing a task waits for, told from the names on its chain of coroutines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+from ...record.frames import Frame
+
+SLEEP: Final = "sleep"
+LOCK: Final = "lock"
+POOL: Final = "pool"
+QUEUE: Final = "queue"
+TASK: Final = "task"
+OTHER: Final = "other"
+
+# Names by which libraries call the wait for a connection that others have: SQLAlchemy, asyncpg, psycopg, redis,
+# aiohttp (BaseConnector._wait_for_available_connection), httpcore (wait_for_connection), aiomysql, motor.
+_POOL: Final = re.compile(
+    r"(?i)\bpool|[._]pool\b|acquire|checkout|getconn|get_connection|wait_for_(available_)?connection"
+)
+_LOCKS: Final = ("Lock.acquire", "Semaphore.acquire", "CapacityLimiter.acquire_on_behalf_of")
+_TASKS: Final = ("gather", "wait", "wait_for", "TaskGroup.__aexit__", "shield", "as_completed")
+
+
+def kind_of(below: Sequence[Frame], awaited: str) -> str:
+    """The kind of wait; ``below``: the frames below the application's line, outermost first; ``awaited``: the type of
+    the future at the end.
+    """
+    if not below:
+        return TASK if "Task" in awaited or "Gathering" in awaited else OTHER
+    in_asyncio = below[0][2].partition(".")[0] == "asyncio"
+    innermost = below[-1][3]
+    if not in_asyncio:
+        names = [f"{module}.{qualname}" for _, _, module, qualname in below if module.partition(".")[0] != "asyncio"]
+        # SQLAlchemy's pool waits in a greenlet, whose frames are on no chain: what is left of it is the queue.
+        if any(name.startswith("sqlalchemy.") for name in names) and innermost == "Queue.get":
+            return POOL
+        if any(_POOL.search(name) for name in names):
+            return LOCK if any(name.endswith(_LOCKS) for name in names) else POOL
+        return OTHER
+    if any(qualname.endswith(_LOCKS) for _, _, _, qualname in below):
+        return LOCK
+    if innermost == "sleep":
+        return SLEEP
+    if innermost.startswith("Queue."):
+        return QUEUE
+    return TASK if any(qualname in _TASKS for _, _, _, qualname in below) else OTHER
