@@ -199,7 +199,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_executor_queue_duration_seconds",
         "histogram",
         "seconds",
-        "From the submit to the start in a worker.",
+        "From the submit to the start in a worker, or to where the call was given up before that.",
         "executor",
     ),
     _of_process(

@@ -298,7 +298,8 @@ def _executors(executors: list[ExecutorTotals], style: Style, full: bool) -> lis
         rows.append(
             [
                 each.label,
-                count(each.queue_durations.count),
+                count(each.run_durations.count),
+                count(each.gave_up) if each.gave_up else "",
                 seconds(each.run_durations.sum),
                 seconds(each.queue_durations.quantile(0.5)),
                 seconds(each.queue_durations.quantile(0.99)),
@@ -308,7 +309,9 @@ def _executors(executors: list[ExecutorTotals], style: Style, full: bool) -> lis
             ]
         )
     lines = ["  " + style.bold("Executors")]
-    header = ["executor", "runs", "time", "queued p50", "p99", "ran p50", "p99", "returned p99"]
+    header = ["executor", "runs", "gave up", "time", "queued p50", "p99", "ran p50", "p99", "returned p99"]
+    if not any(each.gave_up for each in executors):
+        header, rows = [*header[:2], *header[3:]], [[*row[:2], *row[3:]] for row in rows]
     lines += table(style, header, rows)
     functions = [
         (executor.label, name, totals) for executor in executors for name, totals in executor.functions.items()

@@ -153,3 +153,59 @@ def test_the_rings_may_be_read_in_any_order(first: str) -> None:
 
 async def _gather(loop: Any, pool: Any, count: int) -> None:
     await asyncio.gather(*[loop.run_in_executor(pool, functions.square, number) for number in range(count)])
+
+
+def test_calls_that_gave_up_before_they_were_started_have_waited() -> None:
+    """Twenty calls whose deadline passed in the queue of a full executor: they were told as no wait at all."""
+    pool = concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="pool")
+    end = threading.Event()
+
+    async def main() -> None:
+        held = loop.run_in_executor(pool, end.wait)
+
+        async def impatient() -> None:
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(loop.run_in_executor(pool, functions.square, 2), 0.2)
+
+        await asyncio.gather(*(impatient() for _ in range(20)))
+        end.set()
+        await held
+
+    with recorded_loop() as (loop, _):
+        run(loop, main())
+        pool.shutdown()
+        process = read_loop(loop).processes[0]
+    found = process.executors.executors["pool"]
+    assert (found.waiting, found.active, found.gave_up) == (0, 0, 20)
+    assert found.queue_durations.count == 21 and found.queue_durations.quantile(0.5) >= 0.19
+    assert found.run_durations.count == 1
+    square = found.functions[f"{functions.__name__}.square"]
+    assert (square.runs, square.gave_up) == (0, 20)
+    assert square.waited >= 20 * 0.2 and square.longest_wait >= 0.2
+    # Whoever had the worker is who they waited for.
+    assert found.saturation.waits >= 20
+    assert sum(filler.seconds for filler in found.saturation.fillers.values()) == pytest.approx(square.waited, rel=0.1)
+
+
+def test_the_last_calls_of_an_executor_that_is_gone_are_counted_under_its_name() -> None:
+    """The process's ring, which tells of its end, may be read before the loop's, which tells of its last calls."""
+    with recorded_loop() as (loop, process):
+        pool = concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="pool")
+        run(loop, _gather(loop, pool, 10))
+        early = decode(process)
+        run(loop, _gather(loop, pool, 10))
+        pool.shutdown()
+        del pool
+        run(loop, asyncio.sleep(0))
+        late = decode(process)
+    statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
+    for stretch in early:
+        statistics.feed(stretch)
+    seen = {step for stretch in early for step in stretch.offloads}
+    for stretch in reversed(late):
+        stretch.offloads = [step for step in stretch.offloads if step not in seen]
+        stretch.executors = []  # told already, by then
+        statistics.feed(stretch)
+    assert list(statistics.executors) == ["pool"]
+    (totals,) = statistics.executors["pool"].functions.values()
+    assert totals.runs == 20 and statistics.executors["pool"].waiting == 0

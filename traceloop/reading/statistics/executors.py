@@ -28,18 +28,22 @@ _MAX_EXECUTORS: Final = 10_000
 class FunctionTotals:
     """Offloads of one function to one executor: runs, and seconds from start to end.
 
-    waited, longest_wait: seconds from submit to start.
+    waited, longest_wait: seconds from submit to start. gave_up: calls that were given up before they started, whose
+    waiting counts too.
     """
 
-    __slots__ = ("longest_wait", "runs", "seconds", "waited")
+    __slots__ = ("gave_up", "longest_wait", "runs", "seconds", "waited")
 
     def __init__(self) -> None:
-        self.runs = 0
+        self.runs = self.gave_up = 0
         self.seconds = self.waited = self.longest_wait = 0.0
 
 
 class ExecutorTotals:
-    """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended."""
+    """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended.
+
+    ``gave_up``: calls that were given up (cancelled, timed out) before a worker had them.
+    """
 
     def __init__(self, label: str) -> None:
         self.label = label
@@ -47,6 +51,7 @@ class ExecutorTotals:
         self.workers = 0
         self.waiting = 0
         self.active = 0
+        self.gave_up = 0
         self._saturation = Saturation()
         self.queue_durations = Histogram()
         self.run_durations = Histogram()
@@ -55,7 +60,7 @@ class ExecutorTotals:
 
     @property
     def histograms(self) -> tuple[Histogram, Histogram, Histogram]:
-        """Submit to start, start to end, end to delivery."""
+        """Submit to start (or to where the call was given up), start to end, end to delivery."""
         return self.queue_durations, self.run_durations, self.return_delays
 
     @property
@@ -68,6 +73,12 @@ class ExecutorTotals:
         """A call left the queue."""
         self._saturation.max_workers = self.max_workers
         self._saturation.started(key, function, submit, start)
+
+    def given_up(self, function: str, submit: float, end: float) -> None:
+        """A call left the queue without having been started."""
+        self.gave_up += 1
+        self._saturation.max_workers = self.max_workers
+        self._saturation.gave_up(function, submit, end)
 
     def finished(self, key: int, end: float) -> None:
         """It gave its worker back."""
@@ -115,6 +126,8 @@ class ExecutorStatistics:
         self._by_number: dict[int, _Executor] = {}
         # Said by the process's ring of executors that the loop's ring has not named yet.
         self._gone_early: set[int] = set()
+        # Of executors that are gone: the loop's ring may tell of their last calls later.
+        self._gone_totals: dict[int, ExecutorTotals] = {}
         self._early_workers: dict[int, int] = {}
         self._open: dict[int, _Offload] = {}
         # Records of starts and ends were lost, and what the process's ring still has of them begins after this moment.
@@ -132,6 +145,7 @@ class ExecutorStatistics:
             self._gone(number)
         self._folded.forget()
         self._gone_early.clear()
+        self._gone_totals.clear()
         self._early_workers.clear()
         self._lossy = False
         self._lost_until = -1.0
@@ -147,6 +161,9 @@ class ExecutorStatistics:
             return
         if self._by_name.get(known.name) is known:
             del self._by_name[known.name]
+        self._gone_totals[number] = known.totals
+        if len(self._gone_totals) > _MAX_EARLY:
+            del self._gone_totals[next(iter(self._gone_totals))]
         self._set_workers(known, 0, 0)
 
     def _set_workers(self, executor: _Executor, workers: int, max_workers: int) -> None:
@@ -187,6 +204,8 @@ class ExecutorStatistics:
         known = self._by_number.get(number)
         if known is not None and (not name or known.name == name):
             return known
+        if number in self._gone_totals:  # numbers are not given twice
+            return _Executor(name, self._gone_totals[number])
         while len(self._by_number) >= _MAX_EXECUTORS:
             self._gone(next(iter(self._by_number)))
         same = self._by_name.get(name) if name else None
@@ -291,9 +310,21 @@ class ExecutorStatistics:
         if waited > function.longest_wait:
             function.longest_wait = waited
 
+    def _gave_up(self, offload: _Offload, executor: ExecutorTotals) -> None:
+        """Cancelled (its deadline passed) or refused before it ran: it has waited all the same."""
+        waited = max(0.0, offload.finish - offload.submit)
+        executor.queue_durations.add(waited)
+        label = self._label(offload, executor)
+        executor.given_up(label, offload.submit, offload.finish)
+        function = self._function(label, executor)
+        function.gave_up += 1
+        function.waited += waited
+        function.longest_wait = max(function.longest_wait, waited)
+
     def _finished(self, offload: _Offload, executor: ExecutorTotals) -> None:
         if offload.start < 0.0:
-            return  # cancelled, or refused, before it ran
+            self._gave_up(offload, executor)
+            return
         if not offload.counted:
             offload.counted = True
             self._waited(offload, executor)

@@ -95,6 +95,13 @@ class Saturation:
             if len(self._waits) >= _MAX_WAITS:
                 self.settle()
 
+    def gave_up(self, function: str, submit: float, end: float) -> None:
+        """A call of ``function`` was given up before it started."""
+        if end - submit >= FULL_SECONDS:
+            self._waits.append(Run(submit, end, function))
+            if len(self._waits) >= _MAX_WAITS:
+                self.settle()
+
     def finished(self, key: int, end: float) -> None:
         """It ended."""
         known = self._open.pop(key, None)
