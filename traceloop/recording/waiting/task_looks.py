@@ -130,8 +130,15 @@ class TaskLooks:
 if sys.version_info >= (3, 14):
 
     def task_references(loop: Any) -> list[Any]:
-        """The tasks of ``loop`` that are not done. From any thread."""
-        return [weakref.ref(task) for task in asyncio.all_tasks(loop)]
+        """References to the tasks of ``loop`` that are not done. From any thread."""
+        out: list[Any] = []
+        tasks = asyncio.all_tasks(loop)
+        while tasks:
+            task = tasks.pop()
+            out.append(weakref.ref(task))
+            if sys.getrefcount(task) <= _OURS_ALONE:
+                loop._recorder.dropped_tasks.append(task)
+        return out
 
 else:
     # asyncio's own sets of all tasks. A copy of the set inside a WeakSet is one C call, which no other thread
