@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.recording.heaps.growth_rules import Growth, MemoryGrowth, SteadyClock, TimerGrowth
+from traceloop.recording.heaps.growth_rules import Growth, MemoryGrowth, Rises, Stays, SteadyClock, TimerGrowth
 
 TEN_MINUTES = 600
 MIB = 1 << 20
@@ -192,3 +192,72 @@ def _noisy(now: float) -> float:
 )
 def test_healthy_memory_is_silent(level: Callable[[float], float]) -> None:
     assert detections(MemoryGrowth(16 * MIB, 32 * MIB), level) == []
+
+
+# -- the two rules
+
+
+def feed(rule: Stays | Rises, values: list[float], step: float = 1.0) -> list[tuple[float, Growth]]:
+    """What a rule says of one value each ``step`` seconds: when, and the detection."""
+    found = []
+    for place, value in enumerate(values):
+        growth = rule.sample(100.0 + place * step, value)
+        if growth is not None:
+            found.append((place * step, growth))
+    return found
+
+
+def test_stays_speaks_when_the_number_was_above_its_margin_for_the_whole_window() -> None:
+    ((when, growth),) = feed(Stays(10.0, 5.0, 0.0), [0.0] * 5 + [6.0] * 30)
+    assert when == 15.0
+    assert growth == Growth(105.0, 115.0, 0.0, 6.0)
+
+
+def test_stays_does_not_speak_of_a_burst_nor_of_the_margin_itself() -> None:
+    assert feed(Stays(10.0, 5.0, 0.0), ([0.0] + [60.0] * 9) * 5) == []
+    assert feed(Stays(10.0, 5.0, 0.0), [0.0] + [5.0] * 60) == []
+
+
+def test_stays_has_a_margin_that_grows_with_the_level_it_has_spoken_of() -> None:
+    rule = Stays(10.0, 5.0, 0.5)
+    found = feed(rule, [0.0] + [100.0] * 20 + [149.0] * 20 + [151.0] * 20)
+    assert [(growth.before, growth.after) for _, growth in found] == [(0.0, 100.0), (100.0, 151.0)]
+
+
+def test_stays_follows_the_number_down_and_speaks_anew() -> None:
+    found = feed(Stays(10.0, 5.0, 0.5), [0.0] + [100.0] * 20 + [0.0] * 20 + [100.0] * 20)
+    assert [(growth.before, growth.after) for _, growth in found] == [(0.0, 100.0), (0.0, 100.0)]
+
+
+def test_stays_takes_the_highest_sample_while_it_settles_for_its_level() -> None:
+    assert feed(Stays(10.0, 5.0, 0.0, settle=9.0), [50.0, 80.0] * 5 + [84.0] * 40) == []
+    assert len(feed(Stays(10.0, 5.0, 0.0, settle=9.0), [50.0, 80.0] * 5 + [90.0] * 40)) == 1
+
+
+def test_rises_speaks_of_parts_that_lie_each_above_the_one_before() -> None:
+    ((_, growth),) = feed(Rises(4, 5.0, 10.0, 0.0, wholly=True), [float(second) for second in range(24)])
+    assert growth.start == 100.0 and growth.before == 0.0
+    assert growth.after - growth.before >= 10.0
+
+
+def test_rises_does_not_speak_of_less_than_its_least_nor_of_what_slows_down() -> None:
+    assert feed(Rises(4, 5.0, 40.0, 0.0, wholly=True), [float(second) for second in range(40)]) == []
+    assert feed(Rises(4, 5.0, 10.0, 0.0, wholly=True), [100.0 * (1 - math.exp(-t / 4)) for t in range(60)]) == []
+
+
+def test_rises_takes_a_sawtooth_by_its_lowest_points_unless_parts_must_lie_wholly_above() -> None:
+    sawtooth = [2.0 * second + 40.0 * (second % 5) for second in range(41)]
+    assert feed(Rises(4, 5.0, 10.0, 0.0, wholly=False), sawtooth)
+    assert feed(Rises(4, 5.0, 10.0, 0.0, wholly=True), sawtooth) == []
+
+
+def test_rises_wants_twice_as_much_while_the_program_warms_up() -> None:
+    line = [float(second) for second in range(21)]
+    assert feed(Rises(4, 5.0, 10.0, 0.0, wholly=True, warming=60.0), line) == []
+    assert len(feed(Rises(4, 5.0, 10.0, 0.0, wholly=True), line)) == 1
+
+
+def test_rises_wants_a_part_of_the_number_where_that_is_more() -> None:
+    line = [1000.0 + second for second in range(21)]
+    assert feed(Rises(4, 5.0, 10.0, 0.1, wholly=True), line) == []
+    assert len(feed(Rises(4, 5.0, 10.0, 0.01, wholly=True), line)) == 1

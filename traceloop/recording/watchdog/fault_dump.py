@@ -215,7 +215,7 @@ def chosen_signal(text: str) -> int:
         elif base == "SIGRTMIN" and (not plus or plus.isdigit()):
             wanted = first + int(plus or 0)
         elif text.startswith("SIG"):
-            wanted = int(getattr(signal, text, 0))
+            wanted = int(signal.Signals.__members__.get(text, 0))
         return wanted if 0 < wanted <= (last or 64) and _is_free(wanted) else 0
     # Both ends have their users (libc below, Java and valgrind above, service managers from the bottom on).
     for number in range(last - 13, first + 8, -1):
