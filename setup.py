@@ -10,6 +10,7 @@ import sysconfig
 from glob import glob
 
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
 
 SOURCES = os.path.join("traceloop", "core", "native")
 
@@ -21,7 +22,20 @@ WANTED = (
     and not sysconfig.get_config_var("Py_GIL_DISABLED")
 )
 
+
+class BuildWhatCanBeBuilt(build_ext):
+    """Names only what it has built: an editable install copies all that is named, and fails where it is missing."""
+
+    def get_outputs(self) -> list[str]:
+        return [path for path in super().get_outputs() if os.path.exists(path)]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        found = super().get_output_mapping().items()
+        return {built: source for built, source in found if os.path.exists(built) or os.path.exists(source)}
+
+
 setup(
+    cmdclass={"build_ext": BuildWhatCanBeBuilt},
     ext_modules=[
         Extension(
             "traceloop.core._core",
