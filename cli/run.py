@@ -176,7 +176,9 @@ def _run(settings: Settings, program: programs.Program) -> int:
         for notice in collector.notices:
             say(notice)
         if collector.url and settings.metrics_port == 0:
-            say(f"metrics at {collector.url}")
+            from traceloop.collector.listening import addresses
+
+            say(addresses(collector.url, settings.page))
         environ[COLLECTOR_PID] = str(collector.pid)
         if collector.url:
             environ[METRICS_URL] = collector.url

@@ -5,6 +5,8 @@ Each raises `SettingsError`, whose line says what was expected. Imports next to 
 
 from __future__ import annotations
 
+import os
+
 from .record.secrets import without_secrets
 
 TYPE_CHECKING = False
@@ -124,6 +126,16 @@ def parse_directory(text: str) -> str:
     if not text or "\0" in text:
         raise SettingsError(f"expected the path of a directory, got {text!r}")
     return text
+
+
+def parse_file(text: str) -> str:
+    """The path of a file that is written at the end, wherever the program has gone by then."""
+    if not text or "\0" in text or text.endswith("/"):
+        raise SettingsError(f"expected the path of a file, got {text!r}")
+    folder = os.path.dirname(os.path.abspath(text))
+    if not os.path.isdir(folder):
+        raise SettingsError(f"there is no directory {folder}")
+    return os.path.abspath(text)
 
 
 def parse_flag(text: str) -> bool:

@@ -19,6 +19,7 @@ from .parsing import (
     parse_collector,
     parse_directory,
     parse_endpoint,
+    parse_file,
     parse_flag,
     parse_host,
     parse_port,
@@ -122,7 +123,8 @@ FIELDS: Final = (
         shown="9464", standard="OTEL_EXPORTER_PROMETHEUS_PORT",
     ),
     Field("metrics_port_required", False),
-    Field("metrics", True, parse_flag, "--no-metrics", "", "Serve no metrics.", flag=False),
+    Field("metrics", True, parse_flag, "--no-metrics", "", "Serve no metrics, and no page.", flag=False),
+    Field("page", True, parse_flag, "--no-page", "", "Serve no live page of the run beside the metrics.", flag=False),
     Field(
         "spans", "all", parse_spans, "--spans", "all|slow|RATIO|off",
         "Which callbacks make a span: all, slow ones, a RATIO from 0 to 1, or none.",
@@ -151,6 +153,10 @@ FIELDS: Final = (
         "may have passwords in them.",
     ),
     Field("report", False, parse_flag, "--report", "", "Print a report when the program has ended."),
+    Field(
+        "html", None, parse_file, "--html", "FILE",
+        "Write the report to this file when the program has ended, as one page for a browser.",
+    ),
     Field(
         "children", True, parse_flag, "--no-children", "",
         "Leave processes that the program starts untraced.",
@@ -191,7 +197,7 @@ class Settings:
     metrics_host, metrics_port: where /metrics is served; port 0 takes any free one.
     metrics_port_required: True if the user named the port: a busy one is then an error instead of a reason to pick
         another.
-    metrics: whether it is served at all.
+    metrics: whether it is served at all. page: whether the live page is, beside it.
     spans: "all", "slow", "off", or a ratio from 0 to 1. spans_chosen: True if the user said so; where it is but the
     default, and an endpoint meant for the application's spans gets ours too, there is a notice.
     otlp_endpoint: where spans go, None to leave it to OpenTelemetry's own variables.
@@ -199,7 +205,7 @@ class Settings:
     ring_size: bytes to which each loop's ring may grow.
     record: a directory in which the record is kept, or None.
     command_arguments: whether the record has the program's arguments, or its name only.
-    report: whether the text report is printed at the end.
+    report: whether the text report is printed at the end. html: the file to which it is written as a page, or None.
     children: whether processes started by the program are traced too.
     keep_uvloop: whether a program that asks for uvloop gets it, untraced.
     snapshot_on_stall: seconds of a stall after which the record is copied, or None.
@@ -218,6 +224,7 @@ class Settings:
     metrics_port: int
     metrics_port_required: bool
     metrics: bool
+    page: bool
     spans: str | float
     spans_chosen: bool
     otlp_endpoint: str | None
@@ -226,6 +233,7 @@ class Settings:
     record: str | None
     command_arguments: bool
     report: bool
+    html: str | None
     children: bool
     keep_uvloop: bool
     snapshot_on_stall: float | None

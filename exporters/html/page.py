@@ -68,6 +68,15 @@ def write_page(path: str, statistics: Statistics, *, command: str = "") -> None:
         raise
 
 
+def write_at_end(path: str, statistics: Statistics) -> str:
+    """Writes the page at the end of a run, and returns the line that says so, or why it could not. Never raises."""
+    try:
+        write_page(path, statistics)
+    except Exception as error:
+        return f"cannot write {path}: {getattr(error, 'strerror', None) or error}"
+    return f"wrote {path}"
+
+
 def _small_enough(data: str) -> str:
     """The data with its lists cut until the page keeps to its size."""
     room = MAX_BYTES - len(the_page().text(None))

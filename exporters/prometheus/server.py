@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from prometheus_client import make_wsgi_app
 
-from .http import HttpServer
+from .http import Application, HttpServer
 from .metrics import Source, make_registry
 
 
@@ -23,10 +23,19 @@ class MetricsServer(HttpServer):
 
 
 def serve(
-    source: Source, listener: socket.socket, *, more: Iterable[Any] = (), own_usage: bool = True
+    source: Source,
+    listener: socket.socket,
+    *,
+    more: Iterable[Any] = (),
+    own_usage: bool = True,
+    beside: Callable[[Application], Application] | None = None,
 ) -> MetricsServer:
-    """Serves /metrics on ``listener`` until it is closed. ``more``: further collectors for the registry."""
+    """Serves /metrics on ``listener`` until it is closed.
+
+    ``more``: further collectors for the registry. ``beside``: wraps the application in one that has other pages too.
+    """
     registry = make_registry(source, own_usage=own_usage)
     for collector in more:
         registry.register(collector)
-    return MetricsServer(listener, make_wsgi_app(registry), "traceloop-metrics")
+    application: Application = make_wsgi_app(registry)
+    return MetricsServer(listener, beside(application) if beside else application, "traceloop-metrics")

@@ -55,7 +55,8 @@ def report(statistics: Statistics, color: bool = False, width: int = 100, full: 
 def summary(statistics: Statistics) -> str:
     """One line: loops, callbacks, utilization, slow callbacks, and the worst finding, whatever its kind."""
     with statistics.lock:
-        return f"{_overview(statistics)}; {clean(verdict(statistics).line)}"
+        judged = verdict(statistics)
+        return f"{_overview(statistics)}; {'worst: ' if judged.troubles else ''}{clean(judged.line)}"
 
 
 def _overview(statistics: Statistics) -> str:

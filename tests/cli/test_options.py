@@ -51,6 +51,8 @@ def test_the_first_word_that_is_no_option_ends_the_options(words: list[str], pro
         (["--metrics-port", "0"], "metrics_port", 0),
         (["--metrics-port", "9464"], "metrics_port_required", True),
         (["--no-metrics"], "metrics", False),
+        (["--no-page"], "page", False),
+        (["--html", "/tmp/report.html"], "html", "/tmp/report.html"),
         (["--spans", "slow"], "spans", "slow"),
         (["--spans", "0.25"], "spans", 0.25),
         (["--otlp-endpoint", "http://localhost:4318"], "otlp_endpoint", "http://localhost:4318"),
@@ -124,7 +126,8 @@ def test_the_last_pattern_counts_and_the_command_line_before_the_environment() -
 
 def test_every_option_has_a_variable_of_the_same_meaning() -> None:
     texts = {
-        "slow_threshold": "0.5", "metrics_host": "::1", "metrics_port": "1", "metrics": "false", "spans": "off",
+        "slow_threshold": "0.5", "metrics_host": "::1", "metrics_port": "1", "metrics": "false", "page": "false",
+        "html": "/tmp/r.html", "spans": "off",
         "otlp_endpoint": "http://h", "collector": "none", "ring_size": "1M", "record": "r", "report": "true",
         "children": "no", "keep_uvloop": "1", "snapshot_on_stall": "1", "memory_trace": "on", "exit_timeout": "1",
         "find_blocking": "true",

@@ -43,7 +43,7 @@ def test_a_loop_is_traced_and_the_run_summed_up_in_the_last_line(traced: Traced,
     assert (result.status, result.stdout) == (0, "traceloop\n")
     lines = result.stderr.splitlines()
     assert notices(result) == lines
-    assert re.fullmatch(r"traceloop: metrics at http://localhost:\d+/metrics", lines[0])
+    assert re.fullmatch(r"traceloop: page at http://localhost:(\d+)/, metrics at http://localhost:\1/metrics", lines[0])
     assert len(lines) == 2
 
 

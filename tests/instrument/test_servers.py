@@ -118,4 +118,4 @@ def test_every_process_of_the_server_runs_the_traced_loop(name: str, traced: Tra
     # Some servers leave by a KeyboardInterrupt; it has to be the end of every traceback.
     ends = re.findall(r"^Traceback .*\n(?:[ \t].*\n|\n)*(.*)", text, re.MULTILINE)
     assert all(end.startswith("KeyboardInterrupt") for end in ends), text
-    assert re.search(r"traceloop: metrics at ", text)
+    assert re.search(r"traceloop: page at \S+/, metrics at ", text)

@@ -125,7 +125,12 @@ class Collector:
         try:
             from ..exporters.prometheus.server import serve
 
-            serve(self._scraped, listener)
+            if self.settings.page:
+                from ..exporters.html.app import with_page
+
+                serve(self._scraped, listener, beside=lambda metrics: with_page(metrics, self._scraped))
+            else:
+                serve(self._scraped, listener)
         except BaseException as error:
             if self._listener is None:
                 return
@@ -306,6 +311,10 @@ class Collector:
         self.pipeline.flush(FLUSH_SECONDS)
         with self.statistics.lock:
             summary, report = self._texts()
+            if self.settings.html is not None:
+                from ..exporters.html.page import write_at_end
+
+                self.notices.append(write_at_end(self.settings.html, self.statistics))
         if self._root_over or not self.root.alive:
             self._keep_copy()
         # Whoever starts the program again at once finds the port free.

@@ -54,9 +54,13 @@ class CollectorThread:
         from traceloop.reading.new_statistics import make_statistics
         from traceloop.recording.process import current_process
 
+        # All that the end takes is imported now: then it would be too late.
+        from ..exporters.html.app import with_page
+        from ..exporters.html.page import write_at_end
         from ..exporters.prometheus.server import serve
         from ..exporters.span_pipeline import make_pipeline
 
+        self._write_at_end = write_at_end
         self.statistics = make_statistics(self.settings)
         process = current_process()
         if process is None:
@@ -65,11 +69,18 @@ class CollectorThread:
         self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
         # What watching costs is not told apart here from what the application does.
         listener = self._listener
-        self._server = serve(self._scraped, listener, own_usage=False) if listener is not None else None
+        self._server = None
+        if listener is not None:
+            page = (lambda metrics: with_page(metrics, self._scraped)) if self.settings.page else None
+            self._server = serve(self._scraped, listener, own_usage=False, beside=page)
 
     def _scraped(self) -> Statistics:
         self.read()
         return self.statistics
+
+    def write_page(self, path: str) -> str:
+        """Writes what was read as a page; returns the line that says so, or why not. Never raises."""
+        return self._write_at_end(path, self.statistics)
 
     def read(self) -> bool:
         """Reads what is new; from any thread."""

@@ -41,6 +41,12 @@ def url_of(listener: socket.socket, host: str) -> str:
     return f"http://{name}:{listener.getsockname()[1]}/metrics"
 
 
+def addresses(metrics_url: str, page: bool) -> str:
+    """What is told of them at the start."""
+    start = f"page at {metrics_url.removesuffix('metrics')}, " if page else ""
+    return f"{start}metrics at {metrics_url}"
+
+
 def _address(host: str) -> tuple[str, int]:
     # Looked up only where it has to be: a look-up brings in the codecs of international names, 10 ms.
     if host == "localhost":

@@ -35,7 +35,9 @@ def start(settings: Settings) -> None:
     for notice in _collector.notices:
         notices.say(notice)
     if _collector.url and settings.metrics_port == 0:
-        notices.say(f"metrics at {_collector.url}")
+        from ..collector.listening import addresses
+
+        notices.say(addresses(_collector.url, settings.page))
 
 
 def adopt(collector: Any) -> None:
@@ -53,6 +55,8 @@ def finish(settings: Settings) -> None:
         return
     collector, _collector = _collector, None
     collector.stop(settings.exit_timeout)
+    if settings.html is not None:
+        notices.say(collector.write_page(settings.html))
     if settings.report:
         notices.say_report(_report.report(collector.statistics))
     else:

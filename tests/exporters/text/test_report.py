@@ -47,7 +47,7 @@ def test_the_summary_is_one_line_with_the_worst_by_name(statistics):
     line = summary(statistics)
     assert "\n" not in line
     assert re.match(
-        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, \d+ slow callbacks?; "
+        r"1 loop, [\d,]+ callbacks, \d+\.\d% utilization, \d+ slow callbacks?; worst: "
         r"text/test_report\.py:\d+ in blocking blocks the loop: it sleeps \(\d+ ms once(; others waited [^;]+)?\)",
         line,
     )
