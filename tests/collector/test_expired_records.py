@@ -84,7 +84,7 @@ def test_of_a_run_elsewhere_without_a_collector_nothing_is_known(tmp_path):
 CRASH = """
 import asyncio, os
 async def main():
-    for _ in range(100_000):
+    for _ in range(50_000):
         await asyncio.sleep(0)
     os.kill(os.getpid(), 9)
 asyncio.run(main())
@@ -92,26 +92,25 @@ asyncio.run(main())
 
 
 def test_crashes_leave_a_small_file_system_room(traced, tmp_path):
-    """In a container's shared memory: ten crashes, one after the other, then a run that finds all the room it wants."""
+    """In a container's shared memory: eight crashes in a row, then a run that finds all the room it wants."""
     (tmp_path / "app.py").write_text(CRASH)
     run = f"{traced.command[0]} run --no-metrics --ring-size 1M"
     script = f"""
         mount -t tmpfs -o size=16m tmpfs /dev/shm || exit 77
-        for number in 1 2 3 4 5 6 7 8 9 10; do {run} app.py; done
-        while ls /dev/shm/*/held >/dev/null 2>&1 && ! flock -n "$(ls -d /dev/shm/*/held | tail -1)" true; do :; done
+        for number in 1 2 3 4 5 6 7 8; do {run} app.py; done
         du -sk /dev/shm | cut -f1
         ls /dev/shm | wc -l
         {run} -c 'import asyncio; asyncio.run(asyncio.sleep(0))'
     """
     done = subprocess.run(
         ["unshare", "-m", "sh", "-c", script], cwd=tmp_path, env=clean_environ(), capture_output=True, text=True,
-        timeout=120,
+        timeout=300,
     )  # fmt: skip
     if "unshare" in done.stderr or done.returncode == 77:
         pytest.skip("needs the right to mount")
     kib, count = map(int, done.stdout.split())
     # A quarter of 16 MiB, and the newest.
-    assert kib < 6 * 1024 and 1 <= count < 10, done.stderr
+    assert kib < 6 * 1024 and 1 <= count < 8, done.stderr
     assert "KiB free" not in done.stderr, done.stderr
 
 

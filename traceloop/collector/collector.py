@@ -18,6 +18,7 @@ The files of a run directory are listed in record/files.py.
 
 from __future__ import annotations
 
+import gc
 import os
 import select
 import socket
@@ -54,6 +55,8 @@ if TYPE_CHECKING:
 
 #: Lines for processes that have another stderr than the root's.
 MAX_LINES_A_MINUTE = 30
+# Processes that have ended, after which their garbage is collected: 15 KB each.
+_COLLECTED_AFTER = 100
 # Lines that wait for the root to say them.
 _MAX_NOTICES = 100
 
@@ -82,6 +85,8 @@ class Collector:
         self._ended: set[str] = set()
         self._root_over = False
         self._recorded = False
+        self._freed = 0
+        self._seen_over = 0  # processes that have ended
         self._crashed: list[str] = []  # whose records are kept, the oldest first
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
@@ -214,6 +219,7 @@ class Collector:
 
     def _process_over(self, name: str) -> None:
         self._ended.add(name)
+        self._seen_over += 1
         process = self.follower.processes[name]
         folder = process.folder
         self.pipeline.end_process(process)
@@ -276,9 +282,17 @@ class Collector:
         from shutil import rmtree
 
         process = self.follower.processes.pop(name, None)
-        if process is not None:
-            rmtree(process.folder.path, ignore_errors=True)
-            self.follower.directory._folders.pop(name, None)
+        if process is None:
+            return
+        rmtree(process.folder.path, ignore_errors=True)
+        self.follower.directory._folders.pop(name, None)
+        process.rings.clear()
+        if not os.path.exists(process.folder.path):  # else it would be found again
+            for names in (self.follower.ended, self.follower.crashed, self._ended):
+                names.discard(name)
+        self._freed += 1
+        if self._freed % _COLLECTED_AFTER == 0:
+            gc.collect()  # what is left of them in cycles; by itself that comes rarely here (see process.py)
 
     def _everybody_over(self) -> bool:
         """Whether every process that was seen is over and read."""
@@ -385,11 +399,11 @@ class Collector:
     def _keep_copy(self) -> None:
         """Copies the record into the directory of `--record`. Where that fails, the original stays."""
         record = self.settings.record
-        if record is None or self._copied == len(self._ended):
+        if record is None or self._copied == self._seen_over:
             return
         import shutil
 
-        self._copied = len(self._ended)
+        self._copied = self._seen_over
         target = os.path.join(record, os.path.basename(os.path.normpath(self.run_dir)))
         unfinished = f"{target}.unfinished"
         try:
