@@ -43,6 +43,11 @@ class Record:
         """Takes out a record of which only a part was appended: an exception or a signal came in its middle."""
         del self.doubles[len(self.doubles) // 3 * 3 :]
 
+    def drop(self) -> None:
+        """Drops what waits."""
+        self.doubles.clear()
+        self.text.clear()
+
     def take(self) -> tuple[list[float], list[str]]:
         """What waits: the records and their text as the ring has them. Nothing waits afterwards."""
         doubles, text = self.doubles[:], self.text[:]

@@ -122,6 +122,10 @@ class Recorder(Protocol):
         """``handle``, which has a stamp, is run next."""
         ...
 
+    def out_of_memory(self) -> None:
+        """There is no memory for records: what waits is dropped."""
+        ...
+
     def flush(self, loop: Any, now: float) -> None:
         """Writes the waiting records into the ring, and the loop's gauges into its words."""
         ...

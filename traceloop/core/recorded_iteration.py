@@ -194,6 +194,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 records.append(layout.R_TIMER)
                 records.append(timer._set_at)
                 due += 1
+                if not due % _CHUNK:
+                    recorder.write(now)
             timer = entry = None
         if moved or due:
             if moved and not (base or due) and (timeout > 0.0 or timeout == -1.0):
@@ -378,10 +380,13 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 else:
                     task = None
                     length = len(ready)
-                records.append(now)
-                records.append(ident)
-                records.append(length)
-                now = clock()
+                try:
+                    records.append(now)
+                    records.append(ident)
+                    records.append(length)
+                    now = clock()
+                except MemoryError:  # the program may well go on, and so does its loop
+                    recorder.out_of_memory()
                 if now > flush_at:
                     recorder.flush(loop, now)
                     last_flush = now

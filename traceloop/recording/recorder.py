@@ -247,7 +247,11 @@ class Recorder:
 
     def write(self, now: float) -> None:
         """Writes the waiting records into the ring: what of a flush a busy loop needs more often than its gauges."""
-        records, text = self.record.take()
+        try:
+            records, text = self.record.take()
+        except MemoryError:
+            self.out_of_memory()
+            return
         if not self._broken:
             try:
                 self.ring.write(records, text, now)
@@ -256,6 +260,10 @@ class Recorder:
             except Exception as error:
                 self._fail(error)
         self.spans.batch_written(len(records) // 3, self.ring.capacity // (4 * 24))
+
+    def out_of_memory(self) -> None:
+        """There is no memory for records: what waits is dropped, and readers find a gap."""
+        self.record.drop()
 
     def _write_gauges(self, loop: Any) -> None:
         write_gauges(self.words, loop, self.tasks, threshold_of(loop, self.general_threshold))

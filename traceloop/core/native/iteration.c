@@ -423,6 +423,9 @@ move_timers(Iteration *it, Py_ssize_t *due)
                 place = *(int64_t *)((char *)handle + st->set_at);
             record_add(it->run.record, when, R_TIMER, (double)place);
             (*due)++;
+            /* A burst of timers is written by pieces, while the time is the loop's own. */
+            if (it->run.record->length >= 2 * BATCH)
+                failed = failed || flush(it, 0) < 0;
         }
         Py_DECREF(handle);
         if (failed)

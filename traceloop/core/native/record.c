@@ -107,6 +107,17 @@ m_drop_partial(PyObject *self, PyObject *unused)
 }
 
 static PyObject *
+m_drop(PyObject *self, PyObject *unused)
+{
+    Record *record = (Record *)self;
+    record->lost += record->length;
+    record->length = 0;
+    if (PyList_SetSlice(record->text, 0, PyList_GET_SIZE(record->text), NULL) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 m_take(PyObject *self, PyObject *unused)
 {
     Record *record = (Record *)self;
@@ -193,6 +204,7 @@ static PyMethodDef record_methods[] = {
     {"append", m_append, METH_O, "Adds one double."},
     {"add_text", m_add_text, METH_O, "Adds an item of text."},
     {"drop_partial", m_drop_partial, METH_NOARGS, "Takes out a record of which only a part was appended."},
+    {"drop", m_drop, METH_NOARGS, "Drops what waits."},
     {"take", m_take, METH_NOARGS, "What waits: the doubles as a memoryview, and their text."},
     {NULL},
 };

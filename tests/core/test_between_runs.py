@@ -1,0 +1,186 @@
+"""What happens between two runs: whose time it is, when records are written, who runs a handle."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.helpers.cores import CORES
+from traceloop.record import layout
+from traceloop.recording.ring import Ring
+
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.parametrize("core", CORES)
+
+
+class Written:
+    """What a loop's recorder writes into its ring, as triples."""
+
+    def __init__(self, loop: Any, patch: pytest.MonkeyPatch) -> None:
+        self.doubles: list[float] = []
+        self._loop = loop
+        write = Ring.write
+
+        def note(ring: Any, records: Any, text: Any, now: float) -> None:
+            if ring is loop._recorder.ring:
+                self.doubles += list(records)
+            write(ring, records, text, now)
+
+        patch.setattr(Ring, "write", note)
+
+    def runs(self) -> dict[str, list[float]]:
+        """Durations of the runs by the name of the function, s."""
+        found: dict[str, list[float]] = {}
+        sites = self._loop._recorder.process.site_log.sites
+        triples = list(zip(self.doubles[::3], self.doubles[1::3], self.doubles[2::3], strict=True))
+        for (start, ident, _), (end, _, _) in itertools.pairwise(triples):
+            if ident > 0:
+                name = sites[int(ident) % layout.SITE_LIMIT].qualname.rpartition(".")[2]
+                found.setdefault(name, []).append(end - start)
+        return found
+
+
+@pytest.fixture
+def loop(core):
+    loop = CORES[core]()
+    loop.run_until_complete(asyncio.sleep(0))
+    yield loop
+    loop.close()
+
+
+class Heavy:
+    def __del__(self):
+        end = time.monotonic() + 0.05
+        while time.monotonic() < end:
+            pass
+
+
+@pytest.mark.parametrize("held_by", ["argument", "callback", "task"])
+def test_what_a_run_leaves_is_freed_in_its_time(loop, monkeypatch, held_by):
+    def guilty(*_: object) -> None:
+        pass
+
+    def innocent() -> None:
+        pass
+
+    async def waiting(heavy: Heavy) -> None:
+        await asyncio.sleep(0)
+
+    def put_in() -> None:
+        if held_by == "argument":
+            loop.call_soon(guilty, Heavy())
+        elif held_by == "callback":
+            loop.call_soon(functools.partial(guilty, Heavy()))
+        else:
+            tasks.append(loop.create_task(waiting(Heavy())))
+            tasks.clear()
+        for _ in range(3):
+            loop.call_soon(loop.call_soon, innocent)
+
+    tasks: list[Any] = []
+    written = Written(loop, monkeypatch)
+    loop.call_soon(put_in)
+    loop.call_later(0.2, loop.stop)
+    loop.run_forever()
+    runs = written.runs()
+    name = "waiting" if held_by == "task" else "guilty"
+    assert max(runs[name]) >= 0.05
+    assert max(runs["innocent"]) < 0.05
+
+
+def test_records_are_written_within_an_iteration(loop):
+    seen: list[int] = []
+
+    def slow() -> None:
+        seen.append(loop._recorder.ring.records)
+        time.sleep(0.03)
+
+    for _ in range(4):
+        loop.call_soon(slow)
+    loop.call_soon(loop.stop)
+    loop.run_forever()
+    # What the run before the last one left has been written when the next begins.
+    assert seen[0] < seen[1] < seen[2] < seen[3]
+
+
+def test_handles_go_through_a_monitors_function(loop, monkeypatch):
+    """aiodebug, logfire and others replace ``asyncio.Handle._run``, often while the loop runs."""
+    through: list[str] = []
+    original = asyncio.Handle._run
+
+    def watching(self: Any) -> None:
+        through.append(getattr(self._callback, "__name__", ""))
+        return original(self)
+
+    def called() -> None:
+        pass
+
+    async def main() -> None:
+        loop.call_soon(called)
+        await asyncio.sleep(0)
+        assert not through
+        monkeypatch.setattr(asyncio.Handle, "_run", watching)
+        loop.call_soon(called)
+        loop.call_later(0, called)
+        loop.call_soon_threadsafe(called)
+        await asyncio.sleep(0.01)
+        assert through.count("called") == 3
+        monkeypatch.setattr(asyncio.Handle, "_run", original)
+        await asyncio.sleep(0)
+        through.clear()
+        await asyncio.sleep(0)
+        assert not through
+
+    written = Written(loop, monkeypatch)
+    loop.run_until_complete(main())
+    assert len(written.runs()["called"]) == 4
+
+
+STARVED = """
+import asyncio, resource, sys
+from tests.helpers.cores import CORES
+
+def vm():
+    return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    alive = []
+    for _ in range(3):
+        resource.setrlimit(resource.RLIMIT_AS, (vm() + (48 << 20), resource.RLIM_INFINITY))
+        kept = []
+        def eat(size):
+            # What the program itself catches must not end the loop: the last pieces are as small as a record.
+            try:
+                while True:
+                    kept.append(bytes(size))
+            except MemoryError:
+                pass
+        for size in (1 << 20, 1 << 12, 64):
+            loop.call_soon(eat, size)
+        for number in range(5):
+            loop.call_soon(alive.append, number)
+        loop.call_soon(kept.clear)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print("alive", len(alive))
+
+with asyncio.Runner(loop_factory=CORES[sys.argv[1]]) as runner:
+    runner.run(main())
+"""
+
+
+def test_a_program_that_survives_no_memory_does_so_here(core):
+    done = subprocess.run([sys.executable, "-c", STARVED, core], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "alive 15\n"), done.stderr
+    assert "Traceback" not in done.stderr
