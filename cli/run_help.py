@@ -41,6 +41,7 @@ Environment:
   OTEL_EXPORTER_PROMETHEUS_HOST, ..._PORT        where /metrics is served
   OTEL_EXPORTER_OTLP_ENDPOINT and its like       where spans go
   OTEL_TRACES_EXPORTER, OTEL_TRACES_SAMPLER      which exporter, which sampler
+  OTEL_METRICS_EXPORTER=otlp                     metrics are pushed there too
   OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES    whose spans they are
   OTEL_SDK_DISABLED=true                         run the program untraced
 

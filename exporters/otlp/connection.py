@@ -79,13 +79,13 @@ class OtlpConnection:
         """Closes its connections."""
         self._session.close()
 
-    def send(self, data: bytes, waiting: Waiting) -> Outcome:
-        """Sends one request, with retries."""
+    def send(self, data: bytes, waiting: Waiting, give_up_s: float | None = None) -> Outcome:
+        """Sends one request, with retries for that many seconds, ``GIVE_UP_SECONDS`` by default."""
         self._untraced = self._untraced or _leave_untraced()
         data = self._compressed(data)
         if self._not_before > time.monotonic():
             waiting.pause(self._not_before - time.monotonic())
-        give_up = time.monotonic() + GIVE_UP_SECONDS
+        give_up = time.monotonic() + (GIVE_UP_SECONDS if give_up_s is None else give_up_s)
         pause = FIRST_PAUSE_SECONDS
         while True:
             attempt = self._post(data, waiting)

@@ -29,16 +29,22 @@ class OtlpSettings(NamedTuple):
 
     @classmethod
     def from_environ(
-        cls, environ: Mapping[str, str], endpoint: str | None = None, notice: Callable[[str], None] = lambda line: None
+        cls,
+        environ: Mapping[str, str],
+        endpoint: str | None = None,
+        notice: Callable[[str], None] = lambda line: None,
+        *,
+        signal: str = "traces",
     ) -> OtlpSettings:
-        """What OpenTelemetry's variables say; ``endpoint``, as given to us, overrules theirs.
+        """What OpenTelemetry's variables say; ``endpoint``, as given to us, overrules theirs. ``signal``: ``traces`` or
+        ``metrics``, whose own variables overrule the general ones.
 
         A value that cannot be used is reported by ``notice`` and left at its default.
         """
 
         def variable(name: str) -> str:
             return (
-                environ.get(f"OTEL_EXPORTER_OTLP_TRACES_{name}", "").strip()
+                environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_{name}", "").strip()
                 or environ.get(f"OTEL_EXPORTER_OTLP_{name}", "").strip()
             )
 
@@ -53,7 +59,7 @@ class OtlpSettings(NamedTuple):
                 return default
             return value
 
-        timeout_name = "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT"
+        timeout_name = f"OTEL_EXPORTER_OTLP_{signal.upper()}_TIMEOUT"
         if not environ.get(timeout_name, "").strip():
             timeout_name = "OTEL_EXPORTER_OTLP_TIMEOUT"
         compression = variable("COMPRESSION").lower() or "none"
@@ -62,7 +68,7 @@ class OtlpSettings(NamedTuple):
             compression = "none"
         certificate, key = variable("CLIENT_CERTIFICATE"), variable("CLIENT_KEY")
         headers = parse_pairs(environ.get("OTEL_EXPORTER_OTLP_HEADERS", ""))
-        headers.update(parse_pairs(environ.get("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "")))
+        headers.update(parse_pairs(environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_HEADERS", "")))
         queue: int | None = None
         batch = MAX_REQUEST_SPANS
         if environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "").strip():
@@ -72,7 +78,7 @@ class OtlpSettings(NamedTuple):
             batch = max(1, min(MAX_REQUEST_SPANS, queue // 4))
         batch = int(number("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", batch))
         return cls(
-            endpoint=_traces_endpoint(environ, endpoint),
+            endpoint=_endpoint(environ, endpoint, signal),
             headers=headers,
             timeout=number(timeout_name, 10.0),
             compression=compression,
@@ -84,12 +90,13 @@ class OtlpSettings(NamedTuple):
         )
 
 
-def _traces_endpoint(environ: Mapping[str, str], endpoint: str | None) -> str:
+def _endpoint(environ: Mapping[str, str], endpoint: str | None, signal: str) -> str:
     if endpoint is None:
-        own = environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "").strip()
+        own = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip()
         if own:
             return own  # used as it stands, says the specification
         endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
-    if endpoint.rstrip("/").endswith("/v1/traces"):
+    if endpoint.rstrip("/").endswith(f"/v1/{signal}"):
         return endpoint
-    return endpoint.rstrip("/") + "/v1/traces"
+    # Given to us for spans, with their path: the other signals are beside them.
+    return endpoint.rstrip("/").removesuffix("/v1/traces") + f"/v1/{signal}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry
@@ -14,9 +13,9 @@ from prometheus_client.utils import floatToGoString
 from traceloop.reading.statistics.histograms import Bounds, Histogram
 from traceloop.reading.statistics.parts import Sample
 from traceloop.reading.statistics.run import Statistics
-from traceloop.record.proc import process_usage
 
 from ..catalogue import BY_NAME, CATALOGUE, Metric
+from ..own_usage import NAMES, own_usage
 
 _INFINITY = float("inf")
 
@@ -36,7 +35,7 @@ class StatisticsCollector:
     def describe(self) -> Iterator[Family]:
         """Every metric there may be, so that a scrape can ask for some by name."""
         for metric in CATALOGUE:
-            if metric.name not in _OwnUsage.names:
+            if metric.name not in NAMES:
                 yield _family(metric)
 
     def collect(self) -> Iterator[Family]:
@@ -88,29 +87,25 @@ def _family(metric: Metric) -> Family:
     return Family(name, metric.help, metric.type)
 
 
-def make_registry(source: Source, *, own_usage: bool = True) -> CollectorRegistry:
-    """A registry with the statistics in it; ``own_usage``: with what this very process costs, too."""
+def make_registry(source: Source, *, with_own_usage: bool = True) -> CollectorRegistry:
+    """A registry with the statistics in it; ``with_own_usage``: with what this very process costs, too."""
     registry = CollectorRegistry(auto_describe=False)
     registry.register(StatisticsCollector(source))
-    if own_usage:
+    if with_own_usage:
         registry.register(_OwnUsage())
     return registry
 
 
 class _OwnUsage:
-    """What the process that collects costs: the whole of it, so not where it is the application's own."""
-
-    names = ("traceloop_collector_cpu_seconds_total", "traceloop_collector_resident_memory_bytes")
+    """What the process that collects costs."""
 
     def describe(self) -> Iterator[Family]:
-        for name in self.names:
+        for name in NAMES:
             yield _family(BY_NAME[name])
 
     def collect(self) -> Iterator[Family]:
-        usage = process_usage(os.getpid())
-        if usage is None:
-            return
-        for name, value in zip(self.names, (usage.cpu_s, float(usage.resident_bytes)), strict=True):
+        for name, _, value in own_usage():
             family = _family(BY_NAME[name])
+            assert not isinstance(value, Histogram)
             family.samples.append(FamilySample(name, {}, value))
             yield family

@@ -34,7 +34,7 @@ def serve(
 
     ``more``: further collectors for the registry. ``beside``: wraps the application in one that has other pages too.
     """
-    registry = make_registry(source, own_usage=own_usage)
+    registry = make_registry(source, with_own_usage=own_usage)
     for collector in more:
         registry.register(collector)
     application: Application = make_wsgi_app(registry)

@@ -42,6 +42,7 @@ BOUNDS = {
     "python": 1,
     "version": 1,
     "command": 1,
+    "core": {"", "python", "c"},
 }
 HOSTILE = 'x\n\udcff\x1b[2J\u202e"\\' + "y" * 5000
 

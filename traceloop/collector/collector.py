@@ -30,6 +30,7 @@ from traceloop import notices
 from traceloop.record import files
 from traceloop.settings import Settings
 
+from ..exporters.metrics import asked_for as asked_for_metrics
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
 from .files import keep_traceback, release_stderr, say, write_file
 from .listening import close_listener
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.statistics.run import Statistics
 
+    from ..exporters.metrics.push import MetricsPush
     from ..exporters.span_pipeline import SpanPipeline
 
 
@@ -114,6 +116,11 @@ class Collector:
             self.pipeline = make_pipeline(self.settings, self.statistics, say)
         else:
             self.pipeline = NoSpans()
+        self.push: MetricsPush | None = None
+        if asked_for_metrics(os.environ):
+            from ..exporters.metrics.push import make_push
+
+            self.push = make_push(self.settings, self.statistics, self.read, say, os.environ)
         self._listener = listener
         if listener is not None:
             threading.Thread(
@@ -323,6 +330,8 @@ class Collector:
         self._summary_written = True
         # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
         self.pipeline.flush(FLUSH_SECONDS)
+        if self.push is not None:
+            self.push.flush(FLUSH_SECONDS)
         with self.statistics.lock:
             summary, report = self._texts()
             if self.settings.html is not None:
@@ -388,6 +397,8 @@ class Collector:
         for process in list(self.follower.processes.values()):
             self.pipeline.end_process(process)
         self.pipeline.shutdown(SHUTDOWN_SECONDS)
+        if self.push is not None:
+            self.push.shutdown(SHUTDOWN_SECONDS)
         if not over:
             return  # somebody still writes there
         self._keep_copy()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import threading
 import time
 
 from traceloop.settings import Settings
 
+from ..exporters.metrics import asked_for as asked_for_metrics
 from .errors import CollectorError
 from .files import say
 from .listening import listen, url_of
@@ -17,6 +19,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
 
+    from ..exporters.metrics.push import MetricsPush
     from ..exporters.spans.sinks import SpanSink
 
 
@@ -67,6 +70,13 @@ class CollectorThread:
             raise CollectorError("this process does not record")
         self.follower = PrivateFollower(self.statistics, process)
         self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
+        self._push: MetricsPush | None = None
+        if asked_for_metrics(os.environ):
+            from ..exporters.metrics.push import make_push
+
+            self._push = make_push(
+                self.settings, self.statistics, self.read, say, os.environ, with_own_usage=False
+            )
         # What watching costs is not told apart here from what the application does.
         listener = self._listener
         self._server = None
@@ -107,6 +117,8 @@ class CollectorThread:
                 self.pipeline.take(stretches, time.monotonic())
             self.pipeline.end_process(self.follower)
         self.pipeline.shutdown(timeout)
+        if self._push is not None:
+            self._push.shutdown(timeout)
         if self._server is not None:
             self._server.close()
 
