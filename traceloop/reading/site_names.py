@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..record.files import open_file
+from ..record.layout import SITE_LIMIT
 from ..record.sites import UNKNOWN_SITE, Site, site_of
 from ..record.text import MAX_TEXT, printable
 
 _MAX_LINE: Final = 1 << 20
 # Read at a time: 65,536 sites, the most that there are, have 10 MB or so.
 _MAX_READ: Final = 16 << 20
+# All that is read of a log: a kilobyte for each of the sites that there may be.
+_MAX_LOG: Final = 64 << 20
 
 
 class SiteNames:
@@ -70,10 +73,12 @@ class SiteLogReader(SiteNames):
         try:
             with open_file(self.path) as file:
                 file.seek(self._offset)
-                data = file.read(_MAX_READ)
+                data = file.read(_MAX_READ) if self._offset < _MAX_LOG else b""
         except OSError:
             return
         end = data.rfind(b"\n") + 1  # the last line may be half written
+        if not end and len(data) >= _MAX_LINE:
+            end = len(data)  # no line is as long: none of it is ever looked at again
         self._offset += end
         for line in data[:end].split(b"\n"):
             if 0 < len(line) < _MAX_LINE:
@@ -84,7 +89,7 @@ class SiteLogReader(SiteNames):
             number, module, qualname, file, position = json.loads(line)
         except (ValueError, TypeError, RecursionError):
             return
-        if isinstance(number, int) and isinstance(position, int):
+        if type(number) is int and type(position) is int and 0 < number < SITE_LIMIT and 0 <= position < 1 << 31:
             self._by_number.setdefault(number, _cleaned(str(module), str(qualname), str(file), position))
 
 

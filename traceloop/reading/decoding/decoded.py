@@ -13,6 +13,9 @@ SIGNAL: Final = "signal"
 THREADSAFE: Final = "threadsafe"
 KINDS: Final = (TASK, SOON, TIMER, READER, WRITER, SIGNAL, THREADSAFE)
 
+#: Seconds that no clock reaches: a time, or a duration, beyond is damage.
+LATEST: Final = 2.0**33
+
 
 class State:
     """What a loop's thread is doing, as far as its record has been read."""

@@ -20,36 +20,15 @@ This is the hot path of the collector: the loop below is written out, with names
 
 from __future__ import annotations
 
-import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 from ...record import layout
 from ...record.layout import FIRST_STEP, OUTCOME, SITE_LIMIT
-from ...record.text import printable, printable_data
-from .decoded import (
-    READER,
-    SIGNAL,
-    SOON,
-    TASK,
-    THREADSAFE,
-    TIMER,
-    WRITER,
-    Collection,
-    Decoded,
-    Event,
-    Executor,
-    Iteration,
-    LoopInfo,
-    NewTask,
-    OffloadStep,
-    SpanContext,
-    Standing,
-    State,
-    Workers,
-    WorkerThread,
-)
+from ...record.text import printable
+from .decoded import LATEST, READER, SOON, TASK, THREADSAFE, TIMER, WRITER, Decoded, Iteration, LoopInfo, NewTask, State
+from .rare_records import RareRecords
 from .ring_reader import Batch
 from .timer_setters import RunPlaces
 
@@ -78,15 +57,13 @@ class LoopStream:
     """Decodes one ring's batches; keeps what a later batch needs. For one thread.
 
     state, since: what the loop's thread was doing when the record (as far as read) ends, and since when (monotonic s).
-    spans: the application's spans by number, the latest of them. task_names: names of tasks not yet finished.
+    damaged: records, or groups of them, that made no sense.
     """
 
     def __init__(self, owner: Callable[[], LoopInfo | None] = lambda: None) -> None:
         """``owner``: tells which loop took the ring last; asked where the record's beginning is lost."""
         self._owner = owner
         self.loop: LoopInfo | None = None
-        self.spans: dict[int, SpanContext] = {}
-        self.task_names: dict[float, str] = {}
         self.state = State.STOPPED
         self.since = 0.0
         self.runs = 0
@@ -105,19 +82,13 @@ class LoopStream:
         self._pending = 0.0
         self._context = 0
         self._running: tuple[float, float, str, float, int, int, int, float] | None = None
-        self._override: tuple[float, str] | None = None
-        # Announced, and not yet begun: name, whether create_task made it, the run that did, and that run's ident.
-        self._new_tasks: dict[float, tuple[str, bool, int, float]] = {}
+        self._rare = RareRecords()
         # The number in the automatic name read last, -1: none.
         self._automatic_name = -1
-        self._under_way = (0, 0.0)
         # When each timer was due that the poll has moved, and the run that had set it.
         self._timers: list[tuple[float, int]] = []
         self._places = RunPlaces()
-        self._writers: set[float] = set()
         self._written_at = 0.0
-        self._half: tuple[float, float, float] | None = None
-        self._looked_at = 0.0
 
     def feed(self, batches: Iterable[Batch]) -> list[Decoded]:
         """What these batches say, in order; several items where loops took turns on the ring."""
@@ -188,7 +159,7 @@ class LoopStream:
         if added:
             self._queue.append((end, self.runs, SOON, ident, added - 1.0))
 
-    def _name_of_newcomer(self, ident: float, name: str) -> str:
+    def _name_of_new_task(self, name: str) -> str:
         """The name of a task that begins, by the text of its first step's record (see ``layout``)."""
         if not name:
             if self._automatic_name < 0:
@@ -197,9 +168,6 @@ class LoopStream:
             name = f"Task-{self._automatic_name}"
         elif name.startswith("Task-") and name[5:].isdecimal() and len(name) < 25:
             self._automatic_name = int(name[5:])
-        if len(self.task_names) >= _MAX_TASK_NAMES:
-            self.task_names.clear()
-        self.task_names[ident] = name
         return name
 
     def _end_iteration(self, decoded: Decoded, end: float) -> None:
@@ -227,9 +195,8 @@ class LoopStream:
         self._group = _UNKNOWN
         self._pending = _INFINITY  # not known: whatever is read next is less
         self._iteration_start = -1.0
-        self._override = self._half = None
+        self._rare.lose_place()
         self._timers.clear()
-        self._writers.clear()
         self._context = 0
         self._automatic_name = -1
         self.state = State.UNKNOWN
@@ -239,6 +206,7 @@ class LoopStream:
     ) -> tuple[float, float] | None:
         """Decodes until the end, or until another loop takes the ring: then that record's two doubles."""
         queue = self._queue
+        rare = self._rare
         take = queue.popleft
         put = queue.append
         ready, creator, group_kind, creator_ident, group_left = self._group
@@ -251,13 +219,13 @@ class LoopStream:
         start = run_ident = delay = added = 0.0
         kind = SOON
         scheduler = outcome = span = 0
-        newcomer: str | None = None
+        new_name: str | None = None
         running = self._running is not None
         if self._running is not None:
             start, run_ident, kind, delay, scheduler, span, outcome, added = self._running
             self._running = None
         # Something that the next run needs was said by a record before it.
-        special = self._override is not None or bool(self._new_tasks)
+        special = rare.override is not None or bool(rare.new_tasks)
         try:
             for a, ident, b in triples:
                 if ident > 0.0:
@@ -293,10 +261,9 @@ class LoopStream:
                         b %= OUTCOME
                         if outcome >= FIRST_STEP:
                             outcome %= FIRST_STEP
-                            newcomer = self._name_of_newcomer(ident, next(text, ""))
+                            new_name = self._name_of_new_task(next(text, ""))
                         if outcome:
                             decoded.finished.append((ident, outcome, a, number))
-                            self.task_names.pop(ident, None)
                     else:
                         outcome = 0
                     # The queue held ``pending`` before this handle was taken from it.
@@ -307,23 +274,23 @@ class LoopStream:
                         self._forget_queue(b)
                     pending = b
                     if special:
-                        if self._override is not None:
-                            stamp, new_kind = self._override
-                            self._override = None
+                        if rare.override is not None:
+                            stamp, new_kind = rare.override
+                            rare.override = None
                             scheduler = 0
                             delay = a - stamp if a > stamp else 0.0
                             if kind is not TASK:
                                 kind = new_kind
-                        if ident in self._new_tasks:
-                            name, made_by_loop, maker, maker_ident = self._new_tasks.pop(ident)
+                        if ident in rare.new_tasks:
+                            name, made_by_loop, maker, maker_ident = rare.new_tasks.pop(ident)
                             if maker < 0:
                                 maker, maker_ident = scheduler, creator_ident if scheduler else 0.0
                             decoded.tasks.append(NewTask(ident, name, number, a, maker, maker_ident, made_by_loop))
-                        special = bool(self._new_tasks)
-                    if newcomer is not None:
+                        special = bool(rare.new_tasks)
+                    if new_name is not None:
                         maker_ident = creator_ident if scheduler else 0.0
-                        decoded.tasks.append(NewTask(ident, newcomer, number, a, scheduler, maker_ident, True))
-                        newcomer = None
+                        decoded.tasks.append(NewTask(ident, new_name, number, a, scheduler, maker_ident, True))
+                        new_name = None
                     continue
                 if ident == _SPIN:
                     # A busy loop with little to do has one of these for each run: no call is made for it.
@@ -404,8 +371,8 @@ class LoopStream:
                     elif queue:
                         ready, creator, group_kind, creator_ident, group_left = take()
                         pending -= 1.0
-                    special = bool(self._new_tasks)
-                    self._override = None
+                    special = bool(rare.new_tasks)
+                    rare.override = None
                     if b < pending:
                         group_left = 0.0
                         self._forget_queue(b)
@@ -436,9 +403,11 @@ class LoopStream:
                         decoded.end = a
                 else:
                     self.runs = number
-                    self._under_way = (number, run_ident) if running else (0, 0.0)
-                    self._decode_rare(a, ident, b, text, decoded)
-                    special = self._override is not None or bool(self._new_tasks)
+                    # Its own record comes when a run ends, so the run that wrote this one is the next.
+                    writer = number + 1 if self.state == _ACTIVE else 0
+                    before = (number, run_ident) if running else (0, 0.0)
+                    self.damaged += not rare.take(a, ident, b, text, decoded, before, writer, context)
+                    special = rare.override is not None or bool(rare.new_tasks)
         finally:
             self.runs = number
             self._pending = pending
@@ -450,7 +419,7 @@ class LoopStream:
     def _enter(self, state: int, when: float, decoded: Decoded) -> None:
         """The loop's thread turns to something else."""
         passed = when - self.since
-        if passed > 0.0:
+        if 0.0 < passed < LATEST:
             if self.state == _ACTIVE:
                 decoded.active_s += passed
             elif self.state == State.IDLE:
@@ -475,7 +444,7 @@ class LoopStream:
             # Put in by other threads during the poll; their stamps will say when.
             put((when, 0, THREADSAFE, 0.0, base - pending - 1.0))
         place = base
-        for position in sorted(self._writers):
+        for position in sorted(self._rare.writers):
             if place <= position < base + moved:
                 if position > place:
                     put((when, 0, READER, 0.0, position - place - 1.0))
@@ -483,7 +452,7 @@ class LoopStream:
                 place = position + 1.0
         if base + moved > place:
             put((when, 0, READER, 0.0, base + moved - place - 1.0))
-        self._writers.clear()
+        self._rare.writers.clear()
         due = self._timers
         if len(due) == timers:
             self._queue.extend((moment, setter, TIMER, 0.0, 0.0) for moment, setter in due)
@@ -492,92 +461,3 @@ class LoopStream:
         self._timers.clear()
         self._moved = 0
         return base + moved + timers
-
-    def _decode_rare(self, a: float, ident: float, b: float, text: Iterator[str], decoded: Decoded) -> None:
-        if ident == layout.R_TASK:
-            name = next(text, "")
-            # Those of a task factory follow the run that made them, the others stand before their first step.
-            if len(self._new_tasks) >= _MAX_TASK_NAMES:
-                self._new_tasks.clear()
-            self._new_tasks[a] = (name, bool(b), *(self._under_way if b == 1.0 else (-1, 0.0)))
-            if len(self.task_names) >= _MAX_TASK_NAMES:
-                self.task_names.clear()
-            self.task_names[a] = name
-        elif ident == layout.R_WRITER:
-            self._writers.add(a)
-        elif ident == layout.R_STAMP:
-            self._override = (a, THREADSAFE)
-        elif ident == layout.R_SIGNAL:
-            self._override = (a, SIGNAL)
-        elif ident == layout.R_SPAN:
-            self._define_span(int(a), int(b), next(text, ""), decoded)
-        elif ident == layout.R_ABANDONED:
-            self.task_names.pop(a, None)
-            if 0.0 <= a < 2.0**53:
-                decoded.abandoned.append(a)
-        elif ident == layout.R_MEMORY:
-            decoded.memory.append((a, int(b)))
-        elif ident in (layout.R_GC, layout.R_SUBMIT):
-            self._half = (ident, a, b)
-        elif ident == layout.R_GC_INFO:
-            if self._half is not None and self._half[0] == layout.R_GC:
-                what = int(a)
-                decoded.collections.append(Collection(self._half[1], self._half[2], what % 4, int(b), what // 4))
-            self._half = None
-        elif ident == layout.R_SUBMIT_INFO:
-            if self._half is not None and self._half[0] == layout.R_SUBMIT:
-                function = b if 0.0 <= b < 2.0**53 else 0.0
-                run = self._run_under_way()
-                decoded.offloads.append(
-                    OffloadStep("submit", self._half[1], int(self._half[2]), int(a), function, run, self._context)
-                )
-            self._half = None
-        elif ident == layout.R_START:
-            worker, offload = divmod(b, OUTCOME)
-            decoded.offloads.append(OffloadStep("start", a, int(offload), worker=int(worker)))
-        elif ident == layout.R_FINISH:
-            outcome, offload = divmod(b, OUTCOME)
-            decoded.offloads.append(OffloadStep("finish", a, int(offload), outcome=int(outcome)))
-        elif ident == layout.R_DELIVER:
-            decoded.offloads.append(OffloadStep("deliver", a, int(b), run=self._run_under_way()))
-        elif ident == layout.R_THREAD:
-            decoded.threads.append(WorkerThread(int(a), int(b), printable(next(text, ""))))
-        elif ident == layout.R_EXECUTOR:
-            decoded.executors.append(Executor(int(a), printable(next(text, "")), int(b)))
-        elif ident == layout.R_WORKERS:
-            decoded.workers.append(Workers(int(a), int(b)))
-        elif ident == layout.R_WORD:
-            decoded.last_words[int(a)] = b
-        elif ident == layout.R_AWAIT:
-            decoded.standing.append(Standing(self._looked_at, a, int(b)))
-        elif ident == layout.R_AWAITED:
-            decoded.awaited.append((a, b))
-        elif ident == layout.R_LOOK:
-            self._looked_at = a
-            decoded.look_period = b
-        elif ident == layout.R_CHAIN:
-            decoded.chains.append((int(a), next(text, "")))
-        elif ident == layout.R_EVENT:
-            self._decode_event(a, int(b), next(text, ""), decoded)
-
-    def _run_under_way(self) -> int:
-        """The run that wrote the record in hand: its own comes when it ends, so it is the next. 0: not a loop's."""
-        return self.runs + 1 if self.state == _ACTIVE else 0
-
-    def _define_span(self, number: int, flags: int, text: str, decoded: Decoded) -> None:
-        trace_id, _, rest = text.partition(" ")
-        span_id, _, state = rest.partition(" ")
-        span = SpanContext(number, trace_id, span_id, flags, state)
-        while len(self.spans) >= _MAX_SPANS:
-            del self.spans[next(iter(self.spans))]
-        self.spans[number] = span
-        decoded.spans.append(span)
-
-    def _decode_event(self, when: float, number: int, text: str, decoded: Decoded) -> None:
-        try:
-            data = printable_data(json.loads(text))
-        except (ValueError, RecursionError):
-            self.damaged += 1
-            return
-        if isinstance(data, dict):
-            decoded.events.append(Event(when, number, data))

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from ...record.frames import Frame, culprit_of
 from ...record.sites import UNKNOWN_LABEL, site_of
-from ..decoding.decoded import Collection, Decoded, SpanContext
+from ..decoding.decoded import LATEST, Collection, Decoded, SpanContext
 from .causes import SUSPENDED, Sample, parts_of
 from .dumps import name_frames, parse_dump
 from .model import Blocked, Congestion, StackTaken, StallInfo, StallStack, outermost_of
@@ -113,7 +113,7 @@ class StallIndex:
         blocked: set[int] | None = None
         for iteration in [each for each in decoded.iterations if each[2] - each[1] >= threshold]:
             length = iteration.end - iteration.start
-            if iteration.callbacks < 2:
+            if iteration.callbacks < 2 or not length < LATEST:
                 continue
             if blocked is None:
                 blocked = {run.run[8] for run in slow} | {run.run[8] for _, run in self._bills}

@@ -7,7 +7,7 @@ from typing import Final
 
 from ...record.layout import SITE_LIMIT
 from ...record.sites import UNKNOWN_LABEL, site_of
-from ..decoding.decoded import KINDS, TASK, Decoded, Run
+from ..decoding.decoded import KINDS, LATEST, TASK, Decoded, Run
 from ..site_names import SiteNames
 from ..stalls.who_waited import PLUMBING, SlowRun, WhoWaited
 from .histograms import Histogram
@@ -116,8 +116,7 @@ class CallbackStatistics:
         self.who_waited.finish()
         self.count_slow(final=True)
         self.sites = sites
-        for adders in self._adders.values():
-            adders.clear()
+        self._forget_adders()
 
     def set_threshold(self, threshold: float, lowest: float) -> None:
         """The loop's threshold in force, s (infinite: nothing is slow), and the lowest that any callback may have."""
@@ -153,6 +152,10 @@ class CallbackStatistics:
             add_delay(delay)
         self.runs += len(runs)
         longest = self._count_durations()
+        if not longest < LATEST:
+            # A damaged record: no part of the statistics shall see these.
+            runs = decoded.runs = [run for run in runs if run[2] - run[1] < LATEST]
+            longest = max((run[2] - run[1] for run in runs), default=0.0)
         for kind, values in delays.items():
             if min(values) < 0.0:  # unknown ones, after a gap
                 values = [value for value in values if value >= 0.0]
@@ -170,17 +173,25 @@ class CallbackStatistics:
         for cell in self._cells.values():
             durations = cell.durations
             if durations:
+                most = max(durations)
+                if most > longest:
+                    longest = most
+                if not most < LATEST:
+                    durations = cell.durations = [length for length in durations if length < LATEST]
+                    self._forget_adders()
+                    most = max(durations, default=0.0)
                 totals = cell.totals
                 totals.runs += len(durations)
                 totals.seconds += sum(durations)
-                most = max(durations)
                 if most > totals.longest_s:
                     totals.longest_s = most
-                if most > longest:
-                    longest = most
                 self._histogram(self.durations, cell.kind).add_all(durations)
                 durations.clear()
         return longest
+
+    def _forget_adders(self) -> None:
+        for adders in self._adders.values():
+            adders.clear()
 
     def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
         """What takes the durations of an ident that is seen for the first time."""

@@ -21,6 +21,8 @@ COUNT_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 100
 _STEPS = 5
 # Values that wait until they are counted: enough that the bounds' searches among them cost little each.
 _FOLD: Final = 4096
+# Values from here on are of a damaged record.
+_LARGEST: Final = 2.0**33
 
 
 class Exemplar(NamedTuple):
@@ -109,7 +111,9 @@ class Histogram:
         return sum(self.counts)
 
     def add(self, value: float) -> None:
-        """Adds one value."""
+        """Adds one value; what no clock or counter shows is passed over."""
+        if not 0.0 <= value < _LARGEST:
+            return
         self._counts[bisect_left(self.bounds.fine, value)] += 1
         self._sum += value
         if value > self._maximum:
@@ -124,8 +128,12 @@ class Histogram:
     def _fold(self) -> None:
         """Counts the values that wait."""
         values, self._waiting = self._waiting, []
-        self._sum += sum(values)
         values.sort()
+        if values[0] < 0.0 or not values[-1] < _LARGEST:
+            values = [value for value in values if 0.0 <= value < _LARGEST]  # a damaged record's
+            if not values:
+                return
+        self._sum += sum(values)
         largest = values[-1]
         if largest > self._maximum:
             self._maximum = float(largest)

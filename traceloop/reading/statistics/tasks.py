@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 
 from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITE_LIMIT
 from ...record.sites import site_of
-from ..decoding.decoded import Decoded
+from ..decoding.decoded import LATEST, Decoded
 from .context import SitesOf
 from .parts import Sample
 from .waits import Waits
@@ -184,7 +184,7 @@ class TaskStatistics:
             totals.running += took
             if took > totals.longest_step:
                 totals.longest_step = took
-            if delay > 0.0:
+            if 0.0 < delay < LATEST:
                 totals.ready += delay
                 start -= delay
             before = alive.last_end
