@@ -180,3 +180,87 @@ def test_rubbish_in_a_run_directory_is_told_and_passed_over(tmp_path):
     follower.turn(last=True)
     assert runs_of_steps(follower.statistics) == [50]
     assert len(follower.problems) == 1 and "too short" in follower.problems[0]
+
+
+WAITS = """
+async def main():
+    signal.signal(signal.SIGTERM, lambda *_: (current_process().end(), os._exit(0)))
+    asyncio.get_running_loop().call_later(0.05, lambda: print("waits", time.monotonic(), flush=True))
+    await asyncio.sleep(3600)
+run(main())
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_the_last_poll_of_an_idle_service_counts_however_it_ended(tmp_path, how):
+    child = program(tmp_path, WAITS)
+    began = float(child.stdout.readline().split()[1])
+    follower = RunFollower(tmp_path, new_statistics())
+    while time.monotonic() - began < 1.5:
+        follower.turn()
+        time.sleep(0.05)
+    child.send_signal(how)
+    child.wait(60)
+    ended = time.monotonic()
+    child.stdout.close()
+    # By one that saw it alive, and by one that comes afterwards: a killed process leaves only its watchdog's word.
+    follower.turn(last=True)
+    readers = [follower.statistics, *([read_run(tmp_path)] if how == signal.SIGTERM else [])]
+    for statistics in readers:
+        (loop,) = statistics.loops()
+        active, idle = loop.times()
+        assert 1.2 < idle < ended - began + 0.5
+        assert loop.utilization() == active / (active + idle) < 0.5
+
+
+def test_files_of_a_copy_that_have_lost_their_times_say_nothing_of_the_end(tmp_path):
+    child = program(tmp_path, WAITS)
+    child.stdout.readline()
+    child.terminate()
+    child.wait(60)
+    child.stdout.close()
+    (folder,) = tmp_path.iterdir()
+    for path in folder.iterdir():
+        os.utime(path, (time.time() + 3e6, time.time() + 3e6))
+    (loop,) = read_run(tmp_path).loops()
+    assert loop.times()[1] < 600.0
+
+
+TICKS = """
+async def main():
+    print("up", flush=True)
+    while True:
+        await asyncio.sleep(0.004)
+run(main())
+"""
+
+
+def test_a_time_in_which_the_process_stood_still_counts_once(tmp_path):
+    """Whether it is active or idle is known afterwards; nobody is told both, or that it runs meanwhile."""
+    child = program(tmp_path, TICKS)
+    child.stdout.readline()
+    began = time.monotonic()
+    follower = RunFollower(tmp_path, new_statistics())
+
+    def look(seconds):
+        until = time.monotonic() + seconds
+        while time.monotonic() < until:
+            follower.turn()
+            time.sleep(0.05)
+            for loop in follower.statistics.loops():
+                list(loop.metrics())  # a scrape
+
+    try:
+        look(1.0)
+        child.send_signal(signal.SIGSTOP)
+        look(0.5)
+        (loop,) = follower.statistics.loops()
+        before, running = sum(loop.times()), loop.running_seconds()
+        look(1.5)
+        assert sum(loop.times()) == before and loop.running_seconds() == running
+        child.send_signal(signal.SIGCONT)
+        look(1.0)
+        assert sum(loop.times()) < time.monotonic() - began + 1.0
+    finally:
+        child.kill()
+        child.communicate()

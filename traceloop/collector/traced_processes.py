@@ -62,7 +62,7 @@ def living_root(run_dir: str) -> int:
         with files.open_file(os.path.join(run_dir, files.RUN)) as file:
             described = json.loads(file.read(1 << 20))
         pid, began = int(described["pid"]), float(described["started_ns"]) / 1e9
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return 0
     if os.path.exists(os.path.join(run_dir, files.LEFT)) or not is_alive(pid):
         return 0

@@ -90,7 +90,7 @@ class RingFollower:
 
     def finish(self) -> list[Stretch]:
         """The writer has gone: what was under way at its end."""
-        decoded = self.decoder.finish()
+        decoded = self.decoder.finish(self.process.ended_at(self.reader.clock_offset_ns))
         out = [] if decoded.empty else self._take(decoded)
         self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
         return out
@@ -127,17 +127,22 @@ class ProcessFollower:
         self.statistics = statistics.attach(pid, sites, description)
         self.rings: dict[str, RingFollower] = {}
         self.problems: list[str] = []
+        #: When the process was seen to be alive for the last time, monotonic s; 0: not while this follows it.
+        self.seen_at = 0.0
         self._looked = 0.0
         self._refused: set[str] = set()
 
-    def add(self, name: str, source: object) -> None:
-        """A ring to follow, if it is not followed yet; one that cannot be read is told in ``problems`` once."""
+    def add(self, name: str, source: object, *, final: bool = False) -> None:
+        """A ring to follow, if it is not followed yet; one that cannot be read is told in ``problems`` once.
+
+        ``final``: the process writes no more, so that one that is not ready will not be.
+        """
         if name in self.rings or name in self._refused:
             return
         try:
             reader = RingReader(source)  # type: ignore[arg-type]
         except (RingError, OSError, ValueError) as error:
-            if not _may_become_ready(source):
+            if final or not _may_become_ready(source):
                 self._refused.add(name)
                 self.problems.append(str(error))
             return
@@ -185,6 +190,13 @@ class ProcessFollower:
         for ring in self.rings.values():
             ring.reader.close()
 
+    def ended_at(self, clock_offset_ns: int) -> float:
+        """Until when the process is known to have been there (monotonic s); 0 where nothing tells.
+
+        ``clock_offset_ns``: wall clock minus monotonic clock.
+        """
+        return self.seen_at
+
     def _take_last_words(self) -> None:
         """The process was killed or crashed: takes what it left beside its rings."""
 
@@ -211,9 +223,28 @@ class FolderFollower(ProcessFollower):
     def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
         """What was written since the last time, to rings that appeared meanwhile too."""
         for path in self.folder.rings():
-            self.add(os.path.basename(path), path)
+            self.add(os.path.basename(path), path, final=final)
         self.statistics.description = self.folder.description
         yield from super().portions(final=final)
+
+    def ended_at(self, clock_offset_ns: int) -> float:
+        """By the file that it wrote at its end; else by what was seen of it, by this reader or its collector; else by
+        the last turn of its watchdog.
+        """
+        ended = (self.folder.ended_ns - clock_offset_ns) / 1e9
+        if ended > 0.0:
+            return ended
+        if self.seen_at:
+            return self.seen_at
+        noted = (self.folder.noted_ns - clock_offset_ns) / 1e9
+        if noted > 0.0:
+            return noted
+        turns = [
+            max(ring.reader.word(layout.W_HEARTBEAT), ring.reader.word(layout.W_LOOKED))
+            for ring in self.rings.values()
+            if not ring.is_loop
+        ]
+        return max(turns, default=0.0)
 
     def take_usage(self) -> None:
         """What the collector has noted down of the kernel's account of the process; after its end."""
@@ -226,7 +257,7 @@ class FolderFollower(ProcessFollower):
         It said so in its rings, since it could make no file; or it went on as another program; or it was ended (by
         SIGTERM, say) when no loop of its ran, so that its record is whole.
         """
-        words = [ring.reader.words() for ring in self.rings.values() if ring.is_loop]
+        words = [words for ring in self.rings.values() if ring.is_loop and (words := ring.reader.words())]
         return (
             self.replaced()
             or any(each[layout.W_ENDED] == 1.0 for each in words)
@@ -338,7 +369,9 @@ class RunFollower:
             if follower is None:
                 follower = self.processes[folder.name] = FolderFollower(self.statistics, folder)
             # Asked before the read: only then is what was read all that there is.
+            now = time.monotonic()
             if self.directory.writing(folder):
+                follower.seen_at = now
                 more = True
                 while more:
                     more = False

@@ -18,6 +18,8 @@ from ..record.text import printable_data
 from .site_names import SiteLogReader
 
 _MAX_DESCRIPTION = 1 << 20
+# process.json is written when it says that it was: else the file's times are those of a copy.
+_SAME_TIME_NS = 10_000_000_000
 
 
 class ProcessFolder:
@@ -67,10 +69,30 @@ class ProcessFolder:
         return os.path.lexists(os.path.join(self.path, files.ENDED))
 
     @property
+    def ended_ns(self) -> int:
+        """When it said so (wall clock, ns); 0 where it did not, or the files have lost their times."""
+        return self._changed_ns(files.ENDED)
+
+    @property
+    def noted_ns(self) -> int:
+        """When its collector had read it to its end (wall clock, ns); 0 where none did, or it is not known when."""
+        return self._changed_ns(files.USAGE)
+
+    def _changed_ns(self, name: str) -> int:
+        """When a file of the folder was written. A copy may have files that are all as old as itself."""
+        began = self.description.get("realtime_ns")
+        try:
+            first = os.lstat(os.path.join(self.path, files.PROCESS)).st_mtime_ns
+            changed = os.lstat(os.path.join(self.path, name)).st_mtime_ns
+        except OSError:
+            return 0
+        return changed if isinstance(began, int) and abs(first - began) < _SAME_TIME_NS else 0
+
+    @property
     def most_resident_bytes(self) -> int:
         """The most memory that the process had, where its collector has noted it down; else 0."""
         try:
-            return max(0, int(files.read_file(os.path.join(self.path, files.USAGE), 32)))
+            return min(max(0, int(files.read_file(os.path.join(self.path, files.USAGE), 32))), 1 << 53)
         except (OSError, ValueError):
             return 0
 

@@ -108,6 +108,12 @@ def _answers(pid: int) -> bool:
     return True
 
 
+def is_stopped(pid: int) -> bool:
+    """Whether the process stands still by SIGSTOP, or by a debugger. False where it cannot be asked."""
+    stat = stat_of(pid)
+    return stat is not None and stat.state in "Tt"
+
+
 def process_usage(pid: int) -> ProcessUsage | None:
     """A process's usage now; None where there is no such process, or no /proc. About 50 us."""
     stat = stat_of(pid)

@@ -137,13 +137,19 @@ class LoopStream:
         self.loop = owner if owner is not None and batch.written_at >= owner.since else None
         return self.loop
 
-    def finish(self) -> Decoded:
-        """The writer has gone: ends the run whose end was not read (a crashed record's last)."""
+    def finish(self, end: float = 0.0) -> Decoded:
+        """The writer has gone: ends the run whose end was not read (a crashed record's last), or the poll.
+
+        ``end``: until when it is known to have been there (monotonic s); 0 where that is not known.
+        """
         decoded = Decoded(self.loop)
         self._end_run(decoded, self._written_at)
         if self._iteration_start >= 0.0 and self.state == _ACTIVE:
             self._end_iteration(decoded, self._written_at)
-            decoded.active_s += max(0.0, self._written_at - self.since)
+        if self.state == _ACTIVE:
+            self._enter(State.STOPPED, max(end, self._written_at), decoded)
+        elif self.state == State.IDLE:
+            self._enter(State.STOPPED, end, decoded)
         self.state = State.STOPPED
         return decoded
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -117,7 +116,7 @@ class LoopStalls:
         info = self.in_progress()
         if info is None:
             return
-        lasts = time.monotonic() - info.start
+        lasts = self._process.now() - info.start
         callbacks, process = self._loop.callbacks, self._process
         limit = self.index.limit(info.ring, info.start, info.start + lasts, info.callback, callbacks.threshold)
         if lasts >= limit:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import sub
 from typing import TYPE_CHECKING, Final
 
@@ -59,11 +59,14 @@ class LoopStatistics:
         labels: BoundedLabels,
         culprits: BoundedLabels,
         waits: Waits,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``slot``, ``waits``: of the process. ``labels``, ``culprits``: what its callbacks may have as labels."""
         self.label = label
         self.slot = slot
         self._context = context
+        # Up to when what is in progress has lasted: a process that is stopped does nothing.
+        self._clock = clock
         self._sites_of = sites_of
         self.callbacks = CallbackStatistics(sites_of(), labels, culprits, context.threshold_for)
         self.iteration_durations = Histogram()
@@ -192,13 +195,13 @@ class LoopStatistics:
         running = self.reader.word(layout.W_RUNNING)
         if not running > 0.0:
             return 0.0
-        return max(0.0, (time.monotonic() if now is None else now) - running)
+        return max(0.0, (self._clock() if now is None else now) - running)
 
     def times(self, now: float | None = None) -> tuple[float, float]:
         """Seconds active and idle, what is in progress counted up to ``now`` (monotonic). Neither ever falls."""
         active, idle = self.active_s, self.idle_s
         if self.reader is not None and self.decoder is not None:
-            now = time.monotonic() if now is None else now
+            now = self._clock() if now is None else now
             running = self.reader.word(layout.W_RUNNING)
             state, since = self.decoder.state, self.decoder.since
             if state == State.IDLE and now > since:

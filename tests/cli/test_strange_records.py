@@ -1,0 +1,60 @@
+"""`report` and `top` on folders that somebody else made: one line, no waiting, nothing read that is no file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.paths import ROOT
+from traceloop.cli import runs
+from traceloop.record import files
+
+
+def command(*words: str) -> subprocess.CompletedProcess[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    words = (sys.executable, "-m", "traceloop", *words)
+    return subprocess.run(words, env=environ, capture_output=True, text=True, timeout=120)
+
+
+def plant(path, name, what):
+    target = path / name
+    if what == "pipe":
+        os.mkfifo(target)
+    elif what == "device":
+        target.symlink_to("/dev/zero")
+    else:
+        target.mkdir()
+
+
+@pytest.mark.parametrize("what", ["pipe", "device", "folder"])
+@pytest.mark.parametrize("name", [files.RUN, files.PROCESS, files.SITES, files.PROCESS_RING, files.loop_ring(0)])
+def test_a_report_of_what_is_no_file(tmp_path, name, what):
+    process = tmp_path / "p-1-1"
+    process.mkdir()
+    plant(tmp_path if name == files.RUN else process, name, what)
+    done = command("report", str(tmp_path))
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    assert all(line.startswith("traceloop: ") for line in done.stderr.splitlines())
+    assert len(done.stderr.splitlines()) <= 2
+
+
+def test_top_looks_into_own_folders_only(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    own, linked, other = (tmp_path / f"traceloop-{os.getuid()}-{name}" for name in ("own", "linked", "other"))
+    for path in (own, other):
+        path.mkdir()
+        (path / files.RUN).write_text("{}")
+    linked.symlink_to(own)
+    planted = tmp_path / f"traceloop-{os.getuid()}-planted"
+    planted.mkdir()
+    os.mkfifo(planted / files.RUN)
+    (tmp_path / "traceloop-4242-x").mkdir()
+    found = [path for path in runs._run_directories() if path.startswith(str(tmp_path))]
+    assert sorted(found) == sorted(map(str, (own, other)))
+    if os.getuid() == 0:
+        os.chown(other, 12345, 12345)
+        found = [path for path in runs._run_directories() if path.startswith(str(tmp_path))]
+        assert found == [str(own)]
