@@ -20,11 +20,12 @@ _GROWTHS = 3
 _FILLERS = 3
 _INTERRUPTED = 5
 #: Tasks younger than this are none that live for long, s.
+_CROWD = 100
 _OLD_SECONDS = 10.0
 
 
 def tasks(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
-    """In full the coroutines by time in steps; and the oldest tasks alive."""
+    """In full the coroutines by time in steps; those whose tasks pile up or are lost; and the oldest tasks alive."""
     rows = [
         [
             label,
@@ -41,6 +42,8 @@ def tasks(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
         return []
     header = ["coroutines by time", "tasks", "steps", "running", "ready", "suspended", "longest"]
     lines = table(style, header, rows) if full else []
+    crowds = _crowds(loop, style, full)
+    lines += ["", *crowds] if lines and crowds else crowds
     now = time.monotonic()
     for task in loop.tasks.oldest(_OLDEST):
         age = now - task.since
@@ -49,6 +52,38 @@ def tasks(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
             text += f" and {counted(task.alive - 1, 'more task')} of it" if task.alive > 1 else ""
             lines.append(style.dim("    " + shorten(text, style.width - 4)))
     return lines
+
+
+def _crowds(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
+    """Coroutines of which many tasks were alive at once, or some were abandoned, and who made them.
+
+    `asyncio.run` cancels what is left when its coroutine ends: the number alive at once tells of tasks that pile up.
+    """
+    least = 2 if full else _CROWD
+    found = [
+        (site, totals)
+        for site, totals in loop.tasks.coroutines.items()
+        if totals.most_alive >= least or totals.abandoned
+    ]
+    found.sort(key=lambda each: -max(each[1].most_alive, each[1].abandoned))
+    rows = []
+    for site, totals in found[:_COROUTINES]:
+        makers = loop.tasks.creators_of(totals, 1)
+        others = len(totals.creators) - 1
+        maker = makers[0][0] + (f" and {counted(others, 'other')}" if others > 0 else "") if makers else "-"
+        rows.append(
+            [
+                loop.tasks.label(site),
+                maker,
+                count(totals.most_alive),
+                count(totals.count),
+                count(totals.results + totals.exceptions),
+                count(totals.cancelled),
+                count(totals.abandoned),
+            ]
+        )
+    header = ["tasks alive at once", "made by", "most", "made", "ended", "cancelled", "abandoned"]
+    return table(style, header, rows, names=2)
 
 
 def transports(loop: LoopStatistics) -> Iterator[str]:

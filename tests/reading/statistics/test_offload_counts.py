@@ -177,7 +177,7 @@ def test_calls_that_gave_up_before_they_were_started_have_waited() -> None:
         process = read_loop(loop).processes[0]
     found = process.executors.executors["pool"]
     assert (found.waiting, found.active, found.gave_up) == (0, 0, 20)
-    assert found.queue_durations.count == 21 and found.queue_durations.quantile(0.5) >= 0.19
+    assert found.queue_durations.count == 21 and found.queue_durations.quantile(0.5) >= 0.15
     assert found.run_durations.count == 1
     square = found.functions[f"{functions.__name__}.square"]
     assert (square.runs, square.gave_up) == (0, 20)

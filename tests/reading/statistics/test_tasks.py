@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import re
 import sys
 from typing import Any
 
@@ -193,3 +194,44 @@ def test_the_report_shows_them() -> None:
     (each,) = statistics.loops()
     lines = report_parts.tasks(each, Style(False, 100), full=True)
     assert any(f"{__name__}.child" in line and " 20 " in line and " 60 " in line for line in lines)
+
+
+def test_the_most_tasks_alive_at_once_though_asyncio_run_cancels_what_is_left() -> None:
+    async def brief() -> None:
+        await asyncio.sleep(0)
+
+    async def main() -> None:
+        for _ in range(50):  # one at a time, however many
+            await asyncio.create_task(brief())
+        for _ in range(3):
+            await asyncio.gather(*(asyncio.create_task(child(3)) for _ in range(7)))
+        for _ in range(120):
+            asyncio.create_task(waiting())  # noqa: RUF006
+        await asyncio.sleep(0.01)
+
+    loop = EventLoop()
+    try:
+        loop.run_until_complete(main())
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    finally:
+        loop.close()
+    (statistics,) = read_loop(loop).loops()
+    waited, some, one = (totals(statistics, name) for name in (".waiting", ".child", ".brief"))
+    assert (waited.most_alive, waited.alive, waited.cancelled) == (120, 0, 120)
+    assert (some.most_alive, some.count) == (7, 21) and (one.most_alive, one.count) == (1, 50)
+    text = " ".join("\n".join(report_parts.tasks(statistics, Style(False, 200), False)).split())
+    assert re.search(r"tasks alive at once made by most .*waiting \S+main 120 120 0 120 0", text), text
+
+
+def test_abandoned_tasks_are_printed_by_coroutine() -> None:
+    loop = EventLoop()
+    for _ in range(3):
+        loop.create_task(waiting())._log_destroy_pending = False  # type: ignore[attr-defined]
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+    (statistics,) = read_loop(loop).loops()
+    text = " ".join("\n".join(report_parts.tasks(statistics, Style(False, 200), False)).split())
+    assert re.search(r"waiting - 3 3 0 0 3", text), text

@@ -28,15 +28,19 @@ class CoroutineTotals:
 
     running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
     creators: tasks by the site of the handle run that made them; where none did, or it is not known, by none.
+    alive: tasks that are not done. most_alive: at once, ever; `asyncio.run` cancels what is left at its end, so that
+    it is this number that tells of a leak.
     """
 
     __slots__ = (
         "abandoned",
+        "alive",
         "cancelled",
         "count",
         "creators",
         "exceptions",
         "longest_step",
+        "most_alive",
         "ready",
         "results",
         "running",
@@ -46,6 +50,7 @@ class CoroutineTotals:
 
     def __init__(self) -> None:
         self.count = 0
+        self.alive = self.most_alive = 0
         self.steps = 0
         self.running = self.ready = self.suspended = self.longest_step = 0.0
         self.results = self.exceptions = self.cancelled = self.abandoned = 0
@@ -129,6 +134,8 @@ class TaskStatistics:
             self._loop_number = decoded.loop.number
             self._alive = {}
             self._done = {}
+            for totals in self.coroutines.values():
+                totals.alive = 0
         for task in decoded.tasks:
             newcomer = self._begin(task.ident, task.name, task.start)
             totals = newcomer.totals
@@ -138,12 +145,14 @@ class TaskStatistics:
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
         self._feed_steps(decoded)
+        self._find_peaks(decoded)
         self._done = {}
         forget = self._waits.forget
         for ident, outcome, _, _ in decoded.finished:
             forget(ident)
             alive = self._alive.pop(ident, None)
             if alive is not None:
+                alive.totals.alive -= 1
                 self._done[ident] = alive
             totals = alive.totals if alive is not None else self._totals(site_of(ident))
             if outcome == OUTCOME_RESULT:
@@ -154,8 +163,10 @@ class TaskStatistics:
                 totals.cancelled += 1
         for ident in decoded.abandoned:
             if ident >= SITE_LIMIT:
-                self._totals(site_of(ident)).abandoned += 1
-                self._alive.pop(ident, None)
+                totals = self._totals(site_of(ident))
+                totals.abandoned += 1
+                if self._alive.pop(ident, None) is not None:
+                    totals.alive -= 1
                 forget(ident)
 
     def knows(self, ident: float) -> bool:
@@ -168,9 +179,38 @@ class TaskStatistics:
 
     def _begin(self, ident: float, name: str, since: float) -> _Alive:
         if len(self._alive) >= _MAX_ALIVE:
-            del self._alive[next(iter(self._alive))]
+            self._alive.pop(next(iter(self._alive))).totals.alive -= 1
+        known = self._alive.get(ident)
         alive = self._alive[ident] = _Alive(name, since, self._totals(site_of(ident)))
+        if known is None:
+            alive.totals.alive += 1
         return alive
+
+    def _find_peaks(self, decoded: Decoded) -> None:
+        """Of each coroutine, how many tasks were alive at once in this stretch, whose ends are not taken off yet."""
+        higher = {totals for totals in self.coroutines.values() if totals.alive > totals.most_alive}
+        if not higher:
+            return
+        # Backwards through the ends and the beginnings: from all that there were to those that were there before.
+        moments: dict[CoroutineTotals, list[tuple[float, int]]] = {totals: [] for totals in higher}
+        for ident, _, end, _ in decoded.finished:
+            alive = self._alive.get(ident)
+            if alive is not None and alive.totals in higher:
+                moments[alive.totals].append((end, -1))
+        for totals, ends in moments.items():
+            if not ends:
+                totals.most_alive = totals.alive
+        begun = [alive for alive in map(self._alive.get, (task.ident for task in decoded.tasks)) if alive is not None]
+        for alive in begun:
+            if moments.get(alive.totals):
+                moments[alive.totals].append((alive.since, 1))
+        for totals, events in moments.items():
+            if events:
+                events.sort()
+                now = totals.alive - sum(change for _, change in events if change > 0)
+                for _, change in events:
+                    now += change
+                    totals.most_alive = max(totals.most_alive, now)
 
     def _feed_steps(self, decoded: Decoded) -> None:
         known = self._alive.get
