@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.parts import loop_stalls_of
 from traceloop.reading.statistics.callbacks import CallbackTotals
 from traceloop.reading.statistics.histograms import Histogram
@@ -66,18 +67,23 @@ class LiveView:
             gains = {key: _gained(seen, before.get(key, _NOTHING)) for key, seen in self._seen.items()}
             loops = [loop for loop in self._statistics.loops() if loop.is_open]
             # What is wrong now, then the loops, then what they spend their time on, in what is left of the screen.
-            room = max(rows - 3, 6) if rows else 1000
+            room = max(rows - 4, 6) if rows else 1000
             frames = _FRAMES if room > 30 else 3
             blocked = [line for loop in loops for line in self._blocked(loop, style, frames)][: room // 2]
             room -= len(blocked)
             shown = list(self._loops(loops, gains, passed, style, min(TOP_LOOPS, max(room // 2 - 1, 2))))
             room -= len(shown)
-            out = [self._headline(loops, style, title), "", *shown]
+            out = [self._headline(loops, style, title), *self._worst(style), "", *shown]
             out += list(self._callbacks(loops, gains, passed, style, min(TOP, room - 2))) + blocked
         return [clip(line, style.width) for line in out][: rows or None]
 
     def _take(self) -> None:
         self._seen = {_key(loop): _look(loop) for loop in self._statistics.loops()}
+
+    def _worst(self, style: Style) -> list[str]:
+        """The worst finding since the beginning, in one line; nothing where there is none."""
+        judged = verdict(self._statistics)
+        return [style.warn(clip(f"worst so far: {clean(judged.line)}", style.width))] if judged.troubles else []
 
     def _headline(self, loops: list[LoopStatistics], style: Style, title: str) -> str:
         processes = [process for process in self._statistics.processes.values() if process.attached]

@@ -9,6 +9,7 @@ import pytest
 from traceloop.reading.decoding.decoded import Collection, Decoded, Event, Executor, NewTask
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import throttling
+from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.tasks import growth
 from traceloop.reading.findings.trends import trends_of
@@ -404,3 +405,13 @@ def test_the_worst_comes_first_and_notes_last():
     slow.runs, slow.seconds, slow.longest_s, slow.blocked_s = 3, 2.0, 1.0, 30.0
     assert [kind for kind, _ in made.kinds()] == ["blocking-call", "timer-leak", "executor-full", "debug-mode"]
     assert verdict(made.statistics).line.endswith("; and 2 more findings")
+
+
+def test_a_rule_that_fails_costs_only_itself(monkeypatch):
+    def broken(scope):
+        raise KeyError("x")
+
+    made = Made()
+    made.process.description = {"debug": True}
+    monkeypatch.setattr(module, "RULES", (broken, *module.RULES))
+    assert made.kinds() == [("data-dropped", "rule"), ("debug-mode", "")]

@@ -6,6 +6,8 @@ import sys
 import pytest
 
 from tests.helpers.observed import observe
+from traceloop.recording.watchdog import stall_notices
+from traceloop.recording.watchdog.stall_notices import StallNotices
 
 # Stacks and causes are told by clocks: on a busy machine something else is to blame.
 pytestmark = pytest.mark.timing
@@ -55,3 +57,32 @@ def test_a_loop_without_a_run_says_nothing():
 def test_a_loop_in_a_run_that_the_program_begins_says_its_stalls():
     done = run_program(LIBRARY + "alone(); traceloop.start(collector='thread', metrics=False, spans='off'); alone()")
     assert done.stderr.count("stall: time.sleep") + done.stderr.count("stall: __main__.main") == 1
+
+
+def test_a_kind_is_said_once_and_then_counted(monkeypatch):
+    clock = [1000.0]
+    monkeypatch.setattr(stall_notices, "monotonic", lambda: clock[0])
+    monkeypatch.setattr(stall_notices, "in_run", lambda: True)
+    notices = StallNotices()
+
+    def stalls(culprit):
+        return notices.started("app.handle", culprit, "app.py:3", 0.1, 2, "MainThread")
+
+    assert stalls("app.load") and stalls("app.parse")
+    for _ in range(300):
+        clock[0] += 0.09
+        assert not stalls("app.load")
+    clock[0] += 5.0
+    assert stalls("app.load") and not stalls("app.load")
+    assert len(notices._lines) == 3
+    assert notices._lines[0].endswith(": 0.10 s so far, 2 callbacks waiting")
+    assert notices._lines[2].endswith(", 301 times in the last 32 s")
+    assert "not logged" not in notices._lines[2]
+
+
+def test_many_kinds_are_bounded_too(monkeypatch):
+    monkeypatch.setattr(stall_notices, "monotonic", lambda: 1000.0)
+    monkeypatch.setattr(stall_notices, "in_run", lambda: True)
+    notices = StallNotices()
+    said = [notices.started("app.handle", f"app.f{n}", "", 0.1, 0, "MainThread") for n in range(1000)]
+    assert sum(said) == stall_notices.MAX_STALLS_A_MINUTE

@@ -81,7 +81,10 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
     for _, each in sorted(statistics.processes.items()):
         scope = Scope(each, now)
         for rule in RULES:
-            found += rule(scope)
+            try:
+                found += rule(scope)
+            except Exception as error:  # a damaged record: the report goes without this rule, and says so
+                found.append(_rule_failed(each.slot, rule, error))
     found += _spans_dropped(statistics)
     # What waited for its poll, the GIL or a processor explains late polls.
     explained = {each.process for each in found if each.kind in ("gil-contention", "processor-starved")}
@@ -89,6 +92,22 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
     found = [each for each in found if each.kind != "poll-late" or each.process not in explained]
     found.sort(key=lambda each: (each.severity == NOTE, -each.cost_s, SEVERITIES.index(each.severity)))
     return Verdict(tuple(found), _basis(statistics, now))
+
+
+def _rule_failed(slot: int, rule: Rule, error: Exception) -> Finding:
+    return Finding(
+        "data-dropped",
+        "rule",
+        NOTE,
+        f"The rule {rule.__module__.rpartition('.')[2]}.{rule.__name__} could not be applied",
+        f"{type(error).__name__}: {error}"[:200],
+        0.0,
+        slot,
+        "",
+        None,
+        (),
+        "The record is damaged, or this is a fault of traceloop's.",
+    )
 
 
 def _basis(statistics: Statistics, now: float) -> str:

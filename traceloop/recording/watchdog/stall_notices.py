@@ -19,11 +19,15 @@ from ...settings import ROOT_PID, in_run
 _logger = logging.getLogger("traceloop")
 
 MAX_STALLS_A_MINUTE = 12
+#: The same callback and culprit are said again after so many s, with how often it happened meanwhile.
+REPEAT_SECONDS = 30.0
+_MAX_KINDS = 200
 _MAX_LINE = 2000
 
 
 class StallNotices:
-    """Says at most ``MAX_STALLS_A_MINUTE`` stalls, and how many it left out.
+    """Says the first stall of each kind (callback and culprit), then one every ``REPEAT_SECONDS`` with how many there
+    were meanwhile; at most ``MAX_STALLS_A_MINUTE`` in all, and how many were left out.
 
     Nothing where there is no run: a program that takes the loop alone has not asked for it.
     """
@@ -32,17 +36,30 @@ class StallNotices:
         self._lines: list[str] = []
         self._said: deque[float] = deque(maxlen=MAX_STALLS_A_MINUTE)
         self._left_out = 0
+        # When a kind was said, and how many of it were not, since.
+        self._kinds: dict[tuple[str, str], list[float]] = {}
 
     def started(self, callback: str, culprit: str, line: str, seconds: float, ready: int, thread: str) -> bool:
         """A stall was seen. Returns whether it is said, so that its end is too."""
         if not in_run():
             return False
         now = monotonic()
+        kind = self._kinds.get((callback, culprit))
+        if kind is not None and now - kind[0] < REPEAT_SECONDS:
+            kind[1] += 1
+            return False
         if len(self._said) == MAX_STALLS_A_MINUTE and now - self._said[0] < 60:
             self._left_out += 1
             return False
         self._said.append(now)
-        more = f" ({self._left_out} more stalls were not logged)" if self._left_out else ""
+        more = ""
+        if kind is not None and kind[1]:
+            more = f", {kind[1] + 1:.0f} times in the last {now - kind[0]:.0f} s"
+        if len(self._kinds) >= _MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[callback, culprit] = [now, 0]
+        if self._left_out:
+            more += f" ({self._left_out} more stalls were not logged)"
         self._left_out = 0
         waiting = f"{ready} callback{'' if ready == 1 else 's'} waiting"
         within = f" within {callback}" if culprit and culprit != callback else ""
