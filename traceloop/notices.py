@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import select
+import stat
 import sys
 
 from .record import files
@@ -123,11 +124,25 @@ def say_once(run_dir: str | None, topic: str, line: str) -> None:
         except FileExistsError:
             return
         except OSError:
-            pass  # the folder is not ours to write: better said twice than never
+            # No inode is left for a marker, or the folder is not ours to write: better said twice than never.
+            if _was_marked(run_dir):
+                return
     elif topic in _said:
         return
     _said.add(topic)
     say(line)
+
+
+def _was_marked(run_dir: str) -> bool:
+    """Whether a process of the run has been here before: the folder's sticky bit, which means nothing else, says so."""
+    try:
+        mode = stat.S_IMODE(os.stat(run_dir).st_mode)
+        if mode & stat.S_ISVTX:
+            return True
+        os.chmod(run_dir, mode | stat.S_ISVTX)
+    except OSError:
+        pass
+    return False
 
 
 _said: set[str] = set()

@@ -192,3 +192,40 @@ def test_two_hundred_small_loops_take_a_hundred_kilobytes_each(traced, tmp_path)
     loops, _, mib, _ = done.stdout.split()
     assert int(loops) == 200
     assert int(mib) <= 20
+
+
+# -- no inode left
+
+NO_INODES = """
+import asyncio, os, sys
+
+held = []
+try:
+    while True:
+        held.append(os.open(f"/dev/shm/own-{len(held)}", os.O_CREAT | os.O_RDWR))
+except OSError:
+    pass
+pids = []
+for _ in range(4):
+    pid = os.fork()
+    if pid == 0:
+        asyncio.run(asyncio.sleep(0.01))
+        os._exit(0)
+    pids.append(pid)
+print([os.waitpid(pid, 0)[1] for pid in pids])
+for number in range(len(held)):
+    os.unlink(f"/dev/shm/own-{number}")
+"""
+
+
+@needs_mount
+def test_where_no_inode_is_left_the_workers_run_on_and_one_line_says_so(traced, tmp_path):
+    program = tmp_path / "inodes.py"
+    program.write_text(textwrap.dedent(NO_INODES))
+    mount = "mount -t tmpfs -o size=64m,nr_inodes=60 tmpfs /dev/shm && exec \"$@\""
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount, "sh", *traced.command, str(program)],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )
+    assert done.stdout == "[0, 0, 0, 0]\n" and done.returncode == 0, done.stderr
+    assert done.stderr.count("No space left on device") == 1, done.stderr
