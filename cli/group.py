@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from typing import Any
 
 import click
 
+from traceloop.parsing import did_you_mean
 from traceloop.version import __version__
 
 #: Command name: (module, attribute, what `traceloop --help` says about it).
 COMMANDS = {
     "run": ("run_help", "command", "Run a program on the traced event loop."),
     "top": ("top", "command", "Watch the loops of a running program."),
+    "ps": ("ps", "command", "List the programs that are traced now, with their processes."),
     "tasks": ("tasks", "command", "Show the tasks of a program: where each waits, and for what."),
     "report": ("report", "command", "Print the report of a kept record."),
     "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
@@ -34,6 +37,15 @@ class LazyGroup(click.Group):
         module, attribute, _ = COMMANDS[cmd_name]
         found: click.Command = getattr(importlib.import_module(f".{module}", __package__), attribute)
         return found
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            hint = did_you_mean(args[0], self.list_commands(ctx))
+            if not hint and (os.path.exists(args[0]) or args[0].endswith(".py")):
+                hint = f"; did you mean traceloop run {args[0]}?"
+            raise click.UsageError(f"no such command: {args[0]}{hint}", ctx) from None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
@@ -58,7 +70,7 @@ def _exists(module: str) -> bool:
     return importlib.util.find_spec(f".{module}", __package__) is not None
 
 
-@click.group(cls=LazyGroup)
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, message="traceloop %(version)s")
 def command() -> None:
     """An asyncio event loop that records everything it does, under any Python program.

@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from traceloop.record import files
-from traceloop.record.text import printable
+from traceloop.record.text import printable, printable_data
 from traceloop.settings import Settings
 
 
@@ -33,14 +33,28 @@ def has_processes(path: str) -> bool:
         return False
 
 
-def _described(folder: str) -> Any:
-    return json.loads(files.read_file(os.path.join(folder, files.RUN), 1 << 20))
+def described(folder: str) -> dict[str, Any]:
+    """What run.json says of the run; empty where it cannot be read."""
+    return _object(os.path.join(folder, files.RUN))
+
+
+def collector_of(folder: str) -> dict[str, Any]:
+    """What the collector says of itself: pid, start, address; empty where there is none, or not yet."""
+    return _object(os.path.join(folder, files.COLLECTOR))
+
+
+def _object(path: str) -> dict[str, Any]:
+    try:
+        data = json.loads(files.read_file(path, 1 << 20))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return printable_data(data) if isinstance(data, dict) else {}
 
 
 def settings_of(folder: str) -> Settings:
     """The settings that the run was started with; defaults for what cannot be read."""
     try:
-        chosen = _described(folder)["settings"]
+        chosen = described(folder)["settings"]
         return Settings().with_choices(chosen, on_error=lambda line: None)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return Settings()
@@ -69,13 +83,12 @@ def choose_run(which: str | None) -> str:
         if not lives(folder):
             raise click.ClickException(f"the run in {which} has ended; `traceloop report {which}` tells what it did")
         return folder
-    runs = [folder for folder in _run_directories() if lives(folder)]
+    runs = living_runs()
     if which is not None:
         runs = [folder for folder in runs if int(which) in _pids(folder)]
     if not runs:
         missing = "no program runs under `traceloop run`" if which is None else f"process {which} is not traced"
         raise click.ClickException(f"{missing}, or its record is not readable by this user")
-    runs.sort(key=lambda folder: os.stat(folder).st_mtime)
     if which is None and len(runs) > 1:
         others = ", ".join(str(pid) for folder in runs[:-1] for pid in sorted(_pids(folder))[:1])
         click.echo(f"traceloop: {len(runs)} programs are traced; name one of the others by its PID: {others}", err=True)
@@ -111,6 +124,27 @@ def _run_directories() -> Iterator[str]:
                 yield entry.path
 
 
+def living_runs() -> list[str]:
+    """The run directories of this user's runs that go on, the one that was changed last at the end."""
+    found: list[tuple[float, str]] = []
+    for folder in _run_directories():
+        try:
+            changed = os.stat(folder).st_mtime
+        except OSError:
+            continue  # it has just ended
+        if lives(folder):
+            found.append((changed, folder))
+    return [folder for _, folder in sorted(found)]
+
+
+def living_processes(folder: str) -> list[Any]:
+    """The processes of a run (`ProcessFolder`) that may still write their record, in the order of their start."""
+    from traceloop.reading.process_folders import RunDirectory
+
+    directory = RunDirectory(folder)
+    return [process for process in directory.processes() if directory.writing(process)]
+
+
 def _pids(folder: str) -> set[int]:
     from traceloop.collector.traced_processes import living_root
     from traceloop.reading.process_folders import RunDirectory
@@ -133,6 +167,6 @@ def lives(folder: str) -> bool:
 def command_of(folder: str) -> str:
     """What was run, as a shell takes it."""
     try:
-        return printable(shlex.join(map(str, _described(folder)["command"])))
+        return printable(shlex.join(map(str, described(folder)["command"])))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return folder

@@ -144,3 +144,23 @@ def test_a_metrics_port_that_was_asked_for_and_is_taken(tmp_path: Path) -> None:
         settings = Settings(run_dir=str(tmp_path), metrics_port=port, metrics_port_required=True)
         with pytest.raises(CollectorError, match=f"{port}.*taken"):
             start_before_exec(settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["reprot"], "no such command: reprot; did you mean report?"),
+        (["app.py"], "no such command: app.py; did you mean traceloop run app.py?"),
+        (["xyz"], "no such command: xyz; see traceloop --help"),
+    ],
+)
+def test_a_misspelt_command(words: list[str], expected: str, tmp_path: Path) -> None:
+    result = traceloop(*words, folder=tmp_path)
+    assert_refused(result, expected)
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["top"], ["ps"], ["report"], ["tasks"], ["dashboards"], ["demo"]])
+def test_every_command_has_a_short_option_for_its_help(words: list[str], tmp_path: Path) -> None:
+    short, long = (traceloop(*words, option, folder=tmp_path) for option in ("-h", "--help"))
+    assert (short.returncode, short.stderr) == (0, "")
+    assert short.stdout == long.stdout and "Usage:" in short.stdout

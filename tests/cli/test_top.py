@@ -264,3 +264,11 @@ def test_importing_it_is_cheap(traced):
     code = "import sys, traceloop.cli.top; print('opentelemetry' in sys.modules, 'prometheus_client' in sys.modules)"
     done = subprocess.run([traced.python, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.stdout.split() == ["False", "False"], sys.version
+
+
+def test_ps_lists_runs_and_processes(traced, program):
+    done = subprocess.run([traced.command[0], "ps"], capture_output=True, text=True, check=True, timeout=60)
+    head, *rows = done.stdout.splitlines()
+    assert head.split() == ["PID", "STARTED", "PROGRAM", "METRICS"]
+    (row,) = [row.split() for row in rows if row.split()[0] == str(program.pid)]
+    assert row[2:] == ["busy.py", "-"] and re.fullmatch(r"\d\d:\d\d:\d\d", row[1])
