@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import os
 import statistics
 import sys
@@ -19,6 +20,7 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
+from traceloop.core.choose import core
 from traceloop.loop.event_loop import EventLoop, PythonEventLoop
 from workloads import scheduling_workloads as workloads
 
@@ -47,14 +49,21 @@ def main() -> None:
     parser.add_argument("workloads", nargs="*")
     parser.add_argument("--turns", type=int, default=200)
     options = parser.parse_args()
-    loops = {
+    loops: dict[str, asyncio.AbstractEventLoop] = {
         "standard": asyncio.SelectorEventLoop(),
-        "recorded": EventLoop(),
-        "python": PythonEventLoop(),
+        core().name: EventLoop(),
     }
-    print(f"Python {sys.version.split()[0]}, {options.turns} turns\n")
-    print("| workload | standard | recorded | recorded, Python |")
-    print("|---|---|---|---|")
+    if core().name != "python":
+        loops["python"] = PythonEventLoop()
+    for name in ("uvloop", "rloop"):  # they record nothing
+        try:
+            loops[name] = importlib.import_module(name).new_event_loop()
+        except ImportError:
+            pass
+    others = [name for name in loops if name != "standard"]
+    print(f"Python {sys.version.split()[0]}, {options.turns} turns; c, python: this loop's cores, recording\n")
+    print("| workload | standard | " + " | ".join(others) + " |")
+    print("|---|" + "---|" * len(loops))
     for workload, operations in TURNS.items():
         if options.workloads and workload.__name__ not in options.workloads:
             continue
@@ -69,7 +78,7 @@ def main() -> None:
             for name, loop in loops.items():
                 taken[name].append(loop.run_until_complete(turn()))
         base = lowest(taken["standard"])
-        cells = " | ".join(f"{lowest(taken[name]) / base:.2f}" for name in ("recorded", "python"))
+        cells = " | ".join(f"{lowest(taken[name]) / base:.2f}" for name in others)
         print(f"| {workload.__name__} | {base * 1e6:.2f} us | {cells} |", flush=True)
     for loop in loops.values():
         loop.close()

@@ -1,6 +1,6 @@
 """Runs CPython's own tests of asyncio on the standard loop and on ours, and compares test by test.
 
-    python tests/conformance/run_cpython.py [--python PYTHON] [--jobs 2] [MODULE or MODULE.Class.test ...]
+    python tests/conformance/run_cpython.py [--python PYTHON] [--core c|python] [--jobs 2] [MODULE.Class.test ...]
 
 Every module of ``test.test_asyncio`` runs in a process of its own, first on the standard loop (the baseline),
 then with ours in the place of it (see child.py). What passes on the standard loop has to pass on ours, or to
@@ -27,6 +27,8 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 OURS = "traceloop.loop.event_loop:EventLoop"
+# Which core runs our loop, c or python; "" for the default.
+CORE = ""
 PASSED = ("ok", "expected failure")
 
 LONG = {"test_ssl", "test_events", "test_subprocess", "test_tasks", "test_base_events"}
@@ -48,6 +50,8 @@ print("%d.%d" % sys.version_info[:2], *sorted(n[:-3] for n in os.listdir(folder)
 
 def environment() -> dict[str, str]:
     env = dict(os.environ, PYTHONPATH=str(ROOT))
+    if CORE:
+        env["OTEL_PYTHON_TRACELOOP_CORE"] = CORE
     # The tests look at debug mode and at warnings themselves.
     for name in ("PYTHONASYNCIODEBUG", "PYTHONWARNINGS", "PYTHONDEVMODE"):
         env.pop(name, None)
@@ -170,7 +174,10 @@ def main() -> int:
     parser.add_argument("--timeout", type=float, default=900, help="seconds a module may take (%(default)s)")
     parser.add_argument("--cache", help="folder to keep the standard loop's results in")
     parser.add_argument("--details", action="store_true", help="print the traceback of each failure")
+    parser.add_argument("--core", choices=("c", "python"), default="", help="which core runs our loop")
     args = parser.parse_args()
+    global CORE
+    CORE = args.core
     if os.sep in args.python:
         # Each module runs in a folder of its own. Links stay: behind that of a virtual environment is another one.
         args.python = os.path.abspath(args.python)

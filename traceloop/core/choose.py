@@ -32,16 +32,16 @@ class Core(NamedTuple):
 
 @functools.cache
 def core() -> Core:
-    """Chosen once a process."""
+    """Chosen once a process: C where it was built and can be used, unless the variable says otherwise."""
     wanted = os.environ.get(VARIABLE, "").strip().lower()
     if wanted not in ("", "c", "python"):
         return Core("python", None, f"{VARIABLE} must be c or python, not {wanted[:40]!r}; the Python core runs")
-    if wanted != "c":
+    if wanted == "python":
         return Core("python", None, "")
     native, reason = load_native()
-    if native is None:
-        return Core("python", None, f"{VARIABLE}=c, but {reason}; the Python core runs")
-    return Core("c", native, "")
+    if native is not None:
+        return Core("c", native, "")
+    return Core("python", None, f"{VARIABLE}=c, but {reason}; the Python core runs" if wanted else "")
 
 
 def load_native() -> tuple[ModuleType | None, str]:

@@ -1,0 +1,80 @@
+"""Which core runs, and that the C one agrees with what Python says of the record."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.cores import NATIVE
+from traceloop.record import layout
+
+ROOT = Path(__file__).resolve().parents[2]
+NATIVE_FOLDER = ROOT / "traceloop" / "core" / "native"
+RUN = """
+import asyncio, traceloop
+from traceloop.core.choose import core
+
+traceloop.run(asyncio.sleep(0))
+print(core().name)
+"""
+
+
+def run(value: str | None) -> tuple[str, str]:
+    env = {name: text for name, text in os.environ.items() if name != "OTEL_PYTHON_TRACELOOP_CORE"}
+    if value is not None:
+        env["OTEL_PYTHON_TRACELOOP_CORE"] = value
+    done = subprocess.run([sys.executable, "-c", RUN], env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout, done.stderr
+
+
+def test_the_variable_chooses():
+    built = "c\n" if NATIVE is not None else "python\n"
+    assert run(None) == (built, "")
+    assert run("") == (built, "")
+    assert run("python") == ("python\n", "")
+    out, err = run("C ")
+    assert out == built
+    if NATIVE is not None:
+        assert err == ""
+    else:
+        assert err.startswith("traceloop: OTEL_PYTHON_TRACELOOP_CORE=c, but ") and err.count("\n") == 1
+
+
+def test_an_unknown_core_is_one_line():
+    out, err = run("rust\x1b[31m")
+    assert out == "python\n"
+    assert err.startswith("traceloop: OTEL_PYTHON_TRACELOOP_CORE must be c or python, not 'rust")
+    assert err.count("\n") == 1 and "\x1b" not in err
+
+
+def test_the_version_tells_which(tmp_path):
+    env = {**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": "python"}
+    command = [sys.executable, "-m", "traceloop", "--version"]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"traceloop \S+ \(Python core\)\n", done.stdout) and done.stderr == ""
+
+
+@pytest.mark.parametrize("name", ["R_POLL", "R_ACTIVE", "R_SPIN", "R_TIMER", "R_DUE", "R_WRITER", "R_SKIP", "R_FOUND"])
+def test_the_header_has_the_layouts_numbers(name):
+    header = (NATIVE_FOLDER / "core.h").read_text()
+    (value,) = re.findall(rf"#define {name} \((.*)\)", header)
+    assert float(value) == getattr(layout, name)
+
+
+def test_the_header_has_the_layouts_sums():
+    header = (NATIVE_FOLDER / "core.h").read_text()
+    assert f"#define W_RUNNING {layout.W_RUNNING}\n" in header
+    assert f"#define SITE_LIMIT {float(layout.SITE_LIMIT)}\n" in header
+    assert f"#define OUTCOME {layout.OUTCOME}\n" in header
+    assert f"#define OUTCOME_RESULT ({float(layout.OUTCOME_RESULT)} * OUTCOME)\n" in header
+    assert f"#define FIRST ({float(layout.FIRST_STEP)} * OUTCOME)\n" in header
+
+
+def test_its_files_are_short():
+    for path in NATIVE_FOLDER.iterdir():
+        assert len(path.read_text().splitlines()) < 600, path.name
