@@ -42,7 +42,7 @@ class LazyGroup(click.Group):
         try:
             return super().resolve_command(ctx, args)
         except click.UsageError:
-            hint = did_you_mean(args[0], self.list_commands(ctx))
+            hint = did_you_mean(args[0], self.list_commands(ctx), nearness=0.6)
             if not hint and (os.path.exists(args[0]) or args[0].endswith(".py")):
                 hint = f"; did you mean traceloop run {args[0]}?"
             raise click.UsageError(f"no such command: {args[0]}{hint}", ctx) from None
@@ -59,8 +59,11 @@ class LazyGroup(click.Group):
             raise SystemExit(2) from None
         except click.ClickException as error:
             context = getattr(error, "ctx", None)
-            hint = f"; see {context.command_path} --help" if context is not None else ""
-            click.echo(f"traceloop: {error.format_message().rstrip('.')}{hint}", err=True)
+            text = error.format_message().rstrip(".")
+            hint = f"see {context.command_path} --help" if context is not None else ""
+            between = " (" if text.endswith("?") else "; "
+            hint = f"{between}{hint}{')' if text.endswith('?') else ''}" if hint else ""
+            click.echo(f"traceloop: {text}{hint}", err=True)
             raise SystemExit(error.exit_code) from None
         except click.Abort:
             raise SystemExit(130) from None

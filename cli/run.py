@@ -63,6 +63,8 @@ def main(words: Sequence[str]) -> int:
         for line in misspelt(os.environ):
             say(line)
         settings, program_words = options.parse(words, base)
+        if settings.report and settings.collector == "none":
+            raise options.UsageError("--report: with --collector none nobody reads the record; see traceloop report")
         if not program_words:
             raise options.UsageError("what is to be run? For example: traceloop run app.py; see traceloop run --help")
         program = programs.resolve(program_words, os.environ, _own_options())

@@ -148,9 +148,9 @@ def parse_flag(text: str) -> bool:
     raise SettingsError(f"expected true or false, got {text!r}")
 
 
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "", nearness: float = 0.75) -> str:
     """`; did you mean X?`, or nothing where no known name is near; `prefix` stands before all of them."""
     from difflib import get_close_matches  # not above: it brings in the regular expressions
 
-    near = get_close_matches(name, list(known), 1, 0.75)
+    near = get_close_matches(name, list(known), 1, nearness)
     return f"; did you mean {prefix}{near[0]}?" if near else ""

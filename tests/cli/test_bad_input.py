@@ -164,3 +164,24 @@ def test_every_command_has_a_short_option_for_its_help(words: list[str], tmp_pat
     short, long = (traceloop(*words, option, folder=tmp_path) for option in ("-h", "--help"))
     assert (short.returncode, short.stderr) == (0, "")
     assert short.stdout == long.stdout and "Usage:" in short.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["rnu", "app.py"], "no such command: rnu; did you mean run?"),
+        (["tpo"], "did you mean top?"),
+        (["nothing-like-it"], "no such command: nothing-like-it; see traceloop --help"),
+        (["--verison"], "--version"),
+        (["top", "--onec"], "--once"),
+        (["dashboards", "exprot"], "export"),
+        (["report"], "RECORD"),
+        (["run", "--report", "--collector", "none", "-c", "1"], "with --collector none nobody reads the record"),
+    ],
+)
+def test_what_is_misspelt_is_refused_in_one_line_with_what_was_meant(words: list[str], expected: str) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from traceloop.cli.main import main; main()"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    (line,) = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert line.startswith("traceloop: ") and expected in line

@@ -139,12 +139,37 @@ def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Trac
         command.unlink()
 
 
-def test_a_program_without_a_loop_is_told_so(traced: Traced, tmp_path: Path) -> None:
-    result = run(traced, tmp_path, "print('ran')", "--no-metrics")
-    assert (result.stdout, notices(result)) == (
-        "ran\n",
-        ["traceloop: nothing was recorded: the program never imported asyncio"],
-    )
+@pytest.mark.parametrize(
+    ("text", "options", "said"),
+    [
+        ("print('ran')", [], "nothing was recorded: the program never imported asyncio"),
+        ("print('ran')", ["--collector", "thread"], "nothing was recorded: the program never imported asyncio"),
+        (
+            "import asyncio; print('ran')",
+            [],
+            "nothing was recorded: the program imported asyncio and ran no event loop",
+        ),
+        (
+            "import trio; trio.run(trio.sleep, 0.01); print('ran')",
+            [],
+            "nothing was recorded: traceloop traces asyncio, and the program has used trio only",
+        ),
+        (
+            "import asyncio\nfrom asyncio import selector_events\n"
+            "loop = selector_events.BaseSelectorEventLoop(); loop.run_until_complete(asyncio.sleep(0)); print('ran')",
+            [],
+            "nothing was recorded: every event loop of the program ran untraced",
+        ),
+    ],
+)
+def test_a_program_without_a_loop_is_told_why(
+    traced: Traced, tmp_path: Path, text: str, options: list[str], said: str
+) -> None:
+    if "trio" in text:
+        pytest.importorskip("trio")
+    result = run(traced, tmp_path, text, "--no-metrics", *options)
+    assert result.stdout == "ran\n", result.stderr
+    assert notices(result)[-1] == f"traceloop: {said}", result.stderr
 
 
 def test_loops_of_children_alone_are_summed_up(traced: Traced, tmp_path: Path) -> None:

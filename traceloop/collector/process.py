@@ -13,6 +13,7 @@ from traceloop.record import files
 from traceloop.record.proc import process_start_ticks
 from traceloop.settings import Settings
 
+from ..exporters.span_pipeline_absent import may_export_spans
 from . import expired_records
 from .collector import Collector
 from .files import keep_traceback, say, write_file
@@ -38,6 +39,8 @@ def run_process(
             signal.signal(number, lambda *_: collector.end_soon())
         signal.signal(STOP_SIGNAL, lambda *_: collector.stop())
         _raise_limit()
+        if may_export_spans(settings, os.environ):
+            _say_what_libraries_log()
         listener = socket.socket(fileno=os.dup(listen_descriptor)) if listen_descriptor >= 0 else None
         _run_until_finished(collector, listener, url, ended_before)
     except BaseException as error:
@@ -64,6 +67,18 @@ def _run_until_finished(
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
     collector.run()
+
+
+def _say_what_libraries_log() -> None:
+    """Exporters log what goes wrong, and gRPC writes to stderr itself: all that stands there begins as our lines do."""
+    import logging  # where no spans are sent, nothing needs it
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"{record.name}: {record.getMessage()}")
+
+    logging.lastResort = Said(logging.WARNING)
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 
 def _raise_limit() -> None:

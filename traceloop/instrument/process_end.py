@@ -139,6 +139,8 @@ def _flush_and_wait() -> None:
         if _recording is not None:
             _recording.flush()
         finish_thread(_settings)
+    elif _settings is not None and _settings.collector == "thread" and os.getpid() == _root_pid:
+        notices.say(_why_nothing_was_recorded())
     if _recording is not None:
         _recording.close()
     if _settings is not None and _settings.run_dir is not None:
