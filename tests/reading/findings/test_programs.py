@@ -10,11 +10,12 @@ import pytest
 from tests.helpers.observed import observe, program
 from traceloop.reading.findings.verdict import verdict
 
-THRESHOLD = {"OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD": "0.1"}
+# Stacks and causes are told by clocks: on a busy machine something else is to blame.
+pytestmark = pytest.mark.timing
 
 
-def findings(tmp_path, text):
-    observed = observe(tmp_path, program(tmp_path, text), **THRESHOLD)
+def findings(tmp_path, text, threshold="0.1"):
+    observed = observe(tmp_path, program(tmp_path, text), OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD=threshold)
     return verdict(observed.statistics).findings
 
 
@@ -166,7 +167,7 @@ async def main():
 run(main())
 """,
         {"PAUSE": "0", "WORKERS": "15"},
-        {"PAUSE": "0.1", "WORKERS": "2"},
+        {"PAUSE": "0.5", "WORKERS": "1"},
     ),
     "congested": (
         """
@@ -183,7 +184,7 @@ async def main():
 
 run(main())
 """,
-        {"NUMBER": "120"},
+        {"NUMBER": "250"},
         {"NUMBER": "3"},
     ),
     "spin": (
@@ -362,6 +363,10 @@ run(main())
 }
 
 
+# Where the trouble is that no callback is slow, a busy machine must not make one so.
+THRESHOLDS = {"loop-saturated": "2", "congested": "0.3"}
+
+
 @pytest.mark.parametrize("kind", TROUBLES)
 def test_trouble_and_healthy_twin(tmp_path, kind):
     text, wrong, right = TROUBLES[kind]
@@ -371,5 +376,5 @@ def test_trouble_and_healthy_twin(tmp_path, kind):
             filled = filled.replace(name, value)
         folder = tmp_path / str(number)
         folder.mkdir()
-        kinds = [each.kind for each in findings(folder, filled)]
+        kinds = [each.kind for each in findings(folder, filled, THRESHOLDS.get(kind, "0.1"))]
         assert (kind in kinds) == expected, kinds
