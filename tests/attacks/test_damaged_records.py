@@ -117,7 +117,7 @@ class Attack:
         rings = sorted(self.process.glob("*.ring"))
         if rings:
             path = self.random.choice(rings)
-            if path.is_symlink() or not path.is_file():
+            if not files.is_file(path):
                 return
             ring = bytearray(path.read_bytes())
             if len(ring) > layout.DATA_OFFSET:
@@ -126,7 +126,7 @@ class Attack:
 
     def flip(self) -> None:
         """Bytes of any file."""
-        path = self.random.choice(sorted(each for each in self.folder.rglob("*") if each.is_file()))
+        path = self.random.choice(sorted(each for each in self.folder.rglob("*") if files.is_file(each)))
         data = bytearray(path.read_bytes())
         for _ in range(self.random.randrange(1, 20)):
             if data:
@@ -135,7 +135,7 @@ class Attack:
 
     def cut(self) -> None:
         """A file cut short, or blown up."""
-        path = self.random.choice(sorted(each for each in self.folder.rglob("*") if each.is_file()))
+        path = self.random.choice(sorted(each for each in self.folder.rglob("*") if files.is_file(each)))
         size = path.stat().st_size
         os.truncate(path, self.random.choice((0, size // 2, self.random.randrange(size + 1), size + 100_000, 1 << 25)))
 
@@ -218,7 +218,7 @@ class Attack:
         path = self.process / self.random.choice(names)
         if self.random.random() < 0.3:
             path = self.folder / files.RUN
-        if not path.is_symlink() and (path.is_file() or not path.exists()):
+        if files.is_file(path) or not os.path.lexists(path):
             data: dict[str, object] = {}
             for name in ("pid", "command", "python", "realtime_ns", "settings", "slow_patterns", "directory"):
                 data[name] = self.random.choice((None, [], {}, -1, 1e308, "x" * 5000, [[1]], "\ud800", 10**400, True))
@@ -232,7 +232,7 @@ class Attack:
             b'[2,"\\u001b[2J","\\ud800","f\\n",7]', b'[3,{},[],null,4]', DEEP, b"x" * (2 << 20), b'[4,"a","b","c",-5]',
         )  # fmt: skip
         path = self.process / files.SITES
-        if path.is_file() and not path.is_symlink():
+        if files.is_file(path):
             old = path.read_bytes().splitlines()
             self.random.shuffle(old)
             path.write_bytes(b"\n".join([*old[: self.random.randrange(len(old) + 1)], *self.random.sample(lines, 4)]))
