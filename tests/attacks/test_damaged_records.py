@@ -21,14 +21,22 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+from prometheus_client import generate_latest
 
 from tests.helpers.paths import ROOT
-from traceloop.cli.runs import read
+from traceloop.cli.runs import read, settings_of
+from traceloop.exporters.otlp.sender import OtlpSender
+from traceloop.exporters.otlp.settings import OtlpSettings
+from traceloop.exporters.prometheus.metrics import make_registry
+from traceloop.exporters.span_pipeline import make_pipeline
 from traceloop.exporters.text.live_view import LiveView
 from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
+from traceloop.reading.follower import RunFollower
+from traceloop.reading.new_statistics import make_statistics
 from traceloop.record import files, layout
 
 LIMIT_SECONDS = 5
@@ -257,6 +265,31 @@ class Attack:
     WAYS = (flip, cut, header, header, numbers, numbers, numbers, order, text, text, described, sites, replace)
 
 
+class NullSender(OtlpSender):
+    """Packs and queues as the real one does; what has been queued counts as sent."""
+
+    def _send(self, batch: list[Any]) -> tuple[int, str]:
+        return sum(item.spans for item in batch), ""
+
+
+def export(folder: str) -> list[str]:
+    """Follows the record as the collector does, spans and all; what it says."""
+    said: list[str] = []
+    settings = settings_of(folder)
+    statistics = make_statistics(settings)
+    sender = NullSender(OtlpSettings.from_environ({}, "http://localhost:1", said.append), said.append)
+    pipeline = make_pipeline(settings, statistics, said.append, {}, [sender])
+    follower = RunFollower(folder, statistics)
+    with statistics.lock:
+        for stretches in follower.portions(last=True):
+            pipeline.take(stretches, time.monotonic())
+        for process in follower.processes.values():
+            pipeline.end_process(process)
+    pipeline.shutdown(10)
+    generate_latest(make_registry(statistics))
+    return said
+
+
 def attack(record: Path, place: Path, seeds: range) -> None:
     """Reads and reports changed records; what fails, hangs or grows says by which seed."""
 
@@ -279,7 +312,8 @@ def attack(record: Path, place: Path, seeds: range) -> None:
                 statistics, crashes, problems = read(str(folder))
                 text = report(statistics, width=100) + "\n".join(LiveView(statistics).lines(style))
                 list(statistics.samples())
-                for line in (*crashes, *problems, *text.split("\n")):
+                said = export(str(folder)) if seed % 3 == 0 else []
+                for line in (*crashes, *problems, *said, *text.split("\n")):
                     assert line.isprintable() and len(line) < 5000, line
                 spent = time.process_time() - begun
                 slowest = max(slowest, spent)

@@ -153,8 +153,9 @@ class CallbackStatistics:
         self.runs += len(runs)
         longest = self._count_durations()
         if not longest < LATEST:
-            # A damaged record: no part of the statistics shall see these.
-            runs = decoded.runs = [run for run in runs if run[2] - run[1] < LATEST]
+            # A damaged record: no part of the statistics shall see such lengths. No run is left out of their numbers.
+            runs = [run if run[2] - run[1] < LATEST else (*run[:2], run[1], *run[3:]) for run in runs]
+            decoded.runs = runs
             longest = max((run[2] - run[1] for run in runs), default=0.0)
         for kind, values in delays.items():
             if min(values) < 0.0:  # unknown ones, after a gap
