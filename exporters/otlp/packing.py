@@ -205,7 +205,8 @@ class PackingBuilder(SpanBuilder):
 
     def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
         """As its base does; ``out`` gets what is rare."""
-        if not runs or not self._align(runs):
+        # Where records are missing, so may be numbers: here a run is found by its number.
+        if not runs or runs[-1][0] - runs[0][0] != len(runs) - 1 or not self._align(runs):
             super()._build_runs(runs, ended, out)
             return
         append = self._pieces.append

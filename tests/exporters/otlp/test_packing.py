@@ -139,6 +139,16 @@ def test_they_are_what_tuples_make(seed, sampling, where):
         assert found[span[1], span[2]].name == span[0].name
 
 
+def test_numbers_that_are_missing_after_a_gap_in_the_record():
+    made = PackingBuilder(site, Sampling("all"), OFFSET)
+    decoded = Decoded(LOOP)
+    decoded.runs = [(n, 5.0 + n, 5.5 + n, 3.0, "soon", 0.5, 0, 0, n, 0) for n in (1, 3, 4, 9)]
+    decoded.iterations = [Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in (1, 3, 4, 9)]
+    spans = made.build(decoded)
+    assert [span[5] - span[4] for span in spans] == [500_000_000] * 4
+    assert len({span[2] for span in spans}) == 4
+
+
 def test_the_longest_and_the_latest_are_offered_as_exemplars():
     builder = PackingBuilder(site, Sampling("all"), OFFSET)
     decoded = Decoded(LOOP)
