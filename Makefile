@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboard
 	cat setup.py traceloop/core/native/* pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint conformance conformance-all bench install native constraints debian-packages clean
+.PHONY: help demo test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ $(INSTALLED): | $(BIN)/python
 native: $(BIN)/python ## build the C core alone, beside its sources
 	$(PIP) 'setuptools>=69'
 	$(BIN)/python setup.py -q build_ext --inplace
+
+wheel: $(BIN)/python ## build a wheel with the C core into dist/ (without a compiler: plain Python)
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
 
 constraints: ## choose the newest versions of what development needs, and write them down in constraints.txt
 	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints
