@@ -40,7 +40,7 @@ from . import stacks
 from .fault_dump import FaultDump
 from .lateness import Lateness
 from .stall_notices import StallNotices
-from .watched_loop import Stall, TokenBucket, Watched
+from .watched_loop import Stall, TokenBucket, Watched, begin_stall
 
 if TYPE_CHECKING:
     from ..process import Process
@@ -332,7 +332,7 @@ class Watchdog:
             if now - run.start - self._lateness.suspended(run.start, now) < limit:
                 watched.sample()
                 return min(now + pace, max(run.start + limit, now + 0.001))
-            stall = _begin_stall(watched, run, limit, told_from)
+            stall = begin_stall(watched, run, limit, told_from)
         stall.samples.append(watched.sample())
         if len(stall.samples) > _MAX_SAMPLES:
             del stall.samples[1:-1:2]
@@ -372,7 +372,7 @@ class Watchdog:
             limit, told_from = self._limits_of(run, threshold_of(watched.loop, watched.general_threshold))
             if at - run.start >= limit:
                 self._end_stall(watched, now)
-                self._take_stack(watched, _begin_stall(watched, run, limit, told_from), run, at)
+                self._take_stack(watched, begin_stall(watched, run, limit, told_from), run, at)
 
     def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
         """From how many seconds on the stack of a run is taken, and from how many people are told of it.
@@ -490,13 +490,6 @@ class Watchdog:
         self._process.process_write(
             [now, layout.R_EVENT, float(self._process.next_event())], [json.dumps(event, separators=(",", ":"))], now
         )
-
-
-def _begin_stall(watched: Watched, run: stacks.Run, limit: float, told_from: float) -> Stall:
-    before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
-    stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
-    stall.samples = [sample for sample in watched.history if sample[0] > run.start]
-    return stall
 
 
 def _has_the_clock(loop: Any) -> bool:

@@ -6,6 +6,7 @@ import threading
 from collections import deque
 from typing import Any
 
+from .stacks import Run
 from .thread_clocks import Sample, ThreadClocks
 
 
@@ -66,6 +67,14 @@ class Watched:
         sample = self._clocks.sample()
         self.history.append(sample)
         return sample
+
+
+def begin_stall(watched: Watched, run: Run, limit: float, told_from: float) -> Stall:
+    """The run that is under way in a loop is one; ``limit``, ``told_from``: s, see ``Stall``."""
+    before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
+    stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
+    stall.samples = [sample for sample in watched.history if sample[0] > run.start]
+    return stall
 
 
 class TokenBucket:
