@@ -410,7 +410,7 @@ move_timers(Iteration *it, Py_ssize_t *due)
     Scheduling *loop = it->run.loop;
     Timers *timers = loop->timers;
     double end = it->now + it->resolution;
-    while (timers->list == NULL && timers->length > 0 && timers->heap[0].when < end) {
+    while (loop->ready != NULL && timers->list == NULL && timers->length > 0 && timers->heap[0].when < end) {
         double when = timers->heap[0].when;
         PyObject *handle = timers_pop(timers);
         int cancelled = is_cancelled(st, handle), failed = cancelled < 0;
@@ -495,6 +495,8 @@ iterate(Iteration *it)
         base = loop->ready->length;
     if (loop->timers->length > 0 && move_timers(it, &due) < 0)
         return -1;
+    if (loop->ready == NULL) /* a signal's handler has put another queue there, while records were written */
+        return 1;
     if ((moved > 0 || due > 0) && moved > 0 && base == 0 && due == 0 && (timeout > 0.0 || timeout == -1.0))
         record_add(record, poll_start, R_FOUND - (double)moved, it->now);
     else if (timeout == 0.0 && moved == 0 && due == 0)

@@ -32,7 +32,7 @@ poll_wait(Poll *poll, double timeout, Py_ssize_t wanted)
     int size = wanted < 1 ? 1 : wanted > MOST ? MOST : (int)wanted;
     poll->found = 0;
     if (size > poll->size) {
-        struct epoll_event *events = PyMem_Resize(poll->events, struct epoll_event, (size_t)size);
+        struct epoll_event *events = PyMem_Realloc(poll->events, (size_t)size * sizeof(struct epoll_event));
         if (events == NULL) {
             PyErr_NoMemory();
             return -1;

@@ -16,7 +16,7 @@ reserve(Record *record, Py_ssize_t more)
     Py_ssize_t size = record->size ? record->size : LEAST;
     while (size < wanted)
         size *= 2;
-    double *doubles = size > MOST ? NULL : PyMem_Resize(record->doubles, double, (size_t)size);
+    double *doubles = size > MOST ? NULL : PyMem_Realloc(record->doubles, (size_t)size * sizeof(double));
     if (doubles == NULL) {
         record->lost += record->length;
         record->length = 0;

@@ -230,8 +230,9 @@ static int
 set_ready(PyObject *self, PyObject *value, void *closure)
 {
     Scheduling *loop = (Scheduling *)self;
-    Py_XSETREF(loop->ready_object, Py_XNewRef(value));
+    /* The pointer first: what is released with the old queue may call call_soon. */
     loop->ready = value != NULL && Py_IS_TYPE(value, loop->state->queue_type) ? (ReadyQueue *)value : NULL;
+    Py_XSETREF(loop->ready_object, Py_XNewRef(value));
     return 0;
 }
 
@@ -248,8 +249,8 @@ static int
 set_timers(PyObject *self, PyObject *value, void *closure)
 {
     Scheduling *loop = (Scheduling *)self;
-    Py_XSETREF(loop->timers_object, Py_XNewRef(value));
     loop->timers = value != NULL && Py_IS_TYPE(value, loop->state->timers_type) ? (Timers *)value : NULL;
+    Py_XSETREF(loop->timers_object, Py_XNewRef(value));
     return 0;
 }
 

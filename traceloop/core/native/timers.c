@@ -52,7 +52,8 @@ put(Timers *timers, double when, uint64_t sequence, PyObject *handle)
 {
     if (timers->length == timers->size) {
         Py_ssize_t size = timers->size ? timers->size * 2 : 64;
-        Timer *heap = PyMem_Resize(timers->heap, Timer, (size_t)size);
+        /* Not PyMem_Resize, which sets the pointer to NULL where it fails: what waits stays. */
+        Timer *heap = PyMem_Realloc(timers->heap, (size_t)size * sizeof(Timer));
         if (heap == NULL) {
             PyErr_NoMemory();
             return -1;
@@ -147,19 +148,22 @@ spill(Timers *timers)
 {
     if (timers->list != NULL)
         return 0;
-    if (timers->length > 1)
-        qsort(timers->heap, (size_t)timers->length, sizeof(Timer), compare);
-    PyObject *list = PyList_New(timers->length);
+    PyObject *list = PyList_New(0);
     if (list == NULL)
         return -1;
+    if (timers->length > 1)
+        qsort(timers->heap, (size_t)timers->length, sizeof(Timer), compare);
+    /* Up to 3.11 an allocation may collect garbage, and a finalizer set a timer or do this very thing. */
+    uint64_t sequence = timers->sequence;
     for (Py_ssize_t i = 0; i < timers->length; i++) {
         Timer *timer = &timers->heap[i];
         PyObject *entry = Py_BuildValue("(dKO)", timer->when, timer->sequence, timer->handle);
-        if (entry == NULL) {
+        int failed = entry == NULL || PyList_Append(list, entry) < 0;
+        Py_XDECREF(entry);
+        if (failed || timers->list != NULL || timers->sequence != sequence) {
             Py_DECREF(list);
-            return -1;
+            return failed ? -1 : spill(timers);
         }
-        PyList_SET_ITEM(list, i, entry);
     }
     timers->list = list;
     for (Py_ssize_t i = 0; i < timers->length; i++)
