@@ -41,7 +41,7 @@ setup(
             "traceloop.core._core",
             sorted(glob(os.path.join(SOURCES, "*.c"))),
             depends=glob(os.path.join(SOURCES, "*.h")),
-            extra_compile_args=["-O3", *os.environ.get("TRACELOOP_CFLAGS", "").split()],
+            extra_compile_args=["-O3"],
             optional=True,
         )
     ]

@@ -177,7 +177,7 @@ def _run(settings: Settings, program: programs.Program) -> int:
             return 2
         for notice in collector.notices:
             say(notice)
-        if collector.url and settings.metrics_port == 0:
+        if collector.url and not any(collector.url in notice for notice in collector.notices):
             from traceloop.collector.listening import addresses
 
             say(addresses(collector.url, settings.page))

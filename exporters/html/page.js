@@ -164,7 +164,7 @@ function showFindings(data) {
     each.evidence.length ? element("ul", {}, ...each.evidence.map((line) => element("li", {text: line}))) : null,
     each.stack.length > 1 ? element("p", {class: "stack", text: each.stack.join(", called by ")}) : null,
     element("p", {class: "remedy", text: `What to do: ${each.remedy}`}),
-    element("a", {href: each.page, rel: "noreferrer noopener", target: "_blank", text: `About ${each.kind}`})));
+    element("p", {class: "more", text: `More: ${each.page}`})));
   const healthy = data.verdict.healthy
     ? element("p", {class: "healthy", text: `No trouble found: ${data.verdict.basis}.`}) : null;
   parts.findings.replaceChildren(...[healthy, ...shown].filter((child) => child !== null));

@@ -11,7 +11,7 @@ WARNING: Final = "warning"
 NOTE: Final = "note"
 SEVERITIES: Final = (CRITICAL, WARNING, NOTE)
 
-DOCS_URL: Final = "https://traceloop-eventloop.readthedocs.io/en/latest/findings/"
+DOCS: Final = "docs/findings/"
 
 
 class Who(NamedTuple):
@@ -64,8 +64,8 @@ class Finding(NamedTuple):
 
     @property
     def page(self) -> str:
-        """Address of the page of the docs."""
-        return f"{DOCS_URL}{self.kind}.html"
+        """The page of the docs, as a path in the repository."""
+        return f"{DOCS}{self.kind}.md"
 
 
 class Verdict(NamedTuple):
