@@ -1,7 +1,9 @@
-"""Nothing is imported on a running loop that the program would not have imported: that blocks it for 10 ms or more."""
+"""Our imports: none on a running loop that the program would not make (10 ms or more); and what a failing one does."""
 
 import ast
 import subprocess
+
+import pytest
 
 PROGRAM = """
 import asyncio, gc, sys
@@ -36,3 +38,43 @@ def test_nothing_is_imported_on_the_loop(traced):
         return set(ast.literal_eval(done.stdout))
 
     assert imported(*traced.command, "--no-metrics") <= imported(traced.python)
+
+
+MISSING_MODULE = """
+import sys
+sys.modules["traceloop.{module}"] = None  # its import fails
+import asyncio
+
+async def main():
+    return type(asyncio.get_running_loop()).__module__
+
+print(asyncio.run(main()), asyncio.run(main()))
+"""
+
+
+@pytest.mark.parametrize("module", ["loop.event_loop", "recording.at_exit"])
+def test_without_a_module_of_ours_the_program_keeps_its_standard_loop(traced, module):
+    program = MISSING_MODULE.format(module=module)
+    done = subprocess.run([*traced.command, "--no-metrics", "-c", program], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "asyncio.unix_events asyncio.unix_events\n"), done.stderr
+    assert done.stderr.count("not tracing this process") == 1
+    assert "Traceback" not in done.stderr
+
+
+FAILING_WATCHER = """
+import asyncio
+from traceloop.instrument import rebinding
+
+rebinding.running_loop_watchers.insert(0, lambda loop: 1 / 0)
+for _ in range(3):
+    asyncio.run(asyncio.sleep(0))
+print("ran")
+"""
+
+
+def test_a_failure_of_ours_where_a_loop_begins_to_run_is_one_line(traced):
+    done = subprocess.run(
+        [*traced.command, "--no-metrics", "-c", FAILING_WATCHER], capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (0, "ran\n"), done.stderr
+    assert done.stderr.count("loops are not watched any more: ZeroDivisionError") == 1

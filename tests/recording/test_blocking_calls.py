@@ -201,3 +201,28 @@ def test_beside_another_user_of_the_interpreters_monitoring() -> None:
         asyncio.run(main())
     """)
     assert [row[:4] + row[5:] for row in rows] == [["open", 5, "main", 1, -1.0]]
+
+
+def test_a_loop_made_before_a_fork_is_looked_at_in_the_child_whatever_the_parents_threads_held() -> None:
+    rows, _ = run("""
+        loop = asyncio.new_event_loop()
+        calls = blocking_calls.found_in(process.current_process())
+        held = threading.Event()
+        def hold():
+            with calls._lock:
+                held.set()
+                threading.Event().wait()
+        threading.Thread(target=hold, daemon=True).start()
+        held.wait()
+        async def main():
+            open("/etc/passwd").close()
+            await asyncio.sleep(0)
+        child = os.fork()
+        if child:
+            assert os.waitpid(child, 0)[1] == 0
+            os._exit(0)
+        loop.run_until_complete(main())
+        print(json.dumps(found()), flush=True)
+        os._exit(0)
+    """)
+    assert [row[:4] for row in rows] == [["open", 11, "main", 1]]

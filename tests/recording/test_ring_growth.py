@@ -142,3 +142,14 @@ def test_a_ring_is_mapped_smaller_where_the_address_space_is_limited(monkeypatch
     assert space.mappable(8 << 20, 100 << 20) == 0
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, 0))
     assert space.mappable(8 << 20, 1 << 40) == 8 << 20
+
+
+@pytest.mark.parametrize("character", ["x", "\U0001f600", "\ud800"], ids=["ascii", "emoji", "surrogate"])
+def test_long_names_are_written_where_a_ring_may_not_grow(character):
+    ring = Ring(None, layout.KIND_LOOP, 0, CAPACITY, lambda size, more: False)
+    reader = RingReader(ring.buffer)
+    names = [character * 3000] * 4
+    ring.write([value for number in range(4) for value in (float(number), layout.R_LOOP, 1.0)], names, 0.0)
+    records = [value for each in reader.read(final=True, limit=1 << 30) for value in each.records[::3]]
+    assert records == [0.0, 1.0, 2.0, 3.0]
+    assert reader.dropped == 0

@@ -1,17 +1,15 @@
 """Gives the traced loop the names by which programs ask for a loop.
 
-No event loop policy is set: a program that sets one of its own would undo it, and since 3.14 policies are on
-their way out. What is rebound instead is what every way of making a loop comes down to:
+No event loop policy is set: a program that sets one of its own would undo it, and since 3.14 policies are on their way
+out. traceloop patches the few names through which every loop is created:
 
-- `SelectorEventLoop` and `EventLoop` in `asyncio` and `asyncio.unix_events`: direct construction,
-`loop_factory=`; - `_loop_factory` of the default policy's class (3.11 to 3.15): `asyncio.run`,
-`new_event_loop`, and every policy that
-  a program derives from the default one;
-- `Loop` of uvloop and its like, whose `run`, `install`, `new_event_loop` and policy look that name up when
-called.
+- `SelectorEventLoop` and `EventLoop` in `asyncio` and `asyncio.unix_events`: direct construction, `loop_factory=`;
+- `_loop_factory` of the default policy's class (3.11 to 3.15): `asyncio.run`, `new_event_loop`, and every policy that a
+  program derives from the default one;
+- `Loop` of uvloop and its like, whose `run`, `install`, `new_event_loop` and policy look that name up when called.
 
-`asyncio._set_running_loop` is wrapped: there, and only there, every loop that asyncio knows passes, traced or
-not, when it begins and ends to run.
+`asyncio._set_running_loop` is wrapped: there, and only there, every loop that asyncio knows passes, traced or not, when
+it begins and ends to run. No failure of ours may reach the program from there.
 """
 
 from __future__ import annotations
@@ -19,6 +17,8 @@ from __future__ import annotations
 import asyncio
 from asyncio import events
 from typing import TYPE_CHECKING, Any
+
+from .. import notices
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -36,14 +36,18 @@ _run_dir: str | None = None
 
 
 def rebind_asyncio(module: ModuleType, settings: Settings | None = None) -> None:
-    """Rebinds the names of asyncio; doing it twice changes nothing."""
+    """Rebinds the names of asyncio; doing it twice changes nothing. Where it raises, nothing is rebound."""
     global _run_dir
     if settings is not None:
         _run_dir = settings.run_dir
     if not hasattr(module, "SelectorEventLoop") or not hasattr(module, "unix_events"):
         return  # a program's own module of that name
     watch_running_loops()
-    from ..loop.event_loop import EventLoop
+    try:
+        from ..loop.event_loop import EventLoop
+    except BaseException:
+        restore()
+        raise
 
     unix_events: Any = module.unix_events
     for name in ("SelectorEventLoop", "EventLoop"):
@@ -78,7 +82,6 @@ def _rebind(place: Any, name: str, value: Any) -> None:
 
 
 def _stand_in(library: str, name: str) -> type:
-    from .. import notices
     from ..loop.event_loop import EventLoop
 
     class Loop(EventLoop):
@@ -103,10 +106,10 @@ def watch_running_loops() -> None:
     if getattr(set_running_loop, "_traceloop", False):
         return
     traced: Any = None
+    failed = False
 
-    def _set_running_loop(loop: Any) -> None:
+    def look(loop: Any) -> None:
         nonlocal traced
-        set_running_loop(loop)
         if loop is not None:
             if traced is None:
                 from ..loop.event_loop import EventLoop as traced
@@ -116,6 +119,17 @@ def watch_running_loops() -> None:
                 untraced[name] = untraced.get(name, 0) + 1
         for watcher in running_loop_watchers:
             watcher(loop)
+
+    def _set_running_loop(loop: Any) -> None:
+        nonlocal failed
+        set_running_loop(loop)
+        if failed:
+            return
+        try:
+            look(loop)
+        except Exception as error:
+            failed = True
+            notices.say(f"loops are not watched any more: {error!r}")
 
     _set_running_loop._traceloop = True  # type: ignore[attr-defined]
     _rebind(events, "_set_running_loop", _set_running_loop)

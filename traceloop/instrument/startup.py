@@ -157,7 +157,11 @@ class Finder:
 
                 if module.__name__ == "asyncio":
                     rebinding.rebind_asyncio(module, self.settings)
-                    process_end.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
+                    try:
+                        process_end.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
+                    except BaseException:
+                        rebinding.restore()
+                        raise
                     if self.settings.collector == "thread":
                         rebinding.running_loop_watchers.append(self._loop_runs)
                 elif not self.settings.keep_uvloop:

@@ -22,9 +22,7 @@ from .process import Process
 from .recorder import Recorder
 from .watchdog import process_watchdog
 
-#: Beside the rings: an exec was about to take place when this many records had been written by the loops.
-
-_FLUSH_CODE = Recorder.flush.__code__
+_WRITING = (Recorder.flush.__code__, Recorder.write.__code__)
 # Not the core's iterations: those stand below every handle.
 _RECORDING = (
     "traceloop.recording.",
@@ -54,7 +52,7 @@ def flush() -> None:
     frame = sys._getframe()
     while frame.f_back is not None:
         frame = frame.f_back
-        if frame.f_code is _FLUSH_CODE:
+        if frame.f_code in _WRITING:
             return  # a signal came in the middle of it
     # Or between the three appends of a record.
     recorder.record.drop_partial()
@@ -106,10 +104,10 @@ def change_user() -> None:
 
 
 def hand_over() -> None:
-    """Before an exec: writes what is left, and says that this process may go on as another program.
+    """Before an exec: writes what is left, and how many records the loops have written by then (``files.EXEC``).
 
-    That program need not be one that records, and then its end is not this one's crash. An exec that fails is told by
-    the records that follow.
+    The process may go on as a program that does not record: its end is then not this one's crash. Records that follow
+    tell readers that the exec has failed.
     """
     flush()
     current = _current()

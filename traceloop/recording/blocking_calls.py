@@ -22,6 +22,7 @@ application's, and what an import opens and imports is part of that import.
 from __future__ import annotations
 
 import json
+import os
 import sys
 import threading
 import time
@@ -309,3 +310,14 @@ def _unwound(code: CodeType, offset: int, exception: BaseException) -> None:
                 _active.returned(code, frame)
     except Exception:
         pass  # as above
+
+
+def _after_fork_in_child() -> None:
+    # Another thread of the parent may have held the lock, and is not there to go on with its call.
+    if _active is not None:
+        _active._lock = threading.RLock()
+        _active._lasting.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

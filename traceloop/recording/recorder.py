@@ -135,6 +135,7 @@ class Recorder:
         try:
             fresh, created, stamps = self.tasks.fresh, self.tasks.created, self.stamps
             self._begin(process, loop._new_record(), loop._new_queue())
+            _look_for_blocking_calls(process)
             loop._recorder = self  # the C core looks at the record of what is put there
             self.tasks.fresh.extend(fresh)
             self.tasks.created.extend(created)
@@ -274,6 +275,11 @@ class Recorder:
             _logger.error("traceloop: recording failed and has stopped; the application runs on", exc_info=error)
 
 
+def _look_for_blocking_calls(process: Process) -> None:
+    if process.settings.find_blocking and blocking_calls.found_in(process) is None:
+        sampler_of(process).at_samples.append(blocking_calls.find_in(process).write)
+
+
 def make_recorder(loop: Any) -> Recorder | None:
     """The recorder of a new loop, None where this process does not record or recording cannot be set up."""
     try:
@@ -283,8 +289,7 @@ def make_recorder(loop: Any) -> Recorder | None:
         if problem := core().problem:
             notices.say_once(process.settings.run_dir, "core", problem)
         process.loops.add(loop)
-        if process.settings.find_blocking and blocking_calls.found_in(process) is None:
-            sampler_of(process).at_samples.append(blocking_calls.find_in(process).write)
+        _look_for_blocking_calls(process)
         return Recorder(process, loop._new_record(), loop._new_queue())
     except Exception as error:
         _logger.error("traceloop: recording could not be started; the application runs on", exc_info=error)

@@ -26,6 +26,10 @@ FIRST_BYTES = 64 << 10
 _MAX_STEP = 256 << 10
 # A ring that may not grow asks again after so long, s.
 _ASK_AGAIN_SECONDS = 5.0
+# Of an item of text in a batch that has to be split, so many characters are kept: with what else is in a part it must
+# fit into a quarter of the smallest ring, or the part would be split for ever. A lone surrogate is escaped: 6 bytes.
+_SPLIT_TEXT = 1024
+_MOST_BYTES_A_CHARACTER = 6
 # Linux 5.14 (madvise(2)): gives memory to mapped pages, or fails where a write would end in SIGBUS. It needs neither
 # the file's descriptor nor its permissions, which a process may have given up by then.
 _MADV_POPULATE_WRITE = 23
@@ -204,9 +208,9 @@ class Ring:
         for index in range(0, len(records), 3):
             triple = records[index : index + 3]
             if triple[1] in layout.TEXT_KINDS or (triple[1] > 0.0 and triple[2] >= layout.FIRST):
-                item = next(texts, "")[:4096]
+                item = next(texts, "")[:_SPLIT_TEXT]
                 part_text.append(item)
-                size += 4 * len(item)
+                size += _MOST_BYTES_A_CHARACTER * len(item) + 1
             part += triple
             if len(part) >= limit or size > self._reserved // 8:
                 self.write(part, part_text, now)

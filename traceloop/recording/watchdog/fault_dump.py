@@ -121,7 +121,8 @@ class FaultDump:
             "start_ticks": process_start_ticks(),
         }
         temporary = os.path.join(directory, "." + files.DUMP_ADVERT)
-        with open(temporary, "w", encoding="ascii") as advert_file:
+        # UTF-8, whose codec is there already: this is the watchdog's first turn, while the program's loop runs.
+        with open(temporary, "w", encoding="utf-8") as advert_file:
             json.dump(advert, advert_file)
         os.rename(temporary, os.path.join(directory, files.DUMP_ADVERT))
 
