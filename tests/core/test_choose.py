@@ -45,6 +45,28 @@ def test_the_variable_chooses():
         assert err.startswith("traceloop: OTEL_PYTHON_TRACELOOP_CORE=c, but ") and err.count("\n") == 1
 
 
+CHANGED_ASYNCIO = """
+import asyncio.base_futures
+
+del asyncio.base_futures._FINISHED
+from traceloop.core.choose import core
+import traceloop
+
+traceloop.run(asyncio.sleep(0))
+print(core())
+"""
+
+
+@pytest.mark.skipif(NATIVE is None, reason="there is no C core here")
+@pytest.mark.parametrize("value", ["", "c"])
+def test_on_an_asyncio_that_it_does_not_know_python_runs(value):
+    env = {**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": value}
+    command = [sys.executable, "-c", CHANGED_ASYNCIO]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout[:17]) == (0, "Core(name='python"), done.stderr
+    assert ("it cannot be loaded" in done.stderr) == (value == "c")
+
+
 def test_an_unknown_core_is_one_line():
     out, err = run("rust\x1b[31m")
     assert out == "python\n"

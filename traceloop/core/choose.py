@@ -52,9 +52,10 @@ def load_native() -> tuple[ModuleType | None, str]:
         return None, "it needs a little-endian machine"  # as the record has its numbers
     try:
         return importlib.import_module("._core", __package__), ""
-    except ImportError as error:
-        missing = isinstance(error, ModuleNotFoundError)
-        return None, "it was not built into this installation" if missing else f"it cannot be loaded ({error})"
+    except ModuleNotFoundError:
+        return None, "it was not built into this installation"
+    except Exception as error:  # of whatever kind: asyncio is not as the module knows it
+        return None, f"it cannot be loaded ({error})"
 
 
 class Originals(NamedTuple):
