@@ -31,11 +31,10 @@ def install() -> None:
     Loops that exist stay what they are. uvloop is left alone: a program that calls this function chooses its
     loop.
     """
-    from .instrument import process_end as ending
-    from .instrument import rebinding
+    from .instrument import process_end, rebinding
 
     rebinding.rebind_asyncio(asyncio)
-    ending.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
+    process_end.arm(rebinding.running_loop_watchers, rebinding.untraced, rebinding.restore)
 
 
 def start(**choices: Any) -> Run:

@@ -17,8 +17,7 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.record.sites import UNKNOWN_LABEL
 
-from . import report_blocking, report_findings, report_stalls, report_waits
-from . import report_resources as report_parts
+from . import report_blocking, report_findings, report_resources, report_stalls, report_waits
 from .names import readable
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
@@ -131,16 +130,16 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
         yield ""
         yield from _executors(executors, style, full)
         if full:
-            yield from report_parts.saturation(executors, style)
+            yield from report_resources.saturation(executors, style)
     blocking = report_blocking.blocking_calls(process, style)
     if blocking:
         yield ""
         yield from blocking
-    interrupted = report_parts.collections(process, style)
+    interrupted = report_resources.collections(process, style)
     if interrupted and full:
         yield ""
         yield from interrupted
-    grown = report_parts.growth(process, style)
+    grown = report_resources.growth(process, style)
     if grown and full:
         yield ""
         yield from grown
@@ -192,7 +191,7 @@ def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool) -> Itera
     sections = (
         _delays_and_durations(loop, style, full),
         _most_time(loop, style, TOP if full else FEW),
-        report_parts.tasks(loop, style, full),
+        report_resources.tasks(loop, style, full),
         _slow(loop, scope, style, TOP if full else FEW),
     )
     for lines in sections:
@@ -217,7 +216,7 @@ def _tasks_and_timers(loop: LoopStatistics) -> Iterator[str]:
     moved_in, moved_out = loop.counter(layout.W_BYTES_IN), loop.counter(layout.W_BYTES_OUT)
     if moved_in or moved_out:
         yield f"transports: {size(moved_in)} in, {size(moved_out)} out"
-    yield from report_parts.transports(loop)
+    yield from report_resources.transports(loop)
 
 
 def _delays_and_durations(loop: LoopStatistics, style: Style, full: bool) -> list[str]:

@@ -54,8 +54,9 @@ def test_a_run_of_another_container_lives_as_long_as_its_collector(tmp_path):
     (path / "run.json").write_text(json.dumps({"pid_namespace": 1}))
     os.utime(path, (1e9, 1e9))
     code = """
-import sys, traceloop.collector.expired_records as old_records
-print(old_records.hold(sys.argv[1]) >= 0, flush=True)
+import sys
+from traceloop.collector import expired_records
+print(expired_records.hold(sys.argv[1]) >= 0, flush=True)
 sys.stdin.read()
 """
     collector = subprocess.Popen(

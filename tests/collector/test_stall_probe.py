@@ -3,10 +3,14 @@ between two Python lines can end the process.
 """
 
 import os
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.observed import observe
+from traceloop.collector.stall_probe import StallProbe
+from traceloop.reading.follower import RunFollower
+from traceloop.record.proc import process_start_ticks
 
 # Stacks and causes are told by clocks: on a busy machine something else is to blame.
 pytestmark = pytest.mark.timing
@@ -69,3 +73,16 @@ def test_a_call_that_keeps_the_gil_is_one(tmp_path):
     assert observed.probe.asked >= 1
     (info,) = (info for info in observed.slow() if info.culprit == "__main__.handler")
     assert "handler" in [qualname for stack in info.stacks for _, _, _, qualname in stack.frames]
+
+
+@pytest.mark.parametrize(
+    "advert",
+    ["[" * 4096, "[]", *(f'{{"signal": {number}, %s}}' for number in ("0", "-1", "1e999", "4000000000"))],
+)
+def test_an_advertisement_that_cannot_be_true_is_refused(tmp_path, advert):
+    own = f'"fd": 3, "pid": {os.getpid()}, "start_ticks": {process_start_ticks()}'
+    (tmp_path / "dump.json").write_text(advert.replace("%s", own))
+    folder = SimpleNamespace(path=str(tmp_path), pid=os.getpid(), start_ticks=process_start_ticks())
+    probe = StallProbe(RunFollower(tmp_path))
+    probe._ask(SimpleNamespace(folder=folder), SimpleNamespace(), 0.0)
+    assert (probe.asked, probe.refused) == (0, {"not advertised": 1})

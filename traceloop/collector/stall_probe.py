@@ -47,6 +47,7 @@ _WHOLE_SECONDS = 0.005
 #: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
 MAX_DUMPS_A_MINUTE = 20
 _MAX_DUMP = 1 << 20
+_LAST_SIGNAL = 64
 # How long it may take to notice that a loop stands, s.
 _PACE = 0.2
 
@@ -199,7 +200,10 @@ class StallProbe:
         try:
             advert = json.loads(files.read_file(os.path.join(follower.folder.path, files.DUMP_ADVERT), 4096))
             number, fd, pid, ticks = (int(advert[name]) for name in ("signal", "fd", "pid", "start_ticks"))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            self._refuse("not advertised")
+            return
+        if not 0 < number <= _LAST_SIGNAL:
             self._refuse("not advertised")
             return
         if (pid, ticks) != (follower.folder.pid, follower.folder.start_ticks) or not hasattr(os, "pidfd_open"):

@@ -79,19 +79,19 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
         _prepared = True
         atexit.register(_end)
     _untraced = untraced
-    from ..recording import at_exit as closing
+    from ..recording import at_exit
 
-    _recording = closing
+    _recording = at_exit
     running_loop_watchers.append(_guard_signals)
     os._exit = Before(os._exit, _end)
-    os.execv = Before(os.execv, closing.hand_over)
-    os.execve = Before(os.execve, closing.hand_over)
+    os.execv = Before(os.execv, at_exit.hand_over)
+    os.execve = Before(os.execve, at_exit.hand_over)
     for name in ("setuid", "seteuid", "setreuid", "setresuid"):
         if hasattr(os, name):
-            setattr(os, name, Before(getattr(os, name), closing.change_user))
+            setattr(os, name, Before(getattr(os, name), at_exit.change_user))
     for name in ("unshare", "setns"):  # from 3.12 on; for some spaces the kernel wants a process of one thread
         if hasattr(os, name):
-            setattr(os, name, Before(getattr(os, name), closing.alone))
+            setattr(os, name, Before(getattr(os, name), at_exit.alone))
 
     def after_fork() -> None:
         for number in _GUARDED:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from traceloop.exporters.text import report_resources as report_parts
+from traceloop.exporters.text import report_resources
 from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
@@ -192,7 +192,7 @@ def test_the_report_shows_them() -> None:
     text = report(statistics, full=True)
     assert "coroutines by time" in text and f"{__name__}.child" in text
     (each,) = statistics.loops()
-    lines = report_parts.tasks(each, Style(False, 100), full=True)
+    lines = report_resources.tasks(each, Style(False, 100), full=True)
     assert any(f"{__name__}.child" in line and " 20 " in line and " 60 " in line for line in lines)
 
 
@@ -222,7 +222,7 @@ def test_the_most_tasks_alive_at_once_though_asyncio_run_cancels_what_is_left() 
     waited, some, one = (totals(statistics, name) for name in (".waiting", ".child", ".brief"))
     assert (waited.most_alive, waited.alive, waited.cancelled) == (120, 0, 120)
     assert (some.most_alive, some.count) == (7, 21) and (one.most_alive, one.count) == (1, 50)
-    text = " ".join("\n".join(report_parts.tasks(statistics, Style(False, 200), False)).split())
+    text = " ".join("\n".join(report_resources.tasks(statistics, Style(False, 200), False)).split())
     assert re.search(r"tasks alive at once made by most .*waiting \S+main 120 120 0 120 0", text), text
 
 
@@ -233,5 +233,5 @@ def test_abandoned_tasks_are_printed_by_coroutine() -> None:
     loop.run_until_complete(asyncio.sleep(0))
     loop.close()
     (statistics,) = read_loop(loop).loops()
-    text = " ".join("\n".join(report_parts.tasks(statistics, Style(False, 200), False)).split())
+    text = " ".join("\n".join(report_resources.tasks(statistics, Style(False, 200), False)).split())
     assert re.search(r"waiting - 3 3 0 0 3", text), text

@@ -137,11 +137,11 @@ class TaskStatistics:
             for totals in self.coroutines.values():
                 totals.alive = 0
         for task in decoded.tasks:
-            newcomer = self._begin(task.ident, task.name, task.start)
-            totals = newcomer.totals
+            begun = self._begin(task.ident, task.name, task.start)
+            totals = begun.totals
             if task.creator_ident:
                 creators = totals.creators
-                creator = newcomer.creator = site_of(task.creator_ident)
+                creator = begun.creator = site_of(task.creator_ident)
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
         self._feed_steps(decoded)

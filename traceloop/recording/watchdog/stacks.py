@@ -4,8 +4,8 @@ Everything here looks at another thread's running frames, which holds together f
 
 * With the GIL in our hands the other thread is between two bytecodes or inside a C call that released the GIL; its
   frames' locals and line numbers are those of that moment.
-* The loop's iteration is one function, and its locals say what runs (core/running.py). Reading
-  them costs the loop nothing; publishing each run would.
+* The loop's iteration is one function, and its locals say what runs (core/running.py). Reading them costs the loop
+  nothing; publishing each run would.
 
 Only code is looked at: files, lines, names. Never a repr, an argument or a value.
 """
@@ -17,8 +17,8 @@ import sys
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
-from ...core import site_of as naming
 from ...core.running import running
+from ...core.site_of import site_of
 from ...record import layout
 from ...record.frames import Frame, is_loop, is_recording
 from ..application_spans import flags_of, state_of
@@ -174,7 +174,7 @@ def ready_descriptors(loop: Any, limit: int = 100) -> dict[str, int] | None:
             # 0x4 is EPOLLOUT, 0x1 EPOLLIN; errors and hang-ups wake both.
             for handle, wanted in ((reader, event & ~0x4), (writer, event & ~0x1)):
                 if handle is not None and wanted and not handle._cancelled:
-                    name = naming.site_of(handle._callback).label
+                    name = site_of(handle._callback).label
                     out[name] = out.get(name, 0) + 1
         return out
     except Exception:
