@@ -60,7 +60,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_eventloop_running_seconds",
         "gauge",
         "seconds",
-        "How long the loop has been off its poll, 0 while it polls.",
+        "Seconds since the loop last polled for I/O; 0 while it polls.",
     ),
     _of_loop(
         "asyncio_eventloop_stalled_seconds",

@@ -15,7 +15,7 @@ from traceloop.reading.findings.model import Finding, Verdict
 from traceloop.reading.findings.scope import Scope
 from traceloop.reading.findings.slow_runs import causes_of
 from traceloop.reading.findings.verdict import verdict
-from traceloop.reading.stalls.model import Blocked, StallInfo
+from traceloop.reading.stalls.model import StallInfo, sum_of
 from traceloop.reading.stalls.parts import loop_stalls_of, stalls_of
 from traceloop.reading.statistics.executors import ExecutorTotals
 from traceloop.reading.statistics.histograms import Histogram
@@ -344,14 +344,7 @@ def _blocked(process: ProcessStatistics) -> list[dict[str, Any]]:
         known = stalls_of(process)
     except LookupError:
         return []
-    pairs: dict[tuple[str, str, str], Blocked] = {}
-    for index in [*known.earlier, known.index]:
-        for key, entry in index.matrix.items():
-            total = pairs.setdefault(key, Blocked())
-            total.handles += entry.handles
-            total.exact += entry.exact
-            total.own_handles += entry.own_handles
-            total.at_most += entry.at_most
+    pairs = sum_of(index.matrix for index in [*known.earlier, known.index])
     return [
         {
             "callback": callback,

@@ -171,6 +171,7 @@ def saturation(executors: list[ExecutorTotals], style: Style) -> list[str]:
             if filler.seconds >= 0.01 * total:
                 waiters = sorted(filler.waiters.items(), key=lambda item: -item[1])[:_FILLERS]
                 who = ", ".join(f"{waiter} {seconds(waited)}" for waiter, waited in waiters)
-                text = f"{function} had {100 * filler.seconds / total:.0f}% of its workers then; for it waited {who}"
+                share = 100 * filler.seconds / total
+                text = f"{function} had {share:.0f}% of its workers then; calls that waited for it: {who}"
                 lines += _wrapped(text, style.dim, 6, style)
     return lines

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from traceloop.reading.stalls.causes import SUSPENDED, Parts
 from traceloop.reading.stalls.index import StallIndex
-from traceloop.reading.stalls.model import Blocked, Congestion, StackTaken, StallInfo
+from traceloop.reading.stalls.model import Congestion, StackTaken, StallInfo, sum_of
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.record.frames import is_application
@@ -147,14 +147,7 @@ def _place(frame: tuple[str, int, str, str]) -> str:
 
 def _matrix(indexes: list[StallIndex], style: Style, limit: int) -> list[str]:
     """Blockers and victims, by what the victims waited."""
-    pairs: dict[tuple[str, str, str], Blocked] = {}
-    for index in indexes:
-        for key, entry in index.matrix.items():
-            total = pairs.setdefault(key, Blocked())
-            total.handles += entry.handles
-            total.exact += entry.exact
-            total.own_handles += entry.own_handles
-            total.at_most += entry.at_most
+    pairs = sum_of(index.matrix for index in indexes)
     ordered = sorted(pairs.items(), key=lambda each: (each[1].exact, each[1].at_most), reverse=True)
     rows = [
         [

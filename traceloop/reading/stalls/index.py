@@ -19,7 +19,7 @@ from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding.decoded import LATEST, Collection, Decoded, SpanContext
 from .causes import SUSPENDED, Sample, parts_of
 from .dumps import name_frames, parse_dump
-from .model import Blocked, Congestion, StackTaken, StallInfo, StallStack, outermost_of
+from .model import Blocked, Congestion, Matrix, StackTaken, StallInfo, StallStack, outermost_of
 from .watchdog_events import Seen, WatchdogEvents
 from .who_waited import SlowRun
 
@@ -61,7 +61,7 @@ class StallIndex:
         #: Fetches a dump that was asked for, if it is there by now (True: take what there is); None where none was.
         self.fetch_dump: Callable[[bool], None] | None = None
         self.suspensions = self._events.suspensions
-        self.matrix: dict[tuple[str, str, str], Blocked] = {}
+        self.matrix: Matrix = {}
         self.congestion: dict[int, Congestion] = {}
         self.late = self._events.late
 

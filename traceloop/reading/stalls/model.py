@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from ...record.frames import Frame
@@ -96,6 +97,23 @@ class Blocked:
         self.exact = 0.0
         self.own_handles = 0
         self.at_most = 0.0
+
+
+#: Blockers and victims, by (callback, culprit, victim).
+Matrix = dict[tuple[str, str, str], Blocked]
+
+
+def sum_of(matrices: Iterable[Matrix]) -> Matrix:
+    """The entries of all ``matrices``, those of one key added up."""
+    out: Matrix = {}
+    for matrix in matrices:
+        for key, entry in matrix.items():
+            total = out.setdefault(key, Blocked())
+            total.handles += entry.handles
+            total.exact += entry.exact
+            total.own_handles += entry.own_handles
+            total.at_most += entry.at_most
+    return out
 
 
 def outermost_of(frames: list[Frame]) -> str:
