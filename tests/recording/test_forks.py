@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,6 +11,8 @@ import textwrap
 
 import pytest
 
+from tests.helpers.cores import CORES
+from tests.helpers.paths import ROOT
 from tests.helpers.recorded_handles import count_handles
 
 # The parent runs `counted` 3,000 times around a fork in the middle of its loop. What the child does is told by name.
@@ -142,3 +145,37 @@ def test_each_process_of_a_fork_has_exactly_its_own_callbacks(traced, tmp_path, 
         # The child ran on in the middle of its parent's loop, which no record of its own knows.
         truth = {pid: count for pid, count in truth.items() if count == 3000}
     assert counts == {pid: count for pid, count in truth.items() if count}
+
+
+# The parent stands in one handle while its child goes on in the loop: what the parent publishes stays as it is.
+PUBLISHED = """
+import asyncio, os
+import traceloop
+from traceloop.record import layout
+
+async def main():
+    words = asyncio.get_running_loop()._recorder.words
+    await asyncio.sleep(0.01)
+    before = words[layout.W_RUNNING]
+    child = os.fork()
+    if child == 0:
+        for _ in range(5):
+            await asyncio.sleep(0.02)
+        os._exit(0)
+    os.waitpid(child, 0)
+    print(before > 0.0, words[layout.W_RUNNING] == before)
+
+with traceloop.start(collector="none", report=False):
+    traceloop.run(main())
+"""
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_child_that_goes_on_in_the_loop_publishes_nothing_in_its_parents_name(tmp_path, core):
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
+    environ |= {"OTEL_PYTHON_TRACELOOP_CORE": core, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-W", "ignore", "-c", PUBLISHED]
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
+    for run_dir in re.findall(r"the record is in (\S+);", done.stderr):
+        subprocess.run(["rm", "-r", run_dir], check=True)

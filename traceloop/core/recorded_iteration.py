@@ -97,7 +97,6 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     outcome_result = layout.OUTCOME * layout.OUTCOME_RESULT
     first_step = layout.FIRST
     only_step = first_step + outcome_result
-    publish = recorder.words
     step_type = STEP_TYPE
     task_type: Any = asyncio.Task
     plain_task = PLAIN_TASK
@@ -109,7 +108,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     ident = 0.0
     now = clock()
     last_flush = last_publish = now
-    publish[layout.W_RUNNING] = now
+    # The recorder is asked for its words each time: in the child of a fork that goes on in here they are others.
+    recorder.words[layout.W_RUNNING] = now
     while True:
         # 1. timers that were cancelled, and the timeout
         if timers.cancelled:
@@ -141,12 +141,12 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                     records.append(layout.R_POLL)
                     records.append(timeout)
                     recorder.flush(loop, now)
-                    publish[layout.W_RUNNING] = 0.0
+                    recorder.words[layout.W_RUNNING] = 0.0
                     # The time may have moved under us (a test's clock): computed anew, not subtracted.
                     rest = None if timeout < 0.0 else poll_timeout(timers, loop.time())
                     found = ask(rest) if poll is None else poll(rest, len(keys))
                     now = clock()
-                    publish[layout.W_RUNNING] = last_publish = last_flush = now
+                    recorder.words[layout.W_RUNNING] = last_publish = last_flush = now
                     timeout = _RECORDED
             if timeout != _RECORDED:
                 now = clock()
@@ -229,7 +229,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
             records.append(layout.R_ACTIVE)
             records.append(0)
         if now - last_publish > 0.001:
-            publish[layout.W_RUNNING] = last_publish = now
+            recorder.words[layout.W_RUNNING] = last_publish = now
         # 5. the handles. In chunks, so that one long iteration cannot fill memory with records.
         left = len(ready)
         new_task = fresh[0] if fresh else no_task

@@ -5,6 +5,7 @@
    handle is released; until the clock is read the run still stands there without one. */
 
 #include "core.h"
+#include <unistd.h>
 
 #define BATCH (3 * 1024)
 #define GAUGES_SECONDS 0.005
@@ -18,6 +19,7 @@ typedef struct {
     Poll poll;
     PyObject *keys; /* the selector's keys by descriptor; owned */
     double resolution, now, last_flush, last_publish;
+    pid_t pid;
 } Iteration;
 
 /* -- writing */
@@ -53,7 +55,9 @@ flush(Iteration *it, int with_gauges)
 static inline void
 publish(Iteration *it, double running)
 {
-    ((double *)it->run.words.buf)[W_RUNNING] = running;
+    /* In the child of a fork that goes on in the loop, the words are its parent's. */
+    if (getpid() == it->pid)
+        ((double *)it->run.words.buf)[W_RUNNING] = running;
 }
 
 /* -- 5. a handle */
@@ -533,6 +537,7 @@ scheduling_run(PyObject *self, PyObject *args)
         return NULL;
     }
     it->keys = Py_NewRef(keys);
+    it->pid = getpid();
     int state = run_open(&it->run, loop, recorder);
     if (state == 1 && poll_open(&it->poll, epoll) < 0)
         state = -1;
