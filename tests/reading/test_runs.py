@@ -34,10 +34,10 @@ def run(main):
 """
 
 
-def program(run_dir, text):
+def program(run_dir, text, **options):
     environ = {**os.environ, RUN_DIR: str(run_dir), "PYTHONPATH": str(ROOT)}
     code = HEAD + textwrap.dedent(text)
-    return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True, **options)
 
 
 def runs_of_steps(statistics):
@@ -101,6 +101,28 @@ def test_a_forked_child_is_a_process_of_its_own(tmp_path):
     statistics = read_run(tmp_path)
     assert sorted(runs_of_steps(statistics)) in ([20, 40],)
     assert sum(process.processes for process in statistics.processes.values()) == 2
+
+
+def test_processes_that_ran_side_by_side_are_read_side_by_side_and_one_after_the_other_share_a_slot(tmp_path):
+    together = """
+        async def main():
+            print("up", flush=True)
+            sys.stdin.readline()
+            await steps(11)
+        run(main()); current_process().end()
+        """
+    pair = [program(tmp_path, together, stdin=subprocess.PIPE) for _ in range(2)]
+    for child in pair:
+        assert child.stdout.readline() == "up\n"
+    for child in pair:
+        child.communicate("go\n", timeout=PATIENCE)
+    later = program(tmp_path, "run(steps(101)); current_process().end()")
+    later.communicate(timeout=PATIENCE)
+    statistics = read_run(tmp_path)
+    assert sorted(statistics.processes) == [0, 1]
+    assert [each.processes for _, each in sorted(statistics.processes.items())] == [2, 1]
+    assert statistics.processes[0].pid == later.pid
+    assert statistics.processes[1].pid in {child.pid for child in pair}
 
 
 def test_a_living_process_is_followed_and_gives_its_slot_to_the_next(tmp_path):

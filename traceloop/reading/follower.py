@@ -186,7 +186,7 @@ class ProcessFollower:
         yield [stretch for ring in self.rings.values() for stretch in ring.finish()]
         if crashed:
             self._take_last_words()
-        self._run_statistics.detach(self.statistics, crashed=crashed)
+        self._run_statistics.detach(self.statistics, crashed=crashed, at=self._left_at())
         for ring in self.rings.values():
             ring.reader.close()
 
@@ -196,6 +196,10 @@ class ProcessFollower:
         ``clock_offset_ns``: wall clock minus monotonic clock.
         """
         return self.seen_at
+
+    def _left_at(self) -> float:
+        """From when on another process may have the slot (monotonic s)."""
+        return next((self.ended_at(ring.reader.clock_offset_ns) for ring in self.rings.values()), 0.0)
 
     def _take_last_words(self) -> None:
         """The process was killed or crashed: takes what it left beside its rings."""
@@ -268,6 +272,10 @@ class FolderFollower(ProcessFollower):
         """Whether the process went on as another program."""
         before = self.folder.replaced
         return before >= 0.0 and self._written() <= before
+
+    def _left_at(self) -> float:
+        # The program that it went on as has the slot after it, however late its collector noted the change.
+        return 0.0 if self.replaced() else super()._left_at()
 
     def _written(self) -> float:
         return sum(ring.reader.word(layout.W_RECORDS) for ring in self.rings.values() if ring.is_loop)

@@ -83,6 +83,28 @@ def test_numbers_of_the_living_are_unique_and_small(steps):
             slots.free(living.pop(which % len(living)))
 
 
+def test_two_that_were_there_at_once_get_two_numbers_though_one_is_known_to_have_gone():
+    slots = NumberSlots(limit=3)
+    assert slots.take(since=1.0) == 0
+    slots.free(0, at=9.0)
+    assert slots.take(since=2.0) == 1
+    slots.free(1, at=5.0)
+    assert slots.take(since=6.0) == 1  # the one before it had gone by then
+    slots.free(1, at=7.0)
+    assert slots.take(since=9.0) == 0
+    slots.free(0, at=11.0)
+    assert slots.take() == 0  # nobody knows since when
+
+
+def test_times_that_overlap_without_end_do_not_take_numbers_without_end():
+    slots = NumberSlots(limit=3)
+    taken = []
+    for _ in range(10):
+        taken.append(slots.take(since=1.0))
+        slots.free(taken[-1], at=9.0)
+    assert taken == [0, 1, 2] + [3] * 7
+
+
 def test_threads_that_are_numbered_on_and_on_share_a_few_labels():
     slots = LabelSlots()
     labels = set()

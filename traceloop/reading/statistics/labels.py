@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Final
 
@@ -121,19 +122,28 @@ class FoldedLabels:
 
 
 class NumberSlots:
-    """The smallest free numbers from 0 on."""
+    """The smallest free numbers from 0 on, used again when their owner has gone.
 
-    def __init__(self) -> None:
+    From ``limit`` on the times do not count: those of a damaged record could give each process a number of its own.
+    """
+
+    def __init__(self, limit: int = 256) -> None:
+        self._limit = limit
         self._taken: set[int] = set()
+        self._freed_at: dict[int, float] = {}
 
-    def take(self) -> int:
-        """The smallest number that is free."""
+    def take(self, since: float = math.inf) -> int:
+        """The smallest number that is free.
+
+        ``since``: when its owner came; no number is given to two who were there at once, even if this is learnt late.
+        """
         number = 0
-        while number in self._taken:
+        while number in self._taken or (number < self._limit and self._freed_at.get(number, 0.0) > since):
             number += 1
         self._taken.add(number)
         return number
 
-    def free(self, number: int) -> None:
-        """Its owner has gone."""
+    def free(self, number: int, at: float = 0.0) -> None:
+        """Its owner has gone, ``at`` this time."""
         self._taken.discard(number)
+        self._freed_at[number] = at

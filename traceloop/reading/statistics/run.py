@@ -10,6 +10,7 @@ and the exporters do.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -42,8 +43,13 @@ class Statistics:
         self._slots = NumberSlots()
 
     def attach(self, pid: int, sites: SiteNames, description: dict[str, Any] | None = None) -> ProcessStatistics:
-        """A process begins: it gets the smallest free slot, and continues the counters that stand there."""
-        slot = self._slots.take()
+        """A process begins: it gets the smallest free slot, and continues the counters that stand there.
+
+        A process that was there at the same time as another gets another slot, though that one has been read to its
+        end: the processes of a kept record are read one after the other.
+        """
+        since = (description or {}).get("monotonic_ns")
+        slot = self._slots.take(since / 1e9 if isinstance(since, int) and 0 <= since < 1 << 63 else math.inf)
         process = self.processes.get(slot)
         if process is None:
             process = self.processes[slot] = ProcessStatistics(self.context, slot, self.loop_parts)
@@ -51,11 +57,14 @@ class Statistics:
         process.attach(pid, sites, description or {})
         return process
 
-    def detach(self, process: ProcessStatistics, *, crashed: bool = False) -> None:
-        """The process has ended and was read to its end: its slot is free, its counters stay in it."""
+    def detach(self, process: ProcessStatistics, *, crashed: bool = False, at: float = 0.0) -> None:
+        """The process has ended and was read to its end: its slot is free, its counters stay in it.
+
+        ``at``: when it ended (monotonic s); 0 where that is not known.
+        """
         if process.attached:
             process.detach(crashed=crashed)
-            self._slots.free(process.slot)
+            self._slots.free(process.slot, at)
 
     def loops(self) -> Iterator[LoopStatistics]:
         """All loops of all processes, ended ones too, in order of slot and label."""
