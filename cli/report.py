@@ -28,7 +28,7 @@ def command(record: str, full: bool, as_json: bool, html: str | None, width: int
     """
     folder = find_run(record)
     if folder is None:
-        raise click.ClickException(f"no record of a run in {record}")
+        raise click.ClickException(f"no record of a run in {os.path.abspath(record)}")
     from traceloop.reading.process_folders import RunDirectory
 
     if not RunDirectory(folder).processes():
@@ -38,6 +38,9 @@ def command(record: str, full: bool, as_json: bool, html: str | None, width: int
     statistics, crashes, problems = read(folder)
     for problem in problems:
         click.echo(f"traceloop: {problem}", err=True)
+    if problems and not any(True for _ in statistics.loops()):
+        # Its report would say that nothing ran, and that there was no trouble.
+        raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
     if html is not None or as_json:
         for crash in crashes:
             click.echo(f"traceloop: {crash}", err=True)

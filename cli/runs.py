@@ -79,7 +79,7 @@ def choose_run(which: str | None) -> str:
     if which is not None and not which.isdecimal():
         folder = find_run(which) if os.path.isdir(which) else None
         if folder is None:
-            raise click.ClickException(f"no record of a run in {which}")
+            raise click.ClickException(f"no record of a run in {os.path.abspath(which)}")
         if not lives(folder):
             raise click.ClickException(f"the run in {which} has ended; `traceloop report {which}` tells what it did")
         return folder
@@ -101,7 +101,7 @@ def find_living_or_kept(which: str | None) -> tuple[str, bool]:
         return choose_run(which), True
     folder = find_run(which) if os.path.isdir(which) else None
     if folder is None:
-        raise click.ClickException(f"no record of a run in {which}")
+        raise click.ClickException(f"no record of a run in {os.path.abspath(which)}")
     return folder, lives(folder)
 
 

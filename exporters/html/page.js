@@ -7,6 +7,22 @@ const bare = (label) => label.split(".").slice(-2).join(".");
 const nameOf = (stall) => stall.culprit === "unknown" ? stall.callback : stall.culprit;
 const placeOf = (wait) =>
   wait.file ? `${bare(wait.function)} (${wait.file.split("/").pop()}:${wait.line})` : wait.function;
+// What several functions of the loop do together, one thing to the reader, is one row.
+function byName(callbacks) {
+  const rows = new Map();
+  for (const each of callbacks) {
+    const row = rows.get(each.name);
+    rows.set(each.name, row === undefined ? each : {
+      ...row,
+      runs: row.runs + each.runs,
+      seconds: row.seconds + each.seconds,
+      longest_seconds: Math.max(row.longest_seconds, each.longest_seconds),
+    });
+  }
+  return [...rows.values()];
+}
+
+const isRough = (wait) => wait.estimated_seconds > 0.1 * wait.seconds;
 
 function section(id, title, ...children) {
   return element("section", {id, "aria-label": title}, element("h2", {text: title}), ...children);
@@ -64,7 +80,7 @@ const tables = {
     named("for", (row) => row.inside),
     named("task", (row) => row.coroutine),
     measured("waits", (row) => row.waits, count),
-    measured("in all", (row) => row.seconds),
+    {...measured("in all", (row) => row.seconds), text: (row) => (isRough(row) ? "~" : "") + seconds(row.seconds)},
     measured("longest", (row) => row.longest_seconds),
     measured("now", (row) => row.now, count),
   ], 4),
@@ -128,7 +144,7 @@ function show(data) {
   showTimelines(loops);
   tables.callbacks.update(loops.flatMap((loop) => {
     const total = loop.by_callback.reduce((sum, each) => sum + each.seconds, 0);
-    return loop.by_callback.map((each) => ({...each, where: loop.where, share: total ? each.seconds / total : 0}));
+    return byName(loop.by_callback).map((each) => ({...each, where: loop.where, share: total ? each.seconds / total : 0}));
   }));
   tables.slow.update(loops.flatMap((loop) => loop.slow));
   showStalls(data.processes.flatMap((process) => process.stalls));

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from traceloop.reading.findings.scope import Scope
 from traceloop.reading.findings.slow_runs import causes_of
 from traceloop.reading.findings.verdict import verdict
+from traceloop.reading.statistics.callbacks import CallbackTotals
 from traceloop.reading.statistics.executors import ExecutorTotals
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.loop import LoopStatistics
@@ -238,13 +239,25 @@ def _delays_and_durations(loop: LoopStatistics, style: Style, full: bool) -> lis
     return table(style, header, rows, names=2) if loop.callbacks.runs else []
 
 
+def _by_name(callbacks: Iterable[CallbackTotals]) -> list[CallbackTotals]:
+    """One for each readable name: what several functions of the loop do together is one thing to the reader."""
+    out: dict[str, CallbackTotals] = {}
+    for each in callbacks:
+        name = readable(each.label)
+        totals = out.setdefault(name, CallbackTotals(name))
+        totals.runs += each.runs
+        totals.seconds += each.seconds
+        totals.longest_s = max(totals.longest_s, each.longest_s)
+    return list(out.values())
+
+
 def _most_time(loop: LoopStatistics, style: Style, limit: int) -> list[str]:
     """The callbacks that took most time."""
-    callbacks = sorted(loop.callbacks.callbacks.values(), key=lambda each: -each.seconds)
+    callbacks = sorted(_by_name(loop.callbacks.callbacks.values()), key=lambda each: -each.seconds)
     total = sum(each.seconds for each in callbacks)
     rows = [
         [
-            readable(each.label),
+            each.label,
             count(each.runs),
             seconds(each.seconds),
             percent(each.seconds / total if total else 0.0),

@@ -33,7 +33,7 @@ def waits(process: ProcessStatistics, style: Style) -> list[str]:
 
 
 def _row(each: Waited) -> list[str]:
-    mark = "~" if each.estimated_s > 0.1 * each.seconds else ""
+    mark = "~" if each.rough else ""
     return [
         where(each.place),
         each.place.inside,

@@ -103,7 +103,8 @@ def test_the_default_port_taken_takes_another_and_says_so(traced: Traced, tmp_pa
         if taken is not None:
             taken.close()
     assert (result.status, result.stdout) == (0, "traceloop\n")
-    assert re.search(r"port 9464 is taken; metrics at http://localhost:\d+/metrics", notices(result)[0])
+    told = r"port 9464 is taken; page at http://localhost:(\d+)/, metrics at http://localhost:\1/metrics"
+    assert re.search(told, notices(result)[0])
 
 
 def test_a_run_within_a_run_does_not_insist_on_the_port(traced: Traced, tmp_path: Path) -> None:

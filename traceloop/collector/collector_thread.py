@@ -41,7 +41,10 @@ class CollectorThread:
         self._listener: socket.socket | None = None
         if settings.metrics:
             bound, notice = listen(
-                settings.metrics_host, settings.metrics_port, required=settings.metrics_port_required
+                settings.metrics_host,
+                settings.metrics_port,
+                required=settings.metrics_port_required,
+                page=settings.page,
             )
             self.url = url_of(bound, settings.metrics_host)
             self._listener = socket.socket(fileno=bound.detach())

@@ -9,10 +9,11 @@ import errno
 from .errors import CollectorError
 
 
-def listen(host: str, port: int, *, required: bool) -> tuple[socket.socket, str | None]:
+def listen(host: str, port: int, *, required: bool, page: bool) -> tuple[socket.socket, str | None]:
     """A listening TCP socket, and a notice where it is not on the port that was named.
 
-    Port 0 takes any free one. A taken port: ``CollectorError`` where it is ``required``, else any free one.
+    Port 0 takes any free one. A taken port: ``CollectorError`` where it is ``required``, else any free one. ``page``:
+    whether a page is served there too, which the notice names.
     """
     address, family = _address(host)
     try:
@@ -23,7 +24,7 @@ def listen(host: str, port: int, *, required: bool) -> tuple[socket.socket, str 
         if required:
             raise CollectorError(f"the metrics port {port} on {host} is taken (--metrics-port)") from None
     listener = _listen(family, address, 0)
-    return listener, f"port {port} is taken; metrics at {url_of(listener, host)}"
+    return listener, f"port {port} is taken; {addresses(url_of(listener, host), page)}"
 
 
 def close_listener(listener: socket.socket) -> None:

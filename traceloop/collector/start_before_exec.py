@@ -31,7 +31,10 @@ def start_before_exec(settings: Settings) -> CollectorHandle:
     if settings.metrics:
         try:
             listener, notice = listen(
-                settings.metrics_host, settings.metrics_port, required=settings.metrics_port_required
+                settings.metrics_host,
+                settings.metrics_port,
+                required=settings.metrics_port_required,
+                page=settings.page,
             )
         except OSError as error:
             raise CollectorError(f"cannot listen on {settings.metrics_host}: {error.strerror or error}") from None

@@ -65,7 +65,10 @@ class Supervisor:
                     self._listener = _socket.socket(fileno=listen_descriptor)
                 else:
                     self._listener, notice = listen(
-                        settings.metrics_host, settings.metrics_port, required=self._port_required
+                        settings.metrics_host,
+                        settings.metrics_port,
+                        required=self._port_required,
+                        page=settings.page,
                     )
                     if notice:
                         answers.append(f"notice {notice}")

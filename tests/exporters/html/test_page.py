@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 
 import pytest
 
@@ -51,12 +52,18 @@ def test_it_opens_from_disk_and_shows_what_the_json_says(statistics, tmp_path):
             assert tiles[tile] == pytest.approx(overview[name], rel=1e-9)
         (loop,) = data["processes"][0]["loops"]
         assert tiles["delay p99"] == pytest.approx(loop["schedule_delay"][0]["p99_seconds"])
-        rows = sorted(loop["by_callback"], key=lambda each: -each["seconds"])
-        assert column(opened, "callbacks", 1) == [each["name"] for each in rows]
-        assert [float(value) for value in column(opened, "callbacks", 3)] == [each["runs"] for each in rows]
+        runs, spent = Counter(), Counter()
+        for each in loop["by_callback"]:  # what has one name is one row
+            runs[each["name"]] += each["runs"]
+            spent[each["name"]] += each["seconds"]
+        names = column(opened, "callbacks", 1)
+        assert names == sorted(spent, key=lambda name: -spent[name])
+        assert [float(value) for value in column(opened, "callbacks", 3)] == [runs[name] for name in names]
         assert [float(value) for value in column(opened, "callbacks", 4)] == pytest.approx(
-            [each["seconds"] for each in rows]
+            [spent[name] for name in names]
         )
+        estimated = [each["estimated_seconds"] > 0.1 * each["seconds"] for each in data["processes"][0]["waits"]]
+        assert sorted(text.startswith("~") for text in column(opened, "waits", 5, "text")) == sorted(estimated)
         assert column(opened, "slow", 2) == [each["culprit"] for each in loop["slow"]]
         blocked = data["processes"][0]["blocked"]
         assert sorted(map(float, column(opened, "blocked", 4))) == pytest.approx(

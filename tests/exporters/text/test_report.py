@@ -63,6 +63,35 @@ def test_the_report_says_what_happened(statistics):
     assert "time.sleep" in text
 
 
+def test_the_steps_of_one_thing_are_one_row():
+    """A connection is accepted by two functions of the loop."""
+    old, process._current = process._current, None
+
+    async def main():
+        met = asyncio.Event()
+
+        async def serve(reader, writer):
+            met.set()
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+            await met.wait()
+            writer.close()
+            await writer.wait_closed()
+
+    loop = EventLoop()
+    try:
+        loop.run_until_complete(main())
+        loop.close()
+        (accepting,) = [
+            line.split() for line in report(read_loop(loop), full=True).splitlines() if "accepting connections" in line
+        ]
+    finally:
+        process._current = old
+    assert int(accepting[2]) >= 2
+
+
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize("color", [False, True])
 def test_tables_keep_to_the_width_and_line_up(statistics, width, color):

@@ -6,8 +6,11 @@ import json
 
 from tests.helpers.observed import observe, program
 from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
+from traceloop.reading.findings import waiting as waiting_rules
 from traceloop.reading.findings.model import CRITICAL
 from traceloop.reading.findings.verdict import verdict
+from traceloop.reading.statistics.wait_series import Waited
+from traceloop.reading.statistics.waits import AwaitPlace
 from traceloop.record.layout import SITE_LIMIT
 
 from .test_rules import LOAD, WATCH, Made
@@ -51,6 +54,37 @@ def test_a_pool_that_is_empty_is_found_and_its_twin_is_not(tmp_path):
     assert "asyncio.sleep: perhaps while they held it" in found.evidence[1]
     assert found.severity == CRITICAL
     assert not waiting(tmp_path, POOL.format(upstream=0.001))
+
+
+BRIEF = """
+async def handler(lock):
+    async with lock:
+        await asyncio.sleep({held})
+
+async def main():
+    started = time.monotonic()
+    while True:
+        lock = asyncio.Lock()
+        await asyncio.gather(*[handler(lock) for _ in range(6)])
+        if time.monotonic() - started >= {seconds}:
+            break
+
+run(main())
+"""
+
+
+def test_many_short_waits_that_one_look_saw_are_no_finding_and_those_that_many_looks_saw_are(tmp_path):
+    assert not waiting(tmp_path, BRIEF.format(held=0.05, seconds=0))
+    (found,) = waiting(tmp_path, BRIEF.format(held=0.05, seconds=6))
+    assert "seen, some" in found.harm and "in all by estimate" in found.harm
+
+
+def test_what_is_an_estimate_is_called_one():
+    place = AwaitPlace("__main__.handler", "/app.py", 7, "asyncio.Lock.acquire", "lock")
+    told = waiting_rules._waits(Waited("__main__.handler", place, 3.0, 3.0, 0.6, 3, 0, 3))
+    assert told == "3 waits seen, some 3.00 s in all by estimate"
+    told = waiting_rules._waits(Waited("__main__.handler", place, 3.0, 0.0, 1.2, 3, 0, 0))
+    assert told == "3 waits, 3.00 s in all"
 
 
 def made(awaited):

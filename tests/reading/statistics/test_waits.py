@@ -8,7 +8,7 @@ import pytest
 
 from traceloop.reading.decoding.decoded import Standing
 from traceloop.reading.statistics import wait_kinds
-from traceloop.reading.statistics.waits import OTHER, UNKNOWN, AwaitPlace, Waits, place_of
+from traceloop.reading.statistics.waits import OTHER, UNKNOWN, AwaitPlace, Waits, WaitTotals, place_of
 from traceloop.record.layout import SITE_LIMIT
 
 TASK = 5 * SITE_LIMIT + 7.0
@@ -127,3 +127,12 @@ def test_whom_a_task_waits_for_is_what_the_last_look_says():
 def test_waiting_now_is_told_by_place():
     now = waits().waiting_now([(7, 1, 10.0), (7, 1, 12.0), (8, 99, 13.0)], 14.0)
     assert now == {(7, PLACE): (2, 6.0, 4.0), (8, UNKNOWN): (1, 1.0, 1.0)}
+
+
+def test_short_waits_that_one_look_saw_are_one_round():
+    totals = WaitTotals()
+    for seen_at in (1.0, 1.0, 1.05, 2.0, 2.0, 4.0):
+        totals.add(0.3, 1.0, seen_at)
+    totals.add(2.5, 1.0, 9.0)  # so long that it is seen for certain
+    assert (totals.count, totals.rounds) == (7, 3)
+    assert (totals.estimated_s, totals.exact_s, totals.longest_s) == (6.0, 2.5, 2.5)

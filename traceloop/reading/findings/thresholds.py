@@ -44,6 +44,7 @@ LEAK_SECONDS: Final = 3.0  # watched for at least this long
 LOST_TASKS: Final = 1  # tasks destroyed while pending
 CONTENDED_WAITS: Final = 3  # waits at one line for a connection or a lock
 CONTENDED_SECONDS: Final = 2.0  # for so long in all
+CONTENDED_ROUNDS: Final = 3  # rounds of looks that saw waits too short to be seen for certain; else these do not count
 CONTENDED_SHARE: Final = 0.1  # and this share of the time observed
 DEADLOCK_SECONDS: Final = 1.0  # tasks that have waited for each other for so long
 SWEEPS: Final = 50  # times the timer heap was swept of cancelled timers

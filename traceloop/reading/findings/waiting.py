@@ -29,16 +29,18 @@ def contended(scope: Scope) -> Iterator[Finding]:
     every = scope.process.wait_series.most(scope.now, running=scope.process.attached)
     for waited in every:
         title = _TITLES.get(waited.place.kind)
+        # What one look saw at one moment says little of all the others.
+        known = waited.seconds - (waited.estimated_s if waited.rounds < thresholds.CONTENDED_ROUNDS else 0.0)
         if (
             title is None
             or waited.waits < thresholds.CONTENDED_WAITS
-            or waited.seconds < thresholds.CONTENDED_SECONDS
-            or waited.seconds < thresholds.CONTENDED_SHARE * scope.observed_s
+            or known < thresholds.CONTENDED_SECONDS
+            or known < thresholds.CONTENDED_SHARE * scope.observed_s
         ):
             continue
         place = waited.place
         who = Who(place.function, place.file, place.line)
-        harm = f"{counted(waited.waits, 'wait')}, {seconds(waited.seconds)} in all, {seconds(waited.longest_s)} at most"
+        harm = f"{_waits(waited)}, {seconds(waited.longest_s)} at most"
         if waited.now:
             harm += f"; {counted(waited.now, 'task')} there now"
         yield Finding(
@@ -56,6 +58,13 @@ def contended(scope: Scope) -> Iterator[Finding]:
         )
 
 
+def _waits(waited: Waited) -> str:
+    """How many and for how long. Of short ones only those that a look found are known, and the sum is an estimate."""
+    if waited.rough:
+        return f"{counted(waited.waits, 'wait')} seen, some {seconds(waited.seconds)} in all by estimate"
+    return f"{counted(waited.waits, 'wait')}, {seconds(waited.seconds)} in all"
+
+
 def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str]:
     yield f"they are tasks of {waited.coroutine}, in {waited.place.inside}"
     holders = [
@@ -66,7 +75,8 @@ def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str
     if holders:
         most = holders[0].place
         where = f"{short_path(most.file)}:{most.line}, in {most.inside}"
-        yield f"other tasks of it waited {seconds(holders[0].seconds)} at {where}: perhaps while they held it"
+        some = "some " if holders[0].rough else ""
+        yield f"other tasks of it waited {some}{seconds(holders[0].seconds)} at {where}: perhaps while they held it"
     if scope.loops:
         busiest = max(loop.utilization(scope.now) for loop in scope.loops)
         yield f"the loop was active {percent(busiest)} of the time"

@@ -20,7 +20,8 @@ PLACE_LIMIT: Final = 100
 class Waited(NamedTuple):
     """Waits of one coroutine's tasks at one place, those that last counted up to now. Seconds.
 
-    estimated_s: the part of ``seconds`` that is an estimate. waits: how many were seen. now: tasks that wait there now.
+    estimated_s: the part of ``seconds`` that is an estimate, of ``rounds`` rounds of looks. waits: how many were seen.
+    now: tasks that wait there now.
     """
 
     coroutine: str
@@ -30,6 +31,12 @@ class Waited(NamedTuple):
     longest_s: float
     waits: int
     now: int
+    rounds: int
+
+    @property
+    def rough(self) -> bool:
+        """Whether so much of ``seconds`` is an estimate that it must be shown as one."""
+        return self.estimated_s > 0.1 * self.seconds
 
 
 class WaitSeries:
@@ -80,6 +87,7 @@ class WaitSeries:
                     max(totals.longest_s if totals else 0.0, longest),
                     (totals.count if totals else 0) + tasks,
                     tasks,
+                    totals.rounds if totals else 0,
                 )
             )
         return sorted(out, key=lambda each: -each.seconds)

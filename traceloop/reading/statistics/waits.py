@@ -16,6 +16,7 @@ Where there are more tasks than a second's looks can take in, the time between t
 from __future__ import annotations
 
 import json
+import math
 from array import array
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
@@ -70,23 +71,28 @@ class WaitTotals:
     """Waits of one coroutine's tasks at one place; seconds.
 
     exact_s: in waits that are over and lasted for at least the time between two looks. estimated_s: of shorter ones.
-    count: waits that were seen. longest_s: the longest of them.
+    count: waits that were seen. longest_s: the longest of them. rounds: rounds of looks that saw the shorter ones:
+    many tasks that wait at one moment are seen by one look or by none, so that one round is no estimate.
     """
 
-    __slots__ = ("count", "estimated_s", "exact_s", "longest_s")
+    __slots__ = ("_seen_at", "count", "estimated_s", "exact_s", "longest_s", "rounds")
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count = self.rounds = 0
         self.exact_s = self.estimated_s = self.longest_s = 0.0
+        self._seen_at = -math.inf
 
-    def add(self, seconds: float, period: float) -> None:
-        """A wait that a look has seen is over."""
+    def add(self, seconds: float, period: float, seen_at: float) -> None:
+        """A wait is over that a look has seen, ``seen_at`` (monotonic s)."""
         self.count += 1
         self.longest_s = max(self.longest_s, seconds)
         if seconds >= period:
             self.exact_s += seconds
         else:
             self.estimated_s += period
+            if seen_at >= self._seen_at + period / 2:
+                self.rounds += 1
+                self._seen_at = seen_at
 
     @property
     def seconds(self) -> float:
@@ -212,19 +218,20 @@ class Waits:
         """A task steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""
         seen = self.looks[ident]
         chain = used = 0
+        seen_at = 0.0
         while used < len(seen) and seen[used] < start:
             if seen[used] >= before:
-                chain = int(seen[used + 1])
+                seen_at, chain = seen[used], int(seen[used + 1])
             used += 2
         if used == len(seen):
             del self.looks[ident]
         elif used:
             del seen[:used]
         if chain:
-            self.ended(site_of(ident), chain, start - before)
+            self.ended(site_of(ident), chain, start - before, seen_at)
 
-    def ended(self, site: int, chain: int, seconds: float) -> None:
-        """A task of the coroutine at ``site`` has waited at ``chain`` for so long, and a look has seen it."""
+    def ended(self, site: int, chain: int, seconds: float, seen_at: float) -> None:
+        """A task of the coroutine at ``site`` has waited at ``chain`` for so long, and a look has seen it then."""
         key = (site, self.chains.place(chain))
         totals = self.totals.get(key)
         if totals is None:
@@ -233,7 +240,7 @@ class Waits:
                 totals = self.totals.setdefault(key, WaitTotals())
             else:
                 totals = self.totals[key] = WaitTotals()
-        totals.add(seconds, self.period)
+        totals.add(seconds, self.period, seen_at)
 
     def waiting_now(self, standing: Iterable[tuple[int, int, float]], now: float) -> dict[
         tuple[int, AwaitPlace], tuple[int, float, float]
