@@ -68,7 +68,7 @@ def read(folder: str) -> tuple[Any, list[str], list[str]]:
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
     with follower.statistics.lock:
-        for _ in follower.portions(last=True):  # counted as they come: a long record is never held whole
+        for _ in follower.chunks(last=True):  # counted as they come: a long record is never held whole
             pass
     crashes = [str(process.crash) for process in follower.processes.values() if process.crash is not None]
     return statistics, crashes, follower.problems

@@ -1,6 +1,6 @@
 """From what was read of a run to the exporters: spans of every process, to every exporter that was asked for.
 
-A stretch of a record goes one way: it is explained (spans/slow.py), built into spans (spans/builder.py, or
+A chunk of a record goes one way: it is explained (spans/slow.py), built into spans (spans/builder.py, or
 otlp/packing.py where only OTLP receivers get them), limited, and handed to the sinks, which encode and send in threads
 of their own. Called by the reader's thread alone.
 """
@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from traceloop.reading.follower import ProcessFollower, RingFollower, Stretch
+from traceloop.reading.follower import Chunk, ProcessFollower, RingFollower
 from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.statistics.parts import Sample
@@ -56,13 +56,13 @@ class _Ring:
         self.held = HeldSpans(explanations.explain)
         self.on_sent: SentHook | None = None
 
-    def take(self, stretch: Stretch) -> _Made:
-        """The spans of a stretch, and those of slow runs before it that wait no longer."""
-        runs = stretch.decoded.runs
-        spans = self.builder.build(stretch.decoded, self.explanations.slow_runs(stretch), stretch.thread_id)
-        if stretch.loop is not None:
-            self.on_sent = loop_hook(stretch.loop)
-        self.held.hold(self.builder.take_slow(), stretch.slow)
+    def take(self, chunk: Chunk) -> _Made:
+        """The spans of a chunk, and those of slow runs before it that wait no longer."""
+        runs = chunk.decoded.runs
+        spans = self.builder.build(chunk.decoded, self.explanations.slow_runs(chunk), chunk.thread_id)
+        if chunk.loop is not None:
+            self.on_sent = loop_hook(chunk.loop)
+        self.held.hold(self.builder.take_slow(), chunk.slow)
         spans += self.held.release(runs[-1][2] if runs else 0.0)
         return self._made(spans)
 
@@ -100,14 +100,14 @@ class _Process:
         self._offloads: OffloadSpans | None = None
         self._stalls = StallSpans(follower, self._index, self._site)
 
-    def take(self, stretches: Sequence[Stretch], now: float) -> Iterator[_Made]:
+    def take(self, chunks: Sequence[Chunk], now: float) -> Iterator[_Made]:
         """The spans of what was read, and those held back that wait no longer; ``now``: monotonic s."""
-        for stretch in stretches:
+        for chunk in chunks:
             try:
-                yield from self._take_stretch(stretch)
+                yield from self._take_chunk(chunk)
             except _NO_SENSE as error:
-                self._rings.pop(stretch.ring, None)
-                self._on_damage(len(stretch.decoded.runs), error)
+                self._rings.pop(chunk.ring, None)
+                self._on_damage(len(chunk.decoded.runs), error)
         yield from self._safely(lambda: [ring.release(now) for ring in self._rings.values()])
         yield from self._safely(lambda: [_Made(self._stalls.take())])
         yield from self._safely(lambda: self._offload_spans(now))
@@ -118,19 +118,19 @@ class _Process:
             yield from self._safely(lambda ring=ring: [ring.finish()])  # type: ignore[misc]
         yield from self._safely(lambda: self._offload_spans(0.0, final=True))
 
-    def _take_stretch(self, stretch: Stretch) -> Iterator[_Made]:
-        decoded = stretch.decoded
+    def _take_chunk(self, chunk: Chunk) -> Iterator[_Made]:
+        decoded = chunk.decoded
         builder = None
-        if stretch.ring.is_loop:
-            ring = self._ring(stretch.ring)
+        if chunk.ring.is_loop:
+            ring = self._ring(chunk.ring)
             builder = ring.builder
-            yield ring.take(stretch)
+            yield ring.take(chunk)
         if decoded.offloads or decoded.threads or decoded.executors:
             if self._offloads is None:
-                self._offloads = OffloadSpans(self._site, self._sampling, stretch.ring.reader.clock_offset_ns)
+                self._offloads = OffloadSpans(self._site, self._sampling, chunk.ring.reader.clock_offset_ns)
             self._offloads.feed(decoded, builder)
         for event in decoded.events:
-            span = growth_span(event, stretch.ring.reader.clock_offset_ns)
+            span = growth_span(event, chunk.ring.reader.clock_offset_ns)
             if span is not None:
                 yield _Made([span])
 
@@ -169,7 +169,7 @@ class _Process:
 
 
 class SpanPipeline:
-    """Turns stretches of the record into spans and hands them out."""
+    """Turns chunks of the record into spans and hands them out."""
 
     def __init__(
         self,
@@ -202,13 +202,13 @@ class SpanPipeline:
         """Whether spans go anywhere."""
         return bool(self.sinks)
 
-    def take(self, stretches: Sequence[Stretch], now: float) -> None:
+    def take(self, chunks: Sequence[Chunk], now: float) -> None:
         """Makes and queues the spans of what was read; ``now``: monotonic s. Also to be called when nothing was."""
         if not self.sinks:
             return
-        read: dict[ProcessFollower, list[Stretch]] = {follower: [] for follower in self._processes}
-        for stretch in stretches:
-            read.setdefault(stretch.ring.process, []).append(stretch)
+        read: dict[ProcessFollower, list[Chunk]] = {follower: [] for follower in self._processes}
+        for chunk in chunks:
+            read.setdefault(chunk.ring.process, []).append(chunk)
         for follower, own in read.items():
             process = self._processes.get(follower)
             if process is None:

@@ -23,7 +23,7 @@ def may_export_spans(settings: Settings, environ: Mapping[str, str]) -> bool:
 class NoSpans:
     """Takes what the pipeline takes, and does nothing."""
 
-    def take(self, stretches: object, now: float) -> None:
+    def take(self, chunks: object, now: float) -> None:
         """Nothing."""
 
     def end_process(self, follower: object) -> None:

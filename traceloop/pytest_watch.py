@@ -172,12 +172,12 @@ class Watch:
             return over
         sites = follower.statistics.sites
         longest = 0.0
-        for stretch in follower.read():
-            self.dropped += stretch.decoded.dropped
-            if stretch.loop is None:
+        for chunk in follower.read():
+            self.dropped += chunk.decoded.dropped
+            if chunk.loop is None:
                 continue
-            self.callbacks += len(stretch.decoded.runs)
-            for run in stretch.decoded.runs:
+            self.callbacks += len(chunk.decoded.runs)
+            for run in chunk.decoded.runs:
                 seconds = run[2] - run[1]
                 # Most runs are short: those that cannot be in any table need no name.
                 if seconds < longest and seconds < 1e-4:
@@ -185,7 +185,7 @@ class Watch:
                 longest = max(longest, seconds)
                 label = sites.label_of(run[3])
                 if limit is not None and seconds > limit:
-                    over.append((stretch.ring.reader.number, run, label))
+                    over.append((chunk.ring.reader.number, run, label))
                 known = self.longest.get(label)
                 if test and (known is None or seconds > known.seconds):
                     self.longest[label] = SlowRun(seconds, label, test)

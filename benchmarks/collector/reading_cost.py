@@ -42,8 +42,8 @@ def read(path, spans):
         pipeline.sinks = [NullSender(sink.settings, print) for sink in pipeline.sinks]
     begun = time.process_time()
     follower = RunFollower(path, numbers)
-    for stretches in follower.portions(last=True):
-        pipeline.take(stretches, time.monotonic())
+    for chunks in follower.chunks(last=True):
+        pipeline.take(chunks, time.monotonic())
     for process in follower.processes.values():
         pipeline.end_process(process)
     pipeline.shutdown(60)

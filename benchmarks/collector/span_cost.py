@@ -31,8 +31,8 @@ RUNS = 20_000
 SDK_SPANS = 2_000
 
 
-def stretches(per_iteration):
-    """One stretch of the record for each round."""
+def chunks(per_iteration):
+    """One chunk of the record for each round."""
     when, number, iteration = 1000.0, 0, 0
     for _ in range(ROUNDS):
         decoded = Decoded(LoopInfo(1, "MainThread", 0.0))
@@ -60,7 +60,7 @@ def main():
     figures = {"packed straight": [], "tuples": [], "packing of tuples": [], "SDK objects and encoder": []}
     clock = time.process_time
     gc.disable()
-    for decoded in stretches(per_iteration):
+    for decoded in chunks(per_iteration):
         begun = clock()
         packing.build(decoded)
         pieces = packing.take_packed().pieces

@@ -155,7 +155,7 @@ class SpanBuilder:
             self._kind(task.ident, "task", task.name)
         runs = decoded.runs
         self._active.update(slow.active)
-        # One of the stretch before may still be to come.
+        # One of the chunk before may still be to come.
         self._lowest = slow.lowest if self._held is None else min(slow.lowest, self._lowest)
         if self._held is not None:
             runs = [self._held, *runs]

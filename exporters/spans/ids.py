@@ -8,7 +8,7 @@ An id is the eight bytes of a double. Its base has a random sign, exponent and m
 many of its own last places: that is exact, stays within the exponent for 2**51 numbers, and one floating-point addition
 with the packing of a double costs a third of what an integer of 64 bits takes. A trace's id is a random prefix and such
 a double, whose mantissa goes forward by an odd constant, modulo 2**52: it visits all of them, and its low bytes, which
-stand first, are evenly spread over any stretch. The ratio samplers of other programs look at these.
+stand first, are evenly spread over any range. The ratio samplers of other programs look at these.
 """
 
 from __future__ import annotations

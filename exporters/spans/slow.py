@@ -1,7 +1,7 @@
 """Slow runs: which they are, and what is known of them, before and after their spans are made.
 
 A record is read, explained, built into spans, limited, encoded and sent, in that order. ``RingExplanations`` is the
-second stage: it asks the index of stalls which runs of a stretch were slow, and what the application's spans were that
+second stage: it asks the index of stalls which runs of a chunk were slow, and what the application's spans were that
 they served. The builder takes its answer as data. What else there is to say of a slow run (stacks, cause, who waited)
 comes by another ring, a moment later: ``HeldSpans`` keeps its span until then.
 """
@@ -13,7 +13,7 @@ from math import inf
 from typing import Final, NamedTuple
 
 from traceloop.reading.decoding.decoded import Run, SpanContext
-from traceloop.reading.follower import Stretch
+from traceloop.reading.follower import Chunk
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.who_waited import SlowRun
@@ -26,7 +26,7 @@ _WAIT_SECONDS: Final = 0.3
 
 
 class SlowRuns(NamedTuple):
-    """The slow runs of a stretch. lowest: s below which no run is slow. active: by number, of each slow run, the
+    """The slow runs of a chunk. lowest: s below which no run is slow. active: by number, of each slow run, the
     application's span that was active in it when its stack was taken, None where there was none.
     """
 
@@ -69,16 +69,16 @@ class RingExplanations:
         self._stall_of = stall_of
         self._threshold = 0.1
 
-    def slow_runs(self, stretch: Stretch) -> SlowRuns:
-        """Which runs of the stretch are slow, each in the light of its callback, its culprit and the threshold."""
-        if stretch.threshold > 0.0:
-            self._threshold = stretch.threshold
+    def slow_runs(self, chunk: Chunk) -> SlowRuns:
+        """Which runs of the chunk are slow, each in the light of its callback, its culprit and the threshold."""
+        if chunk.threshold > 0.0:
+            self._threshold = chunk.threshold
         lowest = self._context.lowest_threshold(self._threshold)
-        if not stretch.slow:
+        if not chunk.slow:
             return NO_SLOW_RUNS
         index = self._index_of()
         active: dict[int, SpanContext | None] = {}
-        for slow in stretch.slow:
+        for slow in chunk.slow:
             number, start, end, ident, *_ = slow.run
             label = self._sites.label_of(ident)
             if slow.duration >= index.limit(self._ring, start, end, label, self._threshold):
@@ -114,12 +114,12 @@ class HeldSpans:
     def __init__(self, explain: Callable[[Run], Explanation]) -> None:
         self._explain = explain
         self._held: list[_Held] = []
-        # By number, of the stretch read last and the one before it, whose last run the builder may have kept.
+        # By number, of the chunk read last and the one before it, whose last run the builder may have kept.
         self._found: dict[int, SlowRun] = {}
         self._before: dict[int, SlowRun] = {}
 
     def hold(self, made: Sequence[tuple[Run, Span]], slow: Iterable[SlowRun] = ()) -> None:
-        """Takes what the builder made, each with its run. ``slow``: the slow runs of a stretch, with what waited for
+        """Takes what the builder made, each with its run. ``slow``: the slow runs of a chunk, with what waited for
         them.
         """
         self._before, self._found = self._found, {each.run[0]: each for each in slow}

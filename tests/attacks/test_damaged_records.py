@@ -281,8 +281,8 @@ def export(folder: str) -> list[str]:
     pipeline = make_pipeline(settings, statistics, said.append, {}, [sender])
     follower = RunFollower(folder, statistics)
     with statistics.lock:
-        for stretches in follower.portions(last=True):
-            pipeline.take(stretches, time.monotonic())
+        for chunks in follower.chunks(last=True):
+            pipeline.take(chunks, time.monotonic())
         for process in follower.processes.values():
             pipeline.end_process(process)
     pipeline.shutdown(10)

@@ -23,7 +23,7 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def recorded(main: Any) -> list[Any]:
-    """What ``main(loop)`` did: every stretch of the record of its loop."""
+    """What ``main(loop)`` did: every chunk of the record of its loop."""
     loop = EventLoop()
     try:
         loop.run_until_complete(main(loop))
@@ -34,8 +34,8 @@ def recorded(main: Any) -> list[Any]:
     return [*stream.feed(RingReader(buffer).read(final=True)), stream.finish()]
 
 
-def tasks_of(stretches: list[Any]) -> list[Any]:
-    return [task for decoded in stretches for task in decoded.tasks]
+def tasks_of(chunks: list[Any]) -> list[Any]:
+    return [task for decoded in chunks for task in decoded.tasks]
 
 
 async def steps(number: int) -> str:
@@ -97,10 +97,10 @@ def test_tasks_that_run_out_of_their_order_are_told_apart() -> None:
         await asyncio.gather(*tasks)
         assert not loop._recorder.tasks.fresh
 
-    stretches = recorded(main)
-    found = tasks_of(stretches)
+    chunks = recorded(main)
+    found = tasks_of(chunks)
     assert sorted(task.name for task in found[1:]) == sorted(f"child {k}" for k in range(20))
-    steps_of = [run[3] for decoded in stretches for run in decoded.runs if run[4] == "task"]
+    steps_of = [run[3] for decoded in chunks for run in decoded.runs if run[4] == "task"]
     assert all(steps_of.count(task.ident) == 2 for task in found[1:])
 
 
@@ -123,9 +123,9 @@ def test_a_task_that_is_interrupted_at_its_first_step_is_in_the_record() -> None
     finally:
         loop.close()
     stream = LoopStream()
-    stretches = stream.feed(RingReader(buffer).read(final=True))
-    names = {task.ident: task.name for task in tasks_of(stretches)}
-    outcomes = {names[ident]: outcome for decoded in stretches for ident, outcome, _, _ in decoded.finished}
+    chunks = stream.feed(RingReader(buffer).read(final=True))
+    names = {task.ident: task.name for task in tasks_of(chunks)}
+    outcomes = {names[ident]: outcome for decoded in chunks for ident, outcome, _, _ in decoded.finished}
     assert outcomes["leaving"] == 2
 
 

@@ -192,9 +192,9 @@ class Collector:
         found = False
         with self.statistics.lock:
             try:
-                for stretches in self.follower.portions():
-                    found = found or bool(stretches)
-                    self.pipeline.take(stretches, time.monotonic())
+                for chunks in self.follower.chunks():
+                    found = found or bool(chunks)
+                    self.pipeline.take(chunks, time.monotonic())
                 if not found:
                     self.pipeline.take((), time.monotonic())
             except Exception as error:  # a damaged record must not take the others' readings with it

@@ -99,9 +99,9 @@ class CollectorThread:
         """Reads what is new; from any thread."""
         with self.statistics.lock:
             found = False
-            for stretches in self.follower.portions():
+            for chunks in self.follower.chunks():
                 found = True
-                self.pipeline.take(stretches, time.monotonic())
+                self.pipeline.take(chunks, time.monotonic())
             if not found:
                 self.pipeline.take((), time.monotonic())
         return found
@@ -116,8 +116,8 @@ class CollectorThread:
         self._stop.set()
         self._thread.join(timeout)
         with self.statistics.lock:
-            for stretches in self.follower.last_portions():
-                self.pipeline.take(stretches, time.monotonic())
+            for chunks in self.follower.last_chunks():
+                self.pipeline.take(chunks, time.monotonic())
             self.pipeline.end_process(self.follower)
         self.pipeline.shutdown(timeout)
         if self._push is not None:

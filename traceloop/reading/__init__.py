@@ -21,7 +21,7 @@ def read_run(path: str | os.PathLike[str], statistics: Statistics | None = None)
     if not follower.directory.processes():
         raise FileNotFoundError(f"{os.fspath(path)}: no record of a run there")
     with follower.statistics.lock:
-        for _ in follower.portions(last=True):
+        for _ in follower.chunks(last=True):
             pass
     return follower.statistics
 

@@ -32,12 +32,12 @@ from .statistics.run import Statistics
 _LOOK_SECONDS = 1.0
 # Doubles of a loop's ring that are read at a time: 8,192 records, whose decoded form takes about 5 MB and is not thrown
 # out of the processor's caches before it has been counted. However much is behind, no more is held.
-_PORTION = 3 * 8192
-# Portions of a turn, after which a writer that is faster than we are has to wait: scrapes wait for turns.
-_MAX_PORTIONS = 128
+_CHUNK = 3 * 8192
+# Chunks of a turn, after which a writer that is faster than we are has to wait: scrapes wait for turns.
+_MAX_CHUNKS = 128
 
 
-class Stretch(NamedTuple):
+class Chunk(NamedTuple):
     """What one turn read of one ring, for further readers (spans): ``loop`` is None for the process ring.
 
     ``threshold`` (s) and ``thread_id`` (native) of the loop as they then stood; the ring may be closed by now.
@@ -71,31 +71,31 @@ class RingFollower:
         self._closed: LoopInfo | None = None
 
     def fetch(self, *, final: bool) -> None:
-        """Copies what there is, of a loop's ring a portion at most."""
+        """Copies what there is, of a loop's ring a chunk at most."""
         if self.is_loop:
-            self._fetched = self.reader.read(final=final, limit=_PORTION)
+            self._fetched = self.reader.read(final=final, limit=_CHUNK)
             self.more = bool(self._fetched) and self.reader.behind > 0
         else:
             self._fetched = self.reader.read(final=final)
 
-    def read(self) -> list[Stretch]:
+    def read(self) -> list[Chunk]:
         """Takes in what was fetched."""
         batches, self._fetched = self._fetched, []
-        out: list[Stretch] = []
+        out: list[Chunk] = []
         if batches:
             for decoded in self.decoder.feed(batches):
                 out += self._take(decoded)
         self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
         return out
 
-    def finish(self) -> list[Stretch]:
+    def finish(self) -> list[Chunk]:
         """The writer has gone: what was under way at its end."""
         decoded = self.decoder.finish(self.process.ended_at(self.reader.clock_offset_ns))
         out = [] if decoded.empty else self._take(decoded)
         self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
         return out
 
-    def _take(self, decoded: Decoded) -> list[Stretch]:
+    def _take(self, decoded: Decoded) -> list[Chunk]:
         process = self.process.statistics
         if self.is_loop:
             info = decoded.loop
@@ -111,12 +111,12 @@ class RingFollower:
         native = word(layout.W_THREAD)
         thread_id = int(native) if 0.0 <= native < 2.0**32 else 0
         slow = self.loop.callbacks.new_slow if self.loop is not None else ()
-        stretch = Stretch(self, self.loop, decoded, word(layout.W_THRESHOLD), thread_id, slow)
+        chunk = Chunk(self, self.loop, decoded, word(layout.W_THRESHOLD), thread_id, slow)
         if decoded.closed and self.loop is not None:
             process.close_loop(self.loop, decoded.end)
             self.loop = None
             self._closed = decoded.loop
-        return [stretch]
+        return [chunk]
 
 
 class ProcessFollower:
@@ -148,12 +148,12 @@ class ProcessFollower:
             return
         self.rings[name] = RingFollower(self, reader)
 
-    def read(self, *, final: bool = False) -> list[Stretch]:
+    def read(self, *, final: bool = False) -> list[Chunk]:
         """What was written since the last time, all at once."""
-        return [stretch for portion in self.portions(final=final) for stretch in portion]
+        return [chunk for chunks in self.chunks(final=final) for chunk in chunks]
 
-    def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
-        """What was written since the last time, a portion at a time, each counted when it comes.
+    def chunks(self, *, final: bool = False) -> Iterator[list[Chunk]]:
+        """What was written since the last time, a chunk at a time, each counted when it comes.
 
         ``final``: the process writes no more; reads to the end.
         """
@@ -165,25 +165,25 @@ class ProcessFollower:
                     # Asked before the read: what the watchdog wrote up to its last turn is in it.
                     read_until = ring.reader.word(layout.W_LOOKED)
                 ring.fetch(final=final)
-            stretches = [stretch for ring in rings for stretch in ring.read()]
+            chunks = [chunk for ring in rings for chunk in ring.read()]
             stall_statistics.watchdog_read_until(self.statistics, read_until)
-            if stretches:
-                yield stretches
-            if not (stretches if final else number < _MAX_PORTIONS and any(ring.more for ring in rings)):
+            if chunks:
+                yield chunks
+            if not (chunks if final else number < _MAX_CHUNKS and any(ring.more for ring in rings)):
                 break
         now = time.monotonic()
         if now - self._looked >= _LOOK_SECONDS:
             self._looked = now
             self.statistics.look()
 
-    def end(self, *, crashed: bool = False) -> list[Stretch]:
+    def end(self, *, crashed: bool = False) -> list[Chunk]:
         """The process has ended: reads the rest, ends what was under way, and gives its slot back."""
-        return [stretch for portion in self.last_portions(crashed=crashed) for stretch in portion]
+        return [chunk for chunks in self.last_chunks(crashed=crashed) for chunk in chunks]
 
-    def last_portions(self, *, crashed: bool = False) -> Iterator[list[Stretch]]:
-        """The same a portion at a time; to be used up."""
-        yield from self.portions(final=True)
-        yield [stretch for ring in self.rings.values() for stretch in ring.finish()]
+    def last_chunks(self, *, crashed: bool = False) -> Iterator[list[Chunk]]:
+        """The same a chunk at a time; to be used up."""
+        yield from self.chunks(final=True)
+        yield [chunk for ring in self.rings.values() for chunk in ring.finish()]
         if crashed:
             self._take_last_words()
         self._run_statistics.detach(self.statistics, crashed=crashed, at=self._left_at())
@@ -224,12 +224,12 @@ class FolderFollower(ProcessFollower):
         #: What is known of its end, where it crashed or was killed.
         self.crash: Crash | None = None
 
-    def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
+    def chunks(self, *, final: bool = False) -> Iterator[list[Chunk]]:
         """What was written since the last time, to rings that appeared meanwhile too."""
         for path in self.folder.rings():
             self.add(os.path.basename(path), path, final=final)
         self.statistics.description = self.folder.description
-        yield from super().portions(final=final)
+        yield from super().chunks(final=final)
 
     def ended_at(self, clock_offset_ns: int) -> float:
         """By the file that it wrote at its end; else by what was seen of it, by this reader or its collector; else by
@@ -340,14 +340,14 @@ class PrivateFollower(ProcessFollower):
         super().__init__(statistics, process.pid, SiteNames(process.site_log.sites), printable_data(process.describe()))
         self._process = process
 
-    def portions(self, *, final: bool = False) -> Iterator[list[Stretch]]:
+    def chunks(self, *, final: bool = False) -> Iterator[list[Chunk]]:
         """What was written since the last time."""
         ring = self._process.process_ring
         if ring is not None:
             self.add(files.PROCESS_RING, ring.buffer)
         for number, ring in enumerate(list(self._process.rings)):
             self.add(files.loop_ring(number), ring.buffer)
-        yield from super().portions(final=final)
+        yield from super().chunks(final=final)
 
 
 class RunFollower:
@@ -361,13 +361,13 @@ class RunFollower:
         self.ended: set[str] = set()
         self.crashed: set[str] = set()
 
-    def turn(self, *, last: bool = False) -> list[Stretch]:
+    def turn(self, *, last: bool = False) -> list[Chunk]:
         """Reads what is new of every process. ``last``: as far as there is anything, living processes too."""
         with self.statistics.lock:
-            return [stretch for portion in self.portions(last=last) for stretch in portion]
+            return [chunk for chunks in self.chunks(last=last) for chunk in chunks]
 
-    def portions(self, *, last: bool = False) -> Iterator[list[Stretch]]:
-        """The same a portion at a time: whoever lets each go before the next needs little memory, however far behind
+    def chunks(self, *, last: bool = False) -> Iterator[list[Chunk]]:
+        """The same a chunk at a time: whoever lets each go before the next needs little memory, however far behind
         the readers are. To be used up, under the statistics' lock.
         """
         for folder in self.directory.processes():
@@ -383,13 +383,13 @@ class RunFollower:
                 more = True
                 while more:
                     more = False
-                    for portion in follower.portions():
-                        yield portion
+                    for chunks in follower.chunks():
+                        yield chunks
                         more = last
             else:
-                yield from follower.portions()  # what it says of its end stands in rings perhaps not seen yet
+                yield from follower.chunks()  # what it says of its end stands in rings perhaps not seen yet
                 crashed = not folder.ended and self.directory.current(folder) and not follower.ended_well()
-                yield from follower.last_portions(crashed=crashed)
+                yield from follower.last_chunks(crashed=crashed)
                 self.ended.add(folder.name)
                 follower.take_usage()
                 if crashed:

@@ -27,7 +27,7 @@ def site(number):
 
 
 def record(generator, start, runs):
-    """Stretches of a record: iterations of any length, tasks, contexts of every sort, slow runs, unknown delays."""
+    """Chunks of a record: iterations of any length, tasks, contexts of every sort, slow runs, unknown delays."""
     when, number, iteration = start, 0, 0
     decoded = Decoded(LOOP)
     contexts = [
@@ -68,10 +68,10 @@ def record(generator, start, runs):
     yield decoded
 
 
-def cut(stretches, generator):
-    """The same stretches, some with the end of their last iteration in the next one."""
+def cut(chunks, generator):
+    """The same chunks, some with the end of their last iteration in the next one."""
     late = []
-    for decoded in stretches:
+    for decoded in chunks:
         decoded.iterations[:0] = late
         late = []
         if decoded.iterations and generator.random() < 0.5:

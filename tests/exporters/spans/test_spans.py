@@ -221,7 +221,7 @@ def test_only_those_that_were_found_slow_are():
     assert [span[0].name for _, span in made.take_slow()] == ["app.site5"]
 
 
-def test_a_slow_run_that_is_held_back_is_slow_in_the_next_stretch_too():
+def test_a_slow_run_that_is_held_back_is_slow_in_the_next_chunk_too():
     made = builder("slow")
     first = decoded([run(1, 1, length=0.5)])
     assert made.build(first, slow(first)) == [] and made.take_slow() == []

@@ -31,20 +31,20 @@ RUNS = st.lists(
 )
 
 
-def statistics_of(stretches):
+def statistics_of(chunks):
     sites = SiteNames([Site("application", f"callback_{number}", "/srv/application.py", 1) for number in range(8)])
     statistics = CallbackStatistics(sites, BoundedLabels(5), BoundedLabels(5), lambda label, threshold: threshold)
-    for stretch in stretches:
+    for chunk in chunks:
         decoded = Decoded(None)
-        decoded.runs = list(stretch)
+        decoded.runs = list(chunk)
         statistics.feed(decoded)
-        if stretch:
-            assert decoded.longest_s == max(run[2] - run[1] for run in stretch)
+        if chunk:
+            assert decoded.longest_s == max(run[2] - run[1] for run in chunk)
     return statistics
 
 
 @given(RUNS, st.integers(1, 20))
-def test_stretches_of_any_length_count_the_same(drawn, size):
+def test_chunks_of_any_length_count_the_same(drawn, size):
     runs = []
     for number, (start, length, site, task, kind, delay) in enumerate(drawn, 1):
         ident = float(site + SITE_LIMIT * task)

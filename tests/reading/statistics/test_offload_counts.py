@@ -119,8 +119,8 @@ def test_every_offload_is_counted_with_its_outcome(make: Any) -> None:
     assert recorded[OUTCOME_CANCELLED] <= outcomes["cancelled"]
 
     statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
-    for stretch in decode(process):
-        statistics.feed(stretch)
+    for chunk in decode(process):
+        statistics.feed(chunk)
     assert len(statistics.executors) == 3
     runs: Counter[str] = Counter()
     for executor in statistics.executors.values():
@@ -138,12 +138,12 @@ def test_the_rings_may_be_read_in_any_order(first: str) -> None:
             with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="short") as pool:
                 run(loop, _gather(loop, pool, 20))
             del pool
-    stretches = decode(process)
+    chunks = decode(process)
     if first == "process ring":
-        stretches.reverse()
+        chunks.reverse()
     statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
-    for stretch in stretches:
-        statistics.feed(stretch)
+    for chunk in chunks:
+        statistics.feed(chunk)
     # A pool for each request must not make a series for each request.
     assert list(statistics.executors) == ["short"]
     short = statistics.executors["short"]
@@ -199,13 +199,13 @@ def test_the_last_calls_of_an_executor_that_is_gone_are_counted_under_its_name()
         run(loop, asyncio.sleep(0))
         late = decode(process)
     statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
-    for stretch in early:
-        statistics.feed(stretch)
-    seen = {step for stretch in early for step in stretch.offloads}
-    for stretch in reversed(late):
-        stretch.offloads = [step for step in stretch.offloads if step not in seen]
-        stretch.executors = []  # told already, by then
-        statistics.feed(stretch)
+    for chunk in early:
+        statistics.feed(chunk)
+    seen = {step for chunk in early for step in chunk.offloads}
+    for chunk in reversed(late):
+        chunk.offloads = [step for step in chunk.offloads if step not in seen]
+        chunk.executors = []  # told already, by then
+        statistics.feed(chunk)
     assert list(statistics.executors) == ["pool"]
     (totals,) = statistics.executors["pool"].functions.values()
     assert totals.runs == 20 and statistics.executors["pool"].waiting == 0

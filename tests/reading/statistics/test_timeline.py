@@ -34,7 +34,7 @@ def test_a_long_one_is_shared_out():
     assert [each.longest_s for each in timeline.seconds] == [2.75] * 4
 
 
-def test_a_stretch_of_an_earlier_time_and_damage_change_nothing():
+def test_a_chunk_of_an_earlier_time_and_damage_change_nothing():
     timeline = fed((10.5, 10.6))
     decoded = Decoded(None)
     decoded.iterations = [

@@ -286,8 +286,8 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
 
 def _statistics(process: Any) -> ExecutorStatistics:
     statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
-    for stretch in decode(process):
-        statistics.feed(stretch)
+    for chunk in decode(process):
+        statistics.feed(chunk)
     return statistics
 
 

@@ -148,7 +148,7 @@ _SAY_NOTHING: Final = frozenset(("end", "longest_s", "loop", "records"))
 
 
 class Decoded:
-    """What a stretch of one ring says, in the order of the record within each list.
+    """What a chunk of one ring says, in the order of the record within each list.
 
     loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
     runs, iterations, tasks, spans, collections, offloads, executors, workers, threads, events: see the types.
@@ -159,7 +159,7 @@ class Decoded:
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
     last_words: values of layout.COUNTER_WORDS that the loop had when it was closed, by index.
     longest_s: of its runs, once the statistics have seen them; until then it is not known, and infinite.
-    dropped: records lost in or before this stretch. records: read. closed: the loop was closed at its end, at ``end``.
+    dropped: records lost in or before this chunk. records: read. closed: the loop was closed at its end, at ``end``.
     """
 
     __slots__ = (

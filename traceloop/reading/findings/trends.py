@@ -43,7 +43,7 @@ class TaskTrends:
         self._number = 0
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of the loop's record."""
+        """Takes in one chunk of the loop's record."""
         if self._sites is not self._process.sites:
             self._clear()
         if decoded.loop is not None and decoded.loop.number != self._number:

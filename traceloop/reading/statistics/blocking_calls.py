@@ -59,7 +59,7 @@ class BlockingCallStatistics:
         return out
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of any ring of the process."""
+        """Takes in one chunk of any ring of the process."""
         for event in decoded.events:
             if event.data.get("kind") == "blocking_calls":
                 self._take(event.data)

@@ -106,7 +106,7 @@ class CallbackStatistics:
         # What takes the duration of a run, by kind of handle and ident: ``append`` of a cell's list.
         self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
         self.who_waited = WhoWaited(lambda ident: self.sites.label_of(ident) in PLUMBING)
-        #: The runs of the stretch that was fed last that may be slow: as long as the lowest threshold.
+        #: The runs of the chunk that was fed last that may be slow: as long as the lowest threshold.
         self.new_slow: list[SlowRun] = []
         self._open: list[_Counted] = []
         self._uncounted: list[_Counted] = []
@@ -127,7 +127,7 @@ class CallbackStatistics:
                 totals.threshold = self.threshold_for(totals.label, threshold)
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in a stretch's runs."""
+        """Takes in a chunk's runs."""
         runs = decoded.runs
         self.new_slow = []
         if not runs:

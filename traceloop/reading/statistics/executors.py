@@ -179,7 +179,7 @@ class ExecutorStatistics:
         return known.totals if known is not None else self.executors.get(name)
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of any ring of the process."""
+        """Takes in one chunk of any ring of the process."""
         for number, label, max_workers in decoded.executors:
             executor = self._executor(number, label)
             self._set_workers(executor, executor.workers, max_workers)

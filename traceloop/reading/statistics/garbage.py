@@ -68,7 +68,7 @@ class CollectionStatistics:
         self._waiting: list[_Waiting] = []
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in a stretch's collections, or finds the runs that those before it interrupted."""
+        """Takes in a chunk's collections, or finds the runs that those before it interrupted."""
         for each in decoded.collections:
             generation = each.generation
             if not 0 <= generation < _MAX_GENERATIONS:

@@ -87,7 +87,7 @@ class GrowthStatistics:
         self.detections: deque[HeapGrowth] = deque(maxlen=_KEPT)
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of any ring of the process."""
+        """Takes in one chunk of any ring of the process."""
         for event in decoded.events:
             growth = growth_of(event.data)
             if growth is not None:

@@ -126,7 +126,7 @@ class LoopStatistics:
     # -- taking in
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of the record."""
+        """Takes in one chunk of the record."""
         self._take_words()
         self.active_s += decoded.active_s
         self.idle_s += decoded.idle_s

@@ -22,11 +22,11 @@ class Sample(NamedTuple):
 class Part(Protocol):
     """A part of the statistics of one loop or one process: fed with what was read, asked for what it knows.
 
-    Both are called in the reader's thread, or under its lock. ``feed`` sees each stretch once, in order.
+    Both are called in the reader's thread, or under its lock. ``feed`` sees each chunk once, in order.
     """
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of the record."""
+        """Takes in one chunk of the record."""
 
     def metrics(self) -> Iterator[Sample]:
         """The series as they stand, without the labels ``process`` and ``loop``, which are the owner's."""

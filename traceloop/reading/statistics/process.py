@@ -38,7 +38,7 @@ class MemoryStatistics:
         self.most_blocks = 0
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in a stretch's samples."""
+        """Takes in a chunk's samples."""
         if decoded.memory:
             self.blocks = decoded.memory[-1][1]
             self.most_blocks = max(self.most_blocks, max(blocks for _, blocks in decoded.memory))
@@ -52,7 +52,7 @@ class MemoryStatistics:
 class ProcessStatistics:
     """Statistics of one process slot. ``attach`` and ``detach`` say which process has the slot.
 
-    ``parts`` feed on every stretch of every ring of the process, after the loop's own.
+    ``parts`` feed on every chunk of every ring of the process, after the loop's own.
     """
 
     def __init__(
@@ -163,7 +163,7 @@ class ProcessStatistics:
     # -- taking in
 
     def feed(self, decoded: Decoded, loop: LoopStatistics | None) -> None:
-        """Takes in a stretch of one of the process's rings; ``loop`` is None for the process ring."""
+        """Takes in a chunk of one of the process's rings; ``loop`` is None for the process ring."""
         if loop is not None:
             loop.feed(decoded)
         elif decoded.look_period:

@@ -111,7 +111,7 @@ class TaskStatistics:
         self.coroutines: dict[int, CoroutineTotals] = {}
         # By ident, in order of their first steps.
         self._alive: dict[float, _Alive] = {}
-        # Done in the stretch before: their last steps may end in this one.
+        # Done in the chunk before: their last steps may end in this one.
         self._done: dict[float, _Alive] = {}
         self._loop_number = 0
 
@@ -124,7 +124,7 @@ class TaskStatistics:
         return totals
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in one stretch of the loop's record."""
+        """Takes in one chunk of the loop's record."""
         if self._sites is not self._sites_of():  # another process has the slot: its sites have other numbers
             self._sites = self._sites_of()
             self.coroutines = {}
@@ -187,7 +187,7 @@ class TaskStatistics:
         return alive
 
     def _find_peaks(self, decoded: Decoded) -> None:
-        """Of each coroutine, how many tasks were alive at once in this stretch, whose ends are not taken off yet."""
+        """Of each coroutine, how many tasks were alive at once in this chunk, whose ends are not taken off yet."""
         higher = {totals for totals in self.coroutines.values() if totals.alive > totals.most_alive}
         if not higher:
             return

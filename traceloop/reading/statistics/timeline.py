@@ -41,7 +41,7 @@ class Timeline:
         self.seconds: deque[Second] = deque(maxlen=KEPT)
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in a stretch's iterations, a second's at a time."""
+        """Takes in a chunk's iterations, a second's at a time."""
         iterations = decoded.iterations
         first, number = 0, len(iterations)
         while first < number:

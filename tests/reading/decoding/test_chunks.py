@@ -1,4 +1,4 @@
-"""A reader that is far behind holds a portion of the record, not all of it."""
+"""A reader that is far behind holds a chunk of the record, not all of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ RUNS = 40_000
 
 
 @pytest.mark.parametrize("final", [False, True])
-def test_a_backlog_comes_a_portion_at_a_time(final):
+def test_a_backlog_comes_a_chunk_at_a_time(final):
     ring = Ring(None, layout.KIND_LOOP, 0, 8 << 20)
     statistics = new_statistics()
     follower = ProcessFollower(statistics, 1, SiteNames([Site("", "?", "", 0), Site("app", "f", "/app.py", 1)]), {})
@@ -29,12 +29,12 @@ def test_a_backlog_comes_a_portion_at_a_time(final):
             now += 1e-5
         ring.write(records, [], now)
     ring.write([now, layout.R_END, 1.0], [], now)
-    sizes = [sum(len(stretch.decoded.runs) for stretch in portion) for portion in follower.portions(final=final)]
+    sizes = [sum(len(chunk.decoded.runs) for chunk in chunks) for chunks in follower.chunks(final=final)]
     assert max(sizes) < RUNS / 3 and len(sizes) > 3
     assert sum(sizes) == RUNS
     (loop,) = statistics.loops()
     assert loop.callbacks.runs == RUNS
-    assert not any(follower.portions(final=final))
+    assert not any(follower.chunks(final=final))
     for each in follower.rings.values():
         each.reader.close()
     ring.close()
