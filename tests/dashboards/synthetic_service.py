@@ -2,12 +2,14 @@
 
 Every series of the catalogue is in it, with the labels that docs/telemetry.md gives it, so that panels and rules can be
 asked without waiting an hour. What happens: load comes and goes; a handler blocks in the middle third; timers leak
-from then on; an executor is full in the last third; one process of two restarts in the middle.
+from then on; an executor is full in the last third; one process of two restarts in the middle, and blocks once
+before it accepts connections.
 """
 
 import math
 import random
 from collections import defaultdict
+from dataclasses import dataclass, field
 
 from tests.helpers.dashboard_files import catalogue
 
@@ -18,6 +20,23 @@ KINDS = {"task": 0.7, "soon": 0.12, "reader": 0.12, "writer": 0.02, "timer": 0.0
 CALLBACKS = {"shop.web.handle": 0.5, "shop.feed.parse": 0.3, "shop.prices.refresh": 0.15, "shop.cache.sweep": 0.05}
 CULPRITS = [("uvicorn.protocols.run_asgi", "shop.prices.load"), ("uvicorn.protocols.run_asgi", "shop.pdf.render"),
             ("shop.cache.sweep", "shop.cache.sweep")]  # fmt: skip
+AT_STARTUP = ("shop.web.main", "shop.db.connect")
+LOCATIONS = {"shop.prices.load": "/srv/shop/prices.py:31", "shop.pdf.render": "/srv/shop/pdf.py:88",
+             "shop.cache.sweep": "/srv/shop/cache.py:17", "shop.db.connect": "/srv/shop/db.py:12"}  # fmt: skip
+RECENT_SECONDS = 120
+# Coroutine and site, with the share of the tasks that wait there.
+WAITS = {("shop.web.handle", "shop.db.fetch:58 asyncio.Queue.get"): 0.5,
+         ("shop.web.handle", "shop.prices.price:44 asyncio.Lock.acquire"): 0.1,
+         ("shop.feed.run", "shop.feed.run:21 asyncio.StreamReader.readline"): 0.3}  # fmt: skip
+
+
+@dataclass
+class Process:
+    """One process of the service. slow: end (Unix time), callback with culprit, duration (s); start-up left out."""
+
+    born: float
+    timers: float = 40.0
+    slow: list[tuple[float, tuple[str, str], float]] = field(default_factory=list)
 
 
 class Store:
@@ -32,6 +51,9 @@ class Store:
 
     def set(self, name, labels, value):
         self.values[name, tuple(sorted(labels.items()))] = value
+
+    def drop(self, name, labels):
+        self.values.pop((name, tuple(sorted(labels.items()))), None)
 
     def observe(self, name, labels, value, count=1, bounds=BUCKETS):
         for bound in [*bounds, math.inf]:
@@ -56,7 +78,8 @@ class Store:
             out.append(f"# TYPE {name.removesuffix('_total') if kind == 'counter' else name} {kind}\n")
             parts = [name + part for part in ("_bucket", "_count", "_sum")] if kind == "histogram" else [name]
             for part in parts:
-                out += self.lines.pop(part, [])
+                assert part in self.lines, f"in the catalogue, but not in the hour: {part}"
+                out += self.lines.pop(part)
         assert not self.lines, f"not in the catalogue: {sorted(self.lines)}"
         return "".join(out) + "# EOF\n"
 
@@ -66,30 +89,25 @@ def hour(end, seconds=3600, job="shop"):
     chance, store = random.Random(9), Store()
     target = {"job": job, "instance": "10.0.0.7:9464"}
     start = end - seconds
-    began = {"0": start - 86400, "1": start - 86400}
-    timers = {"0": 40.0, "1": 40.0}
+    processes = {"0": Process(start - 86400), "1": Process(start - 86400)}
     for at in range(int(start), int(end) + 1, STEP):
         part = (at - start) / seconds
         store.set("up", target, 1)
         store.set("scrape_duration_seconds", target, 0.012 + 0.002 * chance.random())
         if 0.5 <= part < 0.5 + STEP / seconds:
             store.forget(process="1")
-            began["1"], timers["1"] = at - 3, 5.0
-        for slot, birth in began.items():
-            _process(store, chance, target | {"process": slot}, slot, part, at, birth, timers)
+            processes["1"] = Process(at - 3, timers=5.0)
+        for slot, state in processes.items():
+            _process(store, chance, target | {"process": slot}, slot, part, at, state)
         store.add("traceloop_collector_cpu_seconds_total", target, STEP * 0.06 * (1 + 0.2 * chance.random()))
         store.set("traceloop_collector_resident_memory_bytes", target, 62e6 + 1e6 * part)
         store.scrape(at)
     return store.text()
 
 
-def _process(store, chance, process, slot, part, at, birth, timers):
-    loop = process | {"loop": "MainThread"}
-    load = (900 if slot == "0" else 700) * (1 + 0.4 * math.sin(6.3 * part) + 0.1 * chance.random())
-    handles = load * STEP
-    blocking = 1 / 3 < part < 2 / 3 and slot == "0"
-    slow = [CULPRITS[0]] * chance.choice((0, 1, 1, 2)) if blocking else []
-    slow += [CULPRITS[1]] * (chance.random() < 0.03) + [CULPRITS[2]] * (chance.random() < 0.01)
+def _slow_callbacks(store, chance, loop, slow, at, state):
+    """Counts slow runs of (callback, culprit); returns how long they blocked the loop (s)."""
+    startup = at - state.born < STEP
     store.add("asyncio_eventloop_slow_callbacks_total", loop, 0)
     blocked = 0.0
     for callback, culprit in slow:
@@ -98,8 +116,31 @@ def _process(store, chance, process, slot, part, at, birth, timers):
         store.add("asyncio_eventloop_slow_callbacks_total", loop, 1)
         store.add("asyncio_slow_callbacks_total", loop | who, 1)
         store.add("asyncio_slow_callback_time_seconds_total", loop | who, took)
+        store.add("asyncio_slow_callbacks_startup_total", loop | who, startup)
+        store.set("asyncio_slow_callback_info", loop | who | {"location": LOCATIONS[culprit]}, 1)
         store.add("asyncio_callback_blocked_seconds_total", loop | who, took * took * 6)
         store.observe("asyncio_callback_duration_seconds", loop | {"kind": "task"}, took)
+        if not startup:
+            state.slow.append((at, (callback, culprit), took))
+    for callback, culprit in [*CULPRITS, AT_STARTUP]:
+        who = {"callback": callback, "culprit": culprit}
+        recent = [took for end, by, took in state.slow if by == (callback, culprit) and end > at - RECENT_SECONDS]
+        if recent:
+            store.set("asyncio_slow_callback_longest_seconds", loop | who, max(recent))
+        else:
+            store.drop("asyncio_slow_callback_longest_seconds", loop | who)
+    return blocked
+
+
+def _process(store, chance, process, slot, part, at, state):
+    loop = process | {"loop": "MainThread"}
+    load = (900 if slot == "0" else 700) * (1 + 0.4 * math.sin(6.3 * part) + 0.1 * chance.random())
+    handles = load * STEP
+    blocking = 1 / 3 < part < 2 / 3 and slot == "0"
+    slow = [CULPRITS[0]] * chance.choice((0, 1, 1, 2)) if blocking else []
+    slow += [CULPRITS[1]] * (chance.random() < 0.03) + [CULPRITS[2]] * (chance.random() < 0.01)
+    slow += [AT_STARTUP] * (at - state.born < STEP)
+    blocked = _slow_callbacks(store, chance, loop, slow, at, state)
     for kind, share in KINDS.items():
         for weight, duration in ((0.6, 2e-5), (0.3, 9e-5), (0.09, 8e-4), (0.01, 6e-3)):
             store.observe("asyncio_callback_duration_seconds", loop | {"kind": kind},
@@ -134,8 +175,12 @@ def _process(store, chance, process, slot, part, at, birth, timers):
     store.add("asyncio_tasks_created_total", loop, load / 5 * STEP)
     for outcome, share in (("result", 0.96), ("exception", 0.01), ("cancelled", 0.03), ("abandoned", 0)):
         store.add("asyncio_tasks_finished_total", loop | {"outcome": outcome}, load / 5 * STEP * share)
-    timers[slot] += STEP * (6 if part > 1 / 3 and slot == "0" else 0)
-    store.set("asyncio_timers", loop | {"state": "live"}, timers[slot])
+    for (callback, site), share in WAITS.items():
+        waiting, where = round((60 + load / 20) * share), {"callback": callback, "site": site}
+        store.set("asyncio_task_waiting", process | where, waiting)
+        store.add("asyncio_task_waiting_seconds_total", process | where, waiting * STEP)
+    state.timers += STEP * (6 if part > 1 / 3 and slot == "0" else 0)
+    store.set("asyncio_timers", loop | {"state": "live"}, state.timers)
     store.set("asyncio_timers", loop | {"state": "cancelled"}, 30 + 40 * ((at // STEP) % 8) / 8)
     store.add("asyncio_timer_heap_compactions_total", loop, (at // STEP) % 8 == 0)
     store.add("asyncio_transport_bytes_total", loop | {"direction": "in"}, load * 300 * STEP)
@@ -162,7 +207,7 @@ def _process(store, chance, process, slot, part, at, birth, timers):
     store.set("process_resident_memory_bytes", process, 95e6 + (60e6 * part if slot == "0" else 0))
     store.add("process_cpu_seconds_total", process, active * 0.9)
     store.set("process_open_fds", process, 60 + load / 30)
-    store.set("process_start_time_seconds", process, birth)
+    store.set("process_start_time_seconds", process, state.born)
     full = part > 2 / 3 and slot == "0"
     for executor, workers in (("default", 8), ("pdf", 2)):
         of, busy = process | {"executor": executor}, workers if full and executor == "pdf" else workers * 0.3
@@ -185,12 +230,13 @@ def _process(store, chance, process, slot, part, at, birth, timers):
     target = {key: process[key] for key in ("job", "instance")}
     store.add("traceloop_spans_exported_total", target, handles)
     store.add(
-        "traceloop_spans_dropped_total", process | {"reason": "queue_full"}, 400 * chance.random() if blocking else 0
+        "traceloop_spans_dropped_total", target | {"reason": "queue_full"}, 400 * chance.random() if blocking else 0
     )
     command = {
-        "pid": "4711" if slot == "0" else str(int(birth) % 30000),
+        "pid": "4711" if slot == "0" else str(int(state.born) % 30000),
         "python": "3.13.5",
         "version": "0.1.0",
+        "core": "c",
         "command": "shop/web.py",
     }
     store.set("traceloop_process_info", process | command, 1)

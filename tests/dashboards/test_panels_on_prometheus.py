@@ -1,10 +1,13 @@
 """Every panel, asked of a real Prometheus that holds an hour of every metric: none is empty, and numbers are right."""
 
+import re
+
 import pytest
 
-from tests.helpers.dashboard_files import dashboards, interpolate, panels
+from tests.helpers.dashboard_files import PROMETHEUS_OWN, dashboards, interpolate, panels
 from tests.helpers.needed_programs import need
 from tests.helpers.prometheus_server import prometheus
+from traceloop.exporters.catalogue import CATALOGUE
 
 from .synthetic_service import hour
 
@@ -17,9 +20,14 @@ ANNOTATIONS = {a["name"]: a["expr"] for board in dashboards().values() for a in 
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, promtool):
+def text():
+    return hour(END)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory, promtool, text):
     folder = tmp_path_factory.mktemp("prometheus")
-    (folder / "hour.txt").write_text(hour(END))
+    (folder / "hour.txt").write_text(text)
     done = promtool("tsdb", "create-blocks-from", "openmetrics", folder / "hour.txt", folder / "data")
     assert done.returncode == 0, done.stdout
     with prometheus(need("prometheus"), folder) as server:
@@ -70,6 +78,24 @@ def test_who_blocks_counts_the_first_slow_callback_of_a_culprit(server):
     kept = {one["metric"]["culprit"]: float(one["value"][1]) for one in now}
     assert counts["shop.prices.load"] == kept["shop.prices.load"] > 20
     assert set(counts) >= set(kept)
+
+
+def test_a_slow_start_is_counted_as_such_and_is_not_among_the_longest(server):
+    startup = interpolate(panel("slow-callbacks", "Who blocks")["targets"][4]["expr"], VALUES)
+    counts = {one["metric"]["culprit"]: float(one["value"][1]) for one in server.query(startup, END)}
+    assert {culprit: count for culprit, count in counts.items() if count} == {"shop.db.connect": 1}
+    (longest,) = panel("slow-callbacks", "Longest slow callback, by culprit")["targets"]
+    answer = server.query_range(interpolate(longest["expr"], VALUES), END - 3600, END, 60)
+    assert {one["metric"]["culprit"] for one in answer} == {"shop.prices.load", "shop.pdf.render", "shop.cache.sweep"}
+
+
+def test_the_hour_has_the_labels_of_the_catalogue(text):
+    labels = {metric.name: {*metric.labels, "job", "instance"} for metric in CATALOGUE}
+    labels |= {name: {"job", "instance"} for name in PROMETHEUS_OWN}
+    for series in {line.rpartition("}")[0] for line in text.splitlines() if not line.startswith("#")}:
+        name, _, rest = series.partition("{")
+        metric = name if name in labels else re.sub("_(bucket|count|sum)$", "", name)
+        assert set(re.findall(r'(\w+)="', rest)) - {"le"} == labels[metric], name
 
 
 def test_slow_callbacks_are_none_rather_than_no_data_where_nothing_was_slow(server):
