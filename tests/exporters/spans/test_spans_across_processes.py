@@ -99,7 +99,8 @@ def by_process(receiver):
 
 def close(run, program, pids=()):
     run.drained(program)
-    until(lambda: all((run.path / f"drained-{pid}").exists() for pid in pids))
+    for pid in pids:  # a worker's folder goes when it was read to its end, or says so
+        until(lambda pid=pid: all((each / "usage").exists() for each in run.path.glob(f"p-{pid}-*")))
     run.handle.stop()
     run.close()
 
