@@ -79,7 +79,7 @@ def choose_run(which: str | None) -> str:
     if which is not None and not which.isdecimal():
         folder = find_run(which) if os.path.isdir(which) else None
         if folder is None:
-            raise click.ClickException(f"no record of a run in {os.path.abspath(which)}")
+            raise _nothing_in(which)
         if not lives(folder):
             raise click.ClickException(f"the run in {which} has ended; `traceloop report {which}` tells what it did")
         return folder
@@ -95,13 +95,20 @@ def choose_run(which: str | None) -> str:
     return runs[-1]
 
 
+def _nothing_in(which: str) -> click.ClickException:
+    path = os.path.abspath(which)
+    return click.ClickException(
+        f"no record of a run in {path}" if os.path.isdir(path) else f"{which} is neither a PID nor a folder"
+    )
+
+
 def find_living_or_kept(which: str | None) -> tuple[str, bool]:
     """The run directory that is meant, which may be a kept record; whether the run goes on."""
     if which is None or which.isdecimal():
         return choose_run(which), True
     folder = find_run(which) if os.path.isdir(which) else None
     if folder is None:
-        raise click.ClickException(f"no record of a run in {os.path.abspath(which)}")
+        raise _nothing_in(which)
     return folder, lives(folder)
 
 
