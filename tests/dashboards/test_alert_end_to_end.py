@@ -120,7 +120,9 @@ def test_the_first_slow_callback_of_a_fresh_service_is_told_with_its_culprit(
         assert alert["labels"]["environment"] == "staging"
         assert alert["labels"]["severity"] == "warning"
         text = alert["annotations"]["description"]
-        assert f"Culprit {culprit}, in callback {alert['labels']['callback']}, held loop" in text
+        (line,) = [n for n, code in enumerate((HERE / script).read_text().splitlines(), 1) if "time.sleep" in code]
+        assert f"/{script}:{line}), in callback {alert['labels']['callback']}, held loop" in text
+        assert text.startswith(f"Culprit {culprit} (")
         assert re.search(r"process \d+ \(pid \d+\) on 127\.0\.0\.1:", text)
         took = re.search(r"slow runs in 5 minutes: 1, ([\d.]+)(m?)s each on average", text)
         assert took, text
