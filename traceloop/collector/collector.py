@@ -239,8 +239,9 @@ class Collector:
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
-        # What only the kernel knew, for `traceloop report`.
-        write_file(os.path.join(folder.path, files.USAGE), f"{process.statistics.most_resident_bytes}\n")
+        # What only the kernel and this reader knew, for `traceloop report`: its memory, and when it ended.
+        path = os.path.join(folder.path, files.USAGE)
+        write_file(path, f"{process.statistics.most_resident_bytes}\n", process.end_ns)
         if not self._recorded:
             self._recorded = True
             write_file(os.path.join(self.run_dir, files.RECORDED), "")

@@ -39,12 +39,17 @@ def release_stderr() -> None:
         pass  # it has none
 
 
-def write_file(path: str, text: str) -> None:
-    """Writes a file that is whole as soon as it is there; failure is silent (the directory may be gone)."""
+def write_file(path: str, text: str, time_ns: int = 0) -> None:
+    """Writes a file that is whole as soon as it is there; failure is silent (the directory may be gone).
+
+    ``time_ns``: the file's time (wall clock); 0 for that of now.
+    """
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
+        if time_ns > 0:
+            os.utime(temporary, ns=(time_ns, time_ns))
         os.rename(temporary, path)
     except OSError:
         pass

@@ -90,7 +90,12 @@ class RingFollower:
 
     def finish(self) -> list[Chunk]:
         """The writer has gone: what was under way at its end."""
-        decoded = self.decoder.finish(self.process.ended_at(self.reader.clock_offset_ns))
+        running = self.reader.word(layout.W_RUNNING) if self.is_loop else 0.0
+        offset = self.reader.clock_offset_ns
+        end = self.process.ended_at(offset)
+        if self.is_loop and end > 0.0:
+            self.process.end_ns = round(end * 1e9) + offset
+        decoded = self.decoder.finish(end, running)
         out = [] if decoded.empty else self._take(decoded)
         self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
         return out
@@ -129,6 +134,8 @@ class ProcessFollower:
         self.problems: list[str] = []
         #: When the process was seen to be alive for the last time, monotonic s; 0: not while this follows it.
         self.seen_at = 0.0
+        #: When its end was counted to be, which later readers are to do too (wall clock, ns); 0: not yet, or not known.
+        self.end_ns = 0
         self._looked = 0.0
         self._refused: set[str] = set()
 

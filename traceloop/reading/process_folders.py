@@ -75,7 +75,7 @@ class ProcessFolder:
 
     @property
     def noted_ns(self) -> int:
-        """When its collector had read it to its end (wall clock, ns); 0 where none did, or it is not known when."""
+        """When it ended as its collector has it (wall clock, ns); 0 where none read it, or it is not known when."""
         return self._changed_ns(files.USAGE)
 
     def _changed_ns(self, name: str) -> int:

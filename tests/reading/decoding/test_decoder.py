@@ -218,3 +218,22 @@ def test_a_count_of_handles_that_makes_no_sense_is_damage():
     stream, out = decode(batch(*records, text=["main"]))
     assert stream.damaged == 1
     assert len(runs(out)) == 2
+
+
+@pytest.mark.parametrize(
+    ("end", "running_since", "idle", "active"),
+    [
+        (7.0, 0.0, 6.0, 0.0),  # it ended within its poll
+        (7.0, 3.0, 2.0, 4.0),  # it had left it, and what then ran never ended
+        (2.0, 3.0, 2.0, 0.0),  # it was seen for the last time before that
+        (7.0, 0.5, 6.0, 0.0),  # a word of before the poll
+        (7.0, float("nan"), 6.0, 0.0),
+    ],
+)
+def test_a_last_poll_ends_when_the_loop_was_off_it(end, running_since, idle, active):
+    stream = LoopStream()
+    fed = stream.feed([batch((0.0, r.R_LOOP, 1), (0.0, r.R_RUN, 0), (1.0, r.R_POLL, 9.0), text=["main"])])
+    before = sum(decoded.active_s for decoded in fed)
+    last = stream.finish(end, running_since)
+    assert sum(decoded.idle_s for decoded in fed) + last.idle_s == pytest.approx(idle)
+    assert before + last.active_s == pytest.approx(1.0 + active)

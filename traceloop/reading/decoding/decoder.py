@@ -137,10 +137,12 @@ class LoopStream:
         self.loop = owner if owner is not None and batch.written_at >= owner.since else None
         return self.loop
 
-    def finish(self, end: float = 0.0) -> Decoded:
+    def finish(self, end: float = 0.0, running_since: float = 0.0) -> Decoded:
         """The writer has gone: ends the run whose end was not read (a crashed record's last), or the poll.
 
         ``end``: until when it is known to have been there (monotonic s); 0 where that is not known.
+        ``running_since``: the ring's last word of W_RUNNING. The record tells of a poll's end only with what ran
+        after it; so this alone tells that a loop had left its last poll, and when.
         """
         decoded = Decoded(self.loop)
         self._end_run(decoded, self._written_at)
@@ -149,7 +151,9 @@ class LoopStream:
         if self.state == _ACTIVE:
             self._enter(State.STOPPED, max(end, self._written_at), decoded)
         elif self.state == State.IDLE:
-            self._enter(State.STOPPED, end, decoded)
+            if running_since > self.since:
+                self._enter(State.ACTIVE, running_since, decoded)
+            self._enter(State.STOPPED, max(end, running_since), decoded)
         self.state = State.STOPPED
         return decoded
 
