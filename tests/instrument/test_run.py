@@ -434,9 +434,12 @@ def test_the_question_for_the_hook_imports_nothing_from_the_current_folder(trace
     """Another interpreter is asked whether it has the hook; a folder called traceloop was taken for the package."""
     (tmp_path / "traceloop").mkdir()
     (tmp_path / "traceloop" / "__init__.py").write_text("open('imported', 'w')\nraise SystemExit('a stranger ran')\n")
-    result = run(traced, tmp_path, RUN, "--no-metrics", sys.executable)
+    # The tests' own interpreter may well have traceloop installed; an environment of its own has not.
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(tmp_path / "bare")], check=True)
+    bare = str(tmp_path / "bare" / "bin" / "python")
+    result = run(traced, tmp_path, RUN, "--no-metrics", bare)
     assert (result.status, result.stdout) == (2, ""), result.stderr
-    assert f"traceloop is not installed for {sys.executable}" in result.stderr
+    assert f"traceloop is not installed for {bare}" in result.stderr
     assert not (tmp_path / "imported").exists()
 
 
