@@ -111,18 +111,21 @@ handle_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     core_state *st = core_state_of(self);
     PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, handle_dealloc)
+    int kept = 0;
     if (st != NULL) {
         if (SLOT(self, st->weakrefs) != NULL)
             PyObject_ClearWeakRefs(self);
         clear_slots(st, self);
         if (type == st->handle_type && st->free_count < FREE_HANDLES) {
             st->free_handles[st->free_count++] = self;
-            Py_DECREF(type);
-            return;
+            kept = 1;
         }
     }
-    type->tp_free(self);
+    if (!kept)
+        type->tp_free(self);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
 static int
@@ -151,6 +154,7 @@ timer_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     core_state *st = core_state_of(self);
     PyObject_GC_UnTrack(self);
+    Py_TRASHCAN_BEGIN(self, timer_dealloc)
     if (st != NULL) {
         if (SLOT(self, st->weakrefs) != NULL)
             PyObject_ClearWeakRefs(self);
@@ -160,15 +164,31 @@ timer_dealloc(PyObject *self)
     }
     type->tp_free(self);
     Py_DECREF(type);
+    Py_TRASHCAN_END
 }
 
-/* The constructor that asyncio's classes have does not fit: a handle made by calling the class is empty. */
+/* Called with arguments, the class is asyncio's: who makes a handle of the type that he finds gets what he expects.
+   Without any it makes an empty one. */
 static int
 handle_init(PyObject *self, PyObject *args, PyObject *kwargs)
 {
     core_state *st = core_state_of(self);
-    if (st == NULL || SLOT(self, st->cancelled) != NULL)
-        return st == NULL ? -1 : 0;
+    if (st == NULL)
+        return -1;
+    if (PyTuple_GET_SIZE(args) > 0 || (kwargs != NULL && PyDict_GET_SIZE(kwargs) > 0)) {
+        PyTypeObject *base =
+            PyObject_TypeCheck(self, st->timer_handle_type) ? st->asyncio_timer_handle : st->asyncio_handle;
+        /* By name: a Python class's tp_init would look the method up again, and find this one. */
+        PyObject *init = PyObject_GetAttrString((PyObject *)base, "__init__");
+        PyObject *bound = init == NULL ? NULL : PyMethod_New(init, self);
+        PyObject *result = bound == NULL ? NULL : PyObject_Call(bound, args, kwargs);
+        Py_XDECREF(init);
+        Py_XDECREF(bound);
+        Py_XDECREF(result);
+        return result == NULL ? -1 : 0;
+    }
+    if (SLOT(self, st->cancelled) != NULL)
+        return 0;
     SLOT(self, st->cancelled) = Py_NewRef(Py_False);
     SLOT(self, st->repr) = Py_NewRef(Py_None);
     SLOT(self, st->source_traceback) = Py_NewRef(Py_None);

@@ -90,6 +90,31 @@ m_pop(PyObject *self, PyObject *unused)
 }
 
 static PyObject *
+as_list(ReadyQueue *queue)
+{
+    PyObject *list = PyList_New(queue->length); /* may collect garbage, whose finalizers may schedule */
+    if (list == NULL)
+        return NULL;
+    Py_ssize_t there = PyList_GET_SIZE(list);
+    for (Py_ssize_t i = 0; i < there; i++)
+        PyList_SET_ITEM(list, i, Py_NewRef(i < queue->length ? AT(queue, i) : Py_None));
+    if (there > queue->length && PyList_SetSlice(list, queue->length, there, NULL) < 0)
+        Py_CLEAR(list);
+    return list;
+}
+
+/* Over the handles that are there now. A deque raises where it changes on the way; by index alone, who schedules for
+   each handle that he finds would find what he has scheduled, for ever. */
+static PyObject *
+queue_iterate(PyObject *self)
+{
+    PyObject *list = as_list((ReadyQueue *)self);
+    PyObject *iterator = list == NULL ? NULL : PyObject_GetIter(list);
+    Py_XDECREF(list);
+    return iterator;
+}
+
+static PyObject *
 m_extend(PyObject *self, PyObject *items)
 {
     PyObject *list = PySequence_List(items); /* it may be this queue */
@@ -210,7 +235,7 @@ queue_set_item(PyObject *self, Py_ssize_t index, PyObject *value)
 static PyObject *
 queue_repr(PyObject *self)
 {
-    PyObject *list = PySequence_List(self);
+    PyObject *list = as_list((ReadyQueue *)self);
     if (list == NULL)
         return NULL;
     PyObject *text = PyUnicode_FromFormat("ReadyQueue(%R)", list);
@@ -260,6 +285,7 @@ static PyMethodDef queue_methods[] = {
     {"rotate", m_rotate, METH_VARARGS, "Moves handles from the end to the beginning."},
     {"clear", m_clear, METH_NOARGS, "Takes all handles out."},
     {"copy", m_copy, METH_NOARGS, "Another queue with the same handles."},
+    {"__copy__", m_copy, METH_NOARGS, "Another queue with the same handles."},
     {NULL},
 };
 
@@ -270,6 +296,7 @@ static PyType_Slot queue_slots[] = {
     {Py_tp_traverse, queue_traverse},
     {Py_tp_clear, queue_clear},
     {Py_tp_repr, queue_repr},
+    {Py_tp_iter, queue_iterate},
     {Py_tp_methods, queue_methods},
     {Py_sq_length, queue_length},
     {Py_sq_item, queue_item},
