@@ -128,6 +128,7 @@ def prepare(name):
             length += 1
     elif name == "big_json":
         DOCUMENT = "[" + ",".join('{"a": [1.5, "b", null]}' for _ in range(50_000_000 // 24)) + "]"
+        gc.disable()  # else collections can take most of the time
     elif name == "collection":
         gc.disable()
         make_garbage(200_000)
