@@ -128,6 +128,7 @@ def test_forked_children_appear_and_an_ended_one_leaves_nothing(make_run):
     assert run.value("asyncio_callback_runs_total", callback="__main__.main") == 8
 
 
+@pytest.mark.timing  # hundreds of processes one after the other
 def test_the_collector_keeps_nothing_of_processes_that_have_ended(make_run):
     """It kept a file and 22 KiB for each; a service may have thousands of children in its life."""
     run = make_run()

@@ -48,8 +48,12 @@ def test_the_variable_chooses():
 CHANGED_ASYNCIO = """
 import asyncio.base_futures
 
+finished = asyncio.base_futures._FINISHED
 del asyncio.base_futures._FINISHED
 from traceloop.core.choose import core
+
+core()
+asyncio.base_futures._FINISHED = finished  # asyncio's own repr wants it
 import traceloop
 
 traceloop.run(asyncio.sleep(0))

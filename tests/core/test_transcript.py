@@ -41,7 +41,8 @@ class Transcript:
         triples = list(zip(self.records[::3], self.records[1::3], self.records[2::3], strict=True))
         # Without the beginning and the end of the run, which have the loop's own clock.
         assert triples[0][1] == layout.R_RUN and triples[-1][1] == layout.R_END
-        return [(a, self._name(kind), b) for a, kind, b in triples[1:-1]]
+        # Where another test has imported OpenTelemetry, records say which span is current: none.
+        return [(a, self._name(kind), b) for a, kind, b in triples[1:-1] if kind != layout.R_CONTEXT]
 
     def _name(self, kind: float) -> Any:
         if kind < 0:

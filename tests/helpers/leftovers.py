@@ -23,7 +23,7 @@ def runs_of(folder: Path) -> dict[Path, str]:
         except (OSError, ValueError):
             continue
         words = [*description.get("command", ()), description.get("directory", "")]
-        if any(str(word).startswith(f"{folder}{os.sep}") for word in words):
+        if any(f"{word}{os.sep}".startswith(f"{folder}{os.sep}") for word in words):
             found[path] = " ".join(map(str, description.get("command", ()))) + f" in {words[-1]}"
     return found
 
