@@ -438,29 +438,6 @@ with asyncio.Runner(loop_factory=Faked) as runner:
     assert observed.errors == ""
 
 
-def test_cost(tmp_path):
-    """Under 0.5% of a processor for an idle loop: of the watchdog's thread alone, whatever the machine's load."""
-    observed = run(
-        tmp_path,
-        """
-async def main():
-    await asyncio.sleep(0.2)
-    def used():
-        threads = {}
-        for tid in os.listdir("/proc/self/task"):
-            with open(f"/proc/self/task/{tid}/schedstat") as file:
-                threads[tid] = int(file.read().split()[0])
-        threads.pop(str(threading.get_native_id()))
-        return sum(threads.values()) / 1e9
-    before, start = used(), time.monotonic()
-    await asyncio.sleep(3)
-    tell(share=(used() - before) / (time.monotonic() - start))
-run(main())
-""",
-    )
-    assert 0 < observed.facts["share"] < 0.005
-
-
 THRESHOLDS = "0.2,__main__.import_*=1.5,__main__.lookup=0.03"
 
 
