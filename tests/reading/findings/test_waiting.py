@@ -90,7 +90,7 @@ def test_what_is_an_estimate_is_called_one():
     assert told == "3 waits, 3.00 s in all"
 
 
-def made(awaited):
+def made(awaited, ran_since=False):
     """Two tasks that stand at a line each since second 1, and whom they wait for."""
     one, two = SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH
     case = Made()
@@ -104,6 +104,10 @@ def made(awaited):
     looks.standing = [Standing(2.0, one, 1), Standing(2.0, two, 1)]
     looks.awaited = [(one, two)] + ([(two, one)] if awaited else [])
     case.process.feed(looks, None)
+    if ran_since:
+        ran = Decoded(None)
+        ran.runs = [(3, 2.5, 2.6, one, "task", 0.0, 0, 0, 1, 0)]
+        case.process.feed(ran, case.loop)
     return [each for each in verdict(case.statistics, 10.0).findings if each.kind == "deadlock"]
 
 
@@ -114,3 +118,20 @@ def test_tasks_in_a_circle_are_a_deadlock_and_those_in_a_row_are_not():
     assert found.harm == "2 tasks, for 9.00 s"
     assert found.evidence[0].startswith("one at app/prices.py:31 waits for two")
     assert not made(awaited=False)
+
+
+def test_a_circle_out_of_date_is_none():
+    """A task has run since the look that found whom it waits for."""
+    (found,) = made(awaited=True)
+    assert found
+    assert not made(awaited=True, ran_since=True)
+
+
+def test_a_verdict_makes_nothing_of_the_tasks_that_wait_for_nobody(monkeypatch):
+    """The live page asks for one each second, of processes that have a hundred thousand."""
+    asked = []
+    monkeypatch.setattr(waiting_rules, "tasks_now", lambda *args: asked.append(args) or [])
+    made(awaited=False)
+    assert not asked
+    made(awaited=True)
+    assert [sorted(only) for _, _, only in asked] == [[SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH]]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from ..statistics import wait_kinds
+from ..statistics.circles import circles
 from ..statistics.task_tree import TaskNow, tasks_now
 from ..statistics.wait_series import Waited
 from ..units import counted, percent, seconds
@@ -84,9 +86,11 @@ def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str
 
 def deadlocked(scope: Scope) -> Iterator[Finding]:
     """Tasks wait for each other in a circle: none of them will ever go on."""
-    if not scope.process.attached or len(scope.process.waits.awaited) < 2:
+    if not scope.process.attached:
         return
-    circle = [task for task in tasks_now(scope.process, scope.now) if task.in_circle]
+    # By what the looks found, which may be out of date for some: only of these, what is known now.
+    idents = list(chain.from_iterable(circles(scope.process.waits.awaited)))
+    circle = [task for task in tasks_now(scope.process, scope.now, idents) if task.in_circle] if idents else []
     if not circle or min(task.waited_s for task in circle) < thresholds.DEADLOCK_SECONDS:
         return
     first = circle[0]

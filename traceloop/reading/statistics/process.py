@@ -186,9 +186,13 @@ class ProcessStatistics:
         A look that is read late may be of a task that has ended; only one that a later look finds too is adopted.
         """
         loops = [loop for loop in self.loops.values() if loop.is_open] or list(self.loops.values())
+        if not loops:
+            return
+        known: set[float] = set()
+        for loop in self.loops.values():
+            known |= loop.tasks.idents()
         for ident, seen in self.waits.looks.items():
-            found_again = seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS
-            if loops and found_again and not any(loop.tasks.knows(ident) for loop in self.loops.values()):
+            if ident not in known and seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS:
                 loops[0].tasks.adopt(ident, seen[0])
 
     def look(self) -> None:

@@ -6,12 +6,13 @@ wait for each other there is no top: they are a **deadlock**, and the tree begin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 from ...record.frames import Frame
 from ...record.sites import site_of
+from .circles import circles
 from .process import ProcessStatistics
 from .waits import UNKNOWN, AwaitPlace
 
@@ -70,13 +71,13 @@ class Group:
     below: list[Group]
 
 
-def tasks_now(process: ProcessStatistics, now: float) -> list[TaskNow]:
-    """The tasks of a process that are not done, oldest first; ``now``: monotonic s."""
+def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | None = None) -> list[TaskNow]:
+    """The tasks of a process that are not done, oldest first; ``now``: monotonic s. ``only``: of these idents."""
     process.adopt_tasks()
     waits = process.waits
     found: dict[float, TaskNow] = {}
     for loop in process.loops.values():
-        for state in loop.tasks.states():
+        for state in loop.tasks.states(only):
             place = waits.chains.place(state.chain) if state.chain else UNKNOWN
             found[state.ident] = TaskNow(
                 ident=state.ident,
@@ -90,10 +91,9 @@ def tasks_now(process: ProcessStatistics, now: float) -> list[TaskNow]:
                 made_by=loop.tasks.label(state.creator) if state.creator else "",
                 loop=loop.label,
             )
-    for ident, others in waits.awaited.items():
-        task = found.get(ident)
-        if task is not None and task.state == WAITING:
-            task.awaits = [found[other] for other in others if other in found]
+    for ident, task in found.items():
+        if task.state == WAITING:
+            task.awaits = [found[other] for other in waits.awaited.get(ident, ()) if other in found]
             for other in task.awaits:
                 other.awaited = True
     _mark_circles(found.values())
@@ -107,41 +107,10 @@ def last_moment(process: ProcessStatistics) -> float:
 
 
 def _mark_circles(tasks: Iterable[TaskNow]) -> None:
-    # Tarjan's strongly connected components, without recursion: a chain of tasks can be as long as there are tasks.
-    order: dict[float, int] = {}
-    lowest: dict[float, int] = {}
-    path: list[TaskNow] = []
-    on_path: set[float] = set()
-    for root in tasks:
-        if root.ident in order:
-            continue
-        work: list[tuple[TaskNow, int]] = [(root, 0)]
-        while work:
-            task, position = work.pop()
-            if position == 0:
-                order[task.ident] = lowest[task.ident] = len(order)
-                path.append(task)
-                on_path.add(task.ident)
-            else:
-                lowest[task.ident] = min(lowest[task.ident], lowest[task.awaits[position - 1].ident])
-            while position < len(task.awaits):
-                other = task.awaits[position]
-                position += 1
-                if other.ident not in order:
-                    work.append((task, position))
-                    work.append((other, 0))
-                    break
-                if other.ident in on_path:
-                    lowest[task.ident] = min(lowest[task.ident], order[other.ident])
-            else:
-                if lowest[task.ident] == order[task.ident]:
-                    members: list[TaskNow] = []
-                    while not members or members[-1] is not task:
-                        members.append(path.pop())
-                        on_path.discard(members[-1].ident)
-                    if len(members) > 1 or task in task.awaits:
-                        for member in members:
-                            member.in_circle = True
+    known = {task.ident: task for task in tasks}
+    for members in circles({task.ident: [other.ident for other in task.awaits] for task in known.values()}):
+        for ident in members:
+            known[ident].in_circle = True
 
 
 def tree_of(tasks: list[TaskNow]) -> list[Group]:

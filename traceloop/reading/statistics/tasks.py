@@ -6,7 +6,7 @@ has no step, and so appears there only. Here are the tasks that ran through the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Set
 from typing import Final, NamedTuple
 
 from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITE_LIMIT
@@ -169,9 +169,9 @@ class TaskStatistics:
                     totals.alive -= 1
                 forget(ident)
 
-    def knows(self, ident: float) -> bool:
-        """Whether a task is one of this loop's that are not done."""
-        return ident in self._alive
+    def idents(self) -> Set[float]:
+        """Those of the tasks that are not done."""
+        return self._alive.keys()
 
     def adopt(self, ident: float, since: float) -> None:
         """A task that looks have found, and whose beginning is not in the record, is this loop's."""
@@ -237,10 +237,13 @@ class TaskStatistics:
                     self._waits.step(ident, before, start)
             alive.last_end = end
 
-    def states(self) -> Iterator[TaskState]:
-        """Each task that is not done, as the record and the looks have it."""
+    def states(self, only: Collection[float] | None = None) -> Iterator[TaskState]:
+        """Each task that is not done (and in ``only``), as the record and the looks have it."""
         looks = self._waits.looks
-        for ident, alive in self._alive.items():
+        for ident in self._alive if only is None else only:
+            alive = self._alive.get(ident)
+            if alive is None:
+                continue
             seen = looks.get(ident)
             chain = int(seen[-1]) if seen is not None and seen[-2] >= alive.last_end else 0
             yield TaskState(ident, alive.name, alive.since, max(alive.last_end, alive.since), chain, alive.creator)
@@ -248,9 +251,9 @@ class TaskStatistics:
     def standing(self) -> Iterator[tuple[int, int, float]]:
         """The tasks that a look found suspended and that have not run since: site, chain, since when."""
         looks = self._waits.looks
-        for ident, seen in looks.items():
-            alive = self._alive.get(ident)
-            if alive is not None and seen[-2] >= alive.last_end:
+        for ident, alive in self._alive.items():
+            seen = looks.get(ident)
+            if seen is not None and seen[-2] >= alive.last_end:
                 since = alive.last_end if alive.last_end > 0.0 else seen[0]
                 yield site_of(ident), int(seen[-1]), since
 
