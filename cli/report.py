@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .runs import command_of, find_run, read
+from .runs import command_of, open_record, read
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
@@ -26,13 +26,7 @@ def command(record: str, full: bool, as_json: bool, html: str | None, width: int
     RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR
     itself: then its newest run is taken.
     """
-    folder = find_run(record)
-    if folder is None:
-        raise click.ClickException(f"no record of a run in {os.path.abspath(record)}")
-    from traceloop.reading.process_folders import RunDirectory
-
-    if not RunDirectory(folder).processes():
-        raise click.ClickException(f"no process has recorded anything in {folder}")
+    folder = open_record(record)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
     statistics, crashes, problems = read(folder)

@@ -60,6 +60,18 @@ def settings_of(folder: str) -> Settings:
         return Settings()
 
 
+def open_record(record: str) -> str:
+    """The folder of the run that is meant by a folder, which holds something of a process; a command's error else."""
+    folder = find_run(record)
+    if folder is None:
+        raise click.ClickException(f"no record of a run in {os.path.abspath(record)}")
+    from traceloop.reading.process_folders import RunDirectory
+
+    if not RunDirectory(folder).processes():
+        raise click.ClickException(f"no process has recorded anything in {folder}")
+    return folder
+
+
 def read(folder: str) -> tuple[Any, list[str], list[str]]:
     """The statistics of everything in the folder, a line for each crash, and for each ring that cannot be read."""
     from traceloop.reading.follower import RunFollower

@@ -1,0 +1,140 @@
+"""`traceloop export RECORD --format F -o FILE`: a record for other tools."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+
+import click
+
+from .progress import Progress
+from .runs import command_of, open_record, settings_of
+
+if TYPE_CHECKING:
+    from traceloop.exporters.timelines.model import Writer
+    from traceloop.reading.follower import RunFollower
+
+
+class Format(NamedTuple):
+    """One format. module: under ``traceloop.exporters``, with a ``make`` as in ``timelines/model.py``.
+
+    suffix: of the file's name where none is given.
+    """
+
+    module: str
+    suffix: str
+    title: str
+
+
+FORMATS = {
+    "jsonl": Format("timelines.json_lines", ".jsonl", "JSON lines: an object for everything that happened."),
+}
+
+
+def _formats() -> str:
+    width = max(map(len, FORMATS))
+    return "\b\n" + "\n".join(f"{name:<{width}}  {each.title}" for name, each in FORMATS.items())
+
+
+_HELP = f"""Write RECORD as a file for another tool.
+
+RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR itself:
+then its newest run is taken. Of a run that goes on, what it has written by now is exported.
+
+{_formats()}
+"""
+
+
+@click.command("export", help=_HELP)
+@click.argument("record", type=click.Path(exists=True, file_okay=False, readable=True))
+@click.option("--format", "which", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    default=None,
+    help="The file; - is stdout. By default traceloop.SUFFIX in the current folder.",
+)
+def command(record: str, which: str, output: str | None) -> None:
+    folder = open_record(record)
+    chosen = FORMATS[which]
+    path = output if output is not None else f"traceloop{chosen.suffix}"
+    if path == "-" and sys.stdout.isatty():
+        raise click.UsageError("a record is long: name a file with -o, or send stdout elsewhere")
+    from traceloop.exporters.timelines.model import Source
+    from traceloop.reading.follower import RunFollower
+    from traceloop.reading.new_statistics import make_statistics
+
+    make = importlib.import_module(f"traceloop.exporters.{chosen.module}").make
+    statistics = make_statistics(settings_of(folder))
+    follower = RunFollower(folder, statistics)
+    try:
+        with _opened(path) as out:
+            writer = make(out, Source(statistics, command_of(folder)))
+            runs = _copy(follower, writer, Progress())
+            for problem in follower.problems:
+                click.echo(f"traceloop: {problem}", err=True)
+            if not runs and follower.problems and not any(True for _ in statistics.loops()):
+                raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
+    except OSError as error:
+        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
+    dropped = sum(process.dropped for process in statistics.processes.values())
+    missing = f"; {dropped:,} records had been overwritten or were damaged, and are missing" if dropped else ""
+    still = "; the run goes on" if len(follower.ended) < len(follower.processes) else ""
+    if path != "-":
+        click.echo(f"traceloop: wrote {path}: {runs:,} callbacks{missing}{still}", err=True)
+    for notice in writer.notices:
+        click.echo(f"traceloop: {notice}", err=True)
+
+
+def _copy(follower: RunFollower, writer: Writer, progress: Progress) -> int:
+    """Reads the record to its end, or what is there of one that grows; returns the number of handle runs."""
+    began = time.monotonic()
+    runs = 0
+    ended: set[str] = set()
+    with follower.statistics.lock:
+        reached = False
+        while not reached:
+            reached = True
+            # One that grows is read a bounded part at a time, until what was written before the command began is read.
+            for chunks in follower.chunks():
+                writer.take(chunks)
+                for chunk in chunks:
+                    decoded = chunk.decoded
+                    runs += len(decoded.runs)
+                    if not decoded.runs or decoded.runs[-1][1] < began:
+                        reached = False
+                progress.show(follower)
+            for name in follower.ended - ended:
+                writer.end_process(follower.processes[name])
+            ended = set(follower.ended)
+        writer.finish()
+    progress.close()
+    return runs
+
+
+@contextlib.contextmanager
+def _opened(path: str) -> Iterator[BinaryIO]:
+    """The file to write. It has its name only when it is complete: a failure leaves what was there before."""
+    if path == "-":
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, /dev/null
+        with open(path, "wb") as out:
+            yield out
+        return
+    unfinished = f"{path}.{os.getpid()}.part"
+    try:
+        with open(unfinished, "wb", buffering=1 << 20) as out:
+            yield out
+        os.replace(unfinished, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(unfinished)
+        raise

@@ -1,0 +1,57 @@
+"""A record with a bit of everything, and `traceloop export` on it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.helpers.observed import environment, program
+from tests.helpers.paths import ROOT
+
+PROGRAM = """
+def spin(seconds):
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
+
+def offloaded():
+    return threading.get_ident()
+
+async def child(n):
+    await asyncio.sleep(0.001)
+    return await asyncio.to_thread(offloaded)
+
+async def slow_one():
+    spin(0.25)
+
+async def main():
+    loop = asyncio.get_running_loop()
+    done = asyncio.Event()
+    loop.call_later(0.01, loop.call_soon, done.set)
+    await done.wait()
+    async with asyncio.TaskGroup() as group:
+        for n in range(4):
+            group.create_task(child(n), name=f"child-{n}")
+    await asyncio.create_task(slow_one(), name="the <slow> one")
+    gc.collect()
+run(main())
+"""
+
+
+def record(folder: Path, text: str = PROGRAM) -> Path:
+    """The record of a program that has run to its end."""
+    run_dir = folder / "record"
+    run_dir.mkdir(parents=True)
+    subprocess.run(
+        [sys.executable, program(folder, text)], env=environment(run_dir), check=True, capture_output=True, timeout=120
+    )
+    return run_dir
+
+
+def traceloop(*words: object, **more: object) -> subprocess.CompletedProcess[str]:
+    """The command, run to its end."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "traceloop", *map(str, words)]
+    return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120, **more)  # type: ignore
