@@ -10,7 +10,7 @@ import click
 
 @click.group("dashboards")
 def command() -> None:
-    """Dashboards for Grafana, rules and alerts for Prometheus."""
+    """Dashboards for Grafana, rules and alerts for Prometheus and Kubernetes."""
 
 
 @command.command("export")
@@ -20,16 +20,31 @@ def command() -> None:
 )
 @click.option("--provisioning", is_flag=True, help="Also Grafana's provisioning files, and a compose file for it all.")
 @click.option(
+    "--kubernetes",
+    is_flag=True,
+    help="Also Kubernetes objects: PrometheusRules, a PodMonitor, the dashboards as ConfigMaps.",
+)
+@click.option("--grafana-alerts", is_flag=True, help="Also the alerts as Grafana's own, as a provisioning file.")
+@click.option(
     "--runbooks",
     metavar="URL",
     default="",
     help="Where the alerts' runbooks are, with {page} for the name of one: https://wiki.example/ops/{page}",
 )
-def export(directory: Path, rules: bool, provisioning: bool, runbooks: str) -> None:
+def export(
+    directory: Path, rules: bool, provisioning: bool, kubernetes: bool, grafana_alerts: bool, runbooks: str
+) -> None:
     """Write the Grafana dashboards into DIRECTORY."""
     write = importlib.import_module("traceloop.dashboards").export
     try:
-        written = write(directory, rules=rules, provisioning=provisioning, runbooks=runbooks)
+        written = write(
+            directory,
+            rules=rules,
+            provisioning=provisioning,
+            runbooks=runbooks,
+            kubernetes=kubernetes,
+            grafana_alerts=grafana_alerts,
+        )
     except OSError as error:
         raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
     for path in written:

@@ -1,9 +1,9 @@
-"""Writes the committed dashboards anew: `python -m traceloop.dashboards.source`."""
+"""Writes the committed dashboards and Grafana's alerts anew: `python -m traceloop.dashboards.source`."""
 
 import json
 from pathlib import Path
 
-from . import executors_heaps, itself, overview, slow_callbacks
+from . import executors_heaps, grafana_alerts, itself, overview, slow_callbacks
 
 DASHBOARDS = {
     "event-loop-overview": overview.build,
@@ -21,10 +21,11 @@ def render() -> dict[str, str]:
 
 
 def main() -> None:
-    """Replaces the files in dashboards/grafana/."""
-    folder = Path(__file__).parent.parent / "grafana"
+    """Replaces the files in dashboards/grafana/ and dashboards/grafana_alerting/."""
+    package = Path(__file__).parent.parent
     for name, text in render().items():
-        (folder / name).write_text(text, encoding="utf-8")
+        (package / "grafana" / name).write_text(text, encoding="utf-8")
+    (package / "grafana_alerting" / "traceloop.yml").write_text(grafana_alerts.render(), encoding="utf-8")
 
 
 if __name__ == "__main__":
