@@ -57,6 +57,11 @@ class Observed:
         self.probe.look()
 
     @property
+    def facts(self):
+        """What the program told, by name."""
+        return {name: value for line in self.truth for name, value in line.items()}
+
+    @property
     def process(self):
         return self.statistics.processes[0]
 

@@ -16,9 +16,7 @@ pytestmark = pytest.mark.timing
 
 
 def run(tmp_path, text, **options):
-    observed = observe(tmp_path, program(tmp_path, text), **options)
-    observed.facts = {name: value for line in observed.truth for name, value in line.items()}
-    return observed
+    return observe(tmp_path, program(tmp_path, text), **options)
 
 
 def test_an_idle_loop_is_no_stall(tmp_path):
@@ -348,79 +346,6 @@ run(main())
     place = re.escape(f"{tmp_path / 'program.py'}:12")
     called = r"(, in json\.\S+ at \S+json/\S+\.py:\d+)?"
     assert re.search(rf"stall: __main__\.refresh \({place}{called}\) within", line), line
-
-
-@pytest.mark.parametrize("death", ["os.kill(os.getpid(), signal.SIGSEGV)", "os.abort()"])
-def test_a_crash_names_the_callback(tmp_path, death):
-    number = signal.SIGSEGV if "SEGV" in death else signal.SIGABRT
-    observed = run(
-        tmp_path,
-        f"""
-def crash():
-    {death}
-async def main():
-    await asyncio.sleep(0.05)
-    crash()
-run(main())
-""",
-        status=-number,
-    )
-    assert observed.errors == ""
-    (key,) = observed.index.unfinished()
-    info = observed.index.lookup(*key)
-    assert info.culprit == "__main__.crash"
-    assert info.stacks[-1].source == "crash"
-
-
-def test_faulthandler_of_the_application_is_left_alone(tmp_path):
-    process = start(
-        tmp_path / "run",
-        program(
-            tmp_path,
-            """
-faulthandler.enable()
-async def main():
-    await asyncio.sleep(0.05)
-    os.abort()
-run(main())
-""",
-        ),
-    )
-    _, errors = process.communicate()
-    assert "Fatal Python error: Aborted" in errors
-    (folder,) = (tmp_path / "run").glob("p-*")
-    assert not (folder / "crash").exists()
-
-
-def test_a_signal_or_descriptor_that_the_application_takes_is_given_up(tmp_path):
-    for taking in ("signal.signal(advert['signal'], lambda *_: tell(handled=True))", "os.dup2(1, advert['fd'])"):
-        place = tmp_path / str(len(taking))
-        place.mkdir()
-        observed = run(
-            place,
-            f"""
-import glob
-async def main():
-    await asyncio.sleep(0.1)
-    folder = glob.glob(os.environ["OTEL_PYTHON_TRACELOOP_RUN_DIR"] + "/p-*")[0]
-    advert = json.load(open(folder + "/dump.json"))
-    {taking}
-    for _ in range(50):
-        await asyncio.sleep(0.02)
-        if not os.path.exists(folder + "/dump.json"):
-            tell(withdrawn=True)
-            break
-    if "signal.signal" in {taking!r}:
-        os.kill(os.getpid(), advert["signal"])
-        await asyncio.sleep(0.05)
-import warnings
-warnings.simplefilter("ignore", ResourceWarning)
-run(main())
-""",
-        )
-        assert observed.facts["withdrawn"]
-        if "lambda" in taking:
-            assert observed.facts["handled"]
 
 
 def test_a_fake_clock_is_not_watched(tmp_path):
