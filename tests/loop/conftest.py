@@ -16,6 +16,21 @@ def loop_factory(request):
 
 
 @pytest.fixture
+def loop(loop_factory):
+    loop = loop_factory()
+    yield loop
+    loop.close()
+
+
+@pytest.fixture
+def contexts(loop):
+    """What the loop's exception handler is told of."""
+    seen = []
+    loop.set_exception_handler(lambda _, context: seen.append(context))
+    return seen
+
+
+@pytest.fixture
 def run(loop_factory):
     """Runs ``coroutine_function(loop)`` on a new loop; whatever takes a minute hangs."""
 

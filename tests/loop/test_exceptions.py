@@ -7,33 +7,7 @@ import sys
 
 import pytest
 
-
-@pytest.fixture
-def loop(loop_factory):
-    loop = loop_factory()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def contexts(loop):
-    seen = []
-    loop.set_exception_handler(lambda _, context: seen.append(context))
-    return seen
-
-
-class Stop(BaseException):
-    pass
-
-
-def fail(error=None):
-    raise error or ValueError("on purpose")
-
-
-def spin(loop, times=3):
-    for _ in range(times):
-        loop.call_soon(loop.stop)
-        loop.run_forever()
+from tests.helpers.callbacks import Stop, fail, spin
 
 
 def test_a_callback_that_raises(loop, contexts):

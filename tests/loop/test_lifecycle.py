@@ -9,34 +9,7 @@ import time
 
 import pytest
 
-
-@pytest.fixture
-def loop(loop_factory):
-    loop = loop_factory()
-    yield loop
-    loop.close()
-
-
-@pytest.fixture
-def contexts(loop):
-    seen = []
-    loop.set_exception_handler(lambda _, context: seen.append(context))
-    return seen
-
-
-class Stop(BaseException):
-    pass
-
-
-def fail(error=None):
-    raise error or ValueError("on purpose")
-
-
-def spin(loop, times=3):
-    for _ in range(times):
-        loop.call_soon(loop.stop)
-        loop.run_forever()
-
+from tests.helpers.callbacks import fail, spin
 
 # -- what the exception handler is told
 

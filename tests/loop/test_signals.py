@@ -8,13 +8,6 @@ import threading
 import pytest
 
 
-@pytest.fixture
-def loop(loop_factory):
-    loop = loop_factory()
-    yield loop
-    loop.close()
-
-
 def stop_soon(loop):
     # For a signal that never comes: the test fails instead of hanging.
     return loop.call_later(10, loop.stop)
