@@ -123,7 +123,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_slow_callback_info",
         "gauge",
         "",
-        "Always 1; the file and line where the culprit stood when it was first slow.",
+        "Always 1; the file and line where the culprit held the loop when it was first slow.",
         "callback",
         "culprit",
         "location",

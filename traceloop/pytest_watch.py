@@ -236,9 +236,9 @@ class Watch:
 def _slow_text(seconds: float, wait: float, callback: str, limit: float, info: StallInfo | None) -> str:
     less = f", {wait:.3f} s of which may be waiting for a processor," if wait >= 0.001 else ""
     out = [f"{callback} ran for {seconds:.3f} s{less} without giving the loop back (limit: {limit:g} s)"]
-    if info is None or not info.stacks:
+    stack = info.stack if info is not None else None
+    if info is None or stack is None:
         return out[0] + "\n  (no stack: the run was over before one could be taken)"
-    stack = info.stacks[0]
     culprit = culprit_frame(stack.frames, stack.awaiting)
     if culprit is not None:
         called = called_by(stack.frames, culprit)

@@ -285,7 +285,7 @@ def _in_progress(loop: LoopStatistics, now: float) -> dict[str, Any] | None:
 
 
 def _stack(info: StallInfo) -> list[str]:
-    stack = next((each for each in reversed(info.stacks) if each.frames), None)
+    stack = info.stack
     if stack is None:
         return []
     return [f"{file}:{line} in {module}.{name}" for file, line, module, name in reversed(stack.frames)][:_FRAMES]
@@ -330,6 +330,7 @@ def _stalls(process: ProcessStatistics, wall: Callable[[float], float | None]) -
                         "seconds": index.length_of(*key),
                         "callback": info.callback,
                         "culprit": info.culprit,
+                        "held_by": [{"culprit": name, "seconds": held} for name, held in info.held.items()],
                         "cause": info.parts.cause or None,
                         "blocked_seconds": info.bill.exact if info.bill is not None else None,
                         "stack": _stack(info),

@@ -114,7 +114,6 @@ class SpanLimits:
         )
 
     def _cut_extra(self, extra: Extra, room: int, links: int, dropped_links: int) -> tuple[Extra, int]:
-        # Of stacks the first tells most: it names the culprit.
         events = tuple(
             SpanEvent(
                 event.name, event.time_ns, _cut_mapping(event.attributes, self.event_attributes, self.event_length)

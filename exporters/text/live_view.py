@@ -167,15 +167,15 @@ class LiveView:
             return
         culprit = "" if stall.culprit in ("unknown", stall.callback) else f", in {clean(stall.culprit)}"
         yield style.bad(f"{whose} has been blocked for {seconds(running)} by {clean(stall.callback)}{culprit}")
-        stacks = [stack for stack in stall.stacks if stack.frames]
-        if stacks:
-            frames, awaiting = stacks[-1].frames, stacks[-1].awaiting
+        stack = stall.stack
+        if stack is not None:
+            frames, awaiting = stack.frames, stack.awaiting
             own = culprit_frame(frames, awaiting)
             if own is not None:
                 called = called_by(frames, own)
                 line = place(own) + (f", in {place(called)}" if called is not None else "")
                 yield "  " + shorten(clean(line), style.width - 2)
-            lines = stacks[-1].text.splitlines()[1:]
+            lines = stack.text.splitlines()[1:]
             if len(lines) > most:
                 yield style.dim(f"  ... {len(lines) - most} frames above")
             yield from ("  " + shorten(clean(line.strip()), style.width - 2) for line in lines[-most:])

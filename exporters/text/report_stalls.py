@@ -84,7 +84,7 @@ def _stall(stall: _Stall, style: Style) -> Iterator[str]:
     yield "    " + title + (style.dim(f" in {clean(info.callback)}") if name != info.callback else "")
     for line in textwrap.wrap(", ".join(_facts(info)), style.width - 6):
         yield "      " + line
-    stack = next((stack for stack in info.stacks if stack.frames), None)
+    stack = info.stack
     if stack is None:
         yield "      " + style.dim("no stack was taken of it")
         return
@@ -93,6 +93,9 @@ def _stall(stall: _Stall, style: Style) -> Iterator[str]:
 
 
 def _facts(info: StallInfo) -> Iterator[str]:
+    if info.others:
+        yield f"{seconds(info.held.get(info.culprit, 0.0))} of it in {clean(info.culprit)}"
+        yield from (f"{seconds(s)} in {clean(name)}" for name, s in list(info.others.items())[:_FEW])
     yield from _cause(info.parts)
     bill = info.bill
     if bill is not None and bill.waiting:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 # A frame as it is recorded: file, line, module, qualname.
@@ -79,6 +80,26 @@ def culprit_of(frames: Sequence[Frame], awaiting: Sequence[Frame]) -> str:
     """``module.qualname`` of the culprit's frame, "" where there is none."""
     frame = culprit_frame(frames, awaiting)
     return f"{frame[2]}.{frame[3]}" if frame is not None else ""
+
+
+def stretches(begins: Sequence[float], start: float, end: float) -> list[float]:
+    """Seconds for which each of ``begins`` (s, in order) stands, of the time from ``start`` to ``end``: until the next
+    one; the first for what was before it too.
+    """
+    moments = [start, *(min(max(each, start), end) for each in begins[1:]), end]
+    return [max(0.0, until - begin) for begin, until in pairwise(moments)] if begins else []
+
+
+def held_by(seen: Sequence[tuple[float, str]], start: float, end: float) -> dict[str, float]:
+    """How long (s) each culprit held a run from ``start`` to ``end``, the longest first; equal ones as they came.
+
+    ``seen``: since when the run was seen in whose code, in order. Each stands until the next one; the first stands for
+    what was before it too.
+    """
+    out: dict[str, float] = {}
+    for (_, name), seconds in zip(seen, stretches([since for since, _ in seen], start, end), strict=True):
+        out[name] = out.get(name, 0.0) + seconds
+    return dict(sorted(out.items(), key=lambda item: -item[1]))
 
 
 def called_by(frames: Sequence[Frame], culprit: Frame | None) -> Frame | None:

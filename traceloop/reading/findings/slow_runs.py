@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from ...record.frames import Frame, culprit_of, is_application
+from ...record.frames import culprit_frame, is_application
 from ...record.sites import UNKNOWN_LABEL
 from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
 from ..stalls.index import StallIndex
-from ..stalls.model import StackTaken, StallInfo
+from ..stalls.model import StallInfo
 from ..stalls.parts import stalls_of
 from ..units import counted, seconds
 from . import thresholds
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
 # Runs of one callback and culprit that are looked at: the longest, and the latest.
 _EXAMPLES: Final = 12
 _FRAMES: Final = 5
+_OTHERS: Final = 3
 STARVED: Final = "starved"
 # What to do about these is the same whether they compute or wait.
 _CALLS: Final = ("import", "logging", "tls-context")
@@ -112,7 +112,7 @@ def _reason(info: StallInfo | None, length: float, threshold: float) -> tuple[st
     parts = info.parts
     if parts.cause in (GC, GIL):
         return parts.cause, KINDS["unknown"]
-    taken = main_stack(info, length)
+    taken = info.stack
     kind = kind_of(taken.frames if taken is not None else [], parts.cause)
     # With a processor to itself it would not have been slow, and that is most of its time. (A call that waits for
     # something else is slow anyway.)
@@ -120,20 +120,6 @@ def _reason(info: StallInfo | None, length: float, threshold: float) -> tuple[st
     if alone < min(threshold, length / 2) and (parts.cause == CPU or kind.name in ("waiting", "unknown")):
         return STARVED, KINDS["unknown"]
     return parts.cause, kind
-
-
-def main_stack(info: StallInfo, length: float) -> StackTaken | None:
-    """The stack that stands for most of a run of ``length`` s.
-
-    Each stands for the time from it to the next, the first for what was before it too.
-    """
-    stacks = [each for each in info.stacks if each.frames]
-    if not stacks:
-        return None
-    end = max(info.start + length, stacks[-1].at)
-    begins = [info.start, *(each.at for each in stacks[1:]), end]
-    spans = [until - begin for begin, until in pairwise(begins)]
-    return stacks[max(range(len(stacks)), key=lambda index: spans[index])]
 
 
 def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow]) -> None:
@@ -212,20 +198,16 @@ def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
     callback = each.callback if each.callback != each.culprit else ""
     if info is None:
         return scope.who(each.culprit, callback), ()
-    taken = main_stack(info, each.longest)
+    taken = info.stack
     if taken is None:
         return scope.who(each.culprit, callback), ()
     frames = [*reversed(taken.frames), *taken.awaiting]
     stack = tuple(frame_line(frame) for frame in frames if is_application(frame[0], frame[2]))[:_FRAMES]
-    name = culprit_of(taken.frames, taken.awaiting) or each.culprit
-    for frame in frames:
-        if _name(frame) == name:
-            return Who(name, frame[0], frame[1], each.callback if each.callback != name else ""), stack
-    return scope.who(name, callback), stack
-
-
-def _name(frame: Frame) -> str:
-    return f"{frame[2]}.{frame[3]}" if frame[2] else frame[3]
+    own = culprit_frame(taken.frames, taken.awaiting)
+    if own is None:
+        return scope.who(each.culprit, callback), stack
+    name = taken.culprit
+    return Who(name, own[0], own[1], each.callback if each.callback != name else ""), stack
 
 
 _CAUSES: Final = {
@@ -248,6 +230,9 @@ def _evidence(each: Slow) -> Iterator[str]:
         yield f"of the longest run of {seconds(each.longest)}: {_CAUSES.get(parts.cause, parts.cause)}{guess}{measured}"
     if parts.processor_wait >= 0.01:
         yield f"{seconds(parts.processor_wait)} of it waited for a processor"
+    if info.others:
+        parts_of_others = ", ".join(f"{seconds(s)} in {name}" for name, s in list(info.others.items())[:_OTHERS])
+        yield f"{seconds(info.held[info.culprit])} of it in {info.culprit}; {parts_of_others}"
     if info.bill is not None and info.bill.waiting:
         yield f"{counted(info.bill.waiting, 'callback')} stood ready behind it"
     if info.callback not in (each.culprit, UNKNOWN_LABEL):

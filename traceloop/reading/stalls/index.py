@@ -14,7 +14,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from ...record.frames import Frame, culprit_of
+from ...record.frames import Frame, culprit_of, held_by
 from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding.decoded import LATEST, Collection, Decoded, SpanContext
 from .causes import SUSPENDED, Sample, parts_of
@@ -172,10 +172,10 @@ class StallIndex:
             below, ring = thread.below_loop(), ring_of(thread.thread)
             if below and ring is not None:
                 frames = self._named(below, site_module)
-                taken = StackTaken(at, frames, [], 0, {}, "dump")
+                taken = StackTaken(at, frames, [], 0, {}, "dump", at, culprit_of(frames, []))
                 self._dumps.append((ring, taken))
                 if since is not None and ring in since:
-                    names = outermost_of(frames), culprit_of(frames, []) or UNKNOWN_LABEL
+                    names = outermost_of(frames), taken.culprit or UNKNOWN_LABEL
                     out.append(StallStack(ring, since[ring], 0.0, *names, taken, None))
         self.fresh.extend(out)
         return out
@@ -196,7 +196,8 @@ class StallIndex:
             below = dumped.below_loop() if dumped.thread == thread else None
             if not below:
                 continue
-            stack = StackTaken(max(at, since), self._named(below, site_module), [], 0, {}, source)
+            frames, at = self._named(below, site_module), max(at, since)
+            stack = StackTaken(at, frames, [], 0, {}, source, at, culprit_of(frames, []))
             last = self._last.get(ring)
             before = self._seen.get(last) if last is not None else None
             if last is None or before is None or last[1] < since - 0.001 or before.ended:
@@ -206,7 +207,6 @@ class StallIndex:
                 # The frame that the loop called: a task's coroutine, or the function itself.
                 _, _, module, qualname = stack.frames[0]
                 seen.callback = f"{module}.{qualname}" if module else qualname
-            seen.culprit = seen.culprit or culprit_of(stack.frames, [])
             seen.stacks.append(stack)
             return
 
@@ -223,15 +223,28 @@ class StallIndex:
     # -- answers
 
     def culprit(self, ring: int, start: float, end: float | None = None) -> str:
-        """The culprit of the run that started at ``start``. ``end``: its end, if ``take_loop`` has not had it yet."""
+        """The code that held the loop longest in the run that started at ``start``; while it lasts, that which holds it
+        now. ``end``: the run's end, if ``take_loop`` has not had it yet.
+        """
         end = self._end_of(ring, start) if end is None else end
+        return self._held(self._stacks(ring, start, end), start, end)[0]
+
+    def _stacks(self, ring: int, start: float, end: float) -> list[StackTaken]:
+        """All stacks of a run, in the order of the times that they stand for."""
         seen = self._seen.get((ring, start))
-        first = seen.stacks[0].at if seen is not None and seen.stacks else _NEVER
-        for dump_ring, stack in self._dumps:
-            # Under a C call the watchdog's own stack comes after it: the dump that was asked for was the first.
-            if dump_ring == ring and start <= stack.at <= min(end, first):
-                return culprit_of(stack.frames, []) or UNKNOWN_LABEL
-        return (seen.culprit if seen is not None else "") or UNKNOWN_LABEL
+        dumped = [stack for dump_ring, stack in self._dumps if dump_ring == ring and start <= stack.at <= end]
+        return sorted([*(seen.stacks if seen is not None else ()), *dumped], key=lambda stack: stack.since)
+
+    @staticmethod
+    def _held(stacks: list[StackTaken], start: float, end: float) -> tuple[str, dict[str, float]]:
+        """The culprit of a run, and the seconds by each code that was seen to hold it; ``end``: _NEVER if it lasts."""
+        until = end if end != _NEVER else max([start, *(stack.at for stack in stacks)])
+        held = held_by([(stack.since, stack.culprit) for stack in stacks], start, until)
+        held.pop("", None)
+        if end == _NEVER:
+            latest = max(stacks, key=lambda stack: stack.at if stack.culprit else start, default=None)
+            return (latest.culprit if latest is not None else "") or UNKNOWN_LABEL, held
+        return next(iter(held), UNKNOWN_LABEL), held
 
     def active_span(self, ring: int, start: float) -> SpanContext | None:
         """The application's span that was active when the first stack of a run was taken; None where there was none."""
@@ -265,7 +278,7 @@ class StallIndex:
             self.fetch_dump(False)
             if self.fetch_dump is not None:
                 return False
-        return self._read_until > end or self.culprit(ring, start, end) != UNKNOWN_LABEL
+        return self._read_until > end
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))
@@ -277,22 +290,22 @@ class StallIndex:
         """
         end = self._end_of(ring, start) if end is None else end
         seen = self._seen.get((ring, start))
-        dumped = [stack for dump_ring, stack in self._dumps if dump_ring == ring and start <= stack.at <= end]
+        stacks = self._stacks(ring, start, end)
         samples, over = self._samples(ring, start, end)
         slow = self._ended.get((ring, start))
-        if seen is None and not dumped and not samples and slow is None:
+        if seen is None and not stacks and not samples and slow is None:
             return None
         seen = seen or Seen()
-        stacks = sorted(seen.stacks + dumped, key=lambda stack: stack.at)
         until = end
         if end == _NEVER:
             until = max([start, *(stack.at for stack in stacks), *(float(sample[0]) for sample in samples)])
         return StallInfo(
             ring,
             start,
+            end,
             seen.ident or (slow.run[3] if slow is not None else 0.0),
             seen.callback or (self.label(slow.run[3]) if slow is not None else UNKNOWN_LABEL),
-            self.culprit(ring, start, end),
+            *self._held(stacks, start, end),
             stacks,
             parts_of(start, until, samples, self._collections, self.suspensions),
             seen.span,
@@ -373,6 +386,10 @@ class StallIndex:
             return {}, [], False
         parts = info.parts
         attributes: dict[str, Any] = {"asyncio.stall.culprit": info.culprit}
+        if info.others:
+            held = {info.culprit: info.held.get(info.culprit, 0.0), **info.others}
+            attributes["asyncio.stall.parts.culprits"] = list(held)
+            attributes["asyncio.stall.parts.durations"] = list(held.values())
         if parts.cause:
             attributes["asyncio.stall.cause"] = parts.cause
             if parts.guess:

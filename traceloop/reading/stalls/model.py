@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
-from ...record.frames import Frame
+from ...record.frames import Frame, stretches
 from ...record.sites import UNKNOWN_LABEL
 from ..decoding.decoded import SpanContext
 from .causes import Parts
 from .who_waited import Bill
 
+#: A part of a slow run shorter than this (s) is not named.
+LEAST_PART_SECONDS: Final = 0.001
+
 
 class StackTaken(NamedTuple):
     """One stack. at: s; frames: outermost first, file, line, module, qualname; awaiting: of the coroutines that await
     the task, nearest first. ready: handles that waited. descriptors: callbacks of descriptors that the kernel had
-    ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside.
+    ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside. since: from when
+    on it stands for what the run did, s; earlier than ``at`` where the watchdog came late to it, because the run held
+    the GIL in a C call. culprit: whose code it stands in, "" where there is nobody to name.
     """
 
     at: float
@@ -24,6 +30,8 @@ class StackTaken(NamedTuple):
     ready: int
     descriptors: dict[str, int]
     source: str
+    since: float
+    culprit: str
 
     @property
     def text(self) -> str:
@@ -42,23 +50,44 @@ def _dotted(module: str, qualname: str) -> str:
 class StallInfo(NamedTuple):
     """What is known of one slow run.
 
-    callback: its label. culprit: the label, ``unknown`` where no stack was had. stacks: in order. parts: cause
-    and measured parts. span: the application's that was active when the first stack was taken, without a number, or
-    None. suppressed: stacks left out so far in this process. complete: nothing more will
-    come. bill: what it cost others, None where its end was not read yet.
+    end: s, infinite where none was read. callback: its label. culprit: the label of the code that held the loop
+    longest, while the run lasts of the code that holds it now; ``unknown`` where no stack was had. held: seconds by
+    culprit, the longest first. stacks: in order. parts: cause and measured parts. span: the application's that was
+    active when the first stack was taken, without a number, or None. suppressed: stacks left out so far in this
+    process. complete: nothing more will come. bill: what it cost others, None where its end was not read yet.
     """
 
     ring: int
     start: float
+    end: float
     ident: float
     callback: str
     culprit: str
+    held: dict[str, float]
     stacks: list[StackTaken]
     parts: Parts
     span: SpanContext | None
     suppressed: int
     complete: bool
     bill: Bill | None
+
+    @property
+    def stack(self) -> StackTaken | None:
+        """The stack that shows the culprit: of an ended run the one that stands for most time, else the latest one.
+        None where none has frames.
+        """
+        shown = [each for each in self.stacks if each.frames]
+        own = [each for each in shown if each.culprit == self.culprit] or shown
+        if not own or math.isinf(self.end):
+            return own[-1] if own else None
+        lengths = stretches([each.since for each in self.stacks], self.start, self.end)
+        by_stack = {id(each): length for each, length in zip(self.stacks, lengths, strict=True)}
+        return max(own, key=lambda each: by_stack[id(each)])
+
+    @property
+    def others(self) -> dict[str, float]:
+        """Seconds by code that held the loop too, in this run, beside the culprit: what is worth to be named."""
+        return {name: s for name, s in self.held.items() if name != self.culprit and s >= LEAST_PART_SECONDS}
 
 
 class StallStack(NamedTuple):

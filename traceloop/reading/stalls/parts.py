@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...record import layout
+from ...record.frames import culprit_frame
 from ...record.sites import site_of
 from ..decoding.decoded import Decoded, Run
 from ..statistics.parts import Sample
@@ -84,10 +85,10 @@ class LoopStalls:
     def _location_of(self, run: Run) -> str:
         """``file:line`` of the culprit, where a stack names it; else of the callback."""
         info = self.index.lookup(self._ring_number(), run[1], run[2])
-        for stack in info.stacks if info is not None else ():
-            for file, line, module, qualname in reversed([*stack.awaiting, *stack.frames]):
-                if f"{module}.{qualname}" == info.culprit:  # type: ignore[union-attr]
-                    return f"{file}:{line}"
+        stack = info.stack if info is not None else None
+        own = culprit_frame(stack.frames, stack.awaiting) if stack is not None else None
+        if own is not None:
+            return f"{own[0]}:{own[1]}"
         site = self._process.sites.site(site_of(run[3]))
         return f"{site.file}:{site.line}" if site is not None and site.file else ""
 

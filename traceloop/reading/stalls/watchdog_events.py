@@ -26,12 +26,11 @@ _LATEST: Final = 2.0**33
 class Seen:
     """What the watchdog said of one run."""
 
-    __slots__ = ("callback", "culprit", "ended", "ident", "samples", "span", "stacks", "suppressed")
+    __slots__ = ("callback", "ended", "ident", "samples", "span", "stacks", "suppressed")
 
     def __init__(self) -> None:
         self.ident = 0.0
         self.callback = ""
-        self.culprit = ""
         self.samples: list[Sample] = []
         self.stacks: list[StackTaken] = []
         self.span: SpanContext | None = None
@@ -95,7 +94,6 @@ class WatchdogEvents:
         self.last[ring] = (ring, start)
         seen.ident = _finite(data["ident"])
         seen.callback = str(data["callback"])
-        seen.culprit = seen.culprit or str(data["culprit"])
         seen.suppressed = int(data["suppressed"])
         _extend(seen.samples, [data["before"], *data["samples"]])
         span = data.get("span")
@@ -103,18 +101,22 @@ class WatchdogEvents:
             state = str(span[3]) if len(span) > 3 else ""  # older records have none
             seen.span = SpanContext(0, str(span[0]), str(span[1]), int(span[2]), state)
         descriptors = data.get("descriptors") or {}
+        at, culprit = _moment(data["at"]), str(data["culprit"])
+        due = _moment(data.get("due", at))  # older records have none
         taken = StackTaken(
-            _moment(data["at"]),
+            at,
             _frames(data["frames"]),
             _frames(data.get("awaiting") or ()),
             int(data["ready"]),
             {str(name): int(count) for name, count in descriptors.items()},
             "watchdog",
+            max(start, min(due, at)),
+            culprit,
         )
         if len(seen.stacks) < _MAX_STACKS:
             seen.stacks.append(taken)
-        culprit = seen.culprit or UNKNOWN_LABEL
-        self.fresh.append(StallStack(ring, start, seen.ident, seen.callback, culprit, taken, seen.span))
+        who = seen.callback, culprit or UNKNOWN_LABEL
+        self.fresh.append(StallStack(ring, start, seen.ident, *who, taken, seen.span))
 
     def _take_late(self, data: Mapping[str, Any]) -> None:
         begin, until, reason = _moment(data["from"]), _moment(data["to"]), str(data["reason"])

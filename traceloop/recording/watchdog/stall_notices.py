@@ -23,6 +23,9 @@ MAX_STALLS_A_MINUTE = 12
 REPEAT_SECONDS = 30.0
 _MAX_KINDS = 200
 _MAX_LINE = 2000
+# Of the parts of one stall: as many are named, and each lasted this long (s).
+_MAX_PARTS = 4
+_LEAST_PART = 0.005
 
 
 class StallNotices:
@@ -74,11 +77,22 @@ class StallNotices:
         )
         return True
 
-    def ended(self, culprit: str, at_least: float, at_most: float) -> None:
-        """A stall that was said is over; its length lies between these (s)."""
-        self._lines.append(
-            printable(f"stall over: {culprit} blocked the loop for about {(at_least + at_most) / 2:.2f} s", _MAX_LINE)
-        )
+    def goes_on(self, callback: str, culprit: str, line: str, seconds: float) -> None:
+        """The run of a stall that was said has gone on to code of another culprit."""
+        place = f" ({line})" if line else ""
+        within = f" within {callback}" if culprit != callback else ""
+        text = f"stall: now {culprit}{place}{within} blocks that loop: {seconds:.2f} s so far"
+        self._lines.append(printable(text, _MAX_LINE))
+
+    def ended(self, held: dict[str, float], seconds: float) -> None:
+        """A stall that was said is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all."""
+        parts = [(name, part) for name, part in held.items() if part >= _LEAST_PART]
+        if len(parts) > 1:
+            each = ", ".join(f"{part:.2f} s by {name}" for name, part in parts[:_MAX_PARTS])
+            text = f"stall over: the loop was blocked for about {seconds:.2f} s: {each}"
+        else:
+            text = f"stall over: {next(iter(held))} blocked the loop for about {seconds:.2f} s"
+        self._lines.append(printable(text, _MAX_LINE))
 
     def flush(self) -> None:
         """Says what waits to be said."""

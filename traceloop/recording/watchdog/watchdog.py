@@ -20,7 +20,6 @@ The thread is none of ``threading``'s: programs that list or count their threads
 from __future__ import annotations
 
 import _thread
-import json
 import logging
 import os
 import sys
@@ -31,7 +30,7 @@ from time import monotonic
 from typing import TYPE_CHECKING, Any
 
 from ...record import layout
-from ...record.frames import culprit_frame, culprit_of, whereabouts
+from ...record.frames import culprit_of
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..thresholds import threshold_of
@@ -39,8 +38,8 @@ from ..waiting.task_looks import TaskLooks
 from . import stacks
 from .fault_dump import FaultDump
 from .lateness import Lateness
-from .stall_notices import StallNotices
-from .watched_loop import Stall, TokenBucket, Watched, begin_stall
+from .stall_events import StallEvents
+from .watched_loop import Watched, begin_stall
 
 if TYPE_CHECKING:
     from ..process import Process
@@ -57,9 +56,6 @@ _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
 # and to join a thread costs three times as much as a short loop. Then it ends when none has come for so long.
 _SUCCESSION = 0.05
-# Whole stacks a minute; beyond it only the culprit is recorded, and beyond the second number nothing.
-MAX_STACKS_A_MINUTE = 60
-MAX_EVENTS_A_MINUTE = 1200
 _MAX_SAMPLES = 64
 
 
@@ -89,10 +85,8 @@ class Watchdog:
         self._running = False
         self._ended = False
         self._idle_since = 0.0
-        self._suppressed = 0
-        self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
-        self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
-        self._lateness = Lateness(self._report)
+        self._events = StallEvents(process)
+        self._lateness = Lateness(self._events.report)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
         self._looking = threading.RLock()
         self._due = 0.0
@@ -102,7 +96,6 @@ class Watchdog:
         self._turns = 0
         self._dumped = 0
         self.paused = False
-        self._notices = StallNotices()
         self.faults = FaultDump(process.directory)
 
     # -- called by the loops
@@ -157,7 +150,7 @@ class Watchdog:
             self._take_interrupted(now)
             self._end_stopped(now)
             self._publish(now, self._due if lingers else 0.0)
-            self._notices.flush()
+            self._events.notices.flush()
         finally:
             self._looking.release()
 
@@ -283,13 +276,14 @@ class Watchdog:
             size = self.faults.check() if self._turns % 4 == 0 else 0
         self._lateness.check(now, watched_loops)
         if size > self._dumped:
-            self._name_dumped(size, now)
+            self._events.name_dumped(self.faults.read_dump(self._dumped), now)
+            self._dumped = size
         due = now + _MAX_PACE
         self._take_interrupted(now)
         self._end_stopped(now)
         for watched in watched_loops:
             due = min(due, self._look(watched, now))
-        self._notices.flush()
+        self._events.notices.flush()
         self._sampler.turn(now)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._lateness.turn_over(now, due, watched_loops)
@@ -305,6 +299,9 @@ class Watchdog:
             ring.words[layout.W_DUE] = due
             if looked:
                 ring.words[layout.W_LOOKED] = looked
+
+    def _end_stall(self, watched: Watched, now: float) -> None:
+        self._events.end(watched, now, self._lateness.suspended)
 
     def _end_stopped(self, now: float) -> None:
         while self._stopped:
@@ -337,7 +334,7 @@ class Watchdog:
         if len(stall.samples) > _MAX_SAMPLES:
             del stall.samples[1:-1:2]
         if now >= stall.stack_at:
-            self._take_stack(watched, stall, run, now)
+            self._events.stack(watched, stall, run, now, stall.stack_at)
             # At the threshold, and then with doubling gaps; a turn that came late does not make them come at once.
             length = stall.threshold
             while stall.start + length <= now:
@@ -372,7 +369,7 @@ class Watchdog:
             limit, told_from = self._limits_of(run, threshold_of(watched.loop, watched.general_threshold))
             if at - run.start >= limit:
                 self._end_stall(watched, now)
-                self._take_stack(watched, begin_stall(watched, run, limit, told_from), run, at)
+                self._events.stack(watched, begin_stall(watched, run, limit, told_from), run, at, at)
 
     def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
         """From how many seconds on the stack of a run is taken, and from how many people are told of it.
@@ -382,114 +379,11 @@ class Watchdog:
         """
         if self._threshold_for is None:
             return threshold, threshold
-        limit = float(self._threshold_for(self._label_of(run.ident), threshold))
+        limit = float(self._threshold_for(self._events.label_of(run.ident), threshold))
         if limit != threshold:
             return limit, limit
         limit = float(self._threshold_for(culprit_of(run.frames, run.awaiting), threshold))
         return min(limit, threshold), limit
-
-    def _label_of(self, ident: float) -> str:
-        sites = self._process.site_log.sites
-        number = stacks.site_number(ident)
-        return sites[number].label if 0 <= number < len(sites) else "unknown"
-
-    # -- what is found
-
-    def _take_stack(self, watched: Watched, stall: Stall, run: stacks.Run, now: float) -> None:
-        if not self._event_budget.take(now):
-            self._suppressed += 1
-            return
-        whole = self._stack_budget.take(now)
-        if not whole:
-            self._suppressed += 1
-        own = culprit_frame(run.frames, run.awaiting)
-        culprit = f"{own[2]}.{own[3]}" if own is not None else ""
-        if not stall.stacks:
-            stall.culprit = culprit
-        label = self._label_of(run.ident)
-        event: dict[str, Any] = {
-            "kind": "stack",
-            "ring": watched.ring,
-            "run": run.start,
-            "at": now,
-            "index": stall.stacks,
-            "ident": run.ident,
-            "callback": label,
-            "culprit": culprit,
-            "threshold": stall.threshold,
-            "ready": len(watched.loop._ready),
-            "before": stall.before,
-            "samples": stall.samples[-1:],
-            # The culprit's line, and where it stands: what everybody is told.
-            "frames": run.frames if whole else [frame for frame in run.frames[:-1] if frame is own] + run.frames[-1:],
-            "suppressed": self._suppressed,
-        }
-        if whole:
-            if run.awaiting:
-                event["awaiting"] = run.awaiting
-            descriptors = stacks.ready_descriptors(watched.loop)
-            if descriptors:
-                event["descriptors"] = descriptors
-            if run.span is not None:
-                event["span"] = run.span
-        stall.stacks += 1
-        self._write(event, now)
-        if not stall.told and now - stall.start >= stall.told_from:
-            stall.told = True
-            line = whereabouts(run.frames, run.awaiting)
-            stall.announced = self._notices.started(
-                label, culprit, line, now - stall.start, event["ready"], watched.name
-            )
-
-    def _end_stall(self, watched: Watched, now: float) -> None:
-        stall = watched.stall
-        if stall is None:
-            return
-        watched.stall = None
-        after = watched.sample()
-        if self._event_budget.take(now):
-            self._write(
-                {
-                    "kind": "stall_end",
-                    "ring": watched.ring,
-                    "run": stall.start,
-                    "ident": stall.ident,
-                    "at": now,
-                    "culprit": stall.culprit,
-                    "before": stall.before,
-                    "samples": [*stall.samples[:1], *stall.samples[-1:]],
-                    "after": after,
-                    "suspended": self._lateness.suspended(stall.start, now),
-                },
-                now,
-            )
-        if stall.announced:
-            last = stall.samples[-1][0] if stall.samples else now
-            self._notices.ended(stall.culprit or self._label_of(stall.ident), last - stall.start, now - stall.start)
-
-    def _name_dumped(self, size: int, now: float) -> None:
-        """A dump was asked for from outside: it has files and bare function names, and the modules are known here."""
-        text = self.faults.read_dump(self._dumped)
-        self._dumped = size
-        files = {line.split('"')[1] for line in text.splitlines() if line.startswith('  File "')}
-        modules = {}
-        for name, module in list(sys.modules.items()):
-            file = getattr(module, "__file__", None)
-            if isinstance(file, str) and file in files and (file not in modules or name == "__main__"):
-                modules[file] = name
-        self._write({"kind": "modules", "files": modules}, now)
-
-    def _report(self, event: dict[str, Any], now: float) -> bool:
-        """Writes an event if there may be one more this minute; returns whether there may."""
-        if not self._event_budget.take(now):
-            return False
-        self._write(event, now)
-        return True
-
-    def _write(self, event: dict[str, Any], now: float) -> None:
-        self._process.process_write(
-            [now, layout.R_EVENT, float(self._process.next_event())], [json.dumps(event, separators=(",", ":"))], now
-        )
 
 
 def _has_the_clock(loop: Any) -> bool:

@@ -18,8 +18,9 @@ class Stall:
     __slots__ = (
         "announced",
         "before",
-        "culprit",
+        "held",
         "ident",
+        "said",
         "samples",
         "stack_at",
         "stacks",
@@ -41,8 +42,11 @@ class Stall:
         self.samples: list[Sample] = []
         self.stacks = 0
         self.stack_at = start + threshold
-        self.culprit = ""
+        # Since when it was seen in whose code, by the stacks.
+        self.held: list[tuple[float, str]] = []
         self.announced = False
+        #: The culprit that people were told of last.
+        self.said = ""
 
 
 class Watched:

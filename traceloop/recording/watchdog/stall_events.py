@@ -1,0 +1,150 @@
+"""What the watchdog writes down of stalls, and how often it may: events of the process ring, and lines for people."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ...record import layout
+from ...record.frames import culprit_frame, held_by, whereabouts
+from . import stacks
+from .stall_notices import StallNotices
+from .watched_loop import Stall, TokenBucket, Watched
+
+if TYPE_CHECKING:
+    from ..process import Process
+
+# Whole stacks a minute; beyond it only the culprit is recorded, and beyond the second number nothing.
+MAX_STACKS_A_MINUTE = 60
+MAX_EVENTS_A_MINUTE = 1200
+# Stacks of one stall whose culprits are added up; their gaps double, so that a day has 21.
+_MAX_HELD = 64
+# A stack taken within so many s of its time shows what runs now.
+_IN_TIME = 0.05
+
+
+class StallEvents:
+    """Writes the events of one process. For the watchdog's thread, or whoever holds its ``_looking``."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._suppressed = 0
+        self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
+        self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
+        self.notices = StallNotices()
+
+    def label_of(self, ident: float) -> str:
+        """The label of a run's ident."""
+        sites = self._process.site_log.sites
+        number = stacks.site_number(ident)
+        return sites[number].label if 0 <= number < len(sites) else "unknown"
+
+    def stack(self, watched: Watched, stall: Stall, run: stacks.Run, now: float, due: float) -> None:
+        """A stack was taken. ``due``: s, when it was to be. Where that was long ago, the run has kept the GIL since: it
+        stands at the C call that did so, for a thread that waits for the GIL gets it right after such a call.
+        """
+        if not self._event_budget.take(now):
+            self._suppressed += 1
+            return
+        whole = self._stack_budget.take(now)
+        if not whole:
+            self._suppressed += 1
+        own = culprit_frame(run.frames, run.awaiting)
+        culprit = f"{own[2]}.{own[3]}" if own is not None else ""
+        if len(stall.held) < _MAX_HELD:
+            stall.held.append((due, culprit))
+        label = self.label_of(run.ident)
+        event: dict[str, Any] = {
+            "kind": "stack",
+            "ring": watched.ring,
+            "run": run.start,
+            "at": now,
+            "due": due,
+            "index": stall.stacks,
+            "ident": run.ident,
+            "callback": label,
+            "culprit": culprit,
+            "threshold": stall.threshold,
+            "ready": len(watched.loop._ready),
+            "before": stall.before,
+            "samples": stall.samples[-1:],
+            # The culprit's line, and where it stands: what everybody is told.
+            "frames": run.frames if whole else [frame for frame in run.frames[:-1] if frame is own] + run.frames[-1:],
+            "suppressed": self._suppressed,
+        }
+        if whole:
+            if run.awaiting:
+                event["awaiting"] = run.awaiting
+            descriptors = stacks.ready_descriptors(watched.loop)
+            if descriptors:
+                event["descriptors"] = descriptors
+            if run.span is not None:
+                event["span"] = run.span
+        stall.stacks += 1
+        self.write(event, now)
+        line = whereabouts(run.frames, run.awaiting)
+        if not stall.told and now - stall.start >= stall.told_from:
+            stall.told = True
+            stall.said = culprit
+            stall.announced = self.notices.started(
+                label, culprit, line, now - stall.start, event["ready"], watched.name
+            )
+        elif stall.announced and culprit not in ("", stall.said) and now - due < _IN_TIME:
+            # The same run has gone on to something else. A stack that came late is of what is over by now.
+            stall.said = culprit
+            self.notices.goes_on(label, culprit, line, now - stall.start)
+
+    def end(self, watched: Watched, now: float, suspended: Callable[[float, float], float]) -> None:
+        """The stall of a loop is over, if it has one. ``suspended(from, to)``: for how long the process stood still."""
+        stall = watched.stall
+        if stall is None:
+            return
+        watched.stall = None
+        # It ended somewhere between the look before this one and now.
+        last = stall.samples[-1][0] if stall.samples else now
+        held = held_by(stall.held, stall.start, (last + now) / 2)
+        held.pop("", None)
+        after = watched.sample()
+        self.report(
+            {
+                "kind": "stall_end",
+                "ring": watched.ring,
+                "run": stall.start,
+                "ident": stall.ident,
+                "at": now,
+                "culprit": next(iter(held), ""),
+                "before": stall.before,
+                "samples": [*stall.samples[:1], *stall.samples[-1:]],
+                "after": after,
+                "suspended": suspended(stall.start, now),
+            },
+            now,
+        )
+        if stall.announced:
+            length = (last + now) / 2 - stall.start
+            self.notices.ended(held or {self.label_of(stall.ident): length}, length)
+
+    def name_dumped(self, text: str, now: float) -> None:
+        """A dump was asked for from outside: it has files and bare function names, and the modules are known here."""
+        files = {line.split('"')[1] for line in text.splitlines() if line.startswith('  File "')}
+        modules = {}
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None)
+            if isinstance(file, str) and file in files and (file not in modules or name == "__main__"):
+                modules[file] = name
+        self.write({"kind": "modules", "files": modules}, now)
+
+    def report(self, event: dict[str, Any], now: float) -> bool:
+        """Writes an event if there may be one more this minute; returns whether there may."""
+        if not self._event_budget.take(now):
+            return False
+        self.write(event, now)
+        return True
+
+    def write(self, event: dict[str, Any], now: float) -> None:
+        """Writes an event, however many there have been."""
+        self._process.process_write(
+            [now, layout.R_EVENT, float(self._process.next_event())], [json.dumps(event, separators=(",", ":"))], now
+        )
