@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -41,7 +42,12 @@ def command(record: str, full: bool, as_json: bool, html: str | None, width: int
         _write(statistics, command_of(folder), html, as_json)
         return
     from traceloop.exporters.text.report import report
+    from traceloop.reading.process_folders import RunDirectory
 
+    for process in RunDirectory(folder).processes():
+        if process.is_snapshot:
+            at = time.strftime(" at %H:%M:%S", time.localtime(process.noted_ns / 1e9)) if process.noted_ns else ""
+            click.echo(f"traceloop: a snapshot of process {process.pid}, taken{at} while it ran")
     for crash in crashes:
         click.echo(f"traceloop: {crash}; `traceloop report {folder}` shows its record")
     click.echo(report(statistics, color=color, width=max(60, columns), full=full), nl=False)

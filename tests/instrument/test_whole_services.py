@@ -78,6 +78,34 @@ def test_signals_to_the_whole_unit_do_not_end_the_collector_before_the_program(t
     assert callbacks and int(callbacks[1].replace(",", "")) > 1600, line
 
 
+@pytest.mark.slow  # it waits out the 10 s
+def test_a_program_that_ignores_the_signal_and_is_idle_is_given_up(traced: Traced, tmp_path: Path) -> None:
+    """The collector waited as long as the program lived."""
+    (tmp_path / "app.py").write_text(
+        "import asyncio, json, os, signal\n"
+        "folder = os.environ['OTEL_PYTHON_TRACELOOP_RUN_DIR']\n"
+        "async def main():\n"
+        "    while not os.path.exists(folder + '/collector.json'):\n        await asyncio.sleep(0.01)\n"
+        "    collector = json.load(open(folder + '/collector.json'))['pid']\n"
+        "    handle = os.pidfd_open(collector)\n"
+        "    over = asyncio.Event()\n"
+        "    asyncio.get_running_loop().add_reader(handle, over.set)\n"
+        "    os.kill(collector, signal.SIGTERM)\n"
+        "    await over.wait()\n"
+        "    print(folder)\n"
+        "asyncio.run(main())\n"
+    )
+    result = outcome([*traced.command, "--no-metrics", "app.py"], tmp_path)
+    assert result.status == 0
+    folder = result.stdout.strip()
+    subprocess.run(["rm", "-r", folder], check=True)
+    assert notices(result) == [
+        "traceloop: the collector was asked to end, and the program has been idle for 10 s; "
+        f"its record stays in {folder}",
+        f"traceloop: the collector has ended before the program; the record is in {folder}",
+    ]
+
+
 def test_a_record_that_finds_no_room_stays_where_it_is(traced: Traced, tmp_path: Path) -> None:
     """Both copies were lost, with a list of tuples for a message."""
     (tmp_path / "app.py").write_text(

@@ -10,8 +10,9 @@ pipe of the run directory. A poll has these steps:
    them at its exit, for a bounded time.
 4. When the root is gone too: send the last spans, and remove the run directory unless its record is to be kept.
 
-A signal that ends a whole service comes to the collector as well: it goes on while the root lives, and then waits no
-longer for others than the exit timeout.
+A signal that ends a whole service comes to the collector as well. It goes on while the root lives and does something.
+For others it then waits no longer than the exit timeout, and for a root that is idle 10 s, or the exit timeout if that
+is longer.
 
 The files of a run directory are listed in record/files.py.
 """
@@ -27,7 +28,7 @@ import time
 from collections import deque
 
 from traceloop import notices
-from traceloop.record import files
+from traceloop.record import files, layout
 from traceloop.settings import Settings
 
 from ..exporters.metrics import asked_for as asked_for_metrics
@@ -41,6 +42,7 @@ from .pace import (
     MAX_POLL_SECONDS,
     MIN_POLL_SECONDS,
     SHUTDOWN_SECONDS,
+    STOPPING_SECONDS,
     UNASKED_SECONDS,
 )
 from .traced_processes import Root, processes_of_run
@@ -76,7 +78,9 @@ class Collector:
         self._supervisor = supervisor
         self._listener: socket.socket | None = None
         self._asked_to_end = False
-        self._wait_until = 0.0  # for others, after the root has ended
+        self._root_asked_to_end = False
+        self._wait_until = 0.0  # for others after the root has ended, or for an idle root after a signal
+        self._ran_at = 0.0  # when it was last read that a loop has run something
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
         self._keep = False  # the run directory, for whoever wants to know what went wrong
@@ -173,19 +177,40 @@ class Collector:
         self.stopping = True
         self.pipe.wake()
 
-    def end_soon(self) -> None:
-        """Waits for nobody for long once the root has ended; for signal handlers."""
+    def end_soon(self, *, root_too: bool = True) -> None:
+        """Waits for nobody for long once the root has ended; for signal handlers.
+
+        ``root_too``: nor for a root that does nothing, though it was asked to end by the same signal (SIGTERM, not
+        SIGHUP, by which a service reloads its configuration).
+        """
         self._asked_to_end = True
+        self._root_asked_to_end = self._root_asked_to_end or root_too
         self.pipe.wake()
 
     def _waited_long_enough(self) -> bool:
-        """Whether a signal has asked for the end, and the root has ended so long ago that others are not waited for."""
-        if not self._asked_to_end or self.root.alive:
+        """Whether a signal has asked for the end, and the root has ended, or been idle, for as long as others are
+        waited for.
+        """
+        alive = self.root.alive
+        if not self._asked_to_end or (alive and (not self._root_asked_to_end or self._runs_something())):
             self._wait_until = 0.0
             return False
         now = time.monotonic()
-        self._wait_until = self._wait_until or now + self.settings.exit_timeout
-        return now >= self._wait_until
+        seconds = max(STOPPING_SECONDS, self.settings.exit_timeout) if alive else self.settings.exit_timeout
+        self._wait_until = self._wait_until or now + seconds
+        if alive:
+            self._wait_until = max(self._wait_until, self._ran_at + seconds)
+        if now < self._wait_until:
+            return False
+        if alive:
+            waited = f"has been idle for {seconds:g} s"
+            self.tell(f"the collector was asked to end, and the program {waited}; its record stays in {self.run_dir}")
+        return True
+
+    def _runs_something(self) -> bool:
+        """Whether a loop is off its poll just now."""
+        rings = (ring for process in self.follower.processes.values() for ring in process.rings.values())
+        return any(ring.is_loop and ring.reader.word(layout.W_RUNNING) > 0.0 for ring in rings)
 
     def read(self) -> bool:
         """Step 1; whether there was anything. Under the statistics' lock, since scrapes read too."""
@@ -194,6 +219,8 @@ class Collector:
             try:
                 for chunks in self.follower.chunks():
                     found = found or bool(chunks)
+                    if any(chunk.decoded.runs for chunk in chunks):
+                        self._ran_at = time.monotonic()
                     self.pipeline.take(chunks, time.monotonic())
                 if not found:
                     self.pipeline.take((), time.monotonic())
@@ -329,6 +356,8 @@ class Collector:
 
     def _sum_up(self) -> None:
         self._summary_written = True
+        if self.snapshots is not None:
+            self.notices += self.snapshots.lines()
         # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
         self.pipeline.flush(FLUSH_SECONDS)
         if self.push is not None:
@@ -344,6 +373,8 @@ class Collector:
         # Whoever starts the program again at once finds the port free.
         self._close_listener()
         if not self.root.alive:
+            for line in self.notices:
+                say(line)
             notices.say_report(report) if report else say(summary)
         # The root, which waits for them, ends when they are there: so does then what it wrote to.
         self._release_stderr()

@@ -13,5 +13,8 @@ UNASKED_SECONDS = 1.0
 #: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
 FLUSH_SECONDS = 0.5
 SHUTDOWN_SECONDS = 5.0
+#: After a signal that asks for the end, how long a program that lives on may be idle. A service that is being stopped
+#: may wait for its last client; Docker gives it 10 s, and ends it by SIGKILL then.
+STOPPING_SECONDS = 10.0
 #: A collector that has died is started again, but not more often than this.
 RESTART_SECONDS = 60.0

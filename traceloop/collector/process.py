@@ -36,7 +36,7 @@ def run_process(
         collector = Collector(settings, root_pid, supervisor)
         # SIGTERM to a whole service comes to us too: the program then has something to say yet.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, lambda *_: collector.end_soon())
+            signal.signal(number, lambda number, _: collector.end_soon(root_too=number != signal.SIGHUP))
         signal.signal(STOP_SIGNAL, lambda *_: collector.stop())
         _raise_limit()
         if may_export_spans(settings, os.environ):

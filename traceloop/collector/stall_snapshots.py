@@ -1,8 +1,12 @@
 """Copies of the record around long stalls, kept when the ring itself has long been overwritten.
 
 A snapshot is a folder that looks like a run directory with one process in it, so that ``traceloop report`` opens it:
-``stall-N-PID/p-PID-START/`` with the rings as they were, the sites, and what the process said of itself. It is taken
-when a stall has lasted for the set time, so that it exists even if the stall never ends, and once more when it is over.
+``stall-N-PID/p-PID-START/`` with the rings as they were, the sites, what the process said of itself, and a file
+``snapshot``, by which readers know that it is no process that ended without an exit record. It is taken when a stall
+has lasted for the set time, so that it exists even if the stall never ends, and once more when it is over.
+
+There are ten at most. Where all are taken, the culprit that has the most of them gives up its shortest: to a culprit
+that has fewer, or to a longer stall of its own.
 """
 
 from __future__ import annotations
@@ -12,30 +16,55 @@ import os
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 from traceloop.reading.follower import FolderFollower, RunFollower
 from traceloop.reading.stalls import parts as stall_statistics
-from traceloop.record import layout
+from traceloop.reading.stalls.index import StallIndex
+from traceloop.record import files, layout
+from traceloop.record.proc import schedule_of
 from traceloop.settings import Settings
+
+from .files import write_file
 
 MAX_SNAPSHOTS = 10
 MAX_BYTES = 256 << 20
 # How long after a stall's end the second copy is taken (s): what it held up is in it then.
 _AFTERWARDS = 0.5
+# A watchdog that is late by this (s) and is scheduled no more belongs to a process that is not let run.
+_LATE_SECONDS = 0.05
+
+
+class _Stall(NamedTuple):
+    """A stall that lasts, or is over. at: its end, or now (monotonic s). length: s, without the time in which the
+    process was not let run.
+    """
+
+    process: str
+    ring: int
+    at: float
+    length: float
+    culprit: str
+    lasts: bool
 
 
 class _Taken:
     """A stall of which there is a snapshot."""
 
-    __slots__ = ("at", "ended_at", "folder", "name", "ring")
+    __slots__ = ("at", "bytes", "culprit", "ended_at", "folder", "length", "open", "process", "ring")
 
-    def __init__(self, name: str, ring: int, at: float, folder: str) -> None:
-        self.name = name
-        self.ring = ring
-        self.at = at  # within the stall, or just after it
+    def __init__(self, stall: _Stall, folder: str, size: int) -> None:
+        self.process = stall.process
+        self.ring = stall.ring
+        self.at = stall.at
+        self.culprit = stall.culprit
+        self.length = stall.length
         self.folder = folder
-        self.ended_at = 0.0
+        self.bytes = size
+        self.ended_at = 0.0  # when its end was seen
+        self.open = True  # the second copy is still to be taken
 
 
 class StallSnapshots:
@@ -51,68 +80,126 @@ class StallSnapshots:
         say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``say``: tells people that a snapshot could not be kept."""
         self._follower = follower
         self._directory = directory
         self._seconds = seconds
         self._say = say
         self._clock = clock
-        self._open: list[_Taken] = []
-        # By process and ring: when the last snapshot was taken. A stall that began before is the one that is in it.
-        self._last: dict[tuple[str, int], float] = {}
-        self._bytes = 0
-        #: Folders of the snapshots, and how many more stalls there were.
-        self.taken: list[str] = []
+        self._taken: list[_Taken] = []
+        # By process and ring: a moment in the latest stall that is settled (with a snapshot or without), or its end. A
+        # stall that began before is that one.
+        self._settled: dict[tuple[str, int], float] = {}
+        # By process: how often its watchdog had been scheduled when it was last found late.
+        self._slices: dict[str, int] = {}
+        self._number = 0
+        #: How many stalls there were of which no snapshot is kept.
         self.left_out = 0
+
+    @property
+    def taken(self) -> list[str]:
+        """Folders of the snapshots, in the order in which they were taken."""
+        return [taken.folder for taken in self._taken]
+
+    def lines(self) -> list[str]:
+        """What people are told of the snapshots at the end."""
+        told = f"a stall of {self._seconds:g} s and more: the record around it is kept in"
+        lines = [f"{told} {folder}" for folder in self.taken]
+        if self.left_out:
+            lines.append(f"{self.left_out} more stalls of {self._seconds:g} s and more have no snapshot of their own")
+        return lines
 
     def look(self) -> None:
         """Takes the snapshots that are due."""
         now = self._clock()
-        for name, follower in list(self._follower.processes.items()):
+        living = {name for name in self._follower.processes if name not in self._follower.ended}
+        self._settled = {key: at for key, at in self._settled.items() if key[0] in living}
+        self._slices = {name: slices for name, slices in self._slices.items() if name in living}
+        for name in living:
+            follower = self._follower.processes[name]
             try:
                 index = stall_statistics.stalls_of(follower.statistics).index
             except LookupError:
                 continue
-            if name in self._follower.ended:
-                continue
-            for ring, start in index.slow_runs():
-                if index.length_of(ring, start) >= self._seconds:
-                    self._begin(name, follower, ring, start, start + index.length_of(ring, start))
-            for standing in follower.rings.values():
-                if standing.is_loop:
-                    info = index.in_progress(standing.number, standing.reader.word(layout.W_RUNNING))
-                    if info is not None and now - info.start >= self._seconds:
-                        self._begin(name, follower, standing.number, info.start, now)
-        for taken in list(self._open):
-            self._complete(taken, now)
+            is_let_run = self._is_let_run(name, follower, now)
+            for stall in self._stalls(name, follower, index, now, is_let_run):
+                if stall.length >= self._seconds:
+                    self._consider(stall, follower)
+            for taken in self._taken:
+                if taken.open and taken.process == name:
+                    self._complete(taken, follower, index, now)
 
-    def _begin(self, name: str, follower: FolderFollower, ring: int, start: float, at: float) -> None:
-        """``at``: its end, or now, if it lasts."""
-        if start <= self._last.get((name, ring), -1.0):
+    def _is_let_run(self, name: str, follower: FolderFollower, now: float) -> bool:
+        """Whether the process runs at all: not while it is stopped (SIGSTOP) or frozen (a control group), nor until its
+        watchdog has told of that. A watchdog that waits for the GIL is scheduled every 5 ms.
+        """
+        reader = next((ring.reader for ring in follower.rings.values() if not ring.is_loop), None)
+        due = reader.word(layout.W_DUE) if reader is not None else 0.0
+        if reader is None or not due > 0.0 or now - due < _LATE_SECONDS:
+            self._slices.pop(name, None)
+            return True
+        slices = schedule_of(int(reader.word(layout.W_THREAD)), follower.folder.pid).slices
+        before = self._slices.setdefault(name, slices)
+        self._slices[name] = slices
+        return slices < 0 or slices > before + 1
+
+    def _stalls(
+        self, name: str, follower: FolderFollower, index: StallIndex, now: float, is_let_run: bool
+    ) -> Iterator[_Stall]:
+        for ring, start in index.slow_runs():
+            end = start + index.length_of(ring, start)
+            if start > self._settled.get((name, ring), -1.0) and index.is_known(ring, start, end):
+                yield _Stall(name, ring, end, index.ran(start, end), index.culprit(ring, start), False)
+        if not is_let_run:
             return
-        self._last[name, ring] = at
-        if len(self.taken) >= MAX_SNAPSHOTS or self._bytes >= MAX_BYTES:
+        for each in follower.rings.values():
+            if each.is_loop:
+                info = index.in_progress(each.number, each.reader.word(layout.W_RUNNING))
+                if info is not None and info.start > self._settled.get((name, each.number), -1.0):
+                    yield _Stall(name, each.number, now, index.ran(info.start, now), info.culprit, True)
+
+    def _consider(self, stall: _Stall, follower: FolderFollower) -> None:
+        """Takes a snapshot of the stall, if there is room for one or another has to give way to it."""
+        while len(self._taken) >= MAX_SNAPSHOTS or sum(taken.bytes for taken in self._taken) >= MAX_BYTES:
+            given_up = self._to_give_up(stall)
+            if given_up is None:
+                if not stall.lasts:  # it may become longer than another
+                    self._settled[stall[:2]] = stall.at
+                    self.left_out += 1
+                return
+            self._taken.remove(given_up)
+            shutil.rmtree(given_up.folder, ignore_errors=True)
             self.left_out += 1
-            return
-        folder = os.path.join(self._directory, f"stall-{len(self.taken) + 1}-{follower.folder.pid}")
-        if self._copy(follower.folder.path, os.path.join(folder, name)):
-            self.taken.append(folder)
-            self._open.append(_Taken(name, ring, at, folder))
-            self._say(f"a stall of {self._seconds:g} s and more: the record around it is kept in {folder}")
+        self._settled[stall[:2]] = stall.at
+        self._number += 1
+        folder = os.path.join(self._directory, f"stall-{self._number}-{follower.folder.pid}")
+        size = self._copy(follower.folder.path, os.path.join(folder, stall.process))
+        if size:
+            self._taken.append(_Taken(stall, folder, size))
 
-    def _complete(self, taken: _Taken, now: float) -> None:
-        name = taken.name
-        follower = self._follower.processes.get(name)
-        if follower is None or name in self._follower.ended:
-            self._open.remove(taken)
-            return
-        index = stall_statistics.stalls_of(follower.statistics).index
+    def _to_give_up(self, stall: _Stall) -> _Taken | None:
+        """The snapshot that gives way to one of this stall, None if none does."""
+        counts = Counter(taken.culprit for taken in self._taken)
+        most = max(counts.values(), default=0)
+        of_most = [taken for taken in self._taken if counts[taken.culprit] == most]
+        if not of_most:
+            return None
+        own = [taken for taken in self._taken if taken.culprit == stall.culprit]
+        shortest = min(of_most if counts[stall.culprit] < most else own, key=lambda taken: taken.length)
+        fewer = counts[stall.culprit] + 1 < most or (not own and most > 1)
+        return shortest if fewer or stall.length > shortest.length else None
+
+    def _complete(self, taken: _Taken, follower: FolderFollower, index: StallIndex, now: float) -> None:
+        """Takes the second copy of a snapshot, some time after the stall's end."""
         runs = (key for key in index.slow_runs() if key[0] == taken.ring and key[1] <= taken.at)
-        if not any(taken.at <= key[1] + index.length_of(*key) for key in runs):
+        run = next((key for key in runs if taken.at <= key[1] + index.length_of(*key)), None)
+        if run is None:
             return
+        taken.length = index.ran(run[1], run[1] + index.length_of(*run))
         taken.ended_at = taken.ended_at or now
         if now - taken.ended_at >= _AFTERWARDS:
-            self._open.remove(taken)
-            self._copy(follower.folder.path, os.path.join(taken.folder, name))
+            taken.open = False
+            taken.bytes = self._copy(follower.folder.path, os.path.join(taken.folder, taken.process)) or taken.bytes
 
     def _make_directory(self) -> None:
         """Makes the folder of all snapshots, or takes the one that is there if nobody else can have prepared it."""
@@ -123,21 +210,21 @@ class StallSnapshots:
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
                 raise PermissionError(errno.EPERM, "it is a link, or somebody else's", self._directory) from None
 
-    def _copy(self, source: str, target: str) -> bool:
+    def _copy(self, source: str, target: str) -> int:
+        """Copies a process's folder over the snapshot's; its size in bytes, 0 where that failed."""
         temporary = f"{target}.new"
         try:
             self._make_directory()
             os.makedirs(os.path.dirname(target), mode=0o700, exist_ok=True)
             shutil.copytree(source, temporary)
-            before = _size_of(target)
+            write_file(os.path.join(temporary, files.SNAPSHOT), "")
             shutil.rmtree(target, ignore_errors=True)
             os.rename(temporary, target)
         except (OSError, shutil.Error) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             self._say(f"no snapshot of a stall could be kept in {self._directory}: {error}")
-            return False
-        self._bytes += _size_of(target) - before
-        return True
+            return 0
+        return max(1, _size_of(target))
 
 
 def make_snapshots(settings: Settings, follower: RunFollower, say: Callable[[str], None]) -> StallSnapshots | None:

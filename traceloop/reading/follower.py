@@ -187,11 +187,11 @@ class ProcessFollower:
         """The process has ended: reads the rest, ends what was under way, and gives its slot back."""
         return [chunk for chunks in self.last_chunks(crashed=crashed) for chunk in chunks]
 
-    def last_chunks(self, *, crashed: bool = False) -> Iterator[list[Chunk]]:
-        """The same a chunk at a time; to be used up."""
+    def last_chunks(self, *, crashed: bool = False, unfinished: bool = False) -> Iterator[list[Chunk]]:
+        """The same a chunk at a time; to be used up. ``unfinished``: what it left beside its rings is of use too."""
         yield from self.chunks(final=True)
         yield [chunk for ring in self.rings.values() for chunk in ring.finish()]
-        if crashed:
+        if crashed or unfinished:
             self._take_last_words()
         self._run_statistics.detach(self.statistics, crashed=crashed, at=self._left_at())
         for ring in self.rings.values():
@@ -209,7 +209,7 @@ class ProcessFollower:
         return next((self.ended_at(ring.reader.clock_offset_ns) for ring in self.rings.values()), 0.0)
 
     def _take_last_words(self) -> None:
-        """The process was killed or crashed: takes what it left beside its rings."""
+        """The process was killed or crashed, or this is a snapshot of it: takes what it left beside its rings."""
 
 
 def _may_become_ready(source: object) -> bool:
@@ -298,7 +298,8 @@ class FolderFollower(ProcessFollower):
             index = None
         if index is not None:
             take_files(words, index)
-        self.crash = crash_of(words, index)
+        if not self.folder.is_snapshot:
+            self.crash = crash_of(words, index)
 
 
 def _last_words(ring: RingFollower) -> LoopLastWords:
@@ -396,7 +397,9 @@ class RunFollower:
             else:
                 yield from follower.chunks()  # what it says of its end stands in rings perhaps not seen yet
                 crashed = not folder.ended and self.directory.current(folder) and not follower.ended_well()
-                yield from follower.last_chunks(crashed=crashed)
+                unfinished = crashed  # as is a snapshot, but it is no crash
+                crashed = crashed and not folder.is_snapshot
+                yield from follower.last_chunks(crashed=crashed, unfinished=unfinished)
                 self.ended.add(folder.name)
                 follower.take_usage()
                 if crashed:

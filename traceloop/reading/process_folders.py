@@ -69,14 +69,19 @@ class ProcessFolder:
         return os.path.lexists(os.path.join(self.path, files.ENDED))
 
     @property
+    def is_snapshot(self) -> bool:
+        """Whether this is a copy that was made while the process ran: nothing follows, and it is no crash."""
+        return os.path.lexists(os.path.join(self.path, files.SNAPSHOT))
+
+    @property
     def ended_ns(self) -> int:
         """When it said so (wall clock, ns); 0 where it did not, or the files have lost their times."""
         return self._changed_ns(files.ENDED)
 
     @property
     def noted_ns(self) -> int:
-        """When it ended as its collector has it (wall clock, ns); 0 where none read it, or it is not known when."""
-        return self._changed_ns(files.USAGE)
+        """When it ended as its collector has it, or the snapshot was taken (wall clock, ns); 0: neither is known."""
+        return self._changed_ns(files.USAGE) or self._changed_ns(files.SNAPSHOT)
 
     def _changed_ns(self, name: str) -> int:
         """When a file of the folder was written. A copy may have files that are all as old as itself."""
@@ -152,4 +157,4 @@ class RunDirectory:
 
     def writing(self, folder: ProcessFolder) -> bool:
         """Whether the process may still write into its folder."""
-        return not folder.ended and self.current(folder) and folder.alive
+        return not folder.ended and not folder.is_snapshot and self.current(folder) and folder.alive

@@ -11,6 +11,7 @@
             crash                 stacks by faulthandler at a fatal signal
             exec                  written before an exec: how many records there were
             ended                 an orderly exit
+            snapshot              in a copy that was made while the process ran
             usage                 by the collector: the most memory that the process had, bytes
         collector.json            the collector: pid, start, address
         wake                      a pipe that wakes the collector
@@ -64,6 +65,7 @@ CRASH: Final = "crash"
 EXEC: Final = "exec"
 ENDED: Final = "ended"
 USAGE: Final = "usage"
+SNAPSHOT: Final = "snapshot"
 
 _LOOP_PREFIX: Final = "loop-"
 _RING_SUFFIX: Final = ".ring"

@@ -119,7 +119,8 @@ class Recorder:
                 self.tasks.define_created()
             self.record.add(now, layout.R_RUN, float(len(loop._ready)))
             if is_new:  # written at once: its first handle may block, and who it is must be known then
-                self.flush(loop, now)
+                self._write_gauges(loop)
+                self.write(now)
             watchdog = watchdog_of(self.process)
             self._watchdog = watchdog
             if watchdog is not None:
@@ -186,7 +187,8 @@ class Recorder:
         now = loop.time()
         self._record_last_words(loop)
         self.record.add(now, layout.R_END, 1.0)
-        self.flush(loop, now)
+        self.dropped_tasks.clear()
+        self.write(now)
         if self._samples is not None:
             self.sampler.loop_closed(self._samples)
             self._samples = None
@@ -211,8 +213,9 @@ class Recorder:
             if self.tasks.created:
                 self.tasks.define_created()
             self.tasks.define_fresh()
-            for task in asyncio.all_tasks(loop):
-                self.tasks.destroyed(task)
+            if self.tasks.pending:
+                for task in asyncio.all_tasks(loop):
+                    self.tasks.destroyed(task)
         except Exception as error:
             self._fail(error)
         self.tasks.count_lost()

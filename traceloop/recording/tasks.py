@@ -155,8 +155,12 @@ class Tasks:
         """The loop closes: tasks that went without being seen (those whose maker asked that no warning be logged) are
         counted as abandoned.
         """
-        ended = self.finished + self.abandoned
-        self.abandoned += max(0, self.made - ended)
+        self.abandoned += max(0, self.pending)
+
+    @property
+    def pending(self) -> int:
+        """How many of ``made`` have neither ended nor been abandoned, as far as that was seen."""
+        return self.made - self.finished - self.abandoned
 
     def coroutine_site(self, task: Any) -> float:
         """The site of a task whose coroutine's code is met for the first time, or has none."""

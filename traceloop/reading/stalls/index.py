@@ -371,6 +371,14 @@ class StallIndex:
         """Ring and start of the stalls of which no end was read: they last, or their process was killed in them."""
         return [key for key, seen in self._seen.items() if not seen.ended and key not in self._ended]
 
+    def ran(self, start: float, end: float) -> float:
+        """Seconds between two moments, without those in which the process is known to have stood still."""
+        still, until = 0.0, start
+        for begin, over in sorted(self.suspensions):
+            still += max(0.0, min(over, end) - max(begin, until))
+            until = max(until, over)
+        return end - start - still
+
     def is_suspension(self, start: float, end: float) -> bool:
         """Whether a run was long only because the process stood still as a whole: no slow run, then."""
         return parts_of(start, end, (), (), self.suspensions).cause == SUSPENDED

@@ -31,6 +31,9 @@ EVERY = (NOTED_TIMERS + 2) / 2
 _REMEMBERED = 1000
 _TOP = 5
 
+# One for all loops: to seed one costs more than all else that a short loop needs of this.
+_random = random.Random()
+
 _ASYNCIO = os.path.dirname(os.path.abspath(sys.modules["asyncio"].__file__ or "")) + os.sep
 
 Top = list[tuple[str, int]]
@@ -123,12 +126,11 @@ class CreationSites:
     def __init__(self) -> None:
         self._noted: list[_Noted] = []
         self._thinned = 1.0
-        self._random = random.Random()
 
     def note(self, handle: Any, frame: FrameType) -> int:
         """Remembers the code that set ``handle``, the caller of ``frame``'s. Returns how many calls to leap over."""
         try:
-            chance = self._random.random
+            chance = _random.random
             if self._thinned == 1.0 or chance() * self._thinned < 1.0:
                 caller = _caller(frame)
                 if caller is not None:
@@ -145,7 +147,7 @@ class CreationSites:
         kept = [noted for noted in self._noted if _waits(noted)]
         if len(kept) > _REMEMBERED // 2:
             self._thinned *= 2
-            kept = [(*noted[:4], noted[4] * 2) for noted in kept if self._random.random() < 0.5]
+            kept = [(*noted[:4], noted[4] * 2) for noted in kept if _random.random() < 0.5]
         elif len(kept) < _REMEMBERED // 4:
             self._thinned = 1.0
         self._noted = kept
