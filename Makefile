@@ -39,7 +39,7 @@ $(INSTALLED): | $(BIN)/python
 	@touch $@
 
 native: $(BIN)/python ## build the C core alone, beside its sources
-	$(PIP) 'setuptools>=69'
+	$(PIP) 'setuptools>=77'
 	$(BIN)/python setup.py -q build_ext --inplace
 
 wheel: $(BIN)/python ## build a wheel with the C core into dist/ (without a compiler: plain Python)
@@ -71,8 +71,9 @@ test-all: debian-packages install lint ## make test and what takes longer
 	$(PYTEST) -n 1 --reruns 2 -m "timing"
 	$(MAKE) conformance-all
 
-lint: install ## ruff and mypy (strict)
+lint: install ## ruff, mypy (strict), and a compiler's warnings of the C files
 	$(BIN)/ruff check .
+	@sh .ci/compile-native $(BIN)/python
 	@# From inside the strict editable install, where exporters/ and cli/ stand in their places in the package.
 	$(PROGRESS) "mypy" sh -c 'cd build/__editable__.*/ && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml'
 

@@ -9,8 +9,13 @@ import sys
 import sysconfig
 from glob import glob
 
+import setuptools
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
+
+# pyproject.toml names the licence as PEP 639 has it. pip, and `make native`, bring a setuptools that knows of it.
+if int(setuptools.__version__.split(".")[0]) < 77:
+    sys.exit(f"traceloop: setuptools 77 or newer is needed, not {setuptools.__version__}: pip install -U setuptools")
 
 SOURCES = os.path.join("traceloop", "core", "native")
 

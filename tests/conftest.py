@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from tests.helpers.collected_run import Run
+from tests.helpers.cores import CORES, NATIVE, WHY_NOT
 from tests.helpers.leftovers import remove_runs_of
 from tests.helpers.otlp_receiver import Receiver
 from tests.helpers.reporting import Progress, Reruns
@@ -24,6 +25,12 @@ def pytest_configure(config):
     config.pluginmanager.register(Reruns())
     if config.getoption("numprocesses", None):
         config.pluginmanager.register(Progress(config))
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Says which of the loop's cores were tested: in a checkout the C one is there only after `make native`."""
+    missing = "" if NATIVE is not None else f" alone, not in C: {WHY_NOT} (make native)"
+    terminalreporter.write_line(f"the loop's cores that were there: {', '.join(CORES)}{missing}")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -148,12 +148,16 @@ def test_handles_go_through_a_monitors_function(loop, monkeypatch):
 STARVED = """
 import asyncio, resource, sys
 from tests.helpers.cores import CORES
+from traceloop.recording.process import current_process
 
 def vm():
     return int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 
 async def main():
     loop = asyncio.get_running_loop()
+    # The watchdog's first turn maps memory of its own; on a busy machine it comes late.
+    while current_process().process_ring is None:
+        await asyncio.sleep(0.01)
     alive = []
     for _ in range(3):
         resource.setrlimit(resource.RLIMIT_AS, (vm() + (48 << 20), resource.RLIM_INFINITY))

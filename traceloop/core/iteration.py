@@ -13,12 +13,14 @@ the same callbacks in the same order. One iteration:
 from __future__ import annotations
 
 import asyncio
+import sys
 from typing import Any
 
 from .standard import base_events
 from .timers import Timers
 
 MAX_POLL_SECONDS = 24 * 3600.0
+NAN_IS_REFUSED = sys.version_info >= (3, 13)
 
 
 def iterate(loop: Any, *, once: bool) -> None:
@@ -48,11 +50,28 @@ def iterate(loop: Any, *, once: bool) -> None:
 def poll_timeout(timers: Timers, now: float) -> float | None:
     """How long the poll may wait with an empty ready queue: seconds, None for ever."""
     due = timers.next_due()
-    return None if due is None else min(max(0.0, due - now), MAX_POLL_SECONDS)
+    if due is None:
+        return None
+    wait = due - now
+    return 0.0 if wait < 0.0 else wait if wait <= MAX_POLL_SECONDS else beyond_poll(wait)
+
+
+def beyond_poll(wait: float) -> float:
+    """The poll's timeout for a timer that is due in more than the longest poll, or at NaN (``call_later(nan)``).
+
+    From 3.13 on the standard loop hands NaN to the selector, which raises ValueError out of ``run_forever``. Before
+    that it polls without waiting, and then takes such a timer for one that is due.
+    """
+    if wait == wait:
+        return MAX_POLL_SECONDS
+    if NAN_IS_REFUSED:
+        raise ValueError("cannot convert float NaN to integer")
+    return 0.0
 
 
 def _move_due(loop: Any, timers: Timers, end: float) -> None:
-    while (due := timers.next_due()) is not None and due < end:
+    # "Not later" and not "earlier": NaN is due, as it is for the standard loop.
+    while (due := timers.next_due()) is not None and not due >= end:
         timer = timers.pop()
         if timer._cancelled:
             timers.cancelled -= 1

@@ -29,7 +29,7 @@ from ..record import layout
 from .choose import Plan, replaces_handle_run
 from .handles import report_failure
 from .interface import Recorder
-from .iteration import MAX_POLL_SECONDS, poll_timeout, run_debugged
+from .iteration import MAX_POLL_SECONDS, beyond_poll, poll_timeout, run_debugged
 from .task_types import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, STEP_TYPE
 
 # Anything but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
@@ -47,6 +47,8 @@ _WAIT_SECONDS = 0.02
 # a busy server comes back within it, and then pays for neither.
 _LINGER_SECONDS = 0.01
 
+# Minus infinity: no time that a timer is set for.
+_NEVER = float("-inf")
 # The timeout of a poll whose beginning is in the record already.
 _RECORDED = -2.0
 
@@ -126,8 +128,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 timeout = heap[0][0] - (loop.time() if other_clock else now)
                 if timeout < 0.0:
                     timeout = 0.0
-                elif timeout > MAX_POLL_SECONDS:
-                    timeout = MAX_POLL_SECONDS
+                elif not timeout <= MAX_POLL_SECONDS:
+                    timeout = beyond_poll(timeout)
             else:
                 timeout = -1.0
             if 0.0 <= timeout <= _LINGER_SECONDS:
@@ -178,11 +180,12 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 reader = writer = key = None
             moved = len(ready) - base
         due = 0
-        if heap and (heap[0][0] < now + resolution or other_clock):
+        # Not later than now: NaN is due, as it is for the standard loop.
+        if heap and (not heap[0][0] >= now + resolution or other_clock):
             end = (loop.time() if other_clock else now) + resolution
             if not moved:
                 base = len(ready)
-            while heap and heap[0][0] < end:
+            while heap and not heap[0][0] >= end:
                 entry = heappop(heap)
                 timer = entry[2]
                 timer._scheduled = False
@@ -190,7 +193,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                     timers.cancelled -= 1
                     continue
                 ready.append(timer)
-                records.append(entry[0])
+                # NaN and minus infinity are no times that a delay could be reckoned from.
+                records.append(entry[0] if entry[0] > _NEVER else now)
                 records.append(layout.R_TIMER)
                 records.append(timer._set_at)
                 due += 1

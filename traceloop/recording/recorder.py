@@ -8,6 +8,7 @@ reaches the application: it is logged once to the ``traceloop`` logger, and the 
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import threading
 from collections import deque
@@ -273,7 +274,9 @@ class Recorder:
         write_gauges(self.words, loop, self.tasks, threshold_of(loop, self.general_threshold))
 
     def _fail(self, error: Exception) -> None:
-        if not self._broken:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            self.out_of_memory()  # no fault of the recording: it goes on when there is some again
+        elif not self._broken:
             self._broken = True
             _logger.error("traceloop: recording failed and has stopped; the application runs on", exc_info=error)
 

@@ -38,6 +38,7 @@
 #define FIRST (4.0 * OUTCOME)
 
 #define FREE_HANDLES 256
+#define LEAST_TO_TRIM 4096 /* places of a queue or a heap; smaller ones stay as they are */
 #define CODES 256 /* a power of two */
 #define METHODS 64 /* a power of two */
 
@@ -124,6 +125,7 @@ struct Record {
     PyObject *text; /* a list */
     int64_t base;
     Py_ssize_t lost; /* doubles for which there was no memory */
+    Py_ssize_t skip; /* doubles yet to come of a record whose beginning was lost */
 };
 
 struct Scheduling {
@@ -160,12 +162,14 @@ void core_free_handles(core_state *st);
 extern PyType_Spec core_queue_spec;
 int queue_append(ReadyQueue *queue, PyObject *item); /* takes a reference of its own */
 PyObject *queue_popleft(ReadyQueue *queue);          /* NULL without an exception where there is none */
+void queue_trim(ReadyQueue *queue);                  /* gives back what a burst took */
 
 /* timers.c */
 extern PyType_Spec core_timers_spec;
 int timers_push(Timers *timers, double when, PyObject *handle);
 PyObject *timers_pop(Timers *timers); /* of the native shape, not empty; a new reference */
 int timers_sweep(Timers *timers);
+void timers_trim(Timers *timers); /* gives back what a burst took */
 int timers_back_to_array(Timers *timers); /* 1: it is one now; 0: it cannot be; -1: an exception */
 
 /* record.c */

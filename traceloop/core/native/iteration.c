@@ -5,6 +5,7 @@
    handle is released; until the clock is read the run still stands there without one. */
 
 #include "core.h"
+#include <math.h>
 #include <unistd.h>
 
 #define BATCH (3 * 1024)
@@ -292,6 +293,9 @@ run_batch(Iteration *it)
     }
     loop->run_ident = 0.0;
     Py_CLEAR(run->seen);
+    if (loop->ready != NULL)
+        queue_trim(loop->ready);
+    queue_trim(run->fresh);
     if (PyList_GET_SIZE(run->created) > 0 && call(run->define_created, NULL, NULL) < 0)
         return -1;
     if (run->record->length >= BATCH || it->now - it->last_flush > WAIT_SECONDS)
@@ -299,7 +303,27 @@ run_batch(Iteration *it)
     return 0;
 }
 
-/* -- 1. and 2. the poll. Returns its timeout as it is recorded; -3.0: an exception. */
+/* -- 1. and 2. the poll */
+
+/* How long to poll for a timer that is due in ``wait`` s; -1.0: an exception. What NaN does: iteration.py. */
+static double
+poll_for(double wait)
+{
+    if (wait < 0.0)
+        return 0.0;
+    if (wait <= MAX_POLL_SECONDS)
+        return wait;
+    if (!isnan(wait))
+        return MAX_POLL_SECONDS;
+#if PY_VERSION_HEX >= 0x030D0000
+    PyErr_SetString(PyExc_ValueError, "cannot convert float NaN to integer");
+    return -1.0;
+#else
+    return 0.0;
+#endif
+}
+
+/* Polls, and returns the timeout as it is recorded; -3.0: an exception. */
 
 static double
 poll_recorded(Iteration *it, double poll_start)
@@ -311,8 +335,9 @@ poll_recorded(Iteration *it, double poll_start)
     if (loop->ready->length > 0 || loop->stopping)
         timeout = 0.0;
     else if (timers->length > 0) {
-        timeout = timers->heap[0].when - it->now;
-        timeout = timeout < 0.0 ? 0.0 : timeout > MAX_POLL_SECONDS ? MAX_POLL_SECONDS : timeout;
+        timeout = poll_for(timers->heap[0].when - it->now);
+        if (timeout < 0.0)
+            return -3.0;
     }
     if (timeout >= 0.0 && timeout <= LINGER_SECONDS) {
         if (poll_wait(&it->poll, timeout, wanted) < 0)
@@ -329,8 +354,9 @@ poll_recorded(Iteration *it, double poll_start)
         publish(it, 0.0);
         double rest = -1.0;
         if (timers->list == NULL && timers->length > 0) {
-            rest = timers->heap[0].when - core_now();
-            rest = rest < 0.0 ? 0.0 : rest > MAX_POLL_SECONDS ? MAX_POLL_SECONDS : rest;
+            rest = poll_for(timers->heap[0].when - core_now());
+            if (rest < 0.0)
+                return -3.0;
         }
         else if (timers->list != NULL) /* changed under us: the next iteration looks */
             rest = 0.0;
@@ -414,7 +440,7 @@ move_timers(Iteration *it, Py_ssize_t *due)
     Scheduling *loop = it->run.loop;
     Timers *timers = loop->timers;
     double end = it->now + it->resolution;
-    while (loop->ready != NULL && timers->list == NULL && timers->length > 0 && timers->heap[0].when < end) {
+    while (loop->ready != NULL && timers->list == NULL && timers->length > 0 && !(timers->heap[0].when >= end)) {
         double when = timers->heap[0].when;
         PyObject *handle = timers_pop(timers);
         int cancelled = is_cancelled(st, handle), failed = cancelled < 0;
@@ -425,7 +451,8 @@ move_timers(Iteration *it, Py_ssize_t *due)
             int64_t place = 0;
             if (PyObject_TypeCheck(handle, st->timer_handle_type))
                 place = *(int64_t *)((char *)handle + st->set_at);
-            record_add(it->run.record, when, R_TIMER, (double)place);
+            /* NaN and minus infinity are no times that a delay could be reckoned from. */
+            record_add(it->run.record, when > (double)-INFINITY ? when : it->now, R_TIMER, (double)place);
             (*due)++;
             /* A burst of timers is written by pieces, while the time is the loop's own. */
             if (it->run.record->length >= 2 * BATCH)
@@ -435,6 +462,8 @@ move_timers(Iteration *it, Py_ssize_t *due)
         if (failed)
             return -1;
     }
+    if (*due > 0)
+        timers_trim(timers);
     return 0;
 }
 

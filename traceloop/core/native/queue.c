@@ -6,15 +6,13 @@
 
 #define AT(queue, index) ((queue)->items[((queue)->head + (index)) & ((queue)->size - 1)])
 
+/* 0; -1 without an exception: there is no memory. */
 static int
-grow(ReadyQueue *queue)
+resize(ReadyQueue *queue, Py_ssize_t size)
 {
-    Py_ssize_t size = queue->size ? queue->size * 2 : 64;
     PyObject **items = PyMem_New(PyObject *, (size_t)size);
-    if (items == NULL) {
-        PyErr_NoMemory();
+    if (items == NULL)
         return -1;
-    }
     for (Py_ssize_t i = 0; i < queue->length; i++)
         items[i] = AT(queue, i);
     PyMem_Free(queue->items);
@@ -22,6 +20,28 @@ grow(ReadyQueue *queue)
     queue->head = 0;
     queue->size = size;
     return 0;
+}
+
+static int
+grow(ReadyQueue *queue)
+{
+    if (resize(queue, queue->size ? queue->size * 2 : 64) == 0)
+        return 0;
+    PyErr_NoMemory();
+    return -1;
+}
+
+/* Called where a batch ends, not for each handle: who fills and empties the queue by turns pays for one burst of growing
+   in each. */
+void
+queue_trim(ReadyQueue *queue)
+{
+    Py_ssize_t size = queue->size;
+    if (size < LEAST_TO_TRIM || queue->length > size / 8)
+        return;
+    while (size > 64 && queue->length < size / 4)
+        size /= 2;
+    resize(queue, size); /* without memory it stays as it is */
 }
 
 int
@@ -76,6 +96,7 @@ static PyObject *
 m_popleft(PyObject *self, PyObject *unused)
 {
     PyObject *item = queue_popleft((ReadyQueue *)self);
+    queue_trim((ReadyQueue *)self);
     return item != NULL ? item : empty();
 }
 
@@ -137,6 +158,7 @@ queue_clear(PyObject *self)
     PyObject *item;
     while ((item = queue_popleft(queue)) != NULL)
         Py_DECREF(item);
+    queue_trim(queue);
     return 0;
 }
 

@@ -5,6 +5,7 @@
 #include "core.h"
 
 #define LEAST 4096
+#define USUAL 65536
 #define MOST (64 * 1024 * 1024) /* doubles; a loop writes at 3,072 and a thousand more are rare */
 
 static int
@@ -66,8 +67,21 @@ m_append(PyObject *self, PyObject *value)
     double number = PyFloat_AsDouble(value);
     if (number == -1.0 && PyErr_Occurred())
         return NULL;
-    if (record->length == record->size && reserve(record, 1) < 0)
+    if (record->skip > 0) {
+        record->skip--;
+        record->lost++;
         Py_RETURN_NONE;
+    }
+    if (record->length == record->size) {
+        Py_ssize_t place = record->length % 3, lost = record->lost;
+        int failed = reserve(record, 1) < 0;
+        if (failed || (record->lost != lost && place > 0)) {
+            /* The beginning of this record is gone: its rest goes too, or all that follow would be shifted. */
+            record->skip = 2 - place;
+            record->lost++;
+            Py_RETURN_NONE;
+        }
+    }
     record->doubles[record->length++] = number;
     Py_RETURN_NONE;
 }
@@ -103,6 +117,7 @@ m_drop_partial(PyObject *self, PyObject *unused)
 {
     Record *record = (Record *)self;
     record->length -= record->length % 3;
+    record->skip = 0;
     Py_RETURN_NONE;
 }
 
@@ -111,7 +126,7 @@ m_drop(PyObject *self, PyObject *unused)
 {
     Record *record = (Record *)self;
     record->lost += record->length;
-    record->length = 0;
+    record->length = record->skip = 0;
     if (PyList_SetSlice(record->text, 0, PyList_GET_SIZE(record->text), NULL) < 0)
         return NULL;
     Py_RETURN_NONE;
@@ -130,6 +145,11 @@ m_take(PyObject *self, PyObject *unused)
     if (text == NULL || PyList_SetSlice(record->text, 0, PyList_GET_SIZE(text), NULL) < 0)
         goto done;
     record->length = 0;
+    if (record->size > USUAL) { /* a burst is over */
+        PyMem_Free(record->doubles);
+        record->doubles = NULL;
+        record->size = 0;
+    }
     view = PyMemoryView_FromObject(bytes);
     if (view == NULL)
         goto done;

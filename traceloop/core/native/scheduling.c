@@ -164,8 +164,9 @@ set_timer(PyObject *self, double when, PyObject *when_object, PyObject *callback
     return handle;
 }
 
+/* call_later, with a delay of any number, and call_at, with a float, as which its handle keeps what it was given. */
 static PyObject *
-call_later(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+new_timer(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names, int is_delay)
 {
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
@@ -173,36 +174,32 @@ call_later(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *na
     int ours = takes_timers(loop);
     if (ours < 0)
         return NULL;
-    if (!ours || count < 2 || !(PyFloat_CheckExact(args[0]) || PyLong_CheckExact(args[0])))
-        return in_python(self, st->s_python_call_later, args, count, names);
-    double delay = PyFloat_AsDouble(args[0]);
-    if (delay == -1.0 && PyErr_Occurred())
+    if (count < 2 || !(PyFloat_CheckExact(args[0]) || (is_delay && PyLong_CheckExact(args[0]))))
+        ours = 0;
+    double when = ours ? PyFloat_AsDouble(args[0]) : 0.0;
+    if (when == -1.0 && PyErr_Occurred())
         return NULL;
-    int taken = take_arguments(st, args, count, names, 2, &tuple, &context);
-    if (taken < 0)
+    if (ours)
+        ours = take_arguments(st, args, count, names, 2, &tuple, &context);
+    if (ours < 0)
         return NULL;
-    if (taken == 0)
-        return in_python(self, st->s_python_call_later, args, count, names);
-    return set_timer(self, core_now() + delay, NULL, args[1], tuple, context);
+    if (!ours)
+        return in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count, names);
+    if (is_delay)
+        return set_timer(self, core_now() + when, NULL, args[1], tuple, context);
+    return set_timer(self, when, args[0], args[1], tuple, context);
+}
+
+static PyObject *
+call_later(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    return new_timer(self, args, count, names, 1);
 }
 
 static PyObject *
 call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
-    Scheduling *loop = (Scheduling *)self;
-    core_state *st = loop->state;
-    PyObject *tuple, *context;
-    int ours = takes_timers(loop);
-    if (ours < 0)
-        return NULL;
-    if (!ours || count < 2 || !PyFloat_CheckExact(args[0]))
-        return in_python(self, st->s_python_call_at, args, count, names);
-    int taken = take_arguments(st, args, count, names, 2, &tuple, &context);
-    if (taken < 0)
-        return NULL;
-    if (taken == 0)
-        return in_python(self, st->s_python_call_at, args, count, names);
-    return set_timer(self, PyFloat_AS_DOUBLE(args[0]), args[0], args[1], tuple, context);
+    return new_timer(self, args, count, names, 0);
 }
 
 static PyObject *

@@ -81,6 +81,22 @@ timers_push(Timers *timers, double when, PyObject *handle)
     return done == NULL ? -1 : 0;
 }
 
+/* Called after many were taken out, not for each. */
+void
+timers_trim(Timers *timers)
+{
+    Py_ssize_t size = timers->size;
+    if (size < LEAST_TO_TRIM || timers->length > size / 8)
+        return;
+    while (size > 64 && timers->length < size / 4)
+        size /= 2;
+    Timer *heap = PyMem_Realloc(timers->heap, (size_t)size * sizeof(Timer));
+    if (heap == NULL)
+        return; /* it stays as it is */
+    timers->heap = heap;
+    timers->size = size;
+}
+
 PyObject *
 timers_pop(Timers *timers)
 {
@@ -133,6 +149,7 @@ timers_sweep(Timers *timers)
     while (dropped > 0)
         Py_DECREF(cancelled[--dropped]);
     PyMem_Free(cancelled);
+    timers_trim(timers);
     return 0;
 }
 
@@ -169,6 +186,7 @@ spill(Timers *timers)
     for (Py_ssize_t i = 0; i < timers->length; i++)
         Py_DECREF(timers->heap[i].handle); /* the tuple holds it too: nothing is released */
     timers->length = 0;
+    timers_trim(timers);
     return 0;
 }
 
@@ -250,7 +268,9 @@ m_pop(PyObject *self, PyObject *unused)
         PyErr_SetString(PyExc_IndexError, "no timer waits");
         return NULL;
     }
-    return timers_pop(timers);
+    PyObject *handle = timers_pop(timers);
+    timers_trim(timers);
+    return handle;
 }
 
 static PyObject *
@@ -290,6 +310,7 @@ empty(Timers *timers)
 {
     while (timers->length > 0)
         Py_DECREF(timers->heap[--timers->length].handle);
+    timers_trim(timers);
 }
 
 static PyObject *
@@ -309,15 +330,22 @@ m_sample(PyObject *self, PyObject *size)
     if (timers->list != NULL)
         return in_python(self, "sample", size);
     Py_ssize_t wanted = PyLong_AsSsize_t(size), count = timers->length;
-    if (wanted == -1 && PyErr_Occurred())
+    if (wanted < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "a sample has no size below 0");
         return NULL;
+    }
     Py_ssize_t taken = count <= wanted ? count : wanted;
     PyObject *list = PyList_New(taken);
     if (list == NULL)
         return NULL;
+    if (timers->list != NULL || timers->length != count) { /* up to 3.11 it may collect garbage: see spill */
+        Py_DECREF(list);
+        return m_sample(self, size);
+    }
     for (Py_ssize_t i = 0; i < taken; i++) {
         Py_ssize_t index = i;
-        if (count > wanted) { /* one of each of so many equal parts, by a linear congruential generator */
+        if (count > wanted) { /* wanted is not 0: one of each of so many equal parts, by a linear congruential generator */
             Py_ssize_t part = count / wanted;
             timers->random = timers->random * 6364136223846793005u + 1442695040888963407u;
             index = i * part + (Py_ssize_t)((timers->random >> 33) % (uint64_t)part);
