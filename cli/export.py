@@ -32,6 +32,10 @@ class Format(NamedTuple):
 
 
 FORMATS = {
+    "perfetto": Format("timelines.perfetto", ".pftrace", "A trace for https://ui.perfetto.dev and trace processor."),
+    "chrome": Format(
+        "timelines.chrome", ".json", "Chrome's trace events, as JSON, for tools that read no Perfetto trace."
+    ),
     "jsonl": Format("timelines.json_lines", ".jsonl", "JSON lines: an object for everything that happened."),
 }
 

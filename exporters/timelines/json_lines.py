@@ -14,12 +14,12 @@ from typing import Any, BinaryIO, Final
 
 from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.follower import Chunk, ProcessFollower
-from traceloop.reading.stalls.parts import stalls_of
 from traceloop.record.sites import UNKNOWN_SITE, site_of
 from traceloop.version import __version__
 
 from .model import Source
 from .offload_calls import OUTCOMES, OffloadCall, OffloadCalls
+from .slow_runs import slow_runs
 
 SCHEMA: Final = "traceloop-records/1"
 _encode: Final[Callable[[Any], str]] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -161,16 +161,9 @@ class _Process:
             yield {"type": "task_end", **where, "task": int(ident) // 65536, "outcome": "abandoned"}
 
     def _slow(self, chunk: Chunk, where: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The slow runs of a chunk. Their stacks were written while they lasted, so they have been read by now."""
-        index = stalls_of(self._follower.statistics).index
-        for slow in chunk.slow:
-            number, start, end, ident, *_ = slow.run
-            limit = index.limit(chunk.ring.number, start, end, index.label(ident), chunk.threshold)
-            info = index.lookup(chunk.ring.number, start, end) if end - start >= limit else None
-            if info is None:
-                continue
-            found = {"type": "slow", **where, "run": number, "callback": info.callback, "culprit": info.culprit}
-            found |= self._span(start, end)
+        for run, info in slow_runs(chunk):
+            found = {"type": "slow", **where, "run": run[0], "callback": info.callback, "culprit": info.culprit}
+            found |= self._span(run[1], run[2])
             if info.parts.cause:
                 found["cause"] = info.parts.cause
                 found["cause_is_guess"] = info.parts.guess

@@ -24,8 +24,8 @@ def of(lines, kind):
 def test_every_type_is_there(lines):
     counts = Counter(line["type"] for line in lines)
     assert lines[0]["schema"] == "traceloop-records/1"
-    assert (counts["export"], counts["process"], counts["slow"], counts["offload"]) == (1, 1, 1, 4)
-    assert {"run", "iteration", "task", "task_end", "collection", "memory"} <= set(counts)
+    assert (counts["export"], counts["process"], counts["offload"]) == (1, 1, 4)
+    assert {"run", "slow", "iteration", "task", "task_end", "collection", "memory"} <= set(counts)
 
 
 def test_runs_name_the_run_that_scheduled_them(lines):
@@ -57,6 +57,7 @@ def test_an_offload_is_whole(lines):
 
 
 def test_a_slow_run_has_its_culprit_and_stack(lines):
-    (slow,) = of(lines, "slow")
-    assert (slow["callback"], slow["culprit"]) == ("__main__.slow_one", "__main__.spin")
+    # On a busy machine others may be slow, too.
+    (slow,) = [slow for slow in of(lines, "slow") if slow["callback"] == "__main__.slow_one"]
+    assert slow["culprit"] == "__main__.spin"
     assert slow["stacks"][0]["frames"][-1]["function"] == "__main__.spin"
