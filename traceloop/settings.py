@@ -180,6 +180,11 @@ FIELDS: Final = (
         "subprocesses, imports, sleeps. Each costs some 40 us then.",
     ),
     Field(
+        "requests", True, parse_flag, "--no-requests", "",
+        "Follow no requests: their durations, and where their time went, are left out.",
+        flag=False,
+    ),
+    Field(
         "exit_timeout", 2.0, parse_wait, "--exit-timeout", "SECONDS",
         "How long the program's end may wait for its last records to be read.",
         shown="2",
@@ -211,6 +216,7 @@ class Settings:
     snapshot_on_stall: seconds of a stall after which the record is copied, or None.
     memory_trace: whether allocations are traced.
     find_blocking: whether calls on a loop's thread that may block are looked for.
+    requests: whether requests are followed.
     exit_timeout: seconds that a process waits at its exit for its last records to be read.
     """
 
@@ -239,6 +245,7 @@ class Settings:
     snapshot_on_stall: float | None
     memory_trace: bool
     find_blocking: bool
+    requests: bool
     exit_timeout: float
 
     def __init__(self, **values: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .findings import verdict
+from .requests import parts as request_parts
 from .stalls import parts as stall_statistics
 from .statistics.run import Statistics
 from .statistics.timeline import Timeline
@@ -13,11 +14,13 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 
-def new_statistics(**choices: Any) -> Statistics:
-    """Empty statistics; ``choices`` as ``Statistics`` takes them."""
+def new_statistics(*, requests: bool = True, **choices: Any) -> Statistics:
+    """Empty statistics; ``choices`` as ``Statistics`` takes them. ``requests``: whether requests are followed."""
     statistics = Statistics(**choices)
     stall_statistics.add_to(statistics)
     verdict.add_to(statistics)
+    if requests:
+        request_parts.add_to(statistics)
     statistics.loop_parts.append(Timeline)
     return statistics
 
@@ -26,5 +29,6 @@ def make_statistics(settings: Settings) -> Statistics:
     """Empty statistics with the thresholds of these settings."""
     lowest_pattern = min((seconds for _, seconds in settings.slow_patterns), default=float("inf"))
     return new_statistics(
+        requests=settings.requests,
         threshold_for=settings.threshold_for, lowest_threshold=lambda threshold: min(threshold, lowest_pattern)
     )

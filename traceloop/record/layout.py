@@ -174,6 +174,7 @@ R_LOOK: Final = -30.0
 R_AWAIT: Final = -31.0  # a suspended task. a: its ident; b: number of its chain of coroutines
 R_AWAITED: Final = -32.0  # a task waits for another one. a: its ident; b: the other's
 R_CHAIN: Final = -33.0  # a: number of a chain; b: 0. Text: JSON, [[[file, line, module, qualname], ...], type awaited]
+R_REQUEST: Final = -34.0  # the run under way answers a request. a: 0; b: ident of the function that handles it
 # R_FOUND - n is R_POLL, R_ACTIVE and R_DUE in one, for what is usual in a service: the queue was empty, the poll
 # waited, and n descriptors' handles were appended, no timers. a: it began; b: it returned
 R_FOUND: Final = -1024.0

@@ -19,7 +19,7 @@ from ..core.buffer import NOWHERE, Record
 from ..core.choose import core
 from ..core.identify import Identifier
 from ..record import layout
-from . import blocking_calls
+from . import blocking_calls, request_handlers
 from .application_spans import ApplicationSpans
 from .external_runs import ExternalRuns
 from .gauges import write_gauges
@@ -64,6 +64,8 @@ class Recorder:
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
         anyio_threads.arrange()
+        if process.settings.requests:
+            request_handlers.arrange()
         self.sampler = sampler_of(process)
         #: Seconds from which runs are slow, where the program does not say otherwise of its loop.
         self.general_threshold = process.settings.slow_threshold

@@ -153,6 +153,7 @@ class Decoded:
     loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
     runs, iterations, tasks, spans, collections, offloads, executors, workers, threads, events: see the types.
     standing: tasks that were found suspended. awaited: (ident of a task, ident of one that it waits for).
+    requests: (number of a run, site of the function that handles the request which that run answers).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
     memory: (when, allocated blocks).
@@ -183,6 +184,7 @@ class Decoded:
         "memory",
         "offloads",
         "records",
+        "requests",
         "runs",
         "spans",
         "standing",
@@ -209,6 +211,7 @@ class Decoded:
         self.chains: list[tuple[int, str]] = []
         self.standing: list[Standing] = []
         self.awaited: list[tuple[float, float]] = []
+        self.requests: list[tuple[int, int]] = []
         self.look_period = 0.0
         self.last_words: dict[int, float] = {}
         self.longest_s = float("inf")

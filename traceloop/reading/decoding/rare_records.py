@@ -84,13 +84,13 @@ class RareRecords:
             if ident in _OF_OFFLOADS:
                 self._take_offload(a, ident, b, owned, decoded, writer, context)
             else:
-                self._take(a, ident, b, owned, decoded, before)
+                self._take(a, ident, b, owned, decoded, before, writer)
         except (ValueError, OverflowError, RecursionError):
             return False
         return True
 
     def _take(
-        self, a: float, ident: float, b: float, owned: str, decoded: Decoded, before: tuple[int, float]
+        self, a: float, ident: float, b: float, owned: str, decoded: Decoded, before: tuple[int, float], writer: int
     ) -> None:
         if ident == layout.R_TASK:
             # Those of a task factory follow the run that made them, the others stand before their first step.
@@ -132,6 +132,8 @@ class RareRecords:
             decoded.look_period = _moment(b)
         elif ident == layout.R_CHAIN:
             decoded.chains.append((_number(a), owned))
+        elif ident == layout.R_REQUEST:
+            decoded.requests.append((writer, _number(b) % layout.SITE_LIMIT))
         elif ident == layout.R_EVENT:
             when, number = _moment(a), _number(b)
             data = printable_data(json.loads(owned))

@@ -347,6 +347,20 @@ class ExecutorStatistics:
             self._pairs += 1
         return totals
 
+    def times_of(self, number: int) -> tuple[float, float]:
+        """When this offload was started and when it ended (monotonic s; -1 where it was not, or it is not known).
+
+        Known from its end in the worker until its delivery has been fed.
+        """
+        offload = self._open.get(number)
+        return (offload.start, offload.finish) if offload is not None else (-1.0, -1.0)
+
+    def label_of(self, number: int) -> str:
+        """The label of the executor of this number; "" where it was not named yet."""
+        known = self._by_number.get(number)
+        totals = known.totals if known is not None else self._gone_totals.get(number)
+        return totals.label if totals is not None else ""
+
     def unstarted(self) -> list[tuple[str, str, float]]:
         """Calls that wait for a worker: executor, function, when it was submitted (monotonic s)."""
         return [

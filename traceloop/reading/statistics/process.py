@@ -60,14 +60,16 @@ class ProcessStatistics:
         context: Context,
         slot: int,
         loop_parts: Sequence[Callable[[ProcessStatistics, LoopStatistics], Part]] = (),
+        first_loop_parts: Sequence[Callable[[ProcessStatistics, LoopStatistics], Part]] = (),
     ) -> None:
-        """``loop_parts``: make further parts of every loop."""
+        """``loop_parts``: make further parts of every loop; ``first_loop_parts``: such as are fed before the others."""
         self.context = context
         self.slot = slot
         self.sites = SiteNames()
         self.labels = BoundedLabels(context.callback_limit)
         self.culprits = BoundedLabels(context.callback_limit)
         self._loop_parts = loop_parts
+        self._first_loop_parts = first_loop_parts
         self.loops: dict[str, LoopStatistics] = {}
         self._loop_slots = LabelSlots()
         self.executors = ExecutorStatistics(self.sites, self.labels)
@@ -150,6 +152,7 @@ class ProcessStatistics:
                 waits=self.waits,
                 clock=self.now,
             )
+            loop.parts[:0] = [make(self, loop) for make in self._first_loop_parts]
             loop.parts += [make(self, loop) for make in self._loop_parts]
             self.loops[label] = loop
         loop.open(reader, decoder, number)

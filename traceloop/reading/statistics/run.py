@@ -36,6 +36,8 @@ class Statistics:
         self.lock = threading.RLock()
         self.context = Context(threshold_for, lowest_threshold, callback_limit)
         self.loop_parts: list[Callable[[ProcessStatistics, LoopStatistics], Part]] = []
+        #: Such as are fed before a loop's other parts.
+        self.first_loop_parts: list[Callable[[ProcessStatistics, LoopStatistics], Part]] = []
         self.process_parts: list[Callable[[ProcessStatistics], Part]] = []
         #: More series, of nobody's process: an exporter's own counters.
         self.extra: list[Callable[[], Iterable[Sample]]] = []
@@ -52,7 +54,9 @@ class Statistics:
         slot = self._slots.take(since / 1e9 if isinstance(since, int) and 0 <= since < 1 << 63 else math.inf)
         process = self.processes.get(slot)
         if process is None:
-            process = self.processes[slot] = ProcessStatistics(self.context, slot, self.loop_parts)
+            process = self.processes[slot] = ProcessStatistics(
+                self.context, slot, self.loop_parts, self.first_loop_parts
+            )
             process.parts += [make(process) for make in self.process_parts]
         process.attach(pid, sites, description or {})
         return process

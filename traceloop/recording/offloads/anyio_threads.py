@@ -4,8 +4,7 @@ All of anyio's offloads to threads pass one coroutine function of its asyncio ba
 anyio a function which notes start and end and calls the caller's; everything else (limiter, threads, contexts,
 cancellation) remains anyio's. What is waited for there is a token of the limiter, so its tokens are the workers.
 
-anyio is never imported from here. Where it is not loaded yet a finder waits for its backend, finds nothing of its own,
-and is taken away again. An anyio that looks different from what is known is left alone: its offloads are not seen.
+anyio is never imported from here (import_hooks.py). An anyio that looks different from what is known is left alone: its offloads are not seen.
 """
 
 from __future__ import annotations
@@ -14,14 +13,13 @@ import asyncio
 import functools
 import inspect
 import logging
-import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from time import monotonic
-from types import ModuleType
 from typing import Any
 
 from ...record import layout
+from ..import_hooks import when_imported
 from .entry import ExecutorEntry
 from .executors import Offloads
 from .offload import Offload
@@ -60,41 +58,7 @@ _pools = _Pools()
 
 def arrange() -> None:
     """Sees to it that anyio's offloads are recorded, now or as soon as its asyncio backend is imported."""
-    module = sys.modules.get(BACKEND)
-    if module is not None:
-        patch(module)
-    elif not any(isinstance(finder, _Finder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _Finder())
-
-
-class _Finder:
-    """Waits for one module. Any thread."""
-
-    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
-        """Part of the import protocol: the spec that the other finders have, with ``patch`` behind its loader."""
-        if name != BACKEND:
-            return None
-        if self in sys.meta_path:
-            sys.meta_path.remove(self)
-        for finder in sys.meta_path:
-            find = getattr(finder, "find_spec", None)
-            spec = find(name, path, target) if find is not None else None
-            if spec is not None:
-                _hang_behind(spec.loader)
-                return spec
-        return None
-
-
-def _hang_behind(loader: Any) -> None:
-    def exec_module(module: ModuleType) -> None:
-        del loader.exec_module
-        loader.exec_module(module)
-        patch(module)
-
-    try:
-        loader.exec_module = exec_module
-    except AttributeError:  # a loader of another kind: anyio's offloads are not seen
-        pass
+    when_imported(BACKEND, patch)
 
 
 def patch(module: Any) -> None:

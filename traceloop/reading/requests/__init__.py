@@ -1,0 +1,1 @@
+"""Requests: how long each took, and where its time went."""

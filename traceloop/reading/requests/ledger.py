@@ -1,0 +1,407 @@
+"""The ledger of each request of one loop: its duration, cut into stretches that add up to it exactly.
+
+A request is a task of a server's library, or a part of a connection's task (servers.py). The record says when each of
+its steps ran, and which run made it ready. So the time between two steps is explained backwards from the second:
+
+* From when it was ready to its start it waited for the runs in between.
+* A timer, a descriptor or another thread made it ready: before that it waited for these. Where the thread was a
+  worker, the offload's own steps say how long it was queued, ran, and waited to be delivered.
+* A callback made it ready that only passes something on: the same question is asked of that.
+* A task made it ready that belongs to the request (its child, or one that it awaited): that task's own stretches take
+  the place of the wait. This is the critical path: of ten members of a ``gather`` it is the last one's.
+* A task of somebody else made it ready (it released a lock, put something into a queue): it waited for that.
+
+Where a look at the suspended tasks fell into the wait (statistics/waits.py), the place where it waited is known too.
+
+A request begins when the poll returned with its bytes, where a descriptor's run leads to it; else when its task was
+made. It ends with the last step of its task; on a connection's task, with the run that finished the response.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from ...record.frames import is_application
+from ...record.layout import SITE_LIMIT
+from ...record.sites import site_of
+from ..decoding import decoded as kinds
+from ..decoding.decoded import LATEST, Decoded, Run
+from ..statistics.context import SitesOf
+from ..statistics.executors import ExecutorStatistics
+from ..statistics.parts import Sample
+from ..statistics.waits import Waits
+from . import stretches
+from .recent_runs import RecentRuns
+from .servers import CONNECTION, REQUEST, kind_of
+from .stretches import Part, Stretch, Stretches
+from .totals import Request, RequestTotals
+
+# Tasks that are followed at once, requests and what belongs to them; those that have ended and may be asked for;
+# offloads under way.
+_MAX_FOLLOWED: Final = 20_000
+_MAX_ENDED: Final = 4096
+_MAX_OFFLOADS: Final = 20_000
+# Callbacks that pass something on to each other before a task is reached.
+_MAX_HOPS: Final = 16
+# A shorter wait for one's turn is not shared out among those that ran; no more than so many of them are named.
+_SHARED_SECONDS: Final = 0.001
+_MAX_BEHIND: Final = 64
+_OUTSIDE: Final = frozenset((kinds.READER, kinds.WRITER, kinds.TIMER, kinds.THREADSAFE, kinds.SIGNAL))
+_CAUSES: Final = {
+    kinds.READER: stretches.NETWORK,
+    kinds.WRITER: stretches.NETWORK,
+    kinds.TIMER: stretches.TIMER,
+    kinds.THREADSAFE: stretches.THREAD,
+}
+_RUNNING: Final = (stretches.RUNNING, "")
+_NOT_KNOWN: Final = (stretches.UNKNOWN, "")
+
+
+class Offloaded(NamedTuple):
+    """One offload whose result was delivered; monotonic s, -1 where it is not known. names: whether the function is the
+    application's, and so may name a request.
+    """
+
+    submit: float
+    start: float
+    finish: float
+    executor: str
+    function: str
+    names: bool
+
+
+class _Followed:
+    """A task that is a request, or belongs to one, or may turn out to.
+
+    root: the task of the request or the connection; itself, where that is not known. name: as its server's library says
+    it. place: what else would name it. arrival: of a connection, from where on the request is
+    counted that its latest step began, with the stretches up to the end of that step.
+    """
+
+    __slots__ = ("arrival", "ident", "kind", "last_end", "maker", "name", "place", "root", "stretches")
+
+    def __init__(self, ident: float, kind: int, maker: _Followed | None) -> None:
+        self.ident = ident
+        self.kind = kind
+        self.maker = maker
+        self.root: _Followed = self if maker is None else maker.root
+        self.name = ""
+        self.place = ""
+        self.last_end = -1.0
+        self.stretches = Stretches(-math.inf)
+        self.arrival: tuple[float, list[Stretch]] = (0.0, [])
+
+    @property
+    def is_found(self) -> bool:
+        """Whether it had begun, in some other's step, before the record told of it."""
+        return self.maker is None and not self.kind
+
+
+class Ledger:
+    """A part of a loop's statistics. To be fed before the part that uses up the looks (statistics/tasks.py)."""
+
+    def __init__(
+        self, totals: RequestTotals, sites_of: SitesOf, waits: Waits, executors: ExecutorStatistics
+    ) -> None:
+        """``totals``, ``waits``, ``executors``: of the process."""
+        self._totals = totals
+        self._sites_of = sites_of
+        self._waits = waits
+        self._executors = executors
+        self._forget()
+
+    def _forget(self) -> None:
+        self._sites = self._sites_of()
+        self._loop = 0
+        self._runs = RecentRuns()
+        self._kinds: dict[int, int] = {}
+        self._serves = False
+        self._followed: dict[float, _Followed] = {}
+        self._ended: dict[float, _Followed] = {}
+        self._marks: dict[int, int] = {}
+        self._submitted: dict[int, tuple[float, int, float]] = {}
+        self._delivered: dict[int, Offloaded] = {}
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in one chunk of the loop's record."""
+        number = decoded.loop.number if decoded.loop is not None else self._loop
+        if self._sites is not self._sites_of() or number != self._loop:
+            self._forget()
+            self._loop = number
+        if not self._serves:
+            if not any(self._kind_of(task.ident) for task in decoded.tasks):
+                return
+            self._serves = True
+        if decoded.dropped:
+            self._totals.incomplete += sum(each.root is each for each in self._followed.values())
+            self._followed.clear()
+        self._runs.add(decoded.runs)
+        self._take_offloads(decoded)
+        for run_number, site in decoded.requests:
+            self._marks[run_number] = site
+        for task in decoded.tasks:
+            self._begin(task.ident, task.creator_ident, task.made_by_loop)
+        followed = self._followed
+        for run in decoded.runs:
+            if run[3] >= SITE_LIMIT and run[3] in followed:
+                self._step(followed[run[3]], run)
+        if len(self._marks) > _MAX_ENDED:  # of runs that are nobody's here
+            self._marks.clear()
+
+    def _kind_of(self, ident: float) -> int:
+        site = site_of(ident)
+        kind = self._kinds.get(site)
+        if kind is None:
+            kind = self._kinds[site] = kind_of(self._sites.label(site))
+        return kind
+
+    def _take_offloads(self, decoded: Decoded) -> None:
+        # The process's executors take this chunk in later, names that it has first met included.
+        named = {number: name for number, name, _ in decoded.executors}
+        for step in decoded.offloads:
+            if step.step == "submit":
+                if len(self._submitted) >= _MAX_OFFLOADS:
+                    self._submitted.clear()
+                self._submitted[step.number] = step.when, step.executor, step.ident
+            elif step.step == "deliver" and step.run:
+                submit, executor, function = self._submitted.pop(step.number, (-1.0, 0, 0.0))
+                start, finish = self._executors.times_of(step.number)
+                if len(self._delivered) >= _MAX_ENDED:
+                    self._delivered.pop(next(iter(self._delivered)))
+                self._delivered[step.run] = Offloaded(
+                    submit,
+                    start,
+                    finish,
+                    self._executors.label_of(executor) or named.get(executor, ""),
+                    self._sites.label_of(function),
+                    self._is_application(site_of(function)),
+                )
+
+    def _is_application(self, number: int) -> bool:
+        site = self._sites.site(number)
+        return site is not None and is_application(site.file, site.module)
+
+    def _begin(self, ident: float, maker_ident: float, made_by_loop: bool) -> None:
+        kind = self._kind_of(ident)
+        # One that was made eagerly has run before it was announced: what woke it is taken for its maker.
+        maker = self._followed.get(maker_ident) if made_by_loop and not kind else None
+        if not (kind or maker is not None or not made_by_loop):
+            return
+        if len(self._followed) >= _MAX_FOLLOWED:
+            self._totals.incomplete += kind == REQUEST
+            return
+        self._followed[ident] = _Followed(ident, kind, maker)
+
+    # -- one step
+
+    def _step(self, task: _Followed, run: Run) -> None:
+        number, start, end, ident, _, delay, scheduler, _, _, outcome = run
+        ready = start - delay if 0.0 < delay < LATEST else start
+        own = task.stretches
+        waited: list[Stretch] = []
+        if task.last_end >= 0.0 or task.is_found:
+            waited = self._explain(task, task.last_end if task.last_end >= 0.0 else -math.inf, ready, run)
+        elif task.kind == REQUEST:
+            own.begin, waited = self._arrival(run, ready)
+        else:
+            own.begin = ready
+        awaited = self._awaited(task, scheduler) if task.kind == CONNECTION else None
+        if awaited is not None and awaited.name:
+            begin, before = task.arrival
+            self._answered(awaited, awaited.name, begin, [*before, *waited])
+        for until, part in waited:
+            own.add(until, part)
+        turn = self._turn(ready, start, number)
+        for until, part in turn:
+            own.add(until, part)
+        own.add(end, _RUNNING)
+        task.last_end = end
+        if task.kind == CONNECTION:
+            begin, arrival = self._arrival(run, ready)
+            task.arrival = begin, [*arrival, *turn, (end, _RUNNING)]
+        site = self._marks.pop(number, None)
+        if site is not None:
+            self._named(task, self._sites.label(site))
+        if outcome:
+            self._end(task)
+
+    def _named(self, task: _Followed, name: str) -> None:
+        if task.kind == CONNECTION:
+            # The whole request was answered within one step.
+            self._answered(task, name, *task.arrival)
+        else:
+            task.name = name
+            if task.root.kind == REQUEST:
+                task.root.name = name
+
+    def _end(self, task: _Followed) -> None:
+        del self._followed[task.ident]
+        self._ended[task.ident] = task
+        if len(self._ended) > _MAX_ENDED:
+            del self._ended[next(iter(self._ended))]
+        if task.kind == REQUEST:
+            own = task.stretches
+            sums = own.sums()
+            name = task.name or task.place or self._sites.label_of(task.ident)
+            self._totals.add(Request(name, own.end - sum(sums.values()), sum(sums.values()), sums))
+
+    def _answered(self, task: _Followed, name: str, begin: float, spent: list[Stretch]) -> None:
+        whole = Stretches(begin)
+        for until, part in spent:
+            whole.add(until, part)
+        self._totals.add(Request(name, begin, whole.end - begin, whole.sums()))
+
+    def _awaited(self, task: _Followed, scheduler: int) -> _Followed | None:
+        """The task whose end made ``task`` ready."""
+        for _ in range(_MAX_HOPS):
+            run = self._runs.get(scheduler)
+            if run is None:
+                return None
+            if run[3] >= SITE_LIMIT:
+                return self._ended.get(run[3]) if run[9] else None
+            scheduler = run[6]
+        return None
+
+    # -- why it was not ready
+
+    def _explain(self, task: _Followed, begin: float, end: float, run: Run, hops: int = 0) -> list[Stretch]:
+        """What ``task`` waited for from ``begin`` to ``end``, at which ``run`` became ready."""
+        if end <= begin:
+            return []
+        by = self._runs.get(run[6]) if run[6] else None
+        if by is None:
+            return [(end, self._waited(task, begin, end, stretches.THREAD, "") if run[5] >= 0.0 else _NOT_KNOWN)]
+        number, start, _, ident, kind, delay, *_ = by
+        if ident >= SITE_LIMIT:
+            return self._explain_by_task(task, begin, end, by)
+        ready = start - delay if 0.0 <= delay < LATEST else start
+        offload = self._delivered.get(number) or self._delivered.get(run[0])
+        if kind not in _OUTSIDE:
+            if hops >= _MAX_HOPS:
+                return [(end, _NOT_KNOWN)]
+            out = self._explain(task, begin, min(ready, end), by, hops + 1)
+            out += self._turn(ready, start, number)
+        elif offload is not None and kind == kinds.THREADSAFE:
+            out = self._of_offload(task, offload, start)
+        else:
+            cause = _CAUSES.get(kind, stretches.OTHER)
+            out = [(ready, self._waited(task, begin, ready, cause, "")), *self._turn(ready, start, number)]
+        out.append((end, _RUNNING))
+        return [(min(until, end), part) for until, part in out if until > begin]
+
+    def _explain_by_task(self, task: _Followed, begin: float, end: float, by: Run) -> list[Stretch]:
+        ident = by[3]
+        other = self._followed.get(ident) or self._ended.get(ident)
+        if other is not None and by[9] and task.is_found and other.root.kind == CONNECTION:
+            task.root = other.root  # made in the step of the connection's task in which this one began
+        # A task's last step may also release a lock: only a connection's task, which has none, awaits one whose maker
+        # is not known.
+        awaited = other is not None and by[9] and other.is_found and task.kind == CONNECTION
+        if other is None or other is task or not (other.root is task.root or awaited):
+            return [(end, self._waited(task, begin, end, stretches.TASK, f"for {self._who(ident)}"))]
+        out: list[Stretch] = []
+        first = other.stretches.begin
+        if other.maker is not None and begin < first:
+            out = other.maker.stretches.cut(begin, min(first, end))
+            begin = first
+        return out + other.stretches.cut(begin, end) if begin < end else out
+
+    def _who(self, ident: float) -> str:
+        """The name of a run: of a request's, that of the request."""
+        known = self._followed.get(ident) or self._ended.get(ident)
+        name = ""
+        if known is not None:
+            root = known.root if known.root.kind == REQUEST else known
+            name = root.name or root.place
+        return name or self._sites.label_of(ident)
+
+    def _of_offload(self, task: _Followed, offload: Offloaded, delivered: float) -> list[Stretch]:
+        submit, start, finish, executor, function, names = offload
+        if names:
+            self._place(task, function)
+        called = f"{executor} {function}"
+        if start < 0.0 or finish < 0.0:
+            return [(delivered, (stretches.OFFLOADED, called))]
+        return [
+            (max(submit, 0.0), _RUNNING),
+            (start, (stretches.QUEUED, executor)),
+            (finish, (stretches.OFFLOADED, called)),
+            (delivered, (stretches.RETURNING, executor)),
+        ]
+
+    def _waited(self, task: _Followed, begin: float, end: float, cause: str, detail: str) -> Part:
+        """The part of a wait: with the place, where a look saw the task stand there."""
+        seen = self._waits.looks.get(task.ident)
+        if seen is not None:
+            for index in range(len(seen) - 2, -1, -2):
+                if begin <= seen[index] <= end:
+                    chain = int(seen[index + 1])
+                    self._place_of_chain(task, chain)
+                    return cause, self._waits.chains.place(chain).label
+        return cause, detail
+
+    def _place_of_chain(self, task: _Followed, chain: int) -> None:
+        """The outermost coroutine of the application names a request of which nothing else is known."""
+        if not task.place:
+            for file, _, module, qualname in self._waits.chains.frames(chain):
+                if is_application(file, module):
+                    self._place(task, f"{module}.{qualname}" if module else qualname)
+                    return
+
+    def _place(self, task: _Followed, name: str) -> None:
+        task.place = task.place or name
+        root = task.root
+        if root.kind == REQUEST:
+            root.place = root.place or name
+
+    def _turn(self, ready: float, start: float, number: int) -> list[Stretch]:
+        """Run ``number`` was ready, and others ran."""
+        if start - ready < _SHARED_SECONDS:
+            return [(start, (stretches.READY, ""))]
+        out: list[Stretch] = []
+        for count, run in enumerate(self._runs.before(number)):
+            _, begun, ended, ident, *_ = run
+            if ended <= ready or count >= _MAX_BEHIND:
+                break
+            if ended < start:
+                out.append((start, (stretches.READY, "")))  # the loop's own time, and that of runs not named
+            start = max(begun, ready)
+            out.append((ended, (stretches.READY, f"behind {self._who(ident)}")))
+        if start > ready:
+            out.append((start, (stretches.READY, "")))
+        out.reverse()
+        return out
+
+    def _arrival(self, run: Run, ready: float) -> tuple[float, list[Stretch]]:
+        """From when on the request counts that ``run`` begins, and what happened until ``run`` was ready: its bytes
+        came by a descriptor, and a chain of runs handed them on.
+        """
+        chain: list[Run] = []
+        scheduler = run[6]
+        for _ in range(_MAX_HOPS):
+            by = self._runs.get(scheduler) if scheduler else None
+            if by is None:
+                return ready, []
+            chain.append(by)
+            if by[4] == kinds.READER:
+                break
+            if by[4] in _OUTSIDE or by[9]:
+                return ready, []
+            scheduler = by[6]
+        else:
+            return ready, []
+        out: list[Stretch] = []
+        first = chain[-1]
+        begin = first[1] - first[5] if 0.0 <= first[5] < LATEST else first[1]
+        at = begin
+        for by in reversed(chain):
+            out += self._turn(at, by[1], by[0])
+            out.append((by[2], _RUNNING))
+            at = by[2]
+        return begin, out
+
+    def metrics(self) -> Iterator[Sample]:
+        """None: the process's totals have the series."""
+        return iter(())

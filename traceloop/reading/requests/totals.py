@@ -1,0 +1,115 @@
+"""What is known of the requests of one process slot: by name, and the slowest one by one."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Final, NamedTuple
+
+from ..statistics.histograms import DURATION_BOUNDS, Histogram
+from ..statistics.labels import BoundedLabels
+from ..statistics.parts import Sample
+from .stretches import Part
+
+#: Requests that have a label of their own, by name; the rest is ``other``.
+NAME_LIMIT: Final = 100
+_SLOWEST: Final = 20
+_MAX_DETAILS: Final = 200
+_REST: Final = "other"
+
+
+class Request(NamedTuple):
+    """One request that was answered. begin, seconds: monotonic s. parts: seconds by part and detail, which add up."""
+
+    name: str
+    begin: float
+    seconds: float
+    parts: dict[Part, float]
+
+
+class NameTotals:
+    """The requests of one name. parts: seconds by part. details: seconds by part and detail.
+
+    by_duration: by index into the published bounds of durations: how many requests, and their seconds by part.
+    """
+
+    __slots__ = ("by_duration", "count", "details", "durations", "parts")
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.durations = Histogram()
+        self.parts: dict[str, float] = {}
+        self.details: dict[Part, float] = {}
+        self.by_duration: dict[int, tuple[int, dict[str, float]]] = {}
+
+    def add(self, request: Request) -> None:
+        """A request was answered."""
+        self.count += 1
+        self.durations.add(request.seconds)
+        bucket = bisect_left(DURATION_BOUNDS, request.seconds)
+        alike, alike_parts = self.by_duration.get(bucket, (0, {}))
+        self.by_duration[bucket] = alike + 1, alike_parts
+        for part, seconds in request.parts.items():
+            kind = part[0]
+            self.parts[kind] = self.parts.get(kind, 0.0) + seconds
+            alike_parts[kind] = alike_parts.get(kind, 0.0) + seconds
+            if part[1]:
+                if part not in self.details and len(self.details) >= _MAX_DETAILS:
+                    part = (kind, _REST)
+                self.details[part] = self.details.get(part, 0.0) + seconds
+
+    def typical(self, share: float) -> dict[str, float]:
+        """Where the time of the requests around this percentile went: mean seconds by part."""
+        wanted = share * self.count
+        seen = 0
+        for _, (count, parts) in sorted(self.by_duration.items()):
+            seen += count
+            if seen >= wanted:
+                return {part: seconds / count for part, seconds in parts.items()}
+        return {}
+
+
+class RequestTotals:
+    """Of one process slot, fed by the ledgers of its loops. ``incomplete``: requests that were given up half way,
+    because there were too many at once, or records were lost.
+    """
+
+    def __init__(self) -> None:
+        self.by_name: dict[str, NameTotals] = {}
+        self.incomplete = 0
+        self._names = BoundedLabels(NAME_LIMIT)
+        self._slowest: list[tuple[float, int, Request]] = []
+        self._order = itertools.count()
+
+    def add(self, request: Request) -> None:
+        """A request was answered."""
+        name = self._names.admit(request.name)
+        totals = self.by_name.get(name)
+        if totals is None:
+            totals = self.by_name[name] = NameTotals()
+        totals.add(request)
+        if len(self._slowest) < _SLOWEST:
+            heapq.heappush(self._slowest, (request.seconds, next(self._order), request))
+        elif request.seconds > self._slowest[0][0]:
+            heapq.heapreplace(self._slowest, (request.seconds, next(self._order), request))
+
+    def slowest(self) -> list[Request]:
+        """The slowest requests, slowest first."""
+        return [request for _, _, request in sorted(self._slowest, reverse=True)]
+
+    def most(self) -> list[tuple[str, NameTotals]]:
+        """By name, most time first."""
+        return sorted(self.by_name.items(), key=lambda item: -item[1].durations.sum)
+
+    def feed(self, decoded: object) -> None:
+        """Nothing: the ledgers of the loops feed it."""
+
+    def metrics(self) -> Iterator[Sample]:
+        """The series, without the label ``process``."""
+        for name, totals in self.by_name.items():
+            labels = (("request", name),)
+            yield Sample("asyncio_request_duration_seconds", labels, totals.durations)
+            for part, seconds in totals.parts.items():
+                yield Sample("asyncio_request_time_seconds_total", (*labels, ("part", part)), seconds)

@@ -1,0 +1,63 @@
+"""Calls a function when a module of somebody else's has been imported, without importing it.
+
+Where the module is not loaded yet a finder waits for it. It finds nothing of its own, and leaves ``sys.meta_path`` when
+it waits for nothing more.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any
+
+Patch = Callable[[Any], None]
+
+
+def when_imported(name: str, patch: Patch) -> None:
+    """Calls ``patch`` with the module ``name``, now or once it has been imported. ``patch`` must not raise, and has to
+    bear being called twice.
+    """
+    module = sys.modules.get(name)
+    if module is not None:
+        patch(module)
+        return
+    finder = next((each for each in sys.meta_path if isinstance(each, _Finder)), None)
+    if finder is None:
+        finder = _Finder()
+        sys.meta_path.insert(0, finder)
+    finder.waiting[name] = patch
+
+
+class _Finder:
+    """Waits for some modules. Any thread."""
+
+    def __init__(self) -> None:
+        self.waiting: dict[str, Patch] = {}
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
+        """Part of the import protocol: the spec that the other finders have, with the patch behind its loader."""
+        patch = self.waiting.pop(name, None)
+        if patch is None:
+            return None
+        if not self.waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
+        for finder in [each for each in sys.meta_path if each is not self]:
+            find = getattr(finder, "find_spec", None)
+            spec = find(name, path, target) if find is not None else None
+            if spec is not None:
+                _hang_behind(spec.loader, patch)
+                return spec
+        return None
+
+
+def _hang_behind(loader: Any, patch: Patch) -> None:
+    def exec_module(module: ModuleType) -> None:
+        del loader.exec_module
+        loader.exec_module(module)
+        patch(module)
+
+    try:
+        loader.exec_module = exec_module
+    except AttributeError:  # a loader of another kind: the module stays as it is
+        pass
