@@ -159,6 +159,22 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "callback",
         "site",
     ),
+    # Requests
+    _of_process(
+        "asyncio_request_duration_seconds",
+        "histogram",
+        "seconds",
+        "From when the poll returned with a request's bytes to the last step that answered it, by its handler.",
+        "request",
+    ),
+    _of_process(
+        "asyncio_request_time_seconds_total",
+        "counter",
+        "seconds",
+        "Where the time of requests went; the parts of a request add up to its duration.",
+        "request",
+        "part",
+    ),
     # Timers and other heaps
     _of_loop("asyncio_timers", "gauge", "", "Entries in the loop's heap of timers.", "state"),
     _of_loop(

@@ -213,6 +213,37 @@ def _work() -> list[JSON]:
             sort="Waiting now",
             h=8,
         ),
+        table(
+            "Requests",
+            "Requests by the function that handles them. Where the time of one goes: see 'Where requests' time goes'.",
+            [
+                (
+                    "Requests",
+                    "reqps",
+                    f"sum by (request) (rate(asyncio_request_duration_seconds_count{{{PROCESS}}}{rate}))",
+                ),
+                ("p99", "s", quantile(0.99, "asyncio_request_duration_seconds", PROCESS, "request")),
+                (
+                    "Ready behind others",
+                    "s",
+                    "sum by (request) (rate(asyncio_request_time_seconds_total"
+                    f'{{{PROCESS},part="ready"}}{rate})) / '
+                    f"sum by (request) (rate(asyncio_request_duration_seconds_count{{{PROCESS}}}{rate}))",
+                ),
+            ],
+            {"request": "Request"},
+            sort="p99",
+            h=8,
+        ),
+        timeseries(
+            "Where requests' time goes",
+            "Seconds of requests in a second, by part. Ready: the loop is too busy, or blocked. Executor queue: too "
+            "few workers. Waiting for a task: locks, queues, pools; see 'Where tasks wait'.",
+            [target(f"sum by (part) (rate(asyncio_request_time_seconds_total{{{PROCESS}}}{rate}))", "{{part}}")],
+            "s",
+            w=24,
+            stack=True,
+        ),
         timeseries(
             "Tasks",
             "Tasks that have not ended. A line that only rises is a leak: see who creates them in `traceloop report`.",

@@ -84,6 +84,27 @@ const tables = {
     measured("longest", (row) => row.longest_seconds),
     measured("now", (row) => row.now, count),
   ], 4),
+  requests: new SortedTable("Requests", [
+    named("request", (row) => row.request),
+    measured("count", (row) => row.count, count),
+    measured("p50", (row) => row.p50_seconds),
+    measured("p99", (row) => row.p99_seconds),
+    measured("longest", (row) => row.longest_seconds),
+    measured("running", (row) => row.mean.running),
+    measured("ready", (row) => row.mean.ready),
+    measured("executor", (row) => row.mean.executor),
+    measured("waiting", (row) => row.mean.waiting),
+    measured("not known", (row) => row.mean.unknown),
+  ], 3),
+  slowest: new SortedTable("Slowest requests", [
+    named("request", (row) => row.request),
+    measured("took", (row) => row.seconds),
+    measured("running", (row) => row.groups.running),
+    measured("ready", (row) => row.groups.ready),
+    measured("executor", (row) => row.groups.executor),
+    measured("waiting", (row) => row.groups.waiting),
+    named("most of all", (row) => row.most),
+  ], 1),
   tasks: new SortedTable("Tasks by coroutine", [
     named("coroutine", (row) => row.coroutine),
     measured("tasks", (row) => row.tasks, count),
@@ -120,6 +141,8 @@ const layout = [
   section("callbacks", "Callbacks by time", tables.callbacks.element),
   section("slow", "Slow callbacks", tables.slow.element, parts.stalls),
   section("blocked", "Who waited for whom", tables.blocked.element),
+  section("requests", "Requests: where their time went, on average", tables.requests.element),
+  section("slowest", "Slowest requests", tables.slowest.element),
   section("waits", "Where tasks waited", tables.waits.element),
   section("executors", "Executors", tables.executors.element),
   section("tasks", "Tasks by coroutine", tables.tasks.element),
@@ -149,6 +172,10 @@ function show(data) {
   tables.slow.update(loops.flatMap((loop) => loop.slow));
   showStalls(data.processes.flatMap((process) => process.stalls));
   tables.blocked.update(data.processes.flatMap((process) => process.blocked));
+  tables.requests.update(data.processes.flatMap((process) => process.requests.by_name));
+  tables.slowest.update(data.processes.flatMap((process) => process.requests.slowest.map((each) =>
+    ({...each, most: each.details.slice(0, 2).map((detail) =>
+      `${detail.part.replaceAll("_", " ")} ${detail.detail} ${seconds(detail.seconds)}`).join(", ")}))));
   tables.waits.update(data.processes.flatMap((process) => process.waits.map((each) =>
     ({...each, place: placeOf(each)}))));
   tables.executors.update(data.processes.flatMap((process) => process.executors.map((each) =>

@@ -28,6 +28,7 @@ from traceloop.record.sites import UNKNOWN_LABEL
 from traceloop.version import __version__
 
 from ..text.names import readable
+from .requests import requests
 
 SCHEMA: Final = "traceloop-report/1"
 
@@ -171,6 +172,7 @@ def _process(process: ProcessStatistics, now: float) -> dict[str, Any]:
             for each in process.growth.detections
         ],
         "waits": _waits(process, now),
+        "requests": requests(process, wall),
     }
 
 

@@ -36,6 +36,8 @@ ATTRIBUTES: Final = {
     "culprit": "asyncio.stall.culprit",
     "location": "asyncio.stall.location",
     "site": "asyncio.task.wait.site",
+    "request": "asyncio.request.name",
+    "part": "asyncio.request.part",
     "outcome": "asyncio.task.outcome",
     "heap": "asyncio.heap",
     "generation": "cpython.gc.generation",

@@ -18,7 +18,7 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.record.sites import UNKNOWN_LABEL
 
-from . import report_blocking, report_findings, report_resources, report_stalls, report_waits
+from . import report_blocking, report_findings, report_requests, report_resources, report_stalls, report_waits
 from .names import readable
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
@@ -122,6 +122,10 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
     if stalls:
         yield ""
         yield from stalls
+    answered = report_requests.requests(process, style, full)
+    if answered:
+        yield ""
+        yield from answered
     waited = report_waits.waits(process, style)
     if waited:
         yield ""

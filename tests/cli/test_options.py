@@ -131,6 +131,7 @@ def test_every_option_has_a_variable_of_the_same_meaning() -> None:
         "otlp_endpoint": "http://h", "collector": "none", "ring_size": "1M", "record": "r", "report": "true",
         "children": "no", "keep_uvloop": "1", "snapshot_on_stall": "1", "memory_trace": "on", "exit_timeout": "1",
         "find_blocking": "true",
+        "requests": "false",
         "command_arguments": "1",
     }  # fmt: skip
     assert {option.name for option in options.OPTIONS} == set(texts)

@@ -29,6 +29,10 @@ WAITS = {("shop.web.handle", "shop.db.fetch:58 asyncio.Queue.get"): 0.5,
          ("shop.web.handle", "shop.prices.price:44 asyncio.Lock.acquire"): 0.1,
          ("shop.feed.run", "shop.feed.run:21 asyncio.StreamReader.readline"): 0.3}  # fmt: skip
 
+# Handlers, with their share of the requests; and seconds of one request by part.
+REQUESTS = {"shop.web.show": 0.7, "shop.web.buy": 0.3}
+PARTS = {"running": 0.006, "ready": 0.004, "wait_network": 0.02}
+
 
 @dataclass
 class Process:
@@ -179,6 +183,12 @@ def _process(store, chance, process, slot, part, at, state):
         waiting, where = round((60 + load / 20) * share), {"callback": callback, "site": site}
         store.set("asyncio_task_waiting", process | where, waiting)
         store.add("asyncio_task_waiting_seconds_total", process | where, waiting * STEP)
+    for request, share in REQUESTS.items():
+        answered = round(load * STEP * share)
+        store.observe("asyncio_request_duration_seconds", process | {"request": request}, 0.03, answered)
+        for spent_on, seconds in PARTS.items():
+            where = process | {"request": request, "part": spent_on}
+            store.add("asyncio_request_time_seconds_total", where, seconds * answered)
     state.timers += STEP * (6 if part > 1 / 3 and slot == "0" else 0)
     store.set("asyncio_timers", loop | {"state": "live"}, state.timers)
     store.set("asyncio_timers", loop | {"state": "cancelled"}, 30 + 40 * ((at // STEP) % 8) / 8)

@@ -16,6 +16,7 @@ from traceloop.exporters.catalogue import BY_NAME, CATALOGUE
 from traceloop.exporters.prometheus.server import serve
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
+from traceloop.reading.requests.stretches import PARTS
 from traceloop.reading.statistics.labels import OTHER, BoundedLabels, FoldedLabels
 from traceloop.record.text import MAX_NAME
 from traceloop.recording import process
@@ -30,6 +31,8 @@ BOUNDS = {
     "culprit": 201,
     "location": 500,
     "site": 500,
+    "request": 101,
+    "part": {*PARTS},
     "outcome": {"result", "exception", "cancelled", "abandoned"},
     "heap": {"timer", "memory"},
     "generation": {"0", "1", "2"},

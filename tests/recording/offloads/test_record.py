@@ -259,7 +259,7 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
         from traceloop.recording.recorder import Recorder
 
         from traceloop.settings import Settings
-        process = Process(Settings(ring_size=1 << 20))
+        process = Process(Settings(ring_size=1 << 20, requests=False))
         finders = len(sys.meta_path)
         loop = EventLoop(recorder=Recorder(process))
         assert "anyio" not in sys.modules

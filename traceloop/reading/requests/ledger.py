@@ -197,7 +197,7 @@ class Ledger:
     # -- one step
 
     def _step(self, task: _Followed, run: Run) -> None:
-        number, start, end, ident, _, delay, scheduler, _, _, outcome = run
+        number, start, end, _, _, delay, scheduler, _, _, outcome = run
         ready = start - delay if 0.0 < delay < LATEST else start
         own = task.stretches
         waited: list[Stretch] = []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, NamedTuple
 
 from ..statistics.histograms import DURATION_BOUNDS, Histogram
@@ -18,6 +18,19 @@ NAME_LIMIT: Final = 100
 _SLOWEST: Final = 20
 _MAX_DETAILS: Final = 200
 _REST: Final = "other"
+_GROUPS: Final = {"executor": "executor", "wait": "waiting"}
+
+
+def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, float]:
+    """Seconds as a reader has them in one line: running, ready, executor (queued, running, returning), waiting,
+    unknown.
+    """
+    out: dict[str, float] = {}
+    for part, seconds in parts.items():
+        kind = part if isinstance(part, str) else part[0]
+        group = _GROUPS.get(kind.partition("_")[0], kind)
+        out[group] = out.get(group, 0.0) + seconds
+    return out
 
 
 class Request(NamedTuple):

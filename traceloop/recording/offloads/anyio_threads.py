@@ -4,7 +4,8 @@ All of anyio's offloads to threads pass one coroutine function of its asyncio ba
 anyio a function which notes start and end and calls the caller's; everything else (limiter, threads, contexts,
 cancellation) remains anyio's. What is waited for there is a token of the limiter, so its tokens are the workers.
 
-anyio is never imported from here (import_hooks.py). An anyio that looks different from what is known is left alone: its offloads are not seen.
+anyio is never imported from here (import_hooks.py). An anyio that looks different from what is known is left alone: its
+offloads are not seen.
 """
 
 from __future__ import annotations
