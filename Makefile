@@ -17,7 +17,7 @@ INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboard
 	cat setup.py traceloop/core/native/* pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
+.PHONY: help demo docs test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | sort | awk -F'\t' '{printf "  make %-18s %s\n", $$1, $$2}'
@@ -88,6 +88,11 @@ conformance-all: install ## the same with every interpreter from 3.11 on that is
 
 bench: install ## the benchmarks' table (docs/performance.md tells how to read it)
 	$(BIN)/python benchmarks/run.py $(BENCH)
+
+docs: $(BIN)/python ## build the documentation as a site into build/site; a link that leads nowhere fails
+	$(PROGRESS) "installing what the site needs" $(PIP) 'mkdocs>=1.6' 'mkdocs-material>=9.5'
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
 
 clean: ## remove what was made here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,7 +1,7 @@
 """The one thing about the build that pyproject.toml cannot say everywhere: the C core, where it can be built.
 
 Everything else stands there. The extension is optional: without a compiler, or without Python's headers, the package is
-plain Python, and complete. See docs/decisions/0010-core-in-c.md.
+plain Python, and complete. See docs/decisions/0005-core-in-c.md.
 """
 
 import os
