@@ -54,7 +54,9 @@ def parse(words: Sequence[str], base: Settings) -> tuple[Settings, list[str]]:
                 raise UsageError(f"{name} takes no value")
             changes[option.name] = option.flag
             continue
-        if not equals:
+        if not equals and option.bare:
+            value = option.bare
+        elif not equals:
             if at == len(words):
                 raise UsageError(f"{name} expects {option.metavar}")
             value = words[at]

@@ -60,7 +60,8 @@ def documented() -> str:
         variable = field.name.upper()
         if not field.metavar:
             variable += f"={str(field.flag).lower()}"
-        option = f"{field.option} {field.metavar}".strip().replace("|", "\\|")
+        option = f"{field.option}[={field.metavar}]" if field.bare else f"{field.option} {field.metavar}".strip()
+        option = option.replace("|", "\\|")
         lines.append(f"| `{option}` | `{variable}` | {field.shown} | {field.help} |")
     return "\n".join(lines) + "\n"
 
@@ -71,7 +72,7 @@ def _help_of(field: Field) -> str:
 
 def _has_program(words: list[str]) -> bool:
     """Whether the program is among the words, and not only options with their values."""
-    with_value = {field.option for field in OPTIONS if field.metavar}
+    with_value = {field.option for field in OPTIONS if field.metavar and not field.bare}
     before = ""
     for word in words:
         if before not in with_value and is_program(word):
@@ -111,7 +112,12 @@ command = RunCommand(
     short_help="Run a program on the traced event loop.",
     context_settings={"max_content_width": 120},
     params=[
-        click.Option([field.option], metavar=field.metavar or None, is_flag=not field.metavar, help=_help_of(field))
+        click.Option(
+            [field.option],
+            metavar=f"[={field.metavar}]" if field.bare else field.metavar or None,
+            is_flag=not field.metavar,
+            help=_help_of(field),
+        )
         for field in OPTIONS
     ],
 )

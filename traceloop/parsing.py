@@ -33,6 +33,21 @@ def parse_seconds(text: str) -> float:
     return value
 
 
+def parse_rate(text: str) -> float:
+    """A number of times a second, from 0 (not at all) to 1000; a flag's yes is 100."""
+    if text.strip().lower() in ("true", "yes", "on"):
+        return 100.0
+    if text.strip().lower() in ("false", "no", "off"):
+        return 0.0
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1000:
+        raise SettingsError(f"expected a number of samples a second, from 0 to 1000, got {text!r}")
+    return value
+
+
 def parse_wait(text: str) -> float:
     """A number of seconds from 0 to an hour."""
     try:

@@ -23,6 +23,7 @@ from .parsing import (
     parse_flag,
     parse_host,
     parse_port,
+    parse_rate,
     parse_seconds,
     parse_size,
     parse_spans,
@@ -62,10 +63,23 @@ class Field:
     name: of the field of `Settings`. default: its value where nothing is chosen. parse: from a text to a value, None
     for what cannot be chosen by a text. option: of `traceloop run`. metavar: what the option expects, "" for a flag,
     which sets the field to `flag`. help: one or two sentences. shown: how the default is written, "" to leave it out.
-    standard: OpenTelemetry's variables for the same thing; ours take precedence.
+    bare: what the option means without a value, which then has to follow a `=`. standard: OpenTelemetry's variables for
+    the same thing; ours take precedence.
     """
 
-    __slots__ = ("default", "flag", "help", "metavar", "name", "option", "parse", "shown", "standard", "variable")
+    __slots__ = (
+        "bare",
+        "default",
+        "flag",
+        "help",
+        "metavar",
+        "name",
+        "option",
+        "parse",
+        "shown",
+        "standard",
+        "variable",
+    )
 
     def __init__(
         self,
@@ -78,6 +92,7 @@ class Field:
         *,
         flag: bool = True,
         shown: str = "",
+        bare: str = "",
         standard: str = "",
     ) -> None:
         self.name = name
@@ -88,6 +103,7 @@ class Field:
         self.help = help
         self.flag = flag
         self.shown = shown
+        self.bare = bare
         self.standard = standard
         self.variable = PREFIX + name.upper() if option else ""
 
@@ -185,6 +201,16 @@ FIELDS: Final = (
         flag=False,
     ),
     Field(
+        "profile", 0.0, parse_rate, "--profile", "HZ",
+        "Sample what the loops run, so often a second (--profile=HZ, up to 1000; 100 where no number is given): the "
+        "report, the page and `traceloop export` then say where the time goes by line.",
+        bare="100",
+    ),
+    Field(
+        "profile_workers", False, parse_flag, "--profile-workers", "",
+        "With --profile: sample the calls in threads of executors too.",
+    ),
+    Field(
         "exit_timeout", 2.0, parse_wait, "--exit-timeout", "SECONDS",
         "How long the program's end may wait for its last records to be read.",
         shown="2",
@@ -217,6 +243,7 @@ class Settings:
     memory_trace: whether allocations are traced.
     find_blocking: whether calls on a loop's thread that may block are looked for.
     requests: whether requests are followed.
+    profile: samples of the profile a second, 0 for none. profile_workers: whether it has the threads of executors too.
     exit_timeout: seconds that a process waits at its exit for its last records to be read.
     """
 
@@ -246,6 +273,8 @@ class Settings:
     memory_trace: bool
     find_blocking: bool
     requests: bool
+    profile: float
+    profile_workers: bool
     exit_timeout: float
 
     def __init__(self, **values: Any) -> None:

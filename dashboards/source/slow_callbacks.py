@@ -122,7 +122,7 @@ def _who() -> list[JSON]:
         ),
         table(
             "Where",
-            "File and line where each culprit stood in the first stack that was taken of it. Begin to read there: what "
+            "File and line where each culprit held the loop when it was first slow. Begin to read there: what "
             "the line calls is what held the loop.",
             [
                 (

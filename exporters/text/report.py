@@ -18,7 +18,15 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.record.sites import UNKNOWN_LABEL
 
-from . import report_blocking, report_findings, report_requests, report_resources, report_stalls, report_waits
+from . import (
+    report_blocking,
+    report_findings,
+    report_profile,
+    report_requests,
+    report_resources,
+    report_stalls,
+    report_waits,
+)
 from .names import readable
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
@@ -118,6 +126,10 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
         runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
         yield ""
         yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
+    lines = report_profile.profile(process, style, full)
+    if lines:
+        yield ""
+        yield from lines
     stalls = report_stalls.stalls(process, style, full)
     if stalls:
         yield ""

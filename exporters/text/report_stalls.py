@@ -93,10 +93,10 @@ def _stall(stall: _Stall, style: Style) -> Iterator[str]:
 
 
 def _facts(info: StallInfo) -> Iterator[str]:
-    if info.others:
-        yield f"{seconds(info.held.get(info.culprit, 0.0))} of it in {clean(info.culprit)}"
-        yield from (f"{seconds(s)} in {clean(name)}" for name, s in list(info.others.items())[:_FEW])
     yield from _cause(info.parts)
+    if info.others:
+        yield f"{seconds(info.held.get(info.culprit, 0.0))} in {clean(info.culprit)}"
+        yield from (f"{seconds(s)} in {clean(name)}" for name, s in list(info.others.items())[:_FEW])
     bill = info.bill
     if bill is not None and bill.waiting:
         text = f"{counted(bill.waiting, 'callback')} waited for it, {seconds(bill.exact)} in all"

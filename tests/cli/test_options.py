@@ -34,6 +34,7 @@ def parse(*words: str) -> tuple[Settings, list[str]]:
         (["-"], ["-"]),
         (["--", "-m", "mod"], ["-m", "mod"]),
         (["--report", "--", "--", "x"], ["--", "x"]),
+        (["--profile", "app.py"], ["app.py"]),
         ([], []),
     ],
 )
@@ -54,6 +55,9 @@ def test_the_first_word_that_is_no_option_ends_the_options(words: list[str], pro
         (["--no-page"], "page", False),
         (["--html", "/tmp/report.html"], "html", "/tmp/report.html"),
         (["--spans", "slow"], "spans", "slow"),
+        (["--profile"], "profile", 100.0),
+        (["--profile=20"], "profile", 20.0),
+        (["--profile-workers"], "profile_workers", True),
         (["--spans", "0.25"], "spans", 0.25),
         (["--otlp-endpoint", "http://localhost:4318"], "otlp_endpoint", "http://localhost:4318"),
         (["--collector", "thread"], "collector", "thread"),
@@ -101,6 +105,8 @@ def test_an_option_sets_its_field(words: list[str], field: str, value: object) -
         (["--record", ""], "directory"),
         (["--snapshot-on-stall", "0"], "above 0"),
         (["--exit-timeout", "-1"], "0 to 3600"),
+        (["--profile=often"], "0 to 1000"),
+        (["--profile=1e9"], "0 to 1000"),
         (["--report=yes"], "takes no value"),
         (["--reports"], "did you mean --report?"),
         (["-X", "dev"], "traceloop run python -X"),
@@ -130,8 +136,7 @@ def test_every_option_has_a_variable_of_the_same_meaning() -> None:
         "html": "/tmp/r.html", "spans": "off",
         "otlp_endpoint": "http://h", "collector": "none", "ring_size": "1M", "record": "r", "report": "true",
         "children": "no", "keep_uvloop": "1", "snapshot_on_stall": "1", "memory_trace": "on", "exit_timeout": "1",
-        "find_blocking": "true",
-        "requests": "false",
+        "find_blocking": "true", "requests": "false", "profile": "true", "profile_workers": "true",
         "command_arguments": "1",
     }  # fmt: skip
     assert {option.name for option in options.OPTIONS} == set(texts)

@@ -175,6 +175,14 @@ R_AWAIT: Final = -31.0  # a suspended task. a: its ident; b: number of its chain
 R_AWAITED: Final = -32.0  # a task waits for another one. a: its ident; b: the other's
 R_CHAIN: Final = -33.0  # a: number of a chain; b: 0. Text: JSON, [[[file, line, module, qualname], ...], type awaited]
 R_REQUEST: Final = -34.0  # the run under way answers a request. a: 0; b: ident of the function that handles it
+# The profile, in the process ring. A node of the tree of stacks: a: its number, from 1; b: its parent's (0: the
+# outermost frame) + OUTCOME * (its site, which has the line that ran, + SITE_LIMIT if it awaits what is below it).
+R_NODE: Final = -35.0
+R_SAMPLE: Final = -36.0  # a: when it was taken; b: the time that it stands for, s. R_SAMPLE_OF follows
+# a: ident of the run that it met; b: node of its innermost frame + OUTCOME * (number of its loop's ring + 1; 0: it met
+# a worker thread)
+R_SAMPLE_OF: Final = -37.0
+R_PROFILE: Final = -38.0  # from now on the nodes are defined anew. a: when; b: samples a second
 # R_FOUND - n is R_POLL, R_ACTIVE and R_DUE in one, for what is usual in a service: the queue was empty, the poll
 # waited, and n descriptors' handles were appended, no timers. a: it began; b: it returned
 R_FOUND: Final = -1024.0

@@ -147,6 +147,29 @@ class Event(NamedTuple):
 _SAY_NOTHING: Final = frozenset(("end", "longest_s", "loop", "records"))
 
 
+class StackNode(NamedTuple):
+    """A frame of the profile's stacks. parent: number of the node that called it, 0 for none. site: of the line.
+    awaits: whether it does not run, but awaits what is below it.
+    """
+
+    number: int
+    parent: int
+    site: int
+    awaits: bool
+
+
+class StackSample(NamedTuple):
+    """One sample of the profile: in which run, at which node, and the time that it stands for. ring: of the loop, -1
+    for a worker thread.
+    """
+
+    when: float
+    seconds: float
+    ident: float
+    node: int
+    ring: int
+
+
 class Decoded:
     """What a chunk of one ring says, in the order of the record within each list.
 
@@ -156,7 +179,7 @@ class Decoded:
     requests: (number of a run, site of the function that handles the request which that run answers).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
-    memory: (when, allocated blocks).
+    memory: (when, allocated blocks). nodes, samples: of the profile. profile_rate: its samples a second; 0: not told.
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
     last_words: values of layout.COUNTER_WORDS that the loop had when it was closed, by index.
     longest_s: of its runs, once the statistics have seen them; until then it is not known, and infinite.
@@ -182,10 +205,13 @@ class Decoded:
         "look_period",
         "loop",
         "memory",
+        "nodes",
         "offloads",
+        "profile_rate",
         "records",
         "requests",
         "runs",
+        "samples",
         "spans",
         "standing",
         "tasks",
@@ -212,6 +238,9 @@ class Decoded:
         self.standing: list[Standing] = []
         self.awaited: list[tuple[float, float]] = []
         self.requests: list[tuple[int, int]] = []
+        self.nodes: list[StackNode] = []
+        self.samples: list[StackSample] = []
+        self.profile_rate = 0.0
         self.look_period = 0.0
         self.last_words: dict[int, float] = {}
         self.longest_s = float("inf")

@@ -19,6 +19,8 @@ from .decoded import (
     Executor,
     OffloadStep,
     SpanContext,
+    StackNode,
+    StackSample,
     Standing,
     Workers,
     WorkerThread,
@@ -130,6 +132,21 @@ class RareRecords:
         elif ident == layout.R_LOOK:
             self._looked_at = _moment(a)
             decoded.look_period = _moment(b)
+        elif ident == layout.R_NODE:
+            site, parent = divmod(_number(b), int(OUTCOME))
+            awaits, site = divmod(site, layout.SITE_LIMIT)
+            decoded.nodes.append(StackNode(_number(a), parent, site, awaits == 1))
+        elif ident == layout.R_SAMPLE:
+            self._half = (ident, a, b)
+        elif ident == layout.R_SAMPLE_OF:
+            half, self._half = self._half, None
+            if half is not None and half[0] == layout.R_SAMPLE:
+                ring, node = divmod(_number(b), int(OUTCOME))
+                decoded.samples.append(
+                    StackSample(_moment(half[1]), _moment(half[2]), float(_number(a)), node, ring - 1)
+                )
+        elif ident == layout.R_PROFILE:
+            decoded.profile_rate = min(_moment(b), 1e6)
         elif ident == layout.R_CHAIN:
             decoded.chains.append((_number(a), owned))
         elif ident == layout.R_REQUEST:

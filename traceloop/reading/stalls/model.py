@@ -13,7 +13,7 @@ from .causes import Parts
 from .who_waited import Bill
 
 #: A part of a slow run shorter than this (s) is not named.
-LEAST_PART_SECONDS: Final = 0.001
+LEAST_PART_SECONDS: Final = 0.005
 
 
 class StackTaken(NamedTuple):

@@ -19,6 +19,7 @@ from .growth import GrowthStatistics
 from .labels import BoundedLabels, LabelSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
+from .profile import Profile
 from .wait_series import WaitSeries
 from .waits import Waits
 
@@ -79,6 +80,7 @@ class ProcessStatistics:
         self.growth = GrowthStatistics()
         self.wait_series = WaitSeries(self.waits, lambda: self.loops.values(), lambda: self.sites, self.labels)
         self.blocking_calls = BlockingCallStatistics()
+        self.profile = Profile(lambda: self.sites)
         self.parts: list[Part] = [
             self.executors,
             self.collections,
@@ -86,6 +88,7 @@ class ProcessStatistics:
             self.growth,
             self.wait_series,
             self.blocking_calls,
+            self.profile,
         ]
         self.pid = 0
         self.description: dict[str, Any] = {}
@@ -110,6 +113,7 @@ class ProcessStatistics:
         self.executors.new_process(sites)
         self.waits.new_process()
         self.blocking_calls.new_process()
+        self.profile.new_process()
         self.attached = True
         self._ran_at = 0.0
         self.processes += 1

@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
+from ...core.interface import Running
 from ...core.running import running
 from ...core.site_of import site_of
 from ...record import layout
@@ -53,27 +55,11 @@ def find_run(top: FrameType | None) -> Run | None:
     All that is to be known of the handle is looked up here, and every reference is gone when this returns: nothing
     between may let another thread run (no file, no lock), or the program would see its objects live longer.
     """
-    inner: list[tuple[FrameType, int]] = []
-    frame = top
-    handle: Any = None
+    run, inner = below_loop(top, _line_of)
+    handle = run.handle if run is not None else None
     try:
-        while frame is not None:
-            code = frame.f_code
-            if is_loop(code.co_filename, code.co_name):
-                break
-            inner.append((frame, frame.f_lineno or code.co_firstlineno))
-            frame = frame.f_back
-        if frame is None:
-            return None
-        if inner and is_recording(inner[-1][0].f_code.co_filename):
-            return None  # between two handles: records are being written, or a callback is being named
-        run = running(frame)
         if run is None:
             return None
-        start, ident, handle = run
-        while inner and is_recording(inner[0][0].f_code.co_filename):
-            del inner[0]  # a callback of ours, such as the garbage collector's
-        inner.reverse()
         if len(inner) > MAX_FRAMES:
             frames = [_describe(*item) for item in inner[:_KEPT_OUTER]]
             frames.append(("", 0, "", f"... {len(inner) - MAX_FRAMES} frames left out ..."))
@@ -81,13 +67,49 @@ def find_run(top: FrameType | None) -> Run | None:
         else:
             frames = [_describe(*item) for item in inner]
         if handle is None:  # it has run, and what it held is being released
-            return Run(start, ident, frames, [], None)
-        return Run(start, ident, frames, awaiting_frames(handle._callback), active_span(handle))
+            return Run(run.start, run.ident, frames, [], None)
+        return Run(run.start, run.ident, frames, awaiting_frames(handle._callback), active_span(handle))
     finally:
         # Also when something above fails: the error's traceback has this frame.
         inner.clear()
         run = None
-        del top, frame, handle
+        del top, handle
+
+
+def below_loop(
+    top: FrameType | None, position: Callable[[FrameType], int]
+) -> tuple[Running | None, list[tuple[FrameType, int]]]:
+    """What the loop runs in the thread whose innermost frame is ``top``, None for nothing; and the frames from its
+    callback down, outermost first, with their ``position``. As for ``find_run``: with the GIL, and every reference is
+    to be dropped before another thread may run.
+    """
+    inner: list[tuple[FrameType, int]] = []
+    frame = top
+    try:
+        while frame is not None:
+            code = frame.f_code
+            if is_loop(code.co_filename, code.co_name):
+                break
+            inner.append((frame, position(frame)))
+            frame = frame.f_back
+        if frame is None or (inner and is_recording(inner[-1][0].f_code.co_filename)):
+            inner.clear()  # between two handles records are being written, or a callback is being named
+            return None, inner
+        run = running(frame)
+        if run is None:
+            inner.clear()
+            return None, inner
+        while inner and is_recording(inner[0][0].f_code.co_filename):
+            del inner[0]  # a callback of ours, such as the garbage collector's
+        inner.reverse()
+        return run, inner
+    finally:
+        run = None
+        del top, frame
+
+
+def _line_of(frame: FrameType) -> int:
+    return frame.f_lineno or frame.f_code.co_firstlineno
 
 
 def _describe(frame: FrameType, line: int) -> Frame:
@@ -117,13 +139,14 @@ def awaiting_frames(callback: Any) -> list[Frame]:
         if not isinstance(task, asyncio.Task) or id(task) in seen:
             break
         seen.add(id(task))
-        task = _waiter_of(task)
+        task = waiter_of(task)
         if task is not None:
             out += reversed(suspended_frames(task.get_coro()))
     return out[:MAX_FRAMES]
 
 
-def _waiter_of(task: Any) -> Any:
+def waiter_of(task: Any) -> Any:
+    """A task that waits for this one, None where none is known."""
     awaited_by = getattr(task, "_asyncio_awaited_by", None)  # 3.14 and later; knows of gather and wait too
     for future in tuple(awaited_by or ())[:1]:
         for _ in range(_MAX_AWAITING_TASKS):  # a gather's own future stands between the two
@@ -142,12 +165,17 @@ def _waiter_of(task: Any) -> Any:
 
 def suspended_frames(coro: Any) -> list[Frame]:
     """The frames of a suspended coroutine, outermost first: along ``cr_await``, ``gi_yieldfrom`` and ``ag_await``."""
-    out: list[Frame] = []
+    return [_describe(frame, _line_of(frame)) for frame in frames_of_coroutine(coro)]
+
+
+def frames_of_coroutine(coro: Any) -> list[FrameType]:
+    """As ``suspended_frames``, the frames themselves."""
+    out: list[FrameType] = []
     while coro is not None and len(out) < MAX_FRAMES:
         frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None) or getattr(coro, "ag_frame", None)
         if not isinstance(frame, FrameType):
             break
-        out.append(_describe(frame, frame.f_lineno or frame.f_code.co_firstlineno))
+        out.append(frame)
         coro = getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None) or getattr(coro, "ag_await", None)
     return out
 

@@ -33,6 +33,7 @@ from ...record import layout
 from ...record.frames import culprit_of
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
+from ..profiler.chosen import profiler_of
 from ..thresholds import threshold_of
 from ..waiting.task_looks import TaskLooks
 from . import stacks
@@ -87,6 +88,7 @@ class Watchdog:
         self._idle_since = 0.0
         self._events = StallEvents(process)
         self._lateness = Lateness(self._events.report)
+        self._profiler = profiler_of(process, self._sampler.outbox)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
         self._looking = threading.RLock()
         self._due = 0.0
@@ -242,13 +244,32 @@ class Watchdog:
                 if begun is not None:
                     begun.release()
                     begun = None
-                if delay is None or self._wake.acquire(timeout=delay):
+                if delay is None or self._wait(delay):
                     break
         except Exception as error:
             self._ended = True
             _logger.error("traceloop: the watchdog failed and has stopped; the application runs on", exc_info=error)
         finally:
             done.release()
+
+    def _wait(self, delay: float) -> bool:
+        """Waits for so many seconds, and samples meanwhile where there is a profile; whether the thread is to end."""
+        profiler = self._profiler
+        if profiler is None:
+            return self._wake.acquire(timeout=delay)
+        until = monotonic() + delay
+        while not self._wake.acquire(timeout=max(0.0, min(profiler.period, until - monotonic()))):
+            with self._looking:
+                self._sample_if_due()
+            if monotonic() >= until:
+                return False
+        return True
+
+    def _sample_if_due(self) -> None:
+        """Called wherever a turn may have waited for the GIL: what kept it stands there until we give it away again."""
+        profiler = self._profiler
+        if profiler is not None and monotonic() >= profiler.due:
+            profiler.sample(list(self._watched.values()))
 
     # -- a turn
 
@@ -274,7 +295,9 @@ class Watchdog:
                 self.faults.advertise()
             # Some times a second are enough for this, a fifth of a turn's cost.
             size = self.faults.check() if self._turns % 4 == 0 else 0
+        self._sample_if_due()
         self._lateness.check(now, watched_loops)
+        self._sample_if_due()
         if size > self._dumped:
             self._events.name_dumped(self.faults.read_dump(self._dumped), now)
             self._dumped = size
@@ -283,8 +306,10 @@ class Watchdog:
         self._end_stopped(now)
         for watched in watched_loops:
             due = min(due, self._look(watched, now))
+            self._sample_if_due()
         self._events.notices.flush()
         self._sampler.turn(now)
+        self._sample_if_due()
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._lateness.turn_over(now, due, watched_loops)
         self._due = due

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from time import monotonic
 from typing import Any
 
 from .stacks import Run
@@ -30,9 +31,7 @@ class Stall:
         "told_from",
     )
 
-    def __init__(
-        self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None
-    ) -> None:
+    def __init__(self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None) -> None:
         self.start = start
         self.ident = ident
         self.threshold = threshold
@@ -52,7 +51,18 @@ class Stall:
 class Watched:
     """One loop that runs, as the watchdog sees it."""
 
-    __slots__ = ("_clocks", "general_threshold", "history", "loop", "name", "ring", "stall", "thread", "words")
+    __slots__ = (
+        "_clocks",
+        "general_threshold",
+        "history",
+        "loop",
+        "name",
+        "ring",
+        "sampled_at",
+        "stall",
+        "thread",
+        "words",
+    )
 
     def __init__(self, loop: Any, ring: int, words: memoryview[float], general_threshold: float) -> None:
         """Made in the loop's thread. ``ring``, ``words``: number and words of the ring that it is recorded in."""
@@ -65,6 +75,8 @@ class Watched:
         self._clocks = ThreadClocks()
         self.history: deque[Sample] = deque(maxlen=8)
         self.stall: Stall | None = None
+        #: When the profile looked last, s.
+        self.sampled_at = monotonic()
 
     def sample(self) -> Sample:
         """What is measured now. Costs about 10 us."""

@@ -1,0 +1,91 @@
+"""`--profile`: the line that took the loop's time is named, whatever kept the sampler from looking meanwhile."""
+
+import pytest
+
+from tests.helpers.observed import HEAD, observe
+from traceloop.reading.statistics.profile import WORKERS
+
+VARIABLE = "OTEL_PYTHON_TRACELOOP_PROFILE"
+
+
+def run(tmp_path, text, **more):
+    program = tmp_path / "program.py"
+    program.write_text(HEAD + text)
+    observed = observe(tmp_path, program, **{VARIABLE: "200", **more})
+    return observed.process.profile, program.read_text().splitlines()
+
+
+def guilty(line, lines):
+    return lines[line.line - 1].endswith("# guilty")
+
+
+def names(profile, node):
+    return [profile.frames[each].site.qualname for each in profile.stack_of(node)]
+
+
+def test_a_loop_that_is_busy_in_short_runs(tmp_path):
+    profile, lines = run(
+        tmp_path,
+        """
+def thumbnail(until):
+    while time.perf_counter() < until: pass  # guilty
+async def picture(): thumbnail(time.perf_counter() + 0.03)
+async def ping(): return 1
+async def serve(handler): return await handler()
+async def main():
+    for _ in range(30):
+        for handler in (picture, ping):
+            await asyncio.create_task(serve(handler))
+run(main())
+""",
+    )
+    (most,) = profile.lines(1)
+    assert (most.function, most.callback) == ("__main__.thumbnail", "__main__.serve")
+    assert guilty(most, lines)
+    assert profile.rate == 200
+    node = max(range(len(profile.samples)), key=lambda each: profile.samples[each])
+    assert names(profile, node) == ["__main__.serve", "main", "serve", "picture", "thumbnail"]
+    assert [profile.frames[each].awaits for each in profile.stack_of(node)] == [False, True, False, False, False]
+
+
+def test_a_call_that_holds_the_gil_gets_its_due(tmp_path):
+    profile, lines = run(
+        tmp_path,
+        """
+import ctypes
+keep = ctypes.PyDLL(None).usleep
+def spin(until):
+    while time.perf_counter() < until: pass
+async def main():
+    spin(time.perf_counter() + 0.1)
+    keep(900_000)  # guilty
+    await asyncio.sleep(0)
+run(main())
+""",
+    )
+    (most,) = profile.lines(1)
+    assert guilty(most, lines)
+    assert most.seconds > 0.7  # it slept for longer: what is counted begins with the sample before it
+
+
+def test_workers_on_request(tmp_path):
+    text = """
+def work():
+    until = time.perf_counter() + 0.5
+    while time.perf_counter() < until: pass  # guilty
+async def main():
+    await asyncio.to_thread(work)
+run(main())
+"""
+    profile, lines = run(tmp_path, text, OTEL_PYTHON_TRACELOOP_PROFILE_WORKERS="true")
+    found = [node for node in range(1, len(profile.samples)) if names(profile, node)[0] == WORKERS]
+    most = max(found, key=lambda each: profile.seconds[each])
+    assert guilty(profile.frames[most].site, lines)
+    assert "work" in names(profile, most)
+    assert WORKERS not in [line.callback for line in profile.lines(20)]
+
+
+@pytest.mark.parametrize("text", ["0", "off"])
+def test_none_where_none_was_asked_for(tmp_path, text):
+    profile, _ = run(tmp_path, "async def main(): time.sleep(0.1)\nrun(main())\n", **{VARIABLE: text})
+    assert (profile.total_samples, profile.rate) == (0, 0)

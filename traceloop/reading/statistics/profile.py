@@ -1,0 +1,200 @@
+"""The profile of a process: samples of what its loops ran, added up as a tree of stacks.
+
+A sample hangs under its callback; below it stand the coroutines that await the task, then the frames that run. The tree
+is bounded: what finds no place in it any more counts where its stack leaves the tree, and is counted as cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Final, NamedTuple
+
+from ...record.frames import is_application
+from ...record.sites import UNKNOWN_SITE, Site, site_of
+from ..decoding.decoded import Decoded, StackNode, StackSample
+from ..site_names import SiteNames
+from .parts import Sample
+
+MAX_NODES: Final = 20_000
+_MAX_DEFINED: Final = 65_536
+_MAX_DEPTH: Final = 512
+#: The root of what worker threads ran, and of what no callback is known of.
+WORKERS: Final = "worker threads"
+
+
+class Frame(NamedTuple):
+    """A node's frame. At the root of a stack stands the callback: a site whose line is 0. awaits: it awaits what is
+    below it, and does not run.
+    """
+
+    site: Site
+    awaits: bool
+
+
+class Line(NamedTuple):
+    """What one line of the application took, with all that it called. seconds, samples: of it. callback: the label
+    under which most of it ran.
+    """
+
+    function: str
+    file: str
+    line: int
+    callback: str
+    seconds: float
+    samples: int
+
+
+class Profile:
+    """The profile of the process that has a slot, and of those that had it before.
+
+    Nodes are numbered from 1, the root is 0. parents, frames, seconds, samples: by node; the last two of the samples
+    whose innermost frame it is. rate: samples a second, 0 where there was no profile. first, last: when the first and
+    the last sample was taken, s. cut: samples whose innermost frames found no place. lost: samples whose stack is not
+    known, since its definition was overwritten.
+    """
+
+    def __init__(self, sites_of: Callable[[], SiteNames]) -> None:
+        """``sites_of``: the sites of the process that has the slot."""
+        self._sites_of = sites_of
+        self._defined: dict[int, StackNode] = {}
+        self._found: dict[tuple[int, int], int] = {}
+        self._children: dict[tuple[int, Frame], int] = {}
+        self.parents = [-1]
+        self.frames = [Frame(UNKNOWN_SITE, False)]
+        self.seconds = [0.0]
+        self.samples = [0]
+        self.rate = 0.0
+        self.first = self.last = 0.0
+        self.cut = 0
+        self.lost = 0
+
+    def new_process(self) -> None:
+        """Another process has the slot: the numbers of its record are its own."""
+        self._defined.clear()
+        self._found.clear()
+
+    def feed(self, decoded: Decoded) -> None:
+        """Takes in what the process ring said."""
+        if decoded.profile_rate:
+            self.rate = decoded.profile_rate
+        if not decoded.nodes and not decoded.samples:
+            return
+        for node in decoded.nodes:
+            known = self._defined.get(node.number)
+            if node != known and (known is not None or len(self._defined) < _MAX_DEFINED):
+                self._defined[node.number] = node
+                if known is not None:
+                    self._found.clear()
+        for sample in decoded.samples:
+            self._take(sample)
+
+    def _take(self, sample: StackSample) -> None:
+        root = -1 if sample.ring < 0 else site_of(sample.ident)
+        node = self._found.get((root, sample.node))
+        if node is None:
+            node = self._place(root, sample.node)
+        self.seconds[node] += sample.seconds
+        self.samples[node] += 1
+        self.first = self.first or sample.when
+        self.last = max(self.last, sample.when)
+
+    def _place(self, root: int, number: int) -> int:
+        """The tree's node for a sample's, made if there is none."""
+        path: list[StackNode] = []
+        known = True
+        at = number
+        while at:
+            defined = self._defined.get(at)
+            if defined is None or len(path) >= _MAX_DEPTH:
+                known = False
+                break
+            path.append(defined)
+            at = defined.parent
+        sites = self._sites_of()
+        label = WORKERS if root < 0 else sites.label(root)
+        node = self._child(0, Frame(Site("", label, "", 0), False))
+        if not known:
+            self.lost += 1
+            return node
+        for each in reversed(path):
+            site = sites.site(each.site) or UNKNOWN_SITE
+            inner = self._child(node, Frame(site, each.awaits))
+            if not inner:
+                self.cut += 1
+                return node
+            node = inner
+        self._found[root, number] = node
+        return node
+
+    def _child(self, parent: int, frame: Frame) -> int:
+        node = self._children.get((parent, frame), 0)
+        if not node and len(self.parents) < MAX_NODES:
+            node = self._children[parent, frame] = len(self.parents)
+            self.parents.append(parent)
+            self.frames.append(frame)
+            self.seconds.append(0.0)
+            self.samples.append(0)
+        return node
+
+    def metrics(self) -> Iterator[Sample]:
+        """No series: its lines are too many."""
+        return iter(())
+
+    # -- answers
+
+    @property
+    def total_seconds(self) -> float:
+        """Of all samples of loops; those of worker threads run beside them."""
+        workers = self._workers()
+        return sum(s for node, s in enumerate(self.seconds) if not workers[node])
+
+    @property
+    def total_samples(self) -> int:
+        """Of loops and workers."""
+        return sum(self.samples)
+
+    def _workers(self) -> list[bool]:
+        out = [False] * len(self.parents)
+        for node in range(1, len(self.parents)):
+            parent = self.parents[node]
+            out[node] = out[parent] if parent else self.frames[node].site.qualname == WORKERS
+        return out
+
+    def stack_of(self, node: int) -> list[int]:
+        """The nodes of a stack, outermost first, the root left out."""
+        out: list[int] = []
+        while node > 0:
+            out.append(node)
+            node = self.parents[node]
+        out.reverse()
+        return out
+
+    def lines(self, limit: int) -> list[Line]:
+        """The lines of the application in which the loops' time went, most first; each sample counts once, for the
+        innermost frame of the application's own, or for the callback where there is none.
+        """
+        workers = self._workers()
+        own: list[int] = [0]
+        roots: list[int] = [0]
+        totals: dict[Site, tuple[float, int]] = {}
+        by_root: dict[Site, dict[int, float]] = {}
+        for node in range(1, len(self.parents)):
+            parent = self.parents[node]
+            frame = self.frames[node]
+            roots.append(roots[parent] if parent else node)
+            mine = not parent or is_application(frame.site.file, frame.site.module)
+            own.append(node if mine else own[parent])
+            if not self.samples[node] or workers[node]:
+                continue
+            site = self.frames[own[node]].site
+            seconds, samples = totals.get(site, (0.0, 0))
+            totals[site] = seconds + self.seconds[node], samples + self.samples[node]
+            callbacks = by_root.setdefault(site, {})
+            callbacks[roots[node]] = callbacks.get(roots[node], 0.0) + self.seconds[node]
+        most = sorted(totals.items(), key=lambda item: -item[1][0])[:limit]
+        out = []
+        for site, (seconds, samples) in most:
+            callback = max(by_root[site].items(), key=lambda item: item[1])[0]
+            label = self.frames[callback].site.qualname
+            out.append(Line(site.label, site.file, site.line, label, seconds, samples))
+        return out
