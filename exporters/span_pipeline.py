@@ -63,7 +63,7 @@ class _Ring:
         if chunk.loop is not None:
             self.on_sent = loop_hook(chunk.loop)
         self.held.hold(self.builder.take_slow(), chunk.slow)
-        spans += self.held.release(runs[-1][2] if runs else 0.0)
+        spans += self.held.release(runs[-1][2] if len(runs) else 0.0)
         return self._made(spans)
 
     def release(self, now: float) -> _Made:

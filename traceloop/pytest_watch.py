@@ -13,6 +13,7 @@ import threading
 import time
 import weakref
 from collections.abc import Generator, Iterator
+from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
@@ -177,12 +178,13 @@ class Watch:
             if chunk.loop is None:
                 continue
             self.callbacks += len(chunk.decoded.runs)
-            for run in chunk.decoded.runs:
-                seconds = run[2] - run[1]
+            runs = chunk.decoded.runs
+            for index, seconds in enumerate(map(sub, runs.ends, runs.starts)):
                 # Most runs are short: those that cannot be in any table need no name.
                 if seconds < longest and seconds < 1e-4:
                     continue
                 longest = max(longest, seconds)
+                run = runs[index]
                 label = sites.label_of(run[3])
                 if limit is not None and seconds > limit:
                     over.append((chunk.ring.reader.number, run, label))

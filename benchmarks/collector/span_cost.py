@@ -23,7 +23,8 @@ from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.sampling import Sampling
-from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo
+from traceloop.reading.decoding.decoded import Decoded, LoopInfo
+from traceloop.reading.decoding.runs import Iteration
 from traceloop.record.sites import Site
 
 ROUNDS = 9

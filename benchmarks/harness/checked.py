@@ -21,8 +21,8 @@ sys.path.insert(0, os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspa
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.reading import read_run
-from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.reading.decoding.stream import LoopStream
 from traceloop.reading.site_names import SiteLogReader
 from traceloop.record import layout
 

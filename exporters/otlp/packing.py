@@ -19,7 +19,7 @@ from math import ldexp
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from traceloop.reading.decoding.decoded import Iteration, Run
+from traceloop.reading.decoding.runs import Iteration, Run
 from traceloop.record.sites import site_of
 
 from ..spans.builder import RUN_MEMORY, SpanBuilder
@@ -203,7 +203,7 @@ class PackingBuilder(SpanBuilder):
         self._origin = ldexp(1.0, exponent - 1023) + (self.clock_offset_ns - (exponent << 52)) * unit
         return True
 
-    def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
+    def _build_runs(self, runs: Sequence[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
         """As its base does; ``out`` gets what is rare."""
         # Where records are missing, so may be numbers: here a run is found by its number.
         if not runs or runs[-1][0] - runs[0][0] != len(runs) - 1 or not self._align(runs):
@@ -339,7 +339,7 @@ class PackingBuilder(SpanBuilder):
             self._first_start, self._last_end, self._runs = first_start, end, last_number - iteration_first + 1
             if parent and iteration_now in ended:
                 self._end_iteration(ended, out)
-        picked = runs[:: max(1, len(runs) // _PICKED)]
+        picked = list(runs[:: max(1, len(runs) // _PICKED)])
         picked += [runs[number - first_number] for number in (longest, latest) if number]
         self._offer([run for run in picked if run is not self._held and run[2] - run[1] < lowest])
 

@@ -12,10 +12,12 @@ The rules are those of docs/telemetry.md, "Spans". What follows from them here:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
-from traceloop.reading.decoding.decoded import Decoded, Iteration, Run, SpanContext
+from traceloop.reading.decoding.decoded import Decoded, SpanContext
+from traceloop.reading.decoding.runs import Iteration, Run
 from traceloop.record.sites import site_of
 
 from .ids import SpanIds
@@ -153,7 +155,7 @@ class SpanBuilder:
             self._add_context(context)
         for task in decoded.tasks:
             self._kind(task.ident, "task", task.name)
-        runs = decoded.runs
+        runs: Sequence[Run] = list(decoded.runs)
         self._active.update(slow.active)
         # One of the chunk before may still be to come.
         self._lowest = slow.lowest if self._held is None else min(slow.lowest, self._lowest)
@@ -185,7 +187,7 @@ class SpanBuilder:
         slow, self._slow = self._slow, []
         return slow
 
-    def _build_runs(self, runs: list[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
+    def _build_runs(self, runs: Sequence[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
         append = out.append
         traces = self._traces
         kinds_of = self._kinds

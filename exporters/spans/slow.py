@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import inf
 from typing import Final, NamedTuple
 
-from traceloop.reading.decoding.decoded import Run, SpanContext
+from traceloop.reading.decoding.decoded import SpanContext
+from traceloop.reading.decoding.runs import Run
 from traceloop.reading.follower import Chunk
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.index import StallIndex

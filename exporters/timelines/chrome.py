@@ -131,7 +131,7 @@ class _Process:
 
     def _loop(self, chunk: Chunk) -> None:
         """The slices of runs and the steps of tasks. Formatted by hand: they are as many as handles were run."""
-        runs, ring = chunk.decoded.runs, chunk.ring.number
+        runs, ring = list(chunk.decoded.runs), chunk.ring.number
         label = chunk.loop.label if chunk.loop is not None else f"loop-{ring}"
         row = self._loop_rows[ring] = self._row(label, chunk.thread_id)
         earlier = self._earlier.setdefault(ring, EarlierRuns())

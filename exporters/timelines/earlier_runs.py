@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from operator import itemgetter
 from typing import Final
 
-from traceloop.reading.decoding.decoded import Run
+from traceloop.reading.decoding.runs import Run
 
 # Chunks that are remembered: half a million runs, 4 MB.
 _CHUNKS: Final = 64

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence as Sequenced
 from typing import BinaryIO, Final
 
-from traceloop.reading.decoding.decoded import Decoded, NewTask, Run
+from traceloop.reading.decoding.decoded import Decoded, NewTask
+from traceloop.reading.decoding.runs import Run
 from traceloop.reading.follower import Chunk, ProcessFollower
 from traceloop.record.layout import SITE_LIMIT
 
@@ -281,7 +282,7 @@ class _Loop:
 
     def take(self, chunk: Chunk) -> bytes:
         """The packets of a chunk of its ring."""
-        decoded, runs = chunk.decoded, chunk.decoded.runs
+        decoded, runs = chunk.decoded, list(chunk.decoded.runs)
         pieces: list[bytes] = self._defined
         self._defined = []
         if pieces or len(self._heads) > _MAX_HEADS:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from traceloop.reading.decoding.decoded import Run
+from traceloop.reading.decoding.runs import Run
 from traceloop.reading.follower import Chunk
 from traceloop.reading.stalls.model import StackTaken, StallInfo
 from traceloop.reading.stalls.parts import stalls_of

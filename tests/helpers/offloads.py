@@ -9,8 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading.decoding.decoder import Decoded, LoopStream
+from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.reading.decoding.stream import LoopStream
 from traceloop.recording.process import Process
 from traceloop.recording.recorder import Recorder
 from traceloop.settings import Settings

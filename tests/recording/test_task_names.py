@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.reading.decoding.stream import LoopStream
 
 
 @pytest.fixture(autouse=True)

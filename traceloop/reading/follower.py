@@ -18,8 +18,8 @@ from ..record import files, layout
 from ..record.sites import Site
 from ..record.text import printable_data
 from .decoding.decoded import Decoded, LoopInfo
-from .decoding.decoder import LoopStream
 from .decoding.ring_reader import Batch, RingError, RingReader
+from .decoding.stream import LoopStream
 from .process_folders import ProcessFolder, RunDirectory
 from .site_names import SiteNames
 from .stalls import parts as stall_statistics

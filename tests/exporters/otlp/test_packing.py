@@ -13,7 +13,8 @@ from traceloop.exporters.spans.exemplars import loop_hook
 from traceloop.exporters.spans.ids import SpanIds
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.exporters.spans.slow import SlowRuns
-from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
+from traceloop.reading.decoding.decoded import Decoded, LoopInfo, NewTask, SpanContext
+from traceloop.reading.decoding.runs import Iteration, IterationRows, RunRows
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
 
@@ -142,8 +143,8 @@ def test_they_are_what_tuples_make(seed, sampling, where):
 def test_numbers_that_are_missing_after_a_gap_in_the_record():
     made = PackingBuilder(site, Sampling("all"), OFFSET)
     decoded = Decoded(LOOP)
-    decoded.runs = [(n, 5.0 + n, 5.5 + n, 3.0, "soon", 0.5, 0, 0, n, 0) for n in (1, 3, 4, 9)]
-    decoded.iterations = [Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in (1, 3, 4, 9)]
+    decoded.runs = RunRows((n, 5.0 + n, 5.5 + n, 3.0, "soon", 0.5, 0, 0, n, 0) for n in (1, 3, 4, 9))
+    decoded.iterations = IterationRows(Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in (1, 3, 4, 9))
     spans = made.build(decoded)
     assert [span[5] - span[4] for span in spans] == [500_000_000] * 4
     assert len({span[2] for span in spans}) == 4
@@ -152,12 +153,12 @@ def test_numbers_that_are_missing_after_a_gap_in_the_record():
 def test_the_longest_and_the_latest_are_offered_as_exemplars():
     builder = PackingBuilder(site, Sampling("all"), OFFSET)
     decoded = Decoded(LOOP)
-    decoded.runs = [
+    decoded.runs = RunRows(
         (n, 5.0 + n, 5.0 + n + 1e-6 * (n % 7), 3.0, "soon", 0.001 * (n % 11), 0, 0, n, 0) for n in range(1, 99)
-    ]
+    )
     decoded.runs[50] = (51, 56.0, 56.05, 3.0, "soon", 0.0, 0, 0, 51, 0)
     decoded.runs[60] = (61, 66.0, 66.0, 4.0, "timer", 3.0, 0, 0, 61, 0)
-    decoded.iterations = [Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in range(1, 99)]
+    decoded.iterations = IterationRows(Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in range(1, 99))
     assert builder.build(decoded) == []
     packed = builder.take_packed()
     assert len(packed.pieces) == 98

@@ -10,7 +10,8 @@ from traceloop.exporters.spans.ids import SpanIds
 from traceloop.exporters.spans.model import Link, SpanEvent
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.exporters.spans.slow import Explanation, HeldSpans, SlowRuns
-from traceloop.reading.decoding.decoded import Decoded, Iteration, LoopInfo, NewTask, SpanContext
+from traceloop.reading.decoding.decoded import Decoded, LoopInfo, NewTask, SpanContext
+from traceloop.reading.decoding.runs import Iteration, RunRows
 from traceloop.reading.stalls.who_waited import WhoWaited
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site
@@ -26,7 +27,7 @@ def run(number, iteration, *, start=None, length=0.001, ident=3.0, kind="soon", 
 
 def decoded(runs, ended=(), contexts=(), tasks=()):
     out = Decoded(LOOP)
-    out.runs = list(runs)
+    out.runs = RunRows(runs)
     out.spans = list(contexts)
     out.tasks = list(tasks)
     for number in ended:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import Batch
+from traceloop.reading.decoding.stream import LoopStream
 from traceloop.record import layout as r
 
 TASK = 7 * r.SITE_LIMIT + 3

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from traceloop.reading.decoding.decoded import KINDS, TASK, Decoded
+from traceloop.reading.decoding.runs import RunRows
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.callbacks import CallbackStatistics
 from traceloop.reading.statistics.histograms import Histogram
@@ -36,7 +37,7 @@ def statistics_of(chunks):
     statistics = CallbackStatistics(sites, BoundedLabels(5), BoundedLabels(5), lambda label, threshold: threshold)
     for chunk in chunks:
         decoded = Decoded(None)
-        decoded.runs = list(chunk)
+        decoded.runs = RunRows(chunk)
         statistics.feed(decoded)
         if chunk:
             assert decoded.longest_s == max(run[2] - run[1] for run in chunk)

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traceloop.reading.decoding import ring_reader
-from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingError, RingReader
+from traceloop.reading.decoding.stream import LoopStream
 from traceloop.record import layout
 from traceloop.recording.ring import Ring
 

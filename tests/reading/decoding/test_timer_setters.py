@@ -6,8 +6,8 @@ import pytest
 
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading.decoding import timer_setters as run_places
-from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import Batch, RingReader
+from traceloop.reading.decoding.stream import LoopStream
 from traceloop.reading.decoding.timer_setters import RunPlaces
 from traceloop.record import layout
 from traceloop.recording.process import current_process

@@ -96,7 +96,8 @@ def made(awaited, ran_since=False):
     case = Made()
     decoded = Decoded(None)
     decoded.tasks = [NewTask(ident, name, 1, 1.0, 0, 0.0, True) for ident, name in ((one, "one"), (two, "two"))]
-    decoded.runs = [(1, 1.0, 1.0, one, "task", 0.0, 0, 0, 1, 0), (2, 1.0, 1.0, two, "task", 0.0, 0, 0, 1, 0)]
+    for number, ident in enumerate((one, two), 1):
+        decoded.runs.append((number, 1.0, 1.0, ident, "task", 0.0, 0, 0, 1, 0))
     case.process.feed(decoded, case.loop)
     looks = Decoded(None)
     looks.look_period = 1.0

@@ -10,6 +10,7 @@ from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.exporters.spans.slow import Explanation, HeldSpans, SlowRuns
 from traceloop.reading.decoding.decoded import SOON, TASK, Decoded
+from traceloop.reading.decoding.runs import RunRows
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.who_waited import WhoWaited
@@ -51,7 +52,7 @@ def test_bills(case, apart):
     victims, expected = CASES[case]
     who = WhoWaited()
     parts = [[SLOW], *([each] for each in victims)] if apart else [[SLOW, *victims]]
-    found = [slow for part in parts for slow in who.feed(part, 0.9)]
+    found = [slow for part in parts for slow in who.feed(RunRows(part), 0.9)]
     (slow,) = found
     bill = slow.bill
     assert (bill.handles, bill.own_handles) == (expected[0], expected[2])
@@ -63,33 +64,33 @@ def test_bills(case, apart):
 
 def test_two_slow_runs_share_a_wait():
     who = WhoWaited()
-    first, second = who.feed([SLOW, run(2, 11.0, 13.0, delay=1.0), run(3, 13.0, 13.1, delay=2.5)], 0.9)
+    first, second = who.feed(RunRows([SLOW, run(2, 11.0, 13.0, delay=1.0), run(3, 13.0, 13.1, delay=2.5)]), 0.9)
     assert (first.bill.exact, second.bill.exact) == (pytest.approx(1.0 + 0.5), pytest.approx(2.0))
 
 
 def test_what_only_wakes_passes_its_wait_on():
     """A timer that was due in the slow run wakes a task: the task is the victim, though it was not ready then."""
     who = WhoWaited(passes_on=lambda ident: ident == 2.0)
-    (slow,) = who.feed([SLOW, run(2, 11.0, 11.1, delay=0.5, site=2)], 0.9)
+    (slow,) = who.feed(RunRows([SLOW, run(2, 11.0, 11.1, delay=0.5, site=2)]), 0.9)
     assert set(slow.bill.victims) == {2}
-    who.feed([run(3, 11.2, 11.3, iteration=2, scheduler=2, site=3, task=7)], 0.9)
+    who.feed(RunRows([run(3, 11.2, 11.3, iteration=2, scheduler=2, site=3, task=7)]), 0.9)
     assert slow.bill.victims == {3: [1, pytest.approx(0.5), 0, 0.0]} and slow.bill.handles == 1
 
 
 def test_a_bill_is_complete_an_iteration_before_its_names_are():
     who = WhoWaited()
-    (slow,) = who.feed([SLOW, run(2, 11.0, 11.1, iteration=2)], 0.9)
+    (slow,) = who.feed(RunRows([SLOW, run(2, 11.0, 11.1, iteration=2)]), 0.9)
     assert not slow.complete
-    who.feed([run(3, 11.2, 11.3, iteration=3)], 0.9)
+    who.feed(RunRows([run(3, 11.2, 11.3, iteration=3)]), 0.9)
     assert slow.complete and not slow.closed
-    who.feed([run(4, 11.3, 11.4, iteration=4)], 0.9)
+    who.feed(RunRows([run(4, 11.3, 11.4, iteration=4)]), 0.9)
     assert slow.closed and not who.is_charging
 
 
 def test_any_number_of_slow_runs_in_one_iteration_takes_bounded_time_and_memory():
     runs = [run(n, n * 1.0, n + 1.0, delay=n * 0.5, site=n % 1000, task=n) for n in range(1, 5000)]
     who = WhoWaited(lambda ident: True)
-    found = who.feed(runs, 0.9)
+    found = who.feed(RunRows(runs), 0.9)
     assert len(found) == len(runs) and sum(not slow.closed for slow in found) <= 300
 
 
@@ -140,7 +141,7 @@ def test_metric_report_and_span_say_the_same(seed, size):
     spans = []
     for first in range(0, len(runs), size):
         decoded = Decoded(None)
-        decoded.runs = runs[first : first + size]
+        decoded.runs = RunRows(runs[first : first + size])
         statistics.feed(decoded)
         index.take_loop(0, decoded, statistics.new_slow, 0.1)
         builder.build(decoded, SlowRuns(0.1, {slow.run[0]: None for slow in statistics.new_slow}))

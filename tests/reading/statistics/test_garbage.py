@@ -14,6 +14,7 @@ from traceloop.exporters.text.report import report
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop, read_run
 from traceloop.reading.decoding.decoded import Collection, Decoded
+from traceloop.reading.decoding.runs import RunRows
 from traceloop.reading.new_statistics import new_statistics
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.parts import stalls_of
@@ -129,9 +130,9 @@ def test_collections_beyond_any_bound_are_put_together_and_none_is_lost() -> Non
     for at in range(0, len(pauses), 500):
         statistics.feed(decoded(collections=pauses[at : at + 500]))
     assert len(statistics._starts) <= 8192
-    statistics.feed(decoded(runs=[(0, 0.5, 2.0, 65537.0, 0.5, 0, 0, 0, 0, 0)]))
+    statistics.feed(decoded(runs=RunRows([(0, 0.5, 2.0, 65537.0, "task", 0.5, 0, 0, 0, 0)])))
     (totals,) = statistics.interrupted.values()
     assert totals.count == 50_000 and totals.seconds == pytest.approx(0.05)
     # Each interrupts one run, in whichever loop.
-    statistics.feed(decoded(runs=[(0, 0.5, 2.0, 65537.0, 0.5, 0, 0, 0, 0, 0)]))
+    statistics.feed(decoded(runs=RunRows([(0, 0.5, 2.0, 65537.0, "task", 0.5, 0, 0, 0, 0)])))
     assert totals.count == 50_000

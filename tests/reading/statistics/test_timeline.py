@@ -6,14 +6,17 @@ import math
 
 import pytest
 
-from traceloop.reading.decoding.decoded import Decoded, Iteration
+from traceloop.reading.decoding.decoded import Decoded
+from traceloop.reading.decoding.runs import Iteration, IterationRows
 from traceloop.reading.statistics.timeline import KEPT, Timeline
 
 
 def fed(*iterations):
     timeline = Timeline(None, None)
     decoded = Decoded(None)
-    decoded.iterations = [Iteration(n, start, end, 2, 0.0, -1.0) for n, (start, end) in enumerate(iterations)]
+    decoded.iterations = IterationRows(
+        Iteration(n, start, end, 2, 0.0, -1.0) for n, (start, end) in enumerate(iterations)
+    )
     timeline.feed(decoded)
     return timeline
 
@@ -37,11 +40,13 @@ def test_a_long_one_is_shared_out():
 def test_a_chunk_of_an_earlier_time_and_damage_change_nothing():
     timeline = fed((10.5, 10.6))
     decoded = Decoded(None)
-    decoded.iterations = [
-        Iteration(1, 3.0, 3.5, 1, 0.0, -1.0),
-        Iteration(2, math.nan, 3.5, 1, 0.0, -1.0),
-        Iteration(3, 1e300, math.inf, 1, 0.0, -1.0),
-    ]
+    decoded.iterations = IterationRows(
+        (
+            Iteration(1, 3.0, 3.5, 1, 0.0, -1.0),
+            Iteration(2, math.nan, 3.5, 1, 0.0, -1.0),
+            Iteration(3, 1e300, math.inf, 1, 0.0, -1.0),
+        )
+    )
     timeline.feed(decoded)
     assert seconds(timeline) == {10: 0.1}
 

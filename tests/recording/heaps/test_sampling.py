@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.reading.decoding.decoder import LoopStream
 from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.reading.decoding.stream import LoopStream
 from traceloop.reading.statistics.growth import HeapGrowth, growth_of
 from traceloop.recording.heaps import growth_rules as growth
 from traceloop.recording.heaps import memory
@@ -214,7 +214,7 @@ def test_a_program_that_leaks_20000_timers_and_sleeps_is_told_of() -> None:
         from traceloop.recording.recorder import Recorder
         from traceloop.reading.statistics.growth import growth_of
         from traceloop.reading.decoding.ring_reader import RingReader
-        from traceloop.reading.decoding.decoder import LoopStream
+        from traceloop.reading.decoding.stream import LoopStream
         import time
 
         def expire(): pass

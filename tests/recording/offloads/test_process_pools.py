@@ -40,7 +40,7 @@ class Slow(concurrent.futures.ProcessPoolExecutor):
 
 def recorded(loop):
     from traceloop.reading.decoding.ring_reader import RingReader
-    from traceloop.reading.decoding.decoder import LoopStream
+    from traceloop.reading.decoding.stream import LoopStream
     process = loop._recorder.process
     process.outbox.drain(time.monotonic())
     threads, starts, ends = {}, {}, {}

@@ -179,7 +179,7 @@ def test_a_fork_inside_a_worker_writes_nothing_into_the_parents_rings() -> None:
         import asyncio, os, sys
         from traceloop.loop.event_loop import EventLoop
         from traceloop.reading.decoding.ring_reader import RingReader
-        from traceloop.reading.decoding.decoder import LoopStream
+        from traceloop.reading.decoding.stream import LoopStream
         from traceloop.recording.process import Process
         from traceloop.recording.recorder import Recorder
 
@@ -272,7 +272,7 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
         spec = sys.modules["anyio._backends._asyncio"].__spec__
         assert type(spec.loader).__name__ == "SourceFileLoader" and "exec_module" not in vars(spec.loader)
         from traceloop.reading.decoding.ring_reader import RingReader
-        from traceloop.reading.decoding.decoder import LoopStream
+        from traceloop.reading.decoding.stream import LoopStream
         found = LoopStream().feed(RingReader(process.rings[0].buffer).read())
         print([process.site_log.sites[int(step.ident)].label for each in found for step in each.offloads
                if step.step == "submit"])

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from .runs import Iteration as Iteration
+from .runs import IterationRows, Iterations, RunRows, Runs
+from .runs import Run as Run
+
 TASK: Final = "task"
 SOON: Final = "soon"
 TIMER: Final = "timer"
@@ -24,27 +28,6 @@ class State:
     ACTIVE: Final = 1
     IDLE: Final = 2
     UNKNOWN: Final = 3
-
-
-#: One handle run, a plain tuple for speed: number (counts the ring's runs from 1, lost ones excepted), start and end
-#: (monotonic s), ident (see record/sites.py), kind (KINDS), delay (s, -1 unknown), number of the run that scheduled it
-#: (0 unknown or none), number of the span in its context (0 none), iteration number, outcome (0, or layout.OUTCOME_*
-#: when it was its task's last step).
-Run = tuple[int, float, float, float, str, float, int, int, int, int]
-
-
-class Iteration(NamedTuple):
-    """One iteration. Times in s; ``start`` is the poll's return, ``end`` the end of its last run.
-
-    poll_delay: how late the poll returned after its timeout; -1 where it did not wait for one, or was woken.
-    """
-
-    number: int
-    start: float
-    end: float
-    callbacks: int
-    poll_duration: float
-    poll_delay: float
 
 
 class LoopInfo(NamedTuple):
@@ -221,8 +204,8 @@ class Decoded:
 
     def __init__(self, loop: LoopInfo | None) -> None:
         self.loop = loop
-        self.runs: list[Run] = []
-        self.iterations: list[Iteration] = []
+        self.runs: Runs = RunRows()
+        self.iterations: Iterations = IterationRows()
         self.tasks: list[NewTask] = []
         self.finished: list[tuple[float, int, float, int]] = []
         self.abandoned: list[float] = []

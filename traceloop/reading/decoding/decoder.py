@@ -21,15 +21,15 @@ This is the hot path of the collector: the loop below is written out, with names
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from ...record import layout
 from ...record.layout import FIRST_STEP, OUTCOME, SITE_LIMIT
-from ...record.text import printable
-from .decoded import LATEST, READER, SOON, TASK, THREADSAFE, TIMER, WRITER, Decoded, Iteration, LoopInfo, NewTask, State
+from .decoded import LATEST, READER, SOON, TASK, THREADSAFE, TIMER, WRITER, Decoded, LoopInfo, NewTask, State
 from .rare_records import RareRecords
 from .ring_reader import Batch
+from .runs import Iteration
 from .timer_setters import RunPlaces
 
 _INFINITY: Final = float("inf")
@@ -40,9 +40,12 @@ _Entry = tuple[float, int, str, float, float]
 _UNKNOWN: Final[_Entry] = (_INFINITY, 0, SOON, 0.0, 0.0)
 # More handles than this in a ready queue are believed to be damage rather than handles.
 _MAX_QUEUE: Final = 1e9
+# Entries of the model beyond which it is given up (at the next batch), and timers that are remembered until R_DUE.
+_MAX_ENTRIES: Final = 1 << 20
+_MAX_TIMERS: Final = 1 << 18
+# Integers up to here are exact in a double.
+_EXACT: Final = 2.0**53
 _new_tuple = tuple.__new__
-_MAX_SPANS: Final = 16384
-_MAX_TASK_NAMES: Final = 200_000
 
 # The kinds whose first double is a clock reading of the loop's thread: they end the run before them.
 _CLOCKED: Final = frozenset((layout.R_POLL, layout.R_SPIN, layout.R_SKIP, layout.R_END, layout.R_RUN))
@@ -53,17 +56,10 @@ _FOUND: Final = layout.R_FOUND
 _ACTIVE: Final = State.ACTIVE
 
 
-class LoopStream:
-    """Decodes one ring's batches; keeps what a later batch needs. For one thread.
+class PythonModel:
+    """See ``stream.Model``. It is the reference of the one in C (native/model.c)."""
 
-    state, since: what the loop's thread was doing when the record (as far as read) ends, and since when (monotonic s).
-    damaged: records, or groups of them, that made no sense.
-    """
-
-    def __init__(self, owner: Callable[[], LoopInfo | None] = lambda: None) -> None:
-        """``owner``: tells which loop took the ring last; asked where the record's beginning is lost."""
-        self._owner = owner
-        self.loop: LoopInfo | None = None
+    def __init__(self) -> None:
         self.state = State.STOPPED
         self.since = 0.0
         self.runs = 0
@@ -89,62 +85,37 @@ class LoopStream:
         self._timers: list[tuple[float, int]] = []
         self._places = RunPlaces()
         self._written_at = 0.0
+        self._triples: Iterable[tuple[float, float, float]] = iter(())
+        self._text: Iterator[str] = iter(())
 
-    def feed(self, batches: Iterable[Batch]) -> list[Decoded]:
-        """What these batches say, in order; several items where loops took turns on the ring."""
-        out: list[Decoded] = []
-        decoded = Decoded(self.loop)
-        for batch in batches:
-            if batch.gap:
-                if self.loop is None and self._take_owner(batch) is not None:
-                    if not decoded.empty:
-                        out.append(decoded)
-                    decoded = Decoded(self.loop)
-                self._lose_place(decoded)
-                decoded.dropped += batch.dropped
-            self._places.add(batch, self.runs)
-            decoded.records += len(batch.records) // 3
-            text = iter(batch.text)
-            triples = iter(batch.records)
-            rest: Iterable[tuple[float, float, float]] = zip(triples, triples, triples, strict=False)
-            while True:
-                try:
-                    stopped_at = self._decode(rest, decoded, text)
-                except (ValueError, OverflowError, MemoryError, TypeError):
-                    # Bytes that pass the checksum and still make no sense: NaN or infinity where a count belongs.
-                    self.damaged += 1
-                    self._lose_place(decoded)
-                    continue
-                if stopped_at is None:
-                    break
-                if not decoded.empty:
-                    out.append(decoded)
-                self.loop = LoopInfo(int(stopped_at[1]), printable(next(text, "")), stopped_at[0])
-                decoded = Decoded(self.loop)
-            self._written_at = batch.written_at
+    def new_decoded(self, loop: LoopInfo | None) -> Decoded:
+        """See ``stream.Model``, as of the others."""
+        return Decoded(loop)
+
+    def begin(self, batch: Batch) -> None:
+        self._places.add(batch, self.runs)
+        triples = iter(batch.records)
+        self._triples = zip(triples, triples, triples, strict=False)
+        self._text = iter(batch.text)
+        if len(self._queue) > _MAX_ENTRIES:
+            self._forget_queue(self._pending)
+
+    def decode(self, decoded: Decoded) -> tuple[float, float] | None:
+        return self._decode(self._triples, decoded, self._text)
+
+    def next_text(self) -> str:
+        return next(self._text, "")
+
+    def end(self, written_at: float) -> None:
+        self._written_at = written_at
+
+    def catch_up(self, decoded: Decoded) -> None:
         if self.state == _ACTIVE:
-            # Up to where the record goes, so that a loop that never waits is seen to be active.
             start = self._running[0] if self._running is not None else self._iteration_start
             if start > self.since:
                 self._enter(_ACTIVE, start, decoded)
-        out.append(decoded)
-        return out
 
-    def _take_owner(self, batch: Batch) -> LoopInfo | None:
-        """The loop that wrote the first batch there is, where that can be known."""
-        owner = self._owner()
-        # Before it took the ring it wrote nothing, and whoever comes after it says so in a record.
-        self.loop = owner if owner is not None and batch.written_at >= owner.since else None
-        return self.loop
-
-    def finish(self, end: float = 0.0, running_since: float = 0.0) -> Decoded:
-        """The writer has gone: ends the run whose end was not read (a crashed record's last), or the poll.
-
-        ``end``: until when it is known to have been there (monotonic s); 0 where that is not known.
-        ``running_since``: the ring's last word of W_RUNNING. The record tells of a poll's end only with what ran
-        after it; so this alone tells that a loop had left its last poll, and when.
-        """
-        decoded = Decoded(self.loop)
+    def finish(self, decoded: Decoded, end: float, running_since: float) -> None:
         self._end_run(decoded, self._written_at)
         if self._iteration_start >= 0.0 and self.state == _ACTIVE:
             self._end_iteration(decoded, self._written_at)
@@ -155,7 +126,6 @@ class LoopStream:
                 self._enter(State.ACTIVE, running_since, decoded)
             self._enter(State.STOPPED, max(end, running_since), decoded)
         self.state = State.STOPPED
-        return decoded
 
     def _end_run(self, decoded: Decoded, end: float) -> None:
         """The rare twin of what ``_decode`` does inline."""
@@ -176,7 +146,7 @@ class LoopStream:
                 return ""
             self._automatic_name += 1
             name = f"Task-{self._automatic_name}"
-        elif name.startswith("Task-") and name[5:].isdecimal() and len(name) < 25:
+        elif name.startswith("Task-") and name.isascii() and name[5:].isdigit() and len(name) < 21:
             self._automatic_name = int(name[5:])
         return name
 
@@ -198,8 +168,8 @@ class LoopStream:
         )
         self._iteration_start = -1.0
 
-    def _lose_place(self, decoded: Decoded) -> None:
-        """Records are missing here: nothing is known of the queue, the state or the context any more."""
+    def lose_place(self, decoded: Decoded) -> None:
+        """See ``stream.Model``."""
         self._end_run(decoded, self._written_at)
         self._queue.clear()
         self._group = _UNKNOWN
@@ -373,7 +343,9 @@ class LoopStream:
                         group_left = 0.0
                     pending = self._queue_due(a, b, pending)
                 elif ident == layout.R_TIMER:
-                    self._timers.append((a, self._places.run_at(int(b) // 3) if b > 0.0 else 0))
+                    # Where there are more, R_DUE tells of more than are known: they are timers, due at some time.
+                    if len(self._timers) < _MAX_TIMERS:
+                        self._timers.append((a, self._places.run_at(int(b) // 3) if b > 0.0 else 0))
                 elif ident == layout.R_SKIP:
                     if group_left > 0.0:
                         group_left -= 1.0
@@ -390,7 +362,7 @@ class LoopStream:
                         put((*_UNKNOWN[:4], b - pending - 1.0))
                     pending = b
                 elif ident == layout.R_CONTEXT:
-                    context = self._context = int(a)
+                    context = self._context = int(a) if 0.0 <= a < _EXACT else 0
                 elif ident == layout.R_LOOP:
                     self._pending = pending
                     loop_number = float(int(b))  # raises for what is no number

@@ -15,13 +15,14 @@ import math
 import mmap
 import os
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct
 from typing import Final, NamedTuple
 
 from ...record import layout
 from ...record.files import open_descriptor
 from ...record.text import printable
+from .choose import native
 from .decoded import LoopInfo
 
 _PATTERN: Final = layout.BATCH_MAGIC.to_bytes(4, "little")
@@ -55,7 +56,7 @@ class RingError(Exception):
 class Batch(NamedTuple):
     """One batch of records.
 
-    records: doubles, three for each record. text: the items that some of them own, in order.
+    records: doubles, three for each record; a list in plain Python. text: the items that some of them own, in order.
     records_before: records written before this batch, ever. written_at: the writer's clock, s.
     dropped: records that were overwritten or damaged between the batch read before and this one.
     gap: this batch does not follow on the one read before, so what is known of the queue does not hold.
@@ -63,7 +64,7 @@ class Batch(NamedTuple):
     """
 
     sequence: int
-    records: list[float]
+    records: Sequence[float]
     text: list[str]
     records_before: int
     written_at: float
@@ -119,6 +120,8 @@ class RingReader:
             raise RingError(f"{name}: {capacity} bytes of data do not fit into a file of {size}")
         if mono >= _LATEST * 1e9 or real >= _LATEST * 1e9:
             raise RingError(f"{name}: made at a time that no clock has shown")
+        # Whether all of a batch's doubles are finite; None in plain Python.
+        self._finite: Callable[[object], bool] | None = getattr(native(), "finite", None)
         #: Wall clock minus monotonic clock when the ring was made, ns.
         self.clock_offset_ns: int = real - mono
         self.capacity: int = capacity
@@ -310,13 +313,15 @@ class RingReader:
         if not (0.0 <= now < _LATEST and before < _EXACT):
             return None
         doubles: memoryview[float] | None = view[_HEAD_SIZE:body].cast("d")
+        text = layout.unpack_text(bytes(view[body:])) if text_size else []
+        if self._finite is not None and self._finite(doubles):
+            return Batch(sequence, doubles, text, before, now, 0, False, doubles), size + -size % _ALIGN  # type: ignore[arg-type]
         records = list(doubles)  # type: ignore[arg-type]
         if not math.isfinite(sum(records)):
             # Somebody may have set a timer for no time: that record is passed over, not the whole batch.
             triples = zip(*[iter(records)] * 3, strict=True)
             records = [value for triple in triples if all(map(math.isfinite, triple)) for value in triple]
             doubles = None
-        text = layout.unpack_text(bytes(view[body:])) if text_size else []
         return Batch(sequence, records, text, before, now, 0, False, doubles), size + -size % _ALIGN
 
     def _accept(self, found: tuple[Batch, int], position: int) -> Batch:

@@ -27,7 +27,8 @@ from ...record.frames import is_application
 from ...record.layout import SITE_LIMIT
 from ...record.sites import site_of
 from ..decoding import decoded as kinds
-from ..decoding.decoded import LATEST, Decoded, Run
+from ..decoding.decoded import LATEST, Decoded
+from ..decoding.runs import Run
 from ..statistics.context import SitesOf
 from ..statistics.executors import ExecutorStatistics
 from ..statistics.parts import Sample

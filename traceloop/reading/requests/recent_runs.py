@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
-from ..decoding.decoded import Run
+from ..decoding.runs import Run, Runs
 
 # A run is looked up when what it woke runs: as many runs later as the ready queue is long.
 _KEPT: Final = 16_384
@@ -16,12 +16,12 @@ class RecentRuns:
     """Keeps what the decoder made, a chunk at a time. Runs are numbered in a row."""
 
     def __init__(self) -> None:
-        self._chunks: deque[Sequence[Run]] = deque()
+        self._chunks: deque[Runs] = deque()
         self._count = 0
 
-    def add(self, runs: Sequence[Run]) -> None:
+    def add(self, runs: Runs) -> None:
         """The next runs of the loop."""
-        if not runs:
+        if not len(runs):
             return
         self._chunks.append(runs)
         self._count += len(runs)

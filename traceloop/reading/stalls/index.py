@@ -12,6 +12,7 @@ import math
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import sub
 from typing import Any, Final
 
 from ...record.frames import Frame, culprit_of, held_by
@@ -111,8 +112,10 @@ class StallIndex:
 
     def _find_congestion(self, ring: int, decoded: Decoded, slow: list[SlowRun], threshold: float) -> None:
         blocked: set[int] | None = None
-        for iteration in [each for each in decoded.iterations if each[2] - each[1] >= threshold]:
-            length = iteration.end - iteration.start
+        iterations = decoded.iterations
+        lengths = map(sub, iterations.ends, iterations.starts)
+        for index, length in [each for each in enumerate(lengths) if each[1] >= threshold]:
+            iteration = iterations[index]
             if iteration.callbacks < 2 or not length < LATEST:
                 continue
             if blocked is None:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from ...record import layout
 from ...record.frames import culprit_frame
 from ...record.sites import site_of
-from ..decoding.decoded import Decoded, Run
+from ..decoding.decoded import Decoded
+from ..decoding.runs import Run
 from ..statistics.parts import Sample
 from ..statistics.slow_places import SlowPlaces
 from .index import StallIndex
@@ -48,7 +49,7 @@ class ProcessStalls:
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in what the process ring said; what the loops' rings say comes by way of ``LoopStalls``."""
-        if decoded.loop is None and not decoded.iterations and (decoded.events or decoded.collections):
+        if decoded.loop is None and not len(decoded.iterations) and (decoded.events or decoded.collections):
             self.index.take_process(decoded)
 
     def metrics(self) -> Iterator[Sample]:

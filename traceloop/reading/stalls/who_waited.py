@@ -15,11 +15,12 @@ A handle that was not ready is not charged: it did not wait for the loop.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from operator import sub
 from typing import Final
 
 from ...record.sites import site_of
-from ..decoding.decoded import Run
+from ..decoding.runs import Run, Runs
 
 #: Callbacks that only wake something: what they wake is the victim.
 PLUMBING: Final = frozenset(
@@ -132,9 +133,10 @@ class WhoWaited:
         """Whether more runs can still be charged to a slow one."""
         return bool(self._open)
 
-    def feed(self, runs: Sequence[Run], lowest: float) -> list[SlowRun]:
+    def feed(self, runs: Runs, lowest: float) -> list[SlowRun]:
         """Runs of at least ``lowest`` s that are new, in order; their bills grow at later calls, until ``closed``."""
-        slow = [index for index, run in enumerate(runs) if run[2] - run[1] >= lowest]
+        lengths = map(sub, runs.ends, runs.starts)
+        slow = [index for index, length in enumerate(lengths) if length >= lowest]
         if not slow and not self._open:
             return []
         found: list[SlowRun] = []

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import sub
 from typing import Final
 
 from ...record.layout import SITE_LIMIT
 from ...record.sites import UNKNOWN_LABEL, site_of
-from ..decoding.decoded import KINDS, LATEST, TASK, Decoded, Run
+from ..decoding.decoded import KINDS, LATEST, TASK, Decoded
+from ..decoding.runs import Run
 from ..site_names import SiteNames
 from ..stalls.who_waited import PLUMBING, SlowRun, WhoWaited
 from .histograms import Histogram
@@ -130,7 +132,7 @@ class CallbackStatistics:
         """Takes in a chunk's runs."""
         runs = decoded.runs
         self.new_slow = []
-        if not runs:
+        if not len(runs):
             return
         lowest = self.lowest_threshold
         delays: dict[str, list[float]] = {}
@@ -154,9 +156,8 @@ class CallbackStatistics:
         longest = self._count_durations()
         if not longest < LATEST:
             # A damaged record: no part of the statistics shall see such lengths. No run is left out of their numbers.
-            runs = [run if run[2] - run[1] < LATEST else (*run[:2], run[1], *run[3:]) for run in runs]
-            decoded.runs = runs
-            longest = max((run[2] - run[1] for run in runs), default=0.0)
+            runs.forget_lengths(LATEST)
+            longest = max(map(sub, runs.ends, runs.starts))
         for kind, values in delays.items():
             if min(values) < 0.0:  # unknown ones, after a gap
                 values = [value for value in values if value >= 0.0]

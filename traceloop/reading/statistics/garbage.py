@@ -12,7 +12,8 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final
 
-from ..decoding.decoded import Collection, Decoded, Run
+from ..decoding.decoded import Collection, Decoded
+from ..decoding.runs import Run
 from .context import SitesOf
 from .histograms import Histogram
 from .labels import BoundedLabels
@@ -48,10 +49,6 @@ class _Waiting:
         self.longest = max(self.longest, other.longest)
 
 
-def _start(run: Run) -> float:
-    return run[1]
-
-
 class CollectionStatistics:
     """Garbage collections of one process, by generation, and by the callback that they interrupted."""
 
@@ -81,14 +78,15 @@ class CollectionStatistics:
             self.uncollectable[generation] += max(0, each.uncollectable)
             self._wait(each)
         runs = decoded.runs
-        if not runs:
+        if not len(runs) or not self._starts:
             return
-        first = bisect_left(self._starts, runs[0][1])
+        starts = runs.starts
+        first = bisect_left(self._starts, starts[0])
         last = bisect_left(self._starts, runs[-1][2])
         left: list[int] = []
         for position in range(first, last):
             start = self._starts[position]
-            run = runs[bisect_right(runs, start, key=_start) - 1]
+            run = runs[bisect_right(starts, start) - 1]
             if start < run[2]:
                 self._interrupts(run, self._waiting[position])
             else:

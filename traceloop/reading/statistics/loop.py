@@ -18,8 +18,8 @@ from .tasks import TaskStatistics
 from .waits import Waits
 
 if TYPE_CHECKING:
-    from ..decoding.decoder import LoopStream
     from ..decoding.ring_reader import RingReader
+    from ..decoding.stream import LoopStream
 
 # A loop publishes that it polls only once it has lingered there for 10 ms: until then it is not known to be running.
 _LINGER_SECONDS: Final = 0.025
@@ -130,12 +130,13 @@ class LoopStatistics:
         self._take_words()
         self.active_s += decoded.active_s
         self.idle_s += decoded.idle_s
-        if decoded.iterations:
-            self.iterations += len(decoded.iterations)
+        iterations = decoded.iterations
+        if len(iterations):
+            self.iterations += len(iterations)
             # By column: an iteration may have but one run, and what is done for each weighs as much as that.
-            _, starts, ends, callbacks, _, delays = zip(*decoded.iterations, strict=True)
-            self.iteration_durations.add_all(map(sub, ends, starts))
-            self.iteration_callbacks.add_all(callbacks)
+            self.iteration_durations.add_all(map(sub, iterations.ends, iterations.starts))
+            self.iteration_callbacks.add_all(iterations.callbacks)
+            delays = iterations.poll_delays
             if max(delays) >= 0.0:
                 self.poll_delays.add_all([delay for delay in delays if delay >= 0.0])
         # The words tell of all tasks, whatever was lost of the record; they may have been read before what it says.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...record.proc import ProcessUsage, is_stopped, process_usage
 from ...record.text import printable
 from ..decoding.decoded import Decoded
-from ..decoding.decoder import LoopStream
+from ..decoding.stream import LoopStream
 from ..site_names import SiteNames
 from .blocking_calls import BlockingCallStatistics
 from .context import Context

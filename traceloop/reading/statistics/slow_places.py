@@ -14,7 +14,8 @@ from typing import Final
 
 from ...record import layout
 from ...record.text import MAX_NAME
-from ..decoding.decoded import Decoded, Run
+from ..decoding.decoded import Decoded
+from ..decoding.runs import Run
 from .loop import LoopStatistics
 from .parts import Sample
 

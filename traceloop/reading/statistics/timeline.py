@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import floor
-from operator import itemgetter
+from operator import sub
 from typing import TYPE_CHECKING, Final
 
-from ..decoding.decoded import Decoded, Iteration
+from ..decoding.decoded import Decoded
 from .parts import Sample
 
 if TYPE_CHECKING:
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 KEPT: Final = 600
 # Monotonic s beyond which a time is none, but damage (thirty years).
 _LATEST: Final = 1e9
-_start_of = itemgetter(1)
 
 
 class Second:
@@ -43,37 +42,41 @@ class Timeline:
     def feed(self, decoded: Decoded) -> None:
         """Takes in a chunk's iterations, a second's at a time."""
         iterations = decoded.iterations
-        first, number = 0, len(iterations)
+        number = len(iterations)
+        if not number:
+            return
+        starts, ends, callbacks = iterations.starts, iterations.ends, iterations.callbacks
+        first = 0
         while first < number:
-            start = iterations[first].start
+            start = starts[first]
             if not 0.0 <= start < _LATEST:
                 first += 1
                 continue
             second = floor(start)
-            upto = max(first + 1, bisect_left(iterations, second + 1.0, first, key=_start_of))
-            self._take(second, iterations[first:upto])
+            upto = max(first + 1, bisect_left(starts, second + 1.0, first))
+            self._take(second, starts[first:upto], ends[first:upto], callbacks[first:upto])
             first = upto
 
-    def _take(self, second: int, iterations: list[Iteration]) -> None:
+    def _take(self, second: int, starts: Sequence[float], ends: Sequence[float], callbacks: Sequence[int]) -> None:
         entry = self._entry(second)
         if entry is None:
             return
-        lengths = [max(0.0, each.end - each.start) for each in iterations]
+        lengths = [max(0.0, length) for length in map(sub, ends, starts)]
         longest = max(lengths)
-        entry.iterations += len(iterations)
-        entry.callbacks += sum(each.callbacks for each in iterations)
+        entry.iterations += len(lengths)
+        entry.callbacks += sum(callbacks)
         entry.longest_s = max(entry.longest_s, longest)
         entry.active_s += sum(lengths)
-        last = iterations[-1]
+        end = ends[-1]
         # The last one may last beyond the second: what is beyond belongs to those that follow.
-        beyond = min(last.end, _LATEST) - (second + 1.0)
+        beyond = min(end, _LATEST) - (second + 1.0)
         if beyond > 0.0:
             entry.active_s -= min(beyond, lengths[-1])
             skipped = max(0, floor(beyond) - KEPT)
-            for later in range(second + 1 + skipped, floor(last.end if last.end < _LATEST else second) + 1):
+            for later in range(second + 1 + skipped, floor(end if end < _LATEST else second) + 1):
                 following = self._entry(later)
                 if following is not None:
-                    following.active_s += min(1.0, last.end - later)
+                    following.active_s += min(1.0, end - later)
                     following.longest_s = max(following.longest_s, lengths[-1])
 
     def _entry(self, second: int) -> Second | None:
