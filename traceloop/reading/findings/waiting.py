@@ -89,7 +89,7 @@ def deadlocked(scope: Scope) -> Iterator[Finding]:
     if not scope.process.attached:
         return
     # By what the looks found, which may be out of date for some: only of these, what is known now.
-    idents = list(chain.from_iterable(circles(scope.process.waits.awaited)))
+    idents = sorted(chain.from_iterable(circles(scope.process.waits.awaited)))
     circle = [task for task in tasks_now(scope.process, scope.now, idents) if task.in_circle] if idents else []
     if not circle or min(task.waited_s for task in circle) < thresholds.DEADLOCK_SECONDS:
         return
