@@ -29,6 +29,7 @@ from .spans.heap_growth import growth_span
 from .spans.limits import SpanLimits
 from .spans.model import Span
 from .spans.offloads import OffloadSpans
+from .spans.own_work import own_work_span
 from .spans.resource import detected_attributes, resource_attributes
 from .spans.sampling import Sampling
 from .spans.sinks import DAMAGED, SentHook, SpanSink
@@ -130,7 +131,9 @@ class _Process:
                 self._offloads = OffloadSpans(self._site, self._sampling, chunk.ring.reader.clock_offset_ns)
             self._offloads.feed(decoded, builder)
         for event in decoded.events:
-            span = growth_span(event, chunk.ring.reader.clock_offset_ns)
+            offset = chunk.ring.reader.clock_offset_ns
+            thread = decoded.loop.thread if decoded.loop is not None else ""
+            span = growth_span(event, offset) or own_work_span(event, self.follower.statistics.sites, thread, offset)
             if span is not None:
                 yield _Made([span])
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import Final
 
+from traceloop.record.sites import in_words, is_own_work
+
 #: By the label's module prefix and end: what the code does.
 _PLUMBING: Final = tuple(
     (re.compile(pattern), name)
@@ -34,6 +36,8 @@ _PLUMBING: Final = tuple(
 
 def readable(label: str) -> str:
     """A label, or what the plumbing of that name does."""
+    if is_own_work(label):
+        return in_words(label)
     if label.startswith(("traceloop.", "asyncio.", "_asyncio.")):
         for pattern, name in _PLUMBING:
             if pattern.match(label):

@@ -10,10 +10,18 @@ from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar
 from types import CodeType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from ..record.sites import Site
 from .buffer import Record
+
+#: The loop's own work, as ``Recorder.own_work`` takes it: timers that fell due move to the ready queue, cancelled ones
+#: leave the heap, what a poll has found is put into the queue.
+DUE_TIMERS: Final = 0
+CANCELLED_TIMERS: Final = 1
+POLL_RESULTS: Final = 2
+#: It is told from this length on, s.
+LONG_SECONDS: Final = 0.01
 
 
 class Sites(Protocol):
@@ -120,6 +128,14 @@ class Recorder(Protocol):
 
     def stamped(self, handle: Any) -> None:
         """``handle``, which has a stamp, is run next."""
+        ...
+
+    def own_work_ident(self, which: int) -> float:
+        """The ident of the loop's own work (``DUE_TIMERS``, ...), to be shown while it lasts."""
+        ...
+
+    def own_work(self, which: int, count: int, start: float, end: float) -> None:
+        """The loop has worked for itself for ``LONG_SECONDS`` or more: on ``count`` timers or descriptors."""
         ...
 
     def out_of_memory(self) -> None:

@@ -7,7 +7,7 @@ It is written out in one function, with its names bound to locals, because this 
   the run's time, and what its finalizers put into the queue is the run's doing.
 * ``handle``, ``ident`` and ``now`` are looked at by other threads (running.py): the run under way, who it is, since
   when. ``handle`` is None and ``ident`` not 0 while a finished run's objects are released; both are nothing while the
-  loop polls or moves timers.
+  loop polls. While it moves many timers ``ident`` is that of this work of its own.
 * Nothing of a run is held when the next one begins: no handle, callback, argument, task.
 """
 
@@ -28,7 +28,7 @@ from typing import Any
 from ..record import layout
 from .choose import Plan, replaces_handle_run
 from .handles import report_failure
-from .interface import Recorder
+from .interface import CANCELLED_TIMERS, DUE_TIMERS, LONG_SECONDS, POLL_RESULTS, Recorder
 from .iteration import MAX_POLL_SECONDS, beyond_poll, poll_timeout, run_debugged
 from .task_types import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, STEP_TYPE
 
@@ -114,10 +114,18 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     recorder.words[layout.W_RUNNING] = now
     while True:
         # 1. timers that were cancelled, and the timeout
-        if timers.cancelled:
-            timers.sweep()
-        # 2. the poll. ``now`` is the end of the last run.
         poll_start = now
+        if timers.cancelled:
+            before = len(heap)
+            timers.sweep()
+            if before - len(heap) > _CHUNK:
+                # A poll that found nothing, for readers: the last run ended here, and what follows is no idle time.
+                records += (now, layout.R_SPIN, now)
+                poll_start = clock()
+                if poll_start - now > LONG_SECONDS:
+                    recorder.own_work(CANCELLED_TIMERS, before - len(heap), now, poll_start)
+                now = poll_start
+        # 2. the poll. ``poll_start`` is the end of the last run.
         other_clock = "time" in own and not has_own_clock if heap else False
         if ready or loop._stopping:
             timeout = 0.0
@@ -199,6 +207,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 records.append(timer._set_at)
                 due += 1
                 if not due % _CHUNK:
+                    ident = recorder.own_work_ident(DUE_TIMERS)  # for who looks what takes so long
                     recorder.write(now)
             timer = entry = None
         if moved or due:
@@ -219,7 +228,11 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 records.append(layout.R_DUE)
                 records.append(due)
             if moved + due > 4:
+                polled = now
                 now = clock()
+                if now - polled > LONG_SECONDS:
+                    recorder.own_work(DUE_TIMERS if due > moved else POLL_RESULTS, moved + due, polled, now)
+                ident = 0.0
         elif timeout == 0.0:
             records.append(poll_start)
             records.append(layout.R_SPIN)

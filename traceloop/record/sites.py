@@ -37,6 +37,29 @@ class Site(NamedTuple):
 UNKNOWN_SITE: Final = Site("", UNKNOWN_LABEL, "", 0)
 
 
+#: What the loop does itself, where it takes long: sites of the record, in the order of ``core.interface.DUE_TIMERS``.
+OWN_WORK: Final = (
+    Site("asyncio.eventloop", "due_timers", "", 0),
+    Site("asyncio.eventloop", "cancelled_timers", "", 0),
+    Site("asyncio.eventloop", "poll_results", "", 0),
+)
+_OWN_WORK_WORDS: Final = {
+    OWN_WORK[0].label: "the loop itself (timers that fell due)",
+    OWN_WORK[1].label: "the loop itself (cancelled timers)",
+    OWN_WORK[2].label: "the loop itself (results of a poll)",
+}
+
+
+def in_words(label: str) -> str:
+    """A label, or in words what the loop does itself."""
+    return _OWN_WORK_WORDS.get(label, label)
+
+
+def is_own_work(label: str) -> bool:
+    """Whether a label is of what the loop does itself."""
+    return label in _OWN_WORK_WORDS
+
+
 def site_of(ident: float) -> int:
     """The site number of an ident; 0 (unknown) for what is no ident: NaN, infinity, a negative number."""
     return int(ident) % SITE_LIMIT if 0.0 <= ident < _EXACT else 0

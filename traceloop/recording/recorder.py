@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import json
 import logging
 import threading
 from collections import deque
@@ -19,6 +20,7 @@ from ..core.buffer import NOWHERE, Record
 from ..core.choose import core
 from ..core.identify import Identifier
 from ..record import layout
+from ..record.sites import OWN_WORK
 from . import blocking_calls, request_handlers
 from .application_spans import ApplicationSpans
 from .external_runs import ExternalRuns
@@ -87,6 +89,19 @@ class Recorder:
             self.record.add(when, layout.R_SIGNAL, float(signal_number))
         else:
             self.record.add(when, layout.R_STAMP, 0.0)
+
+    def own_work_ident(self, which: int) -> float:
+        """The ident of the loop's own work (``core.interface.DUE_TIMERS``, ...), to be shown while it lasts."""
+        return self.process.site_log.number(OWN_WORK[which])
+
+    def own_work(self, which: int, count: int, start: float, end: float) -> None:
+        """The loop has worked for itself from ``start`` to ``end`` (s): on ``count`` timers or descriptors."""
+        try:
+            work = {"kind": "own_work", "ident": self.own_work_ident(which), "start": start, "end": end, "count": count}
+            self.record.add(end, layout.R_EVENT, float(self.process.next_event()))
+            self.record.add_text(json.dumps(work))
+        except Exception as error:
+            self._fail(error)
 
     # -- the loop's life
 

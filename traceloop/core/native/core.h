@@ -208,6 +208,11 @@ int run_refresh_spans(Run *run);
 double run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first);
 /* What the end of a task's step adds to the length in the run's record. -1.0: an exception. */
 double run_settle_task(Run *run, PyObject *task, double ident, int is_first);
+/* The loop's own work, as interface.py has it: which, of how many, from when until when. Short work is passed over. */
+enum { DUE_TIMERS, CANCELLED_TIMERS, POLL_RESULTS };
+int run_tell_own_work(Run *run, int which, Py_ssize_t count, double start, double end);
+/* Shows other threads that it lasts, and lets them have the GIL for a moment. */
+int run_show_own_work(Run *run, int which, double start);
 
 /* iteration.c */
 PyObject *scheduling_run(PyObject *self, PyObject *args);

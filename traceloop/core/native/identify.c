@@ -397,3 +397,35 @@ run_settle_task(Run *run, PyObject *task, double ident, int is_first)
     run->finished++;
     return as_double(PyObject_CallOneArg(run->outcome_of, task));
 }
+
+/* -- the loop's own work */
+
+#define LONG_SECONDS 0.01
+
+int
+run_tell_own_work(Run *run, int which, Py_ssize_t count, double start, double end)
+{
+    if (end - start < LONG_SECONDS)
+        return 0;
+    PyObject *done = PyObject_CallMethod(run->recorder, "own_work", "indd", which, count, start, end);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
+int
+run_show_own_work(Run *run, int which, double start)
+{
+    Scheduling *loop = run->loop;
+    if (loop->run_ident == 0.0) {
+        PyObject *ident = PyObject_CallMethod(run->recorder, "own_work_ident", "i", which);
+        double value = ident == NULL ? -1.0 : PyFloat_AsDouble(ident);
+        Py_XDECREF(ident);
+        if (value == -1.0 && PyErr_Occurred())
+            return -1;
+        loop->run_start = start;
+        loop->run_ident = value;
+    }
+    Py_BEGIN_ALLOW_THREADS;
+    Py_END_ALLOW_THREADS;
+    return 0;
+}

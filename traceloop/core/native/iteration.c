@@ -13,6 +13,7 @@
 #define WAIT_SECONDS 0.02
 #define LINGER_SECONDS 0.01
 #define MAX_POLL_SECONDS (24 * 3600.0)
+#define MANY 1024 /* timers, or what a poll has found: it may take long */
 #define RECORDED (-2.0) /* the timeout of a poll whose beginning is in the record already */
 
 typedef struct {
@@ -456,7 +457,7 @@ move_timers(Iteration *it, Py_ssize_t *due)
             (*due)++;
             /* A burst of timers is written by pieces, while the time is the loop's own. */
             if (it->run.record->length >= 2 * BATCH)
-                failed = failed || flush(it, 0) < 0;
+                failed = failed || flush(it, 0) < 0 || run_show_own_work(&it->run, DUE_TIMERS, it->now) < 0;
         }
         Py_DECREF(handle);
         if (failed)
@@ -465,6 +466,24 @@ move_timers(Iteration *it, Py_ssize_t *due)
     if (*due > 0)
         timers_trim(timers);
     return 0;
+}
+
+/* Before 1.: takes cancelled timers out. Of many, what follows the last run is no idle time. */
+static int
+sweep(Iteration *it)
+{
+    Timers *timers = it->run.loop->timers;
+    Py_ssize_t before = timers->length;
+    if (timers_sweep(timers) < 0)
+        return -1;
+    Py_ssize_t gone = before - timers->length;
+    if (gone <= MANY)
+        return 0;
+    double start = it->now;
+    /* A poll that found nothing, for readers: the last run ended here. */
+    record_add(it->run.record, start, R_SPIN, start);
+    it->now = core_now();
+    return run_tell_own_work(&it->run, CANCELLED_TIMERS, gone, start, it->now);
 }
 
 /* -- the whole */
@@ -508,8 +527,10 @@ iterate(Iteration *it)
     int leave = has_to_leave(loop);
     if (leave != 0)
         return leave;
-    if (loop->timers->cancelled > 0 && timers_sweep(loop->timers) < 0)
+    if (loop->timers->cancelled > 0 && sweep(it) < 0)
         return -1;
+    if (loop->ready == NULL || loop->timers == NULL)
+        return 1;
     double poll_start = it->now;
     double timeout = poll_recorded(it, poll_start);
     if (timeout == -3.0 || PyErr_CheckSignals() < 0)
@@ -541,8 +562,14 @@ iterate(Iteration *it)
         if (moved > 0 || due > 0)
             record_add(record, (double)base, R_DUE, (double)due);
     }
-    if (moved + due > 4)
+    if (moved + due > 4) {
+        double polled = it->now;
         it->now = core_now();
+        loop->run_ident = 0.0;
+        int which = due > moved ? DUE_TIMERS : POLL_RESULTS;
+        if (run_tell_own_work(&it->run, which, moved + due, polled, it->now) < 0)
+            return -1;
+    }
     if (it->now - it->last_publish > 0.001) {
         it->last_publish = it->now;
         publish(it, it->now);

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from ...record import layout
+from ...record.sites import OWN_WORK
 from ..stalls.parts import stalls_of
 from ..statistics.histograms import Histogram
 from ..units import count, counted, percent, seconds
@@ -89,6 +90,47 @@ def congested(scope: Scope) -> Iterator[Finding]:
         ("no single callback of these iterations was slow",),
         "Start fewer tasks at once (`asyncio.Semaphore`, a bounded queue with some workers), or await between batches.",
     )
+
+
+_OWN_WORK: Final = {
+    OWN_WORK[0].label: (
+        "timers that fell due",
+        "Let timers fall due at different times (add some jitter), or have one timer that looks after all of them.",
+    ),
+    OWN_WORK[1].label: (
+        "cancelled timers",
+        "Set fewer timers that are cancelled again: one time limit around many awaits, or a timer that is put off "
+        "instead of set anew.",
+    ),
+    OWN_WORK[2].label: (
+        "descriptors that became ready",
+        "Serve fewer connections with one loop: run more processes.",
+    ),
+}
+
+
+def own_work(scope: Scope) -> Iterator[Finding]:
+    """The loop is held by what it does itself: it moves a great many timers at once."""
+    for loop in scope.loops:
+        for label, longest in loop.own_work.longest.items():
+            totals = loop.callbacks.slow.get((label, label))
+            if totals is None:
+                continue
+            of_what, remedy = _OWN_WORK[label]
+            times = "once" if totals.runs == 1 else f"in {totals.runs:,} goes, {seconds(totals.longest_s)} at most"
+            yield Finding(
+                "congested",
+                "own-work",
+                scope.severity(totals.seconds),
+                f"The loop itself is held by {of_what}: {count(longest.count)} at once",
+                f"{seconds(totals.seconds)} {times}",
+                totals.seconds,
+                scope.process.slot,
+                loop.label,
+                None,
+                (f"{count(longest.count)} of them took {seconds(longest.seconds)}, and no callback ran meanwhile",),
+                remedy,
+            )
 
 
 def spinning(scope: Scope) -> Iterator[Finding]:

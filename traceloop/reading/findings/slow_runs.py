@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from ...record.frames import culprit_frame, is_application
-from ...record.sites import UNKNOWN_LABEL
+from ...record.sites import UNKNOWN_LABEL, is_own_work
 from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
 from ..stalls.index import StallIndex
 from ..stalls.model import StallInfo
@@ -48,6 +48,8 @@ def _find(scope: Scope) -> list[Slow]:
     found: dict[tuple[str, str, str, str], Slow] = {}
     for loop in scope.loops:
         for (callback, culprit), totals in loop.callbacks.slow.items():
+            if is_own_work(callback):
+                continue  # loops.own_work tells of it
             known = examples.get((callback, culprit), [])
             weight = sum(length for length, _ in known)
             looked_at: list[tuple[float, StallInfo | None]] = [*known] or [(totals.longest_s, None)]

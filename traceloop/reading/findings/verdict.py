@@ -22,6 +22,7 @@ RULES: Final[tuple[Rule, ...]] = (
     slow_runs.computing,
     loops.saturated,
     loops.congested,
+    loops.own_work,
     loops.spinning,
     loops.poll_late,
     loops.slow_peers,

@@ -290,6 +290,22 @@ class CallbackStatistics:
         self.on_slow(run, callback.label, culprit)
         return True
 
+    def count_own_work(self, label: str, run: Run) -> bool:
+        """The loop has worked for itself, while no handle ran: a slow callback that is its own culprit, if it was as
+        long as one. Returns whether it was.
+        """
+        seconds = run[2] - run[1]
+        if seconds < self.threshold_for(label, self.threshold) or self.is_suspension(run):
+            return False
+        callback, culprit = self.labels.admit(label), self.culprits.admit(label)
+        totals = self.slow.setdefault((callback, culprit), SlowTotals())
+        totals.runs += 1
+        totals.seconds += seconds
+        totals.longest_s = max(totals.longest_s, seconds)
+        self.slow_runs += 1
+        self.on_slow(run, callback, culprit)
+        return True
+
     def metrics(self) -> Iterator[Sample]:
         """Runs, delays, slow runs."""
         self.count_slow()

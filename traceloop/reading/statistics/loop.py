@@ -13,6 +13,7 @@ from .callbacks import CallbackStatistics
 from .context import Context, SitesOf
 from .histograms import COUNTS, Histogram
 from .labels import BoundedLabels
+from .own_work import OwnWorkStatistics
 from .parts import Part, Sample
 from .tasks import TaskStatistics
 from .waits import Waits
@@ -90,7 +91,8 @@ class LoopStatistics:
         #: The last known value of W_RUNNING of a loop whose process ended in the middle of it; 0 otherwise.
         self.running_at_end = 0.0
         self.tasks = TaskStatistics(sites_of, waits, lambda: self.is_open)
-        self.parts: list[Part] = [self.callbacks, self.tasks]
+        self.own_work = OwnWorkStatistics(self.callbacks, sites_of)
+        self.parts: list[Part] = [self.callbacks, self.tasks, self.own_work]
 
     # -- who has the label
 

@@ -13,6 +13,7 @@ from collections import deque
 from time import monotonic
 
 from ... import notices
+from ...record.sites import in_words
 from ...record.text import printable
 from ...settings import ROOT_PID, in_run
 
@@ -65,12 +66,13 @@ class StallNotices:
             more += f" ({self._left_out} more stalls were not logged)"
         self._left_out = 0
         waiting = f"{ready} callback{'' if ready == 1 else 's'} waiting"
+        what = in_words(culprit or callback)
         within = f" within {callback}" if culprit and culprit != callback else ""
         place = f" ({line})" if line else ""  # a C function that the loop called itself has none
         self._lines.append(
             # Names are the program's choice: none begins a line of its own.
             printable(
-                f"stall: {culprit or callback}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
+                f"stall: {what}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
                 f"{seconds:.2f} s so far, {waiting}{more}",
                 _MAX_LINE,
             )
@@ -91,7 +93,7 @@ class StallNotices:
             each = ", ".join(f"{part:.2f} s by {name}" for name, part in parts[:_MAX_PARTS])
             text = f"stall over: the loop was blocked for about {seconds:.2f} s: {each}"
         else:
-            text = f"stall over: {next(iter(held))} blocked the loop for about {seconds:.2f} s"
+            text = f"stall over: {in_words(next(iter(held)))} blocked the loop for about {seconds:.2f} s"
         self._lines.append(printable(text, _MAX_LINE))
 
     def flush(self) -> None:
