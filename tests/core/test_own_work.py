@@ -75,7 +75,10 @@ def test_the_finding_says_how_many_there_were_and_the_span_does(number, title):
     assert span[-1].attributes == {"asyncio.eventloop.work.count": 300_000, "thread.name": "MainThread"}
 
 
-@pytest.mark.parametrize("change", [{"ident": 77}, {"start": "x"}, {"end": 4.0}, {"count": -1}, {"start": float("nan")}])
+DAMAGE = ({"ident": 77}, {"start": "x"}, {"end": 4.0}, {"count": -1}, {"start": float("nan")})
+
+
+@pytest.mark.parametrize("change", DAMAGE)
 def test_a_damaged_event_is_none(change):
     data = {"kind": "own_work", "ident": 1, "start": 5.0, "end": 5.4, "count": 3}
     sites = SiteNames([UNKNOWN_SITE, *OWN_WORK])
