@@ -23,7 +23,7 @@ def own_work_span(event: Event, sites: SiteNames, thread: str, clock_offset_ns: 
     start, end = int(work.start * 1e9) + clock_offset_ns, int(work.end * 1e9) + clock_offset_ns
     if not 0 <= start <= end < 1 << 63:
         return None
-    attributes = {"asyncio.eventloop.work.count": work.count, "thread.name": thread}
+    attributes = {"asyncio.eventloop.work.count": work.size, "thread.name": thread}
     ids = SpanIds()  # rare enough for random ones
     extra = Extra(attributes)
     return _KINDS[work.label], ids.trace(1), ids.other(1), b"", start, end, -1.0, b"", b"", extra

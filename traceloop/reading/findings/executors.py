@@ -67,7 +67,7 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
             "Never wait in a worker (`run_coroutine_threadsafe(...).result()`) for what needs a worker of the same "
             "pool: give the inner calls an executor of their own, or make the outer function a coroutine.",
         )
-    workers = f" all {totals.max_workers} workers" if totals.max_workers else " its workers"
+    workers = f" all {saturation.max_workers} workers" if saturation.max_workers else " its workers"
     return Finding(
         "executor-full",
         "",

@@ -122,13 +122,13 @@ def own_work(scope: Scope) -> Iterator[Finding]:
                 "congested",
                 "own-work",
                 scope.severity(totals.seconds),
-                f"The loop itself is held by {of_what}: {count(longest.count)} at once",
+                f"The loop itself is held by {of_what}: {count(longest.size)} at once",
                 f"{seconds(totals.seconds)} {times}",
                 totals.seconds,
                 scope.process.slot,
                 loop.label,
                 None,
-                (f"{count(longest.count)} of them took {seconds(longest.seconds)}, and no callback ran meanwhile",),
+                (f"{count(longest.size)} of them took {seconds(longest.seconds)}, and no callback ran meanwhile",),
                 remedy,
             )
 

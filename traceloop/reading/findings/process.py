@@ -193,7 +193,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
     yield Finding(
         "processor-starved",
         "",
-        scope.severity(waited + blocked),
+        scope.severity(waited + blocked) if much else NOTE,
         "The process waits for a processor: the machine is busy with something else",
         f"{seconds(waited)} of {seconds(scope.observed_s)}"
         + (f"; others waited {seconds(blocked)}" if blocked else ""),
@@ -220,7 +220,7 @@ def gil(scope: Scope) -> Iterator[Finding]:
     yield Finding(
         "gil-contention",
         "",
-        scope.severity(cost),
+        scope.severity(cost) if much else NOTE,
         "Other threads hold the GIL while the loop has work to do",
         f"the loop's thread waited {seconds(waited)} of {seconds(scope.observed_s)}"
         + (f"; callbacks waited {seconds(blocked)} behind it" if blocked else ""),

@@ -71,14 +71,19 @@ class ExecutorTotals:
 
     def started(self, key: int, function: str, submit: float, start: float) -> None:
         """A call left the queue."""
-        self._saturation.max_workers = self.max_workers
+        self._note_limit()
         self._saturation.started(key, function, submit, start)
 
     def given_up(self, function: str, submit: float, end: float) -> None:
         """A call left the queue without having been started."""
         self.gave_up += 1
-        self._saturation.max_workers = self.max_workers
+        self._note_limit()
         self._saturation.gave_up(function, submit, end)
+
+    def _note_limit(self) -> None:
+        # The last calls of an executor may be read after its end, when it has no workers any more.
+        if self.max_workers:
+            self._saturation.max_workers = self.max_workers
 
     def finished(self, key: int, end: float) -> None:
         """It gave its worker back."""

@@ -18,12 +18,12 @@ from .parts import Sample
 
 
 class OwnWork(NamedTuple):
-    """One such time: which work, from when until when (monotonic s), on how many timers or descriptors."""
+    """One such time: which work, from when until when (monotonic s). size: how many timers or descriptors."""
 
     label: str
     start: float
     end: float
-    count: int
+    size: int
     ident: float
 
     @property
@@ -37,13 +37,13 @@ def own_work_of(data: dict[str, Any], sites: SiteNames) -> OwnWork | None:
     if data.get("kind") != "own_work":
         return None
     try:
-        ident, start, end, count = float(data["ident"]), float(data["start"]), float(data["end"]), int(data["count"])
+        ident, start, end, size = float(data["ident"]), float(data["start"]), float(data["end"]), int(data["count"])
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
     label = sites.label_of(ident)
-    if not is_own_work(label) or not 0.0 <= start <= end < LATEST or not 0 <= count < 1 << 53:
+    if not is_own_work(label) or not 0.0 <= start <= end < LATEST or not 0 <= size < 1 << 53:
         return None
-    return OwnWork(label, start, end, count, ident)
+    return OwnWork(label, start, end, size, ident)
 
 
 class OwnWorkStatistics:
