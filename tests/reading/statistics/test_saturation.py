@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from traceloop.reading.statistics.executors import ExecutorTotals
 from traceloop.reading.statistics.saturation import FULL_SECONDS, Saturation
 
 
@@ -93,3 +94,15 @@ def test_workers_that_end_at_once_were_full_before() -> None:
     saturation.settle()
     assert saturation.waits == 10
     assert saturation.fillers["report"].waiters["quick"] > 0.9 * saturation.fillers["report"].seconds
+
+
+def test_calls_that_are_read_after_the_end_of_their_executor_do_not_make_it_full():
+    """An executor that is gone has no workers; its last calls may be in another ring, which is read later."""
+    totals = ExecutorTotals("default")
+    totals.max_workers = 3
+    totals.started(1, "f", 0.0, 0.5)
+    totals.finished(1, 0.6)
+    totals.max_workers = 0
+    totals.started(2, "f", 1.0, 1.5)
+    totals.finished(2, 1.6)
+    assert totals.saturation.waits == 0 and not totals.saturation.fillers
