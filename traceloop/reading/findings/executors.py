@@ -67,7 +67,9 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
             "Never wait in a worker (`run_coroutine_threadsafe(...).result()`) for what needs a worker of the same "
             "pool: give the inner calls an executor of their own, or make the outer function a coroutine.",
         )
-    workers = f" all {saturation.max_workers} workers" if saturation.max_workers else " its workers"
+    # One that is gone has none any more.
+    limit = totals.max_workers or saturation.max_workers
+    workers = f" all {limit} workers" if limit else " its workers"
     return Finding(
         "executor-full",
         "",
