@@ -384,12 +384,23 @@ def _executor(label: str, totals: ExecutorTotals) -> dict[str, Any]:
             }
             for name, each in sorted(totals.functions.items(), key=lambda item: -item[1].seconds)[:ROWS]
         ],
+        "workers_at": _workers_at(totals),
         "full_seconds": full.seconds,
         "fillers": [
             {"function": name, "seconds": each.seconds}
             for name, each in sorted(full.fillers.items(), key=lambda item: -item[1].seconds)[:ROWS]
         ],
     }
+
+
+def _workers_at(totals: ExecutorTotals) -> list[dict[str, Any]]:
+    """Where the workers stood when the executor had been full for long."""
+    seen = totals.workers_at
+    return [
+        {"workers": number, "file": own[0], "line": own[1], "function": f"{own[2]}.{own[3]}",
+         "inside": f"{stands[2]}.{stands[3]}" if stands != own else None}
+        for number, own, stands in (seen.places if seen is not None else ())
+    ]  # fmt: skip
 
 
 def _garbage(process: ProcessStatistics) -> list[dict[str, Any]]:

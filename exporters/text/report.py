@@ -342,6 +342,8 @@ def _executors(executors: list[ExecutorTotals], style: Style, full: bool) -> lis
     if not any(each.gave_up for each in executors):
         header, rows = [*header[:2], *header[3:]], [[*row[:2], *row[3:]] for row in rows]
     lines += table(style, header, rows)
+    for each in executors:
+        lines += report_resources.workers(each, style)
     functions = [
         (executor.label, name, totals) for executor in executors for name, totals in executor.functions.items()
     ]

@@ -153,6 +153,20 @@ def collections(process: ProcessStatistics, style: Style) -> list[str]:
     return table(style, header, rows)
 
 
+def workers(executor: ExecutorTotals, style: Style) -> list[str]:
+    """Where the workers of an executor stood when it had been full for long."""
+    seen = executor.workers_at
+    if seen is None:
+        return []
+    text = f"{executor.label} had been full for {seconds(seen.full_s)}, and {counted(seen.waiting, 'call')} waited"
+    lines = _wrapped(text, style.warn, 4, style)
+    for number, own, stands in seen.places[:_FILLERS]:
+        where = f"{own[0].rpartition('/')[2]}:{own[1]} in {own[3]}"
+        below = f", in {stands[2]}.{stands[3]}" if stands != own else ""
+        lines += _wrapped(f"{number} of {seen.workers} workers stood at {where}{below}", style.dim, 6, style)
+    return lines
+
+
 def saturation(executors: list[ExecutorTotals], style: Style) -> list[str]:
     """Executors in which calls waited for a worker: what had the workers meanwhile, and who waited for it."""
     lines: list[str] = []

@@ -45,6 +45,7 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
         waiters = sorted(each.waiters.items(), key=lambda item: -item[1])[:2]
         those = ", ".join(f"{waiter} {seconds(spent)}" for waiter, spent in waiters)
         evidence.append(f"calls waited {seconds(each.seconds)} for workers that {name} had: {those}")
+    evidence += _stood(totals)
     askers = _askers(scope)
     itself = bool(askers) and len(filler.waiters) > 0 and any(name != function for name in filler.waiters)
     harm = f"{counted(saturation.waits, 'call')} waited {seconds(waited)} for a worker"
@@ -114,10 +115,22 @@ def _stuck(scope: Scope, label: str, totals: ExecutorTotals) -> Finding | None:
         scope.process.slot,
         "",
         who,
-        tuple(f"{counted(number, 'worker')} in {name}" for name, number in names.items()),
+        (*(f"{counted(number, 'worker')} in {name}" for name, number in names.items()), *_stood(totals)),
         "Find what these workers wait for, and put a time limit on it. Where they wait for the loop "
         "(`run_coroutine_threadsafe(...).result()`) and the loop for a worker, use two executors.",
     )
+
+
+def _stood(totals: ExecutorTotals) -> list[str]:
+    """Where its workers stood when it had been full for long."""
+    seen = totals.workers_at
+    if seen is None:
+        return []
+    out = []
+    for number, own, stands in seen.places[:2]:
+        below = f", in {stands[2]}.{stands[3]}" if stands != own else ""
+        out.append(f"{number} of {seen.workers} workers stood at {own[0]}:{own[1]} in {own[3]}{below}")
+    return out
 
 
 def _askers(scope: Scope) -> list[tuple[str, int]]:

@@ -7,8 +7,9 @@ these are read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
+from typing import Any, Final, NamedTuple
 
+from ...record.frames import Frame
 from ..decoding.decoded import Decoded, OffloadStep
 from ..site_names import SiteNames
 from .histograms import Histogram
@@ -21,6 +22,7 @@ _MAX_OPEN: Final = 100_000
 _MAX_EARLY: Final = 10_000
 # Pairs of executor and function that have series of their own.
 _MAX_PAIRS: Final = 500
+_MAX_WORKER_PLACES: Final = 10
 # Executors that are followed at once: the end of some may never be told.
 _MAX_EXECUTORS: Final = 10_000
 
@@ -39,6 +41,37 @@ class FunctionTotals:
         self.seconds = self.waited = self.longest_wait = 0.0
 
 
+class WorkersAt(NamedTuple):
+    """Where the workers of a full executor stood. when: monotonic s. full_s: it had been full for so long then.
+
+    waiting: calls that waited for a worker. places: how many workers stood where, most first: the application's frame
+    (a library's where there was none), and the frame below it at which they stood.
+    """
+
+    when: float
+    full_s: float
+    workers: int
+    waiting: int
+    places: tuple[tuple[int, Frame, Frame], ...]
+
+
+def _workers_at(when: float, data: dict[str, Any]) -> WorkersAt | None:
+    """From the event of a record; None where it makes no sense."""
+    try:
+        places = tuple(
+            (int(count), _frame(own), _frame(stands))
+            for count, own, stands in ((each[0], each[1:5], each[5:9]) for each in data["places"][:_MAX_WORKER_PLACES])
+        )
+        return WorkersAt(when, float(data["full"]), int(data["workers"]), int(data["waiting"]), places)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+def _frame(values: Any) -> Frame:
+    file, line, module, qualname = values
+    return str(file), int(line), str(module), str(qualname)
+
+
 class ExecutorTotals:
     """One executor label. ``waiting`` and ``active``: offloads submitted and not started, started and not ended.
 
@@ -52,6 +85,8 @@ class ExecutorTotals:
         self.waiting = 0
         self.active = 0
         self.gave_up = 0
+        #: Where its workers stood when it had been full for long, the last time.
+        self.workers_at: WorkersAt | None = None
         self._saturation = Saturation()
         self.queue_durations = Histogram()
         self.run_durations = Histogram()
@@ -134,6 +169,7 @@ class ExecutorStatistics:
         # Of executors that are gone: the loop's ring may tell of their last calls later.
         self._gone_totals: dict[int, ExecutorTotals] = {}
         self._early_workers: dict[int, int] = {}
+        self._early_workers_at: dict[str, WorkersAt] = {}
         self._open: dict[int, _Offload] = {}
         # Records of starts and ends were lost, and what the process's ring still has of them begins after this moment.
         self._lossy = False
@@ -152,6 +188,7 @@ class ExecutorStatistics:
         self._gone_early.clear()
         self._gone_totals.clear()
         self._early_workers.clear()
+        self._early_workers_at.clear()
         self._lossy = False
         self._lost_until = -1.0
         for totals in self.executors.values():
@@ -192,6 +229,9 @@ class ExecutorStatistics:
             self._step(step)
         if decoded.loop is None and (decoded.dropped or self._lossy):
             self._lose(decoded)
+        for event in decoded.events:
+            if event.data.get("kind") == "workers":
+                self._take_workers(str(event.data.get("executor", "")), _workers_at(event.when, event.data))
         for number, started in decoded.workers:
             if started < 0:
                 self._gone(number)
@@ -204,6 +244,13 @@ class ExecutorStatistics:
             for number in [number for number in self._gone_early if number in self._by_number]:
                 self._gone_early.discard(number)
                 self._gone(number)
+
+    def _take_workers(self, name: str, seen: WorkersAt | None) -> None:
+        totals = self.labelled(name)
+        if seen is not None and totals is not None:
+            totals.workers_at = seen
+        elif seen is not None and len(self._early_workers_at) < _MAX_EARLY:
+            self._early_workers_at[name] = seen
 
     def _executor(self, number: int, name: str) -> _Executor:
         known = self._by_number.get(number)
@@ -219,6 +266,7 @@ class ExecutorStatistics:
         made = self._by_number[number] = _Executor(name, totals)
         if name:
             self._by_name[name] = made
+            totals.workers_at = self._early_workers_at.pop(name, totals.workers_at)
         if known is not None:
             self._set_workers(made, known.workers, known.max_workers)
             self._set_workers(known, 0, 0)

@@ -54,7 +54,13 @@ class _Pools:
         return entry
 
 
+    def of(self, offloads: Offloads) -> list[tuple[Any, ExecutorEntry]]:
+        """The limiters that are there, and their entries; any thread."""
+        return [(limiter, known[1]) for limiter, known in list(self._entries.items()) if known[0] is offloads]
+
+
 _pools = _Pools()
+limiters_of = _pools.of
 
 
 def arrange() -> None:

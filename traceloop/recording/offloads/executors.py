@@ -193,6 +193,10 @@ class Offloads:
             self._labels.add(unique)
             return ExecutorEntry(next(self._executor_numbers), unique, limit, executor_type)
 
+    def entries(self) -> list[ExecutorEntry]:
+        """Those of the executors that are there; any thread."""
+        return list(self._executors.values())
+
     def _forget(self, key: int, entry: ExecutorEntry, _: object) -> None:
         # In whichever thread the last reference went, perhaps within a collection: only dict and list operations.
         if self._executors.get(key) is entry:

@@ -61,11 +61,11 @@ def find_run(top: FrameType | None) -> Run | None:
         if run is None:
             return None
         if len(inner) > MAX_FRAMES:
-            frames = [_describe(*item) for item in inner[:_KEPT_OUTER]]
+            frames = [describe(*item) for item in inner[:_KEPT_OUTER]]
             frames.append(("", 0, "", f"... {len(inner) - MAX_FRAMES} frames left out ..."))
-            frames += [_describe(*item) for item in inner[_KEPT_OUTER - MAX_FRAMES :]]
+            frames += [describe(*item) for item in inner[_KEPT_OUTER - MAX_FRAMES :]]
         else:
-            frames = [_describe(*item) for item in inner]
+            frames = [describe(*item) for item in inner]
         if handle is None:  # it has run, and what it held is being released
             return Run(run.start, run.ident, frames, [], None)
         return Run(run.start, run.ident, frames, awaiting_frames(handle._callback), active_span(handle))
@@ -112,7 +112,8 @@ def _line_of(frame: FrameType) -> int:
     return frame.f_lineno or frame.f_code.co_firstlineno
 
 
-def _describe(frame: FrameType, line: int) -> Frame:
+def describe(frame: FrameType, line: int) -> Frame:
+    """A frame as it is recorded, at this line of it."""
     code = frame.f_code
     module = frame.f_globals.get("__name__")
     return (code.co_filename, line, module if isinstance(module, str) else "", qualname_of(code))
@@ -165,7 +166,7 @@ def waiter_of(task: Any) -> Any:
 
 def suspended_frames(coro: Any) -> list[Frame]:
     """The frames of a suspended coroutine, outermost first: along ``cr_await``, ``gi_yieldfrom`` and ``ag_await``."""
-    return [_describe(frame, _line_of(frame)) for frame in frames_of_coroutine(coro)]
+    return [describe(frame, _line_of(frame)) for frame in frames_of_coroutine(coro)]
 
 
 def frames_of_coroutine(coro: Any) -> list[FrameType]:

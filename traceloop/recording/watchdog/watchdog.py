@@ -38,6 +38,7 @@ from ..thresholds import threshold_of
 from ..waiting.task_looks import TaskLooks
 from . import stacks
 from .fault_dump import FaultDump
+from .full_executors import FullExecutors
 from .lateness import Lateness
 from .stall_events import StallEvents
 from .watched_loop import Watched, begin_stall
@@ -89,6 +90,7 @@ class Watchdog:
         self._events = StallEvents(process)
         self._lateness = Lateness(self._events.report)
         self._profiler = profiler_of(process, self._sampler.outbox)
+        self._full_executors = FullExecutors(process, self._events.report)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
         self._looking = threading.RLock()
         self._due = 0.0
@@ -310,6 +312,7 @@ class Watchdog:
         self._events.notices.flush()
         self._sampler.turn(now)
         self._sample_if_due()
+        self._full_executors.poll(now, self._process.settings.slow_threshold)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._lateness.turn_over(now, due, watched_loops)
         self._due = due
