@@ -10,6 +10,7 @@ evaluation time is read from it, and every panel's queries are asked.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import re
 import shutil
@@ -21,7 +22,6 @@ import threading
 import time
 import urllib.parse
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -45,40 +45,47 @@ class Scrapes:
             else:
                 self._lines.append(line)
         self._seconds, self._began = seconds, time.monotonic()
-        self._at, self._body, self._lock = 0, b"", threading.Lock()
+        self._at, self._body = 0, b""
 
     def body(self) -> bytes:
-        with self._lock:
-            now = int(time.monotonic() - self._began)
-            if now != self._at or not self._body:
-                factor = 1 + now / self._seconds
-                made = (
-                    f"{line[0]} {round(line[1] * factor, 6)}" if isinstance(line, tuple) else line
-                    for line in self._lines
-                )
-                self._at, self._body = now, ("\n".join(made) + "\n").encode()
-            return self._body
+        now = int(time.monotonic() - self._began)
+        if now != self._at or not self._body:
+            factor = 1 + now / self._seconds
+            made = (
+                f"{line[0]} {round(line[1] * factor, 6)}" if isinstance(line, tuple) else line for line in self._lines
+            )
+            self._at, self._body = now, ("\n".join(made) + "\n").encode()
+        return self._body
 
 
-def serve(scrapes: Scrapes) -> ThreadingHTTPServer:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Server(asyncio.Protocol):
+    """Answers every request with the scrape of the moment, on connections that stay open."""
 
-        def do_GET(self) -> None:
-            body = scrapes.body()
-            self.send_response(200)
-            self.send_header("Content-Type", "text/plain; version=0.0.4")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    scrapes: Scrapes
 
-        def log_message(self, *arguments: object) -> None:
-            pass
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    return server
+    def data_received(self, data: bytes) -> None:
+        assert isinstance(self._transport, asyncio.WriteTransport)
+        for _ in range(data.count(b"\r\n\r\n")):
+            body = self.scrapes.body()
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: {len(body)}\r\n\r\n"
+            self._transport.write(head.encode() + body)
+
+
+def serve(scrapes: Scrapes) -> int:
+    """Serves on a thread of its own until the program ends; returns the port."""
+    Server.scrapes = scrapes
+    listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+
+    async def run() -> None:
+        server = await asyncio.get_running_loop().create_server(Server, sock=listener)
+        await server.serve_forever()
+
+    threading.Thread(target=asyncio.run, args=(run(),), daemon=True).start()
+    port: int = listener.getsockname()[1]
+    return port
 
 
 def free_port() -> int:
@@ -114,7 +121,11 @@ def configuration(folder: Path, processes: int, port: int, interval: int) -> Pat
     path.write_text(
         json.dumps(
             {
-                "global": {"scrape_interval": f"{interval}s", "evaluation_interval": f"{interval}s"},
+                "global": {
+                    "scrape_interval": f"{interval}s",
+                    "scrape_timeout": f"{interval}s",
+                    "evaluation_interval": f"{interval}s",
+                },
                 "rule_files": [str(ROOT / "dashboards" / "prometheus" / "rules" / "*.yml")],
                 "scrape_configs": [
                     {
@@ -142,10 +153,10 @@ def main() -> None:
     arguments = parser.parse_args()
     text = arguments.scrape.read_text() if arguments.scrape else record(20)
     lines = sum(1 for line in text.splitlines() if line and not line.startswith("#"))
-    print(f"a scrape: {lines:,} series, {len(text) >> 10} KiB")
-    server = serve(Scrapes(text, 20))
+    print(f"a scrape: {lines:,} series, {len(text) >> 10} KiB", flush=True)
+    serving = serve(Scrapes(text, 20))
     folder = Path(tempfile.mkdtemp(prefix="many-processes-"))
-    config = configuration(folder, arguments.processes, server.server_port, arguments.interval)
+    config = configuration(folder, arguments.processes, serving, arguments.interval)
     port = free_port()
     base = f"http://127.0.0.1:{port}"
     command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]

@@ -78,3 +78,9 @@ def test_decisions_are_numbered_without_gaps() -> None:
     assert [page.name[:4] for page in pages] == [f"{number:04}" for number in range(1, len(pages) + 1)]
     for number, page in enumerate(pages, 1):
         assert page.read_text().startswith(f"# {number}. ")
+
+
+def test_every_page_is_on_the_site() -> None:
+    listed = re.findall(r"[\w/.-]+\.md", (ROOT / "mkdocs.yml").read_text())
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in PAGES if path.is_relative_to(ROOT / "docs")]
+    assert sorted(listed) == sorted(pages)
