@@ -6,6 +6,7 @@ import ast
 import functools
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -185,3 +186,14 @@ for name in ("exporters", "cli", "dashboards", "tests", "traceloop", "benchmarks
         print(name)
 """
     assert run(code) == ["exporters", "cli", "dashboards"]
+
+
+def test_every_package_is_installed():
+    """A folder that is missing from this list is there in a checkout, and in no installation."""
+    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    there = set()
+    for top in ("traceloop", "exporters", "cli", "dashboards"):
+        for file in (ROOT / top).rglob("__init__.py"):
+            name = ".".join(file.parent.relative_to(ROOT).parts)
+            there.add(name if top == "traceloop" else f"traceloop.{name}")
+    assert there <= listed
