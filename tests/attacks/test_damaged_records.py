@@ -96,8 +96,10 @@ def batches(ring: bytearray) -> list[tuple[int, int, int]]:
         magic, _, _, count, text, _, _ = layout.BATCH.unpack_from(ring, place)
         if magic != layout.BATCH_MAGIC:
             break
-        found.append((place, count, text))
         size = layout.BATCH.size + 8 * count + text
+        if place + size > len(ring):  # cut short before
+            break
+        found.append((place, count, text))
         place += size + -size % layout.BATCH_ALIGN
     return found
 

@@ -194,6 +194,47 @@ def test_two_hundred_small_loops_take_a_hundred_kilobytes_each(traced, tmp_path)
     assert int(mib) <= 20
 
 
+# -- a limited address space
+
+SHORT = """
+import asyncio, os, resource
+
+def room(mib):
+    used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    resource.setrlimit(resource.RLIMIT_AS, (used + (mib << 20), resource.RLIM_INFINITY))
+    return used
+
+async def main():
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+asyncio.run(main())  # everything is imported by now
+used = room(20)
+loops = [asyncio.new_event_loop() for _ in range(3)]
+for loop in loops:  # open together: no ring is free for the next one
+    loop.run_until_complete(main())
+more = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE") - used
+for loop in loops:
+    loop.close()
+print("done", more >> 20, "MiB", len(os.listdir("/proc/self/task")), "threads")
+"""
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_the_last_of_a_limited_address_space_stays_the_program_s(traced, tmp_path, core):
+    """Rings and the watchdog's thread took it; small allocations failed then, which CPython itself did not survive."""
+    program = tmp_path / "short.py"
+    program.write_text(textwrap.dedent(SHORT))
+    done = subprocess.run(
+        [*traced.command, "--no-metrics", str(program)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env={**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": core},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    words = done.stdout.split()
+    assert words[0] == "done" and int(words[1]) <= 4 and words[3] == "1", done.stdout
+
+
 # -- no inode left
 
 NO_INODES = """

@@ -17,7 +17,6 @@ The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contex
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from contextvars import ContextVar
@@ -25,8 +24,7 @@ from typing import Any, Final
 
 from ..core.buffer import Record
 from ..record import layout
-
-_logger = logging.getLogger("traceloop")
+from . import failures
 
 REMOTE: Final = 0x200  # beside the W3C trace flags: the span is another process's
 GENERATION: Final = 16384  # definitions: a reader knows the latest 32,768 at least (exporters/spans/builder.py)
@@ -108,7 +106,7 @@ class ApplicationSpans:
         except Exception as error:
             self.variable = None
             number = 0
-            _logger.error("traceloop: the application's spans cannot be followed any more", exc_info=error)
+            failures.report("the application's spans cannot be followed any more", error)
         if number != self.current:
             self.current = number
             self._record.add(number, layout.R_CONTEXT, 0.0)

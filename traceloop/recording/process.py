@@ -127,8 +127,15 @@ class Process:
         return ring
 
     def _make_ring(self, name: str, kind: int, number: int, size: int) -> tuple[Ring, str | None]:
+        if not self._space.has_addresses():
+            raise MemoryError("the address space that is left is the program's")
         size = self._space.mappable(size, sum(ring.mapped for ring in self._all_rings()))
         return make_ring(self.directory, name, kind, number, size, self._may_grow)
+
+    @property
+    def has_room_for_thread(self) -> bool:
+        """Whether a thread of ours leaves the program enough of a limited address space. About 1 us where it is not."""
+        return self._space.has_addresses(for_thread=True)
 
     def _may_grow(self, size: int, more: int) -> bool:
         return self._space.allows(size, more, sum(ring.size for ring in self._all_rings()))

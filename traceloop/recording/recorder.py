@@ -8,9 +8,7 @@ reaches the application: it is logged once to the ``traceloop`` logger, and the 
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import logging
 import threading
 from collections import deque
 from typing import Any
@@ -21,7 +19,7 @@ from ..core.choose import core
 from ..core.identify import Identifier
 from ..record import layout
 from ..record.sites import OWN_WORK
-from . import blocking_calls, request_handlers
+from . import blocking_calls, failures, request_handlers
 from .application_spans import ApplicationSpans
 from .external_runs import ExternalRuns
 from .gauges import write_gauges
@@ -34,8 +32,6 @@ from .tasks import Tasks
 from .thresholds import threshold_of
 from .watchdog.process_watchdog import watchdog_of
 from .watchdog.watchdog import Watchdog
-
-_logger = logging.getLogger("traceloop")
 
 
 class Recorder:
@@ -274,7 +270,8 @@ class Recorder:
         except MemoryError:
             self.out_of_memory()
             return
-        if not self._broken:
+        # A loop that found no memory for a ring has none: what it records is lost.
+        if not self._broken and self.ring is not self.process.idle_ring:
             try:
                 self.ring.write(records, text, now)
                 if self.is_running:
@@ -291,11 +288,12 @@ class Recorder:
         write_gauges(self.words, loop, self.tasks, threshold_of(loop, self.general_threshold))
 
     def _fail(self, error: Exception) -> None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        if failures.is_shortage(error):
             self.out_of_memory()  # no fault of the recording: it goes on when there is some again
+            failures.report("recording failed", error)
         elif not self._broken:
             self._broken = True
-            _logger.error("traceloop: recording failed and has stopped; the application runs on", exc_info=error)
+            failures.report("recording failed and has stopped", error)
 
 
 def _look_for_blocking_calls(process: Process) -> None:
@@ -315,5 +313,5 @@ def make_recorder(loop: Any) -> Recorder | None:
         _look_for_blocking_calls(process)
         return Recorder(process, loop._new_record(), loop._new_queue())
     except Exception as error:
-        _logger.error("traceloop: recording could not be started; the application runs on", exc_info=error)
+        failures.report("recording could not be started", error)
         return None

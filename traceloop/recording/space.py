@@ -27,6 +27,11 @@ _SHARE_GROWING = 3 / 8
 _SHARE_FIRST = 1 / 2
 _MEMORY_SHARE = 1 / 8
 _ADDRESS_SHARE = 1 / 8
+# Where the address space is limited, so much of it stays the program's: its small allocations must not fail for ours.
+# CPython itself does not survive that everywhere (asyncio's tasks in C, 3.13).
+_SPARE_ADDRESSES = 32 << 20
+# What a thread may reserve: its stack, and an arena of the C library's.
+_THREAD_ADDRESSES = 80 << 20
 # A limit of this many bytes is none: control groups of version 1 write a number near 2**63.
 _NO_LIMIT = 1 << 60
 
@@ -58,12 +63,19 @@ class Space:
 
         ``mapped``: bytes that the rings of this process have mapped.
         """
-        if resource is None or not hasattr(resource, "RLIMIT_AS"):
-            return wanted
-        limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-        if limit == resource.RLIM_INFINITY:
+        limit = _address_limit()
+        if limit is None:
             return wanted
         return min(wanted, max(0, int(limit * _ADDRESS_SHARE) - mapped) // 4)
+
+    def has_addresses(self, *, for_thread: bool = False) -> bool:
+        """Whether the address space has room for a small ring, or for a thread, besides what stays the program's."""
+        limit = _address_limit()
+        if limit is None:
+            return True
+        mapped = _read("/proc/self/statm").split()
+        used = int(mapped[0]) * os.sysconf("SC_PAGE_SIZE") if mapped else 0
+        return limit - used >= _SPARE_ADDRESSES + (_THREAD_ADDRESSES if for_thread else 0)
 
     def _used(self) -> int:
         """Bytes that the files of the run's processes take; 0 where they cannot be asked for."""
@@ -95,6 +107,14 @@ class Space:
             self._groups = _groups()
         available = min((group.available() for group in self._groups), default=float("inf"))
         return _MEMORY_SHARE * (min(available, _machine_available()) + used)
+
+
+def _address_limit() -> int | None:
+    """Bytes of address space that the process may have; None where it is not limited."""
+    if resource is None or not hasattr(resource, "RLIMIT_AS"):
+        return None
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
+    return None if limit == resource.RLIM_INFINITY else limit
 
 
 def _size_of(folder: str) -> int:

@@ -10,7 +10,6 @@ event tells what it took.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Callable
@@ -20,11 +19,10 @@ from ... import notices
 from ...record import layout
 from ...record.text import printable
 from ...settings import in_run
+from .. import failures
 from ..outbox import Outbox
 from .allocation_trace import TRACE_SECONDS, AllocationTrace
 from .growth_rules import MemoryGrowth
-
-_logger = logging.getLogger("traceloop")
 
 _INTERVAL_SECONDS = 1.0
 # A measurement takes at most this part of the time.
@@ -127,7 +125,7 @@ class MemorySampler:
         try:
             tracing.end(now, self._name_callback)
         except Exception as error:
-            _logger.error("traceloop: allocations could not be traced", exc_info=error)
+            failures.report("allocations could not be traced", error)
         self._report(tracing.growth, "memory", **tracing.known)
         top = tracing.known["top"]
         most = f"; most of what has grown is held by {top[0][0]}" if top else ""

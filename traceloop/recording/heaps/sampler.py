@@ -10,7 +10,6 @@ in five thousand.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 import weakref
@@ -19,6 +18,7 @@ from time import monotonic
 from typing import Any
 
 from ...record import layout
+from .. import failures
 from ..outbox import Outbox, outbox_of
 from ..process import Process
 from . import allocation_trace
@@ -26,8 +26,6 @@ from .gc_pauses import GCPauses
 from .growth_rules import Growth, SteadyClock, TimerGrowth
 from .memory import MemorySampler
 from .timer_origins import CreationSites, callbacks_waiting
-
-_logger = logging.getLogger("traceloop")
 
 _INTERVAL_SECONDS = 1.0
 # Where the watchdog has not come for so long there is none.
@@ -145,9 +143,10 @@ class Sampler:
             for each in self.at_samples:
                 each(now)
         except Exception as error:
-            self._loops = []
-            self.memory.due = float("inf")
-            _logger.error("traceloop: sampling failed and has stopped; the application runs on", exc_info=error)
+            failures.report("sampling failed and has stopped", error)
+            if not failures.is_shortage(error):
+                self._loops = []
+                self.memory.due = float("inf")
         finally:
             self._lock.release()
 

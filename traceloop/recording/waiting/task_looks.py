@@ -16,17 +16,15 @@ What is written: ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, i
 from __future__ import annotations
 
 import asyncio
-import logging
 import sys
 import weakref
 from time import monotonic
 from typing import Any
 
 from ...record import layout
+from .. import failures
 from ..outbox import Outbox
 from .await_chains import AwaitChains, awaited_tasks
-
-_logger = logging.getLogger("traceloop")
 
 #: How often all tasks of a loop are looked at, where they fit into the slices of that time; s.
 LOOK_SECONDS = 1.0
@@ -78,8 +76,8 @@ class TaskLooks:
                 alive = {id(loop) for loop in loops}
                 self._looks = {key: look for key, look in self._looks.items() if key in alive}
         except Exception as error:
-            self._failed = True
-            _logger.error("traceloop: looking at tasks failed and has stopped; the application runs on", exc_info=error)
+            self._failed = not failures.is_shortage(error)
+            failures.report("looking at tasks failed and has stopped", error)
 
     def _look(self, loop: Any, now: float) -> None:
         look = self._looks.get(id(loop))

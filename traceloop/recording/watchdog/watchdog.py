@@ -20,7 +20,6 @@ The thread is none of ``threading``'s: programs that list or count their threads
 from __future__ import annotations
 
 import _thread
-import logging
 import os
 import sys
 import threading
@@ -31,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...record import layout
 from ...record.frames import culprit_of
+from .. import failures
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..profiler.chosen import profiler_of
@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from ..process import Process
     from ..ring import Ring
 
-_logger = logging.getLogger("traceloop")
-
 # Turns come every _PACE thresholds, within these bounds (s).
 _PACE = 0.95
 _MIN_PACE = 0.01
@@ -58,6 +56,8 @@ _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
 # and to join a thread costs three times as much as a short loop. Then it ends when none has come for so long.
 _SUCCESSION = 0.05
+# Where it ended because memory was short, it is started again after so long (s).
+_LACK_SECONDS = 1.0
 _MAX_SAMPLES = 64
 
 
@@ -100,6 +100,7 @@ class Watchdog:
         self._turns = 0
         self._dumped = 0
         self.paused = False
+        self._not_before = 0.0  # when it may be started again
         self.faults = FaultDump(process.directory)
 
     # -- called by the loops
@@ -166,6 +167,10 @@ class Watchdog:
         """
         if self._running or self._ended:
             return None
+        if not self._process.has_room_for_thread:
+            self._not_before = monotonic() + _LACK_SECONDS
+            self.paused = True
+            return None
         if self._note_interrupted not in gc_pauses.after_long:
             gc_pauses.after_long.append(self._note_interrupted)
         done = _thread.allocate_lock()
@@ -218,6 +223,8 @@ class Watchdog:
 
     def resume(self) -> None:
         """After a fork, in the parent; called by a loop where ``paused`` is set."""
+        if monotonic() < self._not_before:
+            return
         self.paused = False
         with self._lock:
             if self._watched:
@@ -235,11 +242,11 @@ class Watchdog:
             with self._lock:
                 self.faults.withdraw()
         except Exception as error:
-            _logger.error("traceloop: the watchdog's last turn failed", exc_info=error)
+            failures.report("the watchdog's last turn failed", error)
 
     def _run(self, done: Any, begun: Any) -> None:
-        self._thread_id = threading.get_native_id()
         try:
+            self._thread_id = threading.get_native_id()
             self._process.open_process_ring()
             while self._running and done is self._done:
                 delay = self._turn()
@@ -249,8 +256,11 @@ class Watchdog:
                 if delay is None or self._wait(delay):
                     break
         except Exception as error:
-            self._ended = True
-            _logger.error("traceloop: the watchdog failed and has stopped; the application runs on", exc_info=error)
+            if failures.is_shortage(error):
+                self._pause_for_lack()
+            else:
+                self._ended = True
+            failures.report("the watchdog failed and has stopped", error)
         finally:
             done.release()
 
@@ -272,6 +282,13 @@ class Watchdog:
         profiler = self._profiler
         if profiler is not None and monotonic() >= profiler.due:
             profiler.sample(list(self._watched.values()))
+
+    def _pause_for_lack(self) -> None:
+        """Memory is short: the thread ends here, and a loop starts it again later."""
+        with self._lock:
+            self._running = False
+            self._not_before = monotonic() + _LACK_SECONDS
+            self.paused = True
 
     # -- a turn
 
