@@ -3,14 +3,16 @@
     python benchmarks/many_processes.py --processes 1000 --seconds 360
 
 A server of this script's stands for all processes: it serves one recorded scrape of a real process under as many
-instance names, with the counters growing. Prometheus scrapes it with the rules of this repository; then every rule's
-evaluation time is read from it, and every panel's queries are asked.
+instance names, with the counters growing. Prometheus scrapes it, with the rules of this repository. Then a second one,
+which scrapes nothing, is asked for each rule and each panel over the same data. Costs are its processor time: the
+figures hold on a busy machine, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import re
 import shutil
@@ -22,12 +24,14 @@ import threading
 import time
 import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT))
 
-from tests.helpers.dashboard_files import dashboards, interpolate, panels  # noqa: E402
+from tests.helpers.dashboard_files import dashboards, interpolate, panels, rules  # noqa: E402
 
 SAMPLE = re.compile(r"^(\w+)(\{.*\})? (\S+)( #.*)?$")
 GROWING = re.compile(r"_(total|bucket|count|sum)$")
@@ -107,12 +111,11 @@ def record(seconds: float) -> str:
     return text
 
 
-def ask(base: str, path: str, **parameters: str) -> tuple[float, int, object]:
-    """Seconds, bytes of the answer, its data."""
-    began = time.perf_counter()
-    with urllib.request.urlopen(f"{base}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=300) as answer:
+def ask(base: str, path: str, **parameters: str) -> tuple[int, Any]:
+    """Bytes of the answer, and its data."""
+    with urllib.request.urlopen(f"{base}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=900) as answer:
         body = answer.read()
-    return time.perf_counter() - began, len(body), json.loads(body)["data"]
+    return len(body), json.loads(body)["data"]
 
 
 def configuration(folder: Path, processes: int, port: int, interval: int) -> Path:
@@ -157,61 +160,84 @@ def main() -> None:
     serving = serve(Scrapes(text, 20))
     folder = Path(tempfile.mkdtemp(prefix="many-processes-"))
     config = configuration(folder, arguments.processes, serving, arguments.interval)
-    port = free_port()
-    base = f"http://127.0.0.1:{port}"
-    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={folder}/data"]
-    log = (folder / "log").open("w")
-    running = subprocess.Popen([*command, f"--web.listen-address=127.0.0.1:{port}"], stderr=log)
+    data = folder / "data"
     try:
-        time.sleep(arguments.seconds)
-        report(base, running.pid, arguments.interval)
+        with prometheus(config, data) as (base, pid):
+            time.sleep(arguments.seconds)
+            collected(base, pid)
+            at = time.time() - 5
+        empty = folder / "empty.yml"
+        empty.write_text("{}")
+        with prometheus(empty, data) as (base, pid):
+            asked(base, pid, at, arguments.interval)
     finally:
-        running.terminate()
-        running.wait()
-        size = sum(path.stat().st_size for path in (folder / "data").rglob("*") if path.is_file())
-        print(f"on disk: {size >> 20} MiB")
         shutil.rmtree(folder)
 
 
-def report(base: str, pid: int, interval: int) -> None:
-    status = Path(f"/proc/{pid}/status").read_text()
+@contextlib.contextmanager
+def prometheus(config: Path, data: Path) -> Iterator[tuple[str, int]]:
+    """A server on a free port, ready: its address and process id."""
+    port = free_port()
+    command = ["prometheus", f"--config.file={config}", f"--storage.tsdb.path={data}", "--query.timeout=10m"]
+    command += [f"--web.listen-address=127.0.0.1:{port}", "--log.level=error"]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        base = f"http://127.0.0.1:{port}"
+        while True:
+            try:
+                urllib.request.urlopen(f"{base}/-/ready", timeout=60).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        try:
+            yield base, running.pid
+        finally:
+            running.terminate()
+
+
+def cpu_seconds(pid: int) -> float:
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    ticks = int(fields[11]) + int(fields[12])
-    _, _, head = ask(base, "status/tsdb")
-    _, _, up = ask(base, "query", query="sum(up)")
-    print(f"targets up: {up['result'][0]['value'][1]}, series: {head['headStats']['numSeries']:,}")  # type: ignore[index]
-    print(re.search(r"VmHWM:.*", status)[0], f"  CPU {ticks / 100:.0f} s")  # type: ignore[index]
-    print("\nrule groups, seconds for one evaluation")
-    _, _, rules = ask(base, "rules")
-    for group in rules["groups"]:  # type: ignore[index]
-        print(f"  {group['evaluationTime']:8.3f}  {group['name']}")
-        for rule in sorted(group["rules"], key=lambda rule: -rule["evaluationTime"])[:3]:
-            print(f"  {rule['evaluationTime']:12.3f}  {rule['name']}")
-    print("\npanels: seconds for the last 5 minutes, KiB of the answer")
-    values = {
-        "$__rate_interval": "2m",
-        "$__range": "5m",
-        "$job": ".+",
-        "$instance": ".+",
-        "$process": ".+",
-        "$loop": ".+",
-    }
-    now = int(time.time())
-    rows = []
+    return (int(fields[11]) + int(fields[12])) / 100
+
+
+def collected(base: str, pid: int) -> None:
+    peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    head = ask(base, "status/tsdb")[1]["headStats"]["numSeries"]
+    up = ask(base, "query", query="sum(up)")[1]["result"][0]["value"][1]
+    print(f"targets up: {up}, series: {head:,}, peak memory: {int(peak[1]) >> 10 if peak else 0} MiB,", end=" ")
+    print(f"processor time: {cpu_seconds(pid):.0f} s", flush=True)
+
+
+def asked(base: str, pid: int, at: float, interval: int) -> None:
+    def cost(query: str, instant: bool) -> tuple[float, float]:
+        before = cpu_seconds(pid)
+        if instant:
+            size, _ = ask(base, "query", query=query, time=str(at))
+        else:
+            window = {"start": str(at - 300), "end": str(at), "step": str(interval)}
+            size, _ = ask(base, "query_range", query=query, **window)
+        return cpu_seconds(pid) - before, size / 1024
+
+    print("\nprocessor seconds, KiB of the answer: rules, one evaluation")
+    total = 0.0
+    for rule in sorted(rules(), key=lambda rule: "alert" in rule):
+        took, size = cost(rule["expr"], True)
+        total += took
+        print(f"  {took:8.2f} {size:10,.0f}  {rule.get('alert') or rule['record']}", flush=True)
+    print(f"  {total:8.2f} all")
+    print("\nprocessor seconds, KiB of the answer: panels, the last 5 minutes")
+    some = {"$__rate_interval": "2m", "$__range": "5m"}
+    some |= dict.fromkeys(("$job", "$instance", "$process", "$loop"), ".+")
+    one = some | {"$instance": "shop-7:9464"}
     for name, board in dashboards().items():
         for panel in panels(board):
-            took = size = 0.0
-            for target in panel.get("targets", ()):
-                query = interpolate(target["expr"], values)
-                if target.get("instant"):
-                    seconds, length, _ = ask(base, "query", query=query, time=str(now))
-                else:
-                    window = {"start": str(now - 300), "end": str(now), "step": str(interval)}
-                    seconds, length, _ = ask(base, "query_range", query=query, **window)
-                took, size = took + seconds, size + length / 1024
-            rows.append((took, size, f"{name} / {panel['title']}"))
-    for took, size, title in sorted(rows, reverse=True):
-        print(f"  {took:8.3f} {size:10,.0f}  {title}")
+            rows = []
+            for values in (some, one):
+                targets = panel.get("targets", ())
+                costs = [cost(interpolate(target["expr"], values), bool(target.get("instant"))) for target in targets]
+                rows.append((sum(took for took, _ in costs), sum(size for _, size in costs)))
+            (took, size), (took_one, size_one) = rows
+            text = f"  {took:8.2f} {size:10,.0f}   one instance {took_one:6.2f} {size_one:6,.0f}"
+            print(f"{text}  {name} / {panel['title']}", flush=True)
 
 
 if __name__ == "__main__":
