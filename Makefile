@@ -14,7 +14,7 @@ WORKERS ?= 3
 # What is installed is known by a sum over names of files and what they say of dependencies: strict links stand for
 # single files, so one that comes or goes counts.
 INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards -type f ! -name '*.pyc' ! -name '*.so' | sort; \
-	cat setup.py traceloop/core/native/* pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
+	cat setup.py traceloop/core/native/* traceloop/reading/decoding/native/* pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
@@ -34,11 +34,12 @@ $(INSTALLED): | $(BIN)/python
 	$(PROGRESS) "installing traceloop and what its development needs" $(PIP) -e '.[dev]' --config-settings editable_mode=strict
 	@# Where PYTHONDONTWRITEBYTECODE is set every process would compile it anew: 0.3 s at each start.
 	@$(BIN)/python -m compileall -q build/__editable__.*/
-	@# The C core, where it could be built: beside its sources too, for those who run from the checkout.
+	@# What is in C, where it could be built: beside its sources too, for those who run from the checkout.
 	@cp build/__editable__.*/traceloop/core/_core*.so traceloop/core/ 2>/dev/null || true
+	@cp build/__editable__.*/traceloop/reading/decoding/_reader*.so traceloop/reading/decoding/ 2>/dev/null || true
 	@touch $@
 
-native: $(BIN)/python ## build the C core alone, beside its sources
+native: $(BIN)/python ## build what is in C, beside its sources
 	$(PIP) 'setuptools>=77'
 	$(BIN)/python setup.py -q build_ext --inplace
 

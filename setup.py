@@ -1,7 +1,7 @@
-"""The one thing about the build that pyproject.toml cannot say everywhere: the C core, where it can be built.
+"""The one thing about the build that pyproject.toml cannot say everywhere: what is in C, where it can be built.
 
-Everything else stands there. The extension is optional: without a compiler, or without Python's headers, the package is
-plain Python, and complete. See docs/decisions/0005-core-in-c.md.
+Everything else stands there. Both extensions are optional: without a compiler, or without Python's headers, the package
+is plain Python, and complete. See docs/decisions/0005-core-in-c.md and 0007-reader-in-c.md.
 """
 
 import os
@@ -17,9 +17,13 @@ from setuptools.command.build_ext import build_ext
 if int(setuptools.__version__.split(".")[0]) < 77:
     sys.exit(f"traceloop: setuptools 77 or newer is needed, not {setuptools.__version__}: pip install -U setuptools")
 
-SOURCES = os.path.join("traceloop", "core", "native")
+# The event loop's core, and the reader's: module, and the folder of its sources.
+EXTENSIONS = {
+    "traceloop.core._core": os.path.join("traceloop", "core", "native"),
+    "traceloop.reading.decoding._reader": os.path.join("traceloop", "reading", "decoding", "native"),
+}
 
-# It polls epoll itself; it writes doubles as they lie in memory; it relies on the GIL.
+# The core polls epoll itself; both take doubles as they lie in memory, and rely on the GIL.
 WANTED = (
     sys.platform == "linux"
     and sys.implementation.name == "cpython"
@@ -43,13 +47,13 @@ setup(
     cmdclass={"build_ext": BuildWhatCanBeBuilt},
     ext_modules=[
         Extension(
-            "traceloop.core._core",
-            sorted(glob(os.path.join(SOURCES, "*.c"))),
-            depends=glob(os.path.join(SOURCES, "*.h")),
+            name,
+            sorted(glob(os.path.join(sources, "*.c"))),
+            depends=glob(os.path.join(sources, "*.h")),
             extra_compile_args=["-O3"],
             optional=True,
         )
-    ]
-    if WANTED
-    else []
+        for name, sources in EXTENSIONS.items()
+        if WANTED
+    ],
 )

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from operator import sub
 from typing import Final
 
-from ...record.layout import SITE_LIMIT
 from ...record.sites import UNKNOWN_LABEL, site_of
-from ..decoding.decoded import KINDS, LATEST, TASK, Decoded
+from ..decoding.decoded import Decoded
 from ..decoding.runs import Run
 from ..site_names import SiteNames
 from ..stalls.who_waited import PLUMBING, SlowRun, WhoWaited
+from .counting import NativeRunCounter, RunCounter, TakeSums, run_counter
 from .histograms import Histogram
 from .labels import OTHER, BoundedLabels
 from .parts import Sample
 
-# Idents are remembered with their callback's cell; those of tasks come and go, so now and then all are forgotten.
-_MAX_IDENTS: Final = 20_000
 # Pairs of callback and culprit that have series of their own, for each loop.
 _MAX_PAIRS: Final = 500
 
@@ -34,16 +31,12 @@ class CallbackTotals:
         self.longest_s = 0.0
         self.threshold = 0.0
 
-
-class _Cell:
-    """Runs of one callback and kind of handle that are still to be counted: their durations, s."""
-
-    __slots__ = ("durations", "kind", "totals")
-
-    def __init__(self, kind: str, totals: CallbackTotals) -> None:
-        self.kind = kind
-        self.totals = totals
-        self.durations: list[float] = []
+    def add(self, runs: int, seconds: float, longest_s: float) -> None:
+        """Some more runs: how many, seconds in them, the longest."""
+        self.runs += runs
+        self.seconds += seconds
+        if longest_s > self.longest_s:
+            self.longest_s = longest_s
 
 
 class SlowTotals:
@@ -104,9 +97,9 @@ class CallbackStatistics:
         self.slow: dict[tuple[str, str], SlowTotals] = {}
         self.slow_runs = 0
         self.runs = 0
-        self._cells: dict[tuple[str, str], _Cell] = {}
-        # What takes the duration of a run, by kind of handle and ident: ``append`` of a cell's list.
-        self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
+        # What counts runs of the form that was fed last.
+        self._counter: RunCounter | NativeRunCounter | None = None
+        self._counted: type | None = None
         self.who_waited = WhoWaited(lambda ident: self.sites.label_of(ident) in PLUMBING)
         #: The runs of the chunk that was fed last that may be slow: as long as the lowest threshold.
         self.new_slow: list[SlowRun] = []
@@ -118,7 +111,8 @@ class CallbackStatistics:
         self.who_waited.finish()
         self.count_slow(final=True)
         self.sites = sites
-        self._forget_adders()
+        if self._counter is not None:
+            self._counter.forget()
 
     def set_threshold(self, threshold: float, lowest: float) -> None:
         """The loop's threshold in force, s (infinite: nothing is slow), and the lowest that any callback may have."""
@@ -135,94 +129,18 @@ class CallbackStatistics:
         if not len(runs):
             return
         lowest = self.lowest_threshold
-        delays: dict[str, list[float]] = {}
-        adders = self._adders
-        ident_now, kind_now = 0.0, ""
-        add: Callable[[float], None]
-        add_delay: Callable[[float], None]
-        add = add_delay = delays.setdefault(runs[0][4], []).append
-        # One pass that only sorts out; everything is counted by list, in C. Runs that follow each other are often of
-        # one callback.
-        for _, start, end, ident, kind, delay, _, _, _, _ in runs:
-            if ident != ident_now or kind is not kind_now:
-                if kind is not kind_now:
-                    kind_now = kind
-                    add_delay = delays.setdefault(kind, []).append
-                ident_now = ident
-                add = adders[kind].get(ident) or self._adder(kind, ident)
-            add(end - start)
-            add_delay(delay)
+        if self._counter is None or self._counted is not type(runs):
+            self._counted = type(runs)
+            self._counter = run_counter(self.durations, self.delays, self._find_sums, runs)
         self.runs += len(runs)
-        longest = self._count_durations()
-        if not longest < LATEST:
-            # A damaged record: no part of the statistics shall see such lengths. No run is left out of their numbers.
-            runs.forget_lengths(LATEST)
-            longest = max(map(sub, runs.ends, runs.starts))
-        for kind, values in delays.items():
-            if min(values) < 0.0:  # unknown ones, after a gap
-                values = [value for value in values if value >= 0.0]
-            self._histogram(self.delays, kind).add_all(values)
-        tasks = adders[TASK]
-        for ident, _, _, _ in decoded.finished:
-            tasks.pop(ident, None)
+        longest = self._counter.count(runs, decoded.finished)
         decoded.longest_s = longest
         if longest >= lowest or self.who_waited.is_charging:
             self._take_slow(self.who_waited.feed(runs, lowest))
 
-    def _count_durations(self) -> float:
-        """Counts what the cells hold; returns the longest run."""
-        longest = 0.0
-        for cell in self._cells.values():
-            durations = cell.durations
-            if durations:
-                most = max(durations)
-                if most > longest:
-                    longest = most
-                if not most < LATEST:
-                    durations = cell.durations = [length for length in durations if length < LATEST]
-                    self._forget_adders()
-                    most = max(durations, default=0.0)
-                totals = cell.totals
-                totals.runs += len(durations)
-                totals.seconds += sum(durations)
-                if most > totals.longest_s:
-                    totals.longest_s = most
-                self._histogram(self.durations, cell.kind).add_all(durations)
-                durations.clear()
-        return longest
-
-    def _forget_adders(self) -> None:
-        for adders in self._adders.values():
-            adders.clear()
-
-    def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
-        """What takes the durations of an ident that is seen for the first time."""
-        adders = self._adders[kind]
-        site = ident % SITE_LIMIT
-        if site != ident and site in adders:  # a further task of a coroutine
-            known = adders[site]
-            if len(adders) >= _MAX_IDENTS:
-                adders.clear()
-                adders[site] = known
-            adders[ident] = known
-            return known
+    def _find_sums(self, ident: float) -> tuple[str, TakeSums, bool]:
         totals, is_known = self._find(ident)
-        key = kind, totals.label
-        cell = self._cells.get(key)
-        if cell is None:
-            cell = self._cells[key] = _Cell(kind, totals)
-        add = cell.durations.append
-        if is_known:
-            if len(adders) >= _MAX_IDENTS:
-                adders.clear()
-            adders[ident] = adders[site] = add
-        return add
-
-    def _histogram(self, family: dict[str, Histogram], kind: str) -> Histogram:
-        histogram = family.get(kind)
-        if histogram is None:
-            histogram = family[kind] = Histogram()
-        return histogram
+        return totals.label, totals.add, is_known
 
     def _find(self, ident: float) -> tuple[CallbackTotals, bool]:
         """The totals of an ident, and whether its site is known yet."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from operator import add
 from typing import Final, NamedTuple
 
 #: Upper bounds of the published buckets for durations, s.
@@ -124,6 +125,14 @@ class Histogram:
         self._waiting += values
         if len(self._waiting) >= _FOLD:
             self._fold()
+
+    def add_counted(self, counted: tuple[list[int], float, float] | None) -> None:
+        """Adds values that the reader's C half has counted: how many in each fine bucket, their sum, the largest."""
+        if counted is not None:
+            counts, total, largest = counted
+            self.counts = list(map(add, self.counts, counts))
+            self._sum += total
+            self._maximum = max(self._maximum, largest)
 
     def _fold(self) -> None:
         """Counts the values that wait."""

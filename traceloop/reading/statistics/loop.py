@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from operator import sub
 from typing import TYPE_CHECKING, Final
 
 from ...record import layout
 from ..decoding.decoded import Decoded, State
 from .callbacks import CallbackStatistics
 from .context import Context, SitesOf
+from .counting import count_iterations
 from .histograms import COUNTS, Histogram
 from .labels import BoundedLabels
 from .own_work import OwnWorkStatistics
@@ -135,12 +135,7 @@ class LoopStatistics:
         iterations = decoded.iterations
         if len(iterations):
             self.iterations += len(iterations)
-            # By column: an iteration may have but one run, and what is done for each weighs as much as that.
-            self.iteration_durations.add_all(map(sub, iterations.ends, iterations.starts))
-            self.iteration_callbacks.add_all(iterations.callbacks)
-            delays = iterations.poll_delays
-            if max(delays) >= 0.0:
-                self.poll_delays.add_all([delay for delay in delays if delay >= 0.0])
+            count_iterations(iterations, self.iteration_durations, self.iteration_callbacks, self.poll_delays)
         # The words tell of all tasks, whatever was lost of the record; they may have been read before what it says.
         self._tasks_seen += len(decoded.tasks)
         seen = self._ends_seen

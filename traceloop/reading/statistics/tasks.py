@@ -6,13 +6,15 @@ has no step, and so appears there only. Here are the tasks that ran through the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Set
-from typing import Final, NamedTuple
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from typing import Any, Final, NamedTuple
 
 from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITE_LIMIT
 from ...record.sites import site_of
 from ..decoding.decoded import LATEST, Decoded
+from ..decoding.runs import Run
 from .context import SitesOf
+from .counting import native_of
 from .parts import Sample
 from .waits import Waits
 
@@ -21,6 +23,10 @@ _MAX_ALIVE: Final = 200_000
 _MAX_COROUTINES: Final = 4096
 _MAX_CREATORS: Final = 64
 _OTHER_SITE: Final = 0
+
+#: A task's steps in a chunk: its ident; how many; seconds in them, in the longest, from ready to step, suspended
+#: between them; when the first was ready, the last ended; steps before which there was none, and the last of these.
+StepGroup = tuple[float, int, float, float, float, float, float, float, int, float]
 
 
 class CoroutineTotals:
@@ -213,10 +219,53 @@ class TaskStatistics:
                     totals.most_alive = max(totals.most_alive, now)
 
     def _feed_steps(self, decoded: Decoded) -> None:
+        module = native_of(decoded.runs)
+        if module is None:
+            self._feed_rows([run for run in decoded.runs if run[3] >= SITE_LIMIT])
+        else:
+            self._feed_groups(module.group_steps(decoded.runs), decoded.runs)
+
+    def _feed_groups(self, groups: Iterable[StepGroup], runs: Any) -> None:
+        """The steps of each task in one: what ``_feed_rows`` would add up."""
         known = self._alive.get
         done = self._done.get
         looks = self._waits.looks
-        for _, start, end, ident, _, delay, _, _, _, _ in [run for run in decoded.runs if run[3] >= SITE_LIMIT]:
+        for ident, steps, running, longest, ready, suspended, start, last_end, begun, since in groups:
+            alive = known(ident) or done(ident) or self._begin(ident, "", start)
+            before = alive.last_end
+            if ident in looks and looks[ident][0] < last_end:
+                self._find_waits(ident, before, runs.of_ident(ident))
+            totals = alive.totals
+            totals.steps += steps
+            totals.running += running
+            totals.ready += ready
+            totals.count += begun
+            if longest > totals.longest_step:
+                totals.longest_step = longest
+            if before < 0.0:
+                totals.count += 1
+                alive.since = start
+            elif start > before:
+                suspended += start - before
+            if begun:
+                alive.since = since
+            totals.suspended += suspended
+            alive.last_end = last_end
+
+    def _find_waits(self, ident: float, before: float, steps: Iterable[Run]) -> None:
+        """A look has found the task suspended before one of these steps of it."""
+        for _, start, end, _, _, delay, _, _, _, _ in steps:
+            if 0.0 < delay < LATEST:
+                start -= delay
+            if start > before >= 0.0 and ident in self._waits.looks:
+                self._waits.step(ident, before, start)
+            before = end
+
+    def _feed_rows(self, steps: Iterable[Run]) -> None:
+        known = self._alive.get
+        done = self._done.get
+        looks = self._waits.looks
+        for _, start, end, ident, _, delay, _, _, _, _ in steps:
             alive = known(ident) or done(ident) or self._begin(ident, "", start)
             totals = alive.totals
             took = end - start

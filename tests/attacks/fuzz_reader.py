@@ -1,0 +1,134 @@
+"""Mutated batches through the reader's C half, built with AddressSanitizer and UBSan: no input may make it misbehave.
+
+    python tests/attacks/fuzz_reader.py [--inputs 10000000] [--seconds 0] [--seed 1]
+
+It builds the extension anew into a temporary folder, and runs itself again with the sanitizers loaded. An input is one
+batch of up to 24 records: the one before it with some of its doubles or bits changed, spliced, cut or made up. Every
+thousandth batch is also counted, grouped by task and turned into rows. Prints how many inputs went through; ends with
+status 1 where a sanitizer spoke.
+"""
+
+from __future__ import annotations
+
+import argparse
+import glob
+import os
+import random
+import struct
+import subprocess
+import sys
+import sysconfig
+import tempfile
+import time
+from array import array
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+SOURCES = os.path.join(ROOT, "traceloop", "reading", "decoding", "native")
+FLAGS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--inputs", type=int, default=10_000_000)
+    parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many; 0: when all inputs are through")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--extension", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.extension:
+        fuzz(options)
+        return 0
+    with tempfile.TemporaryDirectory() as folder:
+        built = build(folder)
+        libraries = [
+            subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
+            for name in ("libasan.so", "libubsan.so")
+        ]
+        # What the interpreter keeps until its end is not of interest; its own allocator would hide where a block ends.
+        environ = os.environ | {
+            "LD_PRELOAD": " ".join(map(str.strip, libraries)),
+            "ASAN_OPTIONS": "detect_leaks=0",
+            "PYTHONMALLOC": "malloc",
+        }
+        return subprocess.run([sys.executable, *sys.argv, "--extension", built], env=environ, check=False).returncode
+
+
+def build(folder: str) -> str:
+    """Builds the extension with the sanitizers; returns its path."""
+    built = os.path.join(folder, f"_reader{sysconfig.get_config_var('EXT_SUFFIX')}")
+    include = sysconfig.get_paths()["include"]
+    sources = sorted(glob.glob(os.path.join(SOURCES, "*.c")))
+    subprocess.run(["gcc", *FLAGS, "-fPIC", "-shared", f"-I{include}", *sources, "-o", built], check=True)
+    return built
+
+
+def fuzz(options: argparse.Namespace) -> None:
+    """In the process that has the sanitizers: feeds inputs to the module at ``options.extension``."""
+    import importlib.util
+
+    sys.path.insert(0, ROOT)
+    from traceloop.reading.decoding.decoded import Decoded
+    from traceloop.reading.decoding.rare_records import RareRecords
+    from traceloop.reading.statistics.histograms import DURATIONS
+    from traceloop.record import layout
+
+    spec = importlib.util.spec_from_file_location("traceloop.reading.decoding._reader", options.extension)
+    assert spec is not None and spec.loader is not None
+    native = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(native)
+    every = sorted({value for name, value in vars(layout).items() if name.startswith("R_")})
+    hot = [-1.0, -2.0, -3.0, -4.0, -5.0, -7.0, -9.0, -10.0, -12.0, -13.0, -14.0, -28.0, -1024.0, -1026.0, 1.0, 65537.0]
+    # Mostly those that C takes in itself.
+    kinds = hot * 12 + every
+    edges = [0.0, -0.0, 1.0, -1.0, 2.0, 3.0, 1e9, 1e15, 2.0**53, -(2.0**53), 2.0**63, 2.0**64, 1e300, -1e300, 5e-324]
+    edges += [65536.0, 65537.0, 131073.0, 2.0**32, 2.0**34, 2.0**34 + 1.0, -1024.0, -1030.0, -1e18, 0.5, 100.0]
+    texts = [[], ["", "", ""], ["Task-1", ""], ["Task-99999999999999999999", "x" * 50, "{}"], ["\udc80"]]
+    generator = random.Random(options.seed)
+    choice, below = generator.choice, generator.randrange
+    records = array("d", [1.0, 1.0, 0.0] * 8)
+    tally = native.Tally(native.Buckets(DURATIONS.fine))
+    begun = time.monotonic()
+    done = rows = 0
+
+    def fresh() -> tuple[object, Decoded]:
+        decoded = Decoded(None)
+        decoded.runs, decoded.iterations = native.new_columns()
+        return native.Model(RareRecords()), decoded
+
+    model, decoded = fresh()
+    while done < options.inputs and not (options.seconds and time.monotonic() - begun > options.seconds):
+        for _ in range(below(1, 5)):
+            how, at = below(8), below(len(records))
+            if how < 3:
+                records[at] = choice(edges)
+            elif how < 5:
+                records[at // 3 * 3 + 1] = choice(kinds)
+            elif how == 5:
+                (bits,) = struct.unpack("<Q", struct.pack("<d", records[at]))
+                (value,) = struct.unpack("<d", struct.pack("<Q", bits ^ 1 << below(64)))
+                records[at] = value if value - value == 0.0 else 1.0
+            elif how == 6 and len(records) < 72:
+                records.extend((below(100) / 8, choice((1.0, 65537.0, 65538.0, 131073.0)), float(below(4))))
+            elif len(records) > 6:
+                del records[at // 3 * 3 : at // 3 * 3 + 3]
+        view = memoryview(array("d", records))
+        model.begin(view, choice(texts), choice((done * 8, done, 0, 1e15)), choice(edges))
+        while model.decode(decoded) is not None:
+            next(model, "")
+        if not below(50):
+            model.lose_place(decoded)
+        done += 1
+        if not done % 1000:
+            model.catch_up(decoded)
+            model.finish(decoded, choice(edges), choice(edges))
+            tally.add(decoded.runs, lambda kind, ident: (int(ident) % 7, bool(below(2))))
+            rows += len(tally.take_cells()) + len(tally.take_histograms()) + len(native.group_steps(decoded.runs))
+            rows += len(list(decoded.runs)) + len(list(decoded.iterations)) + len(decoded.runs.of_ident(1.0))
+            rows += len(decoded.runs.starts) + len(decoded.iterations.callbacks)
+            if not below(10):
+                tally.forget()
+            model, decoded = fresh()
+    print(f"{done:,} inputs in {time.monotonic() - begun:.0f} s, {rows:,} rows made of them; no report", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

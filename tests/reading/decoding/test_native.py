@@ -1,0 +1,183 @@
+"""The same bytes through the C decoder and the Python one give the same rows, and the same numbers."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from traceloop.reading.decoding import decoded as decoded_module
+from traceloop.reading.decoding import decoder
+from traceloop.reading.decoding.choose import load_native
+from traceloop.reading.decoding.decoded import KINDS, Decoded, Standing
+from traceloop.reading.decoding.decoder import PythonModel
+from traceloop.reading.decoding.native_model import NativeModel
+from traceloop.reading.decoding.ring_reader import Batch
+from traceloop.reading.decoding.stream import LoopStream
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.statistics.context import Context
+from traceloop.reading.statistics.histograms import Histogram
+from traceloop.reading.statistics.labels import BoundedLabels
+from traceloop.reading.statistics.loop import LoopStatistics
+from traceloop.reading.statistics.waits import Waits
+from traceloop.record import layout as r
+from traceloop.record.sites import Site
+
+native = load_native()
+pytestmark = pytest.mark.skipif(native is None, reason="the reader's C half was not built (make native)")
+
+CLOCK = st.one_of(st.integers(0, 400).map(lambda n: n / 4), st.floats(0.0, 100.0))
+COUNT = st.one_of(st.integers(0, 6).map(float), st.just(-1.0))
+WILD = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False), st.sampled_from([1e300, -1e300, 2.0**53, 1e15, -0.0, 5e-324])
+)
+IDENT = st.one_of(
+    st.integers(1, 4).map(float),
+    st.tuples(st.integers(1, 4), st.integers(1, 5)).map(lambda each: float(each[0] + r.SITE_LIMIT * each[1])),
+)
+LENGTH = st.tuples(
+    st.integers(0, 6), st.sampled_from([0.0] * 6 + [1.0, 2.0, 3.0, 4.0, 5.0]), st.just(r.OUTCOME)
+).map(lambda each: each[0] + each[1] * each[2])
+KIND_NUMBERS = sorted({value for name, value in vars(r).items() if name.startswith("R_")})
+USUAL = st.one_of(
+    st.tuples(CLOCK, IDENT, LENGTH),
+    st.tuples(CLOCK, IDENT, LENGTH),
+    st.tuples(CLOCK, st.sampled_from([r.R_POLL, r.R_SPIN, r.R_ACTIVE, r.R_SKIP, r.R_RUN, r.R_FOUND - 2]), CLOCK),
+    st.tuples(COUNT, st.sampled_from([r.R_DUE, r.R_WRITER, r.R_CONTEXT]), COUNT),
+    st.tuples(CLOCK, st.sampled_from([r.R_TIMER, r.R_STAMP, r.R_SIGNAL]), st.integers(0, 300).map(float)),
+    st.tuples(IDENT, st.just(r.R_TASK), COUNT),
+    st.tuples(CLOCK, st.sampled_from([r.R_LOOP, r.R_END]), COUNT),
+)
+ANY = st.tuples(st.one_of(CLOCK, WILD), st.one_of(st.sampled_from(KIND_NUMBERS), WILD), st.one_of(COUNT, WILD))
+TEXTS = st.lists(st.sampled_from(["", "Task-7", "Task-x", "mine", "Task-\u0663", "{}", "main"]), max_size=6)
+BATCHES = st.lists(
+    st.tuples(
+        st.lists(st.one_of(USUAL, USUAL, USUAL, ANY), max_size=40), TEXTS, CLOCK, st.booleans(), st.integers(0, 2)
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def batches_of(drawn: Any) -> list[Batch]:
+    out, before = [], 0
+    for triples, text, at, gap, lost in drawn:
+        lost = lost if gap else 0
+        before += lost
+        out.append(Batch(0, [value for triple in triples for value in triple], text, before, at, lost, gap))
+        before += len(triples)
+    return out
+
+
+def same(value: Any) -> Any:
+    """A value as it is compared: rows as lists, what is no number by name."""
+    if isinstance(value, float):
+        return "nan" if math.isnan(value) else value
+    if isinstance(value, str | bytes | int | dict) or value is None:
+        return value
+    return [same(each) for each in value]
+
+
+def what(decoded: Decoded) -> dict[str, Any]:
+    return {name: same(getattr(decoded, name)) for name in Decoded.__slots__}
+
+
+def everything(stream: LoopStream, batches: list[Batch]) -> list[Any]:
+    out: list[Any] = []
+    for batch in batches:
+        out += [what(each) for each in stream.feed([batch])]
+        out.append((stream.state, same(stream.since), stream.runs, stream.damaged))
+    out.append(what(stream.finish(90.0, 80.0)))
+    return out
+
+
+@settings(max_examples=300, deadline=None)
+@given(BATCHES)
+def test_the_same_records_give_the_same_rows(drawn: Any) -> None:
+    batches = batches_of(drawn)
+    expected = everything(LoopStream(model=PythonModel), batches)
+    assert everything(LoopStream(model=lambda: NativeModel(native)), batches) == expected
+
+
+def counted(stream: LoopStream, batches: list[Batch]) -> tuple[dict[Any, Any], list[Any]]:
+    """Every series of a loop's, and every coroutine's totals."""
+    sites = SiteNames([Site("app", f"f{n}", "/app.py", n) for n in range(4)])
+    loop = LoopStatistics(
+        "MainThread", slot=0, context=Context(), sites_of=lambda: sites, labels=BoundedLabels(3),
+        culprits=BoundedLabels(3), waits=Waits(),
+    )  # fmt: skip
+    idents = [float(site + r.SITE_LIMIT * task) for site in (1, 2) for task in (1, 2)]
+    loop._ends_seen = dict.fromkeys(r.COUNTER_WORDS, 0)
+    looks = [Standing(when, ident, 1) for when in (20.0, 60.0) for ident in idents]
+    loop.tasks._waits.look(looks, 1.0)
+    for batch in batches:
+        for each in stream.feed([batch]):
+            loop.feed(each)
+    loop.feed(stream.finish(90.0, 80.0))
+    series: dict[Any, Any] = {}
+    for name, labels, value in loop.metrics():
+        series[name, labels] = (value.counts, value.sum, value.maximum) if isinstance(value, Histogram) else value
+    tasks = [
+        (site, {name: getattr(totals, name) for name in totals.__slots__})
+        for site, totals in loop.tasks.coroutines.items()
+    ]
+    waits = [(key, each.count, each.exact_s, each.estimated_s) for key, each in loop.tasks._waits.totals.items()]
+    return series, [tasks, waits, list(loop.tasks.states())]
+
+
+def close(one: Any, other: Any) -> bool:
+    """Equal, but for the last bits of a sum."""
+    if isinstance(one, float) and isinstance(other, float):
+        return one == other or math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-6) or one != one
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(close, one, other))
+    return bool(one == other)
+
+
+@settings(max_examples=150, deadline=None)
+@given(BATCHES)
+def test_the_same_records_give_the_same_numbers(drawn: Any) -> None:
+    batches = batches_of(drawn)
+    series, rest = counted(LoopStream(model=PythonModel), batches)
+    native_series, native_rest = counted(LoopStream(model=lambda: NativeModel(native)), batches)
+    assert series.keys() == native_series.keys()
+    for key, value in series.items():
+        assert close(value, native_series[key]), (key, value, native_series[key])
+    assert close(rest, native_rest), (rest, native_rest)
+
+
+def test_names_and_limits_are_the_same() -> None:
+    """The header's numbers are the modules'."""
+    import re
+    from pathlib import Path
+
+    text = Path(decoded_module.__file__).with_name("native").joinpath("reader.h").read_text()
+    numbers = dict(re.findall(r"#define (\w+) \(?(1 << \d+|-?[\d.e]+)\)?", text))
+    for name in [name for name in numbers if name.startswith("R_")]:
+        assert getattr(r, name) == float(numbers[name]), name
+    assert float(numbers["SITE_LIMIT"]) == r.SITE_LIMIT and float(numbers["OUTCOME"]) == r.OUTCOME
+    assert float(numbers["LATEST"]) == decoded_module.LATEST and int(numbers["FIRST_STEP"]) == r.FIRST_STEP
+    assert float(numbers["MAX_QUEUE"]) == decoder._MAX_QUEUE
+    assert (decoder._MAX_ENTRIES, decoder._MAX_TIMERS) == (1 << 20, 1 << 18)
+    assert (numbers["MAX_ENTRIES"], numbers["MAX_TIMERS"]) == ("1 << 20", "1 << 18")
+    order = re.search(r"enum \{ (TASK.*), KINDS \}", text)
+    assert order is not None and tuple(order[1].lower().split(", ")) == KINDS
+
+
+@pytest.mark.parametrize("model", [PythonModel, lambda: NativeModel(native)])
+def test_timers_that_never_come_due_take_no_memory_without_bound(model: Any) -> None:
+    """A record of a stranger's: timers without end, and a poll's harvest that nothing takes."""
+    stream = LoopStream(model=model)
+    timers = [value for n in range(50_000) for value in (1.0, r.R_TIMER, 0.0)]
+    for n in range(7):
+        stream.feed([Batch(n, timers, [], n * 50_000, 1.0, 0, False)])
+    known = decoder._MAX_TIMERS
+    (out,) = stream.feed([Batch(9, [0.0, r.R_DUE, 350_000.0, 2.0, 5.0, 349_999.0], [], 350_000, 3.0, 0, False)])
+    last = stream.finish()
+    (run,) = [*out.runs, *last.runs]
+    assert known < 350_000 and run[4] == "timer" and run[6] == 0

@@ -1,0 +1,133 @@
+/* What becomes of a run's record in Python: tasks that begin and end, text, and every rare record. */
+
+#include "reader.h"
+
+PyObject *
+model_next_text(Model *self)
+{
+    if (self->text == NULL || self->text_at >= PyList_GET_SIZE(self->text))
+        return NULL;
+    return Py_NewRef(PyList_GET_ITEM(self->text, self->text_at++));
+}
+
+/* The name of a task that begins, by the text of its first step's record (see layout.py). */
+static PyObject *
+name_of_new_task(Model *self)
+{
+    PyObject *name = model_next_text(self);
+    if (name == NULL || (PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 0)) {
+        Py_XDECREF(name);
+        if (self->automatic_name < 0)
+            return PyUnicode_FromString("");
+        return PyUnicode_FromFormat("Task-%lld", (long long)++self->automatic_name);
+    }
+    Py_ssize_t length;
+    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &length) : NULL;
+    if (text == NULL) {
+        PyErr_Clear();
+        return name;
+    }
+    if (length > 5 && length < 21 && strncmp(text, "Task-", 5) == 0) {
+        int64_t number = 0;
+        for (Py_ssize_t index = 5; index < length; index++) {
+            if (text[index] < '0' || text[index] > '9')
+                return name;
+            number = number * 10 + (text[index] - '0');
+        }
+        self->automatic_name = number;
+    }
+    return name;
+}
+
+/* Appends a NewTask. A named tuple is made here as its class makes it, without a call of Python. */
+static int
+add_task(Model *self, PyObject *name, int64_t creator, double creator_ident, PyObject *made_by_loop)
+{
+    PyTypeObject *type = (PyTypeObject *)state_of(Py_TYPE(self))->new_task;
+    PyObject *task = type->tp_alloc(type, 7);
+    if (task == NULL)
+        return -1;
+    PyTuple_SET_ITEM(task, 0, PyFloat_FromDouble(self->row.ident));
+    PyTuple_SET_ITEM(task, 1, Py_NewRef(name));
+    PyTuple_SET_ITEM(task, 2, PyLong_FromLongLong(self->runs));
+    PyTuple_SET_ITEM(task, 3, PyFloat_FromDouble(self->row.start));
+    PyTuple_SET_ITEM(task, 4, PyLong_FromLongLong(creator));
+    PyTuple_SET_ITEM(task, 5, PyFloat_FromDouble(creator_ident));
+    PyTuple_SET_ITEM(task, 6, Py_NewRef(made_by_loop));
+    int result = -1;
+    if (!PyErr_Occurred())
+        result = PyList_Append(self->tasks, task);
+    Py_DECREF(task);
+    return result;
+}
+
+/* The run is a task's first step: the name stands in the text. */
+int
+model_take_first_step(Model *self)
+{
+    PyObject *name = name_of_new_task(self);
+    if (name == NULL)
+        return -1;
+    double maker = self->row.scheduler ? self->group.creator_ident : 0.0;
+    int result = add_task(self, name, self->row.scheduler, maker, Py_True);
+    Py_DECREF(name);
+    return result;
+}
+
+/* The run may be the first step of a task that a record of its own has announced. */
+int
+model_take_announced(Model *self)
+{
+    PyObject *ident = PyFloat_FromDouble(self->row.ident);
+    if (ident == NULL)
+        return -1;
+    int result = 0;
+    PyObject *known = PyDict_GetItemWithError(self->new_tasks, ident);
+    if (known != NULL) {
+        Py_INCREF(known);
+        PyObject *name, *made_by_loop;
+        long long maker;
+        double maker_ident;
+        result = -1;
+        if (PyDict_DelItem(self->new_tasks, ident) == 0 &&
+            PyArg_ParseTuple(known, "OOLd", &name, &made_by_loop, &maker, &maker_ident)) {
+            if (maker < 0) {
+                maker = self->row.scheduler;
+                maker_ident = maker ? self->group.creator_ident : 0.0;
+            }
+            result = add_task(self, name, maker, maker_ident, made_by_loop);
+        }
+        Py_DECREF(known);
+    }
+    else if (PyErr_Occurred())
+        result = -1;
+    Py_DECREF(ident);
+    return result;
+}
+
+int
+model_take_outcome(Model *self)
+{
+    PyObject *entry = Py_BuildValue("(didL)", self->row.ident, (int)self->row.outcome, self->row.start, self->runs);
+    if (entry == NULL)
+        return -1;
+    int result = PyList_Append(self->finished, entry);
+    Py_DECREF(entry);
+    return result;
+}
+
+/* Every other kind of record. ``take`` of RareRecords never raises for what a record says. */
+int
+model_take_rare(Model *self, double a, double ident, double b)
+{
+    long long writer = self->state == ACTIVE ? self->runs + 1 : 0;
+    long long before = self->running ? self->runs : 0;
+    PyObject *taken = PyObject_CallMethod(self->rare, "take", "dddOO(Ld)LL", a, ident, b, (PyObject *)self,
+                                          self->decoded, before, self->running ? self->row.ident : 0.0, writer,
+                                          (long long)self->context);
+    if (taken == NULL)
+        return -1;
+    self->damaged += taken != Py_True;
+    Py_DECREF(taken);
+    return 0;
+}

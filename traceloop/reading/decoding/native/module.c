@@ -1,0 +1,152 @@
+/* The module: its state, made from the classes of decoded.py and runs.py when it is loaded. */
+
+#include "reader.h"
+
+static PyObject *
+attribute_of(const char *module, const char *name)
+{
+    PyObject *found = PyImport_ImportModule(module);
+    if (found == NULL)
+        return NULL;
+    PyObject *value = PyObject_GetAttrString(found, name);
+    Py_DECREF(found);
+    return value;
+}
+
+/* Whether all of a buffer's doubles are finite. */
+static PyObject *
+all_finite(PyObject *module, PyObject *argument)
+{
+    Py_buffer buffer;
+    if (PyObject_GetBuffer(argument, &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
+        return NULL;
+    if (buffer.itemsize != sizeof(double) || strcmp(buffer.format, "d") != 0) {
+        PyBuffer_Release(&buffer);
+        PyErr_SetString(PyExc_TypeError, "doubles");
+        return NULL;
+    }
+    const char *bytes = buffer.buf;
+    bool all = true;
+    for (Py_ssize_t at = 0; at < buffer.len; at += (Py_ssize_t)sizeof(double)) {
+        double value;
+        memcpy(&value, bytes + at, sizeof(double));
+        all &= isfinite(value) != 0;
+    }
+    PyBuffer_Release(&buffer);
+    return PyBool_FromLong(all);
+}
+
+/* Empty Runs and Iterations. */
+static PyObject *
+new_columns(PyObject *module, PyObject *ignored)
+{
+    reader_state *st = PyModule_GetState(module);
+    return Py_BuildValue("(NN)", st->runs->tp_alloc(st->runs, 0), st->iterations->tp_alloc(st->iterations, 0));
+}
+
+static int
+add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
+{
+    *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
+    return *type == NULL ? -1 : PyModule_AddType(module, *type);
+}
+
+static int
+reader_exec(PyObject *module)
+{
+    reader_state *st = PyModule_GetState(module);
+    static const struct {
+        size_t at;
+        const char *text;
+    } texts[] = {
+        {offsetof(reader_state, text_active_s), "active_s"},     {offsetof(reader_state, text_idle_s), "idle_s"},
+        {offsetof(reader_state, text_runs), "runs"},             {offsetof(reader_state, text_iterations), "iterations"},
+        {offsetof(reader_state, text_tasks), "tasks"},           {offsetof(reader_state, text_finished), "finished"},
+        {offsetof(reader_state, text_closed), "closed"},         {offsetof(reader_state, text_end), "end"},
+        {offsetof(reader_state, text_lose_place), "lose_place"}, {offsetof(reader_state, text_new_tasks), "new_tasks"},
+    };
+    for (size_t index = 0; index < sizeof(texts) / sizeof(texts[0]); index++) {
+        PyObject *text = PyUnicode_InternFromString(texts[index].text);
+        if (text == NULL)
+            return -1;
+        memcpy((char *)st + texts[index].at, &text, sizeof(text));
+    }
+    if (add_type(module, &runs_spec, &st->runs) < 0 || add_type(module, &iterations_spec, &st->iterations) < 0 ||
+        add_type(module, &model_spec, &st->model) < 0 || add_type(module, &buckets_spec, &st->buckets) < 0 ||
+        add_type(module, &tally_spec, &st->tally) < 0)
+        return -1;
+    st->kinds = attribute_of("traceloop.reading.decoding.decoded", "KINDS");
+    st->new_task = st->kinds ? attribute_of("traceloop.reading.decoding.decoded", "NewTask") : NULL;
+    st->iteration = st->new_task ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
+    if (st->iteration == NULL)
+        return -1;
+    if (!PyTuple_Check(st->kinds) || PyTuple_GET_SIZE(st->kinds) != KINDS || !PyType_Check(st->new_task) ||
+        !PyType_IsSubtype((PyTypeObject *)st->new_task, &PyTuple_Type)) {
+        PyErr_SetString(PyExc_ImportError, "not the module that belongs to these sources");
+        return -1;
+    }
+    return 0;
+}
+
+static int
+reader_traverse(PyObject *module, visitproc visit, void *arg)
+{
+    reader_state *st = PyModule_GetState(module);
+#define VISIT(name) Py_VISIT(st->name);
+    EACH_OBJECT(VISIT)
+    return 0;
+}
+
+static int
+reader_clear(PyObject *module)
+{
+    reader_state *st = PyModule_GetState(module);
+#define CLEAR(name) Py_CLEAR(st->name);
+    EACH_OBJECT(CLEAR)
+    return 0;
+}
+
+static void
+reader_free(void *module)
+{
+    if (PyModule_GetState(module) != NULL)
+        reader_clear(module);
+}
+
+static PyMethodDef reader_methods[] = {
+    {"count_iterations", (PyCFunction)(void (*)(void))count_iterations, METH_FASTCALL,
+     "Histograms of iterations: durations, numbers of handles, poll delays."},
+    {"finite", all_finite, METH_O, "Whether all of a buffer's doubles are finite."},
+    {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
+    {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},
+    {NULL},
+};
+
+static PyModuleDef_Slot reader_slots[] = {
+    {Py_mod_exec, reader_exec},
+#ifdef Py_mod_multiple_interpreters
+    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
+#endif
+#ifdef Py_mod_gil
+    {Py_mod_gil, Py_MOD_GIL_USED}, /* choose.py does not load it where there is no GIL */
+#endif
+    {0, NULL},
+};
+
+struct PyModuleDef reader_module = {
+    PyModuleDef_HEAD_INIT,
+    .m_name = "_reader",
+    .m_doc = "The accelerator of the reader; what is in it is private to traceloop.reading and traceloop.exporters.",
+    .m_size = sizeof(reader_state),
+    .m_methods = reader_methods,
+    .m_slots = reader_slots,
+    .m_traverse = reader_traverse,
+    .m_clear = reader_clear,
+    .m_free = reader_free,
+};
+
+PyMODINIT_FUNC
+PyInit__reader(void)
+{
+    return PyModuleDef_Init(&reader_module);
+}

@@ -1,0 +1,246 @@
+/* The accelerator of the reader: what its files share.
+
+   module.c      the module: state, what is looked up once
+   runs.c        Runs and Iterations: decoded rows in structures, made into Python objects only where somebody asks
+   model.c       Model: from records to rows; the twin of the Python model in decoder.py
+   model_tasks.c  what of it are Python objects: tasks, texts, rare records
+   model_type.c  Model as a Python type
+   queue.c       the model's ready queue, its timers and writers
+   places.c      which run a place in the record belongs to; the twin of timer_setters.py
+   tally.c       sums by callback and histograms
+   steps.c       steps by task
+
+   Read in this order. Whatever is read here may have been made by strangers: a double becomes an integer only through
+   the functions below, nothing is indexed by what a record says without a look at the bounds, and everything that grows
+   with the record has a limit. No double here is NaN or infinite: ring_reader.py and Model.begin see to that; a
+   difference of two may be infinite. Every function that returns an object returns a new reference; structures own the
+   references that they hold. Nothing is static and mutable, nothing releases the GIL. */
+
+#ifndef TRACELOOP_READER_H
+#define TRACELOOP_READER_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <math.h>
+#include <stddef.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* What record/layout.py calls them. tests/reading/decoding/test_native.py compares them. */
+#define R_POLL (-1.0)
+#define R_ACTIVE (-2.0)
+#define R_SPIN (-3.0)
+#define R_TIMER (-4.0)
+#define R_DUE (-5.0)
+#define R_STAMP (-7.0)
+#define R_SIGNAL (-8.0)
+#define R_WRITER (-9.0)
+#define R_SKIP (-10.0)
+#define R_CONTEXT (-12.0)
+#define R_LOOP (-13.0)
+#define R_END (-14.0)
+#define R_RUN (-28.0)
+#define R_FOUND (-1024.0)
+#define SITE_LIMIT 65536.0
+#define OUTCOME 4294967296.0
+#define FIRST_STEP 4
+#define EXACT 9007199254740992.0 /* 2**53 */
+#define LATEST 8589934592.0      /* 2**33 s, as in decoded.py */
+
+/* As in decoded.py: KINDS, State. */
+enum { TASK, SOON, TIMER, READER, WRITER, SIGNAL, THREADSAFE, KINDS };
+enum { STOPPED, ACTIVE, IDLE, UNKNOWN };
+
+/* As in decoder.py and rare_records.py. */
+#define MAX_QUEUE 1e9
+#define MAX_ENTRIES (1 << 20)
+#define MAX_TIMERS (1 << 18)
+#define MAX_WRITERS 200000
+
+/* One handle run. Its number is that of the first row and its index. */
+typedef struct {
+    double start, end, ident, delay;
+    int64_t scheduler, context, iteration;
+    uint8_t kind, outcome;
+} Row;
+
+typedef struct {
+    PyObject_HEAD
+    Row *rows;
+    Py_ssize_t length, size;
+    int64_t first; /* number of the first row */
+} Runs;
+
+typedef struct {
+    int64_t number, callbacks;
+    double start, end, poll_duration, poll_delay;
+} IterationRow;
+
+typedef struct {
+    PyObject_HEAD
+    IterationRow *rows;
+    Py_ssize_t length, size;
+} Iterations;
+
+/* Handles that one run put into the ready queue, or one poll: how many there are besides the first. */
+typedef struct {
+    double ready, creator_ident, more;
+    int64_t creator;
+    uint8_t kind;
+} Entry;
+
+typedef struct {
+    double due;
+    int64_t setter;
+} DueTimer;
+
+/* A ring of entries; ``size`` is a power of two. */
+typedef struct {
+    Entry *entries;
+    size_t head, length, size;
+} Queue;
+
+typedef struct {
+    DueTimer *items;
+    size_t length, size;
+    bool too_many;
+} Timers;
+
+typedef struct {
+    double *items;
+    size_t length, size;
+} Writers;
+
+/* A batch: its first record, and for each of its records, how many runs stand before it in the batch. */
+typedef struct {
+    uint64_t first;
+    int64_t runs;
+    size_t records;
+    uint32_t *before;
+} Place;
+
+typedef struct {
+    Place *items;
+    size_t length, size;
+    uint64_t end;
+} Places;
+
+typedef struct {
+    PyObject_HEAD
+    /* What its owner looks at. */
+    int state;
+    double since;
+    long long runs, damaged;
+    /* The iteration, and its poll. */
+    int64_t iteration, iteration_first;
+    double iteration_start, poll_start, poll_timeout, poll_duration, poll_delay, moved;
+    /* The ready queue. ``group``: the entry that handles are being taken from, ``more`` is what is left of it. */
+    Queue queue;
+    Entry group;
+    double pending;
+    int64_t context;
+    /* The run whose end was not read yet, and how many handles it added. */
+    bool running;
+    Row row;
+    double added;
+    /* What the records before a run said of it: who put it in. */
+    bool overridden;
+    double stamp;
+    uint8_t override_kind;
+    Timers timers;
+    Writers writers;
+    Places places;
+    int64_t automatic_name; /* the number in the automatic name read last, -1: none */
+    double written_at;
+    /* The batch: its records, how many were decoded, its text. */
+    Py_buffer records;
+    bool has_records;
+    size_t at, count;
+    PyObject *text; /* a list */
+    Py_ssize_t text_at;
+    PyObject *rare; /* RareRecords, which has the tasks that were announced */
+    PyObject *new_tasks;
+    /* While decode runs: where to. Borrowed from ``decoded``, whose attributes hold them. */
+    Runs *out;
+    Iterations *iterations;
+    PyObject *tasks, *finished, *decoded;
+    double active_s, idle_s;
+} Model;
+
+typedef struct {
+    PyTypeObject *runs, *iterations, *model, *buckets, *tally;
+    PyObject *iteration, *new_task; /* decoded.Iteration, decoded.NewTask */
+    PyObject *kinds;                /* the tuple KINDS */
+    PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
+        *text_end, *text_lose_place, *text_new_tasks;
+} reader_state;
+
+#define EACH_OBJECT(DO)                                                                                                \
+    DO(runs) DO(iterations) DO(model) DO(buckets) DO(tally) DO(iteration) DO(new_task) DO(kinds) DO(text_active_s)     \
+    DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished) DO(text_closed) DO(text_end)    \
+    DO(text_lose_place) DO(text_new_tasks)
+
+extern struct PyModuleDef reader_module;
+
+static inline reader_state *
+state_of(PyTypeObject *type)
+{
+    return PyType_GetModuleState(type);
+}
+
+/* An integer that a double holds exactly, else 0. */
+static inline int64_t
+exact(double value)
+{
+    return value > -EXACT && value < EXACT ? (int64_t)value : 0;
+}
+
+/* As record/sites.py: the number of an ident's site, 0 for what is no ident. */
+static inline uint32_t
+site_of(double ident)
+{
+    return ident >= 0.0 && ident < EXACT ? (uint32_t)((uint64_t)ident & 0xFFFF) : 0;
+}
+
+/* Makes room for ``wanted`` items of ``each`` bytes; -1 with MemoryError set where there is none. */
+int reserve(void **items, size_t *size, size_t wanted, size_t each);
+
+/* runs.c */
+int runs_reserve(Runs *runs, Py_ssize_t more);
+int iterations_reserve(Iterations *iterations, Py_ssize_t more);
+extern PyType_Spec runs_spec, iterations_spec;
+
+/* queue.c */
+int queue_put(Queue *queue, Entry entry);
+bool queue_take(Queue *queue, Entry *entry);
+void queue_clear(Queue *queue);
+int timers_add(Timers *timers, double due, int64_t setter);
+int writers_add(Writers *writers, double place);
+void writers_sort(Writers *writers);
+
+/* places.c */
+int places_add(Places *places, uint64_t first, int64_t runs, const double *records, size_t count);
+int64_t places_run_at(const Places *places, double doubles);
+void places_free(Places *places);
+
+/* model.c */
+extern const Entry NOT_KNOWN;
+void model_enter(Model *self, int state, double when);
+int model_end_run(Model *self, double end);
+int model_end_iteration(Model *self, double end);
+int model_forget_queue(Model *self, double length);
+int model_take_records(Model *self, const double **stopped_at);
+
+/* model_tasks.c */
+PyObject *model_next_text(Model *self);
+int model_take_first_step(Model *self);
+int model_take_announced(Model *self);
+int model_take_outcome(Model *self);
+int model_take_rare(Model *self, double a, double ident, double b);
+
+/* model_type.c, tally.c, steps.c */
+extern PyType_Spec model_spec, buckets_spec, tally_spec;
+PyObject *count_iterations(PyObject *module, PyObject *const *args, Py_ssize_t count);
+PyObject *group_steps(PyObject *module, PyObject *runs);
+
+#endif

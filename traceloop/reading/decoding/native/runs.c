@@ -1,0 +1,289 @@
+/* Runs and Iterations: what a chunk decodes to, in rows of structures. They answer to what runs.py asks of both forms. */
+
+#include "reader.h"
+
+#include <stddef.h>
+
+#define LEAST 1024
+
+int
+reserve(void **items, size_t *size, size_t wanted, size_t each)
+{
+    if (wanted <= *size)
+        return 0;
+    size_t grown = *size ? *size : 64;
+    while (grown < wanted) {
+        if (grown > SIZE_MAX / 4 / each) {
+            PyErr_NoMemory();
+            return -1;
+        }
+        grown *= 2;
+    }
+    void *moved = PyMem_Realloc(*items, grown * each);
+    if (moved == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    *items = moved;
+    *size = grown;
+    return 0;
+}
+
+static int
+rows_reserve(void **rows, Py_ssize_t *size, Py_ssize_t wanted, size_t each)
+{
+    size_t grown = (size_t)*size;
+    if (wanted < LEAST)
+        wanted = LEAST;
+    if (reserve(rows, &grown, (size_t)wanted, each) < 0)
+        return -1;
+    *size = (Py_ssize_t)grown;
+    return 0;
+}
+
+int
+runs_reserve(Runs *runs, Py_ssize_t more)
+{
+    return rows_reserve((void **)&runs->rows, &runs->size, runs->length + more, sizeof(Row));
+}
+
+int
+iterations_reserve(Iterations *iterations, Py_ssize_t more)
+{
+    return rows_reserve((void **)&iterations->rows, &iterations->size, iterations->length + more, sizeof(IterationRow));
+}
+
+/* A column as a memoryview of a copy: ``at`` is where it stands in a row, of ``stride`` bytes. */
+static PyObject *
+column(const void *rows, Py_ssize_t length, size_t at, size_t stride, const char *format)
+{
+    PyObject *bytes = PyBytes_FromStringAndSize(NULL, length * 8);
+    if (bytes == NULL)
+        return NULL;
+    char *to = PyBytes_AS_STRING(bytes);
+    const char *from = (const char *)rows + at;
+    for (Py_ssize_t index = 0; index < length; index++)
+        memcpy(to + 8 * index, from + stride * (size_t)index, 8);
+    PyObject *view = PyMemoryView_FromObject(bytes);
+    Py_DECREF(bytes);
+    if (view == NULL)
+        return NULL;
+    PyObject *cast = PyObject_CallMethod(view, "cast", "s", format);
+    Py_DECREF(view);
+    return cast;
+}
+
+/* -- Runs */
+
+static Py_ssize_t
+runs_length(Runs *self)
+{
+    return self->length;
+}
+
+static PyObject *
+runs_item(Runs *self, Py_ssize_t index)
+{
+    if (index < 0 || index >= self->length) {
+        PyErr_SetString(PyExc_IndexError, "no such run");
+        return NULL;
+    }
+    const Row *row = &self->rows[index];
+    PyObject *kind = PyTuple_GET_ITEM(state_of(Py_TYPE(self))->kinds, row->kind);
+    return Py_BuildValue("(LdddOdLLLi)", (long long)(self->first + index), row->start, row->end, row->ident, kind,
+                         row->delay, (long long)row->scheduler, (long long)row->context, (long long)row->iteration,
+                         (int)row->outcome);
+}
+
+static int
+kind_of(PyObject *kinds, PyObject *name)
+{
+    for (int kind = 0; kind < KINDS; kind++) {
+        int same = PyObject_RichCompareBool(PyTuple_GET_ITEM(kinds, kind), name, Py_EQ);
+        if (same)
+            return same < 0 ? -1 : kind;
+    }
+    PyErr_SetString(PyExc_ValueError, "no kind of handle");
+    return -1;
+}
+
+static PyObject *
+runs_append(Runs *self, PyObject *tuple)
+{
+    long long number, scheduler, context, iteration;
+    double start, end, ident, delay;
+    int outcome;
+    PyObject *name;
+    if (!PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "a run is a tuple");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(tuple, "LdddOdLLLi", &number, &start, &end, &ident, &name, &delay, &scheduler, &context,
+                          &iteration, &outcome))
+        return NULL;
+    int kind = kind_of(state_of(Py_TYPE(self))->kinds, name);
+    if (kind < 0)
+        return NULL;
+    if (outcome < 0 || outcome >= FIRST_STEP || (self->length && number != self->first + self->length)) {
+        PyErr_SetString(PyExc_ValueError, "not the number that follows, or no outcome");
+        return NULL;
+    }
+    if (self->length == self->size && runs_reserve(self, 1) < 0)
+        return NULL;
+    if (!self->length)
+        self->first = number;
+    self->rows[self->length++] =
+        (Row){start, end, ident, delay, scheduler, context, iteration, (uint8_t)kind, (uint8_t)outcome};
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+runs_forget_lengths(Runs *self, PyObject *argument)
+{
+    double limit = PyFloat_AsDouble(argument);
+    if (limit == -1.0 && PyErr_Occurred())
+        return NULL;
+    for (Py_ssize_t index = 0; index < self->length; index++) {
+        Row *row = &self->rows[index];
+        if (!(row->end - row->start < limit))
+            row->end = row->start;
+    }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+runs_of_ident(Runs *self, PyObject *argument)
+{
+    double ident = PyFloat_AsDouble(argument);
+    if (ident == -1.0 && PyErr_Occurred())
+        return NULL;
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t index = 0; found != NULL && index < self->length; index++) {
+        if (self->rows[index].ident != ident)
+            continue;
+        PyObject *row = runs_item(self, index);
+        if (row == NULL || PyList_Append(found, row) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(row);
+    }
+    return found;
+}
+
+static PyObject *
+runs_column(Runs *self, void *at)
+{
+    return column(self->rows, self->length, (size_t)at, sizeof(Row), "d");
+}
+
+static void
+runs_dealloc(Runs *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyMem_Free(self->rows);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef runs_methods[] = {
+    {"append", (PyCFunction)runs_append, METH_O, "Adds a run at the end."},
+    {"forget_lengths", (PyCFunction)runs_forget_lengths, METH_O, "Runs of this length or more end where they began."},
+    {"of_ident", (PyCFunction)runs_of_ident, METH_O, "The runs of one ident, in order."},
+    {NULL},
+};
+
+static PyGetSetDef runs_getset[] = {
+    {"starts", (getter)runs_column, NULL, "When they began.", (void *)offsetof(Row, start)},
+    {"ends", (getter)runs_column, NULL, "When they ended.", (void *)offsetof(Row, end)},
+    {NULL},
+};
+
+static PyType_Slot runs_slots[] = {
+    {Py_tp_doc, "Handle runs in order (decoding/runs.py)."},
+    {Py_sq_length, runs_length},
+    {Py_sq_item, runs_item},
+    {Py_tp_methods, runs_methods},
+    {Py_tp_getset, runs_getset},
+    {Py_tp_dealloc, runs_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec runs_spec = {"_reader.Runs", sizeof(Runs), 0, Py_TPFLAGS_DEFAULT, runs_slots};
+
+/* -- Iterations */
+
+static Py_ssize_t
+iterations_length(Iterations *self)
+{
+    return self->length;
+}
+
+static PyObject *
+iterations_item(Iterations *self, Py_ssize_t index)
+{
+    if (index < 0 || index >= self->length) {
+        PyErr_SetString(PyExc_IndexError, "no such iteration");
+        return NULL;
+    }
+    const IterationRow *row = &self->rows[index];
+    return PyObject_CallFunction(state_of(Py_TYPE(self))->iteration, "LddLdd", (long long)row->number, row->start,
+                                 row->end, (long long)row->callbacks, row->poll_duration, row->poll_delay);
+}
+
+static PyObject *
+iterations_append(Iterations *self, PyObject *tuple)
+{
+    long long number, callbacks;
+    double start, end, poll_duration, poll_delay;
+    if (!PyTuple_Check(tuple)) {
+        PyErr_SetString(PyExc_TypeError, "an iteration is a tuple");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(tuple, "LddLdd", &number, &start, &end, &callbacks, &poll_duration, &poll_delay))
+        return NULL;
+    if (self->length == self->size && iterations_reserve(self, 1) < 0)
+        return NULL;
+    self->rows[self->length++] = (IterationRow){number, callbacks, start, end, poll_duration, poll_delay};
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+iterations_column(Iterations *self, void *at)
+{
+    const char *format = (size_t)at == offsetof(IterationRow, callbacks) ? "q" : "d";
+    return column(self->rows, self->length, (size_t)at, sizeof(IterationRow), format);
+}
+
+static void
+iterations_dealloc(Iterations *self)
+{
+    PyTypeObject *type = Py_TYPE(self);
+    PyMem_Free(self->rows);
+    type->tp_free((PyObject *)self);
+    Py_DECREF(type);
+}
+
+static PyMethodDef iterations_methods[] = {
+    {"append", (PyCFunction)iterations_append, METH_O, "Adds an iteration at the end."},
+    {NULL},
+};
+
+static PyGetSetDef iterations_getset[] = {
+    {"starts", (getter)iterations_column, NULL, "When they began.", (void *)offsetof(IterationRow, start)},
+    {"ends", (getter)iterations_column, NULL, "When they ended.", (void *)offsetof(IterationRow, end)},
+    {"callbacks", (getter)iterations_column, NULL, "How many handles ran.", (void *)offsetof(IterationRow, callbacks)},
+    {"poll_delays", (getter)iterations_column, NULL, "How late their polls returned; -1 not known.",
+     (void *)offsetof(IterationRow, poll_delay)},
+    {NULL},
+};
+
+static PyType_Slot iterations_slots[] = {
+    {Py_tp_doc, "Iterations in order (decoding/runs.py)."},
+    {Py_sq_length, iterations_length},
+    {Py_sq_item, iterations_item},
+    {Py_tp_methods, iterations_methods},
+    {Py_tp_getset, iterations_getset},
+    {Py_tp_dealloc, iterations_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec iterations_spec = {"_reader.Iterations", sizeof(Iterations), 0, Py_TPFLAGS_DEFAULT, iterations_slots};
