@@ -37,6 +37,9 @@ FORMATS = {
         "timelines.chrome", ".json", "Chrome's trace events, as JSON, for tools that read no Perfetto trace."
     ),
     "jsonl": Format("timelines.json_lines", ".jsonl", "JSON lines: an object for everything that happened."),
+    "collapsed": Format("profiles.collapsed", ".collapsed.txt", "The profile as collapsed stacks, for flamegraph.pl."),
+    "speedscope": Format("profiles.speedscope", ".speedscope.json", "The profile for https://www.speedscope.app."),
+    "pprof": Format("profiles.pprof", ".pb.gz", "The profile for pprof."),
 }
 
 
