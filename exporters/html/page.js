@@ -2,7 +2,7 @@
 
 const PERIOD_MS = 1000;
 const many = () => state.data.processes.length > 1;
-const state = {data: null, paused: false, open: new Set(), timelines: new Map(), findings: ""};
+const state = {data: null, paused: false, open: new Set(), timelines: new Map(), flames: new Map(), findings: ""};
 const bare = (label) => label.split(".").slice(-2).join(".");
 const nameOf = (stall) => stall.culprit === "unknown" ? stall.callback : stall.culprit;
 const placeOf = (wait) =>
@@ -75,6 +75,13 @@ const tables = {
     measured("ran p99", (row) => row.ran.p99_seconds),
     measured("full for", (row) => row.full_seconds),
   ], 5),
+  profile: new SortedTable("Where the loop's time went by line", [
+    named("line", (row) => row.file ? `${bare(row.function).replace(/^__main__\./, "")}, ${row.file.split("/").pop()}:${row.line}` : row.function),
+    named("callback", (row) => row.callback),
+    measured("time", (row) => row.seconds),
+    measured("share", (row) => row.share, percent),
+    measured("samples", (row) => row.samples, count),
+  ], 2),
   waits: new SortedTable("Where tasks waited", [
     named("place", (row) => row.place),
     named("for", (row) => row.inside),
@@ -132,6 +139,8 @@ const parts = {
   timelines: element("div"),
   now: element("div"),
   stalls: element("div"),
+  flames: element("div"),
+  sampled: element("p", {class: "dim"}),
 };
 const layout = [
   section("findings", "What is wrong", parts.findings),
@@ -139,6 +148,7 @@ const layout = [
   section("loops", "Loops", tables.loops.element, parts.now),
   section("timeline", "Timeline", parts.timelines),
   section("callbacks", "Callbacks by time", tables.callbacks.element),
+  section("profile", "Where the time went by line", tables.profile.element, parts.flames, parts.sampled),
   section("slow", "Slow callbacks", tables.slow.element, parts.stalls),
   section("blocked", "Who waited for whom", tables.blocked.element),
   section("requests", "Requests: where their time went, on average", tables.requests.element),
@@ -169,6 +179,7 @@ function show(data) {
     const total = loop.by_callback.reduce((sum, each) => sum + each.seconds, 0);
     return byName(loop.by_callback).map((each) => ({...each, where: loop.where, share: total ? each.seconds / total : 0}));
   }));
+  showProfile(data, loops);
   tables.slow.update(loops.flatMap((loop) => loop.slow));
   showStalls(data.processes.flatMap((process) => process.stalls));
   tables.blocked.update(data.processes.flatMap((process) => process.blocked));
@@ -234,6 +245,25 @@ function showTimelines(loops) {
   for (const loop of shown) state.timelines.get(loop.where).update(loop.timeline, loop.process.stalls);
 }
 
+function showProfile(data, loops) {
+  const those = data.processes.filter((process) => process.profile !== null);
+  tables.profile.update(those.flatMap((process) => process.profile.lines));
+  const shown = those.slice(0, 8).map((process) => [many() ? `process ${process.process} (pid ${process.pid})` : "the loop's time", process]);
+  if (shown.map(([key]) => key).join("\n") !== [...state.flames.keys()].join("\n")) {
+    state.flames = new Map(shown.map(([key]) => [key, state.flames.get(key) ?? new FlameGraph(key)]));
+    parts.flames.replaceChildren(...[...state.flames.values()].map((each) => each.element));
+  }
+  // Before it can be measured how wide it is, it has to be shown.
+  document.getElementById("profile").hidden = !those.length;
+  for (const [key, process] of shown) state.flames.get(key).update(process.profile.tree);
+  const samples = those.reduce((sum, process) => sum + process.profile.samples, 0);
+  const idle = loops.reduce((sum, loop) => sum + loop.idle_seconds, 0);
+  const cut = those.reduce((sum, process) => sum + process.profile.cut_samples + process.profile.lost_samples, 0);
+  parts.sampled.textContent = `${count(samples)} samples${those.length ? ` at ${those[0].profile.rate} Hz` : ""}; `
+    + `the loops were idle for ${seconds(idle)}, which is left out`
+    + (cut ? `; the stacks of ${count(cut)} samples are not whole` : "");
+}
+
 function showStalls(stalls) {
   const latest = stalls.slice(-10).reverse();
   parts.stalls.replaceChildren(...latest.map((stall) => {
@@ -291,7 +321,9 @@ document.addEventListener("keydown", (event) => {
   const action = actions[event.key];
   if (action) { event.preventDefault(); action(); }
 });
-window.addEventListener("resize", () => { for (const each of state.timelines.values()) each.draw(); });
+window.addEventListener("resize", () => {
+  for (const each of [...state.timelines.values(), ...state.flames.values()]) each.draw();
+});
 document.getElementById("main").replaceChildren(...layout);
 const embedded = JSON.parse(document.getElementById("data").textContent);
 if (embedded === null) {

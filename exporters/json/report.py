@@ -28,6 +28,7 @@ from traceloop.record.sites import UNKNOWN_LABEL
 from traceloop.version import __version__
 
 from ..text.names import readable
+from .profile import profile
 from .requests import requests
 
 SCHEMA: Final = "traceloop-report/1"
@@ -173,6 +174,7 @@ def _process(process: ProcessStatistics, now: float) -> dict[str, Any]:
         ],
         "waits": _waits(process, now),
         "requests": requests(process, wall),
+        "profile": profile(process),
     }
 
 
