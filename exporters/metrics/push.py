@@ -108,10 +108,15 @@ class MetricsPush:
         """``read``: takes in what is new before a snapshot, from this thread. ``with_own_usage``: this process serves
         nothing but watching.
         """
-        now = time.time_ns()
+        now = statistics.began_ns or time.time_ns()
         self._statistics = statistics
         self._read = read
         self._exporters = [(exporter, Snapshots(now, delta=delta)) for exporter, delta in exporters]
+        if statistics.began_ns:  # the collector before this one has sent what it had counted
+            for _, snapshots in self._exporters:
+                with statistics.lock:
+                    snapshots.take(self._samples(), time.time_ns())
+                snapshots.arrived()
         self._environ = environ
         self._notice = notice
         self._with_own_usage = with_own_usage

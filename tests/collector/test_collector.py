@@ -238,6 +238,56 @@ def test_a_killed_collector_leaves_the_program_alone(make_run):
     assert program.wait() == 0
 
 
+IN_PORTIONS = """
+    async def steps(n):
+        for _ in range(n):
+            await asyncio.sleep(0)
+    async def main():
+        while True:
+            line = await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+            if not line:
+                break
+            await asyncio.create_task(steps(int(line) - 1))
+    run(main())
+"""
+
+
+def test_counters_go_on_where_a_killed_collector_left_them(make_run):
+    """They began again from what the rings held, and what these held was counted a second time by Prometheus."""
+    run = make_run({"OTEL_PYTHON_TRACELOOP_RING_SIZE": "64K"})
+    program = run.start(IN_PORTIONS, stdin=subprocess.PIPE)
+
+    counted = 0
+
+    def step():
+        nonlocal counted
+        counted += 500
+        program.stdin.write("500\n")
+        program.stdin.flush()
+        until(lambda: run.value("asyncio_callback_runs_total", callback="__main__.steps") == counted)
+
+    def noted():
+        try:
+            counters = json.loads((run.path / "counters").read_text())["counters"]
+        except OSError:
+            return 0
+        wanted = ["callback", "__main__.steps"]
+        return sum(each[2] for each in counters if each[0] == "asyncio_callback_runs_total" and wanted in each[1])
+
+    for _ in range(8):  # the ring holds five
+        step()
+    while noted() != counted:  # a note is taken when something has been read, two seconds after the last one
+        step()
+    before = json.loads((run.path / "collector.json").read_text())["pid"]
+    os.kill(before, signal.SIGKILL)
+    until(lambda: json.loads((run.path / "collector.json").read_text())["pid"] != before)
+    assert run.value("asyncio_callback_runs_total", callback="__main__.steps") == counted
+    step()
+    assert run.value("asyncio_callback_duration_seconds_count", kind="task") >= counted
+    assert run.value("traceloop_records_dropped_total") == 0
+    program.stdin.close()
+
+
 def test_a_taken_port(make_run, tmp_path):
     run = make_run()
     port = int(run.handle.url.rpartition(":")[2].partition("/")[0])

@@ -33,6 +33,7 @@ from traceloop.settings import Settings
 
 from ..exporters.metrics import asked_for as asked_for_metrics
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
+from .carried_counters import CounterNotes, carried_counters
 from .files import keep_traceback, release_stderr, say, write_file
 from .listening import close_listener
 from .orders import RELEASE_LISTENER, RELEASE_STDERR
@@ -100,9 +101,13 @@ class Collector:
         self._look_again = MAX_POLL_SECONDS
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
+        self._notes = CounterNotes(self.run_dir)
+        self._began_ns = time.time_ns()
 
-    def open(self, listener: socket.socket | None) -> None:
-        """Brings in what reads and serves; only now, since the program waits for what comes before."""
+    def open(self, listener: socket.socket | None, *, again: bool = False) -> None:
+        """Brings in what reads and serves; only now, since the program waits for what comes before. ``again``: after
+        another collector, whose counters go on.
+        """
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
 
@@ -120,6 +125,8 @@ class Collector:
             self.pipeline = make_pipeline(self.settings, self.statistics, say)
         else:
             self.pipeline = NoSpans()
+        if again:
+            self._carry_on()
         self.push: MetricsPush | None = None
         if asked_for_metrics(os.environ):
             from ..exporters.metrics.push import make_push
@@ -130,6 +137,17 @@ class Collector:
             threading.Thread(
                 target=self._serve_metrics, args=(listener,), name="traceloop-metrics", daemon=True
             ).start()
+
+    def _carry_on(self) -> None:
+        """Goes on with the counters of the collector before this one."""
+        carried = carried_counters(self.run_dir)
+        if carried is None:
+            return
+        self.read()
+        with self.statistics.lock:
+            carried.begin(self.statistics.samples())
+            self.statistics.carry = carried.added_to
+            self.statistics.began_ns = self._began_ns = carried.began_ns
 
     def _serve_metrics(self, listener: socket.socket) -> None:
         """Serves once somebody asks, or after a while: the end of a short program does not wait for what that takes."""
@@ -243,6 +261,8 @@ class Collector:
             for name in list(self.follower.ended - self._ended):
                 busy = True
                 self._process_over(name)
+            if busy:
+                self._notes.note(self.statistics.samples(), self._began_ns)
         self._tell_of_others()
         if not self._summary_written and self._may_sum_up():
             busy = True
@@ -462,7 +482,7 @@ class Collector:
 
 
 #: What is of no use in a copy of a record.
-_NOT_COPIED = (files.WAKE, files.COLLECTOR, files.LOCK, files.LEFT, files.OVER, files.RECORDED)
+_NOT_COPIED = (files.COUNTERS, files.WAKE, files.COLLECTOR, files.LOCK, files.LEFT, files.OVER, files.RECORDED)
 
 
 def _reason_of(error: OSError) -> str:

@@ -57,7 +57,7 @@ def _run_until_finished(
     description = {"pid": os.getpid(), "start_ticks": process_start_ticks(), "url": url}
     write_file(os.path.join(run_dir, files.COLLECTOR), json.dumps(description))
     expired_records.hold(run_dir)  # until this process ends
-    collector.open(listener)
+    collector.open(listener, again=bool(ended_before))
     if ended_before:
         collector.tell(f"the collector {ended_before} and was started again: it goes on from what the rings hold")
     expired_records.expire(run_dir)

@@ -1,8 +1,8 @@
 """The process above the collector's: it binds the metrics port, starts the collector, and starts it again if it dies.
 
 The collector may be killed: the kernel ends the largest process first where memory is short. The record stays in the
-rings, and the metrics port stays bound here, so that a new collector goes on where the rings begin. What was counted
-from records that are overwritten by then is lost: its counters begin again from what the rings hold.
+rings, and the metrics port stays bound here, so that a new collector goes on where the rings begin. Its counters go on
+from those that the one before it has noted down (carried_counters.py).
 
 This process imports next to nothing and holds no more than a few MB. It speaks with its child by a pipe, on which the
 child writes what is to be let go of, and whose end says that the child has ended.

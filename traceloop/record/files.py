@@ -14,6 +14,7 @@
             snapshot              in a copy that was made while the process ran
             usage                 by the collector: the most memory that the process had, bytes
         collector.json            the collector: pid, start, address
+        counters                  by the collector: its counters, for one that is started in its place
         wake                      a pipe that wakes the collector
         held                      locked while the collector lives
         recorded                  a process was read to its end
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 
 RUN: Final = "run.json"
 COLLECTOR: Final = "collector.json"
+COUNTERS: Final = "counters"
 WAKE: Final = "wake"
 LOCK: Final = "held"
 SUMMARY: Final = "summary.txt"

@@ -79,6 +79,15 @@ class Histogram:
         self._waiting: list[float] = []
         self.exemplars: dict[int, Exemplar] = {}
 
+    @classmethod
+    def of(
+        cls, bounds: Bounds, counts: list[int], total: float, maximum: float, exemplars: dict[int, Exemplar]
+    ) -> Histogram:
+        """One of values that were counted elsewhere: ``total`` is their sum."""
+        made = cls(bounds)
+        made._counts, made._sum, made._maximum, made.exemplars = counts, total, maximum, exemplars
+        return made
+
     @property
     def counts(self) -> list[int]:
         """How many values lie in each fine bucket; the last: above all bounds."""

@@ -41,6 +41,9 @@ class Statistics:
         self.process_parts: list[Callable[[ProcessStatistics], Part]] = []
         #: More series, of nobody's process: an exporter's own counters.
         self.extra: list[Callable[[], Iterable[Sample]]] = []
+        #: Adds what another collector has counted before; since when that was counted (wall clock, ns; 0: none has).
+        self.carry: Callable[[Iterable[Sample]], Iterator[Sample]] | None = None
+        self.began_ns = 0
         self.processes: dict[int, ProcessStatistics] = {}
         self._slots = NumberSlots()
 
@@ -77,6 +80,9 @@ class Statistics:
 
     def samples(self) -> Iterator[Sample]:
         """Every series as it stands, with all its labels. To be used up under ``lock``."""
+        return self._samples() if self.carry is None else self.carry(self._samples())
+
+    def _samples(self) -> Iterator[Sample]:
         for slot, process in sorted(self.processes.items()):
             owner = ("process", str(slot))
             for name, labels, value in process.metrics():
