@@ -59,6 +59,13 @@ async def refresh() -> None:
         await asyncio.sleep(0.25)
 
 
+async def countdown(until: float) -> None:
+    """Says now and then that it is still at work."""
+    while True:
+        await asyncio.sleep(8)
+        print(f"   {max(0, until - time.monotonic()):.0f} s left", flush=True)
+
+
 async def client(base: str, until: float) -> int:
     """One simulated user; returns how many requests it made."""
     count = 0
@@ -90,10 +97,12 @@ async def main(seconds: float, users: int) -> None:
     await site.start()
     host, port = runner.addresses[0][:2]
     print(f"serving http://{host}:{port}/cart/1 for {seconds:g} s, with {users} users of its own", flush=True)
-    background = asyncio.create_task(refresh(), name="refresh")
+    background = [asyncio.create_task(refresh(), name="refresh")]
     until = time.monotonic() + seconds
+    background.append(asyncio.create_task(countdown(until), name="countdown"))
     counts = await asyncio.gather(*[client(f"http://{host}:{port}", until) for _ in range(users)])
-    background.cancel()
+    for task in background:
+        task.cancel()
     await runner.cleanup()
     app[POOL].shutdown()
     print(f"{sum(counts)} requests answered")

@@ -1,6 +1,6 @@
 """A receiver's answers: read within bounds, understood as far as they matter, fit to be shown.
 
-The receiver is a stranger: its answer may be endless, compressed a thousandfold, or full of control characters.
+The receiver cannot be trusted: its answer may be endless, compressed a thousandfold, or full of control characters.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _uncompressed(data: bytes, encoding: str) -> bytes:
 
 
 def shown(text: str) -> str:
-    """Text of a stranger as it may stand in a line of ours: one line, no control characters, not long."""
+    """Text of a receiver as it may stand in a line of ours: one line, no control characters, not long."""
     cleaned = "".join(character if character.isprintable() else " " for character in text[: 4 * _SHOWN_CHARACTERS])
     return " ".join(cleaned.split())[:_SHOWN_CHARACTERS]
 

@@ -201,7 +201,7 @@ def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool) -> Itera
         f"{counted(loop.iterations, 'iteration')} with {counted(loop.callbacks.runs, 'callback')}"
     )
     if loop.running_at_end:
-        yield "    " + style.bad("its process ended while the loop was running, off its poll")
+        yield "    " + style.bad("its process ended while the loop was running handles")
     elif loop.is_open and (running := loop.running_seconds()) > 1.0:
         yield "    " + style.bad(f"has been running for {seconds(running)} without a poll")
     yield "    " + "; ".join(_tasks_and_timers(loop))

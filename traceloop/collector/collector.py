@@ -226,7 +226,7 @@ class Collector:
         return True
 
     def _runs_something(self) -> bool:
-        """Whether a loop is off its poll just now."""
+        """Whether a loop runs handles now, rather than polling."""
         rings = (ring for process in self.follower.processes.values() for ring in process.rings.values())
         return any(ring.is_loop and ring.reader.word(layout.W_RUNNING) > 0.0 for ring in rings)
 

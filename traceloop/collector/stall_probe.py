@@ -1,19 +1,23 @@
-"""The collector's look from outside: at loops that stand still while their process's watchdog does too.
+"""Finds, from outside the process, loops that are blocked by C code that holds the GIL.
 
-A C call that holds the GIL stops every Python thread, the watchdog with them. From outside it shows: the loop's word
-says that it has been off its poll for longer than the threshold, the watchdog is late for its next turn, and the kernel
-says that the loop's thread computes while the watchdog sleeps, wakes and sleeps again. Then the process is sent the
-signal that it has advertised (fault_dump.py), upon which faulthandler writes its stacks without the GIL.
+Such a call stops every Python thread, and with them the process's own watchdog. Three signs show it from outside:
 
-The last of these is what makes the dump safe. A thread that runs Python code gives the GIL away within 5 ms of being
-asked, so a watchdog that was scheduled meanwhile and still waits for it proves that the loop's thread is inside a C
-call. Without that proof the watchdog may only lack a processor, on a busy machine, and the signal may meet the
-interpreter between two stores to its frames: faulthandler then follows half a frame, and the process dies of it.
+- the number that the loop publishes says that it has not polled for longer than the threshold;
+- the watchdog is late for its next look;
+- the kernel says that the loop's thread computes while the watchdog sleeps, wakes up and sleeps again.
 
-A signal that nobody handles would end the process, so all of this is asked for immediately before: that the process is
-the one that advertised, that the kernel has a handler for the signal, and that the descriptor it would write to is
-still the dump file. And it is sent to a running thread only: one in ``poll`` or ``nanosleep`` would have its call ended
-by it, whatever SA_RESTART says (signal(7)).
+The collector then sends the signal that the process has advertised (fault_dump.py), and faulthandler writes the stacks
+without the GIL.
+
+The third sign makes the dump safe. A thread that runs Python code gives up the GIL within 5 ms of being asked. If the
+watchdog had a processor and still waits for the GIL, the loop's thread must be inside a C call. Without this proof the
+watchdog may only lack a processor on a busy machine, and the signal may arrive between two stores to the interpreter's
+frames. faulthandler would then follow half a frame, and the process would die of it.
+
+A signal without a handler would end the process. So the collector checks three things immediately before it sends one:
+the process is the one that advertised it, the kernel has a handler for it, and the descriptor it writes to is still the
+dump file. The signal goes to a running thread only: in ``poll`` or ``nanosleep`` it would end the call, whatever
+SA_RESTART says (signal(7)).
 """
 
 from __future__ import annotations

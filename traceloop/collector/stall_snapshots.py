@@ -1,12 +1,12 @@
-"""Copies of the record around long stalls, kept when the ring itself has long been overwritten.
+"""Copies of the record around long stalls, for when the ring itself has been overwritten.
 
 A snapshot is a folder that looks like a run directory with one process in it, so that ``traceloop report`` opens it:
-``stall-N-PID/p-PID-START/`` with the rings as they were, the sites, what the process said of itself, and a file
-``snapshot``, by which readers know that it is no process that ended without an exit record. It is taken when a stall
-has lasted for the set time, so that it exists even if the stall never ends, and once more when it is over.
+``stall-N-PID/p-PID-START/``. It has the rings as they were, the sites, the process's description, and a file
+``snapshot``, which tells readers that the process was not killed. One is taken when a stall has lasted for the set
+time, so that it exists even if the stall never ends, and again when the stall is over.
 
-There are ten at most. Where all are taken, the culprit that has the most of them gives up its shortest: to a culprit
-that has fewer, or to a longer stall of its own.
+There are at most ten. When all are taken, the culprit with the most of them gives up its shortest one, to a culprit
+that has fewer or to a longer stall of its own.
 """
 
 from __future__ import annotations

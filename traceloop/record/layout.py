@@ -61,7 +61,7 @@ DEFAULT_CAPACITY: Final = 8 * 1024 * 1024
 
 # Words, each a double.
 W_HEAD: Final = 0  # bytes ever advanced in the data
-W_RUNNING: Final = 1  # since when the loop has been off its poll (monotonic s); 0 while it polls or does not run
+W_RUNNING: Final = 1  # when the loop last left its poll (monotonic s); 0 while it polls or does not run
 W_OPEN: Final = 2  # 1 while a loop owns the ring, 0 when it is free for the next one
 W_THRESHOLD: Final = 3  # slow-callback threshold in force, s
 W_TIMERS: Final = 4  # entries in the timer heap, cancelled ones included

@@ -1,6 +1,6 @@
 """What is known of a process that crashed or was killed: how it ended, and where its loops stood.
 
-Three sources, none of which needs the process: the word by which a loop says since when it has been off its poll, the
+Three sources, none of which needs the process: the word by which a loop says when it last left its poll, the
 stacks that the watchdog took of a callback that ran too long, and the file into which faulthandler writes at a fatal
 signal (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT). A callback that SIGKILL ended sooner than the watchdog looks is not
 known by name: what it did is in none of them.

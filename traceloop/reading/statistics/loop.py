@@ -187,7 +187,7 @@ class LoopStatistics:
         self._take_words()
 
     def running_seconds(self, now: float | None = None) -> float:
-        """For how long the loop has been off its poll, s; 0 while it polls."""
+        """Seconds since the loop last polled for I/O; 0 while it polls."""
         if self.reader is None:
             return 0.0
         running = self.reader.word(layout.W_RUNNING)

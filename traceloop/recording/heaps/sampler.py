@@ -30,7 +30,7 @@ from .timer_origins import CreationSites, callbacks_waiting
 _INTERVAL_SECONDS = 1.0
 # Where the watchdog has not come for so long there is none.
 _ABSENT_SECONDS = 3.0
-# A loop that has been off its poll for so long can cancel nothing: its timers are not looked at.
+# A loop that has not polled for so long can cancel nothing: its timers are not looked at.
 _BLOCKED_SECONDS = 0.5
 
 

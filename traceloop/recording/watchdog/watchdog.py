@@ -1,7 +1,7 @@
 """The watchdog: a thread that looks whether a handle of a loop runs longer than it should, and says where it stands.
 
 One for a process, started when the first loop runs. It looks at a word that the loop publishes (``W_RUNNING``, since
-when it has been off its poll), so a turn that finds nothing costs some 30 us, ten times a second. What follows from
+when it has not polled), so a turn that finds nothing costs some 30 us, ten times a second. What follows from
 how the loop publishes:
 
 * The word says when the iteration began (or when it was published last, at most 1 ms before), not the handle. Only when
