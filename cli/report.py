@@ -16,17 +16,21 @@ if TYPE_CHECKING:
 
 
 @click.command("report")
-@click.argument("record", type=click.Path(exists=True, file_okay=False, readable=True))
+@click.argument("record", required=False, type=click.Path(exists=True, file_okay=False, readable=True))
 @click.option("--full", is_flag=True, help="Print every table, with all its rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (docs/report-json.md).")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write a page to this file, to open in a browser.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
-def command(record: str, full: bool, as_json: bool, html: str | None, width: int | None) -> None:
+def command(record: str | None, full: bool, as_json: bool, html: str | None, width: int | None) -> None:
     """Print the report of RECORD: what is wrong, how bad it is, who does it and what to do; then tables.
 
     RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR
     itself: then its newest run is taken.
     """
+    if record is None:
+        raise click.UsageError(
+            "expected the folder of a record: `traceloop run --record DIR` keeps one, and a crash leaves one behind"
+        )
     folder = open_record(record)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)

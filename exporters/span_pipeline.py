@@ -259,10 +259,10 @@ class SpanPipeline:
             self._told_damage = True
             self._notice(f"a record makes no sense and gives no spans: {error!r}")
 
-    def flush(self, timeout: float) -> None:
-        """Sends what is queued; waits at most that many seconds in all."""
-        for sink in self.sinks:
-            sink.flush(timeout / len(self.sinks))
+    def flush(self, timeout: float) -> bool:
+        """Sends what is queued; waits at most that many seconds in all. Returns whether nothing waits any more."""
+        done = [sink.flush(timeout / len(self.sinks)) for sink in self.sinks]  # every one of them, also after a failure
+        return all(done)
 
     def shutdown(self, timeout: float) -> None:
         """Sends what can be sent in that many seconds; the exporters are of no use afterwards."""

@@ -16,15 +16,18 @@ if TYPE_CHECKING:
 
 
 def with_page(metrics: Application, source: Callable[[], Statistics], command: str = "") -> Application:
-    """A WSGI application (PEP 3333) with the page before ``metrics``, which answers everything else.
+    """A WSGI application (PEP 3333) with the page beside ``metrics``; anything else is not found.
 
     ``source`` returns the statistics, read up to now; it is called in the server's thread.
     """
 
     def application(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environ.get("PATH_INFO", "/")
-        if path not in ("/", "/data.json"):
+        if path == "/metrics":
             return metrics(environ, start_response)
+        if path not in ("/", "/data.json"):
+            start_response("404 Not Found", [("Content-Type", "text/plain; charset=utf-8")])
+            return [b"not found: the page is at /, the metrics are at /metrics\n"]
         headers = [
             ("Cache-Control", "no-store"),
             ("X-Content-Type-Options", "nosniff"),

@@ -159,12 +159,12 @@ def _matrix(indexes: list[StallIndex], style: Style, limit: int) -> list[str]:
             count(entry.handles),
             seconds(entry.exact),
             # What the blocker itself had put in waited somewhere between nothing and this.
-            f"{count(entry.own_handles)}, ≤ {seconds(entry.at_most)}" if entry.own_handles else "",
+            f"{count(entry.own_handles)}, up to {seconds(entry.at_most)}" if entry.own_handles else "",
         ]
         for (callback, culprit, victim), entry in ordered[:limit]
         if entry.exact > 0.0 or entry.own_handles
     ]
-    lines = table(style, ["who blocked", "who waited", "times", "waited", "its own"], rows, names=2)
+    lines = table(style, ["who blocked", "who waited", "times", "waited", "put in by itself"], rows, names=2)
     if len(ordered) > limit:
         lines.append(style.dim(f"    and {counted(len(ordered) - limit, 'more pair')}"))
     return lines

@@ -97,7 +97,6 @@ class Collector:
         self._crashed: list[str] = []  # whose records are kept, the oldest first
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
-        self._seen_any = False
         self._look_again = MAX_POLL_SECONDS
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
@@ -111,9 +110,11 @@ class Collector:
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
 
+        from ..reading.findings.lasting import Lasting
         from .stall_probe import StallProbe
         from .stall_snapshots import make_snapshots
 
+        self._lasting = Lasting()
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
         self.probe = StallProbe(self.follower, say)
@@ -264,6 +265,8 @@ class Collector:
             if busy:
                 self._notes.note(self.statistics.samples(), self._began_ns)
         self._tell_of_others()
+        for line in self._lasting.look(self.statistics) if not self._summary_written else ():
+            self.tell(line)
         if not self._summary_written and self._may_sum_up():
             busy = True
             self._sum_up()
@@ -379,7 +382,8 @@ class Collector:
         if self.snapshots is not None:
             self.notices += self.snapshots.lines()
         # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
-        self.pipeline.flush(FLUSH_SECONDS)
+        if not self.pipeline.flush(FLUSH_SECONDS):
+            self.notices.append("spans wait that their receiver has not taken: they are not among those sent")
         if self.push is not None:
             self.push.flush(FLUSH_SECONDS)
         with self.statistics.lock:

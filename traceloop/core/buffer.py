@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+import weakref
+from typing import Any, Final
+
 # Where the record stands while the loop does not run: far below 0, which readers take for "nowhere".
 NOWHERE = -(1 << 52)
+
+
+class _Waiting(list[Any]):
+    """A list that can be referred to weakly; appending to it costs what it costs with a plain one."""
+
+    __slots__ = ("__weakref__",)
+
+
+# The lists of each record, by its id. A record is in reach of its loop, and a loop of everything that the program makes
+# on it: who counts the objects that a stream or a client refers to must not find how much was recorded meanwhile. So
+# the record refers to its lists weakly, and they are kept here as long as it lives. They hold numbers and names only.
+_kept: Final[dict[int, tuple[_Waiting, _Waiting]]] = {}
 
 
 class Record:
@@ -15,20 +30,36 @@ class Record:
     ``base``: doubles written to the ring before these, ever; ``NOWHERE`` while the loop does not run.
     """
 
-    __slots__ = ("base", "doubles", "text")
+    __slots__ = ("__weakref__", "_doubles", "_text", "base")
 
     def __init__(self) -> None:
-        self.doubles: list[float] = []
-        self.text: list[str | int] = []
+        doubles, text = _kept[id(self)] = _Waiting(), _Waiting()
+        self._doubles: Any = weakref.ref(doubles)
+        self._text: Any = weakref.ref(text)
         self.base = NOWHERE
+
+    def __del__(self) -> None:
+        _kept.pop(id(self), None)
+
+    @property
+    def doubles(self) -> list[float]:
+        """The waiting records."""
+        waiting: list[float] = self._doubles()
+        return waiting
+
+    @property
+    def text(self) -> list[str | int]:
+        """Their text."""
+        waiting: list[str | int] = self._text()
+        return waiting
 
     def __len__(self) -> int:
         """Doubles that wait: three for each record."""
-        return len(self.doubles)
+        return len(self._doubles())
 
     def add(self, a: float, kind: float, b: float) -> None:
         """Adds one record."""
-        self.doubles += (a, kind, b)
+        self._doubles().extend((a, kind, b))
 
     def add_text(self, item: str) -> None:
         """Adds the item of text that belongs to a record just added, or about to be."""
@@ -37,11 +68,12 @@ class Record:
     @property
     def position(self) -> int:
         """Doubles recorded so far, the waiting ones included: the place at which the next record will stand."""
-        return self.base + len(self.doubles)
+        return self.base + len(self._doubles())
 
     def drop_partial(self) -> None:
         """Takes out a record of which only a part was appended: an exception or a signal came in its middle."""
-        del self.doubles[len(self.doubles) // 3 * 3 :]
+        doubles = self.doubles
+        del doubles[len(doubles) // 3 * 3 :]
 
     def drop(self) -> None:
         """Drops what waits."""
@@ -50,10 +82,11 @@ class Record:
 
     def take(self) -> tuple[list[float], list[str]]:
         """What waits: the records and their text as the ring has them. Nothing waits afterwards."""
-        doubles, text = self.doubles[:], self.text[:]
+        waiting, names = self._doubles(), self._text()
+        doubles, text = waiting[:], names[:]
         # No more than what was copied: a signal handler may have come between.
-        del self.doubles[: len(doubles)]
-        del self.text[: len(text)]
+        del waiting[: len(doubles)]
+        del names[: len(text)]
         return doubles, spelled_out(text)
 
 

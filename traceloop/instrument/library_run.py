@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import notices
 from ..collector.errors import CollectorError
+from ..collector.listening import addresses
 from ..settings import COLLECTOR_PID, METRICS_URL, PREFIX, ROOT_PID, RUN_DIR, STDERR, Settings, choose, chosen
 from . import inprocess_collector, process_end, rebinding, run_directory
 
@@ -138,6 +139,8 @@ def _start(choices: dict[str, Any]) -> Run:
     process_end.arm(rebinding.running_loop_watchers, {}, rebinding.restore)
     for notice in collector.notices if collector is not None else ():
         notices.say(notice)
+    if collector is not None and collector.url:
+        notices.say(addresses(collector.url, settings.page))
     if missed:
         loops = "1 loop that was" if missed == 1 else f"{missed} loops that were"
         notices.say(f"{loops} made before traceloop.start() will not be in the run: start it first")

@@ -97,6 +97,7 @@ W_TASKS_CANCELLED: Final = 33
 # Bytes of the data that have memory behind them, 0 for all of it. A ring grows as it fills; where it may not, the
 # writer starts over at this place instead of at the end, and readers touch nothing beyond it.
 W_RESERVED: Final = 34
+W_DEBUG: Final = 37  # 1 while asyncio's debug mode is on
 W_STOPPED: Final = 36  # 1 while no run of the loop is under way: all that it did is in the record
 W_ENDED: Final = 35  # 1 once the process has said that it writes nothing more, as the file ``ended`` does
 

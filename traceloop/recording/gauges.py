@@ -20,6 +20,7 @@ def write_gauges(words: memoryview[float], loop: Any, tasks: Tasks, threshold: f
     words[layout.W_TASKS_EXCEPTION] = tasks.failed
     words[layout.W_TASKS_CANCELLED] = tasks.cancelled
     words[layout.W_TASKS_ABANDONED] = tasks.abandoned
+    words[layout.W_DEBUG] = loop._debug
     io = getattr(loop, "_io", None)
     if io is not None:
         words[layout.W_BYTES_IN] = io.bytes_in

@@ -21,6 +21,9 @@ _start_of_head = struct.Struct("<II")
 # on 3.11, 20 instead of 23 on 3.13.
 _DOUBLES = "" if sys.byteorder == "little" else "<"
 
+# By how many doubles they pack. Of all rings: what hangs on one is in reach of its loop (core/buffer.py).
+_packers: dict[int, Callable[..., bytes]] = {}
+
 # What a ring begins with, and by how much it grows at most: 60 us to 0.5 ms, mostly for clearing the memory.
 FIRST_BYTES = 64 << 10
 _MAX_STEP = 256 << 10
@@ -54,7 +57,6 @@ class Ring:
         "_head",
         "_map",
         "_may_grow",
-        "_packers",
         "_pid",
         "_reserved",
         "_sequence",
@@ -105,7 +107,6 @@ class Ring:
         self._head = 0
         self._sequence = 0
         self.records = 0
-        self._packers: dict[int, Callable[..., bytes]] = {}
         view = memoryview(self._map)
         words_end = layout.WORDS_OFFSET + 8 * layout.WORDS
         self.words = view[layout.WORDS_OFFSET : words_end].cast("d")
@@ -192,11 +193,11 @@ class Ring:
         if isinstance(records, memoryview):  # the C core's: packed already
             return records.tobytes()
         count = len(records)
-        pack = self._packers.get(count)
+        pack = _packers.get(count)
         if pack is None:
-            pack = self._packers[count] = struct.Struct(f"{_DOUBLES}{count}d").pack
-            if len(self._packers) > 2048:
-                self._packers.clear()
+            pack = _packers[count] = struct.Struct(f"{_DOUBLES}{count}d").pack
+            if len(_packers) > 2048:
+                _packers.clear()
         return pack(*records)
 
     def _write_split(self, records: list[float] | memoryview[float], text: list[str], now: float, limit: int) -> None:

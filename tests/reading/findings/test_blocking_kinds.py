@@ -4,7 +4,8 @@ import os
 
 import pytest
 
-from traceloop.reading.findings.blocking_kinds import KINDS, kind_of, source_line
+from traceloop.reading.findings.blocking_kinds import KINDS, kind_of
+from traceloop.reading.source_lines import source_line
 
 LIB = "/lib/python3.12/site-packages"
 

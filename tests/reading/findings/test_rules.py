@@ -390,6 +390,12 @@ def test_dropped_spans():
     assert made.one("data-dropped").harm == "10 of 100 spans"
 
 
+def test_debug_mode_that_the_program_sets():
+    made = Made()
+    made.loop.debugged = True
+    assert made.one("debug-mode").severity == NOTE
+
+
 def test_debug_mode():
     made = Made()
     made.process.description = {"debug": True}

@@ -7,16 +7,13 @@ come from somebody else and name any file of this machine.
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Final, NamedTuple
 
 from ...record.frames import Frame, is_application
+from ..source_lines import source_line
 
-_MAX_SOURCE: Final = 4 << 20
 # Frames within the application's innermost one that are looked at, from the inside.
 _DEPTH: Final = 40
 
@@ -243,6 +240,8 @@ def _told_by(frames: Sequence[Frame]) -> str:
         return "logging"
     if any(_LINES_TLS.search(qualname) for _, qualname in modules):
         return "tls-context"
+    if inner[0][2].startswith("traceloop.loop."):
+        return ""  # its sockets never block: what made this call long is not the network
     by_line = _by_line(source_line(inner[0][0], inner[0][1]))
     if by_line in ("sleep", "dns", "tls-context", "subprocess"):
         return by_line
@@ -266,23 +265,4 @@ def _by_module(module: str) -> str:
         found = _MODULES.get(".".join(parts[:length]))
         if found is not None:
             return found
-    return ""
-
-
-@lru_cache(maxsize=512)
-def source_line(file: str, line: int) -> str:
-    """A line of a Python source file, "" where it cannot be had. Regular files only: a record may name anything."""
-    if not file.endswith((".py", ".pyw")) or line < 1:
-        return ""
-    try:
-        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    except (OSError, ValueError):
-        return ""
-    with open(descriptor, "rb") as source:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode) or status.st_size > _MAX_SOURCE:
-            return ""
-        for number, text in enumerate(source, 1):
-            if number == line:
-                return text[:1000].decode("utf-8", "replace")
     return ""

@@ -10,7 +10,7 @@ from ..stalls.causes import GC, GIL
 from ..stalls.parts import stalls_of
 from ..statistics.growth import HeapGrowth
 from ..statistics.histograms import Histogram
-from ..units import count, counted, percent, seconds
+from ..units import count, counted, percent, seconds, size
 from . import thresholds
 from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
@@ -84,6 +84,10 @@ def _placed(scope: Scope, label: str) -> Who:
     return scope.who(name)._replace(line=int(line))
 
 
+def _amount(number: float, unit: str) -> str:
+    return size(number) if unit == "bytes" else f"{count(number)} {unit}"
+
+
 def _memory(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
     first, last = detections[0], detections[-1]
     traced = next((each for each in reversed(detections) if each.cost and each.top), None)
@@ -105,7 +109,7 @@ def _memory(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
         "",
         WARNING,
         title,
-        f"{count(grown)} {unit} more in {seconds(span)}, {count(last.after)} in all",
+        f"{_amount(grown, unit)} more in {seconds(span)}, {_amount(last.after, unit)} in all",
         scope.leak_cost(),
         scope.process.slot,
         "",
@@ -277,7 +281,8 @@ def dropped(scope: Scope) -> Iterator[Finding]:
 
 def debug_mode(scope: Scope) -> Iterator[Finding]:
     """asyncio's debug mode is on, which makes every callback several times as expensive."""
-    if not scope.process.description.get("debug"):
+    by_code = any(loop.debugged for loop in scope.loops)
+    if not scope.process.description.get("debug") and not by_code:
         return
     yield Finding(
         "debug-mode",
@@ -290,5 +295,6 @@ def debug_mode(scope: Scope) -> Iterator[Finding]:
         "",
         None,
         (),
-        "Unset PYTHONASYNCIODEBUG and leave out `-X dev` outside of development.",
+        "Outside of development, unset PYTHONASYNCIODEBUG and leave out `-X dev`, `asyncio.run(debug=True)` and "
+        "`loop.set_debug(True)`.",
     )

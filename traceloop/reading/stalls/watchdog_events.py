@@ -10,6 +10,7 @@ from typing import Any, Final
 from ...record.frames import Frame
 from ...record.sites import UNKNOWN_LABEL
 from ..decoding.decoded import Event, SpanContext
+from ..source_lines import source_line
 from .causes import Sample, is_sample
 from .model import StackTaken, StallStack
 
@@ -115,6 +116,8 @@ class WatchdogEvents:
         )
         if len(seen.stacks) < _MAX_STACKS:
             seen.stacks.append(taken)
+            if taken.frames:
+                source_line(*taken.frames[-1][:2])  # read now, and kept: a program may delete its own files
         who = seen.callback, culprit or UNKNOWN_LABEL
         self.fresh.append(StallStack(ring, start, seen.ident, *who, taken, seen.span))
 

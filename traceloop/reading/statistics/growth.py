@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from ..decoding.decoded import Decoded
+from ..units import size
 from .parts import Sample
 
 _KEPT: Final = 50
@@ -44,7 +45,10 @@ class HeapGrowth(NamedTuple):
     def text(self) -> str:
         """One line without a full stop."""
         what = {"entries": "timers", "blocks": "allocated blocks"}.get(self.unit, self.unit)
-        line = f"{self.heap} heap grew from {self.before:,} to {self.after:,} {what} in {self.end - self.start:.0f} s"
+        before, after = f"{self.before:,}", f"{self.after:,} {what}"
+        if self.unit == "bytes":
+            before, after = size(self.before), size(self.after)
+        line = f"{self.heap} heap grew from {before} to {after} in {self.end - self.start:.0f} s"
         if self.top:
             line += f", most of them {self.top[0][0]}"
         if self.more:

@@ -90,6 +90,8 @@ class LoopStatistics:
         self._paused_s = 0.0
         #: The last known value of W_RUNNING of a loop whose process ended in the middle of it; 0 otherwise.
         self.running_at_end = 0.0
+        #: Whether asyncio's debug mode was on at some time.
+        self.debugged = False
         self.tasks = TaskStatistics(sites_of, waits, lambda: self.is_open)
         self.own_work = OwnWorkStatistics(self.callbacks, sites_of)
         self.parts: list[Part] = [self.callbacks, self.tasks, self.own_work]
@@ -168,6 +170,7 @@ class LoopStatistics:
             if not words[index] >= self._words[index]:
                 words[index] = self._words[index]
         self._words = words
+        self.debugged = self.debugged or words[layout.W_DEBUG] == 1.0
         threshold = words[layout.W_THRESHOLD]
         self.callbacks.set_threshold(threshold, self._context.lowest_threshold(threshold))
 

@@ -185,11 +185,13 @@ class MemoryGrowth:
     """Growth of a memory heap; its samples are noisy, and every program's memory grows when it starts.
 
     fast, slow: what it has to grow by, in its own unit, within one minute and within six. In the first two minutes of
-    the samples twice as much, since caches fill.
+    the samples twice as much, since caches fill. Four times ``fast``, and by a quarter, within 25 s is enough at any
+    time: a process that grows so does not last for many minutes.
     """
 
     def __init__(self, fast: float, slow: float, part: float = 0.03) -> None:
         self._rules = [
+            Rises(5, 5.0, 4 * fast, 0.25, wholly=True),
             Rises(5, 10.0, fast, part, wholly=False, warming=60.0),
             Rises(6, 60.0, slow, part, wholly=False),
         ]

@@ -1,0 +1,45 @@
+"""Which findings are told while the program runs, when, and how often."""
+
+from __future__ import annotations
+
+from traceloop.reading.findings.lasting import LINES_A_MINUTE, REPEAT_SECONDS, Lasting
+from traceloop.reading.findings.model import NOTE, WARNING, Finding, Verdict, Who
+
+
+def found(kind, harm, name="app.load", severity=WARNING):
+    who = Who(name, "/srv/app.py", 3)
+    return Finding(kind, "", severity, f"{name} is bad", harm, 1.0, 0, "", who, (), "Mend it.")
+
+
+def lines(lasting, now, *findings):
+    return lasting.lines(Verdict(findings, ""), now)
+
+
+def test_a_leak_is_told_at_once_and_again_when_it_is_worse():
+    lasting = Lasting()
+    assert lines(lasting, 0.0, found("memory-leak", "10 MiB")) == ["memory-leak: app.load is bad; 10 MiB"]
+    assert lines(lasting, 5.0, found("memory-leak", "20 MiB")) == []
+    assert lines(lasting, REPEAT_SECONDS, found("memory-leak", "10 MiB")) == []
+    worse = lines(lasting, REPEAT_SECONDS + 5, found("memory-leak", "90 MiB"))
+    assert worse == ["memory-leak: app.load is bad; 90 MiB"]
+
+
+def test_a_full_executor_is_told_when_it_goes_on():
+    lasting = Lasting()
+    assert lines(lasting, 0.0, found("executor-full", "3 calls")) == []
+    assert lines(lasting, 5.0, found("executor-full", "3 calls")) == []  # it was full, and is no more
+    assert lines(lasting, 10.0, found("executor-full", "5 calls")) == ["executor-full: app.load is bad; 5 calls"]
+    assert lines(lasting, 15.0, found("executor-full", "8 calls")) == []
+
+
+def test_what_the_process_tells_itself_is_not_told_twice_and_a_note_is_not_told():
+    lasting = Lasting()
+    assert lines(lasting, 0.0, found("blocking-call", "1 s"), found("deadlock", "2 tasks", severity=NOTE)) == []
+
+
+def test_many_of_them_are_few_lines():
+    lasting = Lasting()
+    many = [found("deadlock", "2 tasks", f"app.f{number}") for number in range(50)]
+    assert len(lines(lasting, 0.0, *many)) == LINES_A_MINUTE
+    assert lines(lasting, 30.0, *many) == []
+    assert len(lines(lasting, 61.0, *many)) == LINES_A_MINUTE
