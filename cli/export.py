@@ -36,6 +36,9 @@ FORMATS = {
     "chrome": Format(
         "timelines.chrome", ".json", "Chrome's trace events, as JSON, for tools that read no Perfetto trace."
     ),
+    "otlp": Format(
+        "timelines.otlp_lines", ".otlp.jsonl", "OTLP as JSON lines: the spans, for OpenTelemetry's collector."
+    ),
     "jsonl": Format("timelines.json_lines", ".jsonl", "JSON lines: an object for everything that happened."),
     "collapsed": Format("profiles.collapsed", ".collapsed.txt", "The profile as collapsed stacks, for flamegraph.pl."),
     "speedscope": Format("profiles.speedscope", ".speedscope.json", "The profile for https://www.speedscope.app."),

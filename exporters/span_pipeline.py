@@ -220,6 +220,10 @@ class SpanPipeline:
             for made in process.take(own, now):
                 self._send(process, made)
 
+    def followers(self) -> list[ProcessFollower]:
+        """The processes of which something may be held back."""
+        return list(self._processes)
+
     def end_process(self, follower: ProcessFollower) -> None:
         """The process is over and read: what was held back goes out."""
         process = self._processes.pop(follower, None)

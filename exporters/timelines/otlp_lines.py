@@ -1,0 +1,160 @@
+"""A record as OTLP JSON lines: the file format of OpenTelemetry's collector (``otlpjsonfile`` reads it).
+
+Each line is an ``ExportTraceServiceRequest`` in OTLP's JSON (https://opentelemetry.io/docs/specs/otel/protocol/file-exporter/):
+ids in hexadecimal, 64-bit integers as strings, keys in lowerCamelCase. The spans are those that ``traceloop run`` sends
+(docs/telemetry.md).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO, Final
+
+from traceloop.reading.follower import Chunk, ProcessFollower
+from traceloop.settings import Settings
+
+from ..span_pipeline import SpanPipeline
+from ..spans.model import Extra, Kind, Span
+from ..spans.resource import SCOPE_NAME, own_version
+from ..spans.sinks import Exported, SentHook
+from .model import Source
+
+_encode: Final[Callable[[Any], str]] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+_SPANS_OF_A_LINE: Final = 2000
+_INTERNAL: Final = 1
+# Of the variables that the exporters heed, those that say what the spans are said of.
+_HEEDED: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
+
+
+def make(out: BinaryIO, source: Source) -> OtlpLines:
+    """The writer of this format."""
+    return OtlpLines(out)
+
+
+class OtlpLines:
+    """Writes the lines."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        environ = {name: os.environ[name] for name in _HEEDED if name in os.environ}
+        self._told: list[str] = []
+        self._pipeline = SpanPipeline(Settings(spans="all"), environ, self._told.append, [_File(out)])
+        self._moment = 0.0
+
+    @property
+    def notices(self) -> Sequence[str]:
+        """What the pipeline had to say."""
+        return self._told
+
+    def take(self, chunks: Sequence[Chunk]) -> None:
+        """Writes what was read."""
+        # What waits for more to be known waits by the record's time, not by the clock.
+        self._moment = max([self._moment, *(chunk.decoded.runs[-1][2] for chunk in chunks if chunk.decoded.runs)])
+        self._pipeline.take(chunks, self._moment)
+
+    def end_process(self, process: ProcessFollower) -> None:
+        """Writes what was held back."""
+        self._pipeline.end_process(process)
+
+    def finish(self) -> None:
+        """Writes what was held back of processes that have not ended."""
+        for process in self._pipeline.followers():
+            self._pipeline.end_process(process)
+
+
+class _File:
+    """A sink of spans that writes them at once."""
+
+    def __init__(self, out: BinaryIO) -> None:
+        self.exported = Exported()
+        self._out = out
+        self._resources: dict[object, str] = {}
+        self._scope = _encode({"name": SCOPE_NAME, "version": own_version()})
+
+    def put(
+        self, process: object, resource: Mapping[str, Any], spans: Sequence[Span], on_sent: SentHook | None = None
+    ) -> None:
+        """Writes the spans of one process."""
+        known = self._resources.get(process)
+        if known is None:
+            known = self._resources[process] = _encode({"attributes": _attributes(resource)})
+        for first in range(0, len(spans), _SPANS_OF_A_LINE):
+            text = ",".join(map(_span, spans[first : first + _SPANS_OF_A_LINE]))
+            of_scope = f'{{"scope":{self._scope},"spans":[{text}]}}'
+            line = f'{{"resourceSpans":[{{"resource":{known},"scopeSpans":[{of_scope}]}}]}}\n'
+            self._out.write(line.encode("ascii"))
+        self.exported.count_sent(len(spans))
+
+    def forget(self, process: object) -> None:
+        """The process is over."""
+        self._resources.pop(process, None)
+
+    def flush(self, timeout: float) -> bool:
+        """Nothing waits."""
+        return True
+
+    def shutdown(self, timeout: float) -> None:
+        """Nothing waits."""
+
+
+def _span(span: Span) -> str:
+    """One span. Most have nothing but what their kind has, a delay and a link: they are formatted by hand."""
+    kind, trace, span_id, parent, start, end, delay, link_trace, link_id, extra = span
+    head, *attributes = kind.packed or _packed(kind)
+    if 0.0 <= delay < math.inf:
+        attributes.append(f'{{"key":"asyncio.schedule.delay","value":{{"doubleValue":{delay!r}}}}}')
+    links = f'{{"traceId":"{link_trace.hex()}","spanId":"{link_id.hex()}"}}' if link_trace else ""
+    rest = ""
+    if extra is not None:
+        rest, more, more_links = _extra(extra)
+        attributes += more
+        links = ",".join([*([links] if links else []), *more_links])
+    return (
+        f'{{"traceId":"{trace.hex()}","spanId":"{span_id.hex()}"'
+        + (f',"parentSpanId":"{parent.hex()}"' if parent else "")
+        + f',"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","kind":{_INTERNAL},{head}{",".join(attributes)}]'
+        + (f',"links":[{links}]' if links else "")
+        + f'{rest},"status":{{}}}}'
+    )
+
+
+def _packed(kind: Kind) -> tuple[str, ...]:
+    """The name, with the list of attributes begun, and the attributes that all spans of a kind have."""
+    attributes = ",".join(_encode(each) for each in _attributes(kind.attributes))
+    packed = (f'"name":{_encode(kind.name)},"attributes":[', *([attributes] if attributes else ()))
+    kind.packed = packed
+    return packed
+
+
+def _extra(extra: Extra) -> tuple[str, list[str], list[str]]:
+    """Further fields, attributes and links."""
+    rest = ""
+    if extra.trace_state:
+        rest += f',"traceState":{_encode(extra.trace_state)}'
+    if extra.events:
+        events = [
+            {"timeUnixNano": str(each.time_ns), "name": each.name, "attributes": _attributes(each.attributes)}
+            for each in extra.events
+        ]
+        rest += f',"events":{_encode(events)}'
+    links = [f'{{"traceId":"{link.trace_id.hex()}","spanId":"{link.span_id.hex()}"}}' for link in extra.links]
+    return rest, [_encode(each) for each in _attributes(extra.attributes)], links
+
+
+def _attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _value(value)} for key, value in attributes.items() if value is not None]
+
+
+def _value(value: Any) -> dict[str, Any]:
+    """An ``AnyValue``. 64-bit integers are strings in OTLP's JSON, and so is what JSON has no number for."""
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, int):
+        return {"intValue": str(value)}
+    if isinstance(value, float):
+        return {"doubleValue": value if math.isfinite(value) else {math.inf: "Infinity"}.get(value, "NaN")}
+    if isinstance(value, list | tuple):
+        return {"arrayValue": {"values": [_value(each) for each in value]}}
+    return {"stringValue": str(value)}
