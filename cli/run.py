@@ -70,7 +70,7 @@ def main(words: Sequence[str]) -> int:
         program = programs.resolve(program_words, os.environ, _own_options())
         if _sdk_disabled(os.environ) or program.missing:
             return execute(program, os.environ)
-        _check_hook(program)
+        check_hook(program)
         return _run(settings, program)
     except (options.UsageError, programs.Refused, SettingsError) as error:
         say(str(error))
@@ -116,14 +116,14 @@ def _own_options() -> list[str]:
 # -- the startup hook of the interpreter that will run
 
 
-def _check_hook(program: programs.Program) -> None:
+def check_hook(program: programs.Program) -> None:
     if program.probe is None and _own_hook_is_installed():
         return
     import subprocess
 
     command = [program.executable, *(program.probe or ()), "-c", _PROBE]
     # Marks the process as one of a run, of which there is no directory: the hook runs, and does nothing else.
-    environ = {**_clean(os.environ), RUN_DIR: os.devnull}
+    environ = {**clean(os.environ), RUN_DIR: os.devnull}
     try:
         answer = subprocess.run(command, capture_output=True, text=True, env=environ, timeout=30, check=False)
     except (OSError, subprocess.SubprocessError) as error:
@@ -168,7 +168,7 @@ def _run(settings: Settings, program: programs.Program) -> int:
     if settings.record is not None:
         settings = settings.replace(record=_make_record_directory(settings.record))
     settings = run_directory.make(settings, say)
-    environ = {**_clean(os.environ), **settings.to_environ(), ROOT_PID: str(os.getpid()), STDERR: notices.own_stderr()}
+    environ = {**clean(os.environ), **settings.to_environ(), ROOT_PID: str(os.getpid()), STDERR: notices.own_stderr()}
     if settings.run_dir is not None:
         run_directory.describe(settings, settings.run_dir, program.argv, say)
     if settings.collector == "process" and settings.run_dir is not None:
@@ -187,7 +187,7 @@ def _run(settings: Settings, program: programs.Program) -> int:
     return execute(program, environ)
 
 
-def _clean(environ: Mapping[str, str]) -> dict[str, str]:
+def clean(environ: Mapping[str, str]) -> dict[str, str]:
     """Without the variables that `Settings.to_environ` writes, and those of a run around this one."""
     kept = (CORE, DUMP_SIGNAL)
     return {name: value for name, value in environ.items() if not name.startswith(PREFIX) or name in kept}

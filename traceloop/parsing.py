@@ -48,6 +48,16 @@ def parse_rate(text: str) -> float:
     return value
 
 
+def parse_duration(text: str) -> float:
+    """The same with a unit, if it has one: ``50ms``, ``20us``, ``1.5s``."""
+    units = (("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("s", 1.0), ("", 1.0))
+    unit, factor = next(each for each in units if text.endswith(each[0]))
+    try:
+        return parse_seconds(text.removesuffix(unit).strip()) * factor
+    except SettingsError:
+        raise SettingsError(f"expected a duration above 0, such as 50ms or 0.2 (seconds), got {text!r}") from None
+
+
 def parse_wait(text: str) -> float:
     """A number of seconds from 0 to an hour."""
     try:

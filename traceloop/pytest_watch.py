@@ -20,6 +20,7 @@ import pytest
 
 from .instrument import rebinding
 from .parsing import SettingsError, parse_seconds
+from .reading.budgets import net_seconds
 from .reading.follower import PrivateFollower
 from .reading.new_statistics import make_statistics
 from .reading.stalls.parts import stalls_of
@@ -37,10 +38,8 @@ _SHOWN = 10
 #: Slow callbacks, and leaked tasks, that a failure names one by one.
 _NAMED = 5
 _FRAMES = 12
-#: What is measured of a run's waiting for a processor may be too little by so much: s, and a share of it, since on a
-#: starved machine the watchdog that measures comes late too.
+#: What is measured of a run's waiting for a processor may be too little by so much, s.
 _BLUR = 0.05
-_BLUR_SHARE = 0.15
 #: For how long the watchdog's last words about a slow run are waited for, s.
 _PATIENCE = 0.5
 
@@ -142,15 +141,10 @@ class Watch:
         out = []
         for ring, run, callback in slow:
             info = self._info(ring, run)
-            wait = most
-            if info is not None:
-                if info.parts.cause == "suspended":
-                    continue
-                if info.parts.processor_wait >= 0.0:
-                    wait = min(most, info.parts.processor_wait * (1 + _BLUR_SHARE) + _BLUR)
-            seconds = run[2] - run[1] - wait
+            length = run[2] - run[1]
+            seconds = net_seconds(length, info, _BLUR, most)
             if seconds > limit:
-                out.append(_slow_text(run[2] - run[1], wait, callback, limit, info))
+                out.append(_slow_text(length, length - seconds, callback, limit, info))
         if len(out) > _NAMED:
             out[_NAMED:] = [f"and {len(out) - _NAMED} more"]
         return out

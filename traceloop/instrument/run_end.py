@@ -41,7 +41,7 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
         if settings.collector == "none":
             _remove_empty(run_dir)
         return
-    if settings.collector == "none":
+    if settings.collector == "none" and not os.path.exists(os.path.join(run_dir, files.READ_BY_PARENT)):
         notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
     if settings.collector != "process":
         return

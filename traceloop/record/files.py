@@ -53,6 +53,8 @@ COLLECTOR_TRACEBACK: Final = "collector-traceback.txt"
 CRASHED: Final = "crashed"
 LEFT: Final = "left"
 OVER: Final = "over"
+#: Whoever started the program reads the record while it runs, and says how it went.
+READ_BY_PARENT: Final = "read-by-parent"
 RECORDED: Final = "recorded"
 SAID_PREFIX: Final = "said-"
 

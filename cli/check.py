@@ -1,0 +1,215 @@
+"""`traceloop check [RECORD | -- PROGRAM]`: holds a run to budgets, for CI."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+from xml.sax.saxutils import quoteattr
+
+import click
+
+from traceloop.parsing import SettingsError, parse_duration
+from traceloop.record.text import printable
+
+from . import programs
+from .runs import open_record, read, settings_of
+
+if TYPE_CHECKING:
+    from traceloop.reading.budgets import Budgets, Judgement
+    from traceloop.reading.statistics.run import Statistics
+
+#: Offenders of one budget that are printed; the files have all.
+_SHOWN = 20
+
+
+class _Duration(click.ParamType[float]):
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        try:
+            return parse_duration(str(value))
+        except SettingsError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.command("check", context_settings={"ignore_unknown_options": False})
+@click.argument("words", metavar="[RECORD | -- PROGRAM [ARGUMENTS]...]", nargs=-1, type=click.UNPROCESSED)
+@click.option("--max-callback", type=_Duration(), help="No callback may run for longer: 50ms, 0.2 (seconds).")
+@click.option("--max-delay-p99", type=_Duration(), help="No loop may have a higher p99 of its schedule delay.")
+@click.option("--no-slow", is_flag=True, help="No slow callback, by the run's own --slow-threshold.")
+@click.option("--no-leak", is_flag=True, help="No leak of tasks, timers or memory; no task left that was not done.")
+@click.option("--no-findings", is_flag=True, help="No finding of the report. The default where no budget is named.")
+@click.option("--no-blocking", is_flag=True, help="No call that may block (of a RECORD: made with --find-blocking).")
+@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the result as JSON to this file.")
+@click.option(
+    "--junit", type=click.Path(dir_okay=False), help="Write the result as JUnit's XML, a test for each budget."
+)
+def command(
+    words: tuple[str, ...],
+    max_callback: float | None,
+    max_delay_p99: float | None,
+    no_slow: bool,
+    no_leak: bool,
+    no_findings: bool,
+    no_blocking: bool,
+    json_file: str | None,
+    junit: str | None,
+) -> None:
+    """Hold a run to budgets: of a kept RECORD, or of PROGRAM, which is run under the traced loop for that.
+
+    Prints each budget with who broke it, and ends with 1 where one was broken, 0 where all were kept, 2 where there is
+    nothing to check. A PROGRAM that fails ends the command with its own status. Time for which a callback waited for a
+    processor is taken off, as far as it was measured: a busy machine breaks no budget.
+
+    \b
+    traceloop check --max-callback 50ms --no-leak -- pytest tests/
+    traceloop check --max-delay-p99 20ms --junit loops.xml RECORD
+    """
+    from traceloop.reading.budgets import Budgets
+
+    budgets = Budgets(max_callback, max_delay_p99, no_slow, no_leak, no_findings, no_blocking)
+    if budgets == Budgets():
+        budgets = budgets._replace(findings=True)
+    record = _record_in(words)
+    status = _check_record(record, budgets, json_file, junit) if record is not None else None
+    if status is None:
+        status = _check_program(words, budgets, json_file, junit)
+    raise SystemExit(status)
+
+
+def _record_in(words: Sequence[str]) -> str | None:
+    """The record that is meant; None for a program, which stands behind ``--`` or is no folder with a record."""
+    if not words:
+        raise click.UsageError("what is to be checked? A RECORD, or -- PROGRAM")
+    import sys
+
+    own = sys.argv[1:]
+    behind = "--" in own and own[len(own) - len(words) - 1 : len(own) - len(words)] == ["--"]
+    if behind:
+        return None
+    if len(words) > 1:
+        raise click.UsageError(f"a program stands behind --: traceloop check -- {' '.join(words)}")
+    if not os.path.isdir(words[0]):
+        hint = f"; to run a program: traceloop check -- {words[0]}" if os.path.exists(words[0]) else ""
+        raise click.UsageError(f"no folder with a record: {words[0]}{hint}")
+    return words[0]
+
+
+def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: str | None) -> int:
+    folder = open_record(record)
+    if budgets.blocking and not settings_of(folder).find_blocking:
+        raise click.UsageError(f"--no-blocking: {record} was not made with --find-blocking")
+    statistics, crashes, problems = read(folder)
+    for line in (*problems, *crashes):
+        click.echo(f"traceloop: {line}", err=True)
+    return _conclude(statistics, budgets, click.echo, json_file, junit)
+
+
+def _check_program(words: Sequence[str], budgets: Budgets, json_file: str | None, junit: str | None) -> int:
+    """Its output is its own: what was found goes to stderr."""
+    from traceloop.settings import Settings
+
+    from .recorded_program import RecordedProgram
+
+    try:
+        settings = Settings.from_environ(os.environ)
+        if budgets.max_callback is not None and budgets.max_callback < settings.slow_threshold:
+            settings = settings.replace(slow_threshold=budgets.max_callback)  # from there on stacks are taken
+        program = RecordedProgram(settings.replace(find_blocking=budgets.blocking or settings.find_blocking), words)
+    except (SettingsError, programs.Refused) as error:
+        raise click.UsageError(str(error)) from None
+    try:
+        program.wait()
+        for process in program.follower.processes.values():
+            if process.crash is not None:
+                click.echo(f"traceloop: {process.crash}", err=True)
+
+        def say(line: str) -> None:
+            click.echo(f"traceloop: {line}", err=True)
+
+        if program.status:
+            say(f"the program ended with status {program.status}")
+        found = _conclude(program.follower.statistics, budgets, say, json_file, junit)
+    finally:
+        program.remove()
+    return program.status or found
+
+
+def _conclude(
+    statistics: Statistics, budgets: Budgets, say: Callable[[str], None], json_file: str | None, junit: str | None
+) -> int:
+    """Judges, prints, writes the files; returns the exit status."""
+    from traceloop.reading.budgets import callbacks_run, judge
+    from traceloop.reading.units import counted
+
+    with statistics.lock:
+        ran = callbacks_run(statistics)
+        dropped = sum(process.dropped for process in statistics.processes.values())
+        judged = judge(statistics, budgets)
+    if not ran:
+        click.echo("traceloop: no callback ran on a traced loop: there is nothing to check", err=True)
+        return 2
+    for each in judged:
+        say(f"{'ok  ' if each.kept else 'FAIL'}  {each.title}")
+        for offender in each.offenders[:_SHOWN]:
+            where = f": {offender.where}" if offender.where else ""
+            say(printable(f"      {offender.name}, {offender.measured}{where}", 1000))
+        if len(each.offenders) > _SHOWN:
+            say(f"      and {counted(len(each.offenders) - _SHOWN, 'more offender')}")
+    if dropped:
+        say(f"{counted(dropped, 'record')} had been overwritten or were damaged: what they held was not checked")
+    try:
+        if json_file is not None:
+            _write(json_file, json.dumps(_document(judged, ran, dropped), indent=2) + "\n")
+        if junit is not None:
+            _write(junit, _junit(judged))
+    except OSError as error:
+        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+    return 0 if all(each.kept for each in judged) else 1
+
+
+def _write(path: str, text: str) -> None:
+    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
+
+
+def _document(judged: Sequence[Judgement], ran: int, dropped: int) -> dict[str, Any]:
+    """The result as docs/cli.md has it."""
+    return {
+        "schema": "traceloop-check/1",
+        "kept": all(each.kept for each in judged),
+        "callbacks": ran,
+        "records_dropped": dropped,
+        "budgets": [
+            {
+                "budget": each.budget,
+                "limit": each.limit or None,
+                "kept": each.kept,
+                "offenders": [offender._asdict() for offender in each.offenders],
+            }
+            for each in judged
+        ],
+    }
+
+
+def _junit(judged: Sequence[Judgement]) -> str:
+    """JUnit's XML as CI servers read it: a suite with a test for each budget."""
+    broken = sum(not each.kept for each in judged)
+    lines = ['<?xml version="1.0" encoding="utf-8"?>']
+    lines.append(f'<testsuite name="traceloop check" tests="{len(judged)}" failures="{broken}" errors="0" skipped="0">')
+    for each in judged:
+        case = f'  <testcase classname="traceloop.check" name={quoteattr(each.title)} time="0"'
+        if each.kept:
+            lines.append(f"{case}/>")
+            continue
+        texts = [
+            printable(f"{offender.name}, {offender.measured}" + (f": {offender.where}" if offender.where else ""), 1000)
+            for offender in each.offenders
+        ]
+        lines.append(f"{case}>")
+        # An attribute's value keeps what is no markup as it is, and line breaks as references.
+        lines.append(f"    <failure type={quoteattr(each.budget)} message={quoteattr(chr(10).join(texts))}/>")
+        lines.append("  </testcase>")
+    return "\n".join([*lines, "</testsuite>", ""])

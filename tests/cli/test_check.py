@@ -1,0 +1,157 @@
+"""`traceloop check`: budgets kept and broken, of records and programs; its files; what it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+
+from tests.helpers.exported import PROGRAM, record, traceloop
+
+# Sleeping costs no processor time: nothing is taken off, however busy the machine is.
+SLEEPS = """
+async def sleeper():
+    time.sleep(0.4)
+async def main():
+    await asyncio.create_task(sleeper())
+run(main())
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    return record(tmp_path_factory.mktemp("checked"), SLEEPS)
+
+
+def test_a_broken_budget_names_the_offender(kept, tmp_path):
+    out, xml = tmp_path / "out.json", tmp_path / "out.xml"
+    options = ["--max-callback", "200ms", "--max-delay-p99", "60s", "--no-slow", "--json", out, "--junit", xml]
+    done = traceloop("check", *options, kept)
+    assert (done.returncode, done.stderr) == (1, "")
+    lines = done.stdout.splitlines()
+    assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["FAIL", "ok", "FAIL"]
+    place = f"__main__.sleeper ({kept.parent / 'program.py'}:"
+    assert lines[0] == "FAIL  max-callback 200 ms" and f": {place}" in lines[1]
+    document = json.loads(out.read_text())
+    assert (document["schema"], document["kept"]) == ("traceloop-check/1", False)
+    longest, late, slow = document["budgets"]
+    (offender,) = longest["offenders"]
+    assert offender["name"] == "__main__.sleeper" and offender["value"] >= 0.4
+    assert late["kept"] and not slow["kept"] and slow["offenders"][0]["where"].startswith(place)
+    suite = ElementTree.parse(xml).getroot()
+    assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
+    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    assert failed == ["max-callback 200 ms", "no-slow"]
+    assert "__main__.sleeper" in suite[0].find("failure").get("message")
+
+
+def test_budgets_that_are_kept(kept):
+    done = traceloop("check", "--max-callback", "60", "--no-leak", kept)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "ok    max-callback 60.0 s\nok    no-leak\n", "")
+
+
+def test_without_a_budget_findings_count(kept):
+    done = traceloop("check", kept)
+    assert done.returncode == 1
+    assert done.stdout.startswith("FAIL  no-findings\n") and "docs/findings/blocking-call.md" in done.stdout
+
+
+def test_tasks_that_are_destroyed_are_a_leak(tmp_path):
+    text = """
+async def forgotten():
+    await asyncio.get_running_loop().create_future()
+async def main():
+    for _ in range(3):
+        asyncio.create_task(forgotten())
+    await asyncio.sleep(0)
+    gc.collect()
+loop = EventLoop()
+loop.run_until_complete(main())
+loop.close()
+"""
+    done = traceloop("check", "--no-leak", record(tmp_path, text))
+    assert done.returncode == 1
+    assert "__main__.forgotten, 3 tasks" in done.stdout or "forgotten" in done.stdout.splitlines()[1]
+
+
+def check(traced, *words, **more):
+    done = [traced.command[0], "check", *map(str, words)]
+    return subprocess.run(done, capture_output=True, text=True, timeout=120, **more)
+
+
+APP = """
+import asyncio, sys, time
+async def main():
+    time.sleep(0.3)
+    open("/dev/null").close()
+    print("output")
+asyncio.run(main())
+sys.exit(int(sys.argv[1]))
+"""
+
+
+def test_a_program(traced, tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text(APP)
+    before = set(os.listdir("/dev/shm"))
+    done = check(traced, "--max-callback", "50ms", "--no-blocking", "--", path, "0")
+    assert (done.returncode, done.stdout) == (1, "output\n")
+    lines = done.stderr.splitlines()
+    assert all(line.startswith("traceloop: ") for line in lines)
+    assert "traceloop: FAIL  max-callback 50.0 ms" in lines and "traceloop: FAIL  no-blocking" in lines
+    assert any(f"{path}:5" in line and "open" in line for line in lines)
+    done = check(traced, "--max-callback", "60", "--", path, "7")
+    assert (done.returncode, done.stdout) == (7, "output\n")
+    assert "traceloop: the program ended with status 7" in done.stderr
+    assert "traceloop: ok    max-callback 60.0 s" in done.stderr and "the record is in" not in done.stderr
+    assert {name for name in set(os.listdir("/dev/shm")) - before if str(path) in name} == set()
+
+
+def test_a_program_that_is_killed(traced, tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text(
+        "import asyncio, os, signal\nasync def main():\n    os.kill(os.getpid(), signal.SIGKILL)\nasyncio.run(main())\n"
+    )
+    done = check(traced, "--max-callback", "60", "--", path)
+    assert done.returncode == 128 + signal.SIGKILL
+    assert "killed" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        ([], "what is to be checked?"),
+        (["/nonexistent"], "no folder with a record: /nonexistent"),
+        ([__file__], f"to run a program: traceloop check -- {__file__}"),
+        (["a", "b"], "a program stands behind --: traceloop check -- a b"),
+        (["--max-callback", "soon", "x"], "expected a duration above 0"),
+        (["--", "/bin/true"], "is a binary"),
+    ],
+)
+def test_what_it_refuses(words, text):
+    done = traceloop("check", *words)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert text in done.stderr and done.stderr.startswith("traceloop: ") and done.stderr.count("\n") == 1
+
+
+def test_nothing_to_check(kept, tmp_path):
+    done = traceloop("check", "--no-blocking", kept)
+    assert done.returncode == 2 and "was not made with --find-blocking" in done.stderr
+    done = traceloop("check", record(tmp_path, "print('no loop')"))
+    assert done.returncode in (1, 2)
+    assert "no record of a run" in done.stderr or "there is nothing to check" in done.stderr
+
+
+def test_the_budgets_of_a_busy_record_are_those_of_its_report(tmp_path):
+    """What another test records: all budgets at once, none fails for want of data."""
+    kept = record(tmp_path, PROGRAM)
+    options = ["--max-callback", "1us", "--max-delay-p99", "1us", "--no-slow", "--no-leak", "--no-findings"]
+    done = traceloop("check", *options, kept)
+    assert done.returncode == 1, done.stderr
+    verdicts = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")}
+    assert {verdicts[name] for name in ("max-callback", "max-delay-p99", "no-slow", "no-findings")} == {"FAIL"}
+    assert verdicts["no-leak"] == "ok"

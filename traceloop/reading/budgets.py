@@ -1,0 +1,210 @@
+"""Budgets: what a run may do at most. `traceloop check` holds a run to them, the pytest plugin each test.
+
+Each budget that was asked for gives a ``Judgement``: what broke it, the worst first. The time for which a callback
+waited for a processor is the machine's fault and taken off, as far as it was measured, so that a busy CI machine fails
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from math import inf
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from ..record.frames import place
+from .findings.verdict import verdict
+from .stalls.causes import SUSPENDED
+from .stalls.model import StallInfo
+from .stalls.parts import stalls_of
+from .statistics.histograms import Histogram
+from .units import count, counted, seconds
+
+if TYPE_CHECKING:
+    from .statistics.loop import LoopStatistics
+    from .statistics.process import ProcessStatistics
+    from .statistics.run import Statistics
+
+#: What is measured of a run's waiting for a processor may be too little by this share of it, since on a starved machine
+#: the watchdog that measures comes late too.
+BLUR_SHARE: Final = 0.15
+#: Kinds of findings that are leaks.
+LEAKS: Final = frozenset(("task-leak", "timer-leak", "memory-leak", "lost-tasks"))
+_MAX_OFFENDERS: Final = 200
+
+
+class Budgets(NamedTuple):
+    """max_callback, max_delay_p99: s; None: not asked for."""
+
+    max_callback: float | None = None
+    max_delay_p99: float | None = None
+    slow: bool = False
+    leak: bool = False
+    findings: bool = False
+    blocking: bool = False
+
+
+class Offender(NamedTuple):
+    """Who broke a budget. name: a callback, a loop, a finding's title. measured: as text, ``157 ms``. value: the same
+    as a number (s, or how many). where: ``app.parse (app/prices.py:31)``, or what else there is to say; "" for nothing.
+    """
+
+    name: str
+    measured: str
+    value: float
+    where: str = ""
+
+
+class Judgement(NamedTuple):
+    """One budget: its option without dashes, its limit as text ("" where it has none), and who broke it."""
+
+    budget: str
+    limit: str
+    offenders: tuple[Offender, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether nobody broke it."""
+        return not self.offenders
+
+    @property
+    def title(self) -> str:
+        """The budget with its limit."""
+        return f"{self.budget} {self.limit}".strip()
+
+
+def net_seconds(length: float, info: StallInfo | None, blur: float = 0.0, most: float = inf) -> float:
+    """How long a run was without what the machine owes it, s: 0 where its process was stopped as a whole.
+
+    ``blur``: s by which the measured wait may be too small. ``most``: s that its thread can have waited at all.
+    """
+    if info is None:
+        return length - (most if most < inf else 0.0)
+    if info.parts.cause == SUSPENDED:
+        return 0.0
+    if info.parts.processor_wait < 0.0:
+        return length - (most if most < inf else 0.0)
+    return length - min(most, info.parts.processor_wait * (1 + BLUR_SHARE) + blur)
+
+
+def judge(statistics: Statistics, budgets: Budgets) -> list[Judgement]:
+    """Holds the run to each budget that was asked for. To be called under the statistics' lock, after the last read."""
+    out: list[Judgement] = []
+
+    def add(budget: str, limit: str, found: Callable[[], Iterator[Offender]]) -> None:
+        offenders = sorted(found(), key=lambda each: -each.value)[:_MAX_OFFENDERS]
+        out.append(Judgement(budget, limit, tuple(offenders)))
+
+    longest, delay = budgets.max_callback, budgets.max_delay_p99
+    if longest is not None:
+        add("max-callback", seconds(longest), lambda: _long_callbacks(statistics, longest))
+    if delay is not None:
+        add("max-delay-p99", seconds(delay), lambda: _late_loops(statistics, delay))
+    if budgets.slow:
+        add("no-slow", "", lambda: _slow_callbacks(statistics))
+    if budgets.leak:
+        add("no-leak", "", lambda: _leaks(statistics))
+    if budgets.findings:
+        add("no-findings", "", lambda: _findings(statistics))
+    if budgets.blocking:
+        add("no-blocking", "", lambda: _blocking_calls(statistics))
+    return out
+
+
+def callbacks_run(statistics: Statistics) -> int:
+    """How many callbacks there are to judge by."""
+    return sum(loop.callbacks.runs for loop in statistics.loops())
+
+
+def _loops(statistics: Statistics) -> Iterator[tuple[ProcessStatistics, LoopStatistics]]:
+    for _, process in sorted(statistics.processes.items()):
+        for loop in process.loops.values():
+            yield process, loop
+
+
+class _Known(NamedTuple):
+    """A slow run of which something is known. length: s."""
+
+    length: float
+    info: StallInfo
+
+
+def _known(process: ProcessStatistics) -> dict[str, list[_Known]]:
+    """What is known of the slow runs of the processes that had the slot, by callback."""
+    out: dict[str, list[_Known]] = {}
+    stalls = stalls_of(process)
+    for index in (*stalls.earlier, stalls.index):
+        for ring, start in index.slow_runs():
+            info = index.lookup(ring, start)
+            if info is not None:
+                known = _Known(index.length_of(ring, start), info)
+                out.setdefault(index.pair_of(ring, start)[0], []).append(known)
+    return out
+
+
+def _where(info: StallInfo | None) -> str:
+    """The culprit's line, by the first stack that has it."""
+    for stack in info.stacks if info is not None else ():
+        for frame in reversed([*stack.awaiting, *stack.frames]):
+            if info is not None and f"{frame[2]}.{frame[3]}" == info.culprit:
+                return place(frame)
+    return ""
+
+
+def _long_callbacks(statistics: Statistics, limit: float) -> Iterator[Offender]:
+    for process, loop in _loops(statistics):
+        over = [each for each in loop.callbacks.callbacks.values() if each.longest_s > limit]
+        known = _known(process) if over else {}
+        for totals in over:
+            found = known.get(totals.label, [])
+            nets: list[tuple[float, StallInfo | None]] = [(net_seconds(*each), each.info) for each in found]
+            if max((each.length for each in found), default=0.0) < totals.longest_s:
+                nets.append((totals.longest_s, None))  # nothing more is known of it
+            most, info = max(nets, key=lambda each: each[0])
+            if most > limit:
+                yield Offender(totals.label, seconds(most), most, _where(info))
+
+
+def _late_loops(statistics: Statistics, limit: float) -> Iterator[Offender]:
+    for process, loop in _loops(statistics):
+        delays = Histogram().merge(loop.callbacks.delays.values())
+        late = delays.quantile(0.99)
+        if late > limit:
+            slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].blocked_s)
+            waited = [f"{callback} ({seconds(totals.blocked_s)})" for (callback, _), totals in slow if totals.blocked_s]
+            name = loop.label if len(statistics.processes) == 1 else f"{loop.label} of process {process.slot}"
+            yield Offender(name, seconds(late), late, f"others waited for {', '.join(waited[:3])}" if waited else "")
+
+
+def _slow_callbacks(statistics: Statistics) -> Iterator[Offender]:
+    for process, loop in _loops(statistics):
+        known = _known(process) if loop.callbacks.slow else {}
+        for (callback, culprit), totals in loop.callbacks.slow.items():
+            infos = [each.info for each in known.get(callback, ()) if each.info.culprit == culprit]
+            text = f"{counted(totals.runs, 'time')}, {seconds(totals.longest_s)} at most"
+            yield Offender(callback, text, totals.longest_s, _where(infos[0] if infos else None))
+
+
+def _leaks(statistics: Statistics) -> Iterator[Offender]:
+    found = [each for each in verdict(statistics).findings if each.kind in LEAKS]
+    for each in found:
+        yield Offender(each.title, each.harm, each.cost_s)
+    told = {each.who.function for each in found if each.who is not None}
+    for _, loop in _loops(statistics):
+        for site, totals in loop.tasks.coroutines.items():
+            label = loop.tasks.label(site)
+            if totals.abandoned and label not in told:
+                text = f"{counted(totals.abandoned, 'task')} destroyed or left at the end, not done"
+                yield Offender(label, text, totals.abandoned)
+
+
+def _findings(statistics: Statistics) -> Iterator[Offender]:
+    for each in verdict(statistics).troubles:
+        yield Offender(each.title, each.harm, each.cost_s, each.page)
+
+
+def _blocking_calls(statistics: Statistics) -> Iterator[Offender]:
+    for process in statistics.processes.values():
+        for at, calls in process.blocking_calls.totals().items():
+            text = f"{at.call}, {count(calls.times)} times" if calls.times > 1 else at.call
+            name = f"{at.module}.{at.qualname}".lstrip(".")
+            yield Offender(name, text, calls.times, f"{at.file}:{at.line}")
