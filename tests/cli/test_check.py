@@ -12,7 +12,7 @@ import pytest
 
 from tests.helpers.exported import PROGRAM, record, traceloop
 
-# Sleeping costs no processor time: nothing is taken off, however busy the machine is.
+# What it waits for a processor is taken off: enough is left, however busy the machine is.
 SLEEPS = """
 async def sleeper():
     time.sleep(0.4)
@@ -29,23 +29,23 @@ def kept(tmp_path_factory):
 
 def test_a_broken_budget_names_the_offender(kept, tmp_path):
     out, xml = tmp_path / "out.json", tmp_path / "out.xml"
-    options = ["--max-callback", "200ms", "--max-delay-p99", "60s", "--no-slow", "--json", out, "--junit", xml]
+    options = ["--max-callback", "10ms", "--max-delay-p99", "60s", "--no-slow", "--json", out, "--junit", xml]
     done = traceloop("check", *options, kept)
     assert (done.returncode, done.stderr) == (1, "")
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["FAIL", "ok", "FAIL"]
     place = f"__main__.sleeper ({kept.parent / 'program.py'}:"
-    assert lines[0] == "FAIL  max-callback 200 ms" and f": {place}" in lines[1]
+    assert lines[0] == "FAIL  max-callback 10.0 ms" and f": {place}" in lines[1]
     document = json.loads(out.read_text())
     assert (document["schema"], document["kept"]) == ("traceloop-check/1", False)
     longest, late, slow = document["budgets"]
     (offender,) = longest["offenders"]
-    assert offender["name"] == "__main__.sleeper" and offender["value"] >= 0.4
+    assert offender["name"] == "__main__.sleeper" and offender["value"] > 0.01
     assert late["kept"] and not slow["kept"] and slow["offenders"][0]["where"].startswith(place)
     suite = ElementTree.parse(xml).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
     failed = [case.get("name") for case in suite if case.find("failure") is not None]
-    assert failed == ["max-callback 200 ms", "no-slow"]
+    assert failed == ["max-callback 10.0 ms", "no-slow"]
     assert "__main__.sleeper" in suite[0].find("failure").get("message")
 
 
