@@ -20,6 +20,7 @@ COMMANDS = {
     "tasks": ("tasks", "command", "Show the tasks of a program: where each waits, and for what."),
     "report": ("report", "command", "Print the report of a kept record."),
     "check": ("check", "command", "Hold a run to budgets: for CI."),
+    "diff": ("diff", "command", "Say what became slower between two records."),
     "export": ("export", "command", "Write a kept record as a file for other tools."),
     "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
     "demo": ("demo", "command", "Run a service with troubles to look at."),

@@ -126,6 +126,7 @@ def run(main):
 
 
 def program(tmp_path, text):
+    tmp_path.mkdir(parents=True, exist_ok=True)
     path = tmp_path / "program.py"
     path.write_text(HEAD + text)
     return path

@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from ..statistics.histograms import DURATION_BOUNDS, Histogram
@@ -92,6 +92,8 @@ class RequestTotals:
     def __init__(self) -> None:
         self.by_name: dict[str, NameTotals] = {}
         self.incomplete = 0
+        #: Told of each request; they must not raise.
+        self.watchers: list[Callable[[Request], None]] = []
         self._names = BoundedLabels(NAME_LIMIT)
         self._slowest: list[tuple[float, int, Request]] = []
         self._order = itertools.count()
@@ -103,6 +105,8 @@ class RequestTotals:
         if totals is None:
             totals = self.by_name[name] = NameTotals()
         totals.add(request)
+        for watcher in self.watchers:
+            watcher(request)
         if len(self._slowest) < _SLOWEST:
             heapq.heappush(self._slowest, (request.seconds, next(self._order), request))
         elif request.seconds > self._slowest[0][0]:

@@ -1,0 +1,158 @@
+"""`traceloop diff A B`: what became slower between two records."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .progress import Progress
+from .runs import command_of, open_record, settings_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from traceloop.reading.comparison import Change, Durations, Interval
+
+_RECORD = click.Path(exists=True, file_okay=False, readable=True)
+_ROWS = 15
+
+
+@click.command("diff")
+@click.argument("a", type=_RECORD)
+@click.argument("b", type=_RECORD)
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
+@click.option("--full", is_flag=True, help="Print what did not change, too, and what had too few runs.")
+@click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
+def command(a: str, b: str, as_json: bool, full: bool, width: int | None) -> None:
+    """Say what became slower from record A to record B, by callback and by request, and how sure that is.
+
+    A and B are folders of runs that were kept (`traceloop run --record DIR`). Of each name two things are compared:
+    what a run usually takes (the mean without the longest tenth of the runs), and the mean of all. The intervals are
+    bootstraps over blocks of runs in a row: 99 in 100 of the ratios drawn lie in them.
+
+    A name is slower or faster where the whole interval of what it usually takes is beyond 5 %, the same where it is
+    within; else it is unclear. Where only the mean of all grew, some runs became slower. Fewer than 30 runs on a side
+    give no verdict. Make both records on the same machine, equally busy: a change that all names share is the
+    machine's.
+    """
+    from traceloop.reading.comparison import changes
+
+    folders = open_record(a), open_record(b)
+    before, after = (_durations(folder) for folder in folders)
+    found = {
+        "schedule_delay": changes({"all callbacks": before.delays}, {"all callbacks": after.delays}),
+        "callbacks": changes(before.callbacks, after.callbacks),
+        "requests": changes(before.requests, after.requests),
+    }
+    if as_json:
+        document: dict[str, Any] = {"schema": "traceloop-diff/1"}
+        document |= {
+            name: {"record": folder, "command": command_of(folder)} for name, folder in zip("ab", folders, strict=True)
+        }
+        document |= {name: [_row(each) for each in rows] for name, rows in found.items()}
+        click.echo(json.dumps(document, indent=2))
+        return
+    color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 120)
+    for line in _text(found, full, color, columns):
+        click.echo(line)
+
+
+def _durations(folder: str) -> Durations:
+    from traceloop.reading.comparison import Durations
+    from traceloop.reading.follower import RunFollower
+    from traceloop.reading.new_statistics import make_statistics
+
+    out = Durations()
+    follower = RunFollower(folder, make_statistics(settings_of(folder)))
+    progress = Progress()
+    with follower.statistics.lock:
+        for chunks in follower.chunks():
+            for chunk in chunks:
+                out.take(chunk)
+            progress.show(follower)
+    progress.close()
+    for problem in follower.problems:
+        click.echo(f"traceloop: {problem}", err=True)
+    if not out.callbacks:
+        raise click.ClickException(f"no callback ran in the record in {folder}: there is nothing to compare")
+    return out
+
+
+def _row(change: Change) -> dict[str, Any]:
+    return {
+        "name": change.name,
+        "verdict": change.verdict,
+        "runs": [change.runs_a, change.runs_b],
+        "usual_seconds": [change.usual_a, change.usual_b],
+        "mean_seconds": [change.mean_a, change.mean_b],
+        "usual_ratio": change.usual._asdict() if change.usual is not None else None,
+        "mean_ratio": change.mean._asdict() if change.mean is not None else None,
+        "added_seconds": change.added_s if change.mean is not None else None,
+    }
+
+
+def _text(found: dict[str, list[Change]], full: bool, color: bool, width: int) -> list[str]:
+    from traceloop.exporters.text.tables import Style, clean
+    from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER
+
+    style = Style(color, width)
+    every = [each for name in ("requests", "callbacks") for each in found[name]]
+    slower = [each for each in every if each.verdict == SLOWER]
+    faster = [each for each in every if each.verdict == FASTER]
+    lines = []
+    if slower:
+        worst = max(slower, key=lambda each: each.added_s)
+        lines.append(style.bad(clean(f"{worst.name} takes {_times(worst.usual)} as long ({_sure(worst)})")))
+    else:
+        lines.append(style.good(f"Nothing became slower, as far as can be told ({len(faster)} became faster)"))
+    worth = (SLOWER, SOME_SLOWER, FASTER, ONLY_A, ONLY_B)
+    for title, key in (("Requests", "requests"), ("Callbacks", "callbacks"), ("Schedule delay", "schedule_delay")):
+        rows = [each for each in found[key] if full or key == "schedule_delay" or each.verdict in worth]
+        left = len(found[key]) - len(rows)
+        if not rows and not left:
+            continue
+        lines += ["", style.bold(title), *_table(rows if full else rows[:_ROWS], style)]
+        left += 0 if full else max(0, len(rows) - _ROWS)
+        if left:
+            lines.append(style.dim(f"    and {left} more (--full)"))
+    return lines
+
+
+def _table(rows: Sequence[Change], style: Any) -> list[str]:
+    from traceloop.exporters.text.tables import count, seconds, table
+    from traceloop.reading.comparison import FASTER, SLOWER, SOME_SLOWER
+
+    paint = {SLOWER: style.bad, SOME_SLOWER: style.warn, FASTER: style.good}
+    cells = [
+        [
+            each.name,
+            count(each.runs_a),
+            count(each.runs_b),
+            seconds(each.usual_a) if each.runs_a else "-",
+            seconds(each.usual_b) if each.runs_b else "-",
+            _times(each.usual),
+            f"{each.usual.low:.2f} to {each.usual.high:.2f}" if each.usual is not None else "-",
+            _times(each.mean),
+            paint.get(each.verdict, str)(each.verdict),
+        ]
+        for each in rows
+    ]
+    header = ["name", "runs A", "runs B", "usual A", "usual B", "B / A", "99% interval", "mean B / A", ""]
+    return table(style, header, cells)
+
+
+def _times(interval: Interval | None) -> str:
+    return f"{interval.ratio:.2f}x" if interval is not None else "-"
+
+
+def _sure(change: Change) -> str:
+    from traceloop.reading.units import seconds
+
+    interval = change.usual
+    between = f"; 99% interval {interval.low:.2f} to {interval.high:.2f}" if interval is not None else ""
+    return f"usually {seconds(change.usual_a)} before, {seconds(change.usual_b)} now{between}"
