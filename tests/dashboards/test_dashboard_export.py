@@ -63,7 +63,7 @@ def test_what_compose_mounts_is_there(tmp_path, promtool):
             assert (tmp_path / volume.split(":")[0]).exists(), volume
     done = promtool("check", "config", "prometheus.yml", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "13 rules found" in done.stdout
+    assert "14 rules found" in done.stdout
 
 
 def test_exemplars_lead_to_the_tempo_that_is_provisioned():
