@@ -43,6 +43,17 @@ def frames(*names):
             FUTURE,
             wait_kinds.POOL,
         ),
+        (
+            [
+                "httpx._client:AsyncClient.get",
+                "httpcore._async.connection_pool:AsyncConnectionPool.handle_async_request",
+                "httpcore._async.http11:AsyncHTTP11Connection.handle_async_request",
+                "httpcore._async.http11:AsyncHTTP11Connection._receive_event",
+                "httpcore._backends.anyio:AnyIOStream.read",
+            ],
+            FUTURE,
+            wait_kinds.OTHER,
+        ),
         (["redis.asyncio.connection:BlockingConnectionPool.get_connection"], FUTURE, wait_kinds.POOL),
         (["anyio._backends._asyncio:CapacityLimiter.acquire_on_behalf_of"], FUTURE, wait_kinds.LOCK),
         (["aiohttp.client_reqrep:ClientResponse.start"], FUTURE, wait_kinds.OTHER),

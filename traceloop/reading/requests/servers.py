@@ -19,6 +19,9 @@ _TASKS: Final = {
     "hypercorn.asyncio.task_group._handle": REQUEST,
     "aiohttp.web_protocol.RequestHandler.start": CONNECTION,
     "tornado.web.RequestHandler._execute": REQUEST,
+    "granian._futures._future_watcher_wrapper.<locals>.future_watcher": REQUEST,
+    # grpc.aio: a coroutine of Cython's, which tells no module.
+    "_handle_exceptions": REQUEST,
     "websockets.asyncio.server.Server.conn_handler": REQUEST,
     "websockets.legacy.server.WebSocketServerProtocol.handler": REQUEST,
 }

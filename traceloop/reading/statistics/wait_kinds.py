@@ -20,6 +20,7 @@ OTHER: Final = "other"
 _POOL: Final = re.compile(
     r"(?i)\bpool|[._]pool\b|acquire|checkout|getconn|get_connection|wait_for_(available_)?connection"
 )
+_POOL_DEPTH: Final = 3
 _LOCKS: Final = ("Lock.acquire", "Semaphore.acquire", "CapacityLimiter.acquire_on_behalf_of")
 _TASKS: Final = ("gather", "wait", "wait_for", "TaskGroup.__aexit__", "shield", "as_completed")
 
@@ -37,7 +38,8 @@ def kind_of(below: Sequence[Frame], awaited: str) -> str:
         # SQLAlchemy's pool waits in a greenlet, whose frames are on no chain: what is left of it is the queue.
         if any(name.startswith("sqlalchemy.") for name in names) and innermost == "Queue.get":
             return POOL
-        if any(_POOL.search(name) for name in names):
+        # A pool's own method stands above every wait of what it has handed out (httpcore's handle_async_request does).
+        if any(_POOL.search(name) for name in names[-_POOL_DEPTH:]):
             return LOCK if any(name.endswith(_LOCKS) for name in names) else POOL
         return OTHER
     if any(qualname.endswith(_LOCKS) for _, _, _, qualname in below):
