@@ -46,10 +46,10 @@ def command(
     """
     folder, living = find_living_or_kept(which)
     from traceloop.exporters.text import task_view
-    from traceloop.exporters.text.tables import Style, clean, counted
+    from traceloop.exporters.text.tables import Style, clean, count, counted
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
-    from traceloop.reading.statistics.task_tree import last_moment, tasks_now, tree_of
+    from traceloop.reading.statistics.task_tree import UNSEEN, last_moment, tasks_now, tree_of
 
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
@@ -78,6 +78,9 @@ def command(
             continue
         waiting = sum(task.state == "waiting" for task in tasks)
         title = f"process {known.pid}: {counted(len(tasks), 'task')}, {waiting} waiting"
+        unseen = sum(task.state == UNSEEN for task in tasks)
+        if unseen:
+            title += f", {count(unseen)} not looked at yet (some 300 are in a second)"
         if known.waits.period > 1.5:
             title += f"; each looked at once in {known.waits.period:.0f} s"
         click.echo(style.bold(clean(title)))

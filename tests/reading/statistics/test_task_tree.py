@@ -6,7 +6,7 @@ import pytest
 
 from traceloop.exporters.text import task_view
 from traceloop.exporters.text.tables import Style
-from traceloop.reading.statistics.task_tree import ACTIVE, WAITING, TaskNow, _mark_circles, tree_of
+from traceloop.reading.statistics.task_tree import ACTIVE, UNSEEN, WAITING, TaskNow, _mark_circles, state_of, tree_of
 from traceloop.reading.statistics.waits import UNKNOWN, AwaitPlace
 
 PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.Lock.acquire")
@@ -81,3 +81,10 @@ def test_lines_fit_and_are_harmless(width):
     for line in text_of([hostile, active], width) + task_view.flat([hostile, active], Style(False, width)):
         assert len(line) <= width
         assert "\x1b" not in line and "\n" not in line
+
+
+def test_a_task_that_has_not_run_while_its_loop_polled_is_suspended_though_no_look_has_found_it():
+    assert state_of(5, 100.0, 130.0, 1.0) == WAITING
+    assert state_of(0, 100.0, 130.0, 1.0) == UNSEEN
+    assert state_of(0, 129.0, 130.0, 1.0) == ACTIVE  # its turn to be looked at may come
+    assert state_of(0, 100.0, 100.5, 1.0) == ACTIVE  # it may be ready, behind what has blocked the loop since then

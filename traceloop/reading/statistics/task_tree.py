@@ -18,6 +18,9 @@ from .waits import UNKNOWN, AwaitPlace
 
 WAITING: Final = "waiting"
 ACTIVE: Final = "running or ready"
+UNSEEN: Final = "not looked at yet"
+# How much longer than the time between two looks the loop has to have been at rest since a task's step.
+_PATIENCE_SECONDS: Final = 1.0
 _MAX_DEPTH: Final = 50
 
 
@@ -77,13 +80,14 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
     waits = process.waits
     found: dict[float, TaskNow] = {}
     for loop in process.loops.values():
+        polled = now - loop.running_seconds(now)
         for state in loop.tasks.states(only):
             place = waits.chains.place(state.chain) if state.chain else UNKNOWN
             found[state.ident] = TaskNow(
                 ident=state.ident,
                 coroutine=loop.tasks.label(site_of(state.ident)),
                 name=state.name,
-                state=WAITING if state.chain else ACTIVE,
+                state=state_of(state.chain, state.last_step, polled, waits.period),
                 age_s=max(0.0, now - state.since),
                 waited_s=max(0.0, now - state.last_step),
                 place=place,
@@ -98,6 +102,16 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
                 other.awaited = True
     _mark_circles(found.values())
     return sorted(found.values(), key=lambda task: -task.age_s)
+
+
+def state_of(chain: int, last_step: float, polled: float, period: float) -> str:
+    """The state of a task. ``chain``: at which a look has found it since ``last_step``, 0 for none. ``polled``: when
+    its loop polled last (monotonic s); what was ready then has run. ``period``: time between two looks at one task, s.
+    """
+    if chain:
+        return WAITING
+    # It is suspended, but for the time in which its turn to be looked at may still come.
+    return UNSEEN if last_step < polled - period - _PATIENCE_SECONDS else ACTIVE
 
 
 def last_moment(process: ProcessStatistics) -> float:
