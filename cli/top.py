@@ -10,8 +10,11 @@ from typing import Any
 
 import click
 
+from .keys import Keys
 from .runs import choose_run, command_of, lives, settings_of
 
+#: In the order of their keys. The further ones are in exporters/text/live_pages.py.
+_PAGES = ("loops", "tasks", "executors", "requests")
 _CLEAR, _HIDE, _SHOW = "\x1b[H\x1b[2J", "\x1b[?25l", "\x1b[?25h"
 
 
@@ -21,17 +24,20 @@ _CLEAR, _HIDE, _SHOW = "\x1b[H\x1b[2J", "\x1b[?25l", "\x1b[?25h"
 @click.option("--once", is_flag=True, help="Print one look, over one interval, and end.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
 def command(which: str | None, interval: float, once: bool, width: int | None) -> None:
-    """Watch the loops of a program that runs under `traceloop run`, until it ends or you press Ctrl-C.
+    """Watch the loops of a program that runs under `traceloop run`, until it ends or you press q.
 
     For each loop: the share of time in which it was active, callbacks a second, how long one callback in a hundred
     waited, slow callbacks; then the callbacks that took most time, and the stack of a loop that is blocked now.
+
+    On a terminal further pages have the tasks with what they wait for, executors, and requests: keys 1 to 4, or Tab.
+    The space bar stops the picture and lets it go on.
 
     Without an argument the run of yours that was started last; else that of the process PID, or the one that keeps
     its record in the folder RECORD. It reads the record beside the collector: the program does not notice.
     """
     folder = choose_run(which)
     from traceloop.exporters.text.live_view import LiveView
-    from traceloop.exporters.text.tables import Style, clip
+    from traceloop.exporters.text.tables import Style
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
 
@@ -40,31 +46,96 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     follower.turn()
     view = LiveView(statistics)
     title = command_of(folder)
-    terminal = sys.stdout.isatty() and not once
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    if sys.stdout.isatty() and not once:
+        _Screen(follower, view, title, color, width).show(interval, folder)
+        return
     try:
-        if terminal:
-            click.echo(_HIDE, nl=False)
         while True:
             _follow(follower, interval)
-            size = shutil.get_terminal_size((100, 40))
-            rows = max(5, size.lines - 1) if terminal else 0
-            lines = view.lines(Style(color, width or max(60, size.columns)), title, rows)
-            if terminal:
-                lines = [clip(line, size.columns) for line in lines]
-            click.echo((_CLEAR if terminal else "") + "\n".join(lines))
+            columns = width or max(60, shutil.get_terminal_size((100, 40)).columns)
+            click.echo("\n".join(view.lines(Style(color, columns), title)))
             if once:
                 return
             if not lives(folder):
                 click.echo("traceloop: the run has ended", err=True)
                 return
-            if not terminal:
-                click.echo()
+            click.echo()
     except KeyboardInterrupt:
         return
-    finally:
-        if terminal:
+
+
+class _Screen:
+    """The pages on a terminal, until the run ends, or somebody presses q or Ctrl-C."""
+
+    def __init__(self, follower: Any, view: Any, title: str, color: bool, width: int | None) -> None:
+        self._follower = follower
+        self._view = view
+        self._title = title
+        self._color = color
+        self._width = width
+        self._page = "loops"
+        self._paused = False
+        self._loops: list[str] = []
+
+    def show(self, interval: float, folder: str) -> None:
+        """Looks again and again, ``interval`` s apart."""
+        try:
+            with Keys() as keys:
+                click.echo(_HIDE, nl=False)
+                while True:
+                    size = shutil.get_terminal_size((100, 40))
+                    until = time.monotonic() + interval
+                    while (left := until - time.monotonic()) > 0:
+                        pressed = keys.wait(min(left, 0.1))
+                        self._follower.turn()
+                        if pressed and not self._press(pressed):
+                            return
+                        if pressed or shutil.get_terminal_size((100, 40)) != size:
+                            size = shutil.get_terminal_size((100, 40))
+                            self._draw(keys, size.columns, size.lines, again=True)
+                    if not self._paused:
+                        self._draw(keys, size.columns, size.lines)
+                    if not lives(folder):
+                        click.echo("traceloop: the run has ended", err=True)
+                        return
+        except KeyboardInterrupt:
+            return
+        finally:
             click.echo(_SHOW, nl=False)
+
+    def _press(self, pressed: str) -> bool:
+        """Heeds a key; False: it ends."""
+        if pressed in ("q", "Q", "\x04"):
+            return False
+        if pressed in (" ", "p"):
+            self._paused = not self._paused
+        elif pressed == "\t":
+            self._page = _PAGES[(_PAGES.index(self._page) + 1) % len(_PAGES)]
+        elif pressed.isdecimal() and 0 < int(pressed) <= len(_PAGES):
+            self._page = _PAGES[int(pressed) - 1]
+        return True
+
+    def _draw(self, keys: Keys, columns: int, rows: int, *, again: bool = False) -> None:
+        """``again``: between two looks. The page of the loops has rates: it stays as it was."""
+        from traceloop.exporters.text import live_pages
+        from traceloop.exporters.text.tables import Style, clip
+
+        style = Style(self._color, self._width or max(60, columns))
+        room = max(5, rows - (2 if keys.are_read else 1))
+        if not (again and self._loops):
+            self._loops = self._view.lines(style, self._title, room)
+        if self._page == "loops":
+            lines = self._loops[:room]
+        else:
+            lines = live_pages.lines(self._follower.statistics, self._page, style, room)
+        if keys.are_read:
+            pages = "  ".join(
+                style.bold(f"[{number} {name}]") if name == self._page else f"{number} {name}"
+                for number, name in enumerate(_PAGES, 1)
+            )
+            lines = [*lines, f"{pages}  space {'goes on' if self._paused else 'pauses'}  q quits"]
+        click.echo(_CLEAR + "\n".join(clip(line, columns) for line in lines))
 
 
 def _follow(follower: Any, seconds: float) -> None:

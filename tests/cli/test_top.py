@@ -274,3 +274,56 @@ def test_ps_lists_runs_and_processes(traced, program):
     assert head.split() == ["PID", "STARTED", "PROGRAM", "METRICS"]
     (row,) = [row.split() for row in rows if row.split()[0] == str(program.pid)]
     assert row[2:] == ["busy.py", "-"] and re.fullmatch(r"\d\d:\d\d:\d\d", row[1])
+
+
+def screen_with(mine, text):
+    """Reads the terminal until a whole picture has this text."""
+    seen = b""
+    while True:
+        seen += os.read(mine, 65536)
+        picture = seen.rpartition(b"\x1b[H\x1b[2J")[2]
+        if text in picture:
+            return picture.decode(errors="replace")
+
+
+def test_pages_pause_and_quit_by_keys(traced, program):
+    mine, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    before = termios.tcgetattr(theirs)
+    # A session of its own, whose terminal this is: keys are read by the job in the foreground.
+    process = subprocess.Popen(
+        [traced.command[0], "top", "--interval", "0.2", str(program.pid)],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        env={**os.environ, "NO_COLOR": "1"},
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )
+    try:
+        first = screen_with(mine, b"q quits")
+        assert "callbacks/s" in first and "1 loops" in first
+        assert max(map(len, first.splitlines())) <= 80 and len(first.splitlines()) <= 24
+        os.write(mine, b"2")
+        tasks = screen_with(mine, b"[2 tasks]")
+        assert "5 x __main__.wait" in tasks.replace("├─ ", "") or "__main__.wait" in tasks
+        assert "\x1b[3" not in tasks
+        os.write(mine, b"\t")
+        assert "executor" in screen_with(mine, b"[3 executors]")
+        os.write(mine, b"4")
+        assert "0 requests" in screen_with(mine, b"[4 requests]")
+        os.write(mine, b" ")
+        screen_with(mine, b"space goes on")
+        os.write(mine, b"1")
+        screen_with(mine, b"[1 loops]")
+        os.write(mine, b"q")
+        assert process.wait(30) == 0
+        # The terminal is as it was, and the cursor there.
+        assert termios.tcgetattr(theirs)[3] == before[3]
+        rest = os.read(mine, 65536)
+        assert rest.rstrip().endswith(b"\x1b[?25h")
+    finally:
+        process.kill()
+        process.wait()
+        os.close(theirs)
+        os.close(mine)
