@@ -10,7 +10,6 @@ from typing import Any, Final
 
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.profile import WORKERS, Profile
-from traceloop.record.frames import is_application
 from traceloop.record.text import printable
 
 from ..text.names import readable
@@ -89,7 +88,7 @@ def _tree(known: Profile) -> _Node:
             mine = above.child(printable(name), "", WORKER if name == WORKERS else CALLBACK)
         elif above.depth >= _MAX_DEPTH:
             mine = above
-        elif is_application(site.file, site.module):
+        elif known.application[node]:
             place = f"{site.file.rpartition('/')[2]}:{site.line}" if site.file else ""
             name = site.label.removeprefix("__main__.") + (" (awaits)" if awaits else "")
             mine = above.child(printable(name), printable(place), APPLICATION)

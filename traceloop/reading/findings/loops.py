@@ -12,10 +12,13 @@ from ..statistics.histograms import Histogram
 from ..units import count, counted, percent, seconds
 from . import thresholds
 from .model import NOTE, WARNING, Finding
-from .scope import Scope, busiest
+from .scope import Scope, busiest, frame_line
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
+
+# A line that took less of the profile is not the one to name.
+_LEAST_SHARE_OF_LINE: Final = 0.1
 
 
 def saturated(scope: Scope) -> Iterator[Finding]:
@@ -50,10 +53,21 @@ def saturated(scope: Scope) -> Iterator[Finding]:
             (
                 f"active {seconds(active)} of {seconds(observed)}, {counted(loop.callbacks.runs, 'callback')}",
                 f"{seconds(slow)} of it in slow callbacks",
+                *_profiled(scope),
             ),
-            "Find what takes the time in the table of callbacks; move what computes to a process pool, or run more "
-            "processes.",
+            "Find what takes the time in the table of callbacks"
+            + ("" if scope.process.profile.rate else ", and its lines with `traceloop run --profile`")
+            + "; move what computes to a process pool, or run more processes.",
         )
+
+
+def _profiled(scope: Scope) -> Iterator[str]:
+    """The line of the application that took most, where there is a profile."""
+    profile = scope.process.profile
+    for line in profile.lines(1):
+        if line.file and line.seconds >= _LEAST_SHARE_OF_LINE * profile.total_seconds:
+            place = frame_line((line.file, line.line, "", line.function.removeprefix("__main__.")))
+            yield f"{percent(line.seconds / profile.total_seconds)} of what the profile saw at {place}"
 
 
 def congested(scope: Scope) -> Iterator[Finding]:

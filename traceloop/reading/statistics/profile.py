@@ -47,10 +47,10 @@ class Line(NamedTuple):
 class Profile:
     """The profile of the process that has a slot, and of those that had it before.
 
-    Nodes are numbered from 1, the root is 0. parents, frames, seconds, samples: by node; the last two of the samples
-    whose innermost frame it is. rate: samples a second, 0 where there was no profile. first, last: when the first and
-    the last sample was taken, s. cut: samples whose innermost frames found no place. lost: samples whose stack is not
-    known, since its definition was overwritten.
+    Nodes are numbered from 1, the root is 0. parents, frames, application, seconds, samples: by node. application:
+    whether its code is the application's. seconds, samples: of the samples whose innermost frame it is. rate: samples a
+    second, 0 where there was no profile. first, last: when the first and the last sample was taken, s. cut: samples
+    whose innermost frames found no place. lost: samples whose stack is not known, since its definition was overwritten.
     """
 
     def __init__(self, sites_of: Callable[[], SiteNames]) -> None:
@@ -61,6 +61,7 @@ class Profile:
         self._children: dict[tuple[int, Frame], int] = {}
         self.parents = [-1]
         self.frames = [Frame(UNKNOWN_SITE, False)]
+        self.application = [False]
         self.seconds = [0.0]
         self.samples = [0]
         self.rate = 0.0
@@ -132,6 +133,7 @@ class Profile:
             node = self._children[parent, frame] = len(self.parents)
             self.parents.append(parent)
             self.frames.append(frame)
+            self.application.append(is_application(frame.site.file, frame.site.module))
             self.seconds.append(0.0)
             self.samples.append(0)
         return node
@@ -180,10 +182,8 @@ class Profile:
         by_root: dict[Site, dict[int, float]] = {}
         for node in range(1, len(self.parents)):
             parent = self.parents[node]
-            frame = self.frames[node]
             roots.append(roots[parent] if parent else node)
-            mine = not parent or is_application(frame.site.file, frame.site.module)
-            own.append(node if mine else own[parent])
+            own.append(node if not parent or self.application[node] else own[parent])
             if not self.samples[node] or workers[node]:
                 continue
             site = self.frames[own[node]].site
