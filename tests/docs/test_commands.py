@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import shlex
@@ -21,8 +22,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 WORDS = "|".join([*COMMANDS, "--version"])
 SHOWN = re.compile(rf"(?m)^\s*(?:\$ )?(traceloop (?:{WORDS})\b.*)$|`(traceloop (?:{WORDS})\b[^`]*)`")
 # Stand-ins that pages use, and what takes their place. Folders are made for those that are one.
-STAND_INS = {"[PID|RECORD]": "", "bash|zsh|fish": "bash", "[OPTIONS]": "", "[ARGUMENTS]...": "", "PROGRAM": "app.py",
-             "perfetto|chrome|jsonl": "jsonl", "FORMAT": "jsonl", "FILE": "file", "DIRECTORY": "DIR",
+STAND_INS = {"[PID|RECORD]": "", "[OPTIONS]": "", "[ARGUMENTS]...": "", "PROGRAM": "app.py",
+             "FORMAT": "jsonl", "FILE": "file", "DIRECTORY": "DIR",
              "--format F ": "--format jsonl "}  # fmt: skip
 FOLDERS = ("RECORD", "DIR", "record", "monitoring")
 
@@ -45,6 +46,7 @@ def shown() -> list[str]:
             text = re.split(r"\s{2,}|\s#|\s>|; |\s\.\.\.$|\s…", " ".join(inline.split()) if inline else line)[0].strip()
             for name, value in STAND_INS.items():
                 text = text.replace(name, value)
+            text = re.sub(r"[\w-]+(\|[\w-]+)+", lambda match: match[0].rpartition("|")[2], text)  # one of several
             found.setdefault(re.sub(r" \[.*", "", text).strip())
     return sorted(found)
 
@@ -89,6 +91,9 @@ def test_the_command_line_understands(command: str, folder: Path, monkeypatch: p
     if len(words) == 1 or words[1].startswith(("/", "--json")):
         assert words[0] in COMMANDS  # the command by its name; an example's path
         return
+    for before, word in itertools.pairwise(words):
+        if not word.startswith("-") and not before.startswith("-") and not os.path.exists(word):
+            os.mkdir(word)  # a record, by whatever name the page gives it
     group: click.Group = LazyGroup("traceloop")
     context = click.Context(group)
     while True:
