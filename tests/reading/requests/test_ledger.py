@@ -177,7 +177,8 @@ def test_the_time_is_where_it_was_spent(requests):
     assert 0.0 < mean("sleeps", "wait_timer") <= 0.0501 <= found["sleeps"]["sum_seconds"] / 3 + 0.0002
     assert 0.0 < mean("gathers", "wait_timer") <= 0.0601 <= found["gathers"]["sum_seconds"] / 3 + 0.0002
     assert mean("computes", "running") >= 0.03
-    assert mean("offloads", "executor_run") >= 0.04
+    # A worker may begin while the step that gave it the call still runs.
+    assert mean("offloads", "executor_run") > 0.0 and found["offloads"]["sum_seconds"] / 3 >= 0.04
     for name in ("plain", "computes"):
         assert not any(mean(name, part) for part in PARTS if part.startswith(("wait", "executor")))
 
