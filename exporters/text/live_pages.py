@@ -22,6 +22,7 @@ def lines(statistics: Statistics, page: str, style: Style, rows: int) -> list[st
         for _, process in sorted(statistics.processes.items()):
             if process.attached:
                 out += PAGES[page](process, style)
+    out = out or [style.dim("the program has not run an asyncio event loop yet")]
     shown = out[:rows] if len(out) <= rows else [*out[: rows - 1], style.dim(f"and {len(out) - rows + 1} more lines")]
     return [clip(line, style.width) for line in shown]
 
