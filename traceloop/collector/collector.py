@@ -1,6 +1,6 @@
 """The collector's life: it follows every traced process of a run until the last has ended and been read.
 
-It polls every 50 to 200 ms, for each scrape, and whenever a process that is about to end writes a byte to the ``wake``
+It polls every 50 to 200 ms (only glances at the rings while nothing runs), for each scrape, and whenever a process that is about to end writes a byte to the ``wake``
 pipe of the run directory. A poll has these steps:
 
 1. Read the rings of all processes into statistics and spans.
@@ -42,6 +42,7 @@ from .pace import (
     FLUSH_SECONDS,
     MAX_POLL_SECONDS,
     MIN_POLL_SECONDS,
+    QUIET_SECONDS,
     SHUTDOWN_SECONDS,
     STOPPING_SECONDS,
     UNASKED_SECONDS,
@@ -98,6 +99,9 @@ class Collector:
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
         self._look_again = MAX_POLL_SECONDS
+        self._turned = 0.0
+        self._may_be_quiet = False  # only where the root's end is seen at once
+        self._known: set[str] = set()  # processes at the last turn
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
         self._notes = CounterNotes(self.run_dir)
@@ -181,15 +185,33 @@ class Collector:
     def run(self) -> None:
         """Turns until the run is over or ``stop`` was called."""
         pause = MIN_POLL_SECONDS
+        woken = True
         while True:
-            busy = self.turn()
-            if self._is_finished() or self.stopping or self._waited_long_enough():
-                break
-            pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
+            if woken or not self._is_quiet():
+                self._turned = time.monotonic()
+                busy = self.turn()
+                if self._is_finished() or self.stopping or self._waited_long_enough():
+                    break
+                # What the watchdog notes once a second makes nobody hurry.
+                busy = busy and (self._ran_at >= self._turned or self.follower.processes.keys() != self._known)
+                self._known = set(self.follower.processes)
+                pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
+                root = self.root.handle
             # A loop that stands still is looked at when its threshold is reached.
-            if self.pipe.wait(min(pause, self._look_again), self.root.handle):
+            woken = self.pipe.wait(min(pause, self._look_again), root)
+            if woken:
                 pause = MIN_POLL_SECONDS
+            self._may_be_quiet = root >= 0
         self.finish()
+
+    def _is_quiet(self) -> bool:
+        """Whether a turn would find nothing, though it has been but a moment since the last: a tenth of its cost."""
+        return (
+            self._may_be_quiet
+            and not self._asked_to_end
+            and time.monotonic() - self._turned < QUIET_SECONDS
+            and self.follower.is_quiet()
+        )
 
     def stop(self) -> None:
         """Makes ``run`` read what there is and return; from any thread and from signal handlers."""

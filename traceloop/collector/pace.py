@@ -6,6 +6,8 @@ from __future__ import annotations
 # ring holds seconds of them.
 MIN_POLL_SECONDS = 0.05
 MAX_POLL_SECONDS = 0.2
+#: While no loop runs and no ring has anything new, a whole turn comes no later than this.
+QUIET_SECONDS = 1.0
 #: How long children that record nothing yet are waited for after all else is over.
 EXPECTED_SECONDS = 5.0
 #: After how long the metrics are served though nobody has asked for them.

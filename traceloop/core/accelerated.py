@@ -31,6 +31,7 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
         "_python_call_at": base.call_at,
         "_python_call_later": base.call_later,
         "_python_call_soon": base.call_soon,
+        "_python_create_task": base.create_task,
     }
     made: Any = type(base.__name__, (native.Scheduling, base), members)
     # What the C code stands for: where a class has anything else it hands on.

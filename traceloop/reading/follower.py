@@ -70,6 +70,11 @@ class RingFollower:
         self._fetched: list[Batch] = []
         self._closed: LoopInfo | None = None
 
+    @property
+    def is_quiet(self) -> bool:
+        """Whether nothing is to be read, and the loop sleeps in its poll."""
+        return self.reader.behind == 0 and not (self.is_loop and self.reader.word(layout.W_RUNNING))
+
     def fetch(self, *, final: bool) -> None:
         """Copies what there is, of a loop's ring a chunk at most."""
         if self.is_loop:
@@ -154,6 +159,15 @@ class ProcessFollower:
                 self.problems.append(str(error))
             return
         self.rings[name] = RingFollower(self, reader)
+
+    def is_quiet(self) -> bool:
+        """Whether no ring has anything new, and all loops sleep. A glance: new rings are not looked for."""
+        for ring in self.rings.values():
+            if not ring.is_quiet:
+                return False
+            if not ring.is_loop and self.seen_at:
+                self.seen_at = max(self.seen_at, ring.reader.word(layout.W_HEARTBEAT))
+        return bool(self.rings)
 
     def read(self, *, final: bool = False) -> list[Chunk]:
         """What was written since the last time, all at once."""
@@ -368,6 +382,12 @@ class RunFollower:
         #: Names of folders whose process has ended and was read to its end, and of those that crashed or were killed.
         self.ended: set[str] = set()
         self.crashed: set[str] = set()
+
+    def is_quiet(self) -> bool:
+        """Whether no process that is known has written anything new, and none runs anything. 50 us a process."""
+        with self.statistics.lock:
+            living = [process for name, process in self.processes.items() if name not in self.ended]
+            return bool(living) and all(process.is_quiet() for process in living)
 
     def turn(self, *, last: bool = False) -> list[Chunk]:
         """Reads what is new of every process. ``last``: as far as there is anything, living processes too."""

@@ -5,7 +5,7 @@
    queue.c       ReadyQueue: the ready queue, a ring of handles that looks like a deque
    timers.c      Timers: the heap of timers
    record.c      Record: the doubles that wait to be written
-   scheduling.c  Scheduling: a base of EventLoop with call_soon, call_later and call_at
+   scheduling.c  Scheduling: a base of EventLoop with call_soon, call_later, call_at and create_task
    identify.c    from a callback to its ident; what a C task shows of itself
    iteration.c   the recorded iteration
    poll.c        the poll of an epoll object
@@ -81,11 +81,14 @@ typedef struct {
     PyObject *python_timers;  /* core.timers.Timers: for the modes that are rare */
     PyObject *spelled_out;    /* core.buffer.spelled_out */
     PyObject *heappush;
+    PyObject *base_events;    /* the module: what programs put there is asked for each time */
+    PyObject *task_keywords;  /* of asyncio.Task, as create_task passes them */
     PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
         *s_loop_ident, *s_cr_code, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
-        *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_note_timer;
+        *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_python_create_task, *s_note_timer, *s_name,
+        *s_tasks, *s_fresh, *s_Task, *s_task_factory;
 
     PyObject *free_handles[FREE_HANDLES]; /* memory of Handles, without contents */
     int free_count;
@@ -137,6 +140,7 @@ struct Scheduling {
     Timers *timers;
     PyObject *recorder; /* owned; None where nothing is recorded */
     Record *record;     /* the recorder's, where it is of our type; owned */
+    ReadyQueue *fresh;  /* the recorder's tasks before their first step, where it is of our type; owned */
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
     char debug, guarded, stopping, patched;
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
@@ -152,6 +156,13 @@ double core_now(void);                       /* CLOCK_MONOTONIC, s */
 #define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
 
 /* handle.c */
+/* One of asyncio's, ours or of another class: its slots can be read. */
+static inline int
+is_handle(core_state *st, PyObject *handle)
+{
+    PyTypeObject *type = Py_TYPE(handle);
+    return type == st->handle_type || type == st->timer_handle_type || PyType_IsSubtype(type, st->asyncio_handle);
+}
 extern PyType_Spec core_handle_spec, core_timer_handle_spec;
 PyObject *core_new_handle(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context);
 PyObject *core_new_timer(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context,

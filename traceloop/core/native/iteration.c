@@ -163,7 +163,7 @@ call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
 static PyObject *
 part_of(core_state *st, PyObject *handle, Py_ssize_t offset, const char *name)
 {
-    if (PyObject_TypeCheck(handle, st->asyncio_handle)) {
+    if (is_handle(st, handle)) {
         PyObject *value = SLOT(handle, offset);
         if (value == NULL)
             PyErr_SetString(PyExc_AttributeError, name);
@@ -187,7 +187,7 @@ look_at_stamps(Run *run, PyObject *handle)
 static int
 is_cancelled(core_state *st, PyObject *handle)
 {
-    if (PyObject_TypeCheck(handle, st->asyncio_handle)) {
+    if (is_handle(st, handle)) {
         PyObject *cancelled = SLOT(handle, st->cancelled);
         return cancelled == NULL || cancelled == Py_False ? 0 : PyObject_IsTrue(cancelled);
     }

@@ -181,7 +181,10 @@ intern(core_state *st)
         {"_python_call_soon", offsetof(core_state, s_python_call_soon)},
         {"_python_call_later", offsetof(core_state, s_python_call_later)},
         {"_python_call_at", offsetof(core_state, s_python_call_at)},
-        {"_note_timer", offsetof(core_state, s_note_timer)},
+        {"_python_create_task", offsetof(core_state, s_python_create_task)},
+        {"_note_timer", offsetof(core_state, s_note_timer)}, {"name", offsetof(core_state, s_name)},
+        {"tasks", offsetof(core_state, s_tasks)}, {"fresh", offsetof(core_state, s_fresh)},
+        {"Task", offsetof(core_state, s_Task)}, {"_task_factory", offsetof(core_state, s_task_factory)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -205,9 +208,15 @@ core_exec(PyObject *module)
         (st->report_failure = import_from("traceloop.core.handles", "report_failure")) == NULL ||
         (st->python_timers = import_from("traceloop.core.timers", "Timers")) == NULL ||
         (st->spelled_out = import_from("traceloop.core.buffer", "spelled_out")) == NULL ||
-        (st->heappush = import_from("heapq", "heappush")) == NULL)
+        (st->heappush = import_from("heapq", "heappush")) == NULL ||
+        (st->base_events = PyImport_ImportModule("asyncio.base_events")) == NULL)
         return -1;
-    return 0;
+#if PY_VERSION_HEX >= 0x030E0000
+    st->task_keywords = Py_BuildValue("(s)", "loop");
+#else
+    st->task_keywords = Py_BuildValue("(sss)", "loop", "name", "context");
+#endif
+    return st->task_keywords == NULL ? -1 : 0;
 }
 
 static PyObject *
@@ -236,7 +245,8 @@ set_clock(PyObject *module, PyObject *globals)
     DO(clock_globals) DO(clock) DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events)                        \
     DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_cr_code) DO(s_run) DO(s_get)    \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
-    DO(s_python_call_later) DO(s_python_call_at) DO(s_note_timer)
+    DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \
+    DO(s_fresh) DO(s_Task) DO(s_task_factory) DO(base_events) DO(task_keywords)
 
 static int
 core_traverse(PyObject *module, visitproc visit, void *arg)

@@ -1,7 +1,7 @@
-/* Scheduling: the first base of EventLoop. call_soon, call_later and call_at, and the attributes that the C iteration
-   looks at; everything else is EventLoop's own Python.
+/* Scheduling: the first base of EventLoop. call_soon, call_later, call_at and create_task, and the attributes that the C
+   iteration looks at; everything else is EventLoop's own Python.
 
-   Each of the three does the plain case, and hands everything else to the Python method of the same name, which stands
+   Each of the four does the plain case, and hands everything else to the Python method of the same name, which stands
    behind this class as ``_python_call_soon`` and so on: debug mode, a closed loop, a queue or a heap that somebody has
    replaced, a ``time`` or ``call_at`` of the program's own, arguments that are wrong. */
 
@@ -202,6 +202,49 @@ call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names
     return new_timer(self, args, count, names, 0);
 }
 
+/* Task(coro, loop=self, ...), where there is no factory and the loop is not guarded. */
+static PyObject *
+create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    Scheduling *loop = (Scheduling *)self;
+    core_state *st = loop->state;
+    Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
+    int ours = !loop->guarded && count == 1 && (loop->fresh != NULL || loop->recorder == Py_None);
+    PyObject *name = Py_None, *context = Py_None;
+    for (Py_ssize_t i = 0; ours && i < named; i++) {
+        PyObject *each = PyTuple_GET_ITEM(names, i);
+        if (PyUnicode_Compare(each, st->s_name) == 0)
+            name = args[1 + i];
+        else if (PyUnicode_Compare(each, st->s_context) == 0)
+            context = args[1 + i];
+        else
+            ours = 0;
+    }
+#if PY_VERSION_HEX >= 0x030E0000
+    ours = ours && named == 0; /* it passes on what it was given, no more */
+#endif
+    if (ours) {
+        PyObject *factory = PyObject_GetAttr(self, st->s_task_factory);
+        if (factory == NULL)
+            return NULL;
+        ours = factory == Py_None;
+        Py_DECREF(factory);
+    }
+    if (!ours)
+        return in_python(self, st->s_python_create_task, args, count, names);
+    PyObject *tasks = PyObject_GetAttr(st->base_events, st->s_tasks);
+    PyObject *type = tasks == NULL ? NULL : PyObject_GetAttr(tasks, st->s_Task);
+    Py_XDECREF(tasks);
+    if (type == NULL)
+        return NULL;
+    PyObject *all[] = {args[0], self, name, context};
+    PyObject *task = PyObject_Vectorcall(type, all, 1, st->task_keywords);
+    Py_DECREF(type);
+    if (task != NULL && loop->fresh != NULL && queue_append(loop->fresh, task) < 0)
+        Py_CLEAR(task);
+    return task;
+}
+
 static PyObject *
 scheduling_running(PyObject *self, PyObject *unused)
 {
@@ -264,16 +307,25 @@ static int
 set_recorder(PyObject *self, PyObject *value, void *closure)
 {
     Scheduling *loop = (Scheduling *)self;
-    PyObject *record = NULL;
+    core_state *st = loop->state;
+    PyObject *record = NULL, *fresh = NULL;
     if (value != NULL && value != Py_None) {
-        record = PyObject_GetAttr(value, loop->state->s_record);
+        record = PyObject_GetAttr(value, st->s_record);
+        PyObject *tasks = record == NULL ? NULL : PyObject_GetAttr(value, st->s_tasks);
+        fresh = tasks == NULL ? NULL : PyObject_GetAttr(tasks, st->s_fresh);
+        Py_XDECREF(tasks);
         if (record == NULL)
             return -1;
-        if (!Py_IS_TYPE(record, loop->state->record_type))
+        if (fresh == NULL)
+            PyErr_Clear();
+        if (!Py_IS_TYPE(record, st->record_type))
             Py_CLEAR(record);
+        if (fresh != NULL && !Py_IS_TYPE(fresh, st->queue_type))
+            Py_CLEAR(fresh);
     }
     Py_XSETREF(loop->recorder, Py_XNewRef(value));
     Py_XSETREF(loop->record, (Record *)record);
+    Py_XSETREF(loop->fresh, (ReadyQueue *)fresh);
     return 0;
 }
 
@@ -327,6 +379,7 @@ scheduling_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(loop->timers_object);
     Py_VISIT(loop->recorder);
     Py_VISIT(loop->record);
+    Py_VISIT(loop->fresh);
     return 0;
 }
 
@@ -340,6 +393,7 @@ scheduling_clear(PyObject *self)
     Py_CLEAR(loop->timers_object);
     Py_CLEAR(loop->recorder);
     Py_CLEAR(loop->record);
+    Py_CLEAR(loop->fresh);
     return 0;
 }
 
@@ -365,6 +419,9 @@ static PyMethodDef scheduling_methods[] = {
     {"call_at", METHOD(call_at), METH_FASTCALL | METH_KEYWORDS,
      "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
      "Runs callback(*args) when the loop's clock passes when."},
+    {"create_task", METHOD(create_task), METH_FASTCALL | METH_KEYWORDS,
+     "create_task($self, coro, /, **kwargs)\n--\n\n"
+     "Makes a task of coro; keyword arguments go to the task factory or to asyncio.Task."},
     {"_running", scheduling_running, METH_NOARGS,
      "The run under way: its start, its ident, and the handle (None while what it held is released)."},
     {"_run_native", scheduling_run, METH_VARARGS,

@@ -65,6 +65,11 @@ class TaskLooks:
     def _define_chain(self, number: int, text: str) -> None:
         self._outbox.define([float(number), layout.R_CHAIN, 0.0], text, monotonic())
 
+    @property
+    def under_way(self) -> bool:
+        """Whether a look is not finished yet."""
+        return any(look.left for look in self._looks.values())
+
     def poll(self, loops: list[Any], now: float) -> None:
         """One slice for each of ``loops`` (running ones) that is due. Never raises."""
         if self._failed or self._outbox.forked:

@@ -53,14 +53,23 @@ class Lateness:
         # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
         self._check(now, max(self._due, self._measured) if self._due else 0.0, loops)
 
-    def turn_over(self, began: float, due: float, loops: Sequence[Watched]) -> None:
-        """A turn that ``began`` then is over, and the next is ``due``: what is to be compared then is measured now."""
+    def is_late(self, now: float) -> bool:
+        """Whether ``check`` would have anything to report at ``now``."""
+        return self._was_late or not self._due or now - self._due >= _LATE
+
+    def turn_over(self, began: float, due: float, loops: Sequence[Watched], *, quiet: bool = False) -> None:
+        """A turn that ``began`` then is over, and the next is ``due``: what is to be compared then is measured now.
+
+        ``quiet``: but for this thread's waiting for a processor, a third of a turn's cost. What it has waited in turns
+        that came in time is little.
+        """
         if (end := monotonic()) - began >= _MIN_SUSPENSION:
             self._check(end, began, loops)
         self._due = due
         self._switches = switches()
         self._process_cpu = time.process_time()
-        self._own_wait = schedule_of(threading.get_native_id()).waited_s
+        if not quiet:
+            self._own_wait = schedule_of(threading.get_native_id()).waited_s
         self._measured = monotonic()
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:

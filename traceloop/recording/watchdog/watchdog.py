@@ -51,6 +51,8 @@ if TYPE_CHECKING:
 _PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
+# While all loops sleep, most of what a turn looks at can wait for so long (s).
+_QUIET = 0.4
 # The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
 _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
@@ -97,7 +99,8 @@ class Watchdog:
         self._all_closed = False
         self._closed_at = 0.0
         self._in_succession = False
-        self._turns = 0
+        self._looked_whole = 0.0
+        self._faults_checked = 0.0
         self._dumped = 0
         self.paused = False
         self._not_before = 0.0  # when it may be started again
@@ -309,11 +312,17 @@ class Watchdog:
                 self._running = False
                 self._publish(now, 0.0)
                 return None
-            self._turns += 1
-            if watched_loops:
-                self.faults.advertise()
-            # Some times a second are enough for this, a fifth of a turn's cost.
-            size = self.faults.check() if self._turns % 4 == 0 else 0
+            quiet = now - self._looked_whole < _QUIET and self._is_quiet(now, watched_loops)
+            size = 0
+            if not quiet:
+                self._looked_whole = now
+                if watched_loops:
+                    self.faults.advertise()
+                if now - self._faults_checked > _QUIET:
+                    self._faults_checked = now
+                    size = self.faults.check()
+        if quiet:
+            return self._look_quietly(watched_loops, now)
         self._sample_if_due()
         self._lateness.check(now, watched_loops)
         self._sample_if_due()
@@ -337,6 +346,35 @@ class Watchdog:
         self._publish(now, due)
         return max(due - end, 0.001)
 
+    def _is_quiet(self, now: float, watched_loops: list[Watched]) -> bool:
+        """Whether this turn would find nothing: it comes in time, and every loop sleeps in its poll."""
+        if self._stopped or self._interrupted or self._lateness.is_late(now) or self._sampler.outbox.pending:
+            return False
+        for watched in watched_loops:
+            if watched.stall is not None or watched.words[layout.W_RUNNING] != 0.0:
+                return False
+        return not self._task_looks.under_way
+
+    def _look_quietly(self, watched_loops: list[Watched], now: float) -> float:
+        """A turn while all loops sleep: a third of a whole one, which then comes each ``_QUIET`` seconds.
+
+        A stall that begins next is measured from the sample that is taken here.
+        """
+        due = now + _MAX_PACE
+        for watched in watched_loops:
+            watched.sample()
+            due = min(due, now + self._pace(watched)[1])
+        self._lateness.turn_over(now, due, watched_loops, quiet=True)
+        self._due = due
+        self._publish(now, due)
+        return max(due - monotonic(), 0.001)
+
+    def _pace(self, watched: Watched) -> tuple[float, float, float]:
+        """The loop's threshold; how long to wait for the next turn; and the lowest threshold of any callback, s."""
+        threshold = threshold_of(watched.loop, watched.general_threshold)
+        lowest = threshold if self._lowest_pattern is None else min(threshold, self._lowest_pattern)
+        return threshold, min(max(_PACE * lowest, _MIN_PACE), _MAX_PACE), lowest
+
     def _publish(self, looked: float, due: float) -> None:
         """Tells readers that what a turn begun at ``looked`` found is written, and when the next is due (0: never)."""
         ring = self._process.process_ring
@@ -354,9 +392,7 @@ class Watchdog:
 
     def _look(self, watched: Watched, now: float) -> float:
         """Looks at one loop; returns when to look at it again."""
-        threshold = threshold_of(watched.loop, watched.general_threshold)
-        lowest = threshold if self._lowest_pattern is None else min(threshold, self._lowest_pattern)
-        pace = min(max(_PACE * lowest, _MIN_PACE), _MAX_PACE)
+        threshold, pace, lowest = self._pace(watched)
         since: float = watched.words[layout.W_RUNNING]
         stall = watched.stall
         if stall is None and (since == 0.0 or now - since < lowest):
