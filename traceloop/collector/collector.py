@@ -1,7 +1,7 @@
 """The collector's life: it follows every traced process of a run until the last has ended and been read.
 
-It polls every 50 to 200 ms (only glances at the rings while nothing runs), for each scrape, and whenever a process that is about to end writes a byte to the ``wake``
-pipe of the run directory. A poll has these steps:
+It polls every 50 to 200 ms (while nothing runs it only glances at the rings, but once a second), for each scrape, and
+whenever a process that is about to end writes a byte to the ``wake`` pipe of the run directory. A poll has these steps:
 
 1. Read the rings of all processes into statistics and spans.
 2. For each process that has ended and was read to its end: free what it has left. If it was killed: report it, and
