@@ -83,7 +83,7 @@ model_begin(Model *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     self->has_records = true;
     if (self->records.itemsize != sizeof(double) || strcmp(self->records.format, "d") != 0 ||
-        (uintptr_t)self->records.buf % _Alignof(double)) {
+        (self->records.len && (uintptr_t)self->records.buf % _Alignof(double))) {
         PyErr_SetString(PyExc_TypeError, "records are doubles");
         return NULL;
     }
