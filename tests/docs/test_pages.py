@@ -1,4 +1,7 @@
-"""The pages of the documentation: links that lead somewhere, lines that fit, decisions that are numbered."""
+"""The pages of the documentation: links that lead somewhere, lines that fit, decisions that are numbered.
+
+`python -m tests.docs.fit` wraps lines and completes the lists of decisions and findings.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +58,7 @@ def test_lines_of_prose_fit(path: Path) -> None:
     if path.name == "CHANGELOG.md":
         return  # an entry is one line
     long = [line for line in prose_with_code(path) if len(line) > 120 and not line.lstrip().startswith("|")]
-    assert not long
+    assert not long, "run python -m tests.docs.fit"
 
 
 def test_every_page_can_be_found_from_the_first() -> None:
