@@ -171,7 +171,8 @@ def test_without_a_traced_loop_it_says_which_are() -> None:
             asyncio.run(work(4))
             print(runs(run))
     """)
-    first, second = done.stderr.splitlines()
+    where, first, _, second = done.stderr.splitlines()
+    assert where.startswith("traceloop: page at http://localhost:") and "metrics at http://localhost:" in where
     assert "no traced event loop ran" in first and "traceloop.install()" in first
     assert second.startswith("traceloop: 1 loop, ") and without_folders(done.stdout) == ["[5]"]
 
