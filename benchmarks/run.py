@@ -40,6 +40,7 @@ ARMS = {
         Arm("off", "off"),
         Arm("debug", "debug", scale=0.1),
         Arm("uvloop", "uvloop"),
+        Arm("rloop", "rloop"),
         Arm("naive", "naive", scale=0.05),
     )
 }

@@ -52,6 +52,13 @@ def uvloop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
+def rloop() -> asyncio.AbstractEventLoop:
+    """rloop, where it is installed."""
+    import rloop
+
+    return rloop.new_event_loop()
+
+
 def naive() -> asyncio.AbstractEventLoop:
     """What one would write first: an SDK span, a counter and a histogram around each handle's run."""
     import prometheus_client
@@ -78,5 +85,5 @@ def naive() -> asyncio.AbstractEventLoop:
 
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
-    loop.__name__: loop for loop in (standard, standard_64k, debug, traced, off, uvloop, naive)
+    loop.__name__: loop for loop in (standard, standard_64k, debug, traced, off, uvloop, rloop, naive)
 }
