@@ -179,3 +179,33 @@ def test_a_child_that_goes_on_in_the_loop_publishes_nothing_in_its_parents_name(
     assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
     for run_dir in re.findall(r"the record is in (\S+);", done.stderr):
         subprocess.run(["rm", "-r", run_dir], check=True)
+
+
+CLOSED = """
+import asyncio, ctypes, os, sys
+import traceloop
+from traceloop.record import layout
+
+async def main():
+    words = asyncio.get_running_loop()._recorder.words
+    child = ctypes.PyDLL(None).fork()  # without the interpreter's hooks
+    if child == 0:
+        sys.exit(3)
+    os.waitpid(child, 0)
+    print(words[layout.W_OPEN], words[layout.W_STOPPED], words[layout.W_RUNNING] > 0.0)
+
+with traceloop.start(collector="none", report=False):
+    traceloop.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="a task's step cannot end in the child of a fork")
+@pytest.mark.parametrize("core", CORES)
+def test_a_child_without_hooks_closes_its_own_loop_and_not_its_parents(tmp_path, core):
+    """Its parent, if it was killed then, seemed to have ended well."""
+    pytest.importorskip("ctypes")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OTEL_PYTHON_TRACELOOP_CORE": core, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", CLOSED], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "1.0 0.0 True\n", done.stderr
+    for folder in re.findall(r"the record is in (\S+);", done.stderr):
+        subprocess.run(["rm", "-r", folder], check=True)

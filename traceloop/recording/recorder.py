@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections import deque
 from typing import Any
@@ -119,7 +120,7 @@ class Recorder:
             self._move_to_child(loop)
         self.is_running = True
         try:
-            is_new = self.ring is self.process.idle_ring
+            is_new = self.ring is self.process.idle_ring and not self._broken
             if is_new:
                 self._take_ring(loop)
             self.record.base = 3 * self.ring.records
@@ -248,6 +249,8 @@ class Recorder:
         """Writes the waiting records into the ring, and the loop's gauges into its words."""
         if self.dropped_tasks:
             self.dropped_tasks.clear()
+        if os.getpid() != self.process.pid and not self.process.forked:
+            self._leave_to_parent()
         if not self._broken:
             try:
                 self.spans.refresh()
@@ -262,6 +265,14 @@ class Recorder:
             except Exception as error:
                 self._fail(error)
         self.write(now)
+
+    def _leave_to_parent(self) -> None:
+        """A library has forked without the interpreter's hooks: nothing is recorded here, and ring and words are the
+        parent's. To begin a record of the child's own takes locks and threads, which such a child cannot rely on.
+        """
+        self._broken = True
+        self.ring = self.process.idle_ring
+        self.words = self.ring.words
 
     def write(self, now: float) -> None:
         """Writes the waiting records into the ring: what of a flush a busy loop needs more often than its gauges."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import socket
@@ -12,6 +13,7 @@ import zlib
 import pytest
 
 from tests.helpers.otlp_receiver import Receiver
+from traceloop.exporters.otlp.connection import OtlpConnection
 from traceloop.exporters.otlp.responses import shown, shown_endpoint
 from traceloop.exporters.otlp.sender import OtlpSender
 from traceloop.exporters.otlp.settings import OtlpSettings
@@ -205,3 +207,45 @@ def test_a_sender_that_raises_lives_on_and_says_so_once(error):
     # After its end everything is counted as lost.
     thread.put(Queued(b"", 4, 0, None))
     assert exported.dropped["shutdown"] == 4
+
+
+class _Waiting:
+    deadline = None
+    failing = False
+
+    def pause(self, seconds):
+        pass
+
+
+@pytest.mark.parametrize("how", ["reset", "gone", "half"])
+def test_a_failed_request_leaves_nothing_behind(how):
+    """Its body lay in a cycle of exception, traceback and frame: 800 MB in an hour of failures."""
+
+    def answer(connection):
+        connection.recv(65536)
+        if how == "half":
+            connection.sendall(b"HTTP/1.1 503 Unavailable\r\nContent-Length: 1000\r\n\r\nhalf")
+        connection.close()  # with what has not been read: it is reset
+
+    receiver = Scripted(answer)
+    if how == "gone":
+        receiver.close()
+    connection = OtlpConnection(OtlpSettings.from_environ({}, receiver.url, str), "spans", str)
+
+    def resident():
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+
+    connection.send(bytes(1 << 20), _Waiting(), 0.0)
+    gc.collect()
+    gc.disable()
+    try:
+        before = resident()
+        for _ in range(40):
+            assert connection.send(os.urandom(1 << 20), _Waiting(), 0.0).reason == "unavailable"
+        assert resident() - before < 20 << 20
+    finally:
+        gc.enable()
+        connection.close()
+        if how != "gone":
+            receiver.close()
