@@ -217,17 +217,11 @@ class _Waiting:
         pass
 
 
-@pytest.mark.parametrize("how", ["reset", "gone", "half"])
+@pytest.mark.parametrize("how", ["reset", "gone"])
 def test_a_failed_request_leaves_nothing_behind(how):
     """Its body lay in a cycle of exception, traceback and frame: 800 MB in an hour of failures."""
 
-    def answer(connection):
-        connection.recv(65536)
-        if how == "half":
-            connection.sendall(b"HTTP/1.1 503 Unavailable\r\nContent-Length: 1000\r\n\r\nhalf")
-        connection.close()  # with what has not been read: it is reset
-
-    receiver = Scripted(answer)
+    receiver = Scripted(lambda connection: None)  # closed without an answer
     if how == "gone":
         receiver.close()
     connection = OtlpConnection(OtlpSettings.from_environ({}, receiver.url, str), "spans", str)
