@@ -49,14 +49,16 @@ async def serve_and_block():
     await accepted.wait()
     await asyncio.sleep(0.03)
     asyncio.get_running_loop().call_soon(load)
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0)  # it runs
+    await asyncio.sleep(0.03)  # by then all that the watchdog saw of it is written
     writer.close()
     server.close()
 
 
 async def block():
     asyncio.get_running_loop().call_soon(load)
-    await asyncio.sleep(0.03)
+    await asyncio.sleep(0)  # it runs
+    await asyncio.sleep(0.03)  # by then all that the watchdog saw of it is written
 
 
 def test_a_run_that_is_over_is_known_with_its_length_and_its_line():

@@ -31,6 +31,8 @@ _OTHER: Final = "other"
 _NEVER: Final = float("inf")
 # How long a slow run is not counted because more may be learnt about it, s.
 _PATIENCE: Final = 1.0
+# Where one stack is known, how long another one may be on its way, s.
+_WRITTEN: Final = 0.02
 
 
 class StallIndex:
@@ -281,7 +283,9 @@ class StallIndex:
             self.fetch_dump(False)
             if self.fetch_dump is not None:
                 return False
-        return self._read_until > end
+        # The stack of a call that held the GIL is taken as the call returns, and written at once.
+        written = time.monotonic() - end > _WRITTEN and self.culprit(ring, start, end) != UNKNOWN_LABEL
+        return self._read_until > end or written
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))
