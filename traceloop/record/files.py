@@ -22,6 +22,7 @@
         summary.txt, report.txt   what is printed at the end
         collector-traceback.txt   why the collector failed
         crashed                   the record was kept because a process crashed
+        read-by-parent            the process that began the run reads the record itself, and removes it
         left                      the process that began the run lives on, and has left it
         over                      the process that began the run is about to end
 

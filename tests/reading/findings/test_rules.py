@@ -19,6 +19,7 @@ from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.index import Congestion
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import CallbackTotals, SlowTotals
+from traceloop.reading.statistics.counting import histogram_of
 from traceloop.reading.statistics.saturation import Filler
 from traceloop.record import layout
 from traceloop.record.sites import Site
@@ -46,7 +47,7 @@ class Made:
         totals.runs += runs
         totals.seconds += seconds
         self.loop.callbacks.runs += runs
-        self.loop.callbacks._histogram(self.loop.callbacks.delays, "task").add_all([delay] * runs)
+        histogram_of(self.loop.callbacks.delays, "task").add_all([delay] * runs)
 
     def counter(self, index, value):
         self.loop._ended_words[index] = value

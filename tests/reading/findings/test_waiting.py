@@ -107,7 +107,7 @@ def made(awaited, ran_since=False):
     case.process.feed(looks, None)
     if ran_since:
         ran = Decoded(None)
-        ran.runs = [(3, 2.5, 2.6, one, "task", 0.0, 0, 0, 1, 0)]
+        ran.runs.append((3, 2.5, 2.6, one, "task", 0.0, 0, 0, 1, 0))
         case.process.feed(ran, case.loop)
     return [each for each in verdict(case.statistics, 10.0).findings if each.kind == "deadlock"]
 
