@@ -13,6 +13,7 @@ Applications are WSGI (PEP 3333), without a request body.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -81,7 +82,9 @@ class HttpServer:
     def close(self) -> None:
         """Stops serving and gives the port back; from any thread but the server's."""
         self._closing = True
-        self._waker.send(b"x")
+        # It may have come round by itself since, and be gone already.
+        with contextlib.suppress(OSError):
+            self._waker.send(b"x")
         self._thread.join()
 
     def _work(self) -> None:

@@ -175,7 +175,7 @@ def test_every_command_has_a_short_option_for_its_help(words: list[str], tmp_pat
         (["--verison"], "--version"),
         (["top", "--onec"], "--once"),
         (["dashboards", "exprot"], "export"),
-        (["report"], "RECORD"),
+        (["report"], "expected the folder of a record"),
         (["run", "--report", "--collector", "none", "-c", "1"], "with --collector none nobody reads the record"),
     ],
 )

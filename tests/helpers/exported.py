@@ -44,9 +44,8 @@ def record(folder: Path, text: str = PROGRAM) -> Path:
     """The record of a program that has run to its end."""
     run_dir = folder / "record"
     run_dir.mkdir(parents=True)
-    subprocess.run(
-        [sys.executable, program(folder, text)], env=environment(run_dir), check=True, capture_output=True, timeout=120
-    )
+    environ = environment(run_dir, OTEL_PYTHON_TRACELOOP_PROFILE="100")
+    subprocess.run([sys.executable, program(folder, text)], env=environ, check=True, capture_output=True, timeout=120)
     return run_dir
 
 

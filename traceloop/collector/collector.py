@@ -94,6 +94,8 @@ class Collector:
         self._root_over = False
         self._recorded = False
         self._freed = 0
+        # Folders that are to be removed, by name.
+        self._leftovers: dict[str, str] = {}
         self._seen_over = 0  # processes that have ended
         self._crashed: list[str] = []  # whose records are kept, the oldest first
         self._copied = 0  # how many processes had ended when the record was copied
@@ -281,6 +283,8 @@ class Collector:
             self._look_again = self.probe.look()
             if self.snapshots is not None:
                 self.snapshots.look()
+            if self._leftovers:
+                self._remove_leftovers()
             for name in list(self.follower.ended - self._ended):
                 busy = True
                 self._process_over(name)
@@ -359,20 +363,29 @@ class Collector:
         """Frees what a process has left: a service may have thousands of workers in its life."""
         if self.settings.record is not None:
             return
-        from shutil import rmtree
-
         process = self.follower.processes.pop(name, None)
         if process is None:
             return
-        rmtree(process.folder.path, ignore_errors=True)
-        self.follower.directory._folders.pop(name, None)
         process.rings.clear()
-        if not os.path.exists(process.folder.path):  # else it would be found again
-            for names in (self.follower.ended, self.follower.crashed, self._ended):
-                names.discard(name)
+        self._leftovers[name] = process.folder.path
+        self._remove_leftovers()
         self._freed += 1
         if self._freed % _COLLECTED_AFTER == 0:
             gc.collect()  # what is left of them in cycles; by itself that comes rarely here (see process.py)
+
+    def _remove_leftovers(self) -> None:
+        """Removes folders of processes that are over. One in which the kernel makes a file just then is left for the
+        next turn.
+        """
+        from shutil import rmtree
+
+        for name, path in list(self._leftovers.items()):
+            rmtree(path, ignore_errors=True)
+            self.follower.directory._folders.pop(name, None)
+            if not os.path.exists(path):  # else it would be found again
+                del self._leftovers[name]
+                for names in (self.follower.ended, self.follower.crashed, self._ended):
+                    names.discard(name)
 
     def _everybody_over(self) -> bool:
         """Whether every process that was seen is over and read."""

@@ -7,6 +7,7 @@
    record.c      Record: the doubles that wait to be written
    scheduling.c  Scheduling: a base of EventLoop with call_soon, call_later, call_at and create_task
    identify.c    from a callback to its ident; what a C task shows of itself
+   exceptions.c  the exception that is set, taken away and put back
    iteration.c   the recorded iteration
    poll.c        the poll of an epoll object
 
@@ -224,6 +225,10 @@ enum { DUE_TIMERS, CANCELLED_TIMERS, POLL_RESULTS };
 int run_tell_own_work(Run *run, int which, Py_ssize_t count, double start, double end);
 /* Shows other threads that it lasts, and lets them have the GIL for a moment. */
 int run_show_own_work(Run *run, int which, double start);
+
+/* exceptions.c */
+PyObject *take_exception(void);     /* a new reference; NULL where none is set */
+void raise_again(PyObject *error); /* steals it; drops what has come up since */
 
 /* iteration.c */
 PyObject *scheduling_run(PyObject *self, PyObject *args);

@@ -78,9 +78,11 @@ class RunCounter:
             runs.forget_lengths(LATEST)
             longest = max(map(sub, runs.ends, runs.starts))
         for kind, values in delays.items():
-            if min(values) < 0.0:  # unknown ones, after a gap
-                values = [value for value in values if value >= 0.0]
-            histogram_of(self._delays, kind).add_all(values)
+            if min(values) < 0.0 or not max(values) < LATEST:  # unknown ones, after a gap; and damage
+                values = [value for value in values if 0.0 <= value < LATEST]
+            if values or kind in self._durations:  # else all its runs were damaged
+                histogram_of(self._durations, kind)
+                histogram_of(self._delays, kind).add_all(values)
         tasks = adders[TASK]
         for ident, _, _, _ in finished:
             tasks.pop(ident, None)
@@ -100,7 +102,8 @@ class RunCounter:
                     self.forget()
                     most = max(durations, default=0.0)
                 cell.take(len(durations), sum(durations), most)
-                histogram_of(self._durations, cell.kind).add_all(durations)
+                if durations:
+                    histogram_of(self._durations, cell.kind).add_all(durations)
                 durations.clear()
         return longest
 
