@@ -19,7 +19,6 @@ The files of a run directory are listed in record/files.py.
 
 from __future__ import annotations
 
-import gc
 import os
 import select
 import socket
@@ -34,6 +33,7 @@ from traceloop.settings import Settings
 from ..exporters.metrics import asked_for as asked_for_metrics
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
 from .carried_counters import CounterNotes, carried_counters
+from .ended_processes import EndedProcesses
 from .files import keep_traceback, release_stderr, say, write_file
 from .listening import close_listener
 from .orders import RELEASE_LISTENER, RELEASE_STDERR
@@ -61,8 +61,6 @@ if TYPE_CHECKING:
 
 #: Lines for processes that have another stderr than the root's.
 MAX_LINES_A_MINUTE = 30
-# Processes that have ended, after which their garbage is collected: 15 KB each.
-_COLLECTED_AFTER = 100
 # Lines that wait for the root to say them.
 _MAX_NOTICES = 100
 
@@ -90,14 +88,9 @@ class Collector:
         self._summary_written = False
         self._next_look = 0.0
         self._expected_until = 0.0
-        self._ended: set[str] = set()
         self._root_over = False
         self._recorded = False
-        self._freed = 0
-        # Folders that are to be removed, by name.
-        self._leftovers: dict[str, str] = {}
         self._seen_over = 0  # processes that have ended
-        self._crashed: list[str] = []  # whose records are kept, the oldest first
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
         self._look_again = MAX_POLL_SECONDS
@@ -123,6 +116,7 @@ class Collector:
         self._lasting = Lasting()
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
+        self._ended = EndedProcesses(self.follower, self.run_dir, all_kept=self.settings.record is not None)
         self.probe = StallProbe(self.follower, say)
         self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
         self.pipeline: SpanPipeline | NoSpans
@@ -283,9 +277,8 @@ class Collector:
             self._look_again = self.probe.look()
             if self.snapshots is not None:
                 self.snapshots.look()
-            if self._leftovers:
-                self._remove_leftovers()
-            for name in list(self.follower.ended - self._ended):
+            self._ended.remove_leftovers()
+            for name in list(self.follower.ended - self._ended.names):
                 busy = True
                 self._process_over(name)
             if busy:
@@ -301,14 +294,13 @@ class Collector:
         return busy
 
     def _process_over(self, name: str) -> None:
-        self._ended.add(name)
+        self._ended.names.add(name)
         self._seen_over += 1
         process = self.follower.processes[name]
         folder = process.folder
         self.pipeline.end_process(process)
         if name in self.follower.crashed:
             self._keep = True
-            self._crashed.append(name)
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
             line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
             self.tell(line)
@@ -322,9 +314,9 @@ class Collector:
             self._recorded = True
             write_file(os.path.join(self.run_dir, files.RECORDED), "")
         if name in self.follower.crashed:
-            self._bound_crashes()
+            self._ended.keep_crash(name)
         elif not is_root:
-            self._let_go(name)
+            self._ended.let_go(name)
 
     def tell(self, line: str) -> None:
         """Says it at once, or where that is not possible, has the root say it at the end."""
@@ -345,52 +337,9 @@ class Collector:
             self._said_for_others.append(now)
             self.tell(line + more)
 
-    def _bound_crashes(self) -> None:
-        """Records of crashes are kept while the run goes on, the newest always; but workers may crash for ever."""
-        from .expired_records import expire, share_of, size_of
-
-        if self.settings.record is not None:
-            return  # all of it was asked for
-        expire(self.run_dir)
-        limit = share_of(self.run_dir)
-        while len(self._crashed) > 1:
-            folders = [self.follower.processes[name].folder.path for name in self._crashed]
-            if sum(map(size_of, folders)) <= limit:
-                return
-            self._let_go(self._crashed.pop(0))
-
-    def _let_go(self, name: str) -> None:
-        """Frees what a process has left: a service may have thousands of workers in its life."""
-        if self.settings.record is not None:
-            return
-        process = self.follower.processes.pop(name, None)
-        if process is None:
-            return
-        process.rings.clear()
-        self._leftovers[name] = process.folder.path
-        self._remove_leftovers()
-        self._freed += 1
-        if self._freed % _COLLECTED_AFTER == 0:
-            gc.collect()  # what is left of them in cycles; by itself that comes rarely here (see process.py)
-
-    def _remove_leftovers(self) -> None:
-        """Removes folders of processes that are over. One in which the kernel makes a file just then is left for the
-        next turn.
-        """
-        from shutil import rmtree
-
-        for name, path in list(self._leftovers.items()):
-            rmtree(path, ignore_errors=True)
-            self.follower.directory._folders.pop(name, None)
-            if not os.path.exists(path):  # else it would be found again
-                del self._leftovers[name]
-                for names in (self.follower.ended, self.follower.crashed, self._ended):
-                    names.discard(name)
-
     def _everybody_over(self) -> bool:
         """Whether every process that was seen is over and read."""
-        follower = self.follower
-        return all(name in self._ended for name in follower.processes)
+        return all(name in self._ended.names for name in self.follower.processes)
 
     def _may_sum_up(self) -> bool:
         if not self._root_over:
