@@ -11,6 +11,7 @@ import textwrap
 import pytest
 
 from tests.helpers.differential import clean_environ
+from tests.helpers.paths import ROOT
 
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can change its user")
 
@@ -264,3 +265,32 @@ def test_loops_that_follow_one_another_share_the_watchdogs_thread_and_it_ends(ru
     """
     # One for each, and more only where a busy machine let 50 ms pass between two.
     assert int(run(text).stdout) < 100
+
+
+LEFT_OPEN = """
+import asyncio, builtins, gc
+from traceloop import EventLoop
+
+def make():
+    loop = EventLoop()
+    loop.run_until_complete(asyncio.sleep(0))
+    def inner():
+        return loop, inner
+    return inner
+
+make()
+gc.collect()
+builtins.kept = make()  # until the interpreter ends, after its modules
+"""
+
+
+@pytest.mark.parametrize("core", ["c", "python"])
+def test_loops_in_a_circle_that_nobody_closed_go_without_a_word(tmp_path, core):
+    """They close themselves, and may outlive what is kept for their record."""
+    program = tmp_path / "program.py"
+    program.write_text(LEFT_OPEN)
+    environ = {**clean_environ(), "PYTHONPATH": str(ROOT), "OTEL_PYTHON_TRACELOOP_CORE": core}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", program], env=environ, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

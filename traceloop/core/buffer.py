@@ -41,25 +41,42 @@ class Record:
     def __del__(self) -> None:
         _kept.pop(id(self), None)
 
+    def _begin_again(self) -> None:
+        """Lists of its own, where it has outlived those that were kept for it: the garbage collector, and the end of
+        the interpreter, finalize in any order. A loop that nobody closed may come last; it closes itself, and writes.
+        """
+        doubles: list[float] = []
+        text: list[str | int] = []
+        self._doubles, self._text = lambda: doubles, lambda: text
+
     @property
     def doubles(self) -> list[float]:
         """The waiting records."""
-        waiting: list[float] = self._doubles()
+        waiting: list[float] | None = self._doubles()
+        if waiting is None:
+            self._begin_again()
+            return self.doubles
         return waiting
 
     @property
     def text(self) -> list[str | int]:
         """Their text."""
-        waiting: list[str | int] = self._text()
+        waiting: list[str | int] | None = self._text()
+        if waiting is None:
+            self._begin_again()
+            return self.text
         return waiting
 
     def __len__(self) -> int:
         """Doubles that wait: three for each record."""
-        return len(self._doubles())
+        return len(self.doubles)
 
     def add(self, a: float, kind: float, b: float) -> None:
         """Adds one record."""
-        self._doubles().extend((a, kind, b))
+        try:
+            self._doubles().extend((a, kind, b))
+        except AttributeError:  # there is none any more
+            self.doubles.extend((a, kind, b))
 
     def add_text(self, item: str) -> None:
         """Adds the item of text that belongs to a record just added, or about to be."""
@@ -68,7 +85,7 @@ class Record:
     @property
     def position(self) -> int:
         """Doubles recorded so far, the waiting ones included: the place at which the next record will stand."""
-        return self.base + len(self._doubles())
+        return self.base + len(self.doubles)
 
     def drop_partial(self) -> None:
         """Takes out a record of which only a part was appended: an exception or a signal came in its middle."""
@@ -82,7 +99,7 @@ class Record:
 
     def take(self) -> tuple[list[float], list[str]]:
         """What waits: the records and their text as the ring has them. Nothing waits afterwards."""
-        waiting, names = self._doubles(), self._text()
+        waiting, names = self.doubles, self.text
         doubles, text = waiting[:], names[:]
         # No more than what was copied: a signal handler may have come between.
         del waiting[: len(doubles)]

@@ -10,6 +10,7 @@ event tells what it took.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -51,7 +52,8 @@ def private_resident_bytes() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     finally:
-        os.close(fd)
+        with contextlib.suppress(OSError):  # a program that closes a descriptor twice may have closed this one
+            os.close(fd)
 
 
 class MemorySampler:
