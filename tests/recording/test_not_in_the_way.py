@@ -10,6 +10,7 @@ import textwrap
 
 import pytest
 
+from tests.helpers.cores import CORES
 from tests.helpers.differential import clean_environ
 from tests.helpers.paths import ROOT
 
@@ -284,7 +285,7 @@ builtins.kept = make()  # until the interpreter ends, after its modules
 """
 
 
-@pytest.mark.parametrize("core", ["c", "python"])
+@pytest.mark.parametrize("core", list(CORES))
 def test_loops_in_a_circle_that_nobody_closed_go_without_a_word(tmp_path, core):
     """They close themselves, and may outlive what is kept for their record."""
     program = tmp_path / "program.py"
