@@ -89,7 +89,8 @@ def test_active_is_what_has_started_and_the_rest_waits() -> None:
         run(loop, main(loop, process))
     full = _statistics(process).executors["full"]
     assert (full.active, full.waiting) == (0, 0)
-    assert full.saturation.seconds > 0.15 and full.saturation.waits == 3
+    # On a busy machine the first two wait longer for their threads' start than is no sign of a full executor.
+    assert full.saturation.seconds > 0.15 and 3 <= full.saturation.waits <= 5
     (filler,) = full.saturation.fillers.values()
     assert filler.seconds == pytest.approx(sum(filler.waiters.values())) and filler.seconds > 3 * 0.15
     waits = full.functions["threading.Event.wait"]
