@@ -9,7 +9,7 @@ import pytest
 
 #: Seconds of silence after which the tests under way are named.
 SILENCE = 8.0
-#: So many tests marked `timing` may be run again in a whole session; more, and the session fails.
+#: So many tests may be run again in a whole session; more, and the session fails.
 MOST_RERUNS = 4
 
 
