@@ -35,16 +35,16 @@ LONG = {"test_ssl", "test_events", "test_subprocess", "test_tasks", "test_base_e
 # Other platforms' loops, which no test of ours can reach here.
 LEFT_OUT = {"test_windows_events", "test_windows_utils", "test_proactor_events"}
 
-# A module of the standard library's tests that some distributions leave out (Debian: libpython3-testsuite).
+# A module of the standard library's tests that some distributions leave out (Debian: libpython3.13-testsuite, say).
 _FIND_MODULES = """
 import os, sys
+print("%d.%d" % sys.version_info[:2])
 try:
     import test.test_asyncio
 except ImportError:
     sys.exit()
 folder = os.path.dirname(test.test_asyncio.__file__)
-print("%d.%d" % sys.version_info[:2], *sorted(n[:-3] for n in os.listdir(folder)
-      if n.startswith("test_") and n.endswith(".py")))
+print(*sorted(n[:-3] for n in os.listdir(folder) if n.startswith("test_") and n.endswith(".py")))
 """
 
 
@@ -190,13 +190,13 @@ def main() -> int:
         args.python = os.path.abspath(args.python)
 
     found = subprocess.run([args.python, "-c", _FIND_MODULES], capture_output=True, text=True, check=True).stdout
-    if not found:
+    version, *modules = found.split()
+    if not modules:
         print(
             f"skipped: {args.python} comes without CPython's own tests (test.test_asyncio); "
-            "on Debian, apt-get install libpython3-testsuite"
+            f"on Debian, apt-get install libpython{version}-testsuite"
         )
         return 0
-    version, *modules = found.split()
     chosen: dict[str, list[str]] = {m: [] for m in modules if m not in LEFT_OUT}
     if args.tests:
         chosen = {}
