@@ -33,7 +33,7 @@ def annotations() -> list[JSON]:
             f"asyncio_eventloop_running_seconds{{{LOOP}}} > 1",
             RED,
             "Loop blocked at the scrape",
-            "Loop {{loop}} of process {{process}} on {{instance}} had been off its poll for more than a second",
+            "Loop {{loop}} of process {{process}} on {{instance}} had not polled for I/O for more than a second",
         ),
         annotation(
             "Restarts",

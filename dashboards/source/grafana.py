@@ -210,7 +210,7 @@ def table(
     """A table with one row for each combination of labels.
 
     `columns` are (name, unit, expression), `labels` the label columns in their order with their headings, `steps`
-    thresholds that colour a column's cells, `hidden` labels that a query has and nobody wants to read.
+    thresholds that colour a column's cells, `hidden` labels of the query that are not shown.
     """
     queries = [target(expr, instant=True, table=True) for _, _, expr in columns]
     panel = _panel("table", title, description, queries, w, h)

@@ -150,7 +150,7 @@ def _cost() -> list[JSON]:
         timeseries(
             "Duration of a scrape",
             "How long Prometheus waited for the endpoint. Near the scrape's time limit: too many series, lower "
-            "the number of callbacks that are told apart.",
+            "the number of callbacks that have names of their own.",
             [
                 target(
                     f"scrape_duration_seconds{{{TARGET}}} and on (job, instance) traceloop_process_info{{{TARGET}}}",

@@ -39,7 +39,7 @@ def build() -> JSON:
         "Event loop overview",
         "Are the asyncio event loops healthy, and if not, where to look. Measured by traceloop on every callback.",
         annotations(),
-        [*_now(), *_health(), *_work(), *_resources(), *_network()],
+        [*_now(), *_health(), *_work(), *_waiting(), *_tasks(), *_resources(), *_network()],
     )
 
 
@@ -73,8 +73,8 @@ def _now() -> list[JSON]:
         ),
         stat(
             "Longest run now",
-            "How long the loop that has been off its poll for longest has been so at the last scrape; it answers "
-            "while the loop is blocked. Over a second: it is stuck right now. `traceloop top` shows the stack.",
+            "Seconds since the loop that is longest without a poll last polled for I/O, at the last scrape. It is "
+            "right while the loop is blocked. Over a second: it is stuck right now. `traceloop top` shows the stack.",
             f"max(asyncio_eventloop_running_seconds{{{LOOP}}})",
             "s",
             thresholds((0.1, YELLOW), (1, RED)),
@@ -90,8 +90,8 @@ def _now() -> list[JSON]:
         ),
         stat(
             "Restarts in the range",
-            "How many times a process began anew within the dashboard's time range, deployments included. If nobody "
-            "deployed: `traceloop report` tells what the last process did before it ended.",
+            "How many times a process was started again within the dashboard's time range, deployments included. "
+            "Without a deployment: `traceloop report` shows what the last process did before it ended.",
             f"sum(changes(process_start_time_seconds{{{PROCESS}}}[$__range]))",
             "none",
             thresholds((1, YELLOW), (5, ORANGE)),
@@ -136,9 +136,9 @@ def _health() -> list[JSON]:
         ),
         timeseries(
             "Running age at the scrape",
-            "How long each loop had been off its poll when it was scraped, 0 while it polls. A rising line is a "
-            "callback that does not end: one with its culprit's name says what runs, `traceloop top` shows the stack; "
-            "the process is unreachable meanwhile.",
+            "Seconds since each loop last polled for I/O when it was scraped, 0 while it polls. A rising line is a "
+            "callback that does not end. The line with a culprit's name says what runs, and `traceloop top` shows "
+            "the stack. The process does not answer meanwhile.",
             [
                 target(f"asyncio_eventloop_running_seconds{{{LOOP}}}", LOOP_LEGEND),
                 target(f"asyncio_eventloop_stalled_seconds{{{LOOP}}}", "{{culprit}}: " + LOOP_LEGEND),
@@ -197,6 +197,12 @@ def _work() -> list[JSON]:
             h=8,
             steps={"Mean": thresholds((0.01, YELLOW), (0.1, RED), base="transparent")},
         ),
+    ]
+
+
+def _waiting() -> list[JSON]:
+    rate = "[$__rate_interval]"
+    return [
         table(
             "Where tasks wait",
             "Suspended tasks by coroutine and line, with what they wait in. Many at one line for long: what is behind "
@@ -244,6 +250,12 @@ def _work() -> list[JSON]:
             w=24,
             stack=True,
         ),
+    ]
+
+
+def _tasks() -> list[JSON]:
+    rate = "[$__rate_interval]"
+    return [
         timeseries(
             "Tasks",
             "Tasks that have not ended. A line that only rises is a leak: see who creates them in `traceloop report`.",
@@ -253,8 +265,8 @@ def _work() -> list[JSON]:
         ),
         timeseries(
             "Tasks created and finished",
-            "Tasks made and ended a second. Created above finished for long is a leak; many exceptions are failures "
-            "that perhaps nobody awaits.",
+            "Tasks created and finished a second. If more are created than finished for long, tasks leak. Many "
+            "exceptions are failures that may go unnoticed.",
             [
                 target(f"sum(rate(asyncio_tasks_created_total{{{LOOP}}}{rate}))", "created"),
                 target(f"sum by (outcome) (rate(asyncio_tasks_finished_total{{{LOOP}}}{rate}))", "{{outcome}}"),
@@ -337,8 +349,8 @@ def _network() -> list[JSON]:
         row("Network"),
         timeseries(
             "Traffic",
-            "Bytes a second through the loops' transports and socket calls. No traffic with a busy loop: it works for "
-            "nobody.",
+            "Bytes a second through the loops' transports and socket calls. A busy loop without traffic does no work "
+            "for clients.",
             [target(f"sum by (direction) (rate(asyncio_transport_bytes_total{{{LOOP}}}{rate}))", "{{direction}}")],
             "Bps",
             w=8,

@@ -71,7 +71,7 @@ def _sums() -> list[JSON]:
         ),
         stat(
             "Blocked right now",
-            "How long the longest blocked loop had been off its poll at the last scrape. If it is over a second, "
+            "Seconds since the longest blocked loop last polled for I/O, at the last scrape. If it is over a second, "
             "`traceloop top` shows where it is.",
             f"max(asyncio_eventloop_running_seconds{{{LOOP}}})",
             "s",

@@ -159,14 +159,14 @@ def test_alertmanagers_example_is_valid():
     "labels, receiver",
     [
         ("alertname=AsyncioSlowCallback environment=staging severity=warning", "team"),
-        ("alertname=AsyncioSlowCallback environment=production severity=warning", "nobody"),
+        ("alertname=AsyncioSlowCallback environment=production severity=warning", "silent"),
         ("alertname=AsyncioLoopBlocked environment=production severity=critical", "on-call"),
         ("alertname=AsyncioLoopBlocked severity=critical", "on-call"),
         ("alertname=AsyncioLoopBlocked environment=staging severity=critical", "team"),
         ("alertname=AsyncioLongCallback environment=production severity=warning", "team"),
-        ("alertname=AsyncioSlowStartup environment=production severity=info", "nobody"),
+        ("alertname=AsyncioSlowStartup environment=production severity=info", "silent"),
         ("alertname=AsyncioTaskLeak environment=production severity=warning", "team"),
-        ("alertname=TraceloopSpansDropped environment=production severity=info", "nobody"),
+        ("alertname=TraceloopSpansDropped environment=production severity=info", "silent"),
     ],
 )
 def test_who_is_told(labels, receiver):
