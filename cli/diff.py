@@ -109,7 +109,7 @@ def _text(found: dict[str, list[Change]], full: bool, color: bool, width: int) -
         worst = max(slower, key=lambda each: each.added_s)
         lines.append(style.bad(clean(f"{worst.name} takes {_times(worst.usual)} as long ({_sure(worst)})")))
     else:
-        lines.append(style.good(f"Nothing became slower, as far as can be told ({len(faster)} became faster)"))
+        lines.append(style.good(f"Nothing became measurably slower ({len(faster)} became faster)"))
     worth = (SLOWER, SOME_SLOWER, FASTER, ONLY_A, ONLY_B)
     for title, key in (("Requests", "requests"), ("Callbacks", "callbacks"), ("Schedule delay", "schedule_delay")):
         rows = [each for each in found[key] if full or key == "schedule_delay" or each.verdict in worth]

@@ -82,11 +82,11 @@ def command() -> None:
     """An asyncio event loop that records everything it does, under any Python program.
 
     \b
-    traceloop run app.py              run a program: what blocks its loops is told, with the line of code
+    traceloop run app.py              run a program: its metrics are served, and a line names what blocks
     traceloop run uvicorn app:app     a server with all its workers
     traceloop top                     watch the loops of what runs now, from another terminal
     curl localhost:9464/metrics       the same for Prometheus; `traceloop dashboards` writes Grafana's side
     traceloop demo                    a service with troubles to try all that on
 
-    `traceloop COMMAND --help` tells the rest.
+    `traceloop COMMAND --help` shows the options of each.
     """

@@ -64,11 +64,11 @@ class RecordedProgram:
                 time.sleep(_TURN_SECONDS)
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
                 # Asked before the read: what is read then is all that there is.
-                self.follower.turn()
+                self.follower.poll()
                 if pid:
                     code = os.waitstatus_to_exitcode(status)
                     self.status = code if code >= 0 else 128 - code
-        self.follower.turn()
+        self.follower.poll()
 
     @contextmanager
     def _signals(self) -> Iterator[None]:

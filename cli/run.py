@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 #: What pip is to install: a checkout or a wheel, since no index has traceloop.
 DISTRIBUTION = "PATH_OR_WHEEL"
 
-# `-c` has put the current folder first: it may hold a `traceloop`, a stranger's or the program's. (-P is not known
+# `-c` has put the current folder first: it may hold a `traceloop` that is not this one. (-P is not known
 # before 3.11, -I would leave out the user's own packages.)
 _PROBE = """
 import sys
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> int:
             say(line)
         settings, program_words = options.parse(words, base)
         if settings.report and settings.collector == "none":
-            raise options.UsageError("--report: with --collector none nobody reads the record; see traceloop report")
+            raise options.UsageError("--report: with --collector none the record is not read; use traceloop report")
         if not program_words:
             raise options.UsageError("what is to be run? For example: traceloop run app.py; see traceloop run --help")
         program = programs.resolve(program_words, os.environ, _own_options())
@@ -78,7 +78,7 @@ def main(words: Sequence[str]) -> int:
 
 
 def _fill_standard_descriptors() -> None:
-    # Whoever started us may have closed them. What is opened here would get their numbers, and be taken for the
+    # The parent process may have closed them. What is opened here would get their numbers, and be taken for the
     # standard streams by the collector; what takes their place instead is gone again with the exec.
     for descriptor in (0, 1, 2):
         try:
@@ -94,7 +94,7 @@ def execute(program: programs.Program, environ: Mapping[str, str]) -> int:
             if stream is not None:
                 stream.flush()
         except OSError:
-            pass  # nobody reads it, or the disk is full: that is for the program to find out
+            pass  # the other end is closed, or the disk is full: that is for the program to find out
     try:
         os.execve(program.executable, program.argv, dict(environ))
     except OSError as error:

@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Show the tasks of a program that runs under `traceloop run`: where each waits, for what, and since when.
 
-    The tree has the tasks that nobody waits for on the left, and under each task those that it waits for. Tasks that
-    stand at the same line are one line with their number. Tasks that wait for each other are shown as a deadlock.
+    On the left are the tasks that no other task waits for, and under each task those that it waits for. Tasks that
+    stand at the same line share one line, with their number. Tasks that wait for each other are shown as a deadlock.
 
     Without an argument the run of yours that was started last; else that of the process PID, or the record in the
     folder RECORD: of a crashed program the tasks that it left. It works while the program's loop is blocked.
@@ -53,12 +53,12 @@ def command(
 
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
-    follower.turn(last=not living)
+    follower.poll(last=not living)
     if living:
         until = time.monotonic() + _READ_SECONDS
         while time.monotonic() < until:
             time.sleep(0.1)
-            follower.turn()
+            follower.poll()
     wanted = int(which) if which is not None and which.isdecimal() else None
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     style = Style(color, width or shutil.get_terminal_size((120, 40)).columns)

@@ -43,7 +43,7 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
 
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
-    follower.turn()
+    follower.poll()
     view = LiveView(statistics)
     title = command_of(folder)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -66,7 +66,7 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
 
 
 class _Screen:
-    """The pages on a terminal, until the run ends, or somebody presses q or Ctrl-C."""
+    """The pages on a terminal, until the run ends, or a key q or Ctrl-C."""
 
     def __init__(self, follower: Any, view: Any, title: str, color: bool, width: int | None) -> None:
         self._follower = follower
@@ -88,7 +88,7 @@ class _Screen:
                     until = time.monotonic() + interval
                     while (left := until - time.monotonic()) > 0:
                         pressed = keys.wait(min(left, 0.1))
-                        self._follower.turn()
+                        self._follower.poll()
                         if pressed and not self._press(pressed):
                             return
                         if pressed or shutil.get_terminal_size((100, 40)) != size:
@@ -143,4 +143,4 @@ def _follow(follower: Any, seconds: float) -> None:
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:
         time.sleep(min(left, 0.1))
-        follower.turn()
+        follower.poll()

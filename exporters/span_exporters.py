@@ -59,7 +59,7 @@ def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable
 def notice_of_default(
     settings: Settings, environ: Mapping[str, str], sampling: Sampling, notice: Callable[[str], None]
 ) -> None:
-    """Says where spans go where nobody asked us for them: a variable meant for the application's own gets ours too, and
+    """Says where spans go that were not asked for: a variable meant for the application's own gets ours too, and
     by default every callback makes one.
     """
     if settings.spans_chosen or settings.otlp_endpoint or sampling.bound == 0 or sampling.off:
@@ -77,7 +77,7 @@ def notice_of_default(
 
 
 def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> list[SpanSink]:
-    """The exporters that were asked for. One that cannot be made is told by ``notice`` and left out."""
+    """The exporters that were asked for. One that cannot be made is reported by ``notice`` and left out."""
     sinks: list[SpanSink] = []
     for name in wanted_exporters(settings, environ):
         try:

@@ -41,7 +41,7 @@ _NO_SENSE: Final = (ValueError, OverflowError, ArithmeticError, struct.error)
 
 
 class _Made(NamedTuple):
-    """Spans of one process that are ready to go. on_sent: what is told of those that have arrived."""
+    """Spans of one process that are ready to go. on_sent: called with those that have arrived."""
 
     spans: Sequence[Span]
     packed: PackedSpans | None = None
@@ -83,7 +83,7 @@ class _Ring:
 
 
 class _Process:
-    """The spans of one process. ``on_damage``: told how many spans are lost to a record that makes no sense."""
+    """The spans of one process. ``on_damage``: called with how many spans are lost to a record that makes no sense."""
 
     def __init__(
         self,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> object:
-    # On demand: whoever only wants `traceloop.sdk`, or the command's fast path, pays neither asyncio nor the
+    # On demand: a program that only wants `traceloop.sdk`, and the command's fast path, pays neither asyncio nor the
     # loop.
     if name == "EventLoop":
         from .loop.event_loop import EventLoop

@@ -96,7 +96,7 @@ def write_text(text: str) -> None:
             # No more than what a pipe that is ready to be written takes without blocking.
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
     except Exception:
-        pass  # nobody is there to be told
+        pass  # there is nowhere to write to
 
 
 def usable() -> bool:

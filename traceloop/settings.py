@@ -298,7 +298,7 @@ class Settings:
         return Settings(**(self.as_dict() | changes))
 
     def with_choices(self, choices: Mapping[str, Any], on_error: Callable[[str], None] | None = None) -> Settings:
-        """A copy with choices of somebody else's: of a program's own code, of a file.
+        """A copy with choices from elsewhere: of a program's own code, of a file.
 
         Texts are understood as in a variable (`ring_size="1M"`). A value that cannot be used raises `SettingsError`,
         which names the field; with `on_error` given, it is called with the line and the field stays as it is.

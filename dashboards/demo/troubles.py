@@ -37,7 +37,7 @@ PAUSE_SECONDS, TOUR_SECONDS = 3, 12
 
 
 def say(line: str) -> None:
-    """A line for whoever runs the demo."""
+    """A line for the user of the demo."""
     print(f"traceloop: {line}", file=sys.stderr, flush=True)
 
 
@@ -141,7 +141,7 @@ class Service:
                 task.cancel()
 
     async def tour(self) -> None:
-        """Shows the troubles by turns, until somebody switches one."""
+        """Shows the troubles by turns, until one is switched on or off by HTTP."""
         while True:
             for name, text in TROUBLES.items():
                 await asyncio.sleep(PAUSE_SECONDS)

@@ -229,7 +229,7 @@ def _memory() -> list[JSON]:
         ),
         timeseries(
             "Collecting, by callback",
-            "Part of the time that collections took within a callback, which pays for them whoever made the garbage. "
+            "Part of the time that collections took within a callback, which pays for garbage of any code. "
             "One far above the others: it allocates most, or calls `gc.collect()` itself.",
             [
                 target(

@@ -39,7 +39,7 @@ class Page:
         )
 
     def policy(self, *, live: bool) -> str:
-        """The content security policy. A live page may ask its own server for data, a file nobody."""
+        """The content security policy. A live page may ask its own server for data, a file may ask no host."""
         return self._policy + ("; connect-src 'self'" if live else "")
 
     def text(self, data: str | None) -> str:
@@ -81,7 +81,7 @@ def _small_enough(data: str) -> str:
     """The data with its lists cut until the page keeps to its size."""
     room = MAX_BYTES - len(the_page().text(None))
     for most in _CUTS:
-        # What is escaped takes more; names that are all markup are nobody's.
+        # What is escaped takes more; no real name is all markup.
         if len(data.encode()) + 5 * data.count("<") <= room:
             break
         data = json.dumps(_cut(json.loads(data), most))

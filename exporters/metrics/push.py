@@ -45,7 +45,7 @@ def wanted_exporters(environ: Mapping[str, str]) -> list[str]:
 def make_exporters(
     settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]
 ) -> list[tuple[MetricsExporter, bool]]:
-    """Each with whether it wants differences. One that cannot be made is told by ``notice`` and left out."""
+    """Each with whether it wants differences. One that cannot be made is reported by ``notice`` and left out."""
     delta = _choice(environ, "TEMPORALITY_PREFERENCE", ("cumulative", "delta", "lowmemory"), notice) != "cumulative"
     histograms = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
     exponential = _choice(environ, "DEFAULT_HISTOGRAM_AGGREGATION", histograms, notice) == histograms[1]

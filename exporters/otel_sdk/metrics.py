@@ -34,7 +34,7 @@ from ..spans.resource import SCOPE_NAME, own_version
 
 
 def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
-    """The exporter of that name. Raises LookupError where nobody offers one."""
+    """The exporter of that name. Raises LookupError where no installed package offers one."""
     if name == "otlp" and protocol == "grpc":
         name = "otlp_proto_grpc"
     elif name == "otlp":

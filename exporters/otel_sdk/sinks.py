@@ -30,7 +30,7 @@ DEFAULT_DELAY_SECONDS: Final = 1.0
 
 
 def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
-    """The exporter of that name. Raises LookupError where nobody offers one."""
+    """The exporter of that name. Raises LookupError where no installed package offers one."""
     if name == "otlp" and protocol == "grpc":
         name = "otlp_proto_grpc"
     elif name == "otlp" and protocol:

@@ -102,7 +102,7 @@ class OtlpConnection:
             deadline = waiting.deadline
             limit = give_up if deadline is None else min(give_up, deadline)
             if time.monotonic() + (wait if deadline is None else min(wait, FIRST_PAUSE_SECONDS)) > limit:
-                # The next request keeps to what this one was told.
+                # The next request keeps to what the receiver asked of this one.
                 self._not_before = time.monotonic() + wait
                 return Outcome(UNAVAILABLE if deadline is None else SHUTDOWN)
             waiting.pause(wait)

@@ -1,6 +1,6 @@
 """Sends spans to an OTLP/HTTP receiver: packs them, queues them within bounds, sends them in a thread of its own.
 
-Whoever reads the rings never waits for this: past the queue's limit spans are dropped, and every drop is counted under
+The reader of the rings never waits for this: past the queue's limit spans are dropped, and every drop is counted under
 its reason.
 """
 

@@ -2,10 +2,10 @@
 
 The standard library's has a thread for each connection and no bound for them. Here
 
-* whoever sends a request slowly, or does not read its answer, is dropped after a few seconds;
+* a client that sends its request slowly, or does not read its answer, is dropped after a few seconds;
 * beyond ``MAX_CONNECTIONS`` the oldest connection makes room for the newest: an honest client is done long before;
 * requests that ask for the same thing at the same time get one answer, made once, after the last of them came;
-* where it listens on this machine only, it answers requests for this machine only: a page of somebody else's in a
+* where it listens on this machine only, it answers requests for this machine only: a page of another site in a
   browser, whose host name was made to point here (DNS rebinding), is refused.
 
 Applications are WSGI (PEP 3333), without a request body.
@@ -70,7 +70,7 @@ class HttpServer:
         self._connections: dict[int, _Connection] = {}  # by descriptor, the oldest first
         self._closing = False
         self._waker, self._woken = socket.socketpair()
-        # Given up for a moment where there is none left, so that a client can be told to go.
+        # Given up for a moment where there is none left, so that a client can be refused.
         self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
         self._selector = selectors.DefaultSelector()
         listener.setblocking(False)
@@ -253,7 +253,7 @@ def _response(status: str, headers: list[tuple[str, str]], body: bytes, with_bod
 
 def is_own_name(host: str) -> bool:
     """Whether a Host header names this machine: an address, ``localhost``, a name without dots, or its own name. None
-    of these can somebody else have made to point here. A request without the header is no browser's.
+    of these can another site's name point here. A request without the header is no browser's.
     """
     name = host.strip().rpartition("]")[0].lstrip("[") if host.startswith("[") else host.partition(":")[0]
     name = name.strip().rstrip(".").lower()

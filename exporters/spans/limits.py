@@ -47,7 +47,7 @@ class SpanLimits:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str], notice: Callable[[str], None]) -> SpanLimits | None:
-        """The limits that the variables set, None where they set none. ``notice``: told of values that are no count."""
+        """The limits that the variables set, None where they set none. ``notice`` gets values that are no count."""
         limited = False
 
         def variable(*names: str) -> int:

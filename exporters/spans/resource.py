@@ -38,7 +38,7 @@ def detected_attributes(environ: Mapping[str, str], notice: Callable[[str], None
     """What the detectors of OTEL_EXPERIMENTAL_RESOURCE_DETECTORS say of the machine and the deployment.
 
     They are found as the SDK finds them, by the entry points ``opentelemetry_resource_detector``. May take seconds:
-    some ask the network. ``notice``: told of one that is not there or fails.
+    some ask the network. ``notice``: called with one that is missing or fails.
     """
     wanted = [name for name in _detectors(environ) if name != "otel"]
     if not wanted or all(name in _OF_PROCESS for name in wanted):

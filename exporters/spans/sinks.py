@@ -46,7 +46,7 @@ class Exported:
 
 
 class SpanSink(Protocol):
-    """One exporter. ``put`` never waits; the others wait no longer than they are told, in s.
+    """One exporter. ``put`` never waits; the others wait no longer than their timeout, in s.
 
     ``on_sent``: called with the spans of one batch; what it returns is called when they have arrived.
     """
@@ -107,7 +107,7 @@ class SenderThread(Generic[Payload]):
         """
         self.limits = limits
         self.exported = exported
-        #: Set by ``send``: nothing arrives at present, so that nobody waits for it.
+        #: Set by ``send``: nothing arrives at present, so there is no point in waiting.
         self.failing = False
         #: Monotonic s by which the shutdown is over; None before it.
         self.deadline: float | None = None
@@ -205,7 +205,7 @@ class SenderThread(Generic[Payload]):
         until = time.monotonic() + seconds
         with self._condition:
             had_deadline = self.deadline is not None
-            self._condition.notify_all()  # whoever flushes learns that nothing arrives
+            self._condition.notify_all()  # a flush learns that nothing arrives
             while True:
                 now = time.monotonic()
                 if self.deadline is not None:

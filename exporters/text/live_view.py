@@ -45,7 +45,7 @@ class _Seen:
 
 
 class LiveView:
-    """Looks at statistics that somebody else feeds; each ``lines`` tells what came since the one before."""
+    """Shows statistics that other code feeds; each ``lines`` has what came since the one before."""
 
     def __init__(self, statistics: Statistics) -> None:
         self._statistics = statistics

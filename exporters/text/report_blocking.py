@@ -28,7 +28,7 @@ def blocking_calls(process: ProcessStatistics, style: Style) -> list[str]:
 
 
 def _by_line(totals: dict[Place, Calls]) -> dict[Place, Calls]:
-    """One entry for each line: what one call of the application's does is told together."""
+    """One entry for each line: everything that one call of the application's does."""
     lines: dict[Place, list[tuple[str, Calls]]] = {}
     for place, calls in totals.items():
         lines.setdefault(place._replace(call=""), []).append((place.call, calls))

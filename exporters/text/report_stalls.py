@@ -174,7 +174,7 @@ def _matrix(indexes: list[StallIndex], style: Style, limit: int) -> list[str]:
 
 
 def _congestion(indexes: list[StallIndex], style: Style) -> list[str]:
-    """Iterations that were long for having many callbacks: nobody to blame."""
+    """Iterations that were long because they had many callbacks, none of them slow."""
     total = Congestion()
     for index in indexes:
         for each in index.congestion.values():

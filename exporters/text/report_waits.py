@@ -11,7 +11,7 @@ from traceloop.reading.statistics.waits import AwaitPlace
 from .tables import Style, clean, count, seconds, table
 
 _ROWS = 8
-#: Waiting that is a server's or a worker's rest rather than somebody's trouble is left to `--full` and the metrics.
+#: Waiting that is a server's or a worker's rest rather than a problem is left to `--full` and the metrics.
 _LEAST_SECONDS = 1.0
 
 

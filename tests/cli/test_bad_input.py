@@ -176,7 +176,7 @@ def test_every_command_has_a_short_option_for_its_help(words: list[str], tmp_pat
         (["top", "--onec"], "--once"),
         (["dashboards", "exprot"], "export"),
         (["report"], "expected the folder of a record"),
-        (["run", "--report", "--collector", "none", "-c", "1"], "with --collector none nobody reads the record"),
+        (["run", "--report", "--collector", "none", "-c", "1"], "with --collector none the record is not read"),
     ],
 )
 def test_what_is_misspelt_is_refused_in_one_line_with_what_was_meant(words: list[str], expected: str) -> None:

@@ -25,7 +25,7 @@ def test_taken_while_a_stall_lasts(tmp_path, trouble):
     snapshots = StallSnapshots(observed.follower, str(tmp_path / "kept"), 0.3, lines.append)
 
     def taken():
-        observed.turn()
+        observed.poll()
         snapshots.look()
         return snapshots.taken
 
@@ -37,7 +37,7 @@ def test_taken_while_a_stall_lasts(tmp_path, trouble):
     assert lines == []
     assert snapshots.lines() == [f"a stall of 0.3 s and more: the record around it is kept in {folder}"]
     kept = Observed(folder)
-    kept.turn(last=True)
+    kept.poll(last=True)
     (key,) = kept.index.unfinished()
     assert kept.index.lookup(*key).culprit == f"__main__.{trouble}"
 
@@ -53,12 +53,12 @@ def test_taken_again_when_it_is_over(tmp_path):
     observed = Observed(tmp_path / "run")
     snapshots = StallSnapshots(observed.follower, str(tmp_path / "kept"), 0.3)
     while process.poll() is None:
-        observed.turn()
+        observed.poll()
         snapshots.look()
     process.communicate()
     (folder,) = snapshots.taken
     kept = Observed(folder)
-    kept.turn(last=True)
+    kept.poll(last=True)
     (key,) = kept.index.slow_runs()
     assert kept.index.lookup(*key).culprit == "__main__.main"
     assert kept.index.length_of(*key) == pytest.approx(0.6, abs=0.3)
@@ -102,17 +102,17 @@ def test_ten_stalls_of_one_culprit_leave_room_for_another(tmp_path, monkeypatch)
     observed = Observed(tmp_path / "run")
     snapshots = StallSnapshots(observed.follower, str(tmp_path / "kept"), 0.2)
     while process.poll() is None:
-        observed.turn()
+        observed.poll()
         snapshots.look()
     process.communicate()
     culprits = []
     for folder in snapshots.taken:
         kept = Observed(folder)
-        kept.turn(last=True)
+        kept.poll(last=True)
         culprits.append({kept.index.culprit(*key) for key in [*kept.index.slow_runs(), *kept.index.unfinished()]})
     assert len(culprits) == 2 and snapshots.left_out == 3
     assert sum("__main__.second" in found for found in culprits) == 1, culprits
-    observed.turn(last=True)
+    observed.poll(last=True)
     snapshots.look()
     assert not snapshots._settled, "nothing is kept of a process that has ended"
     assert sorted(os.listdir(tmp_path / "kept")) == sorted(map(os.path.basename, snapshots.taken))
@@ -138,7 +138,7 @@ def test_a_process_that_is_stopped_does_not_stall(tmp_path, within):
     def watch(seconds):
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
-            observed.turn()
+            observed.poll()
             snapshots.look()
             time.sleep(0.02)
 

@@ -51,9 +51,9 @@ class Observed:
         self.truth = []
         self.errors = ""
 
-    def turn(self, last=False):
+    def poll(self, last=False):
         """What a collector does again and again."""
-        self.follower.turn(last=last)
+        self.follower.poll(last=last)
         self.probe.look()
 
     @property
@@ -94,9 +94,9 @@ def observe(tmp_path, *arguments, status=0, **more):
     reader = threading.Thread(target=lambda: output.extend(process.communicate()))
     reader.start()
     while reader.is_alive():
-        observed.turn()
+        observed.poll()
         reader.join(0.05)
-    observed.turn(last=True)
+    observed.poll(last=True)
     out, errors = output
     assert process.returncode == status, errors
     observed.truth = [json.loads(line) for line in out.splitlines() if line.startswith("{")]

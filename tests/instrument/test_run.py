@@ -352,8 +352,8 @@ def test_a_collector_that_fails_says_so_and_keeps_its_traceback(traced: Traced, 
         "import sys\n"
         "if any('collector.main import' in word for word in sys.orig_argv):\n"
         "    from traceloop.collector import collector\n"
-        "    def turn(self):\n        raise RuntimeError('injected')\n"
-        "    collector.Collector.turn = turn\n"
+        "    def poll(self):\n        raise RuntimeError('injected')\n"
+        "    collector.Collector.poll = poll\n"
     )
     text = RUN + "import time; time.sleep(1); sys.exit(5)"
     result = run(traced, tmp_path, text, "--no-metrics", environ={"PYTHONPATH": str(tmp_path)})

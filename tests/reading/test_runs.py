@@ -74,7 +74,7 @@ def test_a_process_killed_in_the_middle_of_a_callback_leaves_what_it_did(tmp_pat
     assert child.wait(60) == -signal.SIGKILL
     child.stdout.close()
     follower = RunFollower(tmp_path, new_statistics())
-    follower.turn(last=True)
+    follower.poll(last=True)
     assert len(follower.crashed) == 1
     (loop,) = follower.statistics.loops()
     assert loop.callbacks.durations["task"].count == 1001
@@ -141,14 +141,14 @@ def test_a_living_process_is_followed_and_gives_its_slot_to_the_next(tmp_path):
         assert child.stdout.readline() == "done\n"
         deadline = time.monotonic() + PATIENCE
         while runs_of_steps(follower.statistics) != [expected] and time.monotonic() < deadline:
-            follower.turn()
+            follower.poll()
         assert runs_of_steps(follower.statistics) == [expected]
         (process,) = follower.statistics.processes.values()
         assert process.attached and process.pid == child.pid
         child.kill()
         child.wait(60)
         child.stdout.close()
-        follower.turn()
+        follower.poll()
         assert not process.attached
         seen += 1
     assert process.processes == seen == 2
@@ -170,13 +170,13 @@ def test_tasks_of_a_process_that_was_killed_are_none_of_the_next_one_s(tmp_path)
         deadline = time.monotonic() + PATIENCE
         alive = []
         while alive != [5] and time.monotonic() < deadline:
-            follower.turn()
+            follower.poll()
             alive = [loop.tasks_alive for loop in follower.statistics.loops() if loop.loops > killed]
         assert alive == [5]
         child.kill()
         child.wait(60)
         child.stdout.close()
-        follower.turn()
+        follower.poll()
         (loop,) = follower.statistics.loops()
         assert (loop.tasks_alive, loop.tasks_created) == (0, 5 * (killed + 1))
 
@@ -199,7 +199,7 @@ def test_rubbish_in_a_run_directory_is_told_and_passed_over(tmp_path):
     with open(folder / "sites", "ab") as file:
         file.write(b'[1]\n{"a": 1}\nnull\n[70000, 1, 2, 3, "x"]\n\xff\xfe\n[12, "half')
     follower = RunFollower(tmp_path)
-    follower.turn(last=True)
+    follower.poll(last=True)
     assert runs_of_steps(follower.statistics) == [50]
     assert len(follower.problems) == 1 and "too short" in follower.problems[0]
 
@@ -219,14 +219,14 @@ def test_the_last_poll_of_an_idle_service_counts_however_it_ended(tmp_path, how)
     began = float(child.stdout.readline().split()[1])
     follower = RunFollower(tmp_path, new_statistics())
     while time.monotonic() - began < 1.5:
-        follower.turn()
+        follower.poll()
         time.sleep(0.05)
     child.send_signal(how)
     child.wait(60)
     ended = time.monotonic()
     child.stdout.close()
     # By one that saw it alive, and by one that comes afterwards: a killed process leaves only its watchdog's word.
-    follower.turn(last=True)
+    follower.poll(last=True)
     readers = [follower.statistics, *([read_run(tmp_path)] if how == signal.SIGTERM else [])]
     for statistics in readers:
         (loop,) = statistics.loops()
@@ -267,7 +267,7 @@ def test_a_time_in_which_the_process_stood_still_counts_once(tmp_path):
     def look(seconds):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            follower.turn()
+            follower.poll()
             time.sleep(0.05)
             for loop in follower.statistics.loops():
                 list(loop.metrics())  # a scrape

@@ -83,7 +83,7 @@ class Collector:
         self._ran_at = 0.0  # when it was last read that a loop has run something
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
-        self._keep = False  # the run directory, for whoever wants to know what went wrong
+        self._keep = False  # the run directory, to find out what went wrong
         self._told_failure = False
         self._summary_written = False
         self._next_look = 0.0
@@ -96,7 +96,7 @@ class Collector:
         self._look_again = MAX_POLL_SECONDS
         self._turned = 0.0
         self._may_be_quiet = False  # only where the root's end is seen at once
-        self._known: set[str] = set()  # processes at the last turn
+        self._known: set[str] = set()  # processes at the last poll
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
         self._notes = CounterNotes(self.run_dir)
@@ -151,7 +151,7 @@ class Collector:
             self.statistics.began_ns = self._began_ns = carried.began_ns
 
     def _serve_metrics(self, listener: socket.socket) -> None:
-        """Serves once somebody asks, or after a while: the end of a short program does not wait for what that takes."""
+        """Serves from the first request on, or after a while: a short program need not wait for its imports."""
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.poll(UNASKED_SECONDS * 1000)
@@ -176,19 +176,19 @@ class Collector:
         self.read()
         return self.statistics
 
-    # -- the turns
+    # -- the polls
 
     def run(self) -> None:
-        """Turns until the run is over or ``stop`` was called."""
+        """Polls until the run is over or ``stop`` was called."""
         pause = MIN_POLL_SECONDS
         woken = True
         while True:
             if woken or not self._is_quiet():
                 self._turned = time.monotonic()
-                busy = self.turn()
+                busy = self.poll()
                 if self._is_finished() or self.stopping or self._waited_long_enough():
                     break
-                # What the watchdog notes once a second makes nobody hurry.
+                # What the watchdog notes once a second is no reason to poll sooner.
                 busy = busy and (self._ran_at >= self._turned or self.follower.processes.keys() != self._known)
                 self._known = set(self.follower.processes)
                 pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
@@ -201,7 +201,7 @@ class Collector:
         self.finish()
 
     def _is_quiet(self) -> bool:
-        """Whether a turn would find nothing, though it has been but a moment since the last: a tenth of its cost."""
+        """Whether a poll would find nothing, and the last one was a moment ago. Costs a tenth of a poll."""
         return (
             self._may_be_quiet
             and not self._asked_to_end
@@ -215,7 +215,7 @@ class Collector:
         self.pipe.wake()
 
     def end_soon(self, *, root_too: bool = True) -> None:
-        """Waits for nobody for long once the root has ended; for signal handlers.
+        """Waits for no other process for long once the root has ended; for signal handlers.
 
         ``root_too``: nor for a root that does nothing, though it was asked to end by the same signal (SIGTERM, not
         SIGHUP, by which a service reloads its configuration).
@@ -269,7 +269,7 @@ class Collector:
                     self.tell(line)
         return found
 
-    def turn(self) -> bool:
+    def poll(self) -> bool:
         """Steps 1 to 3; whether there was anything new."""
         root_gone = not self.root.alive  # asked before the read: then that was all
         busy = self.read()
@@ -378,7 +378,7 @@ class Collector:
                 self.notices.append(write_at_end(self.settings.html, self.statistics))
         if self._root_over or not self.root.alive:
             self._keep_copy()
-        # Whoever starts the program again at once finds the port free.
+        # A program that is started again at once finds the port free.
         self._close_listener()
         if not self.root.alive:
             for line in self.notices:
@@ -415,7 +415,7 @@ class Collector:
         return report.summary(self.statistics), report.report(self.statistics) if self.settings.report else ""
 
     def _is_finished(self) -> bool:
-        """Whether the root is gone and nobody of the run is left or about to come."""
+        """Whether the root is gone and no other process of the run is left or about to come."""
         if self.root.alive or not self._everybody_over():
             self._expected_until = 0.0
             return False
@@ -440,7 +440,7 @@ class Collector:
         if self.push is not None:
             self.push.shutdown(SHUTDOWN_SECONDS)
         if not over:
-            return  # somebody still writes there
+            return  # a process still writes there
         self._keep_copy()
         if not self._keep:
             from shutil import rmtree

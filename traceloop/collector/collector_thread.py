@@ -80,7 +80,7 @@ class CollectorThread:
             self._push = make_push(
                 self.settings, self.statistics, self.read, say, os.environ, with_own_usage=False
             )
-        # What watching costs is not told apart here from what the application does.
+        # The cost of reading cannot be separated here from what the application does.
         listener = self._listener
         self._server = None
         if listener is not None:

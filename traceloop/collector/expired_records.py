@@ -1,4 +1,4 @@
-"""Records of crashed runs are kept for whoever wants to read them, but neither for ever nor without bounds.
+"""Records of crashed runs are kept to be read, but neither for ever nor without bounds.
 
 They lie in shared memory, which is the machine's memory: the oldest go first. Containers may share that memory and not
 see each other's processes, so a collector also holds a lock in the run directory for as long as it lives.

@@ -43,7 +43,7 @@ def url_of(listener: socket.socket, host: str) -> str:
 
 
 def addresses(metrics_url: str, page: bool) -> str:
-    """What is told of them at the start."""
+    """The line about them at the start."""
     start = f"page at {metrics_url.removesuffix('metrics')}, " if page else ""
     return f"{start}metrics at {metrics_url}"
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-# A turn costs 0.4 to 0.8 ms besides what it reads: every 20 ms that was 0.5 us a handle at 50,000 of them a second. A
+# A poll costs 0.4 to 0.8 ms besides what it reads: every 20 ms that was 0.5 us a handle at 50,000 of them a second. A
 # ring holds seconds of them.
 MIN_POLL_SECONDS = 0.05
 MAX_POLL_SECONDS = 0.2
-#: While no loop runs and no ring has anything new, a whole turn comes no later than this.
+#: While no loop runs and no ring has anything new, a whole poll comes no later than this.
 QUIET_SECONDS = 1.0
 #: How long children that record nothing yet are waited for after all else is over.
 EXPECTED_SECONDS = 5.0
-#: After how long the metrics are served though nobody has asked for them.
+#: After how long the metrics are served even without a scrape.
 UNASKED_SECONDS = 1.0
 #: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
 FLUSH_SECONDS = 0.5

@@ -37,9 +37,9 @@ from traceloop.record import files, layout
 from traceloop.record.frames import whereabouts
 from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of
 
-#: A watchdog that is late for its turn by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
+#: A watchdog that is late for its look by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
 LATE_SECONDS = 0.05
-#: Where it has not said when its next turn is: it turns every 0.1 s at least.
+#: Where it has not announced its next look: it looks every 0.1 s at least.
 STALE_SECONDS = 0.15
 #: What the loop's thread must have computed while the watchdog asked for the GIL in vain (s): four times as long as a
 #: thread that runs Python code may keep it.
@@ -66,7 +66,7 @@ class _Standing:
         self.next = first
         self.asked = 0
         self.told = False
-        # While the watchdog is seen waiting at every look: the turn that it is late for, how often it had been
+        # While the watchdog is seen waiting at every look: the look that it is late for, how often it had been
         # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
         self.kept: tuple[float, int, float | None] | None = None
 
@@ -291,7 +291,7 @@ def _thread_state(pid: int, thread: int) -> tuple[str, float, float, int]:
 
 
 def _late_at(reader: Any) -> float:
-    """From when on the watchdog is late (monotonic s); 0 where there is none that turns."""
+    """From when on the watchdog is late (monotonic s); 0 where none is running."""
     due: float = reader.word(layout.W_DUE)
     if due > 0.0:
         return due + LATE_SECONDS

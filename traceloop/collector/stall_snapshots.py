@@ -102,7 +102,7 @@ class StallSnapshots:
         return [taken.folder for taken in self._taken]
 
     def lines(self) -> list[str]:
-        """What people are told of the snapshots at the end."""
+        """The lines about the snapshots that are printed at the end."""
         told = f"a stall of {self._seconds:g} s and more: the record around it is kept in"
         lines = [f"{told} {folder}" for folder in self.taken]
         if self.left_out:
@@ -131,7 +131,7 @@ class StallSnapshots:
 
     def _is_let_run(self, name: str, follower: FolderFollower, now: float) -> bool:
         """Whether the process runs at all: not while it is stopped (SIGSTOP) or frozen (a control group), nor until its
-        watchdog has told of that. A watchdog that waits for the GIL is scheduled every 5 ms.
+        watchdog has reported that. A watchdog that waits for the GIL is scheduled every 5 ms.
         """
         reader = next((ring.reader for ring in follower.rings.values() if not ring.is_loop), None)
         due = reader.word(layout.W_DUE) if reader is not None else 0.0
@@ -202,13 +202,13 @@ class StallSnapshots:
             taken.bytes = self._copy(follower.folder.path, os.path.join(taken.folder, taken.process)) or taken.bytes
 
     def _make_directory(self) -> None:
-        """Makes the folder of all snapshots, or takes the one that is there if nobody else can have prepared it."""
+        """Makes the folder of all snapshots, or takes the one that is there if no other user can have prepared it."""
         try:
             os.makedirs(self._directory, mode=0o700)
         except FileExistsError:
             status = os.lstat(self._directory)
             if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-                raise PermissionError(errno.EPERM, "it is a link, or somebody else's", self._directory) from None
+                raise PermissionError(errno.EPERM, "it is a link, or another user's", self._directory) from None
 
     def _copy(self, source: str, target: str) -> int:
         """Copies a process's folder over the snapshot's; its size in bytes, 0 where that failed."""

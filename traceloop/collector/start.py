@@ -10,7 +10,7 @@ How the process is made:
   stays is no child of the application, whose ``os.wait()`` must not meet it.
 * It begins a session of its own: Ctrl-C and a closed terminal end the application, and the collector reads what the
   application still has to say.
-* No descriptor of the application's stays open in it but stderr, on which a crash is told: whoever reads the
+* No descriptor of the application's stays open in it but stderr, on which a crash is reported: a process that reads the
   application's output must see its end. A stderr that is a pipe is let go with the application's own end.
 * Answers come back on a private pipe, as lines ``key value``.
 """
@@ -35,7 +35,7 @@ _PYTHON_VARIABLES_KEPT = frozenset(
     ("PYTHONHOME", "PYTHONPATH", "PYTHONUSERBASE", "PYTHONNOUSERSITE", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE",
      "PYTHONUTF8")
 )  # fmt: skip
-#: Standard descriptors that the collector must not hold: whoever reads the program's output waits for its end.
+#: Standard descriptors that the collector must not hold: a process that reads the program's output waits for their end.
 _NOT_KEPT = (0, 1)
 
 
@@ -83,7 +83,7 @@ def start(settings: Settings, environ: Mapping[str, str] | None = None) -> Colle
     try:
         os.waitpid(child, 0)
     except ChildProcessError:
-        pass  # somebody waits for all children
+        pass  # the program itself waits for all children
     return _handle_of(answer)
 
 

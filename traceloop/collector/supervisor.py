@@ -91,7 +91,7 @@ class Supervisor:
             os.mkfifo(path, 0o600)
             os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
-            pass  # a file system without pipes: nobody is woken
+            pass  # a file system without pipes: no reader is woken
 
     def run(self) -> int:
         """Runs collectors until one has ended as it should; returns its exit status."""
@@ -204,4 +204,4 @@ def _answer(ready: int, lines: list[str]) -> None:
         os.write(ready, "".join(line.replace("\n", " ") + "\n" for line in lines).encode("utf-8", "backslashreplace"))
         os.close(ready)
     except OSError:
-        pass  # whoever started us is gone
+        pass  # the parent process is gone

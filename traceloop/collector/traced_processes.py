@@ -74,7 +74,7 @@ def living_root(run_dir: str) -> int:
 def processes_of_run(run_dir: str, known: Container[int]) -> list[int]:
     """Pids of living Python processes of the run that are not ``known``: children that are still starting.
 
-    They are told by the run's variable in the environment that they were started with.
+    They are found by the run's variable in the environment that they were started with.
     """
     marker = f"{RUN_DIR}={run_dir}".encode()
     out: list[int] = []

@@ -28,7 +28,7 @@ class WakePipe:
             pass
         try:
             self._read = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            # A writer of our own, or the pipe would be at its end whenever nobody else writes.
+            # A writer of our own, or the pipe would be at its end whenever no other process has it open.
             self._write = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             self._read, self._write = os.pipe()

@@ -43,7 +43,7 @@ class Record:
 
     def _begin_again(self) -> None:
         """Lists of its own, where it has outlived those that were kept for it: the garbage collector, and the end of
-        the interpreter, finalize in any order. A loop that nobody closed may come last; it closes itself, and writes.
+        the interpreter, finalize in any order. A loop that was not closed may come last; it closes itself, and writes.
         """
         doubles: list[float] = []
         text: list[str | int] = []

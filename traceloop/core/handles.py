@@ -38,7 +38,7 @@ def _text_in_slot(handle: Any) -> str | None:
 
 
 class Handle(asyncio.Handle):
-    """What ``call_soon`` returns. The loop runs it inline; ``_run`` is for those who turn the loop by themselves.
+    """What ``call_soon`` returns. The loop runs it inline; ``_run`` is for code that drives the loop itself.
 
     Its constructor takes and sets nothing: who makes one stores what it is to have. That is a quarter faster than
     ``object.__new__``, which has to look whether the class may be made that way (169 against 258 ns on 3.13).
@@ -65,7 +65,7 @@ class TimerHandle(asyncio.TimerHandle):
     """What ``call_later`` and ``call_at`` return.
 
     ``entry[0]`` is its due time and ``entry[2]`` itself: the shape of an entry of the timer heap, for the case that
-    somebody else works on the heap (see timers.py). ``_set_at``: where the record stood when it was set (layout.py),
+    other code works on the heap (see timers.py). ``_set_at``: where the record stood when it was set (layout.py),
     0 or less where nothing ran or nothing is recorded.
     """
 
@@ -166,7 +166,7 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
 
 
 def run_for_others(handle: Any) -> None:
-    """Runs a handle that somebody else than the loop has taken out of its queue (nest_asyncio does)."""
+    """Runs a handle that other code has taken out of the loop's queue (nest_asyncio does)."""
     recorder = getattr(handle._loop, "_recorder", None)
     if recorder is None or recorder.external.inside:
         asyncio.Handle._run(handle)

@@ -20,7 +20,7 @@ from .buffer import Record
 DUE_TIMERS: Final = 0
 CANCELLED_TIMERS: Final = 1
 POLL_RESULTS: Final = 2
-#: It is told from this length on, s.
+#: It is reported from this length on, s.
 LONG_SECONDS: Final = 0.01
 
 

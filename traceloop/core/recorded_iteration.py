@@ -144,7 +144,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 found = ask(timeout) if poll is None else poll(timeout, len(keys))
             else:
                 found = ()
-                if not once:  # who turns the loop by himself has one poll an iteration
+                if not once:  # code that drives the loop itself expects one poll an iteration
                     found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
                 if not found and not ready:
                     records.append(poll_start)
@@ -470,7 +470,7 @@ def _run_through_handles(loop: Any, recorder: Recorder, count: int, now: float) 
 
 
 def run_taken(loop: Any, recorder: Recorder, handle: Any) -> None:
-    """Runs, and records, a handle that somebody else took from the queue; see ``recording/external_runs.py``."""
+    """Runs, and records, a handle that other code took from the queue; see ``recording/external_runs.py``."""
     runs = recorder.external
     callback = handle._callback
     runs.inside = True

@@ -71,7 +71,7 @@ class Timers:
         self.shared = True
 
     def clear(self) -> None:
-        """Drops all timers; their handles are told nothing."""
+        """Drops all timers; their handles are not notified."""
         self.heap.clear()
 
     def note_cancelled(self, handle: Any) -> None:

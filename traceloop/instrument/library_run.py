@@ -28,7 +28,7 @@ class Run:
     def __init__(
         self, settings: Settings, collector: Any = None, before: Mapping[str, str | None] | None = None
     ) -> None:
-        """`before`: what the variables that the run has set were before; None where somebody else has begun the run."""
+        """`before`: what the variables that the run has set were before; None where other code has begun the run."""
         self.settings = settings
         self._before = before
         self._pid = os.getpid()
@@ -49,9 +49,10 @@ class Run:
     def stop(self) -> None:
         """Ends the run: its last records are read, its spans sent, its summary (or the report) goes to stderr.
 
-        Waits for that, `exit_timeout` seconds at most. What runs on records into memory that nobody reads; a loop that
-        runs in another thread may lose its last 20 ms. Does nothing the second time, in the child of a fork, and under
-        `traceloop run`, whose run ends with the program. A run that is never stopped ends with the process.
+        Waits for that, `exit_timeout` seconds at most. A loop that still runs records into memory that is no
+        longer read; one in another thread may lose its last 20 ms. Does nothing the second time, in the child of a
+        fork, and under `traceloop run`, whose run ends with the program. A run that is never stopped
+        ends with the process.
         """
         global _current
         with _lock:
@@ -160,7 +161,7 @@ def _chosen(choices: dict[str, Any], provider: object) -> Settings:
     if "spans" in choices:
         settings = settings.replace(spans_chosen=True)
     if settings.report and settings.collector == "none":
-        raise ValueError("report: with collector='none' nobody reads the record")
+        raise ValueError("report: with collector='none' there is no process that reads the record")
     return settings
 
 

@@ -3,7 +3,7 @@ is gone.
 
 `prepare` runs before the program's first line, `arm` when asyncio was imported: only then is anything of the
 interpreter replaced. Everything used here is imported beforehand, since an import during exit can fail, and
-after an uncaught KeyboardInterrupt it would turn the exit status.
+after an uncaught KeyboardInterrupt it would change the exit status.
 
 Records lie in shared memory and outlive the process, so SIGKILL and a crash need nothing from us. What needs help
 is what is still in a loop's own batch: at exit, at `os._exit` (which forked children of multiprocessing end by),
@@ -99,7 +99,7 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
                 _signal.signal(number, _signal.SIG_DFL)
         _untraced.clear()
         if _settings is not None and not _settings.children:
-            choose(Settings())  # its loops, if the program made them ours itself, record for nobody
+            choose(Settings())  # its loops, if the program made them ours itself, keep no record
             restore()
 
     os.register_at_fork(after_in_child=after_fork)

@@ -65,7 +65,7 @@ def _wait_for_asyncio() -> None:
 
         directory = os.environ.get(RUN_DIR, "")
         if directory != NO_DIRECTORY and not os.path.isdir(directory):
-            return  # the run is over, or this is another mount namespace: nobody would read
+            return  # the run is over, or this is another mount namespace: the record would not be read
         settings = Settings.from_environ(os.environ, on_error=notices.say)
         is_root = os.environ.get(ROOT_PID) == str(os.getpid())
         if not settings.children:

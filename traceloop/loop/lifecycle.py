@@ -1,8 +1,8 @@
-"""The life of the loop around its iterations: debug mode, asynchronous generators, and where errors are told.
+"""The life of the loop around its iterations: debug mode, asynchronous generators, and the exception handler.
 
 Names, keys and texts that reach users (log lines, keys of an exception context) are those of
-``asyncio.base_events``, and its logger is looked up there for each message, so that whoever replaces it is
-obeyed.
+``asyncio.base_events``, and its logger is looked up there for each message, so that a
+replaced logger is used.
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ ExceptionHandler = Callable[[Any, ExceptionContext], object]
 
 
 class LifecycleMixin(LoopPart):
-    """What a loop is told and asked between its making and its close. All of it is for the loop's own
-    thread."""
+    """Debug mode, asynchronous generators, exception handler. For the loop's own thread."""
 
     _closed: bool
     _debug: bool
@@ -174,8 +173,8 @@ class LifecycleMixin(LoopPart):
         return self._exception_handler
 
     def set_exception_handler(self, handler: ExceptionHandler | None) -> None:
-        """Sets ``handler(loop, context)`` as what is told of errors that nobody awaits; None for the default
-        one."""
+        """Sets ``handler(loop, context)`` as the handler of errors that no code awaits; None for the
+        default one."""
         if handler is not None and not callable(handler):
             raise TypeError(f"A callable object or None is expected, got {handler!r}")
         self._exception_handler = handler
@@ -202,8 +201,8 @@ class LifecycleMixin(LoopPart):
         _log_error("\n".join(lines), exc_info=exc_info)
 
     def call_exception_handler(self, context: ExceptionContext) -> None:
-        """Tells the exception handler of an error that nobody awaits. Only SystemExit and KeyboardInterrupt
-        pass.
+        """Calls the exception handler with an error that no code awaits. Only SystemExit and
+        KeyboardInterrupt pass.
 
         Keys of ``context``: ``message``, and where there are such ``exception``, ``future``, ``task``,
         ``handle``, ``protocol``, ``transport``, ``socket``, ``asyncgen``, ``source_traceback``,

@@ -63,7 +63,7 @@ class Judgement(NamedTuple):
 
     @property
     def kept(self) -> bool:
-        """Whether nobody broke it."""
+        """Whether it was kept."""
         return not self.offenders
 
     @property

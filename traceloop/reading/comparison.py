@@ -166,7 +166,7 @@ class Interval(NamedTuple):
 
     @property
     def is_above(self) -> bool:
-        """Whether it is larger than nothing worth to be told."""
+        """Whether it is large enough to be reported."""
         return self.low > LEAST_CHANGE
 
     @property

@@ -1,6 +1,6 @@
 """Following rings into statistics: of one process, of a whole run directory, of this very process.
 
-A turn reads what was written since the last one. What the process ring says (stacks, an offload's end) is asked for by
+A poll reads what was written since the last one. What the process ring says (stacks, an offload's end) is asked for by
 what the loops' rings say: so the loops' rings are copied first, then the process ring is read and taken in, then what
 was copied. A stack is written while its run lasts; so it is known when the run is counted.
 """
@@ -33,12 +33,12 @@ _LOOK_SECONDS = 1.0
 # Doubles of a loop's ring that are read at a time: 8,192 records, whose decoded form takes about 5 MB and is not thrown
 # out of the processor's caches before it has been counted. However much is behind, no more is held.
 _CHUNK = 3 * 8192
-# Chunks of a turn, after which a writer that is faster than we are has to wait: scrapes wait for turns.
+# Chunks of a poll, after which a writer that is faster than we are has to wait: scrapes wait for polls.
 _MAX_CHUNKS = 128
 
 
 class Chunk(NamedTuple):
-    """What one turn read of one ring, for further readers (spans): ``loop`` is None for the process ring.
+    """What one poll read of one ring, for further readers (spans): ``loop`` is None for the process ring.
 
     ``threshold`` (s) and ``thread_id`` (native) of the loop as they then stood; the ring may be closed by now.
     ``slow``: the runs that may be slow (see the loop's thresholds), with what waited for them.
@@ -145,7 +145,7 @@ class ProcessFollower:
         self._refused: set[str] = set()
 
     def add(self, name: str, source: object, *, final: bool = False) -> None:
-        """A ring to follow, if it is not followed yet; one that cannot be read is told in ``problems`` once.
+        """A ring to follow, if it is not followed yet; one that cannot be read is listed in ``problems``, once.
 
         ``final``: the process writes no more, so that one that is not ready will not be.
         """
@@ -183,7 +183,7 @@ class ProcessFollower:
             read_until = math.inf if final else 0.0
             for ring in reversed(rings):
                 if not ring.is_loop and not final:
-                    # Asked before the read: what the watchdog wrote up to its last turn is in it.
+                    # Asked before the read: what the watchdog wrote up to its last look is in it.
                     read_until = ring.reader.word(layout.W_LOOKED)
                 ring.fetch(final=final)
             chunks = [chunk for ring in rings for chunk in ring.read()]
@@ -254,7 +254,7 @@ class FolderFollower(ProcessFollower):
 
     def ended_at(self, clock_offset_ns: int) -> float:
         """By the file that it wrote at its end; else by what was seen of it, by this reader or its collector; else by
-        the last turn of its watchdog.
+        the last look of its watchdog.
         """
         ended = (self.folder.ended_ns - clock_offset_ns) / 1e9
         if ended > 0.0:
@@ -264,12 +264,12 @@ class FolderFollower(ProcessFollower):
         noted = (self.folder.noted_ns - clock_offset_ns) / 1e9
         if noted > 0.0:
             return noted
-        turns = [
+        looks = [
             max(ring.reader.word(layout.W_HEARTBEAT), ring.reader.word(layout.W_LOOKED))
             for ring in self.rings.values()
             if not ring.is_loop
         ]
-        return max(turns, default=0.0)
+        return max(looks, default=0.0)
 
     def take_usage(self) -> None:
         """What the collector has noted down of the kernel's account of the process; after its end."""
@@ -389,13 +389,13 @@ class RunFollower:
             living = [process for name, process in self.processes.items() if name not in self.ended]
             return bool(living) and all(process.is_quiet() for process in living)
 
-    def turn(self, *, last: bool = False) -> list[Chunk]:
+    def poll(self, *, last: bool = False) -> list[Chunk]:
         """Reads what is new of every process. ``last``: as far as there is anything, living processes too."""
         with self.statistics.lock:
             return [chunk for chunks in self.chunks(last=last) for chunk in chunks]
 
     def chunks(self, *, last: bool = False) -> Iterator[list[Chunk]]:
-        """The same a chunk at a time: whoever lets each go before the next needs little memory, however far behind
+        """The same a chunk at a time: a caller that drops each before the next needs little memory, however far behind
         the readers are. To be used up, under the statistics' lock.
         """
         for folder in self.directory.processes():

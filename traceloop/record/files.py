@@ -26,7 +26,7 @@
         left                      the process that began the run lives on, and has left it
         over                      the process that began the run is about to end
 
-Readers open these files with ``open_file``. A record may come from somebody else, and one of its names may be a link
+Readers open these files with ``open_file``. A record may come from another user, and one of its names may be a link
 to a device or a pipe without a writer.
 """
 
@@ -54,7 +54,7 @@ COLLECTOR_TRACEBACK: Final = "collector-traceback.txt"
 CRASHED: Final = "crashed"
 LEFT: Final = "left"
 OVER: Final = "over"
-#: Whoever started the program reads the record while it runs, and says how it went.
+#: The process that started the program reads the record while it runs, and prints the result.
 READ_BY_PARENT: Final = "read-by-parent"
 RECORDED: Final = "recorded"
 SAID_PREFIX: Final = "said-"

@@ -16,7 +16,7 @@ OUR_FOLDER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath
 _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 _ANY_STDLIB: Final = re.compile(r"/lib(64)?/python3\.\d+t?/")
 
-# The functions of the loop that call handles, by file: in a stack, the application begins below them. Files are told by
+# The functions of the loop that call handles, by file: in a stack, the application begins below them. Files go by
 # their last two names, since a record may come from another installation. The last ones are an earlier version's.
 _LOOP_FUNCTIONS: Final = {
     os.path.join("core", "accelerated.py"): ("run_native",),
@@ -109,7 +109,7 @@ def called_by(frames: Sequence[Frame], culprit: Frame | None) -> Frame | None:
 
 def whereabouts(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> str:
     """``FILE:LINE`` of the culprit, and where the stack stands below it: ``FILE:LINE, in NAME at FILE:LINE``. "" where
-    there are no frames; of the innermost one where nobody is to be named.
+    there are no frames; of the innermost one where there is no culprit.
     """
     if not frames:
         return ""

@@ -1,8 +1,8 @@
 """Text of a record, made fit to be shown: valid Unicode, on one line, of bounded length.
 
-Names of functions, files, threads and executors are the program's choice, and a record may come from somebody else:
+Names of functions, files, threads and executors are the program's choice, and a record may come from another user:
 a name may hold bytes that are no UTF-8 (as lone surrogates), control characters that clear a terminal, or line breaks
-that begin a forged line. Whoever reads a record passes its text through here, where it enters; what is counted,
+that begin a forged line. Every reader of a record passes its text through here, where it enters; what is counted,
 exported and printed afterwards needs no further look.
 """
 

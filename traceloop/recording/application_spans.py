@@ -4,12 +4,12 @@ Nothing of OpenTelemetry is imported: where the application has not imported ``o
 The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contextvars``:
 
 * The current context is an immutable ``Context`` (a dict) in the ContextVar of ``ContextVarsRuntimeContext``; the span
-  lies in it under a key that is made anew in each process. Whoever has that dict has the span: one look-up.
+  lies in it under a key that is made anew in each process. With that dict the span is one look-up away.
 * A handle that carries the same dict object as the one before it is in the same span: an ``is`` in the loop's hot path
   settles it, and ``changed`` is called for the others only.
-* A span object lives as long as somebody holds it, and its address may be given to the next one. So its number lies on
-  the span itself, as a task's does, and nothing here keeps a span alive. Several loops may meet one span, a pickled
-  one may come to another process: the number goes with the mark of who gave it.
+* A span object lives as long as something refers to it, and its address may be given to the next one. So its number
+  lies on the span itself, as a task's does, and nothing here keeps a span alive. Several loops may meet one span, and
+  a pickled one may come to another process: the number goes with a mark of the process that gave it.
 * A reader remembers some ten thousand spans, not all that there ever were, and it may lose records, definitions with
   them. So spans are defined in generations: one that is met in a new generation (a connection's, a background task's)
   is defined again, under its number. And each batch begins with the span that it begins in.

@@ -7,11 +7,11 @@ and sleep. What follows from how it does:
   the process, and it gives up at once in threads without a running loop.
 * It is called for all events, some of which are frequent (`gc.get_referents`, `sys._getframe`): one that is not looked
   for costs about 0.7 us, in any thread. One that is costs some 40 us.
-* It is told when a call begins. When it has ended, the frame that made it goes on, and that the interpreter tells, too:
-  `sys.monitoring` (3.12) is asked for the next instruction of the application's frame. So the time is that of the
+* It is called when a call begins. To learn when the call has ended, we ask
+  `sys.monitoring` (3.12) for the next instruction of the application's frame. So the time is that of the
   whole call that stands in the application's line: of `requests.get`, not of the `connect` below it. On 3.11 no time is
   known.
-* It is not told of `time.sleep` before 3.13: there the name in the module `time` stands for the function, and tells us.
+* It is not called for `time.sleep` before 3.13: there a function of ours takes the place of `time.sleep`.
 * What a hook raises, the call raises: nothing leaves it but an interrupt that was about to come.
 
 Looked for is the innermost frame of the application's own code, else of a library's, between the loop and the call. A
@@ -169,7 +169,7 @@ class BlockingCalls:
             self._outbox.define([at, layout.R_EVENT, self._process.next_event()], text, at)
 
     def _own_frame(self, frame: FrameType | None) -> FrameType | None:
-        """The frame that the call is told of, None where it is none of the application's."""
+        """The frame to which the call is attributed, None where it is none of the application's."""
         own: FrameType | None = None
         library: FrameType | None = None
         for _ in range(_MAX_FRAMES):
@@ -241,7 +241,7 @@ def _take_tool() -> None:
     global _tool, _monitoring
     if _monitoring is None:
         return
-    for number in (4, 3):  # those that PEP 669 leaves to whoever comes
+    for number in (4, 3):  # those that PEP 669 leaves to any tool
         try:
             _monitoring.use_tool_id(number, "traceloop")
         except ValueError:

@@ -29,7 +29,7 @@ class ExternalRuns:
         self.inside = False
         self._ended = 0.0
         self._length = 0
-        #: Whether the loop was told to have started; whoever closes it has to tell that it stopped.
+        #: Whether the loop was recorded as started; the code that closes it has to record that it stopped.
         self.started = False
 
     def begin(self, recorder: Recorder, loop: Any, handle: Any) -> float:

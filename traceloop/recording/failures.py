@@ -1,4 +1,4 @@
-"""A failure of the recording: told once, never raised into the application.
+"""Failures of the recording: reported once, never raised into the application.
 
 Where memory is short, that is no fault of ours, and passes: one line says so, without a traceback, and what failed is
 tried again.

@@ -1,8 +1,8 @@
 """Records that wait for the process ring: left there by any thread, and by callbacks that must do next to nothing.
 
 An append to a list is all that a worker thread pays, and all that a garbage collector's callback may do, since it can
-interrupt a flush. A loop writes what waits when it flushes, the watchdog when it looks; who finds that nobody has done
-so for a while does it himself.
+interrupt a flush. A loop writes what waits when it flushes, the watchdog when it looks; a worker that finds that
+neither has done so for a while does it itself.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ class Process:
         return None
 
     def describe(self) -> dict[str, int | str | bool]:
-        """What is told of this process: which it is, of whom, since when, what runs in it."""
+        """The description of this process: pid, parent, start, command, versions."""
         return {
             "pid": self.pid,
             "parent": os.getppid(),

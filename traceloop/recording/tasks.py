@@ -106,7 +106,7 @@ class Tasks:
     def define(self, task: Any, made_by: float = 0.0) -> float:
         """Gives ``task`` a number and announces it; called for those made directly at their first step."""
         if task in self.fresh:
-            # Not in its turn: the program runs handles in an order of its own. Those before it may come, or never.
+            # Out of order: the program runs handles in an order of its own. Those before it may come, or never.
             made_by = 2.0
             while True:
                 other = self.fresh.popleft()
@@ -145,7 +145,7 @@ class Tasks:
             self._define(self.fresh.popleft(), 2.0)
 
     def destroyed(self, task: Any) -> None:
-        """``task`` was destroyed while it was pending, as the exception handler is told."""
+        """``task`` was destroyed while it was pending, as the exception handler reports."""
         ident = getattr(task, "_loop_ident", 0.0)
         if ident and not task.done():
             self.abandoned += 1

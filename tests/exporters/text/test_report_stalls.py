@@ -58,11 +58,11 @@ def test_a_stall_that_never_ended_is_told_first(tmp_path):
     process = start(tmp_path / "run", TROUBLES, "never")
     observed = Observed(tmp_path / "run")
     try:
-        wait_for(lambda: (observed.turn(), observed.statistics.processes and observed.index.unfinished())[1], "a stall")
+        wait_for(lambda: (observed.poll(), observed.statistics.processes and observed.index.unfinished())[1], "a stall")
     finally:
         process.kill()
         process.communicate()
-    observed.turn(last=True)
+    observed.poll(last=True)
     text = report(observed.statistics, width=160, full=True)
     assert re.search(r"or more, never seen to end  __main__\.never in __main__\.handler", text)
     assert f"{TROUBLES}:" in text

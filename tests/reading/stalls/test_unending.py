@@ -18,7 +18,7 @@ def test_seen_while_it_lasts_and_after_a_kill(tmp_path, trouble):
     observed = Observed(tmp_path / "run")
 
     def in_progress():
-        observed.turn()
+        observed.poll()
         for slot in observed.statistics.processes.values():
             for loop in slot.loops.values():
                 info = stall_statistics.loop_stalls_of(loop).in_progress()
@@ -45,7 +45,7 @@ def test_seen_while_it_lasts_and_after_a_kill(tmp_path, trouble):
 
     # Another reader, afterwards.
     later = Observed(tmp_path / "run")
-    later.turn(last=True)
+    later.poll(last=True)
     (ring, run), *_ = later.index.unfinished()
     seen = later.index.lookup(ring, run)
     if trouble != "never_regex":
@@ -58,7 +58,7 @@ def test_signal_can_be_switched_off(tmp_path):
     observed = Observed(tmp_path / "run")
 
     def standing():
-        observed.turn()
+        observed.poll()
         return observed.probe.refused.get("not advertised")
 
     try:
@@ -76,7 +76,7 @@ def test_a_stall_under_the_gil_is_told_from_outside_and_after_a_kill(tmp_path):
     lines = []
     observed.probe = StallProbe(observed.follower, lines.append)
     try:
-        wait_for(lambda: (observed.turn(), observed.probe.asked >= 2)[1], "a second dump")
+        wait_for(lambda: (observed.poll(), observed.probe.asked >= 2)[1], "a second dump")
     finally:
         process.kill()
         process.communicate()
@@ -85,7 +85,7 @@ def test_a_stall_under_the_gil_is_told_from_outside_and_after_a_kill(tmp_path):
     assert line.startswith("stall: __main__.never_regex (") and " within __main__.handler " + text in line
 
     later = Observed(tmp_path / "run")
-    later.turn(last=True)
+    later.poll(last=True)
     (key,) = later.index.unfinished()
     seen = later.index.lookup(*key)
     assert seen.culprit == "__main__.never_regex"

@@ -107,7 +107,7 @@ run(begin())
     finally:
         os.kill(process.pid, signal.SIGCONT)
     process.communicate(timeout=120)
-    observed.turn(last=True)
+    observed.poll(last=True)
     assert observed.index.late.get("suspended", 0) > 1.5
     assert observed.metric("asyncio_eventloop_slow_callbacks_total") == 0
 
@@ -122,7 +122,7 @@ def _heartbeat_age(observed):
 
     from traceloop.record import layout
 
-    observed.turn()
+    observed.poll()
     for follower in observed.follower.processes.values():
         for ring in follower.rings.values():
             if not ring.is_loop:
@@ -391,7 +391,7 @@ run(main())
     errors = observed.errors
     settings = Settings.from_environ({"OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD": THRESHOLDS})
     observed = Observed(tmp_path / "run", statistics=make_statistics(settings))
-    observed.turn(last=True)
+    observed.poll(last=True)
     for culprit, count in (("import_all", 0), ("lookup", 1), ("other", 1)):
         labels = {"callback": "__main__.handler", "culprit": f"__main__.{culprit}"}
         assert observed.metric("asyncio_slow_callbacks_total", **labels) == count, culprit

@@ -191,7 +191,7 @@ void record_add(Record *record, double a, double kind, double b);
 /* scheduling.c */
 extern PyType_Spec core_scheduling_spec;
 int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
-int core_clock_is_ours(core_state *st);    /* nobody has replaced ``monotonic`` in our modules; -1: an exception */
+int core_clock_is_ours(core_state *st);    /* ``monotonic`` was not replaced in our modules; -1: an exception */
 
 /* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */
 typedef struct {

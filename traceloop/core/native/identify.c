@@ -309,7 +309,7 @@ visit_name(PyObject *object, void *arg)
     return 1;
 }
 
-/* The task's name, or from 3.12 on the number that its automatic name will have: nobody has asked for the text yet. */
+/* The task's name, or from 3.12 on the number that its automatic name will have: the text was not asked for yet. */
 static int
 note_name(Run *run, PyObject *task)
 {

@@ -64,7 +64,7 @@ publish(Iteration *it, double running)
 
 /* -- 5. a handle */
 
-/* The callback raised, and the exception is set. 0: the loop's exception handler was told; -1: it ends the loop. */
+/* The callback raised, and the exception is set. 0: the loop's exception handler was called; -1: it ends the loop. */
 static int
 handle_failure(Run *run, PyObject *handle)
 {
@@ -108,7 +108,7 @@ look_at_span(Run *run, PyObject *context, int entered)
 static int
 call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
 {
-    if (!PyContext_CheckExact(context)) { /* a guarded one (core/handles.py), or somebody else's */
+    if (!PyContext_CheckExact(context)) { /* a guarded one (core/handles.py), or a context of another class */
         if (run->span_variable != NULL && look_at_span(run, context, 0) < 0)
             return -1;
         PyObject *method = PyObject_GetAttr(context, run->st->s_run);
@@ -132,7 +132,7 @@ call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
     return result == NULL ? -1 : 0;
 }
 
-/* An attribute of a handle: a slot, or with a handle of somebody else's making whatever it has. A new reference. */
+/* An attribute of a handle: a slot, or, with a handle of another class, whatever it has. A new reference. */
 static PyObject *
 part_of(core_state *st, PyObject *handle, Py_ssize_t offset, const char *name)
 {
@@ -256,7 +256,7 @@ run_batch(Iteration *it)
     for (; left > 0 && loop->ready != NULL; left--) {
         PyObject *handle = queue_popleft(loop->ready);
         if (handle == NULL)
-            break; /* somebody else took it */
+            break; /* other code took it */
         if (run_handle(it, handle) < 0)
             return -1;
         if (it->now > flush_at || run->record->length >= 2 * BATCH) {

@@ -31,8 +31,8 @@ grow(ReadyQueue *queue)
     return -1;
 }
 
-/* Called where a batch ends, not for each handle: who fills and empties the queue by turns pays for one burst of growing
-   in each. */
+/* Called where a batch ends, not for each handle: a program that fills and empties the queue by turns pays
+   for one burst of growing in each. */
 void
 queue_trim(ReadyQueue *queue)
 {

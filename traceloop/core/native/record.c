@@ -205,7 +205,7 @@ static int
 record_traverse(PyObject *self, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(self));
-    return 0; /* the text is numbers and names: no cycle, and nobody's business */
+    return 0; /* the text is numbers and names: no cycle, nothing to traverse */
 }
 
 static void

@@ -2,7 +2,7 @@
    iteration looks at; everything else is EventLoop's own Python.
 
    Each of the four does the plain case, and hands everything else to the Python method of the same name, which stands
-   behind this class as ``_python_call_soon`` and so on: debug mode, a closed loop, a queue or a heap that somebody has
+   behind this class as ``_python_call_soon`` and so on: debug mode, a closed loop, a queue or a heap that was
    replaced, a ``time`` or ``call_at`` of the program's own, arguments that are wrong. */
 
 #include "core.h"

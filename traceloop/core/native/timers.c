@@ -1,4 +1,4 @@
-/* Timers: the heap of timers, an array of (due time, number, handle) as long as nobody else works on it.
+/* Timers: the heap of timers, an array of (due time, number, handle) as long as no other code works on it.
 
    Others take ``loop._scheduled`` for a list of handles; the Python iteration works on a list of tuples. Either of them
    asks for ``heap``, and from then on the list is the heap (``spill``). A list of tuples may become an array again when

@@ -1,6 +1,6 @@
 """Counts of what goes through a loop's sockets.
 
-Plain integers that only the loop's own thread adds to, one addition for each system call that moved data; whoever
+Plain integers that only the loop's own thread adds to, one addition for each system call that moved data; a reader
 reports them reads them without a lock. A value may be one call behind when it is read from another thread.
 """
 

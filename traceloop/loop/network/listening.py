@@ -53,7 +53,7 @@ def set_reuseport(sock: Any) -> None:
 
 
 def remove_stale_unix_socket(path: Any, os: Any, logger: Any) -> None:
-    """Removes the socket file of a server that is gone (or not: whoever binds last has the name)."""
+    """Removes the socket file of a server that is gone (or not: the server that binds last has the name)."""
     if path[0] in (0, "\x00"):
         return  # Linux's abstract names are no files
     try:

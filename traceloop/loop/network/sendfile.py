@@ -291,6 +291,6 @@ class _SendfileFallbackProtocol(asyncio.Protocol):
         if self._should_resume_reading:
             self._transport.resume_reading()
         if self._writable is not None:
-            self._writable.cancel()  # nobody waits for it any more
+            self._writable.cancel()  # it is no longer awaited
         if self._should_resume_writing:
             self._protocol.resume_writing()

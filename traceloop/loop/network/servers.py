@@ -350,7 +350,7 @@ class ServersMixin(LoopPart):
             return
         os = unix_events.os
         try:
-            # Somebody else may serve under the name by now.
+            # Another server may use the name by now.
             with no_running_loop():
                 if os.stat(path).st_ino == inode:
                     os.unlink(path)

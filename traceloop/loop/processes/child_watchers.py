@@ -24,7 +24,7 @@ _standard: Any = unix_events
 _PidfdBase: Any = getattr(unix_events, "_PidfdChildWatcher", object)
 _ThreadedBase: Any = getattr(unix_events, "_ThreadedChildWatcher", object)
 
-# The status of a child whose real one somebody else has taken.
+# The status of a child whose real one was reaped by other code.
 _UNKNOWN_STATUS = 255
 
 
@@ -86,14 +86,14 @@ class ThreadedChildWatcher(_ThreadedBase):  # type: ignore[misc]
             _wait_without_reaping(expected_pid)
             job: tuple[Any, ...] = (self._reap_and_notify, loop, expected_pid, callback, args)
         else:
-            # Reaped here, in this thread: a signal sent at this moment may reach a stranger.
+            # Reaped here, in this thread: a signal sent at this moment may reach another process that got the same pid.
             job = (callback, *self._reap(loop, expected_pid), *args)
         try:
             if loop.is_closed():
                 raise RuntimeError
             loop.call_soon_threadsafe(*job)
         except RuntimeError:
-            # Nobody else will reap it.
+            # No other code will reap it.
             pid = self._reap(loop, expected_pid)[0] if hasattr(os, "waitid") else expected_pid
             _standard.logger.warning("Loop %r that handles pid %r is closed", loop, pid)
         self._threads.pop(expected_pid)
@@ -124,7 +124,7 @@ def _wait_without_reaping(pid: int) -> None:
             # macOS tells of a stop here, too; once that is taken the wait goes on.
             os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOHANG)
     except ChildProcessError:
-        # Reaped by somebody else.
+        # Reaped by other code.
         return
 
 

@@ -59,7 +59,7 @@ class _PipeTransport:
             self._pipe = self._fileno = self._protocol = None
             raise ValueError(refusal)
         os.set_blocking(self._fileno, False)
-        # Another loop than ours has no counters; these then count for nobody.
+        # Another loop than ours has no counters; these then are not read.
         self._io: IOCounters = getattr(loop, "_io", None) or IOCounters()
         self._io.pipe += 1
         return status

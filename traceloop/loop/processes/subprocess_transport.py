@@ -1,6 +1,6 @@
 """The transport of a child process: its three pipes, its exit, and the signals that are sent to it.
 
-The child's end is told twice: by the child watcher, and by the end of each of its pipes, in any order.
+The child's end is reported twice: by the child watcher, and by the end of each of its pipes, in any order.
 ``wait`` is over when the process has exited (gh-119710: a grandchild may hold the pipes open for ever);
 ``connection_lost`` comes when the pipes have ended too.
 """
@@ -194,9 +194,9 @@ class UnixSubprocessTransport(asyncio.SubprocessTransport):
             try:
                 self._proc.kill()
             except (ProcessLookupError, PermissionError):
-                # Gone in this moment, or running as somebody else (setuid).
+                # Gone in this moment, or running as another user (setuid).
                 pass
-        # _proc stays: _connect_pipes may be under way, and the exit is still to be told.
+        # _proc stays: _connect_pipes may be under way, and the exit is still to be reported.
 
     def __del__(self, _warn: Callable[..., None] = warnings.warn) -> None:
         if not getattr(self, "_closed", True):

@@ -170,7 +170,7 @@ class SubprocessesMixin(LoopPart):
                 # Which its documentation says is the watcher itself; 3.12 no longer looks at it.
                 watcher = entered
             if not getattr(watcher, "is_active", _always)():
-                # Said before the process exists: nobody would ever reap it.
+                # Raised before the process exists: it would never be reaped.
                 raise RuntimeError("asyncio.get_child_watcher() is not activated, subprocess support is not installed.")
             waiter = self.create_future()
             transport = UnixSubprocessTransport(

@@ -249,7 +249,7 @@ class PythonModel:
                     # The queue held ``pending`` before this handle was taken from it.
                     added = b - pending + 1.0
                     if added and not 0.0 < added < _MAX_QUEUE:
-                        # Not as the model has it: its place was lost, or somebody took handles out of the queue.
+                        # Not as the model has it: its place was lost, or other code took handles out of the queue.
                         added = group_left = 0.0
                         self._forget_queue(b)
                     pending = b

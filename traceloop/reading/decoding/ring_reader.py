@@ -5,7 +5,7 @@ The writer never waits for a reader, so everything here is doubted: a batch is c
 or damaged. No bytes make a reader raise or loop once it was opened; what it could not read it counts, exactly, since
 every batch says how many records were written before it.
 
-A file is read, not mapped: one that is cut short under its readers, by accident or by somebody who made the record,
+A file is read, not mapped: one that is cut short under its readers, by accident or on purpose,
 would end them by SIGBUS. It costs the same, since everything is copied anyway.
 """
 
@@ -309,7 +309,7 @@ class RingReader:
         view = memoryview(copy)[:size]
         if zlib.crc32(view[layout.BATCH_CRC_START :]) != crc:
             return None
-        # The checksum keeps out accidents, not somebody who makes a record.
+        # The checksum guards against accidents, not against a forged record.
         if not (0.0 <= now < _LATEST and before < _EXACT):
             return None
         doubles: memoryview[float] | None = view[_HEAD_SIZE:body].cast("d")
@@ -318,7 +318,7 @@ class RingReader:
             return Batch(sequence, doubles, text, before, now, 0, False, doubles), size + -size % _ALIGN  # type: ignore[arg-type]
         records = list(doubles)  # type: ignore[arg-type]
         if not math.isfinite(sum(records)):
-            # Somebody may have set a timer for no time: that record is passed over, not the whole batch.
+            # A timer may have been set for NaN: that record is passed over, not the whole batch.
             triples = zip(*[iter(records)] * 3, strict=True)
             records = [value for triple in triples if all(map(math.isfinite, triple)) for value in triple]
             doubles = None

@@ -1,7 +1,7 @@
 """Handle runs and iterations of a chunk, by column: what the decoders make and the statistics and spans read.
 
 There are two forms of each. The plain one, here, is a list of rows, which Python makes faster than columns; the other
-one keeps its rows in C structures (``native/runs.c``), where nothing is a Python object until somebody asks for it.
+one keeps its rows in C structures (``native/runs.c``), where nothing is a Python object until it is asked for.
 Readers ask for the columns that they look through, and for the few rows that they need whole.
 """
 

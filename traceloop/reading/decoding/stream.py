@@ -144,7 +144,7 @@ class LoopStream:
     def _take_owner(self, batch: Batch) -> LoopInfo | None:
         """The loop that wrote the first batch there is, where that can be known."""
         owner = self._owner()
-        # Before it took the ring it wrote nothing, and whoever comes after it says so in a record.
+        # Before it took the ring it wrote nothing, and the loop that comes after it says so in a record.
         self.loop = owner if owner is not None and batch.written_at >= owner.since else None
         return self.loop
 

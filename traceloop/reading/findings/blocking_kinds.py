@@ -1,8 +1,8 @@
-"""What a slow callback did, told from its stack: slept, waited for the network, imported, computed JSON, ...
+"""What a slow callback did, derived from its stack: slept, waited for the network, imported, computed JSON, ...
 
 A stack has Python frames only. What is called in C (``time.sleep``, ``socket.recv``) shows in the source line of the
 innermost frame, where that source can be read. The line itself is only matched: it is never shown, since a record may
-come from somebody else and name any file of this machine.
+come from another machine and name any file of this machine.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
     """The sort of a slow callback. ``frames``: outermost first. ``cause``: of ``causes``, "" where not measured."""
     name = _told_by(frames)
     if cause == "cpu":
-        # Whoever computes inside of a database driver or a file's code does not wait for it.
+        # A run that computes inside of a database driver or a file's code does not wait for it.
         name = name if name in _COMPUTING else "cpu"
     elif not name:
         name = "waiting" if cause == "off_cpu" else "unknown"

@@ -1,7 +1,7 @@
-"""Lines about findings that last, told by the collector while the program runs. Stalls the process tells itself.
+"""Lines about findings that last, which the collector prints while the program runs. The process itself prints stalls.
 
-A leak or a deadlock is told when it is first found. A full executor is told when calls went on waiting from one look to
-the next. Each is told again after ``REPEAT_SECONDS`` if it has got worse, and there are at most ``LINES_A_MINUTE``.
+A leak or a deadlock is reported when it is first found. A full executor is reported when calls waited from one look to
+the next. Each is reported again after ``REPEAT_SECONDS`` if it has got worse, and there are at most ``LINES_A_MINUTE``.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ _MAX_KNOWN: Final = 500
 
 
 class Lasting:
-    """What was told of one run. For one thread."""
+    """What was reported of one run. For one thread."""
 
     def __init__(self) -> None:
-        # By finding: when it was told (s), and how bad it was then; and how bad it was at the look before.
+        # By finding: when it was reported (s), and how bad it was then; and how bad it was at the look before.
         self._told: dict[tuple[str, int, str], tuple[float, str]] = {}
         self._seen: dict[tuple[str, int, str], str] = {}
         self._said: deque[float] = deque(maxlen=LINES_A_MINUTE)
         self._next = 0.0
 
     def look(self, statistics: Statistics) -> list[str]:
-        """What is to be told now: nothing between two looks. Takes the statistics' lock."""
+        """The lines to print now: none between two looks. Takes the statistics' lock."""
         now = time.monotonic()
         if now < self._next or not statistics.processes:
             return []
@@ -48,7 +48,7 @@ class Lasting:
         return self.lines(judged, now)
 
     def lines(self, verdict: Verdict, now: float) -> list[str]:
-        """What is to be told of this verdict at ``now`` (s)."""
+        """The lines to print of this verdict at ``now`` (s)."""
         out: list[str] = []
         seen: dict[tuple[str, int, str], str] = {}
         for finding in verdict.troubles:

@@ -45,7 +45,7 @@ def saturated(scope: Scope) -> Iterator[Finding]:
             "",
             scope.severity(cost, observed),
             f"Loop {loop.label} is busy {percent(active / observed)} of the time{whose}",
-            f"one callback in a hundred waits {seconds(late)} or longer for its turn",
+            f"one callback in a hundred waits {seconds(late)} or longer before it runs",
             cost,
             scope.process.slot,
             loop.label,
@@ -231,7 +231,7 @@ def slow_peers(scope: Scope) -> Iterator[Finding]:
 
 
 def storms(scope: Scope) -> Iterator[Finding]:
-    """Connections or TLS handshakes come at a rate that says that nobody keeps them open; or are refused."""
+    """Connections or TLS handshakes come at a rate that shows that they are not kept open; or are refused."""
     for loop in scope.loops:
         observed = max(sum(loop.times(scope.now)), 1e-9)
         handshakes, spent = loop.counter(layout.W_TLS_HANDSHAKES), loop.counter(layout.W_TLS_SECONDS)

@@ -74,7 +74,7 @@ def growth(series: list[int]) -> int:
 
 
 def lost(scope: Scope) -> Iterator[Finding]:
-    """Tasks were destroyed while they waited: nobody held them."""
+    """Tasks were destroyed while they waited: nothing referred to them."""
     for loop in scope.loops:
         for site, totals in loop.tasks.coroutines.items():
             if totals.abandoned < thresholds.LOST_TASKS:

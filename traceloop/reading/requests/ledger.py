@@ -9,7 +9,7 @@ its steps ran, and which run made it ready. So the time between two steps is exp
 * A callback made it ready that only passes something on: the same question is asked of that.
 * A task made it ready that belongs to the request (its child, or one that it awaited): that task's own stretches take
   the place of the wait. This is the critical path: of ten members of a ``gather`` it is the last one's.
-* A task of somebody else made it ready (it released a lock, put something into a queue): it waited for that.
+* A task outside of the request made it ready (it released a lock, put something into a queue): it waited for that.
 
 Where a look at the suspended tasks fell into the wait (statistics/waits.py), the place where it waited is known too.
 
@@ -46,7 +46,7 @@ _MAX_ENDED: Final = 4096
 _MAX_OFFLOADS: Final = 20_000
 # Callbacks that pass something on to each other before a task is reached.
 _MAX_HOPS: Final = 16
-# A shorter wait for one's turn is not shared out among those that ran. Of a longer one, those are named that had such a
+# A shorter wait for the loop is not shared out among those that ran. Of a longer one, those are named that had such a
 # share of it, among the latest so many: to name a run costs ten times as much as to pass over it.
 _SHARED_SECONDS: Final = 0.001
 _NAMED_SHARE: Final = 0.05
@@ -98,7 +98,7 @@ class _Followed:
 
     @property
     def is_found(self) -> bool:
-        """Whether it had begun, in some other's step, before the record told of it."""
+        """Whether it had begun, in another task's step, before its first record."""
         return self.maker is None and not self.kind
 
 
@@ -151,7 +151,7 @@ class Ledger:
         for run in decoded.runs:
             if run[3] >= SITE_LIMIT and run[3] in followed:
                 self._step(followed[run[3]], run)
-        if len(self._marks) > _MAX_ENDED:  # of runs that are nobody's here
+        if len(self._marks) > _MAX_ENDED:  # of runs of no followed task
             self._marks.clear()
 
     def _kind_of(self, ident: float) -> int:

@@ -25,7 +25,7 @@ Part = tuple[str, str]
 Stretch = tuple[float, Part]
 
 _NOT_KNOWN: Final = (UNKNOWN, "")
-# A task of more has its oldest ones summed up; what falls into them is no longer told apart.
+# A task of more has its oldest ones summed up; what falls into them is no longer kept apart.
 _MOST: Final = 1024
 
 

@@ -92,7 +92,7 @@ class RequestTotals:
     def __init__(self) -> None:
         self.by_name: dict[str, NameTotals] = {}
         self.incomplete = 0
-        #: Told of each request; they must not raise.
+        #: Called with each request; they must not raise.
         self.watchers: list[Callable[[Request], None]] = []
         self._names = BoundedLabels(NAME_LIMIT)
         self._slowest: list[tuple[float, int, Request]] = []

@@ -16,7 +16,7 @@ CPU: Final = "cpu"
 GC: Final = "gc"
 GIL: Final = "gil"
 OFF_CPU: Final = "off_cpu"
-#: The process or the machine was stopped: nobody's fault, and no slow callback.
+#: The process or the machine was stopped: no code's fault, and no slow callback.
 SUSPENDED: Final = "suspended"
 
 #: Clock, CPU time of the loop's thread, CPU time of the process, waiting for a processor, times put on one.
@@ -74,7 +74,7 @@ def parts_of(
         return Parts(GC, False, known_cpu, gc, known_wait, suspended)
     if cpu is None:
         return Parts("", False, known_cpu, gc, known_wait, suspended)
-    # Waiting for a processor is the machine's doing: it is told separately, and what remains decides.
+    # Waiting for a processor is the machine's doing: it is reported separately, and what remains decides.
     waited = wait.middle if wait is not None else 0.0
     half = max(0.0, rest - waited) / 2
     off = max(0.0, rest - cpu.middle - waited)
@@ -95,7 +95,7 @@ def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, b
     span = last[0] - first[0]
     others = (last[2] - first[2]) - (last[1] - first[1])
     if others < off / 5:
-        return False, True  # nobody else computed for so long
+        return False, True  # no other thread computed for so long
     # On a busy machine who holds the GIL may itself wait for a processor: less is computed than was waited for.
     sure = others >= off / 2
     slices = [(sample[0], sample[4]) for sample in series if sample[4] >= 0]

@@ -1,9 +1,9 @@
 """Stalls and slow runs of one process: what the watchdog saw, joined with what the loops recorded.
 
 The watchdog's findings (``R_EVENT`` records of kind stack, stall_end, late, modules) name a run by ring and start; the
-start is the very double of the run's record. A stack is written before its run ends, so whoever reads the loop's ring
-first and the process ring after it knows the culprit of every run that it has. What tells of the end (the last
-measurements) follows within about a tenth of a second; until then an answer is not ``complete``.
+start is the very double of the run's record. A stack is written before its run ends, so a reader that reads the loop's
+ring first and the process ring after it knows the culprit of every run that it has. The measurements at the run's end
+follow within about a tenth of a second; until then an answer is not ``complete``.
 """
 
 from __future__ import annotations
@@ -266,7 +266,7 @@ class StallIndex:
         return self._threshold_for(self.culprit(ring, start, end), threshold)
 
     def watchdog_read_until(self, until: float) -> None:
-        """What the watchdog wrote up to its turn at ``until`` has been taken in; infinite: nothing more will come."""
+        """All events that the watchdog wrote up to ``until`` have been processed; infinite: no more will come."""
         self._read_until = until
         if until == math.inf and self.fetch_dump is not None:
             self.fetch_dump(True)

@@ -21,7 +21,7 @@ class StackTaken(NamedTuple):
     the task, nearest first. ready: handles that waited. descriptors: callbacks of descriptors that the kernel had
     ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside. since: from when
     on it stands for what the run did, s; earlier than ``at`` where the watchdog came late to it, because the run held
-    the GIL in a C call. culprit: whose code it stands in, "" where there is nobody to name.
+    the GIL in a C call. culprit: whose code it stands in, "" where there is none.
     """
 
     at: float

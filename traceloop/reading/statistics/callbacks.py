@@ -68,7 +68,7 @@ class _Counted:
 class CallbackStatistics:
     """Feeds on the runs of one loop label.
 
-    ``culprit_of``: names the culprit of a slow run that has ended; by default nobody is known.
+    ``culprit_of``: names the culprit of a slow run that has ended; by default none is known.
     ``is_suspension``: whether a run was long only because the process stood still as a whole; it is then not slow.
     ``is_known``: whether nothing more is to be learnt about a slow run; until then it is not counted.
     """
@@ -89,7 +89,7 @@ class CallbackStatistics:
         self.culprit_of: Callable[[Run, str], str] = lambda run, callback: UNKNOWN_LABEL
         self.is_suspension: Callable[[Run], bool] = lambda run: False
         self.is_known: Callable[[Run], bool] = lambda run: True
-        #: Told of each slow run as it is counted, with its callback and culprit as labels.
+        #: Called with each slow run as it is counted, with its callback and culprit as labels.
         self.on_slow: Callable[[Run, str, str], None] = lambda run, callback, culprit: None
         self.durations: dict[str, Histogram] = {}
         self.delays: dict[str, Histogram] = {}

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping
 def circles(awaited: Mapping[float, Iterable[float]]) -> list[list[float]]:
     """The nodes that wait, over any number of others, for themselves: one list for each part that hangs together.
 
-    ``awaited``: whom each node waits for. A node that is no key waits for nobody.
+    ``awaited``: whom each node waits for. A node that is no key waits for none.
     """
-    # Most wait for nobody who waits in turn. What is left after this one pass is usually nothing.
+    # Most nodes wait only for nodes that wait for none. What is left after this one pass is usually nothing.
     edges: dict[float, list[float]] = {}
     for node, others in awaited.items():
         waiting = [other for other in others if other in awaited]

@@ -23,7 +23,7 @@ _MAX_EARLY: Final = 10_000
 # Pairs of executor and function that have series of their own.
 _MAX_PAIRS: Final = 500
 _MAX_WORKER_PLACES: Final = 10
-# Executors that are followed at once: the end of some may never be told.
+# Executors that are followed at once: the record may lack the end of some.
 _MAX_EXECUTORS: Final = 10_000
 
 
@@ -149,7 +149,7 @@ class _Offload:
         self.ident = 0.0
         self.submit = self.start = self.finish = self.delivered = -1.0
         self.outcome = 0
-        self.counted = False  # its wait; one without a worker may be told again, by the worker
+        self.counted = False  # its wait; one without a worker may be reported again, by the worker
 
 
 class ExecutorStatistics:
@@ -261,7 +261,7 @@ class ExecutorStatistics:
         while len(self._by_number) >= _MAX_EXECUTORS:
             self._gone(next(iter(self._by_number)))
         same = self._by_name.get(name) if name else None
-        # Without a name: counted by its number until its name is told.
+        # Without a name: counted by its number until its name is read.
         totals = same.totals if same is not None else self._totals(self._folded.take(name or f"executor-{number}"))
         made = self._by_number[number] = _Executor(name, totals)
         if name:

@@ -1,6 +1,6 @@
 """Pauses of the garbage collector, and the handle runs that they interrupted.
 
-A collection is noted in the process's ring, a run in its loop's; they find each other by time. In one turn of reading
+A collection is noted in the process's ring, a run in its loop's; they find each other by time. In one poll
 the process's ring is taken in first, so a collection waits for the runs around it. One that begins in no run of a loop
 (in its poll, before it, in another thread meanwhile) interrupted nothing there. Each interrupts one run at most, so
 that the callbacks' sums never exceed the total.

@@ -81,7 +81,7 @@ class LoopStatistics:
         self.reader: RingReader | None = None
         self.decoder: LoopStream | None = None
         self._loop_number = 0
-        # Tasks of the present loop that the record told of: created, and ended by word.
+        # Tasks of the present loop by the record: created, and ended by outcome.
         self._tasks_seen = 0
         self._ends_seen: dict[int, int] = {}
         self._words: list[float] = [0.0] * layout.WORDS

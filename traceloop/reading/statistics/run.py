@@ -39,7 +39,7 @@ class Statistics:
         #: Such as are fed before a loop's other parts.
         self.first_loop_parts: list[Callable[[ProcessStatistics, LoopStatistics], Part]] = []
         self.process_parts: list[Callable[[ProcessStatistics], Part]] = []
-        #: More series, of nobody's process: an exporter's own counters.
+        #: More series, that belong to no process: an exporter's own counters.
         self.extra: list[Callable[[], Iterable[Sample]]] = []
         #: Adds what another collector has counted before; since when that was counted (wall clock, ns; 0: none has).
         self.carry: Callable[[Iterable[Sample]], Iterator[Sample]] | None = None

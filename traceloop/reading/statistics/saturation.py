@@ -2,7 +2,7 @@
 
 A wait is shared out among the functions that ran meanwhile, by the time that each had workers. Submits, starts and ends
 come by different rings, in no certain order, so waits are kept for a while and shared out together, when the runs
-around them are known: at the latest when somebody asks.
+around them are known: at the latest when the numbers are read.
 """
 
 from __future__ import annotations

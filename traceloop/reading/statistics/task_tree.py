@@ -1,7 +1,7 @@
 """The tasks of a process at one moment: which wait for which, in groups of those that stand alike.
 
-A tree has the tasks that nobody waits for at its top, and under each task those that it waits for. Where two tasks
-wait for each other there is no top: they are a **deadlock**, and the tree begins at one of them.
+At the top of a tree are the tasks that no other task waits for, and under each task those that it waits for. Where two
+tasks wait for each other there is no top: they are a **deadlock**, and the tree begins at one of them.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def state_of(chain: int, last_step: float, polled: float, period: float) -> str:
     """
     if chain:
         return WAITING
-    # It is suspended, but for the time in which its turn to be looked at may still come.
+    # It is suspended, but for the time until it is looked at again.
     return UNSEEN if last_step < polled - period - _PATIENCE_SECONDS else ACTIVE
 
 
@@ -128,7 +128,7 @@ def _mark_circles(tasks: Iterable[TaskNow]) -> None:
 
 
 def tree_of(tasks: list[TaskNow]) -> list[Group]:
-    """The groups at the top of the tree: tasks that nobody waits for, and one of each circle that stands alone."""
+    """The groups at the top of the tree: tasks that no task waits for, and one of each circle that stands alone."""
     shown: set[float] = set()
     tops = [task for task in tasks if not task.awaited]
     groups = _grouped(tops, shown, _MAX_DEPTH)

@@ -1,4 +1,4 @@
-"""What sort of thing a task waits for, told from the names on its chain of coroutines."""
+"""What sort of thing a task waits for, derived from the names on its chain of coroutines."""
 
 from __future__ import annotations
 

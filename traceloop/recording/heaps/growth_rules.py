@@ -8,8 +8,8 @@ Two rules, because growth shows in two ways:
   heap, have their lowest point above) the part before. This finds a steady leak sooner than the first rule.
 
 The level follows the number down: what has come down to its old level and stays there may grow anew. After a
-detection the level is the new one, and the margin grows with it, so that a leak is told at ever greater steps instead
-of once a second.
+detection the level is the new one, and the margin grows with it, so that a leak is reported at ever greater steps and
+not once a second.
 
 Nothing here reads a clock or the interpreter: samples are handed in, which is how it is tested.
 """
@@ -31,7 +31,7 @@ class Growth(NamedTuple):
 
 
 class SteadyClock:
-    """Time as a detector should see it: it stands still where nobody could look, or the program could not act.
+    """Time as a detector should see it: it stands still while no samples were taken, or the program could not act.
 
     What holds its place while a loop is blocked, or its process gets no processor, does not stay of its own accord.
     """
@@ -172,7 +172,7 @@ class TimerGrowth:
         stays = self._stays.sample(now, live)
         rises = self._rises.sample(now, live)
         if stays is None and rises is not None:
-            # Told once: the other rule would say the same again some seconds later.
+            # Reported once: the other rule would detect the same some seconds later.
             if live <= self._stays.level + self._stays.margin:
                 return None
             growth = rises._replace(before=min(rises.before, self._stays.level))
@@ -202,7 +202,7 @@ class MemoryGrowth:
         found: Growth | None = None
         for rule in self._rules:
             growth = rule.sample(now, value)
-            # A leak goes on: it is told again when it has grown by half again.
+            # A leak goes on: it is reported again when it has grown by half again.
             if growth is not None and growth.after > self._told:
                 found = growth
         if found is not None:

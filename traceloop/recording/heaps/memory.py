@@ -120,7 +120,7 @@ class MemorySampler:
                 self._report(growth, "memory", top=[], **known)
 
     def finish(self, now: float) -> None:
-        """The trace is over, or no loop is left: one that is under way is told of now."""
+        """The trace is over, or no loop is left: one that is under way is reported now."""
         tracing, self._tracing = self._tracing, None
         if tracing is None:
             return

@@ -1,6 +1,6 @@
 """What is looked at about once a second: the timer heap, the memory heap; and the outbox, emptied on the way.
 
-``Sampler.flush`` is called by each loop when it flushes, ``Sampler.turn`` by the watchdog, which samples where
+``Sampler.flush`` is called by each loop when it flushes, ``Sampler.poll`` by the watchdog, which samples where
 there is one: it comes while the loop sleeps in its poll, and measuring memory takes longer than a handle should
 (allocated blocks are counted by walking the arenas, 0.2 ms for three million of them, and reading ``/proc/self/statm``
 takes 20 us or more). The time between two measurements grows with their cost, so that they take no more than one part
@@ -118,13 +118,13 @@ class Sampler:
             self._sample_all(now)
 
     def settle(self) -> None:
-        """A loop stops; in its thread. What waits is written now: nobody may come by later, so another writer is
+        """A loop stops; in its thread. What waits is written now: no later flush is certain, so another writer is
         waited for (the watchdog holds the lock while it makes the process ring).
         """
         if self.outbox.pending:
             self.outbox.drain(monotonic())
 
-    def turn(self, now: float) -> None:
+    def poll(self, now: float) -> None:
         """The watchdog looks; in its thread. As often as it likes."""
         self._turned = now
         if self.outbox.pending:

@@ -9,7 +9,7 @@ from typing import Any
 
 
 class ExecutorEntry:
-    """What is known of one executor. ``workers``: as last told."""
+    """What is known of one executor. ``workers``: as last recorded."""
 
     __slots__ = (
         "active_numbers",

@@ -10,7 +10,7 @@ The facts that shape it:
   moment it is done.
 * A process pool's future turns to running when its call is put into the queue that the processes share, which takes
   one more than there are processes. So no more than ``max_workers`` of them count as started at a time, in order.
-  That start has no worker. Where the worker took notes (``process_pools``) it is told again at the end, with both.
+  That start has no worker. Where the worker took notes (``process_pools``) it is recorded again at the end, with both.
 * Writing to the process ring costs a few microseconds, an offload in all perhaps 50. Workers therefore leave their
   records in a list that the loop writes when it flushes, and write it themselves where no loop is about to: when it
   waits in its poll, or has not flushed for a while because something blocks it.

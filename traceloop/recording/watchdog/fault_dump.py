@@ -55,7 +55,7 @@ class FaultDump:
         self._may_advertise = True
 
     def install(self) -> None:
-        """A loop begins to run: a crash from now on is told. Without a folder: nothing. Costs 5 us, at first 50."""
+        """A loop begins to run: a crash from now on is reported. Without a folder: nothing. Costs 5 us, at first 50."""
         if self._directory is None or self._crash() is not None:
             return
         try:
@@ -202,7 +202,7 @@ is_enabled.__module__ = "faulthandler"
 
 def chosen_signal(text: str) -> int:
     """The number of the signal to use: what the variable says (a number, ``SIGRTMIN+3``, ``off``), else a real-time
-    signal that nobody handles; 0 for none.
+    signal that has no handler; 0 for none.
     """
     text = text.strip().upper()
     first, last = getattr(signal, "SIGRTMIN", 0), getattr(signal, "SIGRTMAX", 0)

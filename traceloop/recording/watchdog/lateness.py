@@ -20,7 +20,7 @@ from .watched_loop import Watched
 
 # A turn this late (s) is recorded. A busy thread gives the GIL away within the switch interval, 5 ms.
 _LATE = 0.05
-# A standstill of the whole process shorter than this (s) is not told from a busy machine.
+# A standstill of the whole process shorter than this (s) cannot be distinguished from a busy machine.
 _MIN_SUSPENSION = 0.2
 
 

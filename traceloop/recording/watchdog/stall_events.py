@@ -26,7 +26,7 @@ _IN_TIME = 0.05
 
 
 class StallEvents:
-    """Writes the events of one process. For the watchdog's thread, or whoever holds its ``_looking``."""
+    """Writes the events of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -70,7 +70,7 @@ class StallEvents:
             "ready": len(watched.loop._ready),
             "before": stall.before,
             "samples": stall.samples[-1:],
-            # The culprit's line, and where it stands: what everybody is told.
+            # The culprit's line, and where it stands: what every line and label shows.
             "frames": run.frames if whole else [frame for frame in run.frames[:-1] if frame is own] + run.frames[-1:],
             "suppressed": self._suppressed,
         }

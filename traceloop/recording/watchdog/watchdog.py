@@ -125,7 +125,7 @@ class Watchdog:
             begun = self._start()
         if begun is not None and sys.version_info >= (3, 14):
             # Its faulthandler gives up at a thread that is being made, and the loop's first handle may be the last.
-            # And a turn opens files: who counts descriptors as his first act (CPython's tests do) must not meet one.
+            # A look opens files: a program that counts its descriptors at once (CPython's tests do) must not see ours.
             begun.acquire(timeout=0.1)
 
     def unwatch(self, loop: Any) -> None:
@@ -336,7 +336,7 @@ class Watchdog:
             due = min(due, self._look(watched, now))
             self._sample_if_due()
         self._events.notices.flush()
-        self._sampler.turn(now)
+        self._sampler.poll(now)
         self._sample_if_due()
         self._full_executors.poll(now, self._process.settings.slow_threshold)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
@@ -434,7 +434,7 @@ class Watchdog:
             if run is not None:
                 self._interrupted.append((threading.get_ident(), monotonic(), run))
         except Exception:
-            pass  # within a collection there is nobody to be told
+            pass  # within a collection there is no way to report it
 
     def _take_interrupted(self, now: float) -> None:
         while self._interrupted:
@@ -453,7 +453,7 @@ class Watchdog:
                 self._events.stack(watched, begin_stall(watched, run, limit, told_from), run, at, at)
 
     def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
-        """From how many seconds on the stack of a run is taken, and from how many people are told of it.
+        """From how many seconds on the stack of a run is taken, and from how many on a line is printed.
 
         A pattern that knows the callback decides both. One that knows only the culprit may allow more: the stack is
         taken all the same, since without it no reader knows that culprit.

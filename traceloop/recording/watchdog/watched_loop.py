@@ -12,7 +12,7 @@ from .thread_clocks import Sample, ThreadClocks
 
 
 class Stall:
-    """A handle run past its threshold. told_from: s of its length from which people are told of it: more than the
+    """A handle run past its threshold. told_from: the length (s) from which on a line is printed: more than the
     threshold where a pattern knows the culprit and allows it more.
     """
 
@@ -44,7 +44,7 @@ class Stall:
         # Since when it was seen in whose code, by the stacks.
         self.held: list[tuple[float, str]] = []
         self.announced = False
-        #: The culprit that people were told of last.
+        #: The culprit in the line that was printed last.
         self.said = ""
 
 

@@ -50,7 +50,7 @@ class SSLProtocol(_StandardProtocol):  # type: ignore[misc]
 
 
 def _protocol_class() -> Any:
-    # Somebody may have put another class into the standard module, and means it for every loop.
+    # A program may have put another class into the standard module, for every loop to use.
     return SSLProtocol if sslproto.SSLProtocol is _StandardProtocol else sslproto.SSLProtocol
 
 

@@ -164,7 +164,7 @@ take_run(Model *self, double a, double ident, double b)
     /* The queue held ``pending`` before this handle was taken from it. */
     self->added = b - self->pending + 1.0;
     if (self->added != 0.0 && !(0.0 < self->added && self->added < MAX_QUEUE)) {
-        /* Not as the model has it: its place was lost, or somebody took handles out of the queue. */
+        /* Not as the model has it: its place was lost, or other code took handles out of the queue. */
         self->added = group->more = 0.0;
         if (model_forget_queue(self, b) < 0)
             return -1;

@@ -4,7 +4,7 @@
 
 #include <structmember.h>
 
-/* An attribute of ``decoded``; the reference is ``decoded``'s, which nobody changes meanwhile. */
+/* An attribute of ``decoded``; the reference is ``decoded``'s, which does not change meanwhile. */
 static PyObject *
 attribute(PyObject *decoded, PyObject *name)
 {

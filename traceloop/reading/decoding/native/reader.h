@@ -1,7 +1,7 @@
 /* The accelerator of the reader: what its files share.
 
    module.c      the module: state, what is looked up once
-   runs.c        Runs and Iterations: decoded rows in structures, made into Python objects only where somebody asks
+   runs.c        Runs and Iterations: decoded rows in structures, made into Python objects only where they are asked for
    model.c       Model: from records to rows; the twin of the Python model in decoder.py
    model_tasks.c  what of it are Python objects: tasks, texts, rare records
    model_type.c  Model as a Python type
@@ -10,7 +10,7 @@
    tally.c       sums by callback and histograms
    steps.c       steps by task
 
-   Read in this order. Whatever is read here may have been made by strangers: a double becomes an integer only through
+   Read in this order. Input is not trusted: a record may be forged. a double becomes an integer only through
    the functions below, nothing is indexed by what a record says without a look at the bounds, and everything that grows
    with the record has a limit. No double here is NaN or infinite: ring_reader.py and Model.begin see to that; a
    difference of two may be infinite. Every function that returns an object returns a new reference; structures own the
