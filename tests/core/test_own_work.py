@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.cores import CORES
+from tests.helpers.made_statistics import Made
 from tests.helpers.observed import observe, program
-from tests.reading.findings.test_rules import Made
 from traceloop.exporters.spans.own_work import own_work_span
 from traceloop.exporters.text.report import report
 from traceloop.reading.decoding.decoded import Decoded, Event, LoopInfo

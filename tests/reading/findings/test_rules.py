@@ -6,66 +6,20 @@ import math
 
 import pytest
 
-from traceloop.reading.decoding.decoded import Collection, Decoded, Event, Executor, NewTask
+from tests.helpers.made_statistics import LOAD, PARSE, SITES, WATCH, Made
+from traceloop.reading.decoding.decoded import Collection, Decoded, Executor, NewTask
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import throttling
 from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.tasks import growth
 from traceloop.reading.findings.trends import trends_of
-from traceloop.reading.findings.verdict import KINDS, verdict
-from traceloop.reading.new_statistics import new_statistics
-from traceloop.reading.site_names import SiteNames
+from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.index import Congestion
 from traceloop.reading.stalls.parts import stalls_of
-from traceloop.reading.statistics.callbacks import CallbackTotals, SlowTotals
-from traceloop.reading.statistics.counting import histogram_of
+from traceloop.reading.statistics.callbacks import SlowTotals
 from traceloop.reading.statistics.saturation import Filler
 from traceloop.record import layout
-from traceloop.record.sites import Site
-
-SITES = [
-    Site("", "unknown", "", 0),
-    Site("app.prices", "load", "/srv/shop/app/prices.py", 31),
-    Site("app.prices", "parse", "/srv/shop/app/prices.py", 60),
-    Site("app.jobs", "Worker.watch", "/srv/shop/app/jobs.py", 12),
-]
-LOAD, PARSE, WATCH = 1.0, 2.0, 3.0
-
-
-class Made:
-    """Statistics of one process with one loop that was observed for ``active`` + ``idle`` s."""
-
-    def __init__(self, active=1.0, idle=99.0):
-        self.statistics = new_statistics()
-        self.process = self.statistics.attach(0, SiteNames(SITES))
-        self.loop = self.process.open_loop("MainThread", 1, 0.0, None, None)
-        self.loop.active_s, self.loop.idle_s, self.loop.iterations = active, idle, 1000
-
-    def ran(self, label, runs, seconds, delay=0.001):
-        totals = self.loop.callbacks.callbacks.setdefault(label, CallbackTotals(label))
-        totals.runs += runs
-        totals.seconds += seconds
-        self.loop.callbacks.runs += runs
-        histogram_of(self.loop.callbacks.delays, "task").add_all([delay] * runs)
-
-    def counter(self, index, value):
-        self.loop._ended_words[index] = value
-
-    def events(self, *data):
-        decoded = Decoded(None)
-        decoded.events = [Event(1.0, number, each) for number, each in enumerate(data, 1)]
-        self.process.feed(decoded, None)
-
-    def kinds(self):
-        found = verdict(self.statistics).findings
-        assert {each.kind for each in found} <= set(KINDS)
-        return [(each.kind, each.detail) for each in found]
-
-    def one(self, kind):
-        found = [each for each in verdict(self.statistics).findings if each.kind == kind]
-        assert len(found) == 1, self.kinds()
-        return found[0]
 
 
 def test_nothing_wrong_is_said_with_what_it_rests_on():

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from tests.helpers.made_statistics import LOAD, WATCH, Made
 from tests.helpers.observed import observe, program
 from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
 from traceloop.reading.findings import waiting as waiting_rules
@@ -14,8 +15,6 @@ from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.statistics.wait_series import Waited
 from traceloop.reading.statistics.waits import AwaitPlace
 from traceloop.record.layout import SITE_LIMIT
-
-from .test_rules import LOAD, WATCH, Made
 
 POOL = """
 class Pool:

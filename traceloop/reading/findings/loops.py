@@ -189,7 +189,7 @@ def poll_late(scope: Scope) -> Iterator[Finding]:
     for loop in scope.loops:
         delays = loop.poll_delays
         late = delays.quantile(0.99)
-        if delays.count < thresholds.POLL_LATE_COUNT or late < thresholds.POLL_LATE_P99:
+        if not is_poll_late(loop):
             continue
         yield Finding(
             "poll-late",
@@ -204,6 +204,12 @@ def poll_late(scope: Scope) -> Iterator[Finding]:
             (f"{counted(delays.count, 'poll')} with a timeout, {seconds(delays.sum)} late in all",),
             "Other threads that hold the GIL, a busy machine and a suspended virtual machine do this: look for those.",
         )
+
+
+def is_poll_late(loop: LoopStatistics) -> bool:
+    """Whether one poll in a hundred returns as late as ``poll_late`` reports."""
+    delays = loop.poll_delays
+    return delays.count >= thresholds.POLL_LATE_COUNT and delays.quantile(0.99) >= thresholds.POLL_LATE_P99
 
 
 def slow_peers(scope: Scope) -> Iterator[Finding]:

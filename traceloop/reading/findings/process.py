@@ -11,7 +11,7 @@ from ..stalls.parts import stalls_of
 from ..statistics.growth import HeapGrowth
 from ..statistics.histograms import Histogram
 from ..units import count, counted, percent, seconds, size
-from . import thresholds
+from . import loops, thresholds
 from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
 from .slow import Slow
@@ -124,9 +124,12 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     collections = scope.process.collections
     pauses = Histogram().merge(collections.pauses.values())
     _, blocked, worst = kept_from_running(scope, GC)
+    # A collection computes all the time: on a busy machine a part of its time was waiting for a processor.
+    computing = 1.0 - _waiting_share(scope)
     active = sum(loop.times(scope.now)[0] for loop in scope.loops)
-    often = pauses.sum >= thresholds.GC_SHARE * active or pauses.maximum >= thresholds.GC_LONGEST
-    if worst is None and (pauses.sum < thresholds.GC_TOTAL or not often):
+    total, longest = computing * pauses.sum, computing * pauses.maximum
+    often = total >= thresholds.GC_SHARE * active or longest >= thresholds.GC_LONGEST
+    if worst is None and (total < thresholds.GC_TOTAL or not often):
         return
     found = sum(collections.collected.values())
     interrupted = max(collections.interrupted.items(), key=lambda item: item[1].seconds, default=None)
@@ -149,10 +152,10 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     yield Finding(
         "gc-pauses",
         "frees-nothing" if nothing else "",
-        scope.severity(pauses.sum + blocked),
+        scope.severity(total + blocked),
         "Garbage collection holds the loop" + (", and frees next to nothing" if nothing else ""),
         f"{seconds(pauses.sum)} in {counted(pauses.count, 'collection')}, {seconds(pauses.maximum)} at most",
-        pauses.sum + blocked,
+        total + blocked,
         scope.process.slot,
         "",
         who,
@@ -170,6 +173,10 @@ def starved(scope: Scope) -> Iterator[Finding]:
     late = _late(scope, "starved")
     polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
     waited = max(lost, active * late, min(polls, late))
+    measured = _processor(scope)[1]
+    woken_late = any(loops.is_poll_late(loop) for loop in scope.loops) and measured >= polls / 2
+    if woken_late:
+        waited = max(waited, min(polls, measured))
     if (
         throttling is not None
         and throttling.seconds >= thresholds.THROTTLED_SECONDS
@@ -191,7 +198,8 @@ def starved(scope: Scope) -> Iterator[Finding]:
             "up more slowly.",
         )
         return
-    much = waited >= thresholds.STARVED_SECONDS and waited >= thresholds.STARVED_SHARE * scope.observed_s
+    share = 0.0 if woken_late else thresholds.STARVED_SHARE * scope.observed_s
+    much = waited >= max(thresholds.STARVED_SECONDS, share)
     if worst is None and not much:
         return
     yield Finding(
@@ -243,6 +251,25 @@ def above(histogram: Histogram, least: float) -> float:
     bounds = histogram.bounds.fine
     counts = histogram.counts
     return sum(bounds[index - 1] * counts[index] for index in range(1, len(counts)) if bounds[index - 1] >= least)
+
+
+def _processor(scope: Scope) -> tuple[float, float]:
+    """How long (s) the loops' threads ran on a processor and waited for one, between the measurements that there are.
+
+    The watchdog measures around stalls and where it comes late itself: on a busy machine that is all the time.
+    """
+    try:
+        stalls = stalls_of(scope.process)
+    except LookupError:
+        return 0.0, 0.0
+    every = [each for index in [*stalls.earlier, stalls.index] for each in index.processor.values()]
+    return sum(each[2] - each[0] for each in every), sum(each[3] - each[1] for each in every)
+
+
+def _waiting_share(scope: Scope) -> float:
+    """Of the time in which the loops' threads had work, the share in which they waited for a processor."""
+    ran, waited = _processor(scope)
+    return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0
 
 
 def _late(scope: Scope, reason: str) -> float:

@@ -26,5 +26,6 @@ class Slow:
 
     @property
     def cost_s(self) -> float:
-        """The loop's time and the others'."""
-        return self.seconds + self.blocked
+        """The loop's time and the others', without what it waited for a processor: that is the machine's doing."""
+        own = max(0.0, 1.0 - self.starved / self.seconds) if self.seconds else 1.0
+        return (self.seconds + self.blocked) * own

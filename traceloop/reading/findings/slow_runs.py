@@ -14,7 +14,7 @@ from ..stalls.parts import stalls_of
 from ..units import counted, seconds
 from . import thresholds
 from .blocking_kinds import KINDS, BlockingKind, kind_of
-from .model import CRITICAL, Finding, Who
+from .model import CRITICAL, NOTE, Finding, Who
 from .scope import Scope, frame_line
 from .slow import Slow
 
@@ -24,8 +24,14 @@ if TYPE_CHECKING:
 # Runs of one callback and culprit that are looked at: the longest, and the latest.
 _EXAMPLES: Final = 12
 _FRAMES: Final = 5
+# Seconds that others waited below which it counts as nobody.
+_NOBODY_WAITED: Final = 0.001
 _OTHERS: Final = 3
 STARVED: Final = "starved"
+# A run that was not measured, shorter than so many thresholds, is the machine's doing where that is busy all the time.
+_SHORT_RUN: Final = 3.0
+# Of a run that waited for a processor for this share of its time, the cause of the rest cannot be told.
+_NEARLY_ALL: Final = 0.9
 # What to do about these is the same whether they compute or wait.
 _CALLS: Final = ("import", "logging", "tls-context")
 
@@ -45,6 +51,9 @@ def _find(scope: Scope) -> list[Slow]:
     else:
         indexes = [*stalls.earlier, stalls.index]
     examples = _examples(indexes)
+    # Of what was not measured only this is known: whether the process had to wait for a processor all the time.
+    late = sum(index.late.get(STARVED, 0.0) for index in indexes)
+    busy = late >= thresholds.STARVED_SECONDS and late >= thresholds.STARVED_SHARE * scope.observed_s
     found: dict[tuple[str, str, str, str], Slow] = {}
     for loop in scope.loops:
         for (callback, culprit), totals in loop.callbacks.slow.items():
@@ -54,19 +63,21 @@ def _find(scope: Scope) -> list[Slow]:
             weight = sum(length for length, _ in known)
             looked_at: list[tuple[float, StallInfo | None]] = [*known] or [(totals.longest_s, None)]
             for length, info in looked_at:
-                reason, kind = _reason(info, length, loop.callbacks.threshold)
+                reason, kind = _reason(info, length, loop.callbacks.threshold, busy)
                 share = length / weight if weight else 1.0
                 each = _entry(found, reason, culprit, callback, kind, loop)
                 each.runs += totals.runs * share
                 each.seconds += totals.seconds * share
                 each.blocked += totals.blocked_s * share
-                if info is not None:
+                measured = info is not None and bool(info.parts.cause)
+                part = 1.0 if reason == STARVED and not measured else 0.0
+                if info is not None and measured:
                     part = min(1.0, max(0.0, info.parts.processor_wait) / max(length, 1e-9))
-                    each.starved += part * totals.seconds * share
+                each.starved += part * totals.seconds * share
                 if length >= each.longest:
                     each.longest, each.example = length, info
             if known:  # the longest of all may have been too long ago to be known
-                reason, kind = _reason(known[0][1], known[0][0], loop.callbacks.threshold)
+                reason, kind = _reason(known[0][1], known[0][0], loop.callbacks.threshold, busy)
                 first = _entry(found, reason, culprit, callback, kind, loop)
                 first.longest = max(first.longest, totals.longest_s)
     for index in indexes:
@@ -107,21 +118,26 @@ def _examples(indexes: list[StallIndex]) -> dict[tuple[str, str], list[tuple[flo
     return out
 
 
-def _reason(info: StallInfo | None, length: float, threshold: float) -> tuple[str, BlockingKind]:
-    """Why a run was slow: cpu, off_cpu, gc, gil, starved, or "" where it was not measured; and what it did."""
-    if info is None:
-        return "", KINDS["unknown"]
+def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool) -> tuple[str, BlockingKind]:
+    """Why a run was slow: cpu, off_cpu, gc, gil, starved, or "" where it was not measured; and what it did.
+
+    busy: the process has to wait for a processor again and again.
+    """
+    if info is None or not info.parts.cause:
+        if busy and length < _SHORT_RUN * threshold:
+            return STARVED, KINDS["unknown"]
+        if info is None:
+            return "", KINDS["unknown"]
     parts = info.parts
+    # With a processor to itself it would not have been slow, and that is most of its time; or that is nearly all of
+    # its time, and what the rest was is a guess.
+    waited = max(0.0, parts.processor_wait)
+    if length - waited < min(threshold, length / 2) or (parts.guess and waited >= _NEARLY_ALL * length):
+        return STARVED, KINDS["unknown"]
     if parts.cause in (GC, GIL):
         return parts.cause, KINDS["unknown"]
     taken = info.stack
-    kind = kind_of(taken.frames if taken is not None else [], parts.cause)
-    # With a processor to itself it would not have been slow, and that is most of its time. (A call that waits for
-    # something else is slow anyway.)
-    alone = length - max(0.0, parts.processor_wait)
-    if alone < min(threshold, length / 2) and (parts.cause == CPU or kind.name in ("waiting", "unknown")):
-        return STARVED, KINDS["unknown"]
-    return parts.cause, kind
+    return parts.cause, kind_of(taken.frames if taken is not None else [], parts.cause)
 
 
 def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow]) -> None:
@@ -138,7 +154,7 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
         limit = loop.callbacks.threshold if loop is not None else 0.0
         if length < limit:
             continue
-        reason, kind = _reason(info, length, limit)
+        reason, kind = _reason(info, length, limit, False)
         each = _entry(found, reason, info.culprit, info.callback, kind, loop)
         each.runs += 1
         each.seconds += length
@@ -173,10 +189,12 @@ def _finding(scope: Scope, rule: str, each: Slow, verb: str) -> Finding:
     harm += f", {seconds(each.longest)} at most" if runs > 1 else ""
     if not each.ended:
         harm = f"{seconds(each.longest)} or more, never seen to end"
-    if each.blocked >= 0.001:
+    if each.blocked >= _NOBODY_WAITED:
         harm += f"; others waited {seconds(each.blocked)} for it"
     severity = scope.severity(each.cost_s)
-    if each.longest >= thresholds.BLOCKED_SECONDS:
+    if each.kind.name == "import" and each.blocked < _NOBODY_WAITED:
+        severity = NOTE  # servers import their protocols when their loop has begun
+    elif each.longest >= thresholds.BLOCKED_SECONDS:
         severity = CRITICAL
     return Finding(
         rule,
@@ -266,11 +284,11 @@ def kept_from_running(scope: Scope, reason: str) -> tuple[float, float, Slow | N
     """Slow runs for this reason (GC, GIL, STARVED): their seconds, what others waited for them, the costliest.
 
     Where there is one, there is a finding, whatever the thresholds: no slow run goes without.
-    STARVED also counts what slow runs of another reason waited for a processor.
+    STARVED also counts what slow runs of another reason waited for a processor, and those do not.
     """
     every = slow_of(scope)
     those = [each for each in every if each.reason == reason]
-    lost = sum(each.seconds for each in those)
+    lost = sum(max(0.0, each.seconds - each.starved) for each in those)
     if reason == STARVED:
         lost = sum(each.starved for each in every)
     return lost, sum(each.blocked for each in those), those[0] if those else None

@@ -39,7 +39,8 @@ class StallIndex:
     """All that is known of the slow runs of one process. For one thread.
 
     matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which the process stood
-    still as a whole. late: seconds by which the watchdog came late, by reason.
+    still as a whole. late: seconds by which the watchdog came late, by reason. processor: by ring, how long its
+    loop's thread had run on a processor and waited for one, when first and when last measured, s.
     """
 
     def __init__(self, label_of: Callable[[int], str], threshold_for: Callable[[str, float], float]) -> None:
@@ -67,6 +68,7 @@ class StallIndex:
         self.matrix: Matrix = {}
         self.congestion: dict[int, Congestion] = {}
         self.late = self._events.late
+        self.processor = self._events.processor
 
     # -- what was recorded
 

@@ -20,6 +20,8 @@ _MAX_LATE: Final = 1024
 _MAX_MODULES: Final = 20_000
 _MAX_REASONS: Final = 16
 _MAX_SAMPLES: Final = 4096
+# A thread that waits for a processor for this share of the time is on a busy machine.
+_BUSY_MACHINE: Final = 0.1
 # Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
 _LATEST: Final = 2.0**33
 
@@ -42,10 +44,11 @@ class Seen:
 class WatchdogEvents:
     """The events of one process, by run. For one thread.
 
-    seen: by ring and start of the run. last: by ring, the key of the stall seen last. lateness: from, until, reason and
-    measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
-    measurements by ring. suspensions: (from, to) in which the process stood still as a whole. modules: by file.
-    fresh: stacks that came in, for those who report stalls while they last; the latest of them.
+    seen: by ring and start of the run. last: by ring, the key of the stall seen last. lateness: from, until, reason
+    and measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
+    measurements by ring. processor: by ring, how long (s) its loop's thread had run on a processor and waited for
+    one, when that was first measured and last. suspensions: (from, to) in which the process stood still as a whole.
+    modules: by file. fresh: stacks that came in, for those who report stalls while they last; the latest of them.
     """
 
     def __init__(self) -> None:
@@ -54,6 +57,7 @@ class WatchdogEvents:
         self.lateness: deque[tuple[float, float, str, list[Any]]] = deque(maxlen=_MAX_LATE)
         self.late: dict[str, float] = {}
         self.samples: deque[tuple[int, Sample]] = deque(maxlen=1024)
+        self.processor: dict[int, tuple[float, float, float, float]] = {}
         self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
         self.modules: dict[str, str] = {}
         self.fresh: deque[StallStack] = deque(maxlen=_MAX_STACKS * 8)
@@ -75,6 +79,7 @@ class WatchdogEvents:
                 for ring, sample in data["loops"]:
                     if is_sample(sample):
                         self.samples.append((int(ring), sample))
+                        self._note_processor(int(ring), sample)
             elif kind == "modules" and len(self.modules) < _MAX_MODULES:
                 self.modules.update({str(file): str(module) for file, module in data["files"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -126,9 +131,45 @@ class WatchdogEvents:
         loops = [(int(ring), before, after) for ring, before, after in data["loops"]]
         if reason == "suspended":
             self.suspensions.append((begin, begin + _moment(data["held"])))
-        if reason in self.late or len(self.late) < _MAX_REASONS:
-            self.late[reason] = self.late.get(reason, 0.0) + max(0.0, until - begin)
+        length = max(0.0, until - begin)
+        parts = {reason: length}
+        if reason == "gil":
+            parts["starved"] = starved = _starved_of(length, _moment(data.get("waited", 0.0)), loops)
+            parts["gil"] -= starved
+        for name, seconds in parts.items():
+            if seconds and (name in self.late or len(self.late) < _MAX_REASONS):
+                self.late[name] = self.late.get(name, 0.0) + seconds
         self.lateness.append((begin, until, reason, loops))
+        for ring, before, after in loops:
+            for sample in (before, after):
+                if is_sample(sample):
+                    self._note_processor(ring, sample)
+
+    def _note_processor(self, ring: int, sample: Sample) -> None:
+        ran, waited = float(sample[1]), float(sample[3])
+        known = self.processor.get(ring)
+        if min(ran, waited) < 0.0 or (known is None and len(self.processor) >= _MAX_RUNS):
+            return
+        first_ran, first_waited, last_ran, last_waited = known or (ran, waited, ran, waited)
+        self.processor[ring] = (
+            min(first_ran, ran), min(first_waited, waited), max(last_ran, ran), max(last_waited, waited)
+        )  # fmt: skip
+
+
+def _starved_of(length: float, waited: float, loops: Iterable[tuple[int, Any, Any]]) -> float:
+    """How long of a wait for the GIL nobody computed who could have held it: its holder waited for a processor itself.
+
+    Only where the watchdog waited for one too, at each of its wakes (``waited``, s, of ``length``): else whoever has
+    the GIL sleeps with it.
+    """
+    if waited < _BUSY_MACHINE * length:
+        return 0.0
+    computed = 0.0
+    for _, before, after in loops:
+        if not (is_sample(before) and is_sample(after)):
+            return 0.0
+        computed = max(computed, float(after[2]) - float(before[2]))  # of the whole process
+    return max(0.0, length - computed)
 
 
 def _finite(value: Any) -> float:

@@ -97,6 +97,7 @@ class Lateness:
         else:
             reason = "gil" if for_gil >= late / 2 or not known else "starved"
         event: dict[str, Any] = {"kind": "late", "reason": reason, "from": due, "to": now, "cpu": cpu, "held": held}
+        event["waited"] = max(0.0, waited) if known else 0.0
         event["loops"] = []
         for watched in loops:
             before = watched.history[-1] if watched.history else None

@@ -1,0 +1,84 @@
+"""On a busy machine the rules blame the machine, and not the code, the GIL or the collector; and nothing else there."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.made_statistics import LOAD, Made
+from traceloop.reading.decoding.decoded import Collection, Decoded
+from traceloop.reading.findings.model import NOTE, WARNING
+from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.statistics.callbacks import SlowTotals
+
+
+def test_gc_pauses_of_a_busy_machine_are_mostly_waiting_for_a_processor():
+    made = Made(active=15.0, idle=85.0)
+    decoded = Decoded(None)
+    decoded.collections = [Collection(50.0 + n, 0.13, 0, 0, 0) for n in range(2)]
+    made.process.feed(decoded, None)
+    assert ("gc-pauses", "frees-nothing") in made.kinds()  # on an idle machine
+    samples = [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 7.0, 0)]]
+    made.events({"kind": "samples", "loops": samples})
+    assert made.kinds() == []
+
+
+@pytest.mark.parametrize(("cause", "cpu", "others"), [("cpu", 0.06, 0.0), ("off_cpu", 0.0, 0.0), ("gil", 0.0, 0.4)])
+def test_a_run_that_mostly_waited_for_a_processor_is_the_machines_doing_whatever_the_rest_was(cause, cpu, others):
+    made = Made()
+    made.slow_run(0.5, cpu, 0.43, others)
+    assert [kind for kind, _ in made.kinds()] == ["processor-starved"]
+    twin = Made()
+    twin.slow_run(0.5, 0.5 if cause == "cpu" else 0.0, 0.0, others)
+    assert [kind for kind, _ in twin.kinds()] == [
+        {"cpu": "cpu-on-loop", "off_cpu": "blocking-call", "gil": "gil-contention"}[cause]
+    ]
+
+
+def test_what_a_run_waited_for_a_processor_does_not_count_against_its_code():
+    made = Made(active=2.0, idle=18.0)
+    made.slow_run(2.0, 0.5, 1.5).blocked_s = 4.0
+    assert made.one("cpu-on-loop").cost_s == pytest.approx(1.5, rel=0.1)
+    assert made.one("processor-starved").harm == "1.50 s of 20.0 s"
+
+
+@pytest.mark.parametrize(("late", "found"), [(20.0, "processor-starved"), (1.0, "blocking-call")])
+def test_a_short_run_that_was_not_measured_is_the_machines_doing_where_that_is_always_busy(late, found):
+    made = Made()
+    made.late("starved", late)
+    slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 1, 0.15, 0.15
+    assert [kind for kind, _ in made.kinds()] == [found]
+
+
+@pytest.mark.parametrize(("blocked", "severity"), [(0.0, NOTE), (3.0, WARNING)])
+def test_an_import_that_nobody_waited_for_is_a_note(blocked, severity):
+    made = Made()
+    slow = made.slow_run(0.3, 0.05, 0.0)
+    slow.blocked_s = blocked
+    ((ring, start),) = stalls_of(made.process).index.slow_runs()
+    frames = [["/srv/shop/app/prices.py", 31, "app.prices", "load"],
+              ["<frozen importlib._bootstrap>", 1360, "importlib._bootstrap", "_find_and_load"]]  # fmt: skip
+    stack = {"kind": "stack", "ring": ring, "run": start, "at": start + 0.1, "ident": LOAD, "culprit": ""}
+    stack |= {"callback": "app.prices.load", "frames": frames, "ready": 0, "suppressed": 0, "before": [], "samples": []}
+    made.events(stack)
+    found = made.one("blocking-call")
+    assert (found.detail, found.severity) == ("import", severity)
+
+
+@pytest.mark.parametrize(
+    ("waited", "computed", "found"), [(3.0, 1.0, "processor-starved"), (3.0, 14.0, "gil-contention"),
+                                      (0.0, 1.0, "gil-contention")]
+)  # fmt: skip
+def test_whoever_has_the_gil_may_wait_for_a_processor(waited, computed, found):
+    made = Made()
+    made.loop.poll_delays.add_all([0.1] * 100)
+    made.late("gil", 15.0, waited, computed)
+    assert [kind for kind, _ in made.kinds()] == [found]
+
+
+def test_polls_that_are_late_for_want_of_a_processor():
+    made = Made()
+    made.loop.poll_delays.add_all([0.1] * 40 + [0.001] * 100)
+    assert [kind for kind, _ in made.kinds()] == ["poll-late"]
+    made.events({"kind": "samples", "loops": [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 4.0, 0)]]})
+    assert [kind for kind, _ in made.kinds()] == ["processor-starved"]
