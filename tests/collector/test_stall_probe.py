@@ -3,6 +3,7 @@ between two Python lines can end the process.
 """
 
 import os
+import signal
 from types import SimpleNamespace
 
 import pytest
@@ -73,6 +74,28 @@ def test_a_call_that_keeps_the_gil_is_one(tmp_path):
     assert observed.probe.asked >= 1
     (info,) = (info for info in observed.slow() if info.culprit == "__main__.handler")
     assert "handler" in [qualname for stack in info.stacks for _, _, _, qualname in stack.frames]
+
+
+def test_a_call_that_is_over_before_the_signal_goes_is_none(tmp_path, monkeypatch):
+    """The collector itself may have waited for a processor between its look and the signal."""
+    own = f'{{"signal": {signal.SIGUSR2}, "fd": %d, "pid": {os.getpid()}, "start_ticks": {process_start_ticks()}}}'
+    monkeypatch.setattr(StallProbe, "_index", lambda *_: SimpleNamespace())
+    monkeypatch.setattr("signal.pidfd_send_signal", lambda *_: sent.append(1))
+    sent: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda *_: None)
+    try:
+        with (tmp_path / "dump").open("w") as dump:
+            (tmp_path / "dump.json").write_text(own % dump.fileno())
+            folder = SimpleNamespace(path=str(tmp_path), pid=os.getpid(), start_ticks=process_start_ticks())
+            for lasts in (False, True):
+                sent.clear()
+                process = SimpleNamespace(times=[], asked_at=0.0)
+                follower = SimpleNamespace(folder=folder)
+                probe = StallProbe(RunFollower(tmp_path))
+                probe._ask(follower, process, 1.0, lambda lasts=lasts: lasts)
+                assert (probe.asked, len(sent), probe.refused) == (int(lasts), int(lasts), {})
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 @pytest.mark.parametrize(

@@ -143,12 +143,13 @@ class StallProbe:
         return max(0.005, self._next - now)
 
     def _look_at(self, follower: FolderFollower, process: _Process, now: float) -> None:
-        late_at, watchdog = 0.0, 0
+        late_at, watchdog, words = 0.0, 0, None
         standing: list[tuple[int, Any, float, float]] = []
         for ring in follower.rings.values():
             if not ring.is_loop:
-                late_at = _late_at(ring.reader)
-                watchdog = int(ring.reader.word(layout.W_THREAD))
+                words = ring.reader
+                late_at = _late_at(words)
+                watchdog = int(words.word(layout.W_THREAD))
                 continue
             since, threshold = ring.reader.word(layout.W_RUNNING), ring.reader.word(layout.W_THRESHOLD)
             if since > 0.0 and 0.0 < threshold < now - since:
@@ -178,7 +179,7 @@ class StallProbe:
                 seen.kept = None
                 seen.asked += 1
                 seen.next = now + max(threshold, STALE_SECONDS) * 2**seen.asked
-                self._ask(follower, process, now)
+                self._ask(follower, process, now, lambda: _late_at(words) == late_at)
 
     def _measure(self, follower: FolderFollower, ring: int, thread: int, now: float) -> tuple[str, float]:
         """Enters what the kernel says of the loop's thread; returns its state as in proc(5), "" if not known, and its
@@ -199,7 +200,14 @@ class StallProbe:
         process.times = [moment for moment in process.times if now - moment < 60]
         return len(process.times) < MAX_DUMPS_A_MINUTE and not process.asked_at
 
-    def _ask(self, follower: FolderFollower, process: _Process, now: float) -> None:
+    def _ask(
+        self,
+        follower: FolderFollower,
+        process: _Process,
+        now: float,
+        still: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """``still``: whether the call lasts; asked last of all, since this process may have waited for a processor."""
         path = os.path.join(follower.folder.path, files.DUMP)
         try:
             advert = json.loads(files.read_file(os.path.join(follower.folder.path, files.DUMP_ADVERT), 4096))
@@ -222,7 +230,7 @@ class StallProbe:
                 self._refuse("no handler")
             elif not os.path.samefile(f"/proc/{pid}/fd/{fd}", path):
                 self._refuse("its descriptor is another file's")
-            else:
+            elif still():
                 signal.pidfd_send_signal(handle, number)
                 process.times.append(now)
                 process.asked_at = now

@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
+from tests.helpers.cores import CORES, NATIVE
+from tests.helpers.paths import ROOT
 from traceloop.recording.own_file import OwnFile
-from traceloop.recording.watchdog.fault_dump import chosen_signal
+from traceloop.recording.watchdog.fault_dump import NEEDS_GUARD, chosen_signal
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGRTMIN"), reason="real-time signals are Linux's")
 
@@ -55,7 +57,7 @@ def test_by_itself_it_takes_a_free_one_of_the_middle() -> None:
 def test_handlers_of_c_code_and_blocked_signals_are_seen() -> None:
     text = """
 import ctypes, signal
-from traceloop.recording.watchdog.fault_dump import chosen_signal
+from traceloop.recording.watchdog.fault_dump import NEEDS_GUARD, chosen_signal
 first = chosen_signal("")
 libc = ctypes.CDLL(None)
 libc.signal(first, 1)  # SIG_IGN, unknown to Python
@@ -64,6 +66,45 @@ signal.pthread_sigmask(signal.SIG_BLOCK, {first - 1})
 assert chosen_signal("") == first - 2
 """
     subprocess.run([sys.executable, "-c", text], check=True, timeout=60)
+
+
+ENDS_LONG = """
+import asyncio, functools, json, os, signal, sys
+from pathlib import Path
+from traceloop import EventLoop
+
+folder = Path(os.environ["OTEL_PYTHON_TRACELOOP_RUN_DIR"])
+
+async def holds(freed):
+    kept = freed()
+
+async def main():
+    while not (adverts := list(folder.glob("p-*/dump.json"))):
+        await asyncio.sleep(0.01)
+    number = json.loads(adverts[0].read_text())["signal"]
+    class Freed:  # C code runs while it is freed, and meanwhile the collector asks for stacks
+        __del__ = staticmethod(functools.partial(signal.raise_signal, number))
+    for _ in range(3):
+        await asyncio.create_task(holds(Freed))
+    def takes():
+        signal.raise_signal(number)
+    takes()
+    (dump,) = folder.glob("p-*/dump")
+    print(" in takes" in dump.read_text())
+
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.skipif(NEEDS_GUARD and NATIVE is None, reason="no dumps on CPython 3.13.0 without the C core")
+@pytest.mark.parametrize("core", CORES)
+def test_a_dump_while_a_coroutine_frees_what_it_held_ends_no_process(tmp_path, core: str) -> None:
+    """CPython 3.13.0's faulthandler crashes there."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OTEL_PYTHON_TRACELOOP_RUN_DIR": str(tmp_path)}
+    environ["OTEL_PYTHON_TRACELOOP_CORE"] = core
+    done = subprocess.run([sys.executable, "-c", ENDS_LONG], env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 # -- a file of ours among the program's descriptors

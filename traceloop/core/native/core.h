@@ -230,6 +230,9 @@ int run_show_own_work(Run *run, int which, double start);
 PyObject *take_exception(void);     /* a new reference; NULL where none is set */
 void raise_again(PyObject *error); /* steals it; drops what has come up since */
 
+/* fault_guard.c */
+PyObject *core_guard_dump(PyObject *module, PyObject *argument); /* the number of a signal that faulthandler handles */
+
 /* iteration.c */
 PyObject *scheduling_run(PyObject *self, PyObject *args);
 

@@ -278,6 +278,7 @@ core_free(void *module)
 
 static PyMethodDef core_methods[] = {
     {"set_clock", set_clock, METH_O, "The globals of the module whose ``monotonic`` is the loop's clock."},
+    {"guard_dump", core_guard_dump, METH_O, "Guards faulthandler's handler of a signal where faulthandler needs it."},
     {NULL},
 };
 

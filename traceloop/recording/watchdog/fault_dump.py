@@ -27,11 +27,15 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
+from ...core.choose import load_native
 from ...record import files
 from ...record.proc import process_start_ticks, signal_masks
 from ..own_file import OwnFile
 
 SIGNAL_VARIABLE = "OTEL_PYTHON_TRACELOOP_DUMP_SIGNAL"
+#: Whether faulthandler itself may end the process where a function frees its variables (core/native/fault_guard.c).
+NEEDS_GUARD = sys.version_info[:3] == (3, 13, 0)
+
 
 def _nothing() -> None:
     return None
@@ -107,13 +111,16 @@ class FaultDump:
         dump = self._dump()
         if not self._signal or dump is None or dump.size() is None:
             number = chosen_signal(os.environ.get(SIGNAL_VARIABLE, ""))
-            if not number:
+            guard = load_native()[0] if NEEDS_GUARD else None
+            if not number or (NEEDS_GUARD and guard is None):
                 self._may_advertise = False
                 return
             dump = OwnFile(os.path.join(directory, files.DUMP))
             faulthandler.register(number, file=dump, all_threads=True, chain=False)
             self._dump = weakref.ref(dump)
             self._signal = number
+            if guard is not None:
+                guard.guard_dump(number)
         advert = {
             "signal": self._signal,
             "fd": dump.fileno(),
