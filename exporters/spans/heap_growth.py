@@ -8,9 +8,10 @@ from traceloop.reading.decoding.decoded import Event
 from traceloop.reading.statistics.growth import growth_of
 
 from .ids import SpanIds
-from .model import Extra, Kind, Span
+from .model import Extra, Kind, Span, finding_event
 
 _GROWTH: Final = Kind("asyncio.heap_growth", {})
+_HEAPS: Final = ("timer", "memory")
 
 
 def growth_span(event: Event, clock_offset_ns: int) -> Span | None:
@@ -44,4 +45,6 @@ def growth_span(event: Event, clock_offset_ns: int) -> Span | None:
     if growth.loop:
         attributes["thread.name"] = growth.loop
     ids = SpanIds()  # rare enough for random ones
-    return _GROWTH, ids.trace(1), ids.other(1), b"", start, end, -1.0, b"", b"", Extra(attributes)
+    found = finding_event(end, f"{growth.heap}-leak", "", growth.text, "") if growth.heap in _HEAPS else None
+    extra = Extra(attributes, events=(found,) if found is not None else ())
+    return _GROWTH, ids.trace(1), ids.other(1), b"", start, end, -1.0, b"", b"", extra

@@ -57,6 +57,16 @@ class SpanEvent(NamedTuple):
     attributes: Attributes
 
 
+def finding_event(time_ns: int, kind: str, detail: str, title: str, remedy: str) -> SpanEvent:
+    """The ``asyncio.finding`` event of a span: what the report would say of it. Empty strings are left out."""
+    attributes: dict[str, Any] = {"asyncio.finding.kind": kind, "asyncio.finding.title": title}
+    if detail:
+        attributes["asyncio.finding.detail"] = detail
+    if remedy:
+        attributes["asyncio.finding.remedy"] = remedy
+    return SpanEvent("asyncio.finding", time_ns, attributes)
+
+
 class Extra:
     """What few spans have."""
 

@@ -14,13 +14,14 @@ from typing import Final, NamedTuple
 
 from traceloop.reading.decoding.decoded import SpanContext
 from traceloop.reading.decoding.runs import Run
+from traceloop.reading.findings.slow_runs import finding_of
 from traceloop.reading.follower import Chunk
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.who_waited import SlowRun
 from traceloop.reading.statistics.context import Context
 
-from .model import Attributes, Link, Span, SpanEvent
+from .model import Attributes, Link, Span, SpanEvent, finding_event
 
 #: How long a slow span waits at most for what else is to be learnt about it, s.
 _WAIT_SECONDS: Final = 0.3
@@ -88,13 +89,19 @@ class RingExplanations:
 
     def explain(self, run: Run) -> Explanation:
         """What is known of a slow run by now."""
-        _, start, end, *_ = run
-        attributes, stacks, complete = self._index_of().span_details(self._ring, start, end)
+        _, start, end, ident, *_ = run
+        index = self._index_of()
+        attributes, stacks, complete = index.span_details(self._ring, start, end)
         for name, value in attributes.items():
             if type(value) is int:  # seconds, as JSON had them: one type for one attribute
                 attributes[name] = float(value)
         offset = self._clock_offset_ns
         events = tuple(SpanEvent("asyncio.stack", int(at * 1e9) + offset, each) for at, each in stacks)
+        info = index.lookup(self._ring, start, end)
+        if info is not None:
+            limit = index.limit(self._ring, start, end, self._sites.label_of(ident), self._threshold)
+            found = finding_of(info, end - start, limit)
+            events += (finding_event(int(end * 1e9) + offset, found.kind, found.detail, found.title, found.remedy),)
         return Explanation(attributes, events, complete, self._stall_of(self._ring, start, end))
 
 

@@ -152,6 +152,18 @@ def test_it_tells_the_cause_with_its_parts_and_the_stacks(seen):
         assert re.search(r'File "<string>", line \d+', attributes_of(event)["code.stacktrace"])
 
 
+def test_it_names_the_finding_that_it_belongs_to(seen):
+    _, slow, *_ = seen
+    span = slow["__main__.request"]
+    (event,) = [each for each in span.events if each.name == "asyncio.finding"]
+    found = attributes_of(event)
+    assert (found["asyncio.finding.kind"], found["asyncio.finding.detail"]) == ("blocking-call", "waiting")
+    # The source of a program given by -c cannot be read: what it called is not known.
+    assert re.fullmatch(r"<string>:\d+ in query blocks the loop: it waits, .*", found["asyncio.finding.title"])
+    assert "asyncio.to_thread" in found["asyncio.finding.remedy"]
+    assert event.time_unix_nano == span.end_time_unix_nano
+
+
 def test_the_exemplar_of_its_bucket_points_to_a_span_that_was_sent(seen):
     _, _, spans, exemplars, _ = seen
     sent = {(span.span_id.hex(), span.trace_id.hex()): span for span in spans}

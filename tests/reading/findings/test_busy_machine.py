@@ -7,6 +7,7 @@ import pytest
 from tests.helpers.made_statistics import LOAD, Made
 from traceloop.reading.decoding.decoded import Collection, Decoded
 from traceloop.reading.findings.model import NOTE, WARNING
+from traceloop.reading.findings.slow_runs import finding_of
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import SlowTotals
 
@@ -32,6 +33,21 @@ def test_a_run_that_mostly_waited_for_a_processor_is_the_machines_doing_whatever
     assert [kind for kind, _ in twin.kinds()] == [
         {"cpu": "cpu-on-loop", "off_cpu": "blocking-call", "gil": "gil-contention"}[cause]
     ]
+
+
+@pytest.mark.parametrize(
+    ("cpu", "waited", "others"), [(0.5, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.4), (0.06, 0.43, 0.0)]
+)
+def test_a_runs_own_span_names_the_finding_that_the_report_has(cpu, waited, others):
+    made = Made()
+    made.slow_run(0.5, cpu, waited, others)
+    index = stalls_of(made.process).index
+    ((ring, start),) = index.slow_runs()
+    found = finding_of(index.lookup(ring, start), 0.5, 0.1)
+    assert [found.kind] == [kind for kind, _ in made.kinds()]
+    if found.remedy:
+        judged = made.one(found.kind)
+        assert (found.detail, found.remedy) == (judged.detail, judged.remedy)
 
 
 def test_what_a_run_waited_for_a_processor_does_not_count_against_its_code():

@@ -29,13 +29,7 @@ class Who(NamedTuple):
     @property
     def place(self) -> str:
         """``app/prices.py:31 in load_prices``, or the function's full name where its file is not known."""
-        if not self.file:
-            return self.function
-        name = self.function.rpartition(".<locals>.")[2]
-        parts = name.split(".")
-        # Of module.Class.method the file names the module.
-        short = ".".join(parts[-2:] if len(parts) > 2 and parts[-2][:1].isupper() else parts[-1:])
-        return f"{short_path(self.file)}:{self.line} in {short}"
+        return place_of(self.function, self.file, self.line)
 
 
 class Finding(NamedTuple):
@@ -89,6 +83,17 @@ class Verdict(NamedTuple):
         text = f"{worst.title} ({worst.harm})"
         more = len(troubles) - 1
         return text + (f"; and {more} more finding{'s' if more > 1 else ''}" if more else "")
+
+
+def place_of(function: str, file: str, line: int) -> str:
+    """As ``Who.place``."""
+    if not file:
+        return function
+    name = function.rpartition(".<locals>.")[2]
+    parts = name.split(".")
+    # Of module.Class.method the file names the module.
+    short = ".".join(parts[-2:] if len(parts) > 2 and parts[-2][:1].isupper() else parts[-1:])
+    return f"{short_path(file)}:{line} in {short}"
 
 
 def short_path(file: str) -> str:

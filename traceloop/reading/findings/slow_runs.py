@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...record.frames import culprit_frame, is_application
 from ...record.sites import UNKNOWN_LABEL, is_own_work
@@ -14,7 +14,7 @@ from ..stalls.parts import stalls_of
 from ..units import counted, seconds
 from . import thresholds
 from .blocking_kinds import KINDS, BlockingKind, kind_of
-from .model import CRITICAL, NOTE, Finding, Who
+from .model import CRITICAL, NOTE, Finding, Who, place_of
 from .scope import Scope, frame_line
 from .slow import Slow
 
@@ -34,6 +34,8 @@ _SHORT_RUN: Final = 3.0
 _NEARLY_ALL: Final = 0.9
 # What to do about these is the same whether they compute or wait.
 _CALLS: Final = ("import", "logging", "tls-context")
+_VERBS: Final = {"blocking-call": "blocks the loop", "cpu-on-loop": "holds the loop"}
+_KEPT_FROM_RUNNING: Final = {GC: "gc-pauses", GIL: "gil-contention", STARVED: "processor-starved"}
 
 
 def slow_of(scope: Scope) -> list[Slow]:
@@ -169,20 +171,46 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
 def blocking_calls(scope: Scope) -> Iterator[Finding]:
     """A callback waits in a call that blocks the loop: sleep, file, network, lock, ..."""
     for each in slow_of(scope):
-        if each.reason in (OFF_CPU, "") or (
-            each.reason == CPU and each.kind.name in ("import", "logging", "tls-context")
-        ):
-            yield _finding(scope, "blocking-call", each, "blocks the loop")
+        if _rule_of(each.reason, each.kind) == "blocking-call":
+            yield _finding(scope, "blocking-call", each)
 
 
 def computing(scope: Scope) -> Iterator[Finding]:
     """A callback computes on the loop for longer than the threshold."""
     for each in slow_of(scope):
-        if each.reason == CPU and each.kind.name not in _CALLS:
-            yield _finding(scope, "cpu-on-loop", each, "holds the loop")
+        if _rule_of(each.reason, each.kind) == "cpu-on-loop":
+            yield _finding(scope, "cpu-on-loop", each)
 
 
-def _finding(scope: Scope, rule: str, each: Slow, verb: str) -> Finding:
+def _rule_of(reason: str, kind: BlockingKind) -> str:
+    """The finding that slow runs of this reason and kind belong to."""
+    if reason == CPU and kind.name not in _CALLS:
+        return "cpu-on-loop"
+    return _KEPT_FROM_RUNNING.get(reason, "blocking-call")
+
+
+class FindingOfRun(NamedTuple):
+    """What is wrong with one slow run: kind, detail, title and remedy as of the ``Finding`` that it belongs to."""
+
+    kind: str
+    detail: str
+    title: str
+    remedy: str
+
+
+def finding_of(info: StallInfo, length: float, threshold: float) -> FindingOfRun:
+    """The finding that one slow run of ``length`` s belongs to, by the measures of all of them."""
+    reason, kind = _reason(info, length, threshold, False)
+    rule = _rule_of(reason, kind)
+    if reason in _KEPT_FROM_RUNNING:
+        return FindingOfRun(rule, "", f"{info.callback} was kept from running: {_SHORT_CAUSES[reason]}", "")
+    frame = culprit_frame(info.stack.frames, info.stack.awaiting) if info.stack is not None else None
+    culprit = info.culprit if info.culprit != UNKNOWN_LABEL else info.callback
+    place = place_of(culprit, *frame[:2]) if frame is not None else culprit
+    return FindingOfRun(rule, kind.name, f"{place} {_VERBS[rule]}: {kind.does}", kind.remedy)
+
+
+def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     who, stack = _who(scope, each)
     runs = max(1, round(each.runs))
     harm = f"{seconds(each.seconds)} in {counted(runs, 'run')}" if runs > 1 else f"{seconds(each.longest)} once"
@@ -200,7 +228,7 @@ def _finding(scope: Scope, rule: str, each: Slow, verb: str) -> Finding:
         rule,
         each.kind.name,
         severity,
-        f"{who.place} {verb}: {each.kind.does}",
+        f"{who.place} {_VERBS[rule]}: {each.kind.does}",
         harm,
         each.cost_s,
         scope.process.slot,
