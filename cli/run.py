@@ -68,7 +68,10 @@ def main(words: Sequence[str]) -> int:
         if not program_words:
             raise options.UsageError("what is to be run? For example: traceloop run app.py; see traceloop run --help")
         program = programs.resolve(program_words, os.environ, _own_options())
-        if _sdk_disabled(os.environ) or program.missing:
+        disabled = _sdk_disabled(os.environ)
+        if disabled and (settings.report or settings.html or settings.record):
+            say("OTEL_SDK_DISABLED is true: the program runs untraced, without a report or a record")
+        if disabled or program.missing:
             return execute(program, os.environ)
         check_hook(program)
         return _run(settings, program)

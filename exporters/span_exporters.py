@@ -79,7 +79,13 @@ def notice_of_default(
 def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[[str], None]) -> list[SpanSink]:
     """The exporters that were asked for. One that cannot be made is reported by ``notice`` and left out."""
     sinks: list[SpanSink] = []
-    for name in wanted_exporters(settings, environ):
+    wanted = wanted_exporters(settings, environ)
+    given = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
+    if settings.otlp_endpoint and not wanted and "none" in given:
+        notice(f"no spans to {shown_endpoint(settings.otlp_endpoint)}: OTEL_TRACES_EXPORTER is {given}")
+    elif not wanted and "none" in given and given != "none":
+        notice(f"no spans are sent: OTEL_TRACES_EXPORTER is {given}, and none excludes the others")
+    for name in wanted:
         try:
             protocol = (
                 environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "").strip()
@@ -93,7 +99,6 @@ def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[
 
             sinks.append(SdkSink(name, protocol, settings, environ, notice))
         except Exception as error:
-            packages = "opentelemetry-exporter-otlp-proto-http requests"
-            hint = f" (pip install {packages})" if isinstance(error, ImportError) else ""
+            hint = " (pip install 'traceloop-eventloop[otlp]')" if isinstance(error, ImportError) else ""
             notice(f"no spans to {name}: {error}{hint}")
     return sinks

@@ -29,7 +29,7 @@ ALLOWED: dict[str, set[str]] = {
     "loop": {"core", "recording", "record"},
     # The reading wing.
     "reading": {"record", "settings"},
-    "exporters": {"reading", "record", "settings"},
+    "exporters": {"reading", "record", "settings", "parsing"},
     "collector": {"exporters", "reading", "record", "settings", "notices"},
     # It reads the process that it runs in.
     "collector.collector_thread": {"collector", "recording", "exporters", "reading", "record", "settings", "notices"},

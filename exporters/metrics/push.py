@@ -48,6 +48,9 @@ def make_exporters(
     """Each with whether it wants differences. One that cannot be made is reported by ``notice`` and left out."""
     delta = _choice(environ, "TEMPORALITY_PREFERENCE", ("cumulative", "delta", "lowmemory"), notice) != "cumulative"
     histograms = ("explicit_bucket_histogram", "base2_exponential_bucket_histogram")
+    given = environ.get("OTEL_METRICS_EXPORTER", "").strip().lower()
+    if "none" in given and given != "none":
+        notice(f"no metrics are sent: OTEL_METRICS_EXPORTER is {given}, and none excludes the others")
     exponential = _choice(environ, "DEFAULT_HISTOGRAM_AGGREGATION", histograms, notice) == histograms[1]
     made: list[tuple[MetricsExporter, bool]] = []
     for name in wanted_exporters(environ):

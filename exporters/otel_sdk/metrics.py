@@ -48,7 +48,10 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
         if not hasattr(made, "export"):
             raise LookupError(f"{name!r} is a reader that asks for metrics, not an exporter that is given some")
         return made
-    hint = " (pip install 'traceloop-eventloop[otlp-grpc]')" if name == "otlp_proto_grpc" else ""
+    group = entry_points(group="opentelemetry_metrics_exporter")
+    hint = f"; there are {', '.join(sorted(group.names))}" if group else ""
+    if name == "otlp_proto_grpc":
+        hint = " (pip install 'traceloop-eventloop[otlp-grpc]')"
     raise LookupError(f"no installed package offers the metrics exporter {name!r}{hint}")
 
 

@@ -41,7 +41,10 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
             # Not among the program's own output. A copy of the descriptor: ours may be let go of before its end.
             return make(out=os.fdopen(os.dup(2), "w", encoding="utf-8", errors="backslashreplace"))
         return make(endpoint=endpoint) if endpoint is not None and name.startswith("otlp") else make()
-    hint = " (pip install opentelemetry-exporter-otlp-proto-grpc)" if name == "otlp_proto_grpc" else ""
+    group = entry_points(group="opentelemetry_traces_exporter")
+    hint = f"; there are {', '.join(sorted(group.names))}" if group else ""
+    if name == "otlp_proto_grpc":
+        hint = " (pip install 'traceloop-eventloop[otlp-grpc]')"
     raise LookupError(f"no installed package offers the traces exporter {name!r}{hint}")
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Final, NamedTuple
 
+from traceloop.parsing import SettingsError, parse_endpoint
+
 from ..spans.resource import parse_pairs
 
 MAX_REQUEST_SPANS: Final = 4096
@@ -39,7 +41,8 @@ class OtlpSettings(NamedTuple):
         """What OpenTelemetry's variables say; ``endpoint``, as given to us, overrules theirs. ``signal``: ``traces`` or
         ``metrics``, whose own variables overrule the general ones.
 
-        A value that cannot be used is reported by ``notice`` and left at its default.
+        A value that cannot be used is reported by ``notice`` and left at its default. Raises ``SettingsError`` for an
+        endpoint that is none.
         """
 
         def variable(name: str) -> str:
@@ -92,10 +95,19 @@ class OtlpSettings(NamedTuple):
 
 def _endpoint(environ: Mapping[str, str], endpoint: str | None, signal: str) -> str:
     if endpoint is None:
-        own = environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "").strip()
-        if own:
-            return own  # used as it stands, says the specification
-        endpoint = environ.get("OTEL_EXPORTER_OTLP_ENDPOINT", "").strip() or "http://localhost:4318"
+        for name in (f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"):
+            value = environ.get(name, "").strip()
+            if not value:
+                continue
+            try:
+                endpoint = parse_endpoint(value)
+            except SettingsError as error:
+                raise SettingsError(f"{name}: {error}") from None
+            if name != "OTEL_EXPORTER_OTLP_ENDPOINT":
+                return endpoint  # used as it stands, says the specification
+            break
+        else:
+            endpoint = "http://localhost:4318"
     if endpoint.rstrip("/").endswith(f"/v1/{signal}"):
         return endpoint
     # Given to us for spans, with their path: the other signals are beside them.

@@ -98,6 +98,7 @@ def test_an_option_sets_its_field(words: list[str], field: str, value: object) -
         (["--spans", "1.5"], "ratio from 0 to 1"),
         (["--otlp-endpoint", "localhost:4318"], "http://"),
         (["--otlp-endpoint", "http://"], "http://"),
+        (["--otlp-endpoint", "http://localhost:99999"], "0 to 65535"),
         (["--collector", "both"], "process, thread or none"),
         (["--ring-size", "1K"], "64K to 4G"),
         (["--ring-size", "5G"], "64K to 4G"),

@@ -44,6 +44,34 @@ def test_who_asked_for_them_or_gets_few_hears_nothing(environ, choices):
     assert notices(environ, **choices) == []
 
 
+@pytest.mark.parametrize(
+    ("environ", "choices", "expected"),
+    [
+        (
+            {"OTEL_TRACES_EXPORTER": "none"},
+            {"otlp_endpoint": "http://127.0.0.1:1"},
+            "no spans to http://127.0.0.1:1: OTEL_TRACES_EXPORTER is none",
+        ),
+        (
+            {"OTEL_TRACES_EXPORTER": "console,none"},
+            {},
+            "no spans are sent: OTEL_TRACES_EXPORTER is console,none, and none excludes the others",
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+            {},
+            "no spans to otlp: OTEL_EXPORTER_OTLP_ENDPOINT: expected an http:// or https:// address, "
+            "got 'collector:4318'",
+        ),
+    ],
+)
+def test_choices_that_exclude_each_other_and_endpoints_that_are_none_get_one_line(environ, choices, expected):
+    said = []
+    pipeline = SpanPipeline(Settings(**choices), environ, said.append)
+    pipeline.shutdown(0.1)
+    assert said == [expected] and not pipeline.active
+
+
 def test_the_choice_reaches_the_collector():
     settings = Settings.from_environ({"OTEL_PYTHON_TRACELOOP_SPANS": "all"})
     assert settings.spans_chosen and Settings.from_environ(settings.to_environ()).spans_chosen

@@ -120,6 +120,14 @@ def test_the_sdk_disabled_runs_the_program_untraced(traced: Traced, tmp_path: Pa
     assert (result.status, result.stdout, result.stderr) == (0, "asyncio\n[]\n", "")
 
 
+def test_a_report_of_a_program_that_runs_untraced_is_missed_in_one_line(traced: Traced, tmp_path: Path) -> None:
+    result = run(traced, tmp_path, RUN, "--report", environ={"OTEL_SDK_DISABLED": "true"})
+    assert (result.status, result.stdout) == (0, "asyncio\n")
+    assert result.stderr == (
+        "traceloop: OTEL_SDK_DISABLED is true: the program runs untraced, without a report or a record\n"
+    )
+
+
 def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Traced, tmp_path: Path) -> None:
     command = traced.folder / "bin" / "service-of-this-environment"
     command.write_text(f"#!{traced.python}\n{RUN}")
@@ -361,7 +369,7 @@ def test_a_collector_that_fails_says_so_and_keeps_its_traceback(traced: Traced, 
     failed = [line for line in notices(result) if "the collector failed: RuntimeError('injected')" in line]
     assert len(failed) == 1, result.stderr
     path = re.search(r"its traceback is in (\S+),", failed[0])
-    assert path and "Traceback" in Path(path[1]).read_text() and "in turn" in Path(path[1]).read_text()
+    assert path and "Traceback" in Path(path[1]).read_text() and "in poll" in Path(path[1]).read_text()
     shutil.rmtree(Path(path[1]).parent)
 
 

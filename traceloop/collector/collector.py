@@ -367,9 +367,9 @@ class Collector:
             self.notices += self.snapshots.lines()
         # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
         if not self.pipeline.flush(FLUSH_SECONDS):
-            self.notices.append("spans wait that their receiver has not taken: they are not among those sent")
-        if self.push is not None:
-            self.push.flush(FLUSH_SECONDS)
+            self.notices.append("some spans have not arrived at their receiver yet: they are not among those sent")
+        if self.push is not None and not self.push.flush(FLUSH_SECONDS) and not self.push.failing:
+            self.notices.append("the last metrics have not arrived at their receiver yet")
         with self.statistics.lock:
             summary, report = self._texts()
             if self.settings.html is not None:

@@ -197,10 +197,35 @@ def test_bad_choices_are_told_in_one_line_each():
     assert make_push(Settings(), None, None, notices.append, environ) is None
     assert len(notices) == 3 and all("\n" not in line for line in notices)
     assert "expected cumulative, delta or lowmemory, got 'sideways'" in notices[0]
-    assert "nobodys" in notices[2]
+    assert "nobodys" in notices[2] and "there are console" in notices[2]
 
 
-def until(condition, timeout=30.0):
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (
+            {"OTEL_METRICS_EXPORTER": "none,otlp"},
+            "no metrics are sent: OTEL_METRICS_EXPORTER is none,otlp, and none excludes the others",
+        ),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_ENDPOINT": "collector:4318"},
+            "no metrics to otlp: OTEL_EXPORTER_OTLP_ENDPOINT: expected an http:// or https:// address, "
+            "got 'collector:4318'",
+        ),
+        (
+            {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://collector:99999/x"},
+            "no metrics to otlp: OTEL_EXPORTER_OTLP_METRICS_ENDPOINT: expected a port from 0 to 65535 "
+            "in 'http://collector:99999/x'",
+        ),
+    ],
+)
+def test_what_cannot_be_sent_to_is_refused_in_one_line(environ, expected):
+    notices = []
+    assert make_push(Settings(), None, None, notices.append, environ) is None
+    assert notices == [expected]
+
+
+def until(condition, timeout=120.0):
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
