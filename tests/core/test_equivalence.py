@@ -223,9 +223,9 @@ def told(written: list[Any], recorder: Any, base: float, start: int) -> list[Any
                 out.append((kind, a, b))
             elif kind == layout.R_SPIN or kind <= layout.R_FOUND:
                 out.append((kind,))
-            elif kind != layout.R_WORD:
+            elif kind not in (layout.R_WORD, layout.R_EVENT):  # the loop's own work is told where the machine is slow
                 out.append((kind, b if kind != layout.R_MEMORY else 0))
-        texts += [re.sub(r"Task-\d+", "Task", each) for each in text]
+        texts += [re.sub(r"Task-\d+", "Task", each) for each in text if not each.startswith("{")]
     # Apart, since where a batch ends depends on time.
     return out + texts
 

@@ -31,11 +31,19 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
         "_python_call_at": base.call_at,
         "_python_call_later": base.call_later,
         "_python_call_soon": base.call_soon,
+        "_python_call_soon_threadsafe": base.call_soon_threadsafe,
         "_python_create_task": base.create_task,
     }
     made: Any = type(base.__name__, (native.Scheduling, base), members)
     # What the C code stands for: where a class has anything else it hands on.
-    made._originals = (made.call_at, made.time, made._run_once, made._process_events, made._timer_handle_cancelled)
+    made._originals = (
+        made.call_at,
+        made.time,
+        made._run_once,
+        made._process_events,
+        made._timer_handle_cancelled,
+        made._write_to_self,
+    )
     result: type = made
     return result
 

@@ -87,6 +87,7 @@ class Identifier:
         kind = type(owner)
         # Types that live as long as the interpreter; a user's own must not be kept alive from here. Not modules: those
         # of one name in two of them are two functions.
-        if kind is not ModuleType and (not kind.__flags__ & _HEAP_TYPE or kind.__module__ in sys.stdlib_module_names):
+        lasting = not kind.__flags__ & _HEAP_TYPE or kind.__module__ in sys.stdlib_module_names
+        if kind is not ModuleType and (lasting or kind.__module__.startswith("traceloop.")):
             self.builtin_sites.setdefault(kind, {})[name] = number
         return number

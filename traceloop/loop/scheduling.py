@@ -161,7 +161,7 @@ class SchedulingMixin(LoopPart):
             # Its place in the queue would credit it to whatever runs just now. Noted before it can be run.
             self._recorder.stamps[id(handle)] = [(monotonic(), 0)]
         self._ready.append(handle)
-        self._write_to_self()
+        self._wake()
         return handle
 
     def call_later(

@@ -56,6 +56,10 @@ class WakeupMixin(LoopPart):
             if signum:
                 self._handle_signal(signum)
 
+    def _wake(self) -> None:
+        """Lets the loop look at its queue; the C core writes only where the loop polls (core/native/wakeup.c)."""
+        self._write_to_self()
+
     def _write_to_self(self) -> None:
         # The loop may be closing at this moment in its own thread: the socket may be gone, or closed under us.
         csock = self._csock

@@ -12,6 +12,7 @@ import threading
 import weakref
 from typing import Any
 
+from ..core.choose import core
 from .process import Process
 
 # A loop that runs flushes at least this often, s: later than that something blocks it, or it waits in its poll.
@@ -21,15 +22,30 @@ LIMIT = 3 * 8192
 _PATIENCE_SECONDS = 0.5
 
 
+def _new_pending() -> Any:
+    native = core().native
+    return [] if native is None else native.Record()
+
+
+def _take(pending: Any) -> Any:
+    if type(pending) is not list:
+        return pending.take()[0]
+    records = pending[:]
+    # No more than what was copied: others append meanwhile, at the end.
+    del pending[: len(records)]
+    return records
+
+
 class Outbox:
     """The waiting records of one process. ``pending`` takes whole records, by ``extend``, from any thread.
 
+    It is a list, and of the C core a buffer of doubles that has as much of a list as is needed here.
     drained: when it was last emptied, monotonic s. forked: this is the child of a fork, and writes nothing.
     """
 
     def __init__(self, process: Process) -> None:
         self._process = process
-        self.pending: list[float] = []
+        self.pending = _new_pending()
         self.drained = 0.0
         self.forked = False
         self._lock = threading.Lock()
@@ -41,13 +57,12 @@ class Outbox:
         if not self._lock.acquire(timeout=patience):
             return
         try:
-            count = len(self.pending)
-            if count and not self.forked:
+            if self.forked:
+                self.pending.clear()
+            elif len(self.pending):
                 if not self._is_free(patience):
                     return
-                # Others append meanwhile, at the end.
-                self._process.process_write(self.pending[:count], [], now)
-            del self.pending[:count]
+                self._process.process_write(_take(self.pending), [], now)
             self.drained = now
         finally:
             self._lock.release()

@@ -413,7 +413,7 @@ def test_what_waits_when_a_loop_stops_is_written_after_another_writer(loop: Even
     loop.call_soon(work)
     loop.run_forever()
     writer.join()
-    assert outbox_of(process).pending == []
+    assert not outbox_of(process).pending
     assert any(each.generation == 2 for each in decoded(process).collections)
 
 
@@ -453,7 +453,7 @@ def test_the_outbox_gives_way_to_another_writer(process: Process) -> None:
         outbox.drain(1.0, wait=False)
         assert len(outbox.pending) == 3
     outbox.drain(1.0, wait=False)
-    assert outbox.pending == []
+    assert not outbox.pending
     assert decoded(process).memory == [(1.0, 5)]
 
 

@@ -279,3 +279,14 @@ def test_to_thread_carries_the_context(loop: Any) -> None:
         assert await asyncio.to_thread(variable.get) == 5
 
     run(loop, main())
+
+
+@pytest.mark.skipif(sys.version_info < (3, 14), reason="pools of interpreters came with 3.14")
+def test_a_pool_of_interpreters_gets_what_the_caller_gave(loop: Any) -> None:
+    """It has a thread pool's ``submit``, and pickles."""
+
+    async def main() -> None:
+        with concurrent.futures.InterpreterPoolExecutor(1) as pool:  # type: ignore[attr-defined,unused-ignore]
+            assert await loop.run_in_executor(pool, abs, -4) == 4
+
+    run(loop, main())

@@ -6,6 +6,8 @@
    timers.c      Timers: the heap of timers
    record.c      Record: the doubles that wait to be written
    scheduling.c  Scheduling: a base of EventLoop with call_soon, call_later, call_at and create_task
+   wakeup.c      call_soon_threadsafe, and how it ends the loop's poll
+   offload.c     a call handed to a thread pool: its steps
    identify.c    from a callback to its ident; what a C task shows of itself
    exceptions.c  the exception that is set, taken away and put back
    iteration.c   the recorded iteration
@@ -29,13 +31,18 @@
 #define R_SPIN (-3.0)
 #define R_TIMER (-4.0)
 #define R_DUE (-5.0)
+#define R_STAMP (-7.0)
 #define R_WRITER (-9.0)
 #define R_SKIP (-10.0)
+#define R_START (-19.0)
+#define R_FINISH (-20.0)
+#define R_DELIVER (-21.0)
 #define R_FOUND (-1024.0)
 #define W_RUNNING 1
 #define SITE_LIMIT 65536.0
 #define OUTCOME 4294967296.0
 #define OUTCOME_RESULT (1.0 * OUTCOME)
+#define OUTCOME_EXCEPTION (2.0 * OUTCOME)
 #define FIRST (4.0 * OUTCOME)
 
 #define FREE_HANDLES 256
@@ -63,7 +70,8 @@ typedef struct {
 } MethodSite;
 
 typedef struct {
-    PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type;
+    PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
+        *offload_type;
 
     /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
     PyTypeObject *asyncio_handle, *asyncio_timer_handle;
@@ -84,12 +92,18 @@ typedef struct {
     PyObject *heappush;
     PyObject *base_events;    /* the module: what programs put there is asked for each time */
     PyObject *task_keywords;  /* of asyncio.Task, as create_task passes them */
+    PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
+    PyObject *concurrent_future, *concurrent_finished; /* concurrent.futures.Future; the text of its state */
     PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
         *s_loop_ident, *s_cr_code, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
         *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_python_create_task, *s_note_timer, *s_name,
-        *s_tasks, *s_fresh, *s_Task, *s_task_factory;
+        *s_tasks, *s_fresh, *s_Task, *s_task_factory, *s_python_call_soon_threadsafe, *s_write_to_self, *s_csock,
+        *s_thread_id, *s_stamps, *s_outbox, *s_pending, *s_drained, *s_drain, *s_local, *s_number, *s_until,
+        *s_worker_number, *s_unrun, *s_words, *s_is_closed, *s_call_soon_threadsafe, *s_add_done_callback,
+        *s_remove_done_callback, *s_create_future, *s_cancelled, *s_cancel, *s_state, *s_exception, *s_result,
+        *s_set_result;
 
     PyObject *free_handles[FREE_HANDLES]; /* memory of Handles, without contents */
     int free_count;
@@ -144,6 +158,7 @@ struct Scheduling {
     ReadyQueue *fresh;  /* the recorder's tasks before their first step, where it is of our type; owned */
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
     char debug, guarded, stopping, patched;
+    char running, polling, woken; /* wakeup.c: in _run_native; in its poll; which a byte will end */
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;
     PyObject *run_handle;
@@ -191,7 +206,17 @@ void record_add(Record *record, double a, double kind, double b);
 /* scheduling.c */
 extern PyType_Spec core_scheduling_spec;
 int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
+PyObject *scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count, PyObject *names);
+int scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                              Py_ssize_t skipped, PyObject **tuple, PyObject **context);
 int core_clock_is_ours(core_state *st);    /* ``monotonic`` was not replaced in our modules; -1: an exception */
+
+/* wakeup.c */
+PyObject *scheduling_wake(PyObject *self, PyObject *unused);
+PyObject *scheduling_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+
+/* offload.c */
+extern PyType_Spec core_offload_spec;
 
 /* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */
 typedef struct {
@@ -218,6 +243,8 @@ int run_settle_counts(Run *run);
 int run_refresh_spans(Run *run);
 /* Who runs: the ident, with the task (a new reference, or NULL), and whether this is its first step. -1.0: exception. */
 double run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first);
+/* wakeup.c: says of a handle that runs next, and has a stamp, that another thread put it in (recorder.stamped). */
+int run_look_at_stamps(Run *run, PyObject *handle);
 /* What the end of a task's step adds to the length in the run's record. -1.0: an exception. */
 double run_settle_task(Run *run, PyObject *task, double ident, int is_first);
 /* The loop's own work, as interface.py has it: which, of how many, from when until when. Short work is passed over. */

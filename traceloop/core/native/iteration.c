@@ -145,17 +145,6 @@ part_of(core_state *st, PyObject *handle, Py_ssize_t offset, const char *name)
     return PyObject_GetAttrString(handle, name);
 }
 
-static int
-look_at_stamps(Run *run, PyObject *handle)
-{
-    if (PyList_GET_SIZE(run->created) > 0 && call(run->define_created, NULL, NULL) < 0)
-        return -1;
-    PyObject *key = PyLong_FromVoidPtr(handle);
-    int has = key == NULL ? -1 : PyDict_Contains(run->stamps, key);
-    Py_XDECREF(key);
-    return has <= 0 ? has : call(run->stamped, handle, NULL);
-}
-
 /* 1: a handle that was cancelled; 0; -1. */
 static int
 is_cancelled(core_state *st, PyObject *handle)
@@ -179,7 +168,7 @@ run_handle(Iteration *it, PyObject *handle)
     Scheduling *loop = run->loop;
     PyObject *callback = NULL, *args = NULL, *context = NULL, *task = NULL;
     int is_first = 0, failed = -1;
-    if (PyDict_GET_SIZE(run->stamps) > 0 && look_at_stamps(run, handle) < 0)
+    if (PyDict_GET_SIZE(run->stamps) > 0 && run_look_at_stamps(run, handle) < 0)
         goto error;
     callback = part_of(st, handle, st->callback, "_callback");
     if (callback == NULL)
@@ -297,6 +286,17 @@ poll_for(double wait)
 #endif
 }
 
+/* While it waits, ``polling`` tells other threads that a handle has to end it (wakeup.c). */
+static int
+wait(Iteration *it, double timeout, Py_ssize_t wanted)
+{
+    Scheduling *loop = it->run.loop;
+    loop->polling = 1;
+    int failed = poll_wait(&it->poll, timeout, wanted);
+    loop->polling = loop->woken = 0;
+    return failed;
+}
+
 /* Polls, and returns the timeout as it is recorded; -3.0: an exception. */
 
 static double
@@ -314,12 +314,12 @@ poll_recorded(Iteration *it, double poll_start)
             return -3.0;
     }
     if (timeout >= 0.0 && timeout <= LINGER_SECONDS) {
-        if (poll_wait(&it->poll, timeout, wanted) < 0)
+        if (wait(it, timeout, wanted) < 0)
             return -3.0;
         it->now = core_now();
         return timeout;
     }
-    if (poll_wait(&it->poll, LINGER_SECONDS, wanted) < 0)
+    if (wait(it, LINGER_SECONDS, wanted) < 0)
         return -3.0;
     if (it->poll.found == 0 && loop->ready != NULL && loop->ready->length == 0) {
         record_add(it->run.record, poll_start, R_POLL, timeout);
@@ -336,7 +336,7 @@ poll_recorded(Iteration *it, double poll_start)
             rest = 0.0;
         if (loop->ready == NULL || loop->ready->length > 0)
             rest = 0.0;
-        int failed = poll_wait(&it->poll, rest, wanted);
+        int failed = wait(it, rest, wanted);
         it->now = core_now();
         it->last_publish = it->last_flush = it->now;
         publish(it, it->now);
@@ -573,9 +573,11 @@ scheduling_run(PyObject *self, PyObject *args)
     if (state == 1) {
         it->now = it->last_flush = it->last_publish = core_now();
         publish(it, it->now);
+        loop->running = 1;
         do
             state = iterate(it);
         while (state == 0);
+        loop->running = 0;
         loop->run_ident = 0.0;
     }
     else if (state == 0)

@@ -146,8 +146,9 @@ make_types(PyObject *module, core_state *st)
     st->timers_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_timers_spec, NULL);
     st->record_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_record_spec, NULL);
     st->scheduling_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_scheduling_spec, NULL);
-    PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,
-                             st->timers_type, st->record_type,       st->scheduling_type};
+    st->offload_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_offload_spec, NULL);
+    PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,   st->timers_type,
+                             st->record_type, st->scheduling_type,   st->offload_type};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (types[i] == NULL || PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -185,6 +186,22 @@ intern(core_state *st)
         {"_note_timer", offsetof(core_state, s_note_timer)}, {"name", offsetof(core_state, s_name)},
         {"tasks", offsetof(core_state, s_tasks)}, {"fresh", offsetof(core_state, s_fresh)},
         {"Task", offsetof(core_state, s_Task)}, {"_task_factory", offsetof(core_state, s_task_factory)},
+        {"_python_call_soon_threadsafe", offsetof(core_state, s_python_call_soon_threadsafe)},
+        {"_write_to_self", offsetof(core_state, s_write_to_self)}, {"_csock", offsetof(core_state, s_csock)},
+        {"_thread_id", offsetof(core_state, s_thread_id)}, {"stamps", offsetof(core_state, s_stamps)},
+        {"outbox", offsetof(core_state, s_outbox)}, {"pending", offsetof(core_state, s_pending)},
+        {"drained", offsetof(core_state, s_drained)}, {"drain", offsetof(core_state, s_drain)},
+        {"local", offsetof(core_state, s_local)}, {"number", offsetof(core_state, s_number)},
+        {"until", offsetof(core_state, s_until)}, {"worker_number", offsetof(core_state, s_worker_number)},
+        {"unrun", offsetof(core_state, s_unrun)}, {"words", offsetof(core_state, s_words)},
+        {"is_closed", offsetof(core_state, s_is_closed)},
+        {"call_soon_threadsafe", offsetof(core_state, s_call_soon_threadsafe)},
+        {"add_done_callback", offsetof(core_state, s_add_done_callback)},
+        {"remove_done_callback", offsetof(core_state, s_remove_done_callback)},
+        {"create_future", offsetof(core_state, s_create_future)}, {"cancelled", offsetof(core_state, s_cancelled)},
+        {"cancel", offsetof(core_state, s_cancel)}, {"_state", offsetof(core_state, s_state)},
+        {"_exception", offsetof(core_state, s_exception)}, {"_result", offsetof(core_state, s_result)},
+        {"set_result", offsetof(core_state, s_set_result)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -210,6 +227,13 @@ core_exec(PyObject *module)
         (st->spelled_out = import_from("traceloop.core.buffer", "spelled_out")) == NULL ||
         (st->heappush = import_from("heapq", "heappush")) == NULL ||
         (st->base_events = PyImport_ImportModule("asyncio.base_events")) == NULL)
+        return -1;
+    /* Where asyncio has none of that name offloads are not followed: recording/offloads/offload.py. */
+    st->copy_state = import_from("asyncio.futures", "_copy_future_state");
+    if (st->copy_state == NULL)
+        PyErr_Clear();
+    if ((st->concurrent_future = import_from("concurrent.futures", "Future")) == NULL ||
+        (st->concurrent_finished = import_from("concurrent.futures._base", "FINISHED")) == NULL)
         return -1;
 #if PY_VERSION_HEX >= 0x030E0000
     st->task_keywords = Py_BuildValue("(s)", "loop");
@@ -246,7 +270,12 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_cr_code) DO(s_run) DO(s_get)    \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
     DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \
-    DO(s_fresh) DO(s_Task) DO(s_task_factory) DO(base_events) DO(task_keywords)
+    DO(s_fresh) DO(s_Task) DO(s_task_factory) DO(base_events) DO(task_keywords) DO(offload_type)                    \
+    DO(copy_state) DO(concurrent_future) DO(concurrent_finished) DO(s_python_call_soon_threadsafe)                  \
+    DO(s_write_to_self) DO(s_csock) DO(s_thread_id) DO(s_stamps) DO(s_outbox) DO(s_pending) DO(s_drained)           \
+    DO(s_drain) DO(s_local) DO(s_number) DO(s_until) DO(s_worker_number) DO(s_unrun) DO(s_words) DO(s_is_closed)    \
+    DO(s_call_soon_threadsafe) DO(s_add_done_callback) DO(s_remove_done_callback) DO(s_create_future)               \
+    DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result)
 
 static int
 core_traverse(PyObject *module, visitproc visit, void *arg)

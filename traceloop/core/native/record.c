@@ -105,6 +105,16 @@ record_inplace_concat(PyObject *self, PyObject *items)
 }
 
 static PyObject *
+m_extend(PyObject *self, PyObject *items)
+{
+    PyObject *same = record_inplace_concat(self, items);
+    if (same == NULL)
+        return NULL;
+    Py_DECREF(same);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
 m_add_text(PyObject *self, PyObject *item)
 {
     if (PyList_Append(((Record *)self)->text, item) < 0)
@@ -140,12 +150,13 @@ m_take(PyObject *self, PyObject *unused)
     bytes = PyBytes_FromStringAndSize((char *)record->doubles, record->length * (Py_ssize_t)sizeof(double));
     if (bytes == NULL)
         goto done;
+    /* At once: what makes objects may collect garbage, which is recorded too. */
+    record->length = 0;
     /* Emptied in place: the Python iteration holds this very list. */
     text = PyList_GetSlice(record->text, 0, PyList_GET_SIZE(record->text));
     if (text == NULL || PyList_SetSlice(record->text, 0, PyList_GET_SIZE(text), NULL) < 0)
         goto done;
-    record->length = 0;
-    if (record->size > USUAL) { /* a burst is over */
+    if (record->size > USUAL && record->length == 0) { /* a burst is over */
         PyMem_Free(record->doubles);
         record->doubles = NULL;
         record->size = 0;
@@ -222,9 +233,11 @@ record_dealloc(PyObject *self)
 static PyMethodDef record_methods[] = {
     {"add", (PyCFunction)(void (*)(void))m_add, METH_FASTCALL, "Adds one record."},
     {"append", m_append, METH_O, "Adds one double."},
+    {"extend", m_extend, METH_O, "Adds several doubles, of whole records; from any thread."},
     {"add_text", m_add_text, METH_O, "Adds an item of text."},
     {"drop_partial", m_drop_partial, METH_NOARGS, "Takes out a record of which only a part was appended."},
     {"drop", m_drop, METH_NOARGS, "Drops what waits."},
+    {"clear", m_drop, METH_NOARGS, "The same: what waits is a list elsewhere."},
     {"take", m_take, METH_NOARGS, "What waits: the doubles as a memoryview, and their text."},
     {NULL},
 };

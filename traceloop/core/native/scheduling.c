@@ -1,4 +1,5 @@
-/* Scheduling: the first base of EventLoop. call_soon, call_later, call_at and create_task, and the attributes that the C
+/* Scheduling: the first base of EventLoop. call_soon, call_later, call_at and create_task (call_soon_threadsafe:
+   wakeup.c), and the attributes that the C
    iteration looks at; everything else is EventLoop's own Python.
 
    Each of the four does the plain case, and hands everything else to the Python method of the same name, which stands
@@ -19,12 +20,12 @@ scheduling_is_clean(Scheduling *loop)
         return 1;
     core_state *st = loop->state;
     PyObject *names[] = {st->s_call_at, st->s_time, st->s_run_once, st->s_process_events,
-                         st->s_timer_handle_cancelled};
+                         st->s_timer_handle_cancelled, st->s_write_to_self};
     PyObject *originals = PyObject_GetAttrString((PyObject *)type, "_originals");
     if (originals == NULL)
         return -1;
-    int same = PyTuple_Check(originals) && PyTuple_GET_SIZE(originals) == 5;
-    for (int i = 0; same && i < 5; i++) {
+    int same = PyTuple_Check(originals) && PyTuple_GET_SIZE(originals) == 6;
+    for (int i = 0; same && i < 6; i++) {
         PyObject *found = PyObject_GetAttr((PyObject *)type, names[i]);
         if (found == NULL) {
             Py_DECREF(originals);
@@ -70,9 +71,9 @@ record_place(Scheduling *loop, int64_t *place)
 
 /* The arguments behind the first ``skipped``, as a tuple; and the context, or a copy of the current one. Both new. 1: done;
    0: there are keywords that are not ours; -1: an exception. */
-static int
-take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names, Py_ssize_t skipped,
-               PyObject **tuple, PyObject **context)
+int
+scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names,
+                          Py_ssize_t skipped, PyObject **tuple, PyObject **context)
 {
     PyObject *given = Py_None;
     if (names != NULL && PyTuple_GET_SIZE(names) > 0) {
@@ -94,8 +95,8 @@ take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject
 }
 
 /* The Python method, with the same arguments. */
-static PyObject *
-in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count, PyObject *names)
+PyObject *
+scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *method = PyObject_GetAttr(self, name);
     if (method == NULL)
@@ -112,12 +113,12 @@ call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *nam
     core_state *st = loop->state;
     PyObject *tuple, *context;
     if (loop->guarded || loop->ready == NULL || count < 1)
-        return in_python(self, st->s_python_call_soon, args, count, names);
-    int taken = take_arguments(st, args, count, names, 1, &tuple, &context);
+        return scheduling_in_python(self, st->s_python_call_soon, args, count, names);
+    int taken = scheduling_take_arguments(st, args, count, names, 1, &tuple, &context);
     if (taken < 0)
         return NULL;
     if (taken == 0)
-        return in_python(self, st->s_python_call_soon, args, count, names);
+        return scheduling_in_python(self, st->s_python_call_soon, args, count, names);
     PyObject *handle = core_new_handle(st, self, args[0], tuple, context);
     if (handle == NULL)
         return NULL;
@@ -180,11 +181,11 @@ new_timer(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *nam
     if (when == -1.0 && PyErr_Occurred())
         return NULL;
     if (ours)
-        ours = take_arguments(st, args, count, names, 2, &tuple, &context);
+        ours = scheduling_take_arguments(st, args, count, names, 2, &tuple, &context);
     if (ours < 0)
         return NULL;
     if (!ours)
-        return in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count, names);
+        return scheduling_in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count, names);
     if (is_delay)
         return set_timer(self, core_now() + when, NULL, args[1], tuple, context);
     return set_timer(self, when, args[0], args[1], tuple, context);
@@ -231,7 +232,7 @@ create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *n
         Py_DECREF(factory);
     }
     if (!ours)
-        return in_python(self, st->s_python_create_task, args, count, names);
+        return scheduling_in_python(self, st->s_python_create_task, args, count, names);
     PyObject *tasks = PyObject_GetAttr(st->base_events, st->s_tasks);
     PyObject *type = tasks == NULL ? NULL : PyObject_GetAttr(tasks, st->s_Task);
     Py_XDECREF(tasks);
@@ -351,7 +352,7 @@ scheduling_setattr(PyObject *self, PyObject *name, PyObject *value)
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
     if (name == st->s_time || name == st->s_call_at || name == st->s_run_once || name == st->s_process_events ||
-        name == st->s_timer_handle_cancelled)
+        name == st->s_timer_handle_cancelled || name == st->s_write_to_self)
         loop->patched = 1; /* for good: that loop is Python's */
     return PyObject_GenericSetAttr(self, name, value);
 }
@@ -422,6 +423,12 @@ static PyMethodDef scheduling_methods[] = {
     {"create_task", METHOD(create_task), METH_FASTCALL | METH_KEYWORDS,
      "create_task($self, coro, /, **kwargs)\n--\n\n"
      "Makes a task of coro; keyword arguments go to the task factory or to asyncio.Task."},
+#if PY_VERSION_HEX < 0x030E0000 /* later ones guard the handle's context: core/handles.py */
+    {"call_soon_threadsafe", METHOD(scheduling_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
+     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon from any thread; wakes the loop."},
+#endif
+    {"_wake", scheduling_wake, METH_NOARGS, "Lets the loop look at its queue; from any thread."},
     {"_running", scheduling_running, METH_NOARGS,
      "The run under way: its start, its ident, and the handle (None while what it held is released)."},
     {"_run_native", scheduling_run, METH_VARARGS,

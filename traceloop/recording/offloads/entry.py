@@ -16,6 +16,7 @@ class ExecutorEntry:
         "defined_at",
         "executor_type",
         "in_call_queue",
+        "in_threads",
         "label",
         "limit",
         "lock",
@@ -32,6 +33,8 @@ class ExecutorEntry:
         self.reference: weakref.ref[Any] | None = None
         self.defined_at = -1e9
         self.workers = 0
+        #: Whether a thread pool's ``submit`` gives its calls to threads of this interpreter.
+        self.in_threads = False
         self.lock = threading.Lock()
         # Calls (offload.py) of a process pool: those that a process has, and those that wait in the shared queue.
         self.active_numbers: set[int] = set()

@@ -32,6 +32,7 @@ from time import monotonic
 from types import BuiltinFunctionType, FunctionType, MethodType
 from typing import Any
 
+from ...core.choose import core
 from ...core.site_of import code_of, site_of, site_of_code, unwrap
 from ...record import layout
 from ..outbox import outbox_of
@@ -39,8 +40,8 @@ from ..process import Process
 from . import process_pools
 from .entry import ExecutorEntry
 from .functions import offloaded_function
-from .offload import RESULT, Offload, copy_state, note_ran
-from .workers import REPEAT_SECONDS, Workers
+from .offload import Offload, copy_state, note_ran
+from .workers import REPEAT_SECONDS, RESULT, Workers
 
 _futures: Any = base_events.futures  # type: ignore[attr-defined]
 _thread_submit = concurrent.futures.ThreadPoolExecutor.submit
@@ -64,6 +65,8 @@ class Offloads:
         self._builtins: dict[int, tuple[Any, float]] = {}
         self._by_code = process.site_log.by_code
         self.next_number = self._numbers.__next__
+        native = core().native
+        self._native_offload: Any = None if native is None else native.Offload
 
     # -- submitting: in the thread that calls run_in_executor
 
@@ -81,12 +84,17 @@ class Offloads:
         site = self._by_code.get(id(function.__code__)) if type(function) is FunctionType else None
         if site is None:
             site = self.site_number(function, args)
+        is_thread_pool = entry.in_threads and type(executor).submit is _thread_submit
+        if is_thread_pool and self._native_offload is not None:
+            native = self._native_offload(self.workers, recorder, loop, number)
+            now = monotonic()
+            source = executor.submit(native, function, *args)
+            self.note_submit(loop, recorder, entry, now, number, site)
+            self._note_workers(loop, recorder, entry, executor)
+            return native.connect(source)  # type: ignore[no-any-return]
         offload = Offload(self.workers, recorder, loop, entry, number)
         now = monotonic()
-        if type(executor).submit is _thread_submit:
-            source = executor.submit(offload.run, function, *args)
-        else:
-            source = executor.submit(function, *args)
+        source = executor.submit(offload.run, function, *args) if is_thread_pool else executor.submit(function, *args)
         self.note_submit(loop, recorder, entry, now, number, site)
         self._note_workers(loop, recorder, entry, executor)
         if not isinstance(source, concurrent.futures.Future):
@@ -97,7 +105,7 @@ class Offloads:
             self.note((end, layout.R_DELIVER, number))
             future: asyncio.Future[Any] = _futures.wrap_future(source, loop=loop)
             return future
-        if type(executor).submit is not _thread_submit:
+        if not is_thread_pool:
             offload.watch(source, now)
         future = loop.create_future()
         offload.future = future
@@ -171,6 +179,7 @@ class Offloads:
         entry = self.add_entry(
             _label_of(loop, executor), limit if isinstance(limit, int) else 0, type(executor)
         )
+        entry.in_threads = _runs_in_threads(entry.executor_type)
         try:
             entry.reference = weakref.ref(executor, functools.partial(self._forget, id(executor), entry))
         except TypeError:  # cannot be referred to weakly: it is known by its class from now on
@@ -207,6 +216,14 @@ class Offloads:
         """The executor of ``entry`` is no more: its label is free. Any thread, a collection as well."""
         self._labels.discard(entry.label)
         self.outbox.pending.extend((entry.number, layout.R_WORKERS, -1.0))
+
+
+def _runs_in_threads(executor_type: type) -> bool:
+    """Whether a class with a thread pool's ``submit`` runs what it is given as it is. That of interpreters (3.14) pickles."""
+    plain = getattr(concurrent.futures.ThreadPoolExecutor, "prepare_context", None)
+    own = getattr(executor_type, "prepare_context", None)
+    return getattr(own, "__func__", None) is getattr(plain, "__func__", None)
+
 
 def _label_of(loop: Any, executor: Any) -> str:
     if executor is getattr(loop, "_default_executor", None):

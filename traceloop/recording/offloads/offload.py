@@ -1,5 +1,7 @@
 """One call handed to an executor: when it started, where it ran, when it ended, when its result reached the loop.
 
+The C core has a twin of it for plain thread pools (core/native/offload.c).
+
 The delivery does what ``asyncio.wrap_future`` does, with the delivery's time noted on the way.
 """
 
@@ -18,15 +20,12 @@ from ...record import layout
 from ..outbox import LIMIT, UNATTENDED_SECONDS
 from . import process_pools
 from .entry import ExecutorEntry
-from .workers import Workers
+from .workers import CANCELLED, EXCEPTION, RESULT, Workers
 
 _futures: Any = base_events.futures  # type: ignore[attr-defined]
 #: None where asyncio has changed what all this rests upon.
 copy_state: Any = getattr(_futures, "_copy_future_state", None)
 
-RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
-_EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
-_CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
 # A watched future's attributes.
 _OFFLOAD = "_traceloop_offload"
@@ -87,7 +86,7 @@ class Offload:
             if trace is not None:
                 error.__traceback__ = trace.tb_next
             del trace
-            self.note_finish(_EXCEPTION)
+            self.note_finish(EXCEPTION)
             raise
         self.finished = True
         now = monotonic()
@@ -169,7 +168,7 @@ class Offload:
                 elif self in entry.in_call_queue:
                     # Ended out of turn: the pool broke, or its start was missed.
                     entry.in_call_queue.remove(self)
-        if not self.started and outcome != _CANCELLED and not isinstance(error, concurrent.futures.BrokenExecutor):
+        if not self.started and outcome != CANCELLED and not isinstance(error, concurrent.futures.BrokenExecutor):
             # Its worker was about to begin when it came to be watched.
             self.note_start(self._watched_at or monotonic(), worker=False)
         ran = self.ran
@@ -198,11 +197,11 @@ class Offload:
         if not self.finished:
             try:
                 if source.cancelled():
-                    self._finish_watched(_CANCELLED)
+                    self._finish_watched(CANCELLED)
                 else:
                     # Not ``exception()``: a subclass's own may do anything.
                     error: BaseException | None = source._exception
-                    self._finish_watched(RESULT if error is None else _EXCEPTION, error)
+                    self._finish_watched(RESULT if error is None else EXCEPTION, error)
                     error = None
             except Exception:  # the record's fault, never the application's
                 self.finished = True

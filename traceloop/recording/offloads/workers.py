@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import itertools
 import threading
 from time import monotonic
+from typing import Any
 
 from ...record import layout
 from ..outbox import LIMIT, Outbox
@@ -13,6 +15,10 @@ from .process_pools import Ran
 # Definitions of executors and workers are repeated, since the ring that holds them is overwritten in time.
 REPEAT_SECONDS = 30.0
 _MAX_PROCESSES = 1000
+#: How a call ended, as it is added to its number.
+RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
+EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
+CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
 
 class Workers:
@@ -62,3 +68,15 @@ class Workers:
         outbox.pending.extend(records)
         if len(outbox.pending) > LIMIT:
             outbox.drain(monotonic())
+
+    def unrun(self, number: float, started: bool, source: concurrent.futures.Future[Any]) -> None:
+        """Notes the end of a call that no worker ended; for the C core, in the thread that ended it."""
+        now = monotonic()
+        if source.cancelled():
+            self.note((now, layout.R_FINISH, number + CANCELLED))
+            return
+        # Not ``exception()``: a subclass's own may do anything.
+        error: BaseException | None = source._exception
+        if not started and not isinstance(error, concurrent.futures.BrokenExecutor):
+            self.note((now, layout.R_START, number + self.worker_number()))
+        self.note((now, layout.R_FINISH, number + (RESULT if error is None else EXCEPTION)))

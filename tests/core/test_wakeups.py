@@ -1,0 +1,146 @@
+"""Handles that other threads put into the queue: none is forgotten, and one byte wakes the loop for many."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from tests.helpers.cores import CORES
+
+THREADS, EACH = 4, 2000
+
+
+def make(core: str) -> Any:
+    if core not in CORES:
+        pytest.skip("the C core was not built")
+    return CORES[core]()
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+@pytest.mark.parametrize("busy", [False, True], ids=["polling", "busy"])
+def test_every_handle_of_other_threads_is_run(core: str, busy: bool) -> None:
+    """Whether the loop polls for ever meanwhile, or has work of its own."""
+    loop = make(core)
+    ran = [0] * THREADS
+    done = threading.Event()
+
+    def count(which: int) -> None:
+        ran[which] += 1
+        if ran == [EACH] * THREADS:
+            done.set()
+            loop.stop()
+
+    def spin() -> None:
+        if not done.is_set():
+            loop.call_soon(spin)
+
+    def call(which: int) -> None:
+        for number in range(EACH):
+            loop.call_soon_threadsafe(count, which)
+            if number % 16 == 0:
+                time.sleep(0)
+
+    threads = [threading.Thread(target=call, args=(which,)) for which in range(THREADS)]
+    if busy:
+        loop.call_soon(spin)
+    for thread in threads:
+        thread.start()
+    loop.run_forever()
+    for thread in threads:
+        thread.join()
+    loop.close()
+    assert ran == [EACH] * THREADS
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_one_call_ends_an_endless_poll(core: str) -> None:
+    """By turns, each while the loop waits for nothing else."""
+    loop = make(core)
+    turns = []
+
+    def call() -> None:
+        for turn in range(50):
+            ran = threading.Event()
+            loop.call_soon_threadsafe(lambda turn=turn, ran=ran: (turns.append(turn), ran.set()))
+            assert ran.wait(60)
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=call)
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    loop.close()
+    assert turns == list(range(50))
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_a_write_to_self_of_the_programs_own_is_called(core: str) -> None:
+    loop = make(core)
+    original = type(loop)._write_to_self
+    calls = []
+
+    class Mine(type(loop)):  # type: ignore[misc]
+        def _write_to_self(self) -> None:
+            calls.append(threading.current_thread().name)
+            original(self)
+
+    loop.close()
+    loop = Mine()
+
+    def call() -> None:
+        loop.call_soon_threadsafe(loop.stop)
+
+    thread = threading.Thread(target=call, name="other")
+    loop.call_soon(thread.start)
+    loop.run_forever()
+    thread.join()
+    loop.close()
+    assert calls == ["other"]
+
+
+@pytest.mark.skipif("c" not in CORES, reason="the C core was not built")
+def test_a_loop_that_runs_is_not_woken() -> None:
+    """What another thread puts in while a callback runs needs no byte in the self-pipe: the queue is looked at next."""
+    loop = CORES["c"]()
+    order: list[str] = []
+
+    def call() -> None:
+        loop.call_soon_threadsafe(order.append, "other")
+
+    def callback() -> None:
+        thread = threading.Thread(target=call)
+        thread.start()
+        thread.join()
+        with pytest.raises(BlockingIOError):
+            loop._ssock.recv(1)
+        order.append("own")
+        loop.call_soon(loop.stop)
+
+    loop.call_soon(callback)
+    loop.run_forever()
+    loop.close()
+    assert order == ["own", "other"]
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_after_a_close_it_raises(core: str) -> None:
+    loop = make(core)
+    loop.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_soon_threadsafe(print)
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_keywords_and_contexts(core: str) -> None:
+    loop = make(core)
+    with pytest.raises(TypeError):
+        loop.call_soon_threadsafe(print, nothing=1)
+    with pytest.raises(TypeError):
+        loop.call_soon_threadsafe()
+    handle = loop.call_soon_threadsafe(print, 1, context=None)
+    assert isinstance(handle, asyncio.Handle) and handle._args == (1,)
+    loop.close()
