@@ -219,7 +219,7 @@ class Offloads:
 
 
 def _runs_in_threads(executor_type: type) -> bool:
-    """Whether a class with a thread pool's ``submit`` runs what it is given as it is. That of interpreters (3.14) pickles."""
+    """Whether a class with a thread pool's ``submit`` runs what it is given: that of interpreters (3.14) pickles it."""
     plain = getattr(concurrent.futures.ThreadPoolExecutor, "prepare_context", None)
     own = getattr(executor_type, "prepare_context", None)
     return getattr(own, "__func__", None) is getattr(plain, "__func__", None)
