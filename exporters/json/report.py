@@ -24,6 +24,7 @@ from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.reading.statistics.timeline import timeline_of
 from traceloop.record import layout
+from traceloop.record.holders import Holder
 from traceloop.record.sites import UNKNOWN_LABEL
 from traceloop.version import __version__
 
@@ -295,6 +296,31 @@ def _stack(info: StallInfo) -> list[str]:
     return [f"{file}:{line} in {module}.{name}" for file, line, module, name in reversed(stack.frames)][:_FRAMES]
 
 
+def _holder(holder: Holder | None) -> dict[str, Any] | None:
+    if holder is None:
+        return None
+    return {
+        "kind": holder.kind,
+        "name": holder.name,
+        "place": holder.place,
+        "guess": holder.guess,
+        "text": str(holder),
+    }
+
+
+def _threads(info: StallInfo) -> list[dict[str, Any]]:
+    """The other threads at the stack that shows the culprit."""
+    return [
+        {
+            "names": each.names,
+            "count": each.number,
+            "cpu_seconds": each.cpu_s,
+            "stack": [f"{file}:{line} in {module}.{name}" for file, line, module, name in reversed(each.frames)],
+        }
+        for each in (info.stack.threads if info.stack is not None else ())
+    ]
+
+
 def _family(family: dict[str, Histogram]) -> list[dict[str, Any]]:
     """Percentiles of all kinds together, then by kind."""
     every = Histogram().merge(family.values())
@@ -336,6 +362,8 @@ def _stalls(process: ProcessStatistics, wall: Callable[[float], float | None]) -
                         "culprit": info.culprit,
                         "held_by": [{"culprit": name, "seconds": held} for name, held in info.held.items()],
                         "cause": info.parts.cause or None,
+                        "holder": _holder(info.holder),
+                        "threads": _threads(info),
                         "blocked_seconds": info.bill.exact if info.bill is not None else None,
                         "stack": _stack(info),
                     }

@@ -95,7 +95,7 @@ class StallSpans:
         else:
             before.at = at
         offset = ring.reader.clock_offset_ns
-        event = SpanEvent("asyncio.stack", int(at * 1e9) + offset, {"code.stacktrace": stack.taken.text})
+        event = SpanEvent("asyncio.stack", int(at * 1e9) + offset, stack.taken.attributes)
         extra = Extra(
             self._attributes(stack, ring),
             links=links,
@@ -122,6 +122,8 @@ class StallSpans:
             attributes["code.file.path"] = site.file
             attributes["code.line.number"] = site.line
         attributes["asyncio.stall.culprit"] = stack.culprit
+        if stack.taken.holder is not None:
+            attributes["asyncio.stall.holder"] = str(stack.taken.holder)
         attributes["asyncio.stall.duration"] = stack.taken.at - stack.start
         attributes["asyncio.blocked.callbacks"] = stack.taken.ready
         thread = ring.reader.word(layout.W_THREAD)

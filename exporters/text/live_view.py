@@ -169,6 +169,8 @@ class LiveView:
         yield style.bad(f"{whose} has been blocked for {seconds(running)} by {clean(stall.callback)}{culprit}")
         stack = stall.stack
         if stack is not None:
+            if stall.holder is not None:
+                yield "  " + shorten(clean(f"it {stall.holder}"), style.width - 2)
             frames, awaiting = stack.frames, stack.awaiting
             own = culprit_frame(frames, awaiting)
             if own is not None:

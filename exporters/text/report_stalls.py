@@ -11,7 +11,7 @@ from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.model import Congestion, StackTaken, StallInfo, sum_of
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.process import ProcessStatistics
-from traceloop.record.frames import is_application
+from traceloop.record.frames import culprit_frame, is_application
 from traceloop.record.sites import UNKNOWN_LABEL
 
 from .names import readable
@@ -21,6 +21,9 @@ _PAIRS = 8
 _FEW = 3
 _WORST = 3
 _LINES = 4
+# Stacks of other threads, and CPU time (s) of them that is worth a word.
+_THREADS = 4
+_LEAST_CPU = 0.05
 
 
 class _Stall(NamedTuple):
@@ -94,6 +97,8 @@ def _stall(stall: _Stall, style: Style) -> Iterator[str]:
 
 def _facts(info: StallInfo) -> Iterator[str]:
     yield from _cause(info.parts)
+    if info.holder is not None:
+        yield clean(f"it {info.holder}")
     if info.others:
         yield f"{seconds(info.held.get(info.culprit, 0.0))} in {clean(info.culprit)}"
         yield from (f"{seconds(s)} in {clean(name)}" for name, s in list(info.others.items())[:_FEW])
@@ -138,6 +143,10 @@ def _places(stack: StackTaken) -> Iterator[str]:
     if _place(frames[0]) not in own[:1]:
         yield _place(frames[0])
     yield from own[:_LINES]
+    for each in stack.threads[:_THREADS]:
+        at = culprit_frame(each.frames) or each.frames[-1]
+        computed = f", {seconds(each.cpu_s)} of CPU time" if each.cpu_s >= _LEAST_CPU else ""
+        yield f"meanwhile thread {each.title}{computed}: {_place(at)}"
 
 
 def _place(frame: tuple[str, int, str, str]) -> str:

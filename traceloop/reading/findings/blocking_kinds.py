@@ -80,6 +80,13 @@ _ALL: Final = (
         "lock that threads share for a short time only, or take it in `asyncio.to_thread`.",
     ),
     _kind(
+        "itself",
+        "it waits for itself",
+        "The loop cannot do what it waits for. `await` it instead of waiting in the callback: the coroutine itself, an "
+        "asynchronous client for a server of the same process, `asyncio.Lock` for what tasks share across an `await`; "
+        "what must wait belongs in a thread (`await asyncio.to_thread(call)`).",
+    ),
+    _kind(
         "file",
         "it reads or writes files",
         "Do it in a thread: `await asyncio.to_thread(path.read_bytes)`.",

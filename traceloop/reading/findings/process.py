@@ -15,7 +15,7 @@ from . import loops, thresholds
 from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
 from .slow import Slow
-from .slow_runs import STARVED, kept_from_running
+from .slow_runs import STARVED, held, kept_from_running
 from .throttling import throttling_of
 
 # A poll that is late by less is so by the kernel's timers, s.
@@ -282,6 +282,8 @@ def _late(scope: Scope, reason: str) -> float:
 
 def _kept(worst: Slow | None, what: str) -> Iterator[str]:
     if worst is not None:
+        if worst.reason == GIL and worst.example is not None:
+            yield from held(worst.example)
         yield f"slow callbacks {what}: {counted(round(worst.runs), 'run')} of {worst.culprit}, {seconds(worst.seconds)}"
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...record.frames import culprit_frame, is_application
+from ...record.holders import GIL as GIL_HOLDER
 from ...record.sites import UNKNOWN_LABEL, is_own_work
 from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
 from ..stalls.index import StallIndex
@@ -130,7 +131,10 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
             return STARVED, KINDS["unknown"]
         if info is None:
             return "", KINDS["unknown"]
-    parts = info.parts
+    parts, holder = info.parts, info.holder
+    if holder is not None and holder.kind != GIL_HOLDER and (parts.cause not in (CPU, GC) or parts.guess):
+        # Who has what it waits for was seen; what was measured on a busy machine may look like something else.
+        return OFF_CPU, KINDS["itself" if holder.is_loop else "lock"]
     # With a processor to itself it would not have been slow, and that is most of its time; or that is nearly all of
     # its time, and what the rest was is a guess.
     waited = max(0.0, parts.processor_wait)
@@ -276,6 +280,7 @@ def _evidence(each: Slow) -> Iterator[str]:
         guess = " (a guess)" if parts.guess else ""
         measured = f": {seconds(parts.cpu)} of CPU time" if parts.cpu >= 0.0 else ""
         yield f"of the longest run of {seconds(each.longest)}: {_CAUSES.get(parts.cause, parts.cause)}{guess}{measured}"
+    yield from held(info)
     if parts.processor_wait >= 0.01:
         yield f"{seconds(parts.processor_wait)} of it waited for a processor"
     if info.others:
@@ -287,6 +292,16 @@ def _evidence(each: Slow) -> Iterator[str]:
         yield f"within {info.callback}"
     if not info.stacks:
         yield "no stack was taken"
+
+
+def held(info: StallInfo) -> Iterator[str]:
+    """Who had what a slow run waited for, and where the other threads stood that computed most of all."""
+    if info.holder is not None:
+        yield f"it {info.holder}"
+    elif info.parts.cause in (OFF_CPU, GIL) and info.stack is not None:
+        for each in info.stack.threads[:_OTHERS]:
+            own = culprit_frame(each.frames) or each.frames[-1]
+            yield f"meanwhile thread {each.title} stood at {frame_line(own)}"
 
 
 _SHORT_CAUSES: Final = {

@@ -411,8 +411,10 @@ class StallIndex:
             attributes["asyncio.stall.cause"] = parts.cause
             if parts.guess:
                 attributes["asyncio.stall.cause_is_guess"] = True
+        if info.holder is not None:
+            attributes["asyncio.stall.holder"] = str(info.holder)
         for name, value in (("cpu_time", parts.cpu), ("gc_time", parts.gc), ("processor_wait", parts.processor_wait)):
             if value >= 0.0:
                 attributes[f"asyncio.stall.{name}"] = value
-        events = [(stack.at, {"code.stacktrace": stack.text}) for stack in info.stacks if stack.frames]
+        events = [(stack.at, stack.attributes) for stack in info.stacks if stack.frames]
         return attributes, events, info.complete

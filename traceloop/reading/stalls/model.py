@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from ...record.frames import Frame, stretches
+from ...record.holders import Holder
 from ...record.sites import UNKNOWN_LABEL
 from ..decoding.decoded import SpanContext
 from .causes import Parts
@@ -16,12 +17,30 @@ from .who_waited import Bill
 LEAST_PART_SECONDS: Final = 0.005
 
 
+class OtherThreads(NamedTuple):
+    """Threads that stood at the same place while the loop was blocked. names: of the first of them; number: how many;
+    cpu_s: what they had computed, s, since they were looked at before; frames: outermost first.
+    """
+
+    names: list[str]
+    number: int
+    cpu_s: float
+    frames: list[Frame]
+
+    @property
+    def title(self) -> str:
+        """Whose stack it is: ``worker_0, worker_1 and 3 more``."""
+        more = self.number - len(self.names)
+        return ", ".join(self.names) + (f" and {more} more" if more > 0 else "")
+
+
 class StackTaken(NamedTuple):
     """One stack. at: s; frames: outermost first, file, line, module, qualname; awaiting: of the coroutines that await
     the task, nearest first. ready: handles that waited. descriptors: callbacks of descriptors that the kernel had
     ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside. since: from when
     on it stands for what the run did, s; earlier than ``at`` where the watchdog came late to it, because the run held
-    the GIL in a C call. culprit: whose code it stands in, "" where there is none.
+    the GIL in a C call. culprit: whose code it stands in, "" where there is none. threads: the others of the
+    process, but those that waited for work. holder: who had what it waited for, None where that is not known.
     """
 
     at: float
@@ -32,6 +51,8 @@ class StackTaken(NamedTuple):
     source: str
     since: float
     culprit: str
+    threads: list[OtherThreads] = []
+    holder: Holder | None = None
 
     @property
     def text(self) -> str:
@@ -41,6 +62,21 @@ class StackTaken(NamedTuple):
         ]
         frames = [f'  File "{file}", line {line}, in {_dotted(*rest)}' for file, line, *rest in self.frames]
         return "\n".join(["Stack (most recent call last):", *reversed(awaiting), *frames])
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """Of an ``asyncio.stack`` event: this stack, and those of the other threads."""
+        out = {"code.stacktrace": self.text}
+        if self.threads:
+            out["asyncio.stack.threads"] = "\n".join(
+                line
+                for each in self.threads
+                for line in (
+                    f"Thread {each.title} (most recent call last):",
+                    *(f'  File "{file}", line {number}, in {_dotted(*rest)}' for file, number, *rest in each.frames),
+                )
+            )
+        return out
 
 
 def _dotted(module: str, qualname: str) -> str:
@@ -83,6 +119,17 @@ class StallInfo(NamedTuple):
         lengths = stretches([each.since for each in self.stacks], self.start, self.end)
         by_stack = {id(each): length for each, length in zip(self.stacks, lengths, strict=True)}
         return max(own, key=lambda each: by_stack[id(each)])
+
+    @property
+    def holder(self) -> Holder | None:
+        """Who had what the culprit waited for: what was known at the stack that shows it, else at its latest one that
+        knows.
+        """
+        shown = self.stack
+        if shown is not None and shown.holder is not None:
+            return shown.holder
+        own = [each.holder for each in self.stacks if each.holder is not None and each.culprit == self.culprit]
+        return own[-1] if own else None
 
     @property
     def others(self) -> dict[str, float]:

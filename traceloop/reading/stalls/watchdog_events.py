@@ -8,11 +8,12 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from ...record.frames import Frame
+from ...record.holders import KINDS, Holder
 from ...record.sites import UNKNOWN_LABEL
 from ..decoding.decoded import Event, SpanContext
 from ..source_lines import source_line
 from .causes import Sample, is_sample
-from .model import StackTaken, StallStack
+from .model import OtherThreads, StackTaken, StallStack
 
 _MAX_RUNS: Final = 4096
 _MAX_STACKS: Final = 32
@@ -22,6 +23,8 @@ _MAX_REASONS: Final = 16
 _MAX_SAMPLES: Final = 4096
 # A thread that waits for a processor for this share of the time is on a busy machine.
 _BUSY_MACHINE: Final = 0.1
+_MAX_THREADS: Final = 64
+_MAX_NAMES: Final = 8
 # Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
 _LATEST: Final = 2.0**33
 
@@ -118,6 +121,8 @@ class WatchdogEvents:
             "watchdog",
             max(start, min(due, at)),
             culprit,
+            _threads(data.get("threads") or ()),
+            _holder(data.get("holder")),
         )
         if len(seen.stacks) < _MAX_STACKS:
             seen.stacks.append(taken)
@@ -170,6 +175,21 @@ def _starved_of(length: float, waited: float, loops: Iterable[tuple[int, Any, An
             return 0.0
         computed = max(computed, float(after[2]) - float(before[2]))  # of the whole process
     return max(0.0, length - computed)
+
+
+def _threads(data: Iterable[Any]) -> list[OtherThreads]:
+    return [
+        OtherThreads([str(name) for name in names[:_MAX_NAMES]], int(count), _finite(cpu), _frames(frames))
+        for names, count, cpu, frames in list(data)[:_MAX_THREADS]
+    ]
+
+
+def _holder(data: Any) -> Holder | None:
+    """A record's holder; None where there is none, or of a kind that we do not know."""
+    if not isinstance(data, list | tuple) or len(data) < 4 or data[0] not in KINDS:
+        return None
+    kind, name, frame, guess = data[:4]
+    return Holder(kind, str(name), next(iter(_frames([frame])), ("", 0, "", "")), bool(guess))
 
 
 def _finite(value: Any) -> float:

@@ -11,6 +11,7 @@ from ...record import layout
 from ...record.frames import culprit_frame, held_by, whereabouts
 from . import stacks
 from .stall_notices import StallNotices
+from .surroundings import Surroundings
 from .watched_loop import Stall, TokenBucket, Watched
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class StallEvents:
         self._suppressed = 0
         self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
         self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
+        self.surroundings = Surroundings()
         self.notices = StallNotices()
 
     def label_of(self, ident: float) -> str:
@@ -74,7 +76,13 @@ class StallEvents:
             "frames": run.frames if whole else [frame for frame in run.frames[:-1] if frame is own] + run.frames[-1:],
             "suppressed": self._suppressed,
         }
+        holder = None
         if whole:
+            threads, holder = self.surroundings.look(watched, stall, run.frames, now)
+            if threads:
+                event["threads"] = threads
+            if holder is not None:
+                event["holder"] = holder
             if run.awaiting:
                 event["awaiting"] = run.awaiting
             descriptors = stacks.ready_descriptors(watched.loop)
@@ -89,12 +97,16 @@ class StallEvents:
             stall.told = True
             stall.said = culprit
             stall.announced = self.notices.started(
-                label, culprit, line, now - stall.start, event["ready"], watched.name
+                label, culprit, line, now - stall.start, event["ready"], watched.name, holder
             )
+            stall.told_holder = holder is not None
         elif stall.announced and culprit not in ("", stall.said) and now - due < _IN_TIME:
             # The same run has gone on to something else. A stack that came late is of what is over by now.
             stall.said = culprit
-            self.notices.goes_on(label, culprit, line, now - stall.start)
+            self.notices.goes_on(label, culprit, line, now - stall.start, holder)
+        elif stall.announced and holder is not None and not stall.told_holder:
+            stall.told_holder = True
+            self.notices.waits_for(holder, now - stall.start)
 
     def end(self, watched: Watched, now: float, suspended: Callable[[float, float], float]) -> None:
         """The stall of a loop is over, if it has one. ``suspended(from, to)``: for how long the process stood still."""

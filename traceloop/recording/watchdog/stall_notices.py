@@ -13,6 +13,7 @@ from collections import deque
 from time import monotonic
 
 from ... import notices
+from ...record.holders import Holder
 from ...record.sites import in_words
 from ...record.text import printable
 from ...settings import ROOT_PID, in_run
@@ -43,8 +44,17 @@ class StallNotices:
         # When a kind was said, and how many of it were not, since.
         self._kinds: dict[tuple[str, str], list[float]] = {}
 
-    def started(self, callback: str, culprit: str, line: str, seconds: float, ready: int, thread: str) -> bool:
-        """A stall was seen. Returns whether it is said, so that its end is too."""
+    def started(
+        self,
+        callback: str,
+        culprit: str,
+        line: str,
+        seconds: float,
+        ready: int,
+        thread: str,
+        holder: Holder | None = None,
+    ) -> bool:
+        """A stall was seen. Returns whether it is said, so that its end is too. holder: who has what it waits for."""
         if not in_run():
             return False
         now = monotonic()
@@ -73,18 +83,22 @@ class StallNotices:
             # Names are the program's choice: none begins a line of its own.
             printable(
                 f"stall: {what}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
-                f"{seconds:.2f} s so far, {waiting}{more}",
+                f"{seconds:.2f} s so far, {waiting}{more}{_held(holder)}",
                 _MAX_LINE,
             )
         )
         return True
 
-    def goes_on(self, callback: str, culprit: str, line: str, seconds: float) -> None:
+    def goes_on(self, callback: str, culprit: str, line: str, seconds: float, holder: Holder | None = None) -> None:
         """The run of a stall that was said has gone on to code of another culprit."""
         place = f" ({line})" if line else ""
         within = f" within {callback}" if culprit != callback else ""
-        text = f"stall: now {culprit}{place}{within} blocks that loop: {seconds:.2f} s so far"
+        text = f"stall: now {culprit}{place}{within} blocks that loop: {seconds:.2f} s so far{_held(holder)}"
         self._lines.append(printable(text, _MAX_LINE))
+
+    def waits_for(self, holder: Holder, seconds: float) -> None:
+        """Only now is it known what the run of a stall that was said waits for."""
+        self._lines.append(printable(f"stall: that loop is blocked for {seconds:.2f} s so far: it {holder}", _MAX_LINE))
 
     def ended(self, held: dict[str, float], seconds: float) -> None:
         """A stall that was said is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all."""
@@ -111,3 +125,7 @@ class StallNotices:
         threads = getattr(threading, "_active", {})
         if isinstance(threads.get(threading.get_ident()), getattr(threading, "_DummyThread", ())):
             del threads[threading.get_ident()]
+
+
+def _held(holder: Holder | None) -> str:
+    return f": it {holder}" if holder is not None else ""

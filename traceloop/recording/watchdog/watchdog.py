@@ -340,6 +340,7 @@ class Watchdog:
         self._sample_if_due()
         self._full_executors.poll(now, self._process.settings.slow_threshold)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
+        self._events.surroundings.poll(now)
         self._lateness.turn_over(now, due, watched_loops)
         self._due = due
         end = monotonic()

@@ -29,6 +29,7 @@ class Stall:
         "threshold",
         "told",
         "told_from",
+        "told_holder",
     )
 
     def __init__(self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None) -> None:
@@ -46,6 +47,7 @@ class Stall:
         self.announced = False
         #: The culprit in the line that was printed last.
         self.said = ""
+        self.told_holder = False
 
 
 class Watched:

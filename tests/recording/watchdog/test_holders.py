@@ -1,0 +1,242 @@
+"""Who has what a blocked loop waits for: from a program that waits in every way, to its report."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.cores import CORES
+from tests.helpers.paths import ROOT
+from traceloop.recording.watchdog.holders import gil_holder
+from traceloop.recording.watchdog.other_threads import Standing
+
+# Each wait ends when the watchdog has written down who is waited for.
+PROGRAM = """
+import asyncio, http.client, sys, threading
+from concurrent.futures import ThreadPoolExecutor
+import traceloop
+from traceloop.recording.process import current_process
+
+told = threading.Event()
+current = "none"
+
+def hook():
+    process = current_process()
+    write = process.process_write
+    def seen(records, text, now):
+        write(records, text, now)
+        wanted = '"kind":"stack"', '"holder"', f'"callback":"__main__.{current}"'
+        if any(all(part in each for part in wanted) for each in text):
+            told.set()
+    process.process_write = seen
+
+def hold(lock, ready):
+    with lock:
+        ready.set()
+        told.wait()
+
+def hold_explicitly(lock, ready):
+    lock.acquire()
+    try:
+        ready.set()
+        told.wait()
+    finally:
+        lock.release()
+
+def work():
+    told.wait()
+
+def then(action):
+    def wait():
+        told.wait()
+        action()
+    threading.Thread(target=wait).start()
+
+def held_by(function, lock):
+    ready = threading.Event()
+    threading.Thread(target=function, args=(lock, ready), name="the holder").start()
+    ready.wait()
+
+async def plain_lock():
+    lock = threading.Lock()
+    held_by(hold, lock)
+    with lock:
+        pass
+
+async def reentrant_lock():
+    lock = threading.RLock()
+    held_by(hold, lock)
+    with lock:
+        pass
+
+async def condition():
+    lock = threading.Condition(threading.Lock())
+    held_by(hold, lock)
+    with lock:
+        pass
+
+async def semaphore():
+    lock = threading.Semaphore(1)
+    held_by(hold, lock)
+    lock.acquire()
+
+async def acquired_lock():
+    lock = threading.Lock()
+    held_by(hold_explicitly, lock)
+    lock.acquire()
+
+async def join():
+    thread = threading.Thread(target=work, name="the joined")
+    thread.start()
+    thread.join()
+
+async def call():
+    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+        pool.submit(work).result()
+
+async def queued_call():
+    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+        pool.submit(work)
+        pool.submit(int).result()
+
+async def own_coroutine():
+    future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), asyncio.get_running_loop())
+    then(lambda: future.set_result(None))
+    future.result()
+    await asyncio.sleep(0.01)
+
+async def own_pool():
+    loop = asyncio.get_running_loop()
+    made = []
+    def ask():
+        made.append(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop))
+        then(lambda: made[0].set_result(None))
+        made[0].result()
+    with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+        pool.submit(ask)
+        pool.submit(int).result()
+    await asyncio.sleep(0.01)
+
+async def own_lock():
+    lock = threading.Lock()
+    then(lock.release)
+    with lock:
+        lock.acquire()
+
+async def own_task():
+    lock = threading.Lock()
+    async def keeper():
+        with lock:
+            await asyncio.sleep(3600)
+    task = asyncio.create_task(keeper(), name="the keeper")
+    await asyncio.sleep(0)
+    then(lock.release)
+    lock.acquire()
+    task.cancel()
+
+async def own_server():
+    async def serve(reader, writer):
+        pass
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = http.client.HTTPConnection("127.0.0.1", server.sockets[0].getsockname()[1])
+    client.connect()
+    then(lambda: client.sock.shutdown(2))
+    client.request("GET", "/")
+    try:
+        client.getresponse()
+    except http.client.HTTPException:
+        pass
+    server.close()
+
+CASES = [plain_lock, reentrant_lock, condition, semaphore, acquired_lock, join, call, queued_call, own_coroutine,
+         own_pool, own_lock, own_task, own_server]
+
+async def main():
+    global current
+    hook()
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # results that were set in its place
+    for case in CASES:
+        told.clear()
+        current = case.__name__
+        await asyncio.create_task(case())
+
+traceloop.install()
+with traceloop.start(metrics=False, spans="off", slow_threshold=0.05, record=sys.argv[1]):
+    asyncio.run(main())
+"""
+
+# kind, name, the function in which the holder stands, whether it is a guess
+EXPECTED = {
+    "plain_lock": ("lock", "the holder", "hold", False),
+    "reentrant_lock": ("lock", "the holder", "hold", False),
+    "condition": ("lock", "the holder", "hold", False),
+    "semaphore": ("lock", "the holder", "hold", False),
+    "acquired_lock": ("lock", "the holder", "hold_explicitly", True),
+    "join": ("join", "the joined", "work", False),
+    "call": ("call", "pool_0", "work", False),
+    "queued_call": ("queued", "pool", "work", False),
+    "own_coroutine": ("own_coroutine", "", "", False),
+    "own_pool": ("own_pool", "pool", "own_pool.<locals>.ask", False),
+    "own_lock": ("own_lock", "", "own_lock", False),
+    "own_task": ("own_task", "the keeper", "own_task.<locals>.keeper", False),
+    "own_server": ("own_server", "", "", True),
+}
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_every_holder_is_named_in_the_report(tmp_path, core):
+    (tmp_path / "app.py").write_text(PROGRAM)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OTEL_PYTHON_TRACELOOP_CORE": core}
+    options = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 300, "capture_output": True, "text": True}
+    subprocess.run([sys.executable, "app.py", str(tmp_path / "kept")], **options)
+    (kept,) = (tmp_path / "kept").iterdir()
+    report = json.loads(
+        subprocess.run([sys.executable, "-m", "traceloop", "report", "--json", str(kept)], **options).stdout
+    )
+    (process,) = report["processes"]
+    found = {}
+    for stall in process["stalls"]:
+        holder, name = stall["holder"], stall["callback"].removeprefix("__main__.")
+        if name in EXPECTED and holder is not None:
+            place = holder["place"].rpartition(" in ")[2]
+            found[name] = (holder["kind"], holder["name"], place, holder["guess"])
+    assert found == EXPECTED
+    plain = next(each for each in process["stalls"] if each["callback"] == "__main__.plain_lock")
+    assert any(each["names"] == ["the holder"] and "app.py" in "".join(each["stack"]) for each in plain["threads"])
+    # The findings: who has it, and the loop that waits for itself by its own name.
+    evidence = [line for each in report["verdict"]["findings"] for line in each["evidence"]]
+    line = PROGRAM.splitlines().index("        told.wait()") + 1
+    assert any(each.startswith("it waits for a lock that thread the holder holds, at ") for each in evidence)
+    assert any(each.endswith(f"app.py:{line} in hold") for each in evidence)
+    itself = [each["title"] for each in report["verdict"]["findings"] if each["title"].endswith("it waits for itself")]
+    assert len(itself) == len([each for each in EXPECTED if each.startswith("own_")])
+
+
+THREADS = [
+    Standing(1, 11, "cruncher", [("/srv/app.py", 3, "app", "crunch")]),
+    Standing(2, 12, "idle", [("/srv/app.py", 9, "app", "wait")]),
+]
+
+
+@pytest.mark.parametrize(
+    ("last", "computed", "expected"),
+    [
+        # Clock, CPU time of the loop's thread, of the process, waiting for a processor, times put on one.
+        ((1.0, 0.1, 1.0, 0.0, 190), {11: 0.9, 12: 0.0}, ("cruncher", False)),
+        ((1.0, 0.1, 0.4, 0.0, 190), {11: 0.3, 12: 0.0}, ("cruncher", True)),  # others computed less than it waited
+        ((1.0, 0.9, 1.0, 0.0, 190), {11: 0.1, 12: 0.0}, None),  # the loop itself computed
+        ((1.0, 0.0, 0.9, 0.0, 3), {11: 0.9, 12: 0.0}, None),  # it slept: a wait for the GIL wakes all the time
+        ((1.0, 0.0, 0.0, 0.0, 190), {11: 0.0, 12: 0.0}, None),  # nobody computed
+    ],
+)
+def test_the_thread_that_computed_most_has_the_gil(last, computed, expected):
+    found = gil_holder([(0.0, 0.0, 0.0, 0.0, 0), last], THREADS, 1.0, computed, 1.0)
+    assert (found and (found.name, found.guess)) == expected
+
+
+@pytest.mark.parametrize("data", [None, 3, ["lock"], ["none such", "", ["", 0, "", ""], False]])
+def test_a_holder_that_makes_no_sense_is_passed_over(data):
+    from traceloop.reading.stalls.watchdog_events import _holder
+
+    assert _holder(data) is None

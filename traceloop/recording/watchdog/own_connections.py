@@ -1,0 +1,89 @@
+"""Whether a blocked loop waits for a server that it serves itself: a connection from this process to its own socket.
+
+The selector says which sockets of the loop are ready though nobody polls. Where one of them listens, or is the server's
+end of a connection whose other end this process has too, ``/proc/net/tcp`` says so
+(https://docs.kernel.org/networking/proc_net_tcp.html).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from collections.abc import Iterator
+from typing import Any, Final
+
+_TABLES: Final = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
+_MAX_TABLE: Final = 1 << 20
+_MAX_DESCRIPTORS: Final = 4096
+_MAX_SOCKETS: Final = 100
+_ESTABLISHED: Final = "01"
+
+
+def waits_for_own_server(loop: Any) -> bool:
+    """Whether a socket of ``loop`` is ready for which a connection of this process waits. False where that is not known
+    (no Linux, no epoll, no TCP).
+    """
+    ports = _ready_ports(loop)
+    if not ports:
+        return False
+    inodes = _own_inodes()
+    # The client's end is ours, and goes to the port of a ready socket.
+    return any(remote in ports and inode in inodes for _, remote, inode in _connections())
+
+
+def is_network_call(modules: list[str]) -> bool:
+    """Whether a thread whose innermost frames are of these modules (innermost first) waits in a network call."""
+    return any(each.split(".")[0] in ("socket", "ssl", "http", "urllib3", "httpcore") for each in modules)
+
+
+def _ready_ports(loop: Any) -> set[int]:
+    """The local ports of this loop's TCP sockets that are ready to be read."""
+    selector = getattr(loop, "_selector", None)
+    epoll = getattr(selector, "_selector", None)
+    if epoll is None or type(epoll).__name__ != "epoll":
+        return set()
+    ports: set[int] = set()
+    try:
+        keys = getattr(selector, "_fd_to_key", {})
+        for fd, _ in epoll.poll(0, _MAX_SOCKETS):
+            if fd in keys and fd != getattr(loop._ssock, "fileno", int)():
+                ports |= _port_of(fd)
+    except Exception:
+        return set()  # the selector was closed, or is not as the standard library makes it
+    return ports
+
+
+def _port_of(fd: int) -> set[int]:
+    """The local port of a TCP socket, given a descriptor that stays the loop's."""
+    with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as copy:
+        if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
+            return {int(copy.getsockname()[1])}
+    return set()
+
+
+def _own_inodes() -> set[str]:
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        for fd in os.listdir("/proc/self/fd")[:_MAX_DESCRIPTORS]:
+            with contextlib.suppress(OSError):
+                target = os.readlink(f"/proc/self/fd/{fd}")
+                if target.startswith("socket:["):
+                    found.add(target[8:-1])
+    return found
+
+
+def _connections() -> Iterator[tuple[int, int, str]]:
+    """Established TCP connections of this network namespace: local port, remote port, inode of the socket."""
+    for table in _TABLES:
+        try:
+            with open(table, encoding="ascii", errors="replace") as file:
+                lines = file.read(_MAX_TABLE).splitlines()[1:]
+        except OSError:
+            continue
+        for line in lines:
+            fields = line.split()
+            if len(fields) > 9 and fields[3] == _ESTABLISHED:
+                with contextlib.suppress(ValueError):
+                    local, remote = (int(each.rpartition(":")[2], 16) for each in fields[1:3])
+                    yield local, remote, fields[9]

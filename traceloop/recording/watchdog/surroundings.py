@@ -1,0 +1,70 @@
+"""What is around a blocked loop: the other threads of its process, and who has what it waits for."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ...record.frames import Frame
+from ...record.holders import OWN_SERVER, Holder
+from .holders import Look, gil_holder
+from .other_threads import Standing, ThreadClocksOfAll, as_recorded, threads_now
+from .own_connections import is_network_call, waits_for_own_server
+from .watched_loop import Stall, Watched
+
+_logger = logging.getLogger("traceloop")
+# The innermost frames of the blocked call that tell whether it waits for the network.
+_INNERMOST: Final = 8
+
+
+class Surroundings:
+    """Of one process. For the watchdog's thread, or whoever holds its ``_looking``."""
+
+    def __init__(self) -> None:
+        self._clocks = ThreadClocksOfAll()
+        self._failed = False
+
+    def poll(self, now: float) -> None:
+        """Once a turn: what threads compute is to be known from before a stall."""
+        self._clocks.poll(now)
+
+    def look(
+        self, watched: Watched, stall: Stall, frames: Sequence[Frame], now: float
+    ) -> tuple[list[list[Any]], Holder | None]:
+        """The other threads, as ``other_threads.as_recorded``, and the holder. frames: of the blocked run. Nothing
+        where it fails, which is reported once.
+        """
+        if self._failed:
+            return [], None
+        try:
+            return self._look(watched, stall, frames, now)
+        except Exception as error:
+            self._failed = True
+            _logger.error("traceloop: looking for holders failed and has stopped", exc_info=error)
+            return [], None
+
+    def _look(
+        self, watched: Watched, stall: Stall, frames: Sequence[Frame], now: float
+    ) -> tuple[list[list[Any]], Holder | None]:
+        threads, holder = _at_this_moment(watched)
+        since, computed = self._clocks.computed(now)
+        if holder is None:
+            samples = ([stall.before] if stall.before is not None else []) + stall.samples
+            holder = gil_holder(samples, threads, since, computed, now - stall.start)
+        modules = [frame[2] for frame in reversed(frames[-_INNERMOST:])]
+        if holder is None and is_network_call(modules) and waits_for_own_server(watched.loop):
+            holder = Holder(OWN_SERVER, guess=True)
+        return as_recorded(threads, computed), holder
+
+
+def _at_this_moment(watched: Watched) -> tuple[list[Standing], Holder | None]:
+    """All that needs the program's frames and objects: none of them is held when this returns."""
+    tops = sys._current_frames()
+    try:
+        threads = threads_now(tops, (watched.thread, threading.get_ident()))
+        return threads, Look(tops, threads, watched.loop, watched.thread).holder()
+    finally:
+        del tops
