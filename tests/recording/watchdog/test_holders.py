@@ -228,6 +228,7 @@ THREADS = [
         ((1.0, 0.9, 1.0, 0.0, 190), {11: 0.1, 12: 0.0}, None),  # the loop itself computed
         ((1.0, 0.0, 0.9, 0.0, 3), {11: 0.9, 12: 0.0}, None),  # it slept: a wait for the GIL wakes all the time
         ((1.0, 0.0, 0.0, 0.0, 190), {11: 0.0, 12: 0.0}, None),  # nobody computed
+        ((1.0, 0.0, 0.9, 0.0, 190), {11: 0.01, 12: 0.0}, None),  # what computed is none of these threads
     ],
 )
 def test_the_thread_that_computed_most_has_the_gil(last, computed, expected):

@@ -37,6 +37,7 @@ _NAME: Final = 80
 _GIL_WAKES_PER_SECOND: Final = 100.0
 # The thread that has the GIL has computed this share of what all others have.
 _MOST: Final = 0.5
+_LEAST_COMPUTED: Final = 0.005
 
 
 class Look:
@@ -198,9 +199,12 @@ def gil_holder(
     if off < rest / 2 or others < off / 5 or rate < _GIL_WAKES_PER_SECOND * min(1.0, off / span):
         return None
     most = max(threads, key=lambda each: computed.get(each.native, 0.0), default=None)
-    if most is None or computed.get(most.native, 0.0) <= 0.0:
+    if most is None or computed.get(most.native, 0.0) < _LEAST_COMPUTED:
         return None
-    share = computed[most.native] / max(sum(computed.get(each.native, 0.0) for each in threads), 1e-9)
+    together = sum(computed.get(each.native, 0.0) for each in threads)
+    if together < off / 5:  # what others computed was our own thread's, and what ends and begins
+        return None
+    share = computed[most.native] / together
     return Holder(GIL, most.name, most.own, guess=share < _MOST or others < off / 2 or since > 2 * length + 1.0)
 
 

@@ -33,7 +33,7 @@ def waits_for_own_server(loop: Any) -> bool:
 
 
 def is_network_call(modules: list[str]) -> bool:
-    """Whether a thread whose innermost frames are of these modules (innermost first) waits in a network call."""
+    """Whether a thread whose innermost frames are of these modules waits in a network call."""
     return any(each.split(".")[0] in ("socket", "ssl", "http", "urllib3", "httpcore") for each in modules)
 
 

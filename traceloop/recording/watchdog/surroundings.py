@@ -51,12 +51,12 @@ class Surroundings:
     ) -> tuple[list[list[Any]], Holder | None]:
         threads, holder = _at_this_moment(watched)
         since, computed = self._clocks.computed(now)
+        modules = [frame[2] for frame in frames[-_INNERMOST:]]
+        if holder is None and is_network_call(modules) and waits_for_own_server(watched.loop):
+            holder = Holder(OWN_SERVER, guess=True)
         if holder is None:
             samples = ([stall.before] if stall.before is not None else []) + stall.samples
             holder = gil_holder(samples, threads, since, computed, now - stall.start)
-        modules = [frame[2] for frame in reversed(frames[-_INNERMOST:])]
-        if holder is None and is_network_call(modules) and waits_for_own_server(watched.loop):
-            holder = Holder(OWN_SERVER, guess=True)
         return as_recorded(threads, computed), holder
 
 
