@@ -8,7 +8,9 @@ Readers ask for the columns that they look through, and for the few rows that th
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
+
+from ...record.layout import SITE_LIMIT
 
 #: One handle run, a plain tuple for speed: number (counts the ring's runs from 1, lost ones excepted), start and end
 #: (monotonic s), ident (see record/sites.py), kind (KINDS), delay (s, -1 unknown), number of the run that scheduled it
@@ -45,6 +47,17 @@ class Runs(Protocol):
 
     def forget_lengths(self, limit: float, /) -> None:
         """Lets those that lasted for ``limit`` s or longer end where they began: they are a damaged record's."""
+
+    def of_tasks(self, followed: dict[float, Any], /) -> list[Run]:
+        """The runs whose ident is a key of ``followed``, in order."""
+
+    def longer_before(
+        self, index: int, ready: float, least: float, most: int, /
+    ) -> tuple[list[tuple[int, float, float, float]], int]:
+        """Of the ``most`` runs before the one at ``index`` that ended after ``ready`` (monotonic s), those that lasted
+        for ``least`` s or longer, latest first: number, start, end, ident. And how many runs were looked at; ``most``
+        where one had ended before.
+        """
 
     @property
     def starts(self) -> Sequence[float]:
@@ -92,6 +105,25 @@ class RunRows(list[Run]):
     def forget_lengths(self, limit: float, /) -> None:
         """See ``Runs``."""
         self[:] = [run if run[2] - run[1] < limit else (*run[:2], run[1], *run[3:]) for run in self]
+
+    def of_tasks(self, followed: dict[float, Any], /) -> list[Run]:
+        """See ``Runs``."""
+        return [run for run in self if run[3] >= SITE_LIMIT and run[3] in followed]
+
+    def longer_before(
+        self, index: int, ready: float, least: float, most: int, /
+    ) -> tuple[list[tuple[int, float, float, float]], int]:
+        """See ``Runs``."""
+        found: list[tuple[int, float, float, float]] = []
+        index = min(index, len(self))
+        last = max(0, index - most)
+        for at in range(index - 1, last - 1, -1):
+            number, start, end, ident, *_ = self[at]
+            if end <= ready:
+                return found, most
+            if end - start >= least:
+                found.append((number, start, end, ident))
+        return found, index - last
 
     @property
     def starts(self) -> Sequence[float]:

@@ -20,23 +20,25 @@ made. It ends with the last step of its task; on a connection's task, with the r
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from ...record.frames import is_application
 from ...record.layout import SITE_LIMIT
 from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding import decoded as kinds
-from ..decoding.decoded import LATEST, Decoded
+from ..decoding.decoded import LATEST, Decoded, NewTask
 from ..decoding.runs import Run
 from ..statistics.context import SitesOf
+from ..statistics.counting import native_of
 from ..statistics.executors import ExecutorStatistics
+from ..statistics.histograms import DURATION_BOUNDS
 from ..statistics.parts import Sample
 from ..statistics.waits import Waits
 from . import stretches
 from .recent_runs import RecentRuns
 from .servers import CONNECTION, REQUEST, kind_of
-from .stretches import Part, Stretch, Stretches
+from .stretches import Part, Stretch, Stretches, Turn
 from .totals import Request, RequestTotals
 
 # Tasks that are followed at once, requests and what belongs to them; those that have ended and may be asked for;
@@ -44,12 +46,15 @@ from .totals import Request, RequestTotals
 _MAX_FOLLOWED: Final = 20_000
 _MAX_ENDED: Final = 4096
 _MAX_OFFLOADS: Final = 20_000
+# Runs that have named their request.
+_MAX_MARKS: Final = 16_384
+_NOT_LOOKED_UP: Final = 255
 # Callbacks that pass something on to each other before a task is reached.
 _MAX_HOPS: Final = 16
 # A shorter wait for the loop is not shared out among those that ran. Of a longer one, those are named that had such a
 # share of it, among the latest so many: to name a run costs ten times as much as to pass over it.
 _SHARED_SECONDS: Final = 0.001
-_NAMED_SHARE: Final = 0.05
+_NAMED_SHARE: Final = 0.1
 _MAX_BEHIND: Final = 256
 _OUTSIDE: Final = frozenset((kinds.READER, kinds.WRITER, kinds.TIMER, kinds.THREADSAFE, kinds.SIGNAL))
 _CAUSES: Final = {
@@ -85,7 +90,9 @@ class _Followed:
 
     __slots__ = ("arrival", "ident", "kind", "last_end", "maker", "name", "place", "root", "stretches")
 
-    def __init__(self, ident: float, kind: int, maker: _Followed | None) -> None:
+    def __init__(
+        self, ident: float, kind: int, maker: _Followed | None, who: Callable[[int, float], str]
+    ) -> None:
         self.ident = ident
         self.kind = kind
         self.maker = maker
@@ -93,7 +100,7 @@ class _Followed:
         self.name = ""
         self.place = ""
         self.last_end = -1.0
-        self.stretches = Stretches(-math.inf)
+        self.stretches = Stretches(-math.inf, who)
         self.arrival: tuple[float, list[Stretch]] = (0.0, [])
 
     @property
@@ -119,12 +126,14 @@ class Ledger:
         self._sites = self._sites_of()
         self._loop = 0
         self._runs = RecentRuns()
-        self._kinds: dict[int, int] = {}
+        # By site; one that nobody has asked for is not of the quick ones.
+        self._kinds = bytearray([_NOT_LOOKED_UP]) * SITE_LIMIT
         self._labels: dict[int, str] = {}
         self._serves = False
         self._followed: dict[float, _Followed] = {}
         self._ended: dict[float, _Followed] = {}
         self._marks: dict[int, int] = {}
+        self._early_marks: list[tuple[int, int]] = []
         self._submitted: dict[int, tuple[float, int, float]] = {}
         self._delivered: dict[int, Offloaded] = {}
 
@@ -143,21 +152,44 @@ class Ledger:
             self._followed.clear()
         self._runs.add(decoded.runs)
         self._take_offloads(decoded)
+        marks = self._marks
         for run_number, site in decoded.requests:
-            self._marks[run_number] = site
-        for task in decoded.tasks:
+            marks[run_number] = site
+        while len(marks) > _MAX_MARKS:
+            del marks[next(iter(marks))]
+        for task in self._not_quick(decoded):
             self._begin(task.ident, task.creator_ident, task.made_by_loop)
         followed = self._followed
-        for run in decoded.runs:
-            if run[3] >= SITE_LIMIT and run[3] in followed:
-                self._step(followed[run[3]], run)
-        if len(self._marks) > _MAX_ENDED:  # of runs of no followed task
-            self._marks.clear()
+        for run in decoded.runs.of_tasks(followed):
+            known = followed.get(run[3])
+            if known is not None:
+                self._step(known, run)
+
+    def _not_quick(self, decoded: Decoded) -> list[NewTask]:
+        """Counts the requests that were answered within the one step of their task, where the reader in C can add them
+        up; the other tasks.
+        """
+        module = native_of(decoded.runs)
+        totals = self._totals
+        if module is None or totals.watchers or not decoded.tasks or not len(decoded.runs):
+            return decoded.tasks
+        # A run's mark is read before the run is over: of the last one, perhaps with the chunk before.
+        marks = [*self._early_marks, *decoded.requests]
+        last = decoded.runs[len(decoded.runs) - 1][0]
+        self._early_marks = [mark for mark in marks[-1:] if mark[0] > last]
+        names, rest = module.quick_requests(
+            decoded.runs, decoded.tasks, marks, self._kinds, DURATION_BOUNDS, totals.least_slow
+        )
+        for site, durations, buckets, behind in names:
+            label = self._label(site)
+            details = [((stretches.READY, f"behind {self._label(who)}"), seconds) for who, seconds in behind]
+            totals.add_quick(label, durations, buckets, details)
+        return rest  # type: ignore[no-any-return]
 
     def _kind_of(self, ident: float) -> int:
         site = site_of(ident)
-        kind = self._kinds.get(site)
-        if kind is None:
+        kind = self._kinds[site]
+        if kind == _NOT_LOOKED_UP:
             kind = self._kinds[site] = kind_of(self._sites.label(site))
         return kind
 
@@ -206,7 +238,7 @@ class Ledger:
         if len(self._followed) >= _MAX_FOLLOWED:
             self._totals.incomplete += kind == REQUEST
             return
-        self._followed[ident] = _Followed(ident, kind, maker)
+        self._followed[ident] = _Followed(ident, kind, maker, self._who_ran)
 
     # -- one step
 
@@ -237,7 +269,8 @@ class Ledger:
         if task.kind == CONNECTION:
             begin, arrival = self._arrival(run, ready)
             task.arrival = begin, [*arrival, *turn, (end, _RUNNING)]
-        site = self._marks.pop(number, None)
+            own.forget_before(begin)
+        site = self._marks.get(number)
         if site is not None:
             self._named(task, self._label(site))
         if outcome:
@@ -254,7 +287,7 @@ class Ledger:
         read, waited = by[2] - by[1], start - by[2]
         if not (0.0 <= by[5] < _SHARED_SECONDS and 0.0 <= waited < _SHARED_SECONDS):
             return False
-        site = self._marks.pop(number, None)
+        site = self._marks.get(number)
         task.name = self._label(ident if site is None else site)
         del self._followed[ident]
         parts = {_RUNNING: read + end - start, (stretches.READY, ""): by[5] + waited}
@@ -283,7 +316,7 @@ class Ledger:
             self._totals.add(Request(name, own.end - sum(sums.values()), sum(sums.values()), sums))
 
     def _answered(self, task: _Followed, name: str, begin: float, spent: list[Stretch]) -> None:
-        whole = Stretches(begin)
+        whole = Stretches(begin, self._who_ran)
         for until, part in spent:
             whole.add(until, part)
         self._totals.add(Request(name, begin, whole.end - begin, whole.sums()))
@@ -391,26 +424,18 @@ class Ledger:
         if root.kind == REQUEST:
             root.place = root.place or name
 
+    def _who_ran(self, number: int, ident: float) -> str:
+        """The name of run ``number``: the function that answered a request in it, where one said so."""
+        site = self._marks.get(number)
+        return self._who(ident) if site is None else self._label(site)
+
     def _turn(self, ready: float, start: float, number: int) -> list[Stretch]:
         """Run ``number`` was ready, and others ran."""
         least = (start - ready) * _NAMED_SHARE
         if least < _SHARED_SECONDS * _NAMED_SHARE:
             return [(start, (stretches.READY, ""))]
-        out: list[Stretch] = []
-        for count, run in enumerate(self._runs.before(number)):
-            _, begun, ended, ident, *_ = run
-            if ended <= ready or count >= _MAX_BEHIND:
-                break
-            if ended - begun < least:
-                continue
-            if ended < start:
-                out.append((start, (stretches.READY, "")))  # the loop's own time, and that of runs not named
-            start = max(begun, ready)
-            out.append((ended, (stretches.READY, f"behind {self._who(ident)}")))
-        if start > ready:
-            out.append((start, (stretches.READY, "")))
-        out.reverse()
-        return out
+        runs = self._runs.longer_before(number, ready, least, _MAX_BEHIND)
+        return [(start, Turn(stretches.READY, "", runs) if runs else (stretches.READY, ""))]
 
     def _arrival(self, run: Run, ready: float) -> tuple[float, list[Stretch]]:
         """From when on the request counts that ``run`` begins, and what happened until ``run`` was ready: its bytes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
 from typing import Final
 
 from ..decoding.runs import Run, Runs
@@ -16,31 +15,40 @@ class RecentRuns:
     """Keeps what the decoder made, a chunk at a time. Runs are numbered in a row."""
 
     def __init__(self) -> None:
-        self._chunks: deque[Runs] = deque()
+        # With the number of each chunk's first run.
+        self._chunks: deque[tuple[int, Runs]] = deque()
         self._count = 0
 
     def add(self, runs: Runs) -> None:
         """The next runs of the loop."""
         if not len(runs):
             return
-        self._chunks.append(runs)
+        self._chunks.append((runs[0][0], runs))
         self._count += len(runs)
-        while self._count - len(self._chunks[0]) >= _KEPT:
-            self._count -= len(self._chunks.popleft())
+        while self._count - len(self._chunks[0][1]) >= _KEPT:
+            self._count -= len(self._chunks.popleft()[1])
 
     def get(self, number: int) -> Run | None:
         """The run of this number; None where it is not known, or no longer."""
-        for runs in reversed(self._chunks):
-            first = runs[0][0]
+        for first, runs in reversed(self._chunks):
             if number >= first:
                 index = number - first
-                return runs[index] if index < len(runs) and runs[index][0] == number else None
+                run = runs[index] if index < len(runs) else None
+                return run if run is not None and run[0] == number else None
         return None
 
-    def before(self, number: int) -> Iterator[Run]:
-        """The runs before this one, latest first."""
-        for runs in reversed(self._chunks):
-            first = runs[0][0]
+    def longer_before(
+        self, number: int, ready: float, least: float, most: int
+    ) -> list[tuple[int, float, float, float]]:
+        """Of the ``most`` runs before run ``number``, those that ended after ``ready`` (monotonic s) and lasted for
+        ``least`` s or longer, latest first: number, start, end, ident.
+        """
+        out: list[tuple[int, float, float, float]] = []
+        for first, runs in reversed(self._chunks):
             if number > first:
-                for index in range(min(number - first, len(runs)) - 1, -1, -1):
-                    yield runs[index]
+                found, passed = runs.longer_before(number - first, ready, least, most)
+                out += found
+                most -= passed
+                if most <= 0:
+                    break
+        return out

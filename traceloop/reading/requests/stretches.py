@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Final
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 # What a stretch was spent on; docs/telemetry.md has the meaning of each.
 RUNNING: Final = "running"
@@ -21,8 +22,20 @@ PARTS: Final = (RUNNING, READY, QUEUED, OFFLOADED, RETURNING, TIMER, NETWORK, TA
 
 #: What a stretch was spent on, and the detail: the place where the task waited, who ran while it was ready.
 Part = tuple[str, str]
+
+
+class Turn(NamedTuple):
+    """The part of a stretch in which a task was ready and others ran. runs: the long ones of these, latest first:
+    number, start, end (monotonic s), ident. Who they were is looked up when stretches are summed up: most never are.
+    """
+
+    kind: str
+    detail: str
+    runs: list[tuple[int, float, float, float]]
+
+
 #: The end of a stretch (monotonic s), and its part. It begins where the one before it ends.
-Stretch = tuple[float, Part]
+Stretch = tuple[float, Part | Turn]
 
 _NOT_KNOWN: Final = (UNKNOWN, "")
 # A task of more has its oldest ones summed up; what falls into them is no longer kept apart.
@@ -32,12 +45,14 @@ _MOST: Final = 1024
 class Stretches:
     """The time of one task from ``begin`` on (monotonic s; minus infinity where its beginning is not known)."""
 
-    __slots__ = ("_ends", "_parts", "_summed", "begin")
+    __slots__ = ("_ends", "_parts", "_summed", "_who", "begin")
 
-    def __init__(self, begin: float) -> None:
+    def __init__(self, begin: float, who: Callable[[int, float], str]) -> None:
+        """``who``: the name of a run, by its number and ident."""
         self.begin = begin
+        self._who = who
         self._ends: list[float] = []
-        self._parts: list[Part] = []
+        self._parts: list[Part | Turn] = []
         self._summed: dict[Part, float] = {}
 
     @property
@@ -45,7 +60,7 @@ class Stretches:
         """Up to when the time is known."""
         return self._ends[-1] if self._ends else self.begin
 
-    def add(self, until: float, part: Part) -> None:
+    def add(self, until: float, part: Part | Turn) -> None:
         """The next stretch. One that ends no later than what is there has no length, and is left out."""
         ends = self._ends
         if until <= (ends[-1] if ends else self.begin):
@@ -59,13 +74,18 @@ class Stretches:
             self._sum_up(_MOST // 2)
 
     def _sum_up(self, count: int) -> None:
-        begin = self.begin
-        for end, part in zip(self._ends[:count], self._parts[:count], strict=True):
-            self._summed[part] = self._summed.get(part, 0.0) + end - begin
-            begin = end
-        self.begin = begin
+        self._add_sums(self._summed, count)
+        self.begin = self._ends[count - 1]
         del self._ends[:count]
         del self._parts[:count]
+
+    def forget_before(self, when: float) -> None:
+        """Drops the stretches that ended before ``when`` (monotonic s), which nobody asks for."""
+        count = bisect_right(self._ends, when)
+        if count:
+            self.begin = self._ends[count - 1]
+            del self._ends[:count]
+            del self._parts[:count]
 
     def cut(self, begin: float, end: float) -> list[Stretch]:
         """The stretches from ``begin`` to ``end``, of which what is not known is a stretch of its own."""
@@ -84,8 +104,27 @@ class Stretches:
     def sums(self) -> dict[Part, float]:
         """Seconds by part, of all stretches."""
         out = dict(self._summed)
-        begin = self.begin
-        for end, part in zip(self._ends, self._parts, strict=False):  # a third less time than strict
-            out[part] = out.get(part, 0.0) + end - begin
-            begin = end
+        self._add_sums(out, len(self._ends))
         return out
+
+    def _add_sums(self, out: dict[Part, float], count: int) -> None:
+        begin = self.begin
+        for end, part in zip(self._ends[:count], self._parts, strict=False):  # a third less time than strict
+            seconds = end - begin
+            if isinstance(part, Turn):
+                seconds = self._add_turn(out, begin, end, part)
+                part = (part.kind, part.detail)
+            if seconds:
+                out[part] = out.get(part, 0.0) + seconds
+            begin = end
+
+    def _add_turn(self, out: dict[Part, float], begin: float, end: float, turn: Turn) -> float:
+        """Adds what the long runs of others had of a stretch; the seconds that are left."""
+        left = end - begin
+        for number, begun, ended, ident in turn.runs:
+            seconds = min(ended, end) - max(begun, begin)
+            if seconds > 0.0:
+                part = (turn.kind, f"behind {self._who(number, ident)}")
+                out[part] = out.get(part, 0.0) + seconds
+                left -= seconds
+        return max(0.0, left)

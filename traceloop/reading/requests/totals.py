@@ -5,13 +5,13 @@ from __future__ import annotations
 import heapq
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final, NamedTuple
 
 from ..statistics.histograms import DURATION_BOUNDS, Histogram
 from ..statistics.labels import BoundedLabels
 from ..statistics.parts import Sample
-from .stretches import Part
+from .stretches import READY, RUNNING, Part
 
 #: Requests that have a label of their own, by name; the rest is ``other``.
 NAME_LIMIT: Final = 100
@@ -31,6 +31,10 @@ def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, floa
         group = _GROUPS.get(kind.partition("_")[0], kind)
         out[group] = out.get(group, 0.0) + seconds
     return out
+
+
+#: Index into the published bounds of durations, how many requests, the seconds in which they ran and were ready.
+QuickBucket = tuple[int, int, float, float]
 
 
 class Request(NamedTuple):
@@ -69,9 +73,28 @@ class NameTotals:
             self.parts[kind] = self.parts.get(kind, 0.0) + seconds
             alike_parts[kind] = alike_parts.get(kind, 0.0) + seconds
             if part[1]:
-                if part not in self.details and len(self.details) >= _MAX_DETAILS:
-                    part = (kind, _REST)
-                self.details[part] = self.details.get(part, 0.0) + seconds
+                self._add_detail(part, seconds)
+
+    def add_quick(
+        self, durations: list[float], buckets: Iterable[QuickBucket], details: Iterable[tuple[Part, float]]
+    ) -> None:
+        """See ``RequestTotals.add_quick``."""
+        self.count += len(durations)
+        self.durations.add_all(durations)
+        for bucket, count, running, ready in buckets:
+            alike, alike_parts = self.by_duration.get(bucket, (0, {}))
+            self.by_duration[bucket] = alike + count, alike_parts
+            for kind, seconds in ((RUNNING, running), (READY, ready)):
+                if seconds:
+                    self.parts[kind] = self.parts.get(kind, 0.0) + seconds
+                    alike_parts[kind] = alike_parts.get(kind, 0.0) + seconds
+        for part, seconds in details:
+            self._add_detail(part, seconds)
+
+    def _add_detail(self, part: Part, seconds: float) -> None:
+        if part not in self.details and len(self.details) >= _MAX_DETAILS:
+            part = (part[0], _REST)
+        self.details[part] = self.details.get(part, 0.0) + seconds
 
     def typical(self, share: float) -> dict[str, float]:
         """Where the time of the requests around this percentile went: mean seconds by part."""
@@ -111,6 +134,29 @@ class RequestTotals:
             heapq.heappush(self._slowest, (request.seconds, next(self._order), request))
         elif request.seconds > self._slowest[0][0]:
             heapq.heapreplace(self._slowest, (request.seconds, next(self._order), request))
+
+    @property
+    def least_slow(self) -> float:
+        """What a request has to take (s) to be told of as one of the slowest; below 0 while any does."""
+        return self._slowest[0][0] if len(self._slowest) >= _SLOWEST else -1.0
+
+    def add_quick(
+        self,
+        name: str,
+        durations: list[float],
+        buckets: Iterable[QuickBucket],
+        details: Iterable[tuple[Part, float]],
+    ) -> None:
+        """Requests were answered, none of them one of the slowest, that ran and were ready and did nothing else.
+
+        durations: of each, s. buckets: the same by index into the published bounds of durations. details: their
+        seconds by part and detail. ``watchers`` are not told.
+        """
+        label = self._names.admit(name)
+        totals = self.by_name.get(label)
+        if totals is None:
+            totals = self.by_name[label] = NameTotals()
+        totals.add_quick(durations, buckets, details)
 
     def slowest(self) -> list[Request]:
         """The slowest requests, slowest first."""

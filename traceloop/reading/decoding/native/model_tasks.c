@@ -116,10 +116,31 @@ model_take_outcome(Model *self)
     return result;
 }
 
+/* One for each request: worth a way of its own, a tenth of the other's cost. */
+static int
+take_request(Model *self, double site)
+{
+    if (!(site >= 0.0 && site < EXACT)) {
+        self->damaged++;
+        return 0;
+    }
+    PyObject *requests = PyObject_GetAttr(self->decoded, state_of(Py_TYPE(self))->text_requests);
+    if (requests == NULL)
+        return -1;
+    long long run = self->state == ACTIVE ? self->runs + 1 : 0;
+    PyObject *entry = Py_BuildValue("(LI)", run, site_of(site));
+    int result = entry != NULL && PyList_Check(requests) ? PyList_Append(requests, entry) : -1;
+    Py_XDECREF(entry);
+    Py_DECREF(requests);
+    return result;
+}
+
 /* Every other kind of record. ``take`` of RareRecords never raises for what a record says. */
 int
 model_take_rare(Model *self, double a, double ident, double b)
 {
+    if (ident == R_REQUEST)
+        return take_request(self, b);
     long long writer = self->state == ACTIVE ? self->runs + 1 : 0;
     long long before = self->running ? self->runs : 0;
     PyObject *taken = PyObject_CallMethod(self->rare, "take", "dddOO(Ld)LL", a, ident, b, (PyObject *)self,

@@ -64,6 +64,7 @@ reader_exec(PyObject *module)
         {offsetof(reader_state, text_tasks), "tasks"},           {offsetof(reader_state, text_finished), "finished"},
         {offsetof(reader_state, text_closed), "closed"},         {offsetof(reader_state, text_end), "end"},
         {offsetof(reader_state, text_lose_place), "lose_place"}, {offsetof(reader_state, text_new_tasks), "new_tasks"},
+        {offsetof(reader_state, text_requests), "requests"},
     };
     for (size_t index = 0; index < sizeof(texts) / sizeof(texts[0]); index++) {
         PyObject *text = PyUnicode_InternFromString(texts[index].text);
@@ -118,6 +119,7 @@ static PyMethodDef reader_methods[] = {
      "Histograms of iterations: durations, numbers of handles, poll delays."},
     {"finite", all_finite, METH_O, "Whether all of a buffer's doubles are finite."},
     {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
+    {"quick_requests", quick_requests, METH_VARARGS, "Adds up the requests that were answered in one step."},
     {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},
     {NULL},
 };

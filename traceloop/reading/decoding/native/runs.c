@@ -169,6 +169,60 @@ runs_of_ident(Runs *self, PyObject *argument)
     return found;
 }
 
+/* of_tasks(followed): the runs whose ident is a key of this dictionary, in order. */
+static PyObject *
+runs_of_tasks(Runs *self, PyObject *followed)
+{
+    if (!PyDict_Check(followed)) {
+        PyErr_SetString(PyExc_TypeError, "of_tasks(dict)");
+        return NULL;
+    }
+    PyObject *found = PyList_New(0);
+    for (Py_ssize_t index = 0; found != NULL && index < self->length; index++) {
+        if (!(self->rows[index].ident >= SITE_LIMIT))
+            continue;
+        PyObject *ident = PyFloat_FromDouble(self->rows[index].ident), *row = NULL;
+        int contained = ident != NULL ? PyDict_Contains(followed, ident) : -1;
+        if (contained > 0)
+            row = runs_item(self, index);
+        if (contained < 0 || (contained && (row == NULL || PyList_Append(found, row) < 0)))
+            Py_CLEAR(found);
+        Py_XDECREF(ident);
+        Py_XDECREF(row);
+    }
+    return found;
+}
+
+/* longer_before(index, ready, least, most): see runs.py. */
+static PyObject *
+runs_longer_before(Runs *self, PyObject *args)
+{
+    Py_ssize_t index, most, passed = 0;
+    double ready, least;
+    if (!PyArg_ParseTuple(args, "nddn", &index, &ready, &least, &most))
+        return NULL;
+    PyObject *found = PyList_New(0);
+    if (index > self->length)
+        index = self->length;
+    bool over = false;
+    while (found != NULL && index > 0 && passed < most) {
+        const Row *row = &self->rows[--index];
+        if (row->end <= ready) {
+            over = true;
+            break;
+        }
+        passed++;
+        if (row->end - row->start < least)
+            continue;
+        PyObject *item =
+            Py_BuildValue("(Lddd)", (long long)(self->first + index), row->start, row->end, row->ident);
+        if (item == NULL || PyList_Append(found, item) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(item);
+    }
+    return found != NULL ? Py_BuildValue("(Nn)", found, over ? most : passed) : NULL;
+}
+
 static PyObject *
 runs_column(Runs *self, void *at)
 {
@@ -187,6 +241,8 @@ runs_dealloc(Runs *self)
 static PyMethodDef runs_methods[] = {
     {"append", (PyCFunction)runs_append, METH_O, "Adds a run at the end."},
     {"forget_lengths", (PyCFunction)runs_forget_lengths, METH_O, "Runs of this length or more end where they began."},
+    {"longer_before", (PyCFunction)runs_longer_before, METH_VARARGS, "Long runs before one, latest first."},
+    {"of_tasks", (PyCFunction)runs_of_tasks, METH_O, "The runs of these tasks, in order."},
     {"of_ident", (PyCFunction)runs_of_ident, METH_O, "The runs of one ident, in order."},
     {NULL},
 };
