@@ -33,7 +33,7 @@ $(INSTALLED): | $(BIN)/python
 	@rm -f $(VENV)/.installed-*
 	$(PROGRESS) "installing traceloop and what its development needs" $(PIP) -e '.[dev]' --config-settings editable_mode=strict
 	@# Where PYTHONDONTWRITEBYTECODE is set every process would compile it anew: 0.3 s at each start.
-	@$(BIN)/python -m compileall -q build/__editable__.*/
+	$(PROGRESS) "compiling it" sh -c '$(BIN)/python -m compileall -q build/__editable__.*/'
 	@# What is in C, where it could be built: beside its sources too, for those who run from the checkout.
 	@cp build/__editable__.*/traceloop/core/_core*.so traceloop/core/ 2>/dev/null || true
 	@cp build/__editable__.*/traceloop/reading/decoding/_reader*.so traceloop/reading/decoding/ 2>/dev/null || true
@@ -74,7 +74,7 @@ test-all: debian-packages install lint ## make test and what takes longer
 	$(MAKE) conformance-all
 
 lint: install ## ruff, mypy (strict), and a compiler's warnings of the C files
-	$(BIN)/ruff check .
+	$(PROGRESS) "ruff" $(BIN)/ruff check .
 	@sh .ci/compile-native $(BIN)/python
 	@# From inside the strict editable install, where exporters/ and cli/ stand in their places in the package.
 	$(PROGRESS) "mypy" sh -c 'cd build/__editable__.*/ && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml'

@@ -8,7 +8,7 @@ import time
 import pytest
 
 #: Seconds of silence after which the tests under way are named.
-SILENCE = 8.0
+SILENCE = 5.0
 #: So many tests may be run again in a whole session; more, and the session fails.
 MOST_RERUNS = 4
 
@@ -24,10 +24,8 @@ class Progress:
         self._running: dict[str, float] = {}
         self._last = time.monotonic()
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-
-    def pytest_sessionstart(self) -> None:
-        self._thread.start()
+        # From now on: before the first worker is there it may take a busy machine longer than that.
+        threading.Thread(target=self._watch, daemon=True).start()
 
     def pytest_sessionfinish(self) -> None:
         self._over.set()
@@ -40,8 +38,8 @@ class Progress:
         self._last = time.monotonic()
 
     def _watch(self) -> None:
-        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
         while not self._over.wait(1.0):
+            reporter = self._config.pluginmanager.get_plugin("terminalreporter")
             now = time.monotonic()
             if now - self._last < SILENCE or reporter is None:
                 continue
