@@ -5,6 +5,8 @@
     python benchmarks/run.py --arms all --python /usr/bin/python3.13
     python benchmarks/run.py --arms traced-metrics,off --scale 0.2 call_soon_1
 
+Two tables: what it costs the program (its own process), and what it costs the machine (with its collector).
+
 A round starts a fresh process for each arm; these run the workload in slices, by turns, so that whatever else the
 machine does meets all of them. A ratio is taken between the slices of one turn; a round's is the median of its turns'.
 Shown: the median of the rounds, with quartiles.
@@ -44,19 +46,19 @@ ARMS = {
         Arm("naive", "naive", scale=0.05),
     )
 }
-DEFAULT_ARMS = "standard-64k,traced-metrics,traced-spans,off"
+DEFAULT_ARMS = "standard-64k,traced-metrics,traced-spans,uvloop"
 
-#: Workload -> what the traced loop may cost, relative to the standard loop (network: with 64 KiB reads).
-BARS = {
-    "call_soon_1": 1.0, "call_soon_100": 1.05, "call_soon_1000_names": 1.05,
-    "sleep0": 1.05, "sleep0_1": 1.05, "sleep0_100k": 1.05, "sleep0_spans": 1.11, "futures": 1.05, "queues": 1.05,
-    "spawn": 1.1, "wait_for": 0.95, "timers_10k": 0.85, "timers_1m": 0.85, "executor": 1.15,
-}  # fmt: skip
+#: The program's own process is to cost no more than it does on uvloop, which records nothing; by so much more at most
+#: where it serves the network (a ratio), and where the application has spans of its own (of the standard loop).
 NETWORK_BAR = 1.05
-APPLICATION_SPANS_BAR = 1.11
-OFF_BAR = 0.85
-#: Turns of a round: a slice of some 20 ms each; with wrk a second.
-SLICES = 10
+APPLICATION_SPANS_BAR = 0.04
+#: What program and collector together may cost, relative to the standard loop.
+MACHINE_BAR = 1.0
+MACHINE_BARS = {"executor": 1.15}
+LOW_MACHINE_BAR = 0.8
+LOW_WORKLOADS = ("call_soon", "sleep0", "timers")
+#: Turns of a round: a slice of some 40 ms each; with wrk a second.
+SLICES = 5
 NETWORK_SLICES = 3
 #: Workloads that have to be made in one go.
 WHOLE = ("sleep0_100k", "timers_1m")
@@ -70,11 +72,12 @@ class Row:
     network: bool
     measured: dict[str, list[Measured]]
 
-    def ratios(self, arm: str) -> list[float]:
-        """The arm's CPU time an operation over the base's, round by round."""
+    def ratios(self, arm: str, *, machine: bool = False) -> list[float]:
+        """The arm's CPU time an operation over the base's, round by round; with its collector's where ``machine``."""
         out = []
         for one, other in zip(self.measured[arm], self.measured[self.base], strict=True):
-            out.append(statistics.median(a / b for a, b in zip(one.cpu_us, other.cpu_us, strict=True)))
+            costs = [cpu + one.collector_us for cpu in one.cpu_us] if machine else one.cpu_us
+            out.append(statistics.median(a / b for a, b in zip(costs, other.cpu_us, strict=True)))
         return out
 
     @property
@@ -91,12 +94,28 @@ def quartiles(values: list[float]) -> tuple[float, float, float]:
 
 
 def bar_of(row: Row, arm: str) -> float | None:
-    """What the arm may cost on this workload; None where nothing was promised."""
-    if arm.startswith("traced"):
-        if row.network:
-            return APPLICATION_SPANS_BAR if row.workload.endswith("_spans") else NETWORK_BAR
-        return BARS.get(row.workload)
-    return OFF_BAR if arm == "off" and row.workload.startswith(("call_soon", "sleep0")) else None
+    """What the arm's process may cost on this workload; None where nothing was promised, or uvloop was not asked."""
+    if not arm.startswith("traced") or not row.measured.get("uvloop"):
+        return None
+    uvloop = statistics.median(row.ratios("uvloop"))
+    if row.workload.endswith("_spans"):
+        return uvloop + APPLICATION_SPANS_BAR
+    return uvloop * NETWORK_BAR if row.network else uvloop
+
+
+def machine_bar_of(row: Row, arm: str) -> float | None:
+    """What the arm and its collector may cost together; None where nothing was promised: with a span a handle."""
+    if arm != "traced-metrics":
+        return None
+    usual = LOW_MACHINE_BAR if row.workload.startswith(LOW_WORKLOADS) else MACHINE_BAR
+    return MACHINE_BARS.get(row.workload, usual)
+
+
+def cell(values: list[float], bar: float | None) -> str:
+    """A median, its quartiles, and how it stands to its bar."""
+    low, middle, high = quartiles(values)
+    mark = "" if bar is None else " ok" if middle <= bar else f" > {bar:.2f}"
+    return f"{middle:.2f} ({low:.2f}-{high:.2f}){mark}"
 
 
 def print_row(row: Row) -> None:
@@ -104,21 +123,37 @@ def print_row(row: Row) -> None:
     for arm, measured in row.measured.items():
         if arm == row.base:
             continue
-        low, middle, high = quartiles(row.ratios(arm))
-        bar = bar_of(row, arm)
-        mark = "" if bar is None else " ok" if middle <= bar else f" > {bar:.2f}"
         lost = "" if not any(one.lost for one in measured) else " LOST"
         problems = sorted({problem for one in measured for problem in one.problems})
         if problems:
             lost += " INCOMPLETE"
             print(f"{arm}, {row.workload}: {'; '.join(problems)}", file=sys.stderr)
-        cells.append(f"{middle:.2f} ({low:.2f}-{high:.2f}){mark}{lost}")
+        cells.append(cell(row.ratios(arm), bar_of(row, arm)) + lost)
     base = statistics.median(cpu for one in row.measured[row.base] for cpu in one.cpu_us)
     print(f"| {row.workload} | {base:.2f} us | " + " | ".join(cells) + " |", flush=True)
 
 
+def print_machine(rows: list[Row]) -> None:
+    """The second table: program and collector together, and the collector alone."""
+    arms = [arm for arm in rows[0].measured if arm.startswith("traced")]
+    if not arms:
+        return
+    print("\nProgram and collector together, relative to the standard loop; and the collector, CPU an operation")
+    print("\n| workload | " + " | ".join(f"{arm} | its collector" for arm in arms) + " |")
+    print("|---|" + "---|---|" * len(arms))
+    for row in rows:
+        cells = []
+        for arm in arms:
+            collector = statistics.median(one.collector_us for one in row.measured[arm])
+            cells.append(cell(row.ratios(arm, machine=True), machine_bar_of(row, arm)))
+            cells.append(f"{collector:.2f} us")
+        print(f"| {row.workload} | " + " | ".join(cells) + " |")
+
+
 def print_heading(row: Row, base: str) -> None:
     names = [arm for arm in row.measured if arm != row.base]
+    reads = " with reads of 64 KiB" if base == "standard-64k" else ""
+    print(f"\nThe program's own process, relative to the standard loop{reads}")
     print(f"\n| workload | {base} | " + " | ".join(names) + " |")
     print("|---|---|" + "---|" * len(names))
 
@@ -130,6 +165,8 @@ def run_by_turns(programs: list[Program], slices: int) -> None:
     for turn in range(slices):
         for program in programs if turn % 2 else reversed(programs):
             program.run()
+    for program in programs:
+        program.caught_up()
 
 
 def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -> None:
@@ -139,6 +176,7 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
     if unknown:
         raise SystemExit(f"no such workload: {', '.join(sorted(unknown))}; there are {', '.join(chosen)}")
     heading = None
+    rows = []
     for name, (n, network) in chosen.items():
         if options.workloads and name not in options.workloads:
             continue
@@ -158,10 +196,12 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
             heading = row.base
             print_heading(row, row.base)
         print_row(row)
+        rows.append(row)
         if options.json:
             with open(options.json, "a") as file:
                 measured = {arm: [dataclasses.asdict(one) for one in all_] for arm, all_ in row.measured.items()}
                 file.write(json.dumps({"workload": name, "python": options.version, "measured": measured}) + "\n")
+    print_machine(rows)
 
 
 def main() -> None:

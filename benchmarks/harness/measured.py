@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import glob
 import json
 import os
 import re
@@ -20,6 +21,11 @@ from . import checked
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAM = os.path.join(ROOT, "benchmarks", "harness", "program.py")
 _PR_SET_CHILD_SUBREAPER = 36
+#: A collector that took no more than so much of a processor for so long (s) has read all that there was.
+_QUIET_SHARE = 0.02
+_QUIET_SECONDS = 0.3
+#: The collector, and who supervises it.
+_COLLECTOR_PROCESSES = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +43,8 @@ class Arm:
 
 @dataclasses.dataclass
 class Measured:
-    """One process's workload. ``cpu_us``: an operation, slice by slice. The collector's CPU is that of its whole life.
+    """One process's workload. ``cpu_us``: an operation, slice by slice. ``collector_us``: one of its collector,
+    less what that takes while nothing happens. ``collector_cpu_seconds``: its whole life, as its parent is told.
 
     ``lost``: handle runs that the collector did not see; ``handles``: those that it did. ``problems``: what could
     not be had from the record (checked.py).
@@ -50,6 +57,7 @@ class Measured:
     handles: int = 0
     lost: int = 0
     problems: list[str] = dataclasses.field(default_factory=list)
+    collector_us: float = 0.0
     collector_cpu_seconds: float = 0.0
     collector_peak_bytes: int = 0
 
@@ -77,6 +85,17 @@ def become_subreaper() -> bool:
         return ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0
     except (OSError, AttributeError):
         return False
+
+
+def collectors_of(pid: int) -> list[int]:
+    """The processes of the collector that reads what the process ``pid`` and its children record (Linux)."""
+    out = []
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        with contextlib.suppress(OSError), open(path, "rb") as file:
+            words = file.read().split(b"\0")
+            if any(b"traceloop.collector" in word for word in words) and str(pid).encode() in words:
+                out.append(int(path.split("/")[2]))
+    return out
 
 
 def command_of(python: str, arm: Arm, receiver: Receiver, arguments: list[str]) -> list[str]:
@@ -116,6 +135,10 @@ class Program:
             env=environ_of(receiver), cwd=ROOT,
         )  # fmt: skip
         self._cpu_us: list[float] = []
+        self._collectors: list[int] = []
+        self._collector_us = 0.0
+        self._idle_share = 0.0  # of a processor
+        self._begun = (0.0, 0.0)  # when, and what the collector had taken by then, s
         self._operations = 0
 
     def __enter__(self) -> Program:
@@ -131,8 +154,19 @@ class Program:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def ready(self) -> None:
-        """Waits until it has started."""
+        """Waits until it has started; and its collector, of which it is then known what it takes while idle."""
         self._read()
+        if self._reaping:
+            deadline = time.monotonic() + 60
+            while len(self._collectors) < _COLLECTOR_PROCESSES and time.monotonic() < deadline:
+                time.sleep(0.02)
+                self._collectors = collectors_of(self._process.pid)
+            self._idle_share = self._wait_for_collector()
+            self._begun = time.monotonic(), self._collector_cpu()
+
+    def _collector_cpu(self) -> float:
+        # Linux: the clock of another process has its pid in its number.
+        return sum(time.clock_gettime(~pid << 3 | 2) for pid in self._collectors)
 
     def run(self) -> None:
         """One slice."""
@@ -142,6 +176,24 @@ class Program:
         data = json.loads(self._read())
         self._cpu_us.append(data["cpu_seconds"] / data["operations"] * 1e6)
         self._operations += data["operations"]
+
+    def caught_up(self) -> None:
+        """Waits until its collector has read what all slices have left."""
+        if self._collectors:
+            self._wait_for_collector()
+            begun, cpu = self._begun
+            spent = self._collector_cpu() - cpu - self._idle_share * (time.monotonic() - begun)
+            self._collector_us = max(0.0, spent) / self._operations * 1e6
+
+    def _wait_for_collector(self) -> float:
+        # What it took at the end, of a processor.
+        deadline = time.monotonic() + 60
+        while True:
+            begun, cpu = time.monotonic(), self._collector_cpu()
+            time.sleep(_QUIET_SECONDS)
+            share = (self._collector_cpu() - cpu) / (time.monotonic() - begun)
+            if share < _QUIET_SHARE or time.monotonic() > deadline:
+                return share
 
     def _read(self) -> str:
         assert self._process.stdout is not None
@@ -160,6 +212,7 @@ class Program:
             self._fail(stderr)
         data: dict[str, int] = json.loads(stdout.splitlines()[-1])
         out = Measured(self._cpu_us, self._operations, data["peak_bytes"], data["resident_bytes"])
+        out.collector_us = self._collector_us
         if self._folder:
             read_summary(stderr, out)
             if self._reaping:
