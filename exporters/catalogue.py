@@ -266,6 +266,23 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "seconds",
         "Time that protocols were told to pause writing because the peer reads slowly, over all transports.",
     ),
+    _of_process(
+        "asyncio_transports_paused",
+        "gauge",
+        "",
+        "Transports whose writing is paused now, because the peer does not read.",
+        "transport",
+    ),
+    _of_process(
+        "asyncio_transport_paused_bytes", "gauge", "bytes", "Bytes that wait in paused transports.", "transport"
+    ),
+    _of_process(
+        "asyncio_transport_paused_longest_seconds",
+        "gauge",
+        "seconds",
+        "How long the transport that has been paused longest has been so.",
+        "transport",
+    ),
     _of_loop("asyncio_server_connections_total", "counter", "", "Connections, accepted or refused.", "result"),
     _of_loop("asyncio_tls_handshakes_total", "counter", "", "TLS handshakes that are over, however they ended."),
     _of_loop("asyncio_tls_handshake_seconds_total", "counter", "seconds", "Time that these handshakes took."),

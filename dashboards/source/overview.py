@@ -387,8 +387,35 @@ def _network() -> list[JSON]:
             "Backpressure",
             "Connections whose peer does not read as fast as we write, on average over time. Much of it: await "
             "`writer.drain()`, and limit what is buffered for slow clients.",
-            [target(f"sum by ({BY_LOOP}) (rate(asyncio_transport_paused_seconds_total{{{LOOP}}}{rate}))", LOOP_LEGEND)],
+            [
+                target(
+                    f"sum by ({BY_LOOP}) (rate(asyncio_transport_paused_seconds_total{{{LOOP}}}{rate}))",
+                    LOOP_LEGEND,
+                ),
+                target(f"sum by (transport) (asyncio_transports_paused{{{PROCESS}}})", "{{transport}} now"),
+            ],
             "short",
+            w=8,
+        ),
+        timeseries(
+            "Bytes for slow peers",
+            "What waits in connections whose peer does not read, by kind. Rising: put a limit on how long "
+            "`await writer.drain()` may take, and drop peers that are too slow.",
+            [target(f"sum by (transport) (asyncio_transport_paused_bytes{{{PROCESS}}})", "{{transport}}")],
+            "bytes",
+            w=8,
+        ),
+        timeseries(
+            "Longest pause for a slow peer",
+            "How long the connection has been paused that was so longest, by kind. Nobody else waits for it; what it "
+            "holds stays in memory.",
+            [
+                target(
+                    f"max by (transport) (asyncio_transport_paused_longest_seconds{{{PROCESS}}})",
+                    "{{transport}}",
+                )
+            ],
+            "s",
             w=8,
         ),
         timeseries(

@@ -222,6 +222,7 @@ def _loop(loop: LoopStatistics, scope: Scope, wall: Callable[[float], float | No
             "accepted": loop.counter(layout.W_ACCEPTED),
             "refused": loop.counter(layout.W_REFUSED),
             "paused_seconds": loop.paused_seconds(now),
+            "paused": int(loop.gauge(layout.W_PAUSED)),
             "tls_handshakes": loop.counter(layout.W_TLS_HANDSHAKES),
         },
         "schedule_delay": _family(loop.callbacks.delays),

@@ -199,6 +199,10 @@ def _process(store, chance, process, slot, part, at, state):
     for transport, share in (("stream", 0.7), ("tls", 0.2), ("datagram", 0.05), ("pipe", 0.05)):
         store.set("asyncio_transports_by_kind", loop | {"transport": transport}, round((40 + load / 30) * share))
     store.add("asyncio_transport_paused_seconds_total", loop, 0.3 * chance.random())
+    paused = process | {"transport": "stream"}
+    store.set("asyncio_transports_paused", paused, round(3 * part))
+    store.set("asyncio_transport_paused_bytes", paused, 500_000 * part)
+    store.set("asyncio_transport_paused_longest_seconds", paused, 8 * part)
     for result, share in (("accepted", 0.01), ("refused", 0)):
         store.add("asyncio_server_connections_total", loop | {"result": result}, handles * share)
     store.add("asyncio_tls_handshakes_total", loop, round(handles * 0.002))

@@ -6,6 +6,9 @@ reports them reads them without a lock. A value may be one call behind when it i
 
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 
 class IOCounters:
     """Totals since the loop was made (the first four) and what is open now (the rest).
@@ -15,7 +18,8 @@ class IOCounters:
     refused: calls of ``accept`` that failed (descriptors or buffers exhausted, connection aborted).
     tls_handshakes, tls_handshake_s: TLS handshakes that are over, however they ended, and the seconds they took.
     paused: transports whose protocol was told to pause writing; paused_since: the sum of the moments (monotonic
-    s) at which they were; paused_s: the seconds of pauses that are over.
+    s) at which they were; paused_s: the seconds of pauses that are over. paused_transports: weak references to those
+    that are paused now, by id.
     stream, tls, datagram, pipe: transports that are open; a stream transport that carries TLS counts as ``tls``.
     """
 
@@ -27,6 +31,7 @@ class IOCounters:
         "paused",
         "paused_s",
         "paused_since",
+        "paused_transports",
         "pipe",
         "refused",
         "stream",
@@ -45,6 +50,7 @@ class IOCounters:
         self.paused = 0
         self.paused_s = 0.0
         self.paused_since = 0.0
+        self.paused_transports: dict[int, weakref.ref[Any]] = {}
         self.stream = 0
         self.tls = 0
         self.datagram = 0
@@ -55,13 +61,15 @@ class IOCounters:
         """All transports that are open now."""
         return self.stream + self.tls + self.datagram + self.pipe
 
-    def pause(self, now: float) -> None:
+    def pause(self, transport: Any, now: float) -> None:
         """A transport tells its protocol to pause writing, at ``now`` (monotonic s)."""
+        self.paused_transports[id(transport)] = weakref.ref(transport)
         self.paused += 1
         self.paused_since += now
 
-    def resume(self, since: float, now: float) -> None:
+    def resume(self, transport: Any, since: float, now: float) -> None:
         """It was paused since ``since``, and is no longer: it may write again, or is closed."""
+        self.paused_transports.pop(id(transport), None)
         self.paused -= 1
         self.paused_since -= since
         self.paused_s += now - since

@@ -212,30 +212,6 @@ def is_poll_late(loop: LoopStatistics) -> bool:
     return delays.count >= thresholds.POLL_LATE_COUNT and delays.quantile(0.99) >= thresholds.POLL_LATE_P99
 
 
-def slow_peers(scope: Scope) -> Iterator[Finding]:
-    """Writing is paused for long because peers do not read."""
-    for loop in scope.loops:
-        paused = loop.paused_seconds(scope.now)
-        observed = sum(loop.times(scope.now))
-        if paused < thresholds.PAUSED_SECONDS or paused < thresholds.PAUSED_SHARE * observed:
-            continue
-        now = int(loop.gauge(layout.W_PAUSED))
-        yield Finding(
-            "slow-peer",
-            "",
-            WARNING,
-            "Peers do not read what is written to them: their connections are paused",
-            f"writing was paused for {seconds(paused)}, summed over connections, in {seconds(observed)}",
-            paused,
-            scope.process.slot,
-            loop.label,
-            None,
-            (f"{counted(now, 'connection')} paused now",) if now else (),
-            "Put a limit on how long `await writer.drain()` may take (`asyncio.timeout`) and drop peers that are too "
-            "slow; bound what is queued for each.",
-        )
-
-
 def storms(scope: Scope) -> Iterator[Finding]:
     """Connections or TLS handshakes come at a rate that shows that they are not kept open; or are refused."""
     for loop in scope.loops:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..statistics.histograms import Histogram
 from ..units import count, counted, seconds
-from . import executors, loops, process, slow_runs, tasks, thresholds, throttling, trends, waiting
+from . import executors, loops, peers, process, slow_runs, tasks, thresholds, throttling, trends, waiting
 from .model import NOTE, SEVERITIES, Finding, Verdict
 from .scope import Scope
 
@@ -25,7 +25,7 @@ RULES: Final[tuple[Rule, ...]] = (
     loops.own_work,
     loops.spinning,
     loops.poll_late,
-    loops.slow_peers,
+    peers.slow,
     loops.storms,
     executors.full,
     tasks.leaked,

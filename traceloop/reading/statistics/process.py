@@ -19,6 +19,7 @@ from .growth import GrowthStatistics
 from .labels import BoundedLabels, LabelSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
+from .peers import Peers
 from .profile import Profile
 from .wait_series import WaitSeries
 from .waits import Waits
@@ -81,6 +82,7 @@ class ProcessStatistics:
         self.wait_series = WaitSeries(self.waits, lambda: self.loops.values(), lambda: self.sites, self.labels)
         self.blocking_calls = BlockingCallStatistics()
         self.profile = Profile(lambda: self.sites)
+        self.peers = Peers()
         self.parts: list[Part] = [
             self.executors,
             self.collections,
@@ -89,6 +91,7 @@ class ProcessStatistics:
             self.wait_series,
             self.blocking_calls,
             self.profile,
+            self.peers,
         ]
         self.pid = 0
         self.description: dict[str, Any] = {}
@@ -114,6 +117,7 @@ class ProcessStatistics:
         self.waits.new_process()
         self.blocking_calls.new_process()
         self.profile.new_process()
+        self.peers.new_process()
         self.attached = True
         self._ran_at = 0.0
         self.processes += 1
@@ -135,6 +139,7 @@ class ProcessStatistics:
             self._ended_cpu_s += self.usage.cpu_s
             self.usage = None
         self.memory.blocks = -1
+        self.peers.new_process()
         self.attached = False
 
     def open_loop(

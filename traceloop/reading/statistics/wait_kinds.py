@@ -13,6 +13,8 @@ LOCK: Final = "lock"
 POOL: Final = "pool"
 QUEUE: Final = "queue"
 TASK: Final = "task"
+#: For a peer that does not read: in ``drain``.
+PEER: Final = "peer"
 OTHER: Final = "other"
 
 # Names by which libraries call the wait for a connection that others have: SQLAlchemy, asyncpg, psycopg, redis,
@@ -22,6 +24,7 @@ _POOL: Final = re.compile(
 )
 _POOL_DEPTH: Final = 3
 _LOCKS: Final = ("Lock.acquire", "Semaphore.acquire", "CapacityLimiter.acquire_on_behalf_of")
+_DRAINS: Final = re.compile(r"(^|\.)_?drain(_helper)?$")
 _TASKS: Final = ("gather", "wait", "wait_for", "TaskGroup.__aexit__", "shield", "as_completed")
 
 
@@ -33,6 +36,8 @@ def kind_of(below: Sequence[Frame], awaited: str) -> str:
         return TASK if "Task" in awaited or "Gathering" in awaited else OTHER
     in_asyncio = below[0][2].partition(".")[0] == "asyncio"
     innermost = below[-1][3]
+    if any(_DRAINS.search(qualname) for _, _, _, qualname in below[-2:]):
+        return PEER
     if not in_asyncio:
         names = [f"{module}.{qualname}" for _, _, module, qualname in below if module.partition(".")[0] != "asyncio"]
         # SQLAlchemy's pool waits in a greenlet, whose frames are on no chain: what is left of it is the queue.

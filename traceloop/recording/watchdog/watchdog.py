@@ -40,6 +40,7 @@ from . import stacks
 from .fault_dump import FaultDump
 from .full_executors import FullExecutors
 from .lateness import Lateness
+from .slow_peers import SlowPeers
 from .stall_events import StallEvents
 from .watched_loop import Watched, begin_stall
 
@@ -93,6 +94,7 @@ class Watchdog:
         self._lateness = Lateness(self._events.report)
         self._profiler = profiler_of(process, self._sampler.outbox)
         self._full_executors = FullExecutors(process, self._events.report)
+        self._slow_peers = SlowPeers(self._events.report)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
         self._looking = threading.RLock()
         self._due = 0.0
@@ -339,6 +341,7 @@ class Watchdog:
         self._sampler.poll(now)
         self._sample_if_due()
         self._full_executors.poll(now, self._process.settings.slow_threshold)
+        self._slow_peers.poll(now, watched_loops)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._events.surroundings.poll(now)
         self._lateness.turn_over(now, due, watched_loops)

@@ -47,7 +47,7 @@ class FlowControl(transports._FlowControlMixin):
         if not self._protocol_paused and self.get_write_buffer_size() > self._high_water:
             self._protocol_paused = True
             self._paused_at = monotonic()
-            self._io.pause(self._paused_at)
+            self._io.pause(self, self._paused_at)
             self._tell_protocol("pause_writing")
 
     def _maybe_resume_protocol(self) -> None:
@@ -60,7 +60,7 @@ class FlowControl(transports._FlowControlMixin):
         """The pause counts up to now; also for a transport that is closed in it."""
         since, self._paused_at = self._paused_at, 0.0
         if since:
-            self._io.resume(since, monotonic())
+            self._io.resume(self, since, monotonic())
 
     def _tell_protocol(self, method: Literal["pause_writing", "resume_writing"]) -> None:
         try:
