@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 import time
@@ -14,7 +15,10 @@ from .keys import Keys
 from .runs import choose_run, command_of, lives, settings_of
 
 #: In the order of their keys. The further ones are in exporters/text/live_pages.py.
-_PAGES = ("loops", "tasks", "executors", "requests")
+_PAGES = ("loops", "tasks", "executors", "requests", "callbacks", "heaps")
+_MOST_TYPED = 60
+# A key: an escape sequence (arrows and the like), or a character.
+_KEYS = re.compile(r"\x1b[\[O][0-9;]*[A-Za-z~]|.", re.DOTALL)
 _CLEAR, _HIDE, _SHOW = "\x1b[H\x1b[2J", "\x1b[?25l", "\x1b[?25h"
 
 
@@ -29,8 +33,9 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     For each loop: the share of time in which it was active, callbacks a second, how long one callback in a hundred
     waited, slow callbacks; then the callbacks that took most time, and the stack of a loop that is blocked now.
 
-    On a terminal further pages have the tasks with what they wait for, executors, and requests: keys 1 to 4, or Tab.
-    The space bar stops the picture and lets it go on.
+    On a terminal further pages have the tasks with what they wait for, executors, requests, all callbacks, and the
+    heaps: keys 1 to 6, or Tab. There s sorts by the next column and r turns the order round; / asks for a text, and
+    only rows that have it are shown (Escape: all). The space bar stops the picture and lets it go on.
 
     Without an argument the run of yours that was started last; else that of the process PID, or the one that keeps
     its record in the folder RECORD. It reads the record beside the collector: the program does not notice.
@@ -77,6 +82,10 @@ class _Screen:
         self._page = "loops"
         self._paused = False
         self._loops: list[str] = []
+        self._sort = dict.fromkeys(_PAGES, 0)
+        self._upwards = dict.fromkeys(_PAGES, False)
+        self._only = ""
+        self._typing = False
 
     def show(self, interval: float, folder: str) -> None:
         """Looks again and again, ``interval`` s apart."""
@@ -105,16 +114,57 @@ class _Screen:
             click.echo(_SHOW, nl=False)
 
     def _press(self, pressed: str) -> bool:
-        """Heeds a key; False: it ends."""
-        if pressed in ("q", "Q", "\x04"):
+        """Heeds what was pressed since the last look, several keys perhaps; False: it ends."""
+        return all([self._heed(key) for key in _KEYS.findall(pressed)])
+
+    def _heed(self, pressed: str) -> bool:
+        if self._typing:
+            self._type(pressed)
+        elif pressed in ("q", "Q", "\x04"):
             return False
-        if pressed in (" ", "p"):
+        elif pressed == "/":
+            self._typing, self._only = True, ""
+        elif pressed == "\x1b":
+            self._only = ""
+        elif pressed == "s":
+            self._sort[self._page] += 1
+        elif pressed == "r":
+            self._upwards[self._page] = not self._upwards[self._page]
+        elif pressed in (" ", "p"):
             self._paused = not self._paused
         elif pressed == "\t":
             self._page = _PAGES[(_PAGES.index(self._page) + 1) % len(_PAGES)]
         elif pressed.isdecimal() and 0 < int(pressed) <= len(_PAGES):
             self._page = _PAGES[int(pressed) - 1]
         return True
+
+    def _type(self, key: str) -> None:
+        """A key of the text that rows must have."""
+        if key in ("\r", "\n"):
+            self._typing = False
+        elif key in ("\x7f", "\b"):
+            self._only = self._only[:-1]
+        elif key == "\x1b":
+            self._typing, self._only = False, ""
+        elif key.isprintable() and len(self._only) < _MOST_TYPED:
+            self._only += key
+
+    def _footer(self, style: Any, columns: int) -> str:
+        """The pages and their keys, in what there is of a line."""
+        from traceloop.exporters.text.live_pages import SORTED
+
+        if self._typing:
+            return f"only rows with: {self._only}_  Enter keeps it, Escape shows all"
+        pages = " ".join(
+            style.bold(f"[{number} {name}]") if name == self._page else f"{number} {name}"
+            for number, name in enumerate(_PAGES, 1)
+        )
+        goes_on = "goes on" if self._paused else "pauses"
+        words = ["s sorts"] if self._page in SORTED else []
+        words += ["/ filters"] if self._page != "loops" else []
+        words += [f"space {goes_on}", "q quits"]
+        long = "  ".join([pages, *words])
+        return long if len(long) <= columns else f"{pages} {'paused' if self._paused else 's /'} space q"
 
     def _draw(self, keys: Keys, columns: int, rows: int, *, again: bool = False) -> None:
         """``again``: between two looks. The page of the loops has rates: it stays as it was."""
@@ -128,13 +178,10 @@ class _Screen:
         if self._page == "loops":
             lines = self._loops[:room]
         else:
-            lines = live_pages.lines(self._follower.statistics, self._page, style, room)
+            choice = live_pages.Choice(self._sort[self._page], self._upwards[self._page], self._only)
+            lines = live_pages.lines(self._follower.statistics, self._page, style, room, choice)
         if keys.are_read:
-            pages = "  ".join(
-                style.bold(f"[{number} {name}]") if name == self._page else f"{number} {name}"
-                for number, name in enumerate(_PAGES, 1)
-            )
-            lines = [*lines, f"{pages}  space {'goes on' if self._paused else 'pauses'}  q quits"]
+            lines = [*lines, self._footer(style, columns)]
         click.echo(_CLEAR + "\n".join(clip(line, columns) for line in lines))
 
 

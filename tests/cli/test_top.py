@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
@@ -280,6 +281,7 @@ def screen_with(mine, text):
     """Reads the terminal until a whole picture has this text."""
     seen = b""
     while True:
+        assert select.select([mine], [], [], 60)[0], f"no picture with {text!r} came, but {seen[-3000:]!r}"
         seen += os.read(mine, 65536)
         picture = seen.rpartition(b"\x1b[H\x1b[2J")[2]
         if text in picture:
@@ -301,7 +303,7 @@ def test_pages_pause_and_quit_by_keys(traced, program):
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     try:
-        first = screen_with(mine, b"q quits")
+        first = screen_with(mine, b"s / space q")
         assert "callbacks/s" in first and "1 loops" in first
         assert max(map(len, first.splitlines())) <= 80 and len(first.splitlines()) <= 24
         os.write(mine, b"2")
@@ -313,7 +315,27 @@ def test_pages_pause_and_quit_by_keys(traced, program):
         os.write(mine, b"4")
         assert "0 requests" in screen_with(mine, b"[4 requests]")
         os.write(mine, b" ")
-        screen_with(mine, b"space goes on")
+        screen_with(mine, b"paused space q")
+        os.write(mine, b"5")
+        callbacks = screen_with(mine, b"[5 callbacks]")
+        assert "time \u25bc" in callbacks and "__main__.wait" in callbacks
+        assert max(map(len, callbacks.splitlines())) <= 80
+        os.write(mine, b"s")
+        assert "__main__.wait" in screen_with(mine, "share \u25bc".encode())
+        os.write(mine, b"r")
+        screen_with(mine, "share \u25b2".encode())
+        os.write(mine, b"/")
+        screen_with(mine, b"only rows with: _")
+        os.write(mine, b"MAIN__.waitx")
+        os.write(mine, b"\x7f")
+        only = screen_with(mine, b"only rows with: MAIN__.wait_")
+        assert "__main__.wait" in only and "__main__.main" not in only
+        os.write(mine, b"\r")
+        assert "1 of" in screen_with(mine, b"[5 callbacks]")
+        os.write(mine, b"\x1b")
+        os.write(mine, b"6")
+        heaps = screen_with(mine, b"[6 heaps]")
+        assert "timers of MainThread" in heaps and "allocated blocks" in heaps
         os.write(mine, b"1")
         screen_with(mine, b"[1 loops]")
         os.write(mine, b"q")
