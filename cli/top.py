@@ -115,7 +115,8 @@ class _Screen:
 
     def _press(self, pressed: str) -> bool:
         """Heeds what was pressed since the last look, several keys perhaps; False: it ends."""
-        return all([self._heed(key) for key in _KEYS.findall(pressed)])
+        heeded = [self._heed(key) for key in _KEYS.findall(pressed)]
+        return False not in heeded
 
     def _heed(self, pressed: str) -> bool:
         if self._typing:

@@ -50,6 +50,19 @@ def test_a_runs_own_span_names_the_finding_that_the_report_has(cpu, waited, othe
         assert (found.detail, found.remedy) == (judged.detail, judged.remedy)
 
 
+@pytest.mark.parametrize(
+    ("late", "waited", "found"),
+    [(0.0, 0.25, ["processor-starved"]), (0.0, 0.15, ["blocking-call"]), (20.0, 0.15, ["processor-starved"]),
+     (20.0, 0.05, ["processor-starved", "blocking-call"])],
+)  # fmt: skip
+def test_waiting_that_no_line_explains_beside_much_waiting_for_a_processor(late, waited, found):
+    made = Made()
+    if late:
+        made.late("starved", late)
+    made.slow_run(0.37, 0.004, waited)
+    assert sorted(kind for kind, _ in made.kinds()) == sorted(found)
+
+
 def test_what_a_run_waited_for_a_processor_does_not_count_against_its_code():
     made = Made(active=2.0, idle=18.0)
     made.slow_run(2.0, 0.5, 1.5).blocked_s = 4.0
@@ -62,7 +75,7 @@ def test_a_short_run_that_was_not_measured_is_the_machines_doing_where_that_is_a
     made = Made()
     made.late("starved", late)
     slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
-    slow.runs, slow.seconds, slow.longest_s = 1, 0.15, 0.15
+    slow.runs, slow.seconds, slow.longest_s = 1, 0.7, 0.7
     assert [kind for kind, _ in made.kinds()] == [found]
 
 

@@ -247,8 +247,8 @@ def _told_by(frames: Sequence[Frame]) -> str:
         return "logging"
     if any(_LINES_TLS.search(qualname) for _, qualname in modules):
         return "tls-context"
-    if inner[0][2].startswith("traceloop.loop."):
-        return ""  # its sockets never block: what made this call long is not the network
+    if inner[0][2].startswith("traceloop.loop.") or any(name.startswith(_TRANSPORTS) for name, _ in modules):
+        return ""  # its sockets never block, nor does closing one: what made this call long is not the network
     by_line = _by_line(source_line(inner[0][0], inner[0][1]))
     if by_line in ("sleep", "dns", "tls-context", "subprocess"):
         return by_line
@@ -257,6 +257,7 @@ def _told_by(frames: Sequence[Frame]) -> str:
     return next((found for found in outermost if found), "") or by_line
 
 
+_TRANSPORTS: Final = "traceloop.loop.network."
 _LINES_TLS: Final = re.compile(
     r"^(create_default_context|SSLContext\.load_\w+|create_ssl_context|_create_ssl_context)$"
 )

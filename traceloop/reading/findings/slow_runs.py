@@ -30,9 +30,11 @@ _NOBODY_WAITED: Final = 0.001
 _OTHERS: Final = 3
 STARVED: Final = "starved"
 # A run that was not measured, shorter than so many thresholds, is the machine's doing where that is busy all the time.
-_SHORT_RUN: Final = 3.0
+_SHORT_RUN: Final = 10.0
 # Of a run that waited for a processor for this share of its time, the cause of the rest cannot be told.
 _NEARLY_ALL: Final = 0.9
+# Kinds of waiting that may be for another thread of the process.
+_OTHER_THREADS: Final = ("waiting", "unknown", "lock")
 # What to do about these is the same whether they compute or wait.
 _CALLS: Final = ("import", "logging", "tls-context")
 _VERBS: Final = {"blocking-call": "blocks the loop", "cpu-on-loop": "holds the loop"}
@@ -84,7 +86,7 @@ def _find(scope: Scope) -> list[Slow]:
                 first = _entry(found, reason, culprit, callback, kind, loop)
                 first.longest = max(first.longest, totals.longest_s)
     for index in indexes:
-        _unfinished(index, scope, found)
+        _unfinished(index, scope, found, busy)
     return sorted(found.values(), key=lambda each: -each.cost_s)
 
 
@@ -140,13 +142,20 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     waited = max(0.0, parts.processor_wait)
     if length - waited < min(threshold, length / 2) or (parts.guess and waited >= _NEARLY_ALL * length):
         return STARVED, KINDS["unknown"]
+    taken = info.stack
+    kind = kind_of(taken.frames if taken is not None else [], parts.cause)
+    if parts.cause == GIL or (parts.cause == OFF_CPU and kind.name in _OTHER_THREADS):
+        # Off the processor, and no line says why: on a busy machine the threads that it waited for, whoever has the
+        # GIL among them, wait for a processor too.
+        off = length - waited - max(0.0, parts.cpu)
+        if off < waited / 2 or (busy and waited >= length / 3):
+            return STARVED, KINDS["unknown"]
     if parts.cause in (GC, GIL):
         return parts.cause, KINDS["unknown"]
-    taken = info.stack
-    return parts.cause, kind_of(taken.frames if taken is not None else [], parts.cause)
+    return parts.cause, kind
 
 
-def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow]) -> None:
+def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow], busy: bool) -> None:
     """Stalls of which no end was seen: they last, or their process was killed in them."""
     for key in index.unfinished():
         info = index.lookup(*key)
@@ -160,7 +169,7 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
         limit = loop.callbacks.threshold if loop is not None else 0.0
         if length < limit:
             continue
-        reason, kind = _reason(info, length, limit, False)
+        reason, kind = _reason(info, length, limit, busy)
         each = _entry(found, reason, info.culprit, info.callback, kind, loop)
         each.runs += 1
         each.seconds += length
