@@ -289,6 +289,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _of_loop("asyncio_transports", "gauge", "", "Open transports."),
     # The processes
     _of_process("process_resident_memory_bytes", "gauge", "bytes", "Resident memory size in bytes."),
+    _of_process(
+        "process_cpu_throttled_seconds_total",
+        "counter",
+        "seconds",
+        "Time for which the CPU limit of the process's control group held it.",
+    ),
     _of_process("process_cpu_seconds_total", "counter", "seconds", "Total user and system CPU time spent in seconds."),
     _of_process("process_open_fds", "gauge", "", "Number of open file descriptors."),
     _of_process(

@@ -321,7 +321,10 @@ def _resources() -> list[JSON]:
             "Processor",
             "Processors used by each traced process. Near 1 with a busy loop: Python computes on the loop, and only "
             "another process helps. Low with a busy loop: something blocks without computing.",
-            [target(f"rate(process_cpu_seconds_total{{{PROCESS}}}{rate})", PROCESS_LEGEND)],
+            [
+                target(f"rate(process_cpu_seconds_total{{{PROCESS}}}{rate})", PROCESS_LEGEND),
+                target(f"rate(process_cpu_throttled_seconds_total{{{PROCESS}}}{rate})", PROCESS_LEGEND + " held"),
+            ],
             "short",
             w=6,
             steps=thresholds((0.9, YELLOW)),

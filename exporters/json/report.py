@@ -225,6 +225,7 @@ def _loop(loop: LoopStatistics, scope: Scope, wall: Callable[[float], float | No
             "paused": int(loop.gauge(layout.W_PAUSED)),
             "tls_handshakes": loop.counter(layout.W_TLS_HANDSHAKES),
         },
+        "poll_delay": _percentiles(loop.poll_delays) if loop.poll_delays.count else None,
         "schedule_delay": _family(loop.callbacks.delays),
         "duration": _family(loop.callbacks.durations),
         "by_callback": [
@@ -363,6 +364,7 @@ def _stalls(process: ProcessStatistics, wall: Callable[[float], float | None]) -
                         "culprit": info.culprit,
                         "held_by": [{"culprit": name, "seconds": held} for name, held in info.held.items()],
                         "cause": info.parts.cause or None,
+                        "throttled_seconds": info.parts.throttled,
                         "holder": _holder(info.holder),
                         "threads": _threads(info),
                         "blocked_seconds": info.bill.exact if info.bill is not None else None,

@@ -251,6 +251,12 @@ def _delays_and_durations(loop: LoopStatistics, style: Style, full: bool) -> lis
                 + [seconds(histogram.quantile(share)) for share, _ in _QUANTILES]
                 + [seconds(histogram.maximum)]
             )
+    if loop.poll_delays.count:
+        rows.append(
+            ["poll delay", "", count(loop.poll_delays.count)]
+            + [seconds(loop.poll_delays.quantile(share)) for share, _ in _QUANTILES]
+            + [seconds(loop.poll_delays.maximum)]
+        )
     header = ["", "kind", "runs", *(name for _, name in _QUANTILES), "longest"]
     return table(style, header, rows, names=2) if loop.callbacks.runs else []
 

@@ -130,6 +130,8 @@ def _cause(parts: Parts) -> Iterator[str]:
     if parts.processor_wait >= 0.001:
         busy = parts.processor_wait > 4 * (max(parts.cpu, 0.0) + parts.gc)
         yield f"{seconds(parts.processor_wait)} of waiting for a processor" + (" (a busy machine)" if busy else "")
+    if parts.throttled >= 0.001:
+        yield f"{seconds(parts.throttled)} of being held by the container's CPU limit"
     if parts.suspended > 0.0:
         yield f"{seconds(parts.suspended)} of a process that stood still"
 

@@ -220,6 +220,7 @@ def _process(store, chance, process, slot, part, at, state):
         store.add("asyncio_callback_gc_pause_seconds_total", process | {"callback": callback}, 0.002 * STEP * share)
     store.set("process_resident_memory_bytes", process, 95e6 + (60e6 * part if slot == "0" else 0))
     store.add("process_cpu_seconds_total", process, active * 0.9)
+    store.add("process_cpu_throttled_seconds_total", process, active * 0.1)
     store.set("process_open_fds", process, 60 + load / 30)
     store.set("process_start_time_seconds", process, state.born)
     full = part > 2 / 3 and slot == "0"

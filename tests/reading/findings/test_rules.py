@@ -9,7 +9,6 @@ import pytest
 from tests.helpers.made_statistics import LOAD, PARSE, SITES, WATCH, Made
 from traceloop.reading.decoding.decoded import Collection, Decoded, Executor, NewTask
 from traceloop.reading.findings import thresholds as limits
-from traceloop.reading.findings import throttling
 from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.tasks import growth
@@ -288,26 +287,10 @@ def test_starved(active, found):
     assert (("processor-starved", "") in made.kinds()) == found
 
 
-def test_throttled(tmp_path, monkeypatch):
+def test_throttled():
     made = Made()
-    part = throttling.throttling_of(made.process)
-    values = iter([throttling.Throttled(10, 1.0), throttling.Throttled(50, 6.0)])
-    monkeypatch.setattr(throttling, "throttled", lambda pid: next(values))
-    made.process.pid = 1
-    part.look()
-    part._looked = -math.inf
-    part.look()
+    made.events({"kind": "throttled", "held": [[10.0, 11.0, 15, 2.0], [11.0, 12.0, 25, 3.0]]})
     assert made.one("container-throttled").harm == "40 periods in which it was stopped, 5.00 s in all"
-
-
-def test_cpu_stat_of_both_versions():
-    assert throttling.parse_cpu_stat("usage_usec 5\nnr_throttled 3\nthrottled_usec 1500000\n") == (3, 1.5)
-    assert throttling.parse_cpu_stat("nr_periods 9\nnr_throttled 3\nthrottled_time 1500000000\n") == (3, 1.5)
-    assert throttling.parse_cpu_stat("usage_usec 5\n") is None
-    assert throttling.parse_cpu_stat("nr_throttled x\n") is None
-    paths = list(throttling.cpu_stat_paths("4:cpu,cpuacct:/docker/a\n0::/b\n1:name=x:/../..\n"))
-    assert "/sys/fs/cgroup/cpu,cpuacct/docker/a/cpu.stat" in paths and "/sys/fs/cgroup/b/cpu.stat" in paths
-    assert not any(".." in path for path in paths)
 
 
 @pytest.mark.parametrize(("late_polls", "found"), [(100, True), (10, False)])

@@ -16,7 +16,6 @@ from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
 from .slow import Slow
 from .slow_runs import STARVED, held, kept_from_running
-from .throttling import throttling_of
 
 # A poll that is late by less is so by the kernel's timers, s.
 _SHORT_SECONDS: Final = 0.005
@@ -166,7 +165,7 @@ def garbage(scope: Scope) -> Iterator[Finding]:
 
 def starved(scope: Scope) -> Iterator[Finding]:
     """The machine, or the container's limit, does not give the process the processor."""
-    throttling = throttling_of(scope.process)
+    throttling = scope.process.throttling
     lost, blocked, worst = kept_from_running(scope, STARVED)
     # The watchdog's lateness is the loop's as far as that has something to do.
     active = max((loop.utilization(scope.now) for loop in scope.loops), default=0.0)
@@ -178,8 +177,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
     if woken_late:
         waited = max(waited, min(polls, measured))
     if (
-        throttling is not None
-        and throttling.seconds >= thresholds.THROTTLED_SECONDS
+        throttling.seconds >= thresholds.THROTTLED_SECONDS
         and throttling.seconds >= thresholds.THROTTLED_SHARE * scope.observed_s
     ):
         cost = throttling.seconds + blocked

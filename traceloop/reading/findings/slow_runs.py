@@ -139,7 +139,7 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
         return OFF_CPU, KINDS["itself" if holder.is_loop else "lock"]
     # With a processor to itself it would not have been slow, and that is most of its time; or that is nearly all of
     # its time, and what the rest was is a guess.
-    waited = max(0.0, parts.processor_wait)
+    waited = max(0.0, parts.processor_wait, parts.throttled)
     if length - waited < min(threshold, length / 2) or (parts.guess and waited >= _NEARLY_ALL * length):
         return STARVED, KINDS["unknown"]
     taken = info.stack
@@ -292,6 +292,8 @@ def _evidence(each: Slow) -> Iterator[str]:
     yield from held(info)
     if parts.processor_wait >= 0.01:
         yield f"{seconds(parts.processor_wait)} of it waited for a processor"
+    if parts.throttled >= 0.01:
+        yield f"{seconds(parts.throttled)} of it the container's CPU limit held the process"
     if info.others:
         parts_of_others = ", ".join(f"{seconds(s)} in {name}" for name, s in list(info.others.items())[:_OTHERS])
         yield f"{seconds(info.held[info.culprit])} of it in {info.culprit}; {parts_of_others}"

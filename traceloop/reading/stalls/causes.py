@@ -30,7 +30,9 @@ _LARGEST: Final = 2.0**53
 
 
 class Parts(NamedTuple):
-    """What a run's time was, s; -1 where it is not known. guess: the bounds do not decide the cause ("": unknown)."""
+    """What a run's time was, s; -1 where it is not known. guess: the bounds do not decide the cause ("": unknown).
+    throttled: the part of ``processor_wait`` in which a container's CPU limit held the process.
+    """
 
     cause: str
     guess: bool
@@ -38,6 +40,7 @@ class Parts(NamedTuple):
     gc: float
     processor_wait: float
     suspended: float
+    throttled: float = 0.0
 
 
 class _Bounded(NamedTuple):

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from ...record.frames import Frame, culprit_of, held_by
 from ...record.sites import UNKNOWN_LABEL, site_of
+from ...record.throttles import throttled_during
 from ..decoding.decoded import LATEST, Collection, Decoded, SpanContext
 from .causes import SUSPENDED, Sample, parts_of
 from .dumps import name_frames, parse_dump
@@ -316,7 +317,9 @@ class StallIndex:
             seen.callback or (self.label(slow.run[3]) if slow is not None else UNKNOWN_LABEL),
             *self._held(stacks, start, end),
             stacks,
-            parts_of(start, until, samples, self._collections, self.suspensions),
+            parts_of(start, until, samples, self._collections, self.suspensions)._replace(
+                throttled=throttled_during(start, until, self._events.throttles)
+            ),
             seen.span,
             seen.suppressed,
             end != _NEVER and over,
@@ -416,5 +419,7 @@ class StallIndex:
         for name, value in (("cpu_time", parts.cpu), ("gc_time", parts.gc), ("processor_wait", parts.processor_wait)):
             if value >= 0.0:
                 attributes[f"asyncio.stall.{name}"] = value
+        if parts.throttled > 0.0:
+            attributes["asyncio.stall.throttled"] = parts.throttled
         events = [(stack.at, stack.attributes) for stack in info.stacks if stack.frames]
         return attributes, events, info.complete

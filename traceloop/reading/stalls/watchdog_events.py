@@ -10,8 +10,10 @@ from typing import Any, Final
 from ...record.frames import Frame
 from ...record.holders import KINDS, Holder
 from ...record.sites import UNKNOWN_LABEL
+from ...record.throttles import Held
 from ..decoding.decoded import Event, SpanContext
 from ..source_lines import source_line
+from ..statistics.throttling import held_of
 from .causes import Sample, is_sample
 from .model import OtherThreads, StackTaken, StallStack
 
@@ -23,6 +25,7 @@ _MAX_REASONS: Final = 16
 _MAX_SAMPLES: Final = 4096
 # A thread that waits for a processor for this share of the time is on a busy machine.
 _BUSY_MACHINE: Final = 0.1
+_MAX_HELD: Final = 4096
 _MAX_THREADS: Final = 64
 _MAX_NAMES: Final = 8
 # Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
@@ -62,6 +65,7 @@ class WatchdogEvents:
         self.samples: deque[tuple[int, Sample]] = deque(maxlen=1024)
         self.processor: dict[int, tuple[float, float, float, float]] = {}
         self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
+        self.throttles: deque[Held] = deque(maxlen=_MAX_HELD)
         self.modules: dict[str, str] = {}
         self.fresh: deque[StallStack] = deque(maxlen=_MAX_STACKS * 8)
 
@@ -76,6 +80,8 @@ class WatchdogEvents:
                 seen = self.at(int(data["ring"]), _moment(data["run"]))
                 seen.ended = _moment(data["at"])
                 _extend(seen.samples, [data["before"], *data["samples"], data["after"]])
+            elif kind == "throttled":
+                self.throttles.extend(held_of(data))
             elif kind == "late":
                 self._take_late(data)
             elif kind == "samples":

@@ -21,6 +21,7 @@ from .loop import LoopStatistics
 from .parts import Part, Sample
 from .peers import Peers
 from .profile import Profile
+from .throttling import Throttling
 from .wait_series import WaitSeries
 from .waits import Waits
 
@@ -83,6 +84,7 @@ class ProcessStatistics:
         self.blocking_calls = BlockingCallStatistics()
         self.profile = Profile(lambda: self.sites)
         self.peers = Peers()
+        self.throttling = Throttling()
         self.parts: list[Part] = [
             self.executors,
             self.collections,
@@ -92,6 +94,7 @@ class ProcessStatistics:
             self.blocking_calls,
             self.profile,
             self.peers,
+            self.throttling,
         ]
         self.pid = 0
         self.description: dict[str, Any] = {}

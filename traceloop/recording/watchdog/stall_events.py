@@ -12,6 +12,7 @@ from ...record.frames import culprit_frame, held_by, whereabouts
 from . import stacks
 from .stall_notices import StallNotices
 from .surroundings import Surroundings
+from .throttling import Throttling
 from .watched_loop import Stall, TokenBucket, Watched
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ class StallEvents:
         self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
         self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
         self.surroundings = Surroundings()
+        self.throttling = Throttling(self.report)
         self.notices = StallNotices()
 
     def label_of(self, ident: float) -> str:
@@ -119,6 +121,8 @@ class StallEvents:
         held = held_by(stall.held, stall.start, (last + now) / 2)
         held.pop("", None)
         after = watched.sample()
+        self.throttling.look(now)
+        self.throttling.write(now)
         self.report(
             {
                 "kind": "stall_end",
@@ -136,7 +140,8 @@ class StallEvents:
         )
         if stall.announced:
             length = (last + now) / 2 - stall.start
-            self.notices.ended(held or {self.label_of(stall.ident): length}, length)
+            throttled = self.throttling.during(stall.start, (last + now) / 2)
+            self.notices.ended(held or {self.label_of(stall.ident): length}, length, throttled)
 
     def name_dumped(self, text: str, now: float) -> None:
         """A dump was asked for from outside: it has files and bare function names, and the modules are known here."""

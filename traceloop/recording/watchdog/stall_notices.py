@@ -28,6 +28,8 @@ _MAX_LINE = 2000
 # Of the parts of one stall: as many are named, and each lasted this long (s).
 _MAX_PARTS = 4
 _LEAST_PART = 0.005
+# The container's CPU limit is named where it took this share of a stall.
+_LEAST_THROTTLED = 0.1
 
 
 class StallNotices:
@@ -100,14 +102,18 @@ class StallNotices:
         """Only now is it known what the run of a stall that was said waits for."""
         self._lines.append(printable(f"stall: that loop is blocked for {seconds:.2f} s so far: it {holder}", _MAX_LINE))
 
-    def ended(self, held: dict[str, float], seconds: float) -> None:
-        """A stall that was said is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all."""
+    def ended(self, held: dict[str, float], seconds: float, throttled: float = 0.0) -> None:
+        """A stall that was said is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all;
+        ``throttled``: for how many of these the container's CPU limit held the process.
+        """
         parts = [(name, part) for name, part in held.items() if part >= _LEAST_PART]
         if len(parts) > 1:
             each = ", ".join(f"{part:.2f} s by {name}" for name, part in parts[:_MAX_PARTS])
             text = f"stall over: the loop was blocked for about {seconds:.2f} s: {each}"
         else:
             text = f"stall over: {in_words(next(iter(held)))} blocked the loop for about {seconds:.2f} s"
+        if throttled > 0.0 and throttled >= _LEAST_THROTTLED * seconds:
+            text += f"; the container's CPU limit held the process for {throttled:.2f} s of it"
         self._lines.append(printable(text, _MAX_LINE))
 
     def flush(self) -> None:

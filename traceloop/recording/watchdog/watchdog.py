@@ -244,6 +244,8 @@ class Watchdog:
         try:
             self._take_interrupted(monotonic())
             self._end_stopped(monotonic())
+            self._events.throttling.look(monotonic())
+            self._events.throttling.write(monotonic())
             with self._lock:
                 self.faults.withdraw()
         except Exception as error:
@@ -341,6 +343,7 @@ class Watchdog:
         self._sampler.poll(now)
         self._sample_if_due()
         self._full_executors.poll(now, self._process.settings.slow_threshold)
+        self._events.throttling.poll(now)
         self._slow_peers.poll(now, watched_loops)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._events.surroundings.poll(now)
