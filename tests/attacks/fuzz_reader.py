@@ -125,7 +125,13 @@ def fuzz(options: argparse.Namespace) -> None:
             rows += len(list(decoded.runs)) + len(list(decoded.iterations)) + len(decoded.runs.of_ident(1.0))
             rows += len(decoded.runs.starts) + len(decoded.iterations.callbacks)
             names, rest = native.quick_requests(
-                decoded.runs, decoded.tasks, sorted(decoded.requests), bytes([1, 0, 255, 1]) * 16384, (0.1, 1.0), 1e9
+                decoded.runs,
+                decoded.tasks,
+                sorted(decoded.requests),
+                bytes([1, 0, 255, 1]) * 16384,
+                (0.1, 1.0),
+                choice((-1.0, 1e9)),
+                2,
             )
             rows += len(names) + len(rest) + len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
             rows += len(decoded.runs.longer_before(below(300), choice(edges), choice(edges), below(300))[0])

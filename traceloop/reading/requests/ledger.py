@@ -39,7 +39,7 @@ from . import stretches
 from .recent_runs import RecentRuns
 from .servers import CONNECTION, REQUEST, kind_of
 from .stretches import Part, Stretch, Stretches, Turn
-from .totals import Request, RequestTotals
+from .totals import SLOWEST, Request, RequestTotals
 
 # Tasks that are followed at once, requests and what belongs to them; those that have ended and may be asked for;
 # offloads under way.
@@ -178,7 +178,7 @@ class Ledger:
         last = decoded.runs[len(decoded.runs) - 1][0]
         self._early_marks = [mark for mark in marks[-1:] if mark[0] > last]
         names, rest = module.quick_requests(
-            decoded.runs, decoded.tasks, marks, self._kinds, DURATION_BOUNDS, totals.least_slow
+            decoded.runs, decoded.tasks, marks, self._kinds, DURATION_BOUNDS, totals.least_slow, SLOWEST
         )
         for site, durations, buckets, behind in names:
             label = self._label(site)

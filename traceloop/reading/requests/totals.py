@@ -15,7 +15,8 @@ from .stretches import READY, RUNNING, Part
 
 #: Requests that have a label of their own, by name; the rest is ``other``.
 NAME_LIMIT: Final = 100
-_SLOWEST: Final = 20
+#: Requests that are kept one by one, as the slowest.
+SLOWEST: Final = 20
 _MAX_DETAILS: Final = 200
 _REST: Final = "other"
 _GROUPS: Final = {"executor": "executor", "wait": "waiting"}
@@ -130,7 +131,7 @@ class RequestTotals:
         totals.add(request)
         for watcher in self.watchers:
             watcher(request)
-        if len(self._slowest) < _SLOWEST:
+        if len(self._slowest) < SLOWEST:
             heapq.heappush(self._slowest, (request.seconds, next(self._order), request))
         elif request.seconds > self._slowest[0][0]:
             heapq.heapreplace(self._slowest, (request.seconds, next(self._order), request))
@@ -138,7 +139,7 @@ class RequestTotals:
     @property
     def least_slow(self) -> float:
         """What a request has to take (s) to be told of as one of the slowest; below 0 while any does."""
-        return self._slowest[0][0] if len(self._slowest) >= _SLOWEST else -1.0
+        return self._slowest[0][0] if len(self._slowest) >= SLOWEST else -1.0
 
     def add_quick(
         self,

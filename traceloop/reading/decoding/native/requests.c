@@ -119,26 +119,38 @@ find_turn(const Sums *sums, Py_ssize_t index, double ready, Behind *found)
     return count;
 }
 
-/* Counts the request that was answered by the run of this number alone: 1, 0 where the ledger has to, -1 with an
-   error. ``longest``: longer ones are told one by one. */
-static int
-take_request(Sums *sums, int64_t number, double ident, double longest)
+/* The descriptor's run that led to the request which was answered by the run of this number alone, and how long the
+   request took; NULL where it is no such request. */
+static const Row *
+reader_of(const Sums *sums, int64_t number, double ident, double *duration)
 {
     const Runs *runs = sums->runs;
     int64_t index = number - runs->first;
     if (index < 0 || index >= runs->length)
-        return 0;
+        return NULL;
     const Row *row = &runs->rows[index];
     int64_t by_index = row->scheduler - runs->first;
     if (!row->outcome || row->ident != ident || sums->kinds[site_of(ident)] != REQUEST || row->scheduler <= 0 ||
         by_index < 0 || by_index >= index)
-        return 0;
+        return NULL;
     const Row *by = &runs->rows[by_index];
     if (by->kind != READER || !(by->delay >= 0.0) || !(row->delay >= 0.0) || row->start < by->end)
+        return NULL;
+    *duration = row->end - (by->start - by->delay);
+    return *duration >= 0.0 && *duration < LATEST ? by : NULL;
+}
+
+/* Counts such a request: 1, 0 where the ledger has to, -1 with an error. ``longest``: longer ones are told one by one. */
+static int
+take_request(Sums *sums, int64_t number, double ident, double longest)
+{
+    double duration;
+    const Row *by = reader_of(sums, number, ident, &duration);
+    if (by == NULL || duration > longest)
         return 0;
-    double begin = by->start - by->delay, duration = row->end - begin, ready = row->start - row->delay;
-    if (!(duration >= 0.0 && duration < LATEST && duration <= longest))
-        return 0;
+    int64_t index = number - sums->runs->first;
+    const Row *row = &sums->runs->rows[index];
+    double begin = by->start - by->delay, ready = row->start - row->delay;
     if (ready < by->end)
         ready = by->end;
     int64_t mark = site_of_mark(sums, number);
@@ -146,7 +158,7 @@ take_request(Sums *sums, int64_t number, double ident, double longest)
     if (name == NULL || sums->behind_count > MAX_BEHIND - 2 * MAX_NAMED)
         return 0;
     Behind found[2 * MAX_NAMED];
-    int first = find_turn(sums, (Py_ssize_t)by_index, begin, found);
+    int first = find_turn(sums, by - sums->runs->rows, begin, found);
     int second = first < 0 ? -1 : find_turn(sums, (Py_ssize_t)index, ready, found + first);
     if (second < 0)
         return 0;
@@ -223,17 +235,59 @@ told(const Sums *sums, const Name *name)
 }
 
 static int
+read_task(PyObject *task, int64_t *number, double *ident)
+{
+    if (!PyTuple_Check(task) || PyTuple_GET_SIZE(task) < 3) {
+        PyErr_SetString(PyExc_TypeError, "tasks are NewTask");
+        return -1;
+    }
+    *ident = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 0));
+    *number = PyLong_AsLongLong(PyTuple_GET_ITEM(task, 2));
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+shorter_first(const void *one, const void *other)
+{
+    double a = *(const double *)one, b = *(const double *)other;
+    return (a > b) - (a < b);
+}
+
+/* What the ``slowest`` longest of these requests exceed; below 0 where there are no more than these, or with an error. */
+static double
+find_longest(const Sums *sums, PyObject *tasks, Py_ssize_t slowest)
+{
+    Py_ssize_t count = 0, length = PyList_GET_SIZE(tasks);
+    double longest = -1.0, *durations = PyMem_Malloc((size_t)(length ? length : 1) * sizeof(double));
+    if (durations == NULL) {
+        PyErr_NoMemory();
+        return -1.0;
+    }
+    for (Py_ssize_t index = 0; index < length; index++) {
+        int64_t number;
+        double ident;
+        if (read_task(PyList_GET_ITEM(tasks, index), &number, &ident) < 0) {
+            count = 0;
+            break;
+        }
+        count += reader_of(sums, number, ident, &durations[count]) != NULL;
+    }
+    if (count > slowest) {
+        qsort(durations, (size_t)count, sizeof(double), shorter_first);
+        longest = durations[count - 1 - slowest];
+    }
+    PyMem_Free(durations);
+    return longest;
+}
+
+static int
 take_tasks(Sums *sums, PyObject *tasks, double longest, PyObject *rest)
 {
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(tasks); index++) {
         PyObject *task = PyList_GET_ITEM(tasks, index);
-        if (!PyTuple_Check(task) || PyTuple_GET_SIZE(task) < 3) {
-            PyErr_SetString(PyExc_TypeError, "tasks are NewTask");
-            return -1;
-        }
-        double ident = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 0));
-        long long number = PyLong_AsLongLong(PyTuple_GET_ITEM(task, 2));
-        if (PyErr_Occurred())
+        int64_t number;
+        double ident;
+        if (read_task(task, &number, &ident) < 0)
             return -1;
         int taken = take_request(sums, number, ident, longest);
         if (taken < 0 || (!taken && PyList_Append(rest, task) < 0))
@@ -242,18 +296,19 @@ take_tasks(Sums *sums, PyObject *tasks, double longest, PyObject *rest)
     return 0;
 }
 
-/* quick_requests(runs, tasks, marks, kinds, bounds, longest): what was added up, and the tasks that were not.
+/* quick_requests(runs, tasks, marks, kinds, bounds, longest, slowest): what was added up, and the tasks that were not.
 
    tasks: NewTask of this chunk. marks: (number of a run, site), in order. kinds: a byte for each site, as servers.py has
-   them. bounds: of durations, s. Requests that took more than ``longest`` s are not added up. */
+   them. bounds: of durations, s. Requests that took more than ``longest`` s are not added up; where that is below 0, the ``slowest`` longest. */
 PyObject *
 quick_requests(PyObject *module, PyObject *args)
 {
     PyObject *runs, *tasks, *marks, *bounds, *rest = NULL, *names = NULL;
     Py_buffer kinds;
     double longest;
-    if (!PyArg_ParseTuple(args, "O!O!O!y*O!d", ((reader_state *)PyModule_GetState(module))->runs, &runs, &PyList_Type,
-                          &tasks, &PyList_Type, &marks, &kinds, &PyTuple_Type, &bounds, &longest))
+    Py_ssize_t slowest;
+    if (!PyArg_ParseTuple(args, "O!O!O!y*O!dn", ((reader_state *)PyModule_GetState(module))->runs, &runs, &PyList_Type,
+                          &tasks, &PyList_Type, &marks, &kinds, &PyTuple_Type, &bounds, &longest, &slowest))
         return NULL;
     Sums *sums = PyMem_Calloc(1, sizeof(Sums));
     bool failed = sums == NULL;
@@ -270,7 +325,10 @@ quick_requests(PyObject *module, PyObject *args)
             sums->bounds[sums->bound_count] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, sums->bound_count));
         rest = PyList_New(0);
         names = PyList_New(0);
-        failed = PyErr_Occurred() || read_marks(sums, marks) < 0 || take_tasks(sums, tasks, longest, rest) < 0;
+        failed = rest == NULL || names == NULL || PyErr_Occurred() || read_marks(sums, marks) < 0;
+        if (!failed && longest < 0.0)
+            longest = find_longest(sums, tasks, slowest < 0 ? 0 : slowest);
+        failed = failed || PyErr_Occurred() || take_tasks(sums, tasks, longest, rest) < 0;
     }
     for (size_t index = 0; !failed && index < sums->name_count; index++) {
         PyObject *item = sums->names[index].count ? told(sums, &sums->names[index]) : Py_NewRef(Py_None);
