@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import threading
 import time
 from typing import Any
@@ -143,4 +144,77 @@ def test_keywords_and_contexts(core: str) -> None:
         loop.call_soon_threadsafe()
     handle = loop.call_soon_threadsafe(print, 1, context=None)
     assert isinstance(handle, asyncio.Handle) and handle._args == (1,)
+    loop.close()
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_a_handle_that_turns_the_loop_itself_is_woken(core: str) -> None:
+    """Debuggers and bridges to synchronous code call ``_run_once`` until what they wait for is there."""
+    loop = make(core)
+    arrived = loop.create_future()
+    polls = threading.Event()
+
+    def call_when_it_polls() -> None:
+        polls.wait()
+        loop.call_soon_threadsafe(arrived.set_result, 7)
+
+    def select(timeout: float | None) -> Any:
+        polls.set()
+        return original(timeout)
+
+    def turn() -> None:
+        nonlocal original
+        original, loop._selector.select = loop._selector.select, select
+        while not arrived.done():
+            loop._run_once()
+        loop._selector.select = original
+        loop.stop()
+
+    original: Any = None
+    thread = threading.Thread(target=call_when_it_polls)
+    thread.start()
+    loop.call_soon(turn)
+    loop.run_forever()
+    thread.join()
+    loop.close()
+    assert arrived.result() == 7
+
+
+@pytest.mark.parametrize("core", ["python", "c"])
+def test_the_ready_queue_is_a_deque_to_others(core: str) -> None:
+    """nest_asyncio2 puts handles back with extendleft; whatever a deque has is there."""
+    loop = make(core)
+    queue: Any = loop._ready
+    expected: collections.deque[Any] = collections.deque()
+    for method, *arguments in (
+        ("extendleft", "abc"),
+        ("extend", "defga"),
+        ("insert", 2, "x"),
+        ("insert", -1, "y"),
+        ("insert", 99, "z"),
+        ("insert", -99, "w"),
+        ("reverse",),
+        ("rotate", 3),
+        ("index", "x"),
+        ("index", "a", 1),
+        ("index", "a", -3, 99),
+        ("count", "a"),
+        ("count", "nothing"),
+        ("remove", "d"),
+        ("pop",),
+        ("popleft",),
+        ("appendleft", "l"),
+        ("__iadd__", "uv"),
+        ("__len__",),
+        ("__getitem__", -2),
+    ):
+        found, wanted = getattr(queue, method)(*arguments), getattr(expected, method)(*arguments)
+        assert list(queue) == list(expected), method
+        if method not in ("__iadd__",):
+            assert found == wanted, method
+    assert list(reversed(queue)) == list(reversed(expected))
+    assert "u" in queue and "nothing" not in queue and queue.maxlen is None
+    with pytest.raises(ValueError):
+        queue.index("nothing")
+    queue.clear()
     loop.close()

@@ -59,6 +59,9 @@ class EventLoop(
     ``recorder``: what records; by default that of the process (see ``traceloop.recording``). False records nothing.
     """
 
+    #: Whether the iteration under way is one of the core in C, which has its own.
+    _runs_natively = False
+
     def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
         self._recorder: Recorder | None = None
         self._ready = self._new_queue()
@@ -114,13 +117,20 @@ class EventLoop(
                 self._recorder.external_stopped(self)
 
     def _run_once(self) -> None:
-        """Runs one iteration. Called by code that drives the loop itself (nest_asyncio, subclasses)."""
+        """Runs one iteration. Called by code that drives the loop itself (nest_asyncio, subclasses), perhaps from a
+        handle.
+        """
         recorder = self._recorder
         if recorder is None:
             iterate(self, once=True)
-        else:
-            recorder.external_iteration(self)
+            return
+        recorder.external_iteration(self)
+        # The core in C does not know of this poll: other threads have to write into the self-pipe to end it.
+        native, self._runs_natively = self._runs_natively, False
+        try:
             iterate_recorded(self, recorder, plan(self, _ORIGINALS, once=True))
+        finally:
+            self._runs_natively = native
 
     def _run_taken(self, recorder: Recorder, handle: Any) -> None:
         """Runs a handle that code which drives the loop itself has taken from the queue."""

@@ -126,7 +126,8 @@ def test_a_process_pool_has_no_more_active_than_processes() -> None:
     for _, change in moments:
         active += change
         most = max(most, active)
-    assert most == 2
+    # On a busy machine the second process may start when the first has done all.
+    assert 1 <= most <= 2
     assert all(each.outcome == OUTCOME_RESULT and each.label == "ProcessPoolExecutor" for each in found)
     # The last ones waited for two others each.
     assert found[-1].start - found[-1].submit > 0.1

@@ -54,6 +54,17 @@ queue_append(ReadyQueue *queue, PyObject *item)
     return 0;
 }
 
+static int
+push_left(ReadyQueue *queue, PyObject *item)
+{
+    if (queue->length == queue->size && grow(queue) < 0)
+        return -1;
+    queue->head = (queue->head - 1) & (queue->size - 1);
+    queue->items[queue->head] = Py_NewRef(item);
+    queue->length++;
+    return 0;
+}
+
 PyObject *
 queue_popleft(ReadyQueue *queue)
 {
@@ -83,12 +94,8 @@ m_append(PyObject *self, PyObject *item)
 static PyObject *
 m_appendleft(PyObject *self, PyObject *item)
 {
-    ReadyQueue *queue = (ReadyQueue *)self;
-    if (queue->length == queue->size && grow(queue) < 0)
+    if (push_left((ReadyQueue *)self, item) < 0)
         return NULL;
-    queue->head = (queue->head - 1) & (queue->size - 1);
-    queue->items[queue->head] = Py_NewRef(item);
-    queue->length++;
     Py_RETURN_NONE;
 }
 
@@ -135,19 +142,94 @@ queue_iterate(PyObject *self)
     return iterator;
 }
 
+static int
+add_each(ReadyQueue *queue, PyObject *items, int (*add)(ReadyQueue *, PyObject *))
+{
+    PyObject *list = PySequence_List(items); /* it may be this queue */
+    int failed = list == NULL ? -1 : 0;
+    for (Py_ssize_t i = 0; !failed && i < PyList_GET_SIZE(list); i++)
+        failed = add(queue, PyList_GET_ITEM(list, i));
+    Py_XDECREF(list);
+    return failed;
+}
+
 static PyObject *
 m_extend(PyObject *self, PyObject *items)
 {
-    PyObject *list = PySequence_List(items); /* it may be this queue */
-    if (list == NULL)
+    if (add_each((ReadyQueue *)self, items, queue_append) < 0)
         return NULL;
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        if (queue_append((ReadyQueue *)self, PyList_GET_ITEM(list, i)) < 0) {
-            Py_DECREF(list);
-            return NULL;
-        }
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+m_extendleft(PyObject *self, PyObject *items)
+{
+    if (add_each((ReadyQueue *)self, items, push_left) < 0)
+        return NULL;
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+queue_extended(PyObject *self, PyObject *items)
+{
+    return add_each((ReadyQueue *)self, items, queue_append) < 0 ? NULL : Py_NewRef(self);
+}
+
+static PyObject *
+m_insert(PyObject *self, PyObject *args)
+{
+    ReadyQueue *queue = (ReadyQueue *)self;
+    Py_ssize_t index;
+    PyObject *item;
+    if (!PyArg_ParseTuple(args, "nO", &index, &item) || queue_append(queue, item) < 0)
+        return NULL;
+    Py_ssize_t last = queue->length - 1;
+    if (index < 0)
+        index = index + last < 0 ? 0 : index + last;
+    for (Py_ssize_t i = last; i > index; i--) {
+        PyObject *before = AT(queue, i - 1);
+        AT(queue, i - 1) = AT(queue, i);
+        AT(queue, i) = before;
     }
-    Py_DECREF(list);
+    Py_RETURN_NONE;
+}
+
+static PyObject *
+m_reverse(PyObject *self, PyObject *unused)
+{
+    ReadyQueue *queue = (ReadyQueue *)self;
+    for (Py_ssize_t i = 0, j = queue->length - 1; i < j; i++, j--) {
+        PyObject *first = AT(queue, i);
+        AT(queue, i) = AT(queue, j);
+        AT(queue, j) = first;
+    }
+    Py_RETURN_NONE;
+}
+
+/* index and count compare, and so may run anything: they look at the handles that are there now. */
+static PyObject *
+m_index(PyObject *self, PyObject *args)
+{
+    PyObject *list = as_list((ReadyQueue *)self);
+    PyObject *method = list == NULL ? NULL : PyObject_GetAttrString(list, "index");
+    PyObject *found = method == NULL ? NULL : PyObject_CallObject(method, args);
+    Py_XDECREF(list);
+    Py_XDECREF(method);
+    return found;
+}
+
+static PyObject *
+m_count(PyObject *self, PyObject *item)
+{
+    PyObject *list = as_list((ReadyQueue *)self);
+    Py_ssize_t found = list == NULL ? -1 : PySequence_Count(list, item);
+    Py_XDECREF(list);
+    return found < 0 ? NULL : PyLong_FromSsize_t(found);
+}
+
+static PyObject *
+get_maxlen(PyObject *self, void *closure)
+{
     Py_RETURN_NONE;
 }
 
@@ -303,11 +385,21 @@ static PyMethodDef queue_methods[] = {
     {"popleft", m_popleft, METH_NOARGS, "Takes the first handle."},
     {"pop", m_pop, METH_NOARGS, "Takes the last handle."},
     {"extend", m_extend, METH_O, "Adds several handles."},
+    {"extendleft", m_extendleft, METH_O, "Adds several handles at the beginning, one before the other."},
+    {"insert", m_insert, METH_VARARGS, "Adds a handle before the one at an index."},
+    {"index", m_index, METH_VARARGS, "Where a handle is, between two indices where they are given."},
+    {"count", m_count, METH_O, "How often a handle is there."},
+    {"reverse", m_reverse, METH_NOARGS, "Turns the order round."},
     {"remove", m_remove, METH_O, "Takes a handle out."},
     {"rotate", m_rotate, METH_VARARGS, "Moves handles from the end to the beginning."},
     {"clear", m_clear, METH_NOARGS, "Takes all handles out."},
     {"copy", m_copy, METH_NOARGS, "Another queue with the same handles."},
     {"__copy__", m_copy, METH_NOARGS, "Another queue with the same handles."},
+    {NULL},
+};
+
+static PyGetSetDef queue_getset[] = {
+    {"maxlen", get_maxlen, NULL, "None: it has no bound.", NULL},
     {NULL},
 };
 
@@ -320,6 +412,8 @@ static PyType_Slot queue_slots[] = {
     {Py_tp_repr, queue_repr},
     {Py_tp_iter, queue_iterate},
     {Py_tp_methods, queue_methods},
+    {Py_tp_getset, queue_getset},
+    {Py_sq_inplace_concat, queue_extended},
     {Py_sq_length, queue_length},
     {Py_sq_item, queue_item},
     {Py_sq_ass_item, queue_set_item},

@@ -445,6 +445,8 @@ static PyGetSetDef scheduling_getset[] = {
     FLAG(debug, "Whether the loop is in debug mode."),
     FLAG(guarded, "Closed or in debug mode: every call is checked."),
     FLAG(stopping, "Whether stop() was called."),
+    {"_runs_natively", get_flag, set_flag, "Whether the iteration under way is one in C (wakeup.c).",
+     (void *)offsetof(Scheduling, running)},
     {NULL},
 };
 

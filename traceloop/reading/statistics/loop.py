@@ -199,7 +199,10 @@ class LoopStatistics:
         return max(0.0, (self._clock() if now is None else now) - running)
 
     def times(self, now: float | None = None) -> tuple[float, float]:
-        """Seconds active and idle, what is in progress counted up to ``now`` (monotonic). Neither ever falls."""
+        """Seconds active and idle, what is in progress counted up to ``now`` (monotonic).
+
+        They may fall: what is in progress is counted to a moment at which a process that crashed was no longer there.
+        """
         active, idle = self.active_s, self.idle_s
         if self.reader is not None and self.decoder is not None:
             now = self._clock() if now is None else now
@@ -210,6 +213,11 @@ class LoopStatistics:
                 idle += min(back, now) - since
             if state in (State.IDLE, State.ACTIVE) and running > 0.0 and now - running > _LINGER_SECONDS:
                 active += max(0.0, now - max(running, since))
+        return active, idle
+
+    def _shown_times(self) -> tuple[float, float]:
+        """``times``, as counters: neither ever falls."""
+        active, idle = self.times()
         self._shown = (max(active, self._shown[0]), max(idle, self._shown[1]))
         return self._shown
 
@@ -248,7 +256,7 @@ class LoopStatistics:
     def metrics(self) -> Iterator[Sample]:
         """The series as they stand, without the labels ``process`` and ``loop``."""
         self.refresh()
-        active, idle = self.times()
+        active, idle = self._shown_times()
         yield Sample("asyncio_eventloop_time_seconds_total", (("state", "active"),), active)
         yield Sample("asyncio_eventloop_time_seconds_total", (("state", "idle"),), idle)
         yield Sample("asyncio_eventloop_iterations_total", (), self.iterations)
