@@ -12,8 +12,9 @@ function byName(callbacks) {
   const rows = new Map();
   for (const each of callbacks) {
     const row = rows.get(each.name);
-    rows.set(each.name, row === undefined ? each : {
+    rows.set(each.name, row === undefined ? {...each, names: [each.callback]} : {
       ...row,
+      names: [...row.names, each.callback],
       runs: row.runs + each.runs,
       seconds: row.seconds + each.seconds,
       longest_seconds: Math.max(row.longest_seconds, each.longest_seconds),
@@ -26,6 +27,16 @@ const isRough = (wait) => wait.estimated_seconds > 0.1 * wait.seconds;
 
 function section(id, title, ...children) {
   return element("section", {id, "aria-label": title}, element("h2", {text: title}), ...children);
+}
+
+const drill = new CallbackView(state.open, () => { showDrill(); tables.callbacks.element.querySelector("button.link")?.focus(); });
+
+function openCallback(row) {
+  drill.choose(row);
+  showDrill();
+  const part = document.getElementById("callback");
+  part.scrollIntoView({block: "nearest"});
+  part.querySelector("button").focus({preventScroll: true});
 }
 
 const tables = {
@@ -41,7 +52,7 @@ const tables = {
     measured("blocked for", (row) => row.stall ? row.stall.seconds : 0),
   ], 2),
   callbacks: new SortedTable("Callbacks", [
-    named("callback", (row) => row.name),
+    named("callback", (row) => row.name, openCallback),
     named("loop", (row) => row.where),
     measured("runs", (row) => row.runs, count),
     measured("time", (row) => row.seconds),
@@ -148,6 +159,7 @@ const layout = [
   section("loops", "Loops", tables.loops.element, parts.now),
   section("timeline", "Timeline", parts.timelines),
   section("callbacks", "Callbacks by time", tables.callbacks.element),
+  section("callback", "One callback", drill.element),
   section("profile", "Where the time went by line", tables.profile.element, parts.flames, parts.sampled),
   section("slow", "Slow callbacks", tables.slow.element, parts.stalls),
   section("blocked", "Who waited for whom", tables.blocked.element),
@@ -175,10 +187,13 @@ function show(data) {
       text: `${loop.where} has been blocked for ${seconds(loop.stall.seconds)} by ${nameOf(loop.stall)}`}),
     stackOf(loop.stall.stack))));
   showTimelines(loops);
-  tables.callbacks.update(loops.flatMap((loop) => {
+  const callbacks = loops.flatMap((loop) => {
     const total = loop.by_callback.reduce((sum, each) => sum + each.seconds, 0);
-    return byName(loop.by_callback).map((each) => ({...each, where: loop.where, share: total ? each.seconds / total : 0}));
-  }));
+    return byName(loop.by_callback).map((each) =>
+      ({...each, process: loop.process, where: loop.where, share: total ? each.seconds / total : 0}));
+  });
+  tables.callbacks.update(callbacks);
+  drill.update(callbacks);
   showProfile(data, loops);
   tables.slow.update(loops.flatMap((loop) => loop.slow));
   showStalls(data.processes.flatMap((process) => process.stalls));
@@ -203,6 +218,12 @@ function show(data) {
     const table = tables[part.id];
     part.hidden = Boolean(table) && !table.rows.length && part.id !== "loops";
   }
+  showDrill();
+}
+
+// The one callback that was chosen, or none; and with it the list of parts.
+function showDrill() {
+  layout.find((part) => part.id === "callback").hidden = drill.chosen === null;
   document.getElementById("nav").replaceChildren(...layout.filter((part) => !part.hidden).map((part) =>
     element("a", {href: `#${part.id}`, text: part.getAttribute("aria-label")})));
 }
@@ -318,6 +339,7 @@ document.getElementById("pause").addEventListener("click", pause);
 document.addEventListener("keydown", (event) => {
   if (event.target instanceof HTMLInputElement || event.ctrlKey || event.altKey || event.metaKey) return;
   const actions = {"/": () => tables.callbacks.input.focus(), p: () => embedded === null && pause(), t: changeTheme};
+  if (drill.chosen !== null) actions.Escape = () => { drill.choose(null); showDrill(); };
   const action = actions[event.key];
   if (action) { event.preventDefault(); action(); }
 });

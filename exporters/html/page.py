@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 #: The largest page that is written, bytes.
 MAX_BYTES: Final = 5 << 20
-_SCRIPTS: Final = ("format.js", "tables.js", "timeline.js", "flame.js", "page.js")
+_SCRIPTS: Final = ("format.js", "tables.js", "timeline.js", "flame.js", "drill.js", "page.js")
 # Lists are cut to so many entries until the data fits.
 _CUTS: Final = (100, 50, 20, 10, 5, 2)
 

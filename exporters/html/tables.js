@@ -42,6 +42,14 @@ class SortedTable {
     this.draw();
   }
 
+  cell(column, row) {
+    const about = {class: column.name ? "name" : null, "data-value": column.value(row)};
+    if (!column.press) return element("td", {...about, text: column.text(row)});
+    const key = `${column.value(row)} ${row.where ?? ""}`;
+    return element("td", about, element("button",
+      {type: "button", class: "link", "data-key": key, text: column.text(row), click: () => column.press(row)}));
+  }
+
   draw() {
     const column = this.columns[this.order], sign = this.descending ? -1 : 1;
     const shown = this.rows.filter((row) => !this.wanted || this.columns.some((each) =>
@@ -51,14 +59,20 @@ class SortedTable {
       return sign * (typeof x === "string" ? x.localeCompare(y) : (x ?? -1) - (y ?? -1));
     });
     const limit = 200;
-    this.body.replaceChildren(...shown.slice(0, limit).map((row) => element("tr", {}, ...this.columns.map((each) =>
-      element("td", {class: each.name ? "name" : null, "data-value": each.value(row), text: each.text(row)})))));
+    // A row's button that has the focus has it again in the new row.
+    const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+    this.body.replaceChildren(...shown.slice(0, limit).map((row) =>
+      element("tr", {}, ...this.columns.map((each) => this.cell(each, row)))));
+    if (focused !== undefined) {
+      [...this.body.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
+    }
     this.more.textContent = shown.length > limit ? `and ${count(shown.length - limit)} more` : "";
   }
 }
 
-function named(title, value) {
-  return {title, value, text: value, name: true};
+// press(row): what happens when the name is pressed; null: nothing.
+function named(title, value, press = null) {
+  return {title, value, text: value, name: true, press};
 }
 
 function measured(title, value, format = seconds) {

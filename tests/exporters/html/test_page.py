@@ -72,6 +72,35 @@ def test_it_opens_from_disk_and_shows_what_the_json_says(statistics, tmp_path):
         assert complaints(opened) == []
 
 
+def test_one_callback_by_itself_by_mouse_and_keyboard(statistics, tmp_path):
+    path = tmp_path / "report.html"
+    write_page(str(path), statistics)
+    data = data_in(path.read_text())
+    (process,) = data["processes"]
+    stall = process["stalls"][-1]
+    with browser() as opened:
+        opened.get(path.as_uri())
+        section = opened.find_element("id", "callback")
+        assert not section.is_displayed()
+        row = opened.find_element("xpath", f"//section[@id='callbacks']//button[.='{stall['callback']}']")
+        opened.execute_script("arguments[0].focus()", row)
+        # The table is drawn anew each second while the page is live: the row that has the focus keeps it.
+        opened.execute_script("document.querySelector('#callbacks input').dispatchEvent(new Event('input'))")
+        opened.switch_to.active_element.send_keys("\ue007")
+        assert section.is_displayed() and section.find_element("css selector", "h3").text.startswith(stall["callback"])
+        slow = [each for each in process["stalls"] if each["callback"] == stall["callback"]]
+        assert sum(int(each.text) for each in section.find_elements("css selector", ".bars li span:last-child")) == len(
+            slow
+        )
+        shown = section.find_elements("css selector", "details")
+        assert len(shown) == min(5, len(slow)) and stall["culprit"] in shown[0].text
+        shown[0].find_element("css selector", "summary").click()
+        assert [each.text for each in shown[0].find_elements("css selector", "li")] == stall["stack"]
+        assert "One callback" in [each.text for each in opened.find_elements("css selector", "nav a")]
+        opened.find_element("css selector", "body").send_keys("\ue00c")
+        assert not section.is_displayed() and complaints(opened) == []
+
+
 def test_tables_sort_and_filter_by_mouse_and_keyboard(statistics, tmp_path):
     path = tmp_path / "report.html"
     write_page(str(path), statistics)

@@ -1,0 +1,87 @@
+// One callback by itself: what is known of its slow runs, who waited for it, which lines took its time, and where its
+// tasks waited. All of it is in the JSON already; this only picks it out.
+
+const BOUNDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+
+class CallbackView {
+  // open: a set that remembers which stacks are shown. closed: called when the view is closed.
+  constructor(open, closed) {
+    this.open = open;
+    this.chosen = null;
+    this.shown = "";
+    this.body = element("div");
+    this.title = element("h3");
+    this.element = element("div", {}, this.title,
+      element("button", {type: "button", text: "Close", click: () => { this.choose(null); closed(); }}), this.body);
+  }
+
+  // row: of the table of callbacks, with its process and the names of the callbacks that it stands for.
+  choose(row) {
+    this.chosen = row;
+    this.shown = "";
+    this.body.replaceChildren();
+    if (row !== null) this.draw(row);
+  }
+
+  // The same callback in newer data, where it is there.
+  update(rows) {
+    if (this.chosen === null) return;
+    this.draw(rows.find((row) => row.name === this.chosen.name && row.where === this.chosen.where) ?? this.chosen);
+  }
+
+  draw(row) {
+    this.chosen = row;
+    const ours = (each) => row.names.includes(each.callback);
+    const process = row.process;
+    const found = {
+      stalls: process.stalls.filter(ours),
+      blocked: process.blocked.filter(ours),
+      lines: (process.profile?.lines ?? []).filter(ours),
+      waits: process.waits.filter((each) => row.names.includes(each.coroutine)),
+    };
+    const shown = JSON.stringify([row.runs, row.seconds, row.longest_seconds, found]);
+    if (shown === this.shown) return;
+    this.shown = shown;
+    this.title.textContent = row.where ? `${row.name}, ${row.where}` : row.name;
+    this.body.replaceChildren(
+      element("p", {text: `${count(row.runs)} runs took ${seconds(row.seconds)}, ${percent(row.share)} of the loop's `
+        + `time in callbacks; ${seconds(row.seconds / Math.max(1, row.runs))} on average, ${seconds(row.longest_seconds)} at most`}),
+      ...this.slow(found.stalls),
+      ...this.list("Lines that took its time", found.lines, (each) =>
+        `${seconds(each.seconds)}  ${each.file ? `${each.file.split("/").pop()}:${each.line} in ` : ""}${each.function}`),
+      ...this.list("Who waited for its slow runs", found.blocked, (each) =>
+        `${each.victim_name}: ${count(each.times)} times, ${seconds(each.seconds)}`),
+      ...this.list("Where its tasks waited", found.waits, (each) =>
+        `${seconds(each.seconds)}  ${each.inside} at ${each.file.split("/").pop()}:${each.line}`));
+  }
+
+  slow(stalls) {
+    if (!stalls.length) return [element("p", {class: "dim", text: "No slow run of it is known."})];
+    const counts = BOUNDS.map((bound, index) => stalls.filter((each) =>
+      each.seconds >= bound && (index + 1 === BOUNDS.length || each.seconds < BOUNDS[index + 1])).length);
+    const most = Math.max(...counts);
+    const bars = counts.map((number, index) => [number, index]).filter(([number]) => number).map(([number, index]) => {
+      const bar = element("span", {class: "bar"});
+      bar.style.width = `${number / most * 12}rem`;
+      return element("li", {}, element("span", {class: "from", text: `from ${seconds(BOUNDS[index])}`}), bar,
+        element("span", {text: count(number)}));
+    });
+    const stacks = stalls.slice(-5).reverse().map((stall) => {
+      const key = `drill ${stall.start} ${stall.culprit}`;
+      const cause = stall.cause ? ` (${stall.cause.replaceAll("_", " ")})` : "";
+      const made = element("details", {open: this.open.has(key)},
+        element("summary", {text: `${clock(stall.start)}  ${seconds(stall.seconds)}  ${nameOf(stall)}${cause}`}),
+        stackOf(stall.stack));
+      made.addEventListener("toggle", () => made.open ? this.open.add(key) : this.open.delete(key));
+      return made;
+    });
+    return [element("h4", {text: `The last ${count(stalls.length)} slow runs by length`}),
+      element("ul", {class: "bars"}, ...bars), element("h4", {text: "The latest, with their stacks"}), ...stacks];
+  }
+
+  list(title, rows, text) {
+    if (!rows.length) return [];
+    return [element("h4", {text: title}),
+      element("ul", {class: "stack"}, ...rows.slice(0, 10).map((each) => element("li", {text: text(each)})))];
+  }
+}
