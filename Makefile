@@ -11,10 +11,13 @@ PYTEST := $(BIN)/python -m pytest -q
 #: Processes that run tests side by side.
 WORKERS ?= 3
 
+#: The folders of what is in C.
+NATIVE := traceloop/core/native/* traceloop/record/native/* traceloop/reading/decoding/native/* exporters/otlp/native/*
+
 # What is installed is known by a sum over names of files and what they say of dependencies: strict links stand for
 # single files, so one that comes or goes counts.
 INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards -type f ! -name '*.pyc' ! -name '*.so' | sort; \
-	cat setup.py traceloop/core/native/* traceloop/reading/decoding/native/* pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
+	cat setup.py $(NATIVE) pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
@@ -37,6 +40,7 @@ $(INSTALLED): | $(BIN)/python
 	@# What is in C, where it could be built: beside its sources too, for those who run from the checkout.
 	@cp build/__editable__.*/traceloop/core/_core*.so traceloop/core/ 2>/dev/null || true
 	@cp build/__editable__.*/traceloop/reading/decoding/_reader*.so traceloop/reading/decoding/ 2>/dev/null || true
+	@cp build/__editable__.*/traceloop/exporters/otlp/_packer*.so exporters/otlp/ 2>/dev/null || true
 	@touch $@
 
 native: $(BIN)/python ## build what is in C, beside its sources

@@ -1,7 +1,8 @@
 """The one thing about the build that pyproject.toml cannot say everywhere: what is in C, where it can be built.
 
-Everything else stands there. Both extensions are optional: without a compiler, or without Python's headers, the package
-is plain Python, and complete. See docs/decisions/0005-core-in-c.md and 0007-reader-in-c.md.
+Everything else stands there. The extensions are optional: without a compiler, or without Python's headers, the package
+is plain Python, and complete. See docs/decisions/0005-core-in-c.md, 0007-reader-in-c.md and
+0009-packer-in-c.md.
 """
 
 import os
@@ -17,13 +18,17 @@ from setuptools.command.build_ext import build_ext
 if int(setuptools.__version__.split(".")[0]) < 77:
     sys.exit(f"traceloop: setuptools 77 or newer is needed, not {setuptools.__version__}: pip install -U setuptools")
 
-# The event loop's core, and the reader's: module, and the folder of its sources.
+READER = os.path.join("traceloop", "reading", "decoding", "native")
+# The event loop's core, the reader's, and the packer of spans: module, and the folder of its sources.
 EXTENSIONS = {
     "traceloop.core._core": os.path.join("traceloop", "core", "native"),
-    "traceloop.reading.decoding._reader": os.path.join("traceloop", "reading", "decoding", "native"),
+    "traceloop.reading.decoding._reader": READER,
+    "traceloop.exporters.otlp._packer": os.path.join("exporters", "otlp", "native"),
 }
+# Headers that they share: how a module is made, and the reader's rows.
+SHARED = [os.path.join("traceloop", "record", "native"), READER]
 
-# The core polls epoll itself; both take doubles as they lie in memory, and rely on the GIL.
+# The core polls epoll itself; all take doubles as they lie in memory, and rely on the GIL.
 WANTED = (
     sys.platform == "linux"
     and sys.implementation.name == "cpython"
@@ -49,8 +54,10 @@ setup(
         Extension(
             name,
             sorted(glob(os.path.join(sources, "*.c"))),
-            depends=glob(os.path.join(sources, "*.h")),
-            extra_compile_args=["-O3"],
+            depends=[header for folder in (sources, *SHARED) for header in glob(os.path.join(folder, "*.h"))],
+            include_dirs=SHARED,
+            # Doubles as Python has them: a product is rounded before it is added to anything.
+            extra_compile_args=["-O3", "-ffp-contract=off"],
             optional=True,
         )
         for name, sources in EXTENSIONS.items()

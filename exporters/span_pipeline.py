@@ -7,6 +7,7 @@ of their own. Called by the reader's thread alone.
 
 from __future__ import annotations
 
+import functools
 import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,14 +21,14 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record.sites import UNKNOWN_SITE, Site
 from traceloop.settings import Settings
 
-from .otlp.packing import PackedSpans, PackingBuilder
+from .otlp.packing import PackedSpans, PackingBuilder, native_packer
 from .otlp.sender import OtlpSender
 from .span_exporters import make_sinks, notice_of_default, sampling_of
 from .spans.builder import SpanBuilder
 from .spans.exemplars import executors_hook, loop_hook
 from .spans.heap_growth import growth_span
 from .spans.limits import SpanLimits
-from .spans.model import Span
+from .spans.model import SiteOf, Span
 from .spans.offloads import OffloadSpans
 from .spans.own_work import own_work_span
 from .spans.resource import detected_attributes, resource_attributes
@@ -38,6 +39,10 @@ from .spans.stalls import StallSpans
 
 #: What a record that passed its checksum and still makes no sense raises: times before the epoch, infinities.
 _NO_SENSE: Final = (ValueError, OverflowError, ArithmeticError, struct.error)
+
+
+#: From the sites of a ring, the sampling and the clock's offset, what builds its spans.
+MakeBuilder = Callable[[SiteOf, Sampling, int], SpanBuilder]
 
 
 class _Made(NamedTuple):
@@ -89,13 +94,13 @@ class _Process:
         self,
         follower: ProcessFollower,
         sampling: Sampling,
-        packs: bool,
+        make_builder: MakeBuilder,
         on_damage: Callable[[int, Exception], None],
     ) -> None:
         self.follower = follower
         self.resource: dict[str, Any] | None = None
         self._sampling = sampling
-        self._make_builder = PackingBuilder if packs else SpanBuilder
+        self._make_builder = make_builder
         self._on_damage = on_damage
         self._rings: dict[RingFollower, _Ring] = {}
         self._offloads: OffloadSpans | None = None
@@ -193,7 +198,14 @@ class SpanPipeline:
             notice_of_default(settings, environ, self.sampling, notice)
         self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
         # Spans that only go to OTLP receivers, as they are, are packed at once.
-        self._packs = self._limits is None and all(isinstance(sink, OtlpSender) for sink in self.sinks)
+        senders = [sink for sink in self.sinks if isinstance(sink, OtlpSender)]
+        self._make_builder: MakeBuilder = SpanBuilder
+        if senders and len(senders) == len(self.sinks) and self._limits is None:
+            self._make_builder = functools.partial(
+                PackingBuilder,
+                max_portion_spans=min(sender.settings.max_request_spans for sender in senders),
+                native=native_packer(),
+            )
         # What resource detectors say of this machine.
         self._detected = detected_attributes(environ, notice) if self.sinks else {}
         self._processes: dict[ProcessFollower, _Process] = {}
@@ -215,7 +227,7 @@ class SpanPipeline:
         for follower, own in read.items():
             process = self._processes.get(follower)
             if process is None:
-                process = _Process(follower, self.sampling, self._packs, self._count_damaged)
+                process = _Process(follower, self.sampling, self._make_builder, self._count_damaged)
                 self._processes[follower] = process
             for made in process.take(own, now):
                 self._send(process, made)
@@ -254,7 +266,7 @@ class SpanPipeline:
             sent = made.on_sent(packed.offered) if made.on_sent is not None and packed.offered else None
             for sink in self.sinks:
                 if isinstance(sink, OtlpSender):
-                    sink.put_packed(process, resource, packed.pieces, sent)
+                    sink.put_packed(process, resource, packed.portions, sent)
 
     def _count_damaged(self, count: int, error: Exception) -> None:
         for sink in self.sinks:

@@ -12,17 +12,20 @@ import sys
 import time
 import traceback
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
 from ..spans.resource import own_version
 from ..spans.sinks import REJECTED, SHUTDOWN, UNAVAILABLE
+from .encoder import Data
 from .responses import RETRIED_STATUSES, read_body, reason_of, rejected, retry_after, shown, shown_endpoint
 from .settings import OtlpSettings
 
 FIRST_PAUSE_SECONDS: Final = 0.5
 LAST_PAUSE_SECONDS: Final = 16.0
 GIVE_UP_SECONDS: Final = 60.0
+#: Pieces of a request that are joined with others, at most.
+_SMALL_BYTES: Final = 32 << 10
 
 
 class Waiting(Protocol):
@@ -51,6 +54,30 @@ class _Attempt(NamedTuple):
     rejected: int = 0
 
 
+class _Body:
+    """A request's body in pieces. ``requests`` sends an iterable of known length piece by piece, so that large ones are
+    never copied; small ones are joined here, for each goes to the socket by itself.
+    """
+
+    def __init__(self, pieces: Sequence[Data]) -> None:
+        self._pieces: list[Data] = []
+        small: list[Data] = []
+        for piece in pieces:
+            if len(piece) > _SMALL_BYTES:
+                self._pieces += (b"".join(small), piece)
+                small = []
+            else:
+                small.append(piece)
+        self._pieces.append(b"".join(small))
+        self._size = sum(map(len, self._pieces))
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[Data]:
+        return iter([piece for piece in self._pieces if piece])
+
+
 class OtlpConnection:
     """Requests to one receiver, one at a time. For one thread."""
 
@@ -75,15 +102,20 @@ class OtlpConnection:
         if settings.compression != "none":
             self._session.headers["Content-Encoding"] = settings.compression
         self._session.cert = settings.client_certificate
+        self._prepared: Any = None
+        self._options: dict[str, Any] = {}
+        self._adapter: Any = None
 
     def close(self) -> None:
         """Closes its connections."""
         self._session.close()
 
-    def send(self, data: bytes, waiting: Waiting, give_up_s: float | None = None) -> Outcome:
-        """Sends one request, with retries for that many seconds, ``GIVE_UP_SECONDS`` by default."""
+    def send(self, pieces: Sequence[Data], waiting: Waiting, give_up_s: float | None = None) -> Outcome:
+        """Sends one request, which the pieces make together, with retries for that many seconds, ``GIVE_UP_SECONDS``
+        by default.
+        """
         self._untraced = self._untraced or _leave_untraced()
-        data = self._compressed(data)
+        data = self._body(pieces)
         if self._not_before > time.monotonic():
             waiting.pause(self._not_before - time.monotonic())
         give_up = time.monotonic() + (GIVE_UP_SECONDS if give_up_s is None else give_up_s)
@@ -107,14 +139,26 @@ class OtlpConnection:
                 return Outcome(UNAVAILABLE if deadline is None else SHUTDOWN)
             waiting.pause(wait)
 
-    def _compressed(self, data: bytes) -> bytes:
-        if self.settings.compression == "gzip":
-            # Level 1: 3 to 4 times the speed of the default for a tenth more bytes. 31: with gzip's header.
-            compressor = zlib.compressobj(1, zlib.DEFLATED, 31)
-            return compressor.compress(data) + compressor.flush()
-        return zlib.compress(data, 1) if self.settings.compression == "deflate" else data
+    def _body(self, pieces: Sequence[Data]) -> bytes | _Body:
+        if self.settings.compression == "none":
+            return _Body(pieces) if sum(map(len, pieces)) > _SMALL_BYTES else b"".join(pieces)
+        # Level 1: 3 to 4 times the speed of the default for a tenth more bytes. 31: with gzip's header.
+        compressor = zlib.compressobj(1, zlib.DEFLATED, 31 if self.settings.compression == "gzip" else 15)
+        return b"".join([*map(compressor.compress, pieces), compressor.flush()])
 
-    def _post(self, data: bytes, waiting: Waiting) -> _Attempt:
+    def _prepare(self) -> None:
+        """What the environment says of proxies and logins is asked once: ``requests`` looks at every variable of the
+        environment, twice, for each request, which takes longer than the rest of it.
+        """
+        import requests
+
+        url = self.settings.endpoint
+        self._prepared = self._session.prepare_request(requests.Request("POST", url))
+        # Named here again: REQUESTS_CA_BUNDLE overrules what the session says, and not what a request does.
+        self._options = self._session.merge_environment_settings(url, {}, True, self.settings.verify, None)
+        self._adapter = self._session.get_adapter(self._prepared.url)
+
+    def _post(self, data: bytes | _Body, waiting: Waiting) -> _Attempt:
         import requests
 
         timeout = self.settings.timeout
@@ -122,11 +166,12 @@ class OtlpConnection:
             timeout = max(0.05, min(timeout, waiting.deadline - time.monotonic()))
         started = time.monotonic()
         try:
-            # Named here again: REQUESTS_CA_BUNDLE overrules what the session says, and not what a request does.
-            with self._session.post(
-                self.settings.endpoint, data=data, timeout=timeout, allow_redirects=False, stream=True,
-                verify=self.settings.verify,
-            ) as response:  # fmt: skip
+            if self._prepared is None:
+                self._prepare()
+            request = self._prepared.copy()
+            request.body = data
+            request.headers["Content-Length"] = str(len(data))
+            with self._adapter.send(request, timeout=timeout, **self._options) as response:
                 body = read_body(response, max(0.05, timeout - (time.monotonic() - started)))
         except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
             reason = reason_of(error)

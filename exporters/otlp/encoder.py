@@ -19,6 +19,9 @@ from typing import Any, Final
 
 from ..spans.model import Extra, Kind, Span
 
+#: Fields, one behind the other.
+Data = bytes | memoryview
+
 _FLAGS_KNOWN: Final = 0x100  # SPAN_FLAGS_CONTEXT_HAS_IS_REMOTE_MASK
 _FLAGS_REMOTE: Final = 0x200  # SPAN_FLAGS_CONTEXT_IS_REMOTE_MASK
 _KIND_INTERNAL: Final = 1
@@ -45,6 +48,20 @@ def field(number: int, data: bytes) -> bytes:
     """A length-delimited field."""
     length = len(data)
     return _VARINTS[number << 3 | 2] + (_VARINTS[length] if length < 16384 else varint(length)) + data
+
+
+def end_of_fields(data: Data, count: int) -> int:
+    """Where the first so many of the fields end that ``field`` has made, each with a number of at most 15."""
+    at = 0
+    for _ in range(count):
+        at += 1
+        length = shift = 0
+        while data[at] > 0x7F:
+            length |= (data[at] & 0x7F) << shift
+            shift += 7
+            at += 1
+        at += 1 + (length | data[at] << shift)
+    return at
 
 
 def text_field(number: int, text: str) -> bytes:
@@ -239,9 +256,14 @@ def encode_scope(name: str, version: str) -> bytes:
     return text_field(1, name) + (text_field(2, version) if version else b"")
 
 
-def encode_request(parts: Iterable[tuple[bytes, bytes, Sequence[bytes]]]) -> bytes:
+def encode_request(parts: Iterable[tuple[bytes, bytes, Sequence[Data]]]) -> bytes:
     """The whole request. Each part: resource, scope, and what ``encode_spans`` returned for them."""
-    out: list[bytes] = []
+    return b"".join(request_pieces(parts))
+
+
+def request_pieces(parts: Iterable[tuple[bytes, bytes, Sequence[Data]]]) -> list[Data]:
+    """The same in pieces, of which the large ones are those that were given."""
+    out: list[Data] = []
     for resource, scope, spans in parts:
         scope_field = field(1, scope)
         size = len(scope_field) + sum(map(len, spans))
@@ -250,4 +272,4 @@ def encode_request(parts: Iterable[tuple[bytes, bytes, Sequence[bytes]]]) -> byt
         out.append(b"\x0a" + varint(len(resource_field) + 1 + len(inner) + size))
         out.append(resource_field + b"\x12" + inner + scope_field)
         out += spans
-    return b"".join(out)
+    return out

@@ -120,7 +120,7 @@ class OtlpMetrics:
     def export(self, families: list[Family], resource: Mapping[str, Any], waiting: Waiting) -> bool:
         """Whether they have arrived."""
         data = encode_metrics(families, resource, exponential=self._exponential)
-        return not self._connection.send(data, waiting).reason
+        return not self._connection.send([data], waiting).reason
 
     def shutdown(self, timeout: float) -> None:
         """Closes the connection."""

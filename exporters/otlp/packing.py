@@ -10,6 +10,9 @@ What makes it fast:
   time of ``ns`` nanoseconds since the epoch has the bits of a double that is a linear function of the monotonic clock:
   one multiplication and one addition, where ``int(start * 1e9) + offset`` and its packing take five times as long.
 * The runs of an iteration share their first field, runs of one callback all that does not change.
+
+Where runs come in the rows of the reader's extension, ``native/`` packs them, into the same bytes. This module then has
+what is rare: a callback's first span, slow runs, what an application's span puts before a span.
 """
 
 from __future__ import annotations
@@ -19,11 +22,13 @@ from math import ldexp
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from traceloop.reading.decoding.runs import Iteration, Run
+from traceloop.reading.decoding.choose import extension
+from traceloop.reading.decoding.decoded import KINDS, Decoded
+from traceloop.reading.decoding.runs import Iteration, Iterations, Run, RunRows, Runs
 from traceloop.record.sites import site_of
 
 from ..spans.builder import RUN_MEMORY, SpanBuilder
-from ..spans.ids import SpanIds, pack_id
+from ..spans.ids import STRIDE, SpanIds, pack_id
 from ..spans.model import ITERATION, Extra, Kind, SiteOf, Span
 from ..spans.sampling import Sampling
 from .encoder import (
@@ -34,103 +39,41 @@ from .encoder import (
     PARENT,
     SPAN_ID,
     TRACE,
+    Data,
     attributes_field,
     common_fields,
     field,
     text_field,
-    varint,
 )
+from .packed_kinds import PackedKind
 
 _START: Final = bytes((7 << 3 | 1,))
 _END: Final = bytes((8 << 3 | 1,))
-_BODY_SIZE: Final = 8 + 9 + 9
-_DELAY_SIZE: Final = len(DELAY) + 8
-_LINK_SIZE: Final = len(LINK) + 16 + len(SPAN_ID) + 8
 #: Of a batch's spans, how many are offered as exemplars, beside the longest and the latest.
 _PICKED: Final = 8
 
 _MAX_PATTERNS: Final = 4096
 _FLAGS_AND_TAG: Final = FLAGS + SPAN_ID
-_Packer = Any  # Struct.pack
+#: A portion is at most so large, unless it is one span.
+MAX_PORTION_BYTES: Final = 2 << 20
+MAX_PORTION_SPANS: Final = 8192
+
+
+#: Spans as fields of ``ScopeSpans``, one behind the other, and how many they are.
+Portion = tuple[Data, int]
 
 
 class PackedSpans(NamedTuple):
-    """Spans as fields of ``ScopeSpans``, each by itself. ``offered``: those of them that may become exemplars."""
+    """Spans in portions of limited size. ``offered``: those of them that may become exemplars."""
 
-    pieces: list[bytes]
+    portions: list[Portion]
     offered: list[Span]
-
-
-class _PackedKind(Kind):
-    """A kind with what its spans begin with, and how they are packed, by their shape.
-
-    shapes: by the length of the head (trace, flags, parent, tag of the id), for spans without a link and with one: the
-    packer and the first piece, which is what all its spans have in common, with the length of the whole in front.
-    """
-
-    __slots__ = ("common", "shapes")
-
-    def __init__(self, kind: Kind) -> None:
-        super().__init__(kind.name, kind.attributes)
-        self.common = common_fields(kind)
-        self.shapes: dict[int, tuple[_Packer, bytes, _Packer, bytes]] = {}
-
-    def named(self, task_name: str) -> _PackedKind:
-        """The same for the task of this name."""
-        made = _PackedKind.__new__(_PackedKind)
-        made.name, made.packed = self.name, None
-        made.attributes = {**self.attributes, "asyncio.task.name": task_name}
-        made.common = self.common + _task_name_field(task_name)
-        made.shapes = {}
-        return made
-
-    def shape(self, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
-        """The shapes for heads of this length, made at their first use."""
-        common = self.common
-        size = len(common)
-        pack_plain, plain, pack_linked, linked = _SHAPES.get((size, head)) or _make_shape(size, head)
-        made = self.shapes[head] = pack_plain, plain + common, pack_linked, linked + common
-        return made
-
-
-# Tasks have names of their own, but few lengths: by the lengths of what a kind's spans have in common and of the head.
-_SHAPES: Final[dict[tuple[int, int], tuple[_Packer, bytes, _Packer, bytes]]] = {}
-
-
-def _make_shape(common: int, head: int) -> tuple[_Packer, bytes, _Packer, bytes]:
-    if len(_SHAPES) >= 4096:
-        _SHAPES.clear()
-    size = common + head + _BODY_SIZE + _DELAY_SIZE
-    plain, linked = b"\x12" + varint(size), b"\x12" + varint(size + _LINK_SIZE)
-    rest = f"{head}sdcdcd{len(DELAY)}sd"
-    made = _SHAPES[common, head] = (
-        Struct(f"<{len(plain) + common}s{rest}").pack,
-        plain,
-        Struct(f"<{len(linked) + common}s{rest}{len(LINK)}s16s2sd").pack,
-        linked,
-    )
-    return made
-
-
-# By its length in bytes, what comes before a task's name: four fifths of the time that the whole field takes.
-_BEFORE_TASK_NAME: Final[dict[int, bytes]] = {}
-
-
-def _task_name_field(name: str) -> bytes:
-    data = name.encode("utf-8", "backslashreplace")
-    length = len(data)
-    before = _BEFORE_TASK_NAME.get(length)
-    if before is None:
-        before = attributes_field(9, {"asyncio.task.name": "x" * length})
-        before = before[: len(before) - length]
-        if length < 1000:
-            _BEFORE_TASK_NAME[length] = before
-    return before + data
 
 
 _ITERATION_COMMON: Final = common_fields(ITERATION)
 _POLL: Final = attributes_field(9, {"asyncio.poll.duration": 0.0})[:-8]
 _POLL_DELAY: Final = attributes_field(9, {"asyncio.poll.delay": 0.0})[:-8]
+_CALLBACKS_KEY: Final = text_field(1, "asyncio.iteration.callbacks")
 _HEAD: Final = len(TRACE) + 16 + len(FLAGS) + len(SPAN_ID)
 _pack_iteration: Final = Struct(f"<{_HEAD}s8scdcd{len(_POLL)}sd").pack
 _CALLBACKS: Final[dict[int, bytes]] = {}
@@ -145,36 +88,88 @@ def _callbacks_field(callbacks: int) -> bytes:
     return made
 
 
+def native_packer() -> Any:
+    """The extension that packs what the reader's extension has read; None for plain Python."""
+    return extension("traceloop.exporters.otlp._packer")
+
+
 class PackingBuilder(SpanBuilder):
     """Makes the spans of one loop's ring as bytes: those that ``build`` does not return are in ``take_packed``."""
 
     def __init__(
-        self, site: SiteOf, sampling: Sampling, clock_offset_ns: int, *, ids: SpanIds | None = None
+        self,
+        site: SiteOf,
+        sampling: Sampling,
+        clock_offset_ns: int,
+        *,
+        ids: SpanIds | None = None,
+        max_portion_spans: int = MAX_PORTION_SPANS,
+        native: Any = None,
     ) -> None:
+        """``native``: the extension, where it shall pack what comes in its reader's rows."""
         super().__init__(site, sampling, clock_offset_ns, ids=ids)
+        self._max_portion_spans = max_portion_spans
+        self._portions: list[Portion] = []
         self._pieces: list[bytes] = []
         self._offered: list[Span] = []
         # The line from the monotonic clock to doubles whose bits are the time; 0, 0: none.
         self._scale = self._origin = 0.0
-        self._patterns: dict[tuple[int, str, int, str], _PackedKind] = {}
-        self._longest_iteration: Span | None = None
+        self._patterns: dict[tuple[int, str, int, str], PackedKind] = {}
+        # Its trace, its id, its start and end.
+        self._longest_iteration: tuple[bytes, bytes, float, float] | None = None
+        self._packer: Any = None
+        self._out: list[Span] = []
+        if native is not None:
+            self._packer = self._make_packer(native)
+
+    def _make_packer(self, native: Any) -> Any:
+        traces = self._traces = native.Traces()
+        ids, bound = self.ids, self.sampling.bound
+        return native.Packer(
+            traces,
+            KINDS,
+            (DELAY, LINK, _POLL, _POLL_DELAY, _ITERATION_COMMON, _CALLBACKS_KEY),
+            (ids.run_base, ids.run_unit),
+            (ids.iteration_base, ids.iteration_unit),
+            (ids.prefix, ids.trace_first, ids.trace_span, STRIDE),
+            (bound >> 64 == 1, bound & 0xFFFF_FFFF_FFFF_FFFF),
+            self._max_portion_spans,
+        )
 
     def take_packed(self) -> PackedSpans | None:
         """What was packed since the last call, None where it is nothing."""
-        if not self._pieces:
+        portions, self._portions = self._portions, []
+        self._pieces_to_portions(portions)
+        if not portions:
             return None
         if self._longest_iteration is not None:
-            self._offered.append(self._longest_iteration)
-        packed = PackedSpans(self._pieces, self._offered)
-        self._pieces, self._offered, self._longest_iteration = [], [], None
+            trace, span_id, start, end = self._longest_iteration
+            times = self._ns(start), self._ns(end)
+            self._offered.append((ITERATION, trace, span_id, b"", *times, -1.0, b"", b"", Extra()))
+        packed = PackedSpans(portions, self._offered)
+        self._offered, self._longest_iteration = [], None
         return packed
+
+    def _pieces_to_portions(self, portions: list[Portion]) -> None:
+        """Joins what Python has packed, in order."""
+        pieces, self._pieces = self._pieces, []
+        step = self._max_portion_spans
+        waiting = [pieces[start : start + step] for start in range(0, len(pieces), step)][::-1]
+        while waiting:
+            part = waiting.pop()
+            data = b"".join(part)
+            if len(data) > MAX_PORTION_BYTES and len(part) > 1:
+                middle = len(part) // 2
+                waiting += (part[middle:], part[:middle])
+            else:
+                portions.append((data, len(part)))
 
     def _kind(self, ident: float, kind: str, task_name: str | None = None) -> Kind:
         # Tasks of one coroutine have all but their names in common.
         key = (site_of(ident), kind, self.thread_id, self._thread_name)
         pattern = self._patterns.get(key)
         if pattern is None:
-            pattern = _PackedKind(super()._kind(ident, kind))
+            pattern = PackedKind(super()._kind(ident, kind))
             if self.site(key[0]).module:  # else it is not written down yet
                 if len(self._patterns) >= _MAX_PATTERNS:
                     self._patterns.clear()
@@ -186,12 +181,11 @@ class PackingBuilder(SpanBuilder):
         kinds[ident] = made
         return made
 
-    def _align(self, runs: Sequence[Run]) -> bool:
-        """Finds the line; False where these runs need two of them, which is so for a moment every 52 days, and where
-        their times make no sense.
+    def _align(self, first: float, last: float) -> bool:
+        """Finds the line for runs from ``first`` to ``last`` (monotonic s); False where they need two of them, which is
+        so for a moment every 52 days, and where their times make no sense.
         """
         self._scale = 0.0
-        first, last = runs[0][1], runs[-1][2]
         if not 0.0 <= first <= last < 1e9:
             return False
         # An iteration may begin a little before its first run.
@@ -203,12 +197,76 @@ class PackingBuilder(SpanBuilder):
         self._origin = ldexp(1.0, exponent - 1023) + (self.clock_offset_ns - (exponent << 52)) * unit
         return True
 
+    # -- in C
+
+    def _build_decoded(self, decoded: Decoded, out: list[Span]) -> None:
+        runs = decoded.runs
+        if self._packer is None or isinstance(runs, RunRows) or not self._take_rows(runs, decoded.iterations, out):
+            super()._build_decoded(decoded, out)
+
+    def _take_rows(self, runs: Runs, iterations: Iterations, out: list[Span]) -> bool:
+        """Packs rows of the reader's extension; False where these are to be packed run by run."""
+        held, length = self._held, len(runs)
+        if held is None and not length:
+            return False  # at most the end of an iteration
+        begin = held or runs[0]
+        last = runs[length - 1] if length else begin
+        first = runs[0][0] if length else begin[0] + 1
+        if (held is not None and held[0] != first - 1) or not self._align(begin[1], last[2]):
+            return False
+        # What was packed in Python comes first.
+        self._pieces_to_portions(self._portions)
+        self._held = None
+        self._out = out
+        state = self._iteration, self._trace, self._parent, self._kept, self._first_start, self._last_end, self._runs
+        portions, state, holds, longest, latest, longest_iteration = self._packer.pack(
+            self, runs, iterations, first, held, state, self._kinds, self._active, self._scale, self._origin,
+            self._lowest,
+        )  # fmt: skip
+        (
+            self._iteration, self._trace, self._parent, self._kept, self._first_start, self._last_end, self._runs
+        ) = state  # fmt: skip
+        self._portions += portions
+        if holds:
+            self._held = last
+        self._last_run = last[0] - holds
+        if longest_iteration is not None:
+            self._note_iteration(*longest_iteration)
+        picked = [runs[index] for index in range(0, length, max(1, length // _PICKED))]
+        self._offer(picked + [runs[number - first] for number in (longest, latest) if number >= first])
+        return True
+
+    def _take_slow_run(self, run: Run, trace: bytes, parent: bytes) -> None:
+        """The span of a slow run, which waits for what is still to be learnt. ``trace`` and ``parent`` are those of its
+        iteration.
+        """
+        kind = self._kinds.get(run[4], {}).get(run[3]) or self._kind(run[3], run[4])
+        self._trace, self._parent = trace, parent
+        span = self._special(run, kind, self._contexts.get(run[7]), True)
+        assert span is not None
+        self._traces[run[0] % RUN_MEMORY] = span[1]
+        self._slow.append((run, span))
+
+    def _end_lost_iteration(
+        self, number: int, trace: bytes, parent: bytes, first_start: float, last_end: float, runs: int
+    ) -> None:
+        """The span of an iteration whose end was lost."""
+        self._iteration, self._trace, self._parent = number, trace, parent
+        self._first_start, self._last_end, self._runs = first_start, last_end, runs
+        super()._end_iteration({}, self._out)
+
+    # -- in Python
+
     def _build_runs(self, runs: Sequence[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
         """As its base does; ``out`` gets what is rare."""
         # Where records are missing, so may be numbers: here a run is found by its number.
-        if not runs or runs[-1][0] - runs[0][0] != len(runs) - 1 or not self._align(runs):
+        if runs and runs[-1][0] - runs[0][0] == len(runs) - 1 and self._align(runs[0][1], runs[-1][2]):
+            self._pack_runs(runs, ended, out)
+        else:
             super()._build_runs(runs, ended, out)
-            return
+
+    def _pack_runs(self, runs: Sequence[Run], ended: dict[int, Iteration], out: list[Span]) -> None:
+        """The twin of ``native/packer.c``."""
         append = self._pieces.append
         scale, origin = self._scale, self._origin
         traces, memory = self._traces, RUN_MEMORY - 1
@@ -243,15 +301,9 @@ class PackingBuilder(SpanBuilder):
                     self._iteration, self._trace, self._parent = iteration_now, trace, parent
                     self._first_start, self._last_end, self._runs = first_start, end, number - iteration_first
                     self._end_iteration(ended, out)
-                known = ended.get(iteration)
-                if known is not None:
-                    has_span = known[3] > 1
-                elif number < last_number:
-                    has_span = runs[number - first_number + 1][8] == iteration
-                else:
-                    # Whether it is the only one of its iteration will be seen: it is asked for again.
-                    self._held = runs[-1]
-                    self._iteration, self._trace, self._parent, self._kept, self._runs = -1, b"", b"", False, 0
+                has_span = self._has_span(iteration, number - first_number + 1, runs, ended)
+                if has_span is None:
+                    self._hold(runs[-1])
                     break
                 if iteration == iteration_now + 1:
                     # What ``trace_value`` says, and exact: no sum leaves the exponent.
@@ -282,7 +334,7 @@ class PackingBuilder(SpanBuilder):
             own_head, own_trace = head, trace
             if end - start >= bound or context_number:
                 if end - start >= lowest and number in self._active:
-                    self._add_slow(runs[number - first_number], kind, trace, parent)
+                    self._take_slow_run(runs[number - first_number], trace, parent)
                     previous_end = -1.0
                     continue
                 own_kept = kept
@@ -314,13 +366,12 @@ class PackingBuilder(SpanBuilder):
             end_value = end * scale + origin
             traces[number & memory] = own_trace
             link_trace = traces[scheduler & memory] if scheduler > horizon else b""
+            if delay < 0.0:  # not known, after a gap
+                link = LINK + link_trace + SPAN_ID + ids.run(scheduler) if link_trace else b""
+                append(_without_delay(own_head, span_id, start_value, end_value, link, kind))
+                continue
             if delay > latest_delay:
                 latest_delay, latest = delay, number
-            elif delay < 0.0:  # not known, after a gap
-                link = LINK + link_trace + SPAN_ID + ids.run(scheduler) if link_trace else b""
-                times = _START + pack_id(start_value) + _END + pack_id(end_value)
-                append(field(2, own_head + pack_id(span_id) + times + link + kind.common))
-                continue
             if link_trace:
                 append(
                     pack_linked(
@@ -340,16 +391,22 @@ class PackingBuilder(SpanBuilder):
             if parent and iteration_now in ended:
                 self._end_iteration(ended, out)
         picked = list(runs[:: max(1, len(runs) // _PICKED)])
-        picked += [runs[number - first_number] for number in (longest, latest) if number]
-        self._offer([run for run in picked if run is not self._held and run[2] - run[1] < lowest])
+        self._offer(picked + [runs[number - first_number] for number in (longest, latest) if number])
 
-    def _add_slow(self, run: Run, kind: Kind, trace: bytes, parent: bytes) -> None:
-        """The span of a slow run, which waits for what is still to be learnt."""
-        self._trace, self._parent = trace, parent
-        span = self._special(run, kind, self._contexts.get(run[7]), True)
-        assert span is not None
-        self._traces[run[0] % RUN_MEMORY] = span[1]
-        self._slow.append((run, span))
+    @staticmethod
+    def _has_span(iteration: int, following: int, runs: Sequence[Run], ended: dict[int, Iteration]) -> bool | None:
+        """Whether the iteration has more than one run; None where that is not known yet. ``following``: the index of
+        the run after its first.
+        """
+        known = ended.get(iteration)
+        if known is not None:
+            return known[3] > 1
+        return runs[following][8] == iteration if following < len(runs) else None
+
+    def _hold(self, run: Run) -> None:
+        """Whether it is the only one of its iteration will be seen: it is asked for again."""
+        self._held = run
+        self._iteration, self._trace, self._parent, self._kept, self._runs = -1, b"", b"", False, 0
 
     def _context_head(self, number: int) -> tuple[bytes, bytes]:
         """What spans under an application's span begin with, and their trace. The trace is empty where there are none:
@@ -386,20 +443,32 @@ class PackingBuilder(SpanBuilder):
         if poll_delay >= 0.0:
             data += _POLL_DELAY + pack_id(poll_delay)
         self._pieces.append(field(2, data))
+        self._note_iteration(self._trace, parent, start, end)
+
+    def _note_iteration(self, trace: bytes, span_id: bytes, start: float, end: float) -> None:
+        """The span of an iteration, of which the longest is offered as an exemplar."""
         longest = self._longest_iteration
-        if longest is None or end - start > (longest[5] - longest[4]) / 1e9:
-            self._longest_iteration = (
-                ITERATION, self._trace, parent, b"", self._ns(start), self._ns(end), -1.0, b"", b"", Extra()
-            )  # fmt: skip
+        if longest is None or end - start > longest[3] - longest[2]:
+            self._longest_iteration = trace, span_id, start, end
 
     def _offer(self, runs: Sequence[Run]) -> None:
-        """Some of the spans that were packed, as exemplars."""
-        for number, start, end, ident, kind_name, delay, _, _, _, _ in runs:
+        """Those of the runs that were packed, as exemplars."""
+        for run in runs:
+            number, start, end, ident, kind_name, delay, _, _, _, _ = run
+            if run == self._held or end - start >= self._lowest:
+                continue
             trace = self._traces[number % RUN_MEMORY]
             kind = self._kinds.get(kind_name, {}).get(ident)
             if trace and kind is not None:
                 span_id, ends = self.ids.run(number), (self._ns(start), self._ns(end))
                 self._offered.append((kind, trace, span_id, b"", *ends, delay, b"", b"", None))
+
+
+def _without_delay(
+    head: bytes, span_id: float, start_value: float, end_value: float, link: bytes, kind: PackedKind
+) -> bytes:
+    times = _START + pack_id(start_value) + _END + pack_id(end_value)
+    return field(2, head + pack_id(span_id) + times + link + kind.common)
 
 
 def _head(trace: bytes, parent: bytes) -> bytes:

@@ -13,18 +13,20 @@ from ..spans.model import Span
 from ..spans.resource import SCOPE_NAME, own_version
 from ..spans.sinks import REJECTED, BatchLimits, Exported, Queued, SenderThread, SentHook
 from .connection import OtlpConnection
-from .encoder import encode_request, encode_resource, encode_scope, encode_spans
+from .encoder import Data, encode_resource, encode_scope, encode_spans, end_of_fields, request_pieces
+from .packing import MAX_PORTION_BYTES, Portion
 from .settings import OtlpSettings
 
-MAX_REQUEST_BYTES: Final = 2 << 20
-MAX_QUEUE_BYTES: Final = 64 << 20
+MAX_REQUEST_BYTES: Final = MAX_PORTION_BYTES
+#: A third of a second of 250,000 spans a second. The collector with a full queue keeps below 80 MB.
+MAX_QUEUE_BYTES: Final = 24 << 20
 
 
 class _Packed(NamedTuple):
     """Packed spans of one process, and its packed resource."""
 
     resource: bytes
-    data: bytes
+    data: Data
 
 
 class OtlpSender:
@@ -79,33 +81,22 @@ class OtlpSender:
         self,
         process: object,
         resource: Mapping[str, Any],
-        pieces: Sequence[bytes],
+        portions: Sequence[Portion],
         sent: Callable[[], None] | None = None,
     ) -> None:
-        """The same for spans that are packed, each by itself. ``sent``: called when the last of them have arrived, and
-        not where some were dropped here.
+        """The same for spans that are packed. ``sent``: called when the last of them have arrived, and not where some
+        were dropped here.
         """
         packed_resource = self._resource(process, resource)
-        step = self.settings.max_request_spans
-        for start in range(0, len(pieces), step):
-            part = pieces[start : start + step] if len(pieces) > step else pieces
-            room = self._thread.room(len(part))
-            if room < len(part):
-                part, sent = part[:room], None
-            self._put_pieces(packed_resource, part, sent if start + step >= len(pieces) else None)
+        last = len(portions) - 1
+        for index, (data, spans) in enumerate(portions):
+            room = self._thread.room(spans)
+            if room < spans:
+                data, spans, sent = data[: end_of_fields(data, room)], room, None
+            if spans:
+                self._enqueue(packed_resource, data, spans, sent if index == last else None)
 
-    def _put_pieces(self, resource: bytes, part: Sequence[bytes], sent: Callable[[], None] | None) -> None:
-        if not part:
-            return
-        data = b"".join(part)
-        if len(data) > MAX_REQUEST_BYTES and len(part) > 1:
-            middle = len(part) // 2
-            self._put_pieces(resource, part[:middle], None)
-            self._put_pieces(resource, part[middle:], sent)
-            return
-        self._enqueue(resource, data, len(part), sent)
-
-    def _enqueue(self, resource: bytes, data: bytes, spans: int, sent: Callable[[], None] | None) -> None:
+    def _enqueue(self, resource: bytes, data: Data, spans: int, sent: Callable[[], None] | None) -> None:
         self._thread.put(Queued(_Packed(resource, data), spans, len(data), sent))
 
     def _resource(self, process: object, resource: Mapping[str, Any]) -> bytes:
@@ -127,11 +118,11 @@ class OtlpSender:
         self._thread.shutdown(timeout)
 
     def _send(self, batch: list[Queued[_Packed]]) -> tuple[int, str]:
-        grouped: dict[bytes, list[bytes]] = {}
+        grouped: dict[bytes, list[Data]] = {}
         for item in batch:
             grouped.setdefault(item.payload.resource, []).append(item.payload.data)
-        data = encode_request((resource, self._scope, spans) for resource, spans in grouped.items())
-        outcome = self._connection.send(data, self._thread)
+        pieces = request_pieces((resource, self._scope, spans) for resource, spans in grouped.items())
+        outcome = self._connection.send(pieces, self._thread)
         if outcome.reason:
             return 0, outcome.reason
         count = sum(item.spans for item in batch)

@@ -12,7 +12,7 @@ from traceloop.parsing import SettingsError, parse_endpoint
 
 from ..spans.resource import parse_pairs
 
-MAX_REQUEST_SPANS: Final = 4096
+MAX_REQUEST_SPANS: Final = 8192
 SCHEDULE_DELAY_SECONDS: Final = 1.0
 
 

@@ -12,7 +12,7 @@ The rules are those of docs/telemetry.md, "Spans". What follows from them here:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import MutableSequence, Sequence
 from math import inf
 from typing import Any, Final, NamedTuple
 
@@ -62,7 +62,7 @@ class SpanBuilder:
         self._kinds: dict[str, dict[float, Kind]] = {}
         self._retiring: list[float] = []
         # By number of a run modulo RUN_MEMORY: the trace in which its span is sent, b"" where it is not.
-        self._traces: list[bytes] = [b""] * RUN_MEMORY
+        self._traces: MutableSequence[bytes] = [b""] * RUN_MEMORY
         self._last_run = 0
         self._held: Run | None = None
         #: Of the slow runs whose spans are still to be made: see ``SlowRuns``.
@@ -109,8 +109,8 @@ class SpanBuilder:
 
     def _context_of(self, context: SpanContext) -> _Context | None:
         trace_id, span_id = id_bytes(context.trace_id, 16), id_bytes(context.span_id, 8)
-        if not trace_id or not span_id:
-            return None
+        if not any(trace_id) or not any(span_id):
+            return None  # OpenTelemetry's own invalid ids, or no ids
         extra = None
         if context.trace_state or context.flags & REMOTE:
             extra = Extra(trace_state=context.trace_state, remote_parent=bool(context.flags & REMOTE))
@@ -155,10 +155,19 @@ class SpanBuilder:
             self._add_context(context)
         for task in decoded.tasks:
             self._kind(task.ident, "task", task.name)
-        runs: Sequence[Run] = list(decoded.runs)
         self._active.update(slow.active)
         # One of the chunk before may still be to come.
         self._lowest = slow.lowest if self._held is None else min(slow.lowest, self._lowest)
+        self._build_decoded(decoded, out)
+        # A task's end may be known before its last run is over.
+        tasks = self._kinds.get("task", {})
+        for ident in self._retiring:
+            tasks.pop(ident, None)
+        self._retiring = [ident for ident, _, _, _ in decoded.finished] + decoded.abandoned
+        return out
+
+    def _build_decoded(self, decoded: Decoded, out: list[Span]) -> None:
+        runs: Sequence[Run] = list(decoded.runs)
         if self._held is not None:
             runs = [self._held, *runs]
             self._held = None
@@ -166,12 +175,6 @@ class SpanBuilder:
         self._build_runs(runs, ended, out)
         if runs:
             self._last_run = runs[-1][0] - (self._held is not None)
-        # A task's end may be known before its last run is over.
-        tasks = self._kinds.get("task", {})
-        for ident in self._retiring:
-            tasks.pop(ident, None)
-        self._retiring = [ident for ident, _, _, _ in decoded.finished] + decoded.abandoned
-        return out
 
     def finish(self) -> list[Span]:
         """The spans still held back; the ring says nothing more."""

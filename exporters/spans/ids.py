@@ -40,13 +40,13 @@ class SpanIds:
     __slots__ = (
         "_other_base",
         "_other_unit",
-        "_trace_first",
         "iteration_base",
         "iteration_unit",
         "prefix",
         "run_base",
         "run_unit",
         "trace_end",
+        "trace_first",
         "trace_span",
         "trace_step",
     )
@@ -60,7 +60,7 @@ class SpanIds:
         self.run_base, self.run_unit = _base(words[1])
         self.iteration_base, self.iteration_unit = _base(words[2])
         self._other_base, self._other_unit = _base(words[3])
-        self._trace_first = words[4]
+        self.trace_first = words[4]
         unit = ldexp(1.0, _exponent(words[4]) - 1075)
         self.trace_span = (_MANTISSA + 1) * unit
         self.trace_end = 2 * self.trace_span
@@ -84,7 +84,7 @@ class SpanIds:
 
     def trace_value(self, iteration: int) -> float:
         """The end of that id, as a double."""
-        mantissa = (self._trace_first + iteration * STRIDE) & _MANTISSA
+        mantissa = (self.trace_first + iteration * STRIDE) & _MANTISSA
         return self.trace_span + mantissa * (self.trace_step / STRIDE)
 
 

@@ -230,13 +230,13 @@ def test_a_failed_request_leaves_nothing_behind(how):
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * resource.getpagesize()
 
-    connection.send(bytes(1 << 20), _Waiting(), 0.0)
+    connection.send([bytes(1 << 20)], _Waiting(), 0.0)
     gc.collect()
     gc.disable()
     try:
         before = resident()
         for _ in range(40):
-            assert connection.send(os.urandom(1 << 20), _Waiting(), 0.0).reason == "unavailable"
+            assert connection.send([os.urandom(1 << 20)], _Waiting(), 0.0).reason == "unavailable"
         assert resident() - before < 20 << 20
     finally:
         gc.enable()

@@ -1,11 +1,11 @@
 """Spans packed straight from runs are those that the builder of tuples makes of the same runs."""
 
-import itertools
 import random
 
 import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import ScopeSpans
 
+from tests.helpers.made_up_runs import LOOP, OFFSET, cut, record, site
 from traceloop.exporters.otlp.encoder import encode_spans
 from traceloop.exporters.otlp.packing import PackingBuilder
 from traceloop.exporters.spans.builder import SpanBuilder
@@ -13,71 +13,12 @@ from traceloop.exporters.spans.exemplars import loop_hook
 from traceloop.exporters.spans.ids import SpanIds
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.exporters.spans.slow import SlowRuns
-from traceloop.reading.decoding.decoded import Decoded, LoopInfo, NewTask, SpanContext
+from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.decoding.runs import Iteration, IterationRows, RunRows
-from traceloop.record.layout import SITE_LIMIT
-from traceloop.record.sites import Site
-
-LOOP = LoopInfo(1, "MainThread", 0.0)
-OFFSET = 1_790_000_000 * 10**9
-TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
-def site(number):
-    return Site("app", f"site{number}", "/app.py", number)
-
-
-def record(generator, start, runs):
-    """Chunks of a record: iterations of any length, tasks, contexts of every sort, slow runs, unknown delays."""
-    when, number, iteration = start, 0, 0
-    decoded = Decoded(LOOP)
-    contexts = [
-        SpanContext(number, TRACE[:-1] + f"{number % 3:x}", f"{number:016x}", flags, state)
-        for number, (flags, state) in enumerate(itertools.product((0, 1, 0x201), ("", "a=b")), 1)
-    ]
-    decoded.spans = [*contexts, SpanContext(99, "x", "y", 1, "")]
-    alive = []
-    while number < runs:
-        iteration += generator.choice((1, 1, 1, 2))
-        first, begun = number, when
-        for _ in range(generator.choice((0, 1, 1, 2, 3, 30))):
-            number += 1
-            length = generator.choice((0.0, 1e-6, generator.random() / 1000, generator.choice((0.001, 0.2))))
-            ident, kind = float(generator.randrange(1, 5)), generator.choice(("soon", "timer", "reader"))
-            if generator.random() < 0.3:
-                ident, kind = float(generator.randrange(1, 4) + SITE_LIMIT * number), "task"
-                decoded.tasks.append(NewTask(ident, f"Task-{number}", number, when, 0, 0.0, True))
-                alive.append(ident)
-            elif alive and generator.random() < 0.5:
-                ident, kind = generator.choice(alive), "task"
-                if generator.random() < 0.3:
-                    alive.remove(ident)
-                    decoded.finished.append((ident, 1, when, number))
-            delay = generator.choice((-1.0, 0.0, generator.random()))
-            scheduler = generator.choice((0, 0, max(0, number - generator.randrange(1, 9))))
-            context = generator.choice((0, 0, 0, *range(1, 7), 99, 50))
-            decoded.runs.append((number, when, when + length, ident, kind, delay, scheduler, context, iteration, 0))
-            when += length + generator.choice((0.0, 0.0, 1e-4))
-        if generator.random() < 0.95:
-            decoded.iterations.append(
-                Iteration(iteration, begun, when, number - first, generator.random(), generator.choice((-1.0, 0.5)))
-            )
-        when += 1e-3
-        if generator.random() < 0.2:
-            yield decoded
-            decoded = Decoded(LOOP)
-    yield decoded
-
-
-def cut(chunks, generator):
-    """The same chunks, some with the end of their last iteration in the next one."""
-    late = []
-    for decoded in chunks:
-        decoded.iterations[:0] = late
-        late = []
-        if decoded.iterations and generator.random() < 0.5:
-            late = [decoded.iterations.pop()]
-        yield decoded
+def data_of(packed):
+    return b"".join(data for data, _ in packed.portions)
 
 
 def parsed(data):
@@ -97,13 +38,13 @@ def spans_of(kind, seed, sampling, start, offset):
         count += len(spans)
         packed = builder.take_packed() if kind is PackingBuilder else None
         if packed is not None:
-            data += b"".join(packed.pieces)
-            count += len(packed.pieces)
+            data += data_of(packed)
+            count += sum(spans for _, spans in packed.portions)
             offered += packed.offered
     last = builder.finish() + [span for _, span in builder.take_slow()]
     packed = builder.take_packed() if kind is PackingBuilder else None
-    data += encode_spans(last) + (b"".join(packed.pieces) if packed is not None else b"")
-    count += len(last) + (len(packed.pieces) if packed is not None else 0)
+    data += encode_spans(last) + (data_of(packed) if packed is not None else b"")
+    count += len(last) + (sum(spans for _, spans in packed.portions) if packed is not None else 0)
     return parsed(data), count, offered
 
 
@@ -161,7 +102,7 @@ def test_the_longest_and_the_latest_are_offered_as_exemplars():
     decoded.iterations = IterationRows(Iteration(n, 5.0 + n, 5.5 + n, 1, 0.0, -1.0) for n in range(1, 99))
     assert builder.build(decoded) == []
     packed = builder.take_packed()
-    assert len(packed.pieces) == 98
+    assert [spans for _, spans in packed.portions] == [98]
     durations = [span[5] - span[4] for span in packed.offered]
     assert max(durations) == pytest.approx(50_000_000, abs=10)
     assert max(span[6] for span in packed.offered) == 3.0

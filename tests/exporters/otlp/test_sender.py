@@ -75,7 +75,7 @@ def test_spans_arrive_with_their_resource_on_one_connection(receiver, sender):
     assert all(attributes_of(each.resource) == RESOURCE for each in to.resource_spans())
     assert to.paths[0] == "/v1/traces"
     assert to.headers[0]["Content-Type"] == "application/x-protobuf"
-    assert len(to.requests) == 3  # 4,096 at a time
+    assert len(to.requests) == 2  # 8,192 at a time
     assert made.notices == []
 
 
@@ -155,8 +155,9 @@ def test_a_slow_receiver_gets_everything_that_fits(receiver, sender):
     assert len(to.spans()) == 2000 - dropped and made.notices == []
 
 
-def pieces_of(spans):
-    return [encode_spans([span]) for span in spans]
+def portions_of(spans, size):
+    parts = [spans[start : start + size] for start in range(0, len(spans), size)]
+    return [(encode_spans(part), len(part)) for part in parts]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -165,7 +166,7 @@ def test_more_than_the_queue_takes_fills_it(receiver, sender, packed):
     made = sender(to.url, max_queue_spans=10, max_request_spans=4)
     arrived = []
     if packed:
-        made.put_packed("p", RESOURCE, pieces_of(make_spans(25)), lambda: arrived.append(25))
+        made.put_packed("p", RESOURCE, portions_of(make_spans(25), 4), lambda: arrived.append(25))
     else:
         made.put("p", RESOURCE, make_spans(25), lambda spans: lambda: arrived.append(len(spans)))
     until(lambda: made.exported.sent + made.exported.dropped["queue_full"] == 25)
@@ -182,7 +183,7 @@ def test_requests_keep_to_their_size_however_large_the_spans(receiver, sender, p
     made = sender(to.url)
     spans = make_spans(3000, Kind("app.handler", {"asyncio.task.name": "n" * 3000}))
     if packed:
-        made.put_packed("p", RESOURCE, pieces_of(spans))
+        made.put_packed("p", RESOURCE, portions_of(spans, 300))
     else:
         made.put("p", RESOURCE, spans)
     assert len(to.wait_for(lambda spans: len(spans) >= 3000)) == 3000
@@ -346,10 +347,10 @@ def test_the_standard_variables():
 @pytest.mark.parametrize(
     ("environ", "queue", "batch"),
     [
-        ({}, None, 4096),
+        ({}, None, 8192),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "2048"}, 2048, 512),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "1"}, 1, 1),
-        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100000"}, 100000, 4096),
+        ({"OTEL_BSP_MAX_QUEUE_SIZE": "100000"}, 100000, 8192),
         ({"OTEL_BSP_MAX_QUEUE_SIZE": "100", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "512"}, 100, 100),
         ({"OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "512"}, None, 512),
     ],

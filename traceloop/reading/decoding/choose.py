@@ -18,19 +18,29 @@ VARIABLE = "OTEL_PYTHON_TRACELOOP_CORE"
 
 @functools.cache
 def native() -> Any:
-    """The extension module; None for plain Python. Chosen once a process."""
+    """The reader's extension module; None for plain Python. Chosen once a process."""
+    return extension("traceloop.reading.decoding._reader")
+
+
+def extension(name: str) -> Any:
+    """The extension module of this name; None for plain Python."""
     if os.environ.get(VARIABLE, "").strip().lower() == "python":
         return None
-    return load_native()
+    return load(name)
 
 
 def load_native() -> Any:
-    """The extension module; None where it was not built or cannot be used."""
+    """The reader's extension module; None where it was not built or cannot be used."""
+    return load("traceloop.reading.decoding._reader")
+
+
+def load(name: str) -> Any:
+    """An extension module; None where it was not built or cannot be used."""
     if not getattr(sys, "_is_gil_enabled", lambda: True)() or sysconfig.get_config_var("Py_GIL_DISABLED"):
         return None
     if sys.byteorder != "little":
         return None  # the record's numbers are taken as they lie in memory
     try:
-        return importlib.import_module("._reader", __package__)
+        return importlib.import_module(name)
     except Exception:  # of whatever kind: it belongs to other sources, or to another interpreter
         return None

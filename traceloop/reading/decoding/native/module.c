@@ -2,17 +2,6 @@
 
 #include "reader.h"
 
-static PyObject *
-attribute_of(const char *module, const char *name)
-{
-    PyObject *found = PyImport_ImportModule(module);
-    if (found == NULL)
-        return NULL;
-    PyObject *value = PyObject_GetAttrString(found, name);
-    Py_DECREF(found);
-    return value;
-}
-
 /* Whether all of a buffer's doubles are finite. */
 static PyObject *
 all_finite(PyObject *module, PyObject *argument)
@@ -42,13 +31,6 @@ new_columns(PyObject *module, PyObject *ignored)
 {
     reader_state *st = PyModule_GetState(module);
     return Py_BuildValue("(NN)", st->runs->tp_alloc(st->runs, 0), st->iterations->tp_alloc(st->iterations, 0));
-}
-
-static int
-add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
-{
-    *type = (PyTypeObject *)PyType_FromModuleAndSpec(module, spec, NULL);
-    return *type == NULL ? -1 : PyModule_AddType(module, *type);
 }
 
 static int
@@ -89,30 +71,7 @@ reader_exec(PyObject *module)
     return 0;
 }
 
-static int
-reader_traverse(PyObject *module, visitproc visit, void *arg)
-{
-    reader_state *st = PyModule_GetState(module);
-#define VISIT(name) Py_VISIT(st->name);
-    EACH_OBJECT(VISIT)
-    return 0;
-}
-
-static int
-reader_clear(PyObject *module)
-{
-    reader_state *st = PyModule_GetState(module);
-#define CLEAR(name) Py_CLEAR(st->name);
-    EACH_OBJECT(CLEAR)
-    return 0;
-}
-
-static void
-reader_free(void *module)
-{
-    if (PyModule_GetState(module) != NULL)
-        reader_clear(module);
-}
+DEFINE_STATE_LIFE(reader_state)
 
 static PyMethodDef reader_methods[] = {
     {"count_iterations", (PyCFunction)(void (*)(void))count_iterations, METH_FASTCALL,
@@ -124,16 +83,7 @@ static PyMethodDef reader_methods[] = {
     {NULL},
 };
 
-static PyModuleDef_Slot reader_slots[] = {
-    {Py_mod_exec, reader_exec},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_USED}, /* choose.py does not load it where there is no GIL */
-#endif
-    {0, NULL},
-};
+static PyModuleDef_Slot reader_slots[] = MODULE_SLOTS(reader_exec);
 
 struct PyModuleDef reader_module = {
     PyModuleDef_HEAD_INIT,
@@ -142,9 +92,9 @@ struct PyModuleDef reader_module = {
     .m_size = sizeof(reader_state),
     .m_methods = reader_methods,
     .m_slots = reader_slots,
-    .m_traverse = reader_traverse,
-    .m_clear = reader_clear,
-    .m_free = reader_free,
+    .m_traverse = state_traverse,
+    .m_clear = state_clear,
+    .m_free = state_free,
 };
 
 PyMODINIT_FUNC

@@ -1,5 +1,6 @@
 /* The accelerator of the reader: what its files share.
 
+   rows.h        the rows themselves, which other extensions read too
    module.c      the module: state, what is looked up once
    runs.c        Runs and Iterations: decoded rows in structures, made into Python objects only where they are asked for
    model.c       Model: from records to rows; the twin of the Python model in decoder.py
@@ -20,12 +21,14 @@
 #ifndef TRACELOOP_READER_H
 #define TRACELOOP_READER_H
 
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+#include "extension.h"
+
 #include <math.h>
 #include <stddef.h>
 #include <stdbool.h>
 #include <stdint.h>
+
+#include "rows.h"
 
 /* What record/layout.py calls them. tests/reading/decoding/test_native.py compares them. */
 #define R_POLL (-1.0)
@@ -49,8 +52,7 @@
 #define EXACT 9007199254740992.0 /* 2**53 */
 #define LATEST 8589934592.0      /* 2**33 s, as in decoded.py */
 
-/* As in decoded.py: KINDS, State. */
-enum { TASK, SOON, TIMER, READER, WRITER, SIGNAL, THREADSAFE, KINDS };
+/* As in decoded.py: State. */
 enum { STOPPED, ACTIVE, IDLE, UNKNOWN };
 
 /* As in decoder.py and rare_records.py. */
@@ -59,29 +61,19 @@ enum { STOPPED, ACTIVE, IDLE, UNKNOWN };
 #define MAX_TIMERS (1 << 18)
 #define MAX_WRITERS 200000
 
-/* One handle run. Its number is that of the first row and its index. */
-typedef struct {
-    double start, end, ident, delay;
-    int64_t scheduler, context, iteration;
-    uint8_t kind, outcome;
-} Row;
-
 typedef struct {
     PyObject_HEAD
     Row *rows;
     Py_ssize_t length, size;
     int64_t first; /* number of the first row */
+    Py_ssize_t exports; /* buffers that show the rows: they stay where they are */
 } Runs;
-
-typedef struct {
-    int64_t number, callbacks;
-    double start, end, poll_duration, poll_delay;
-} IterationRow;
 
 typedef struct {
     PyObject_HEAD
     IterationRow *rows;
     Py_ssize_t length, size;
+    Py_ssize_t exports;
 } Iterations;
 
 /* Handles that one run put into the ready queue, or one poll: how many there are besides the first. */

@@ -41,15 +41,27 @@ rows_reserve(void **rows, Py_ssize_t *size, Py_ssize_t wanted, size_t each)
     return 0;
 }
 
+static int
+shown(Py_ssize_t exports)
+{
+    if (exports)
+        PyErr_SetString(PyExc_BufferError, "somebody looks at these rows");
+    return exports != 0;
+}
+
 int
 runs_reserve(Runs *runs, Py_ssize_t more)
 {
+    if (shown(runs->exports))
+        return -1;
     return rows_reserve((void **)&runs->rows, &runs->size, runs->length + more, sizeof(Row));
 }
 
 int
 iterations_reserve(Iterations *iterations, Py_ssize_t more)
 {
+    if (shown(iterations->exports))
+        return -1;
     return rows_reserve((void **)&iterations->rows, &iterations->size, iterations->length + more, sizeof(IterationRow));
 }
 
@@ -73,7 +85,35 @@ column(const void *rows, Py_ssize_t length, size_t at, size_t stride, const char
     return cast;
 }
 
+/* The rows as a buffer of items of this format; read-only. */
+static int
+show(PyObject *self, Py_buffer *view, int flags, void *rows, Py_ssize_t length, size_t each, char *format)
+{
+    Py_ssize_t size = length * (Py_ssize_t)each;
+    if (PyBuffer_FillInfo(view, self, rows != NULL ? rows : (void *)"", size, 1, flags) < 0)
+        return -1;
+    view->itemsize = (Py_ssize_t)each;
+    if (flags & PyBUF_FORMAT)
+        view->format = format;
+    return 0;
+}
+
 /* -- Runs */
+
+static int
+runs_show(Runs *self, Py_buffer *view, int flags)
+{
+    if (show((PyObject *)self, view, flags, self->rows, self->length, sizeof(Row), ROW_FORMAT) < 0)
+        return -1;
+    self->exports++;
+    return 0;
+}
+
+static void
+runs_hide(Runs *self, Py_buffer *view)
+{
+    self->exports--;
+}
 
 static Py_ssize_t
 runs_length(Runs *self)
@@ -232,10 +272,8 @@ runs_column(Runs *self, void *at)
 static void
 runs_dealloc(Runs *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyMem_Free(self->rows);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self);
 }
 
 static PyMethodDef runs_methods[] = {
@@ -255,6 +293,8 @@ static PyGetSetDef runs_getset[] = {
 
 static PyType_Slot runs_slots[] = {
     {Py_tp_doc, "Handle runs in order (decoding/runs.py)."},
+    {Py_bf_getbuffer, runs_show},
+    {Py_bf_releasebuffer, runs_hide},
     {Py_sq_length, runs_length},
     {Py_sq_item, runs_item},
     {Py_tp_methods, runs_methods},
@@ -266,6 +306,21 @@ static PyType_Slot runs_slots[] = {
 PyType_Spec runs_spec = {"_reader.Runs", sizeof(Runs), 0, Py_TPFLAGS_DEFAULT, runs_slots};
 
 /* -- Iterations */
+
+static int
+iterations_show(Iterations *self, Py_buffer *view, int flags)
+{
+    if (show((PyObject *)self, view, flags, self->rows, self->length, sizeof(IterationRow), ITERATION_FORMAT) < 0)
+        return -1;
+    self->exports++;
+    return 0;
+}
+
+static void
+iterations_hide(Iterations *self, Py_buffer *view)
+{
+    self->exports--;
+}
 
 static Py_ssize_t
 iterations_length(Iterations *self)
@@ -312,10 +367,8 @@ iterations_column(Iterations *self, void *at)
 static void
 iterations_dealloc(Iterations *self)
 {
-    PyTypeObject *type = Py_TYPE(self);
     PyMem_Free(self->rows);
-    type->tp_free((PyObject *)self);
-    Py_DECREF(type);
+    free_object((PyObject *)self);
 }
 
 static PyMethodDef iterations_methods[] = {
@@ -334,6 +387,8 @@ static PyGetSetDef iterations_getset[] = {
 
 static PyType_Slot iterations_slots[] = {
     {Py_tp_doc, "Iterations in order (decoding/runs.py)."},
+    {Py_bf_getbuffer, iterations_show},
+    {Py_bf_releasebuffer, iterations_hide},
     {Py_sq_length, iterations_length},
     {Py_sq_item, iterations_item},
     {Py_tp_methods, iterations_methods},

@@ -126,18 +126,10 @@ buckets_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
-static void
-plain_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
 static PyType_Slot buckets_slots[] = {
     {Py_tp_doc, "The bounds of a histogram, by which a value's bucket is found."},
     {Py_tp_new, buckets_new},
-    {Py_tp_dealloc, plain_dealloc},
+    {Py_tp_dealloc, free_object},
     {0, NULL},
 };
 
@@ -347,7 +339,7 @@ tally_dealloc(Tally *self)
     PyMem_Free(self->cells);
     PyMem_Free(self->touched);
     PyMem_Free(self->known);
-    plain_dealloc((PyObject *)self);
+    free_object((PyObject *)self);
 }
 
 static PyMethodDef tally_methods[] = {
