@@ -24,6 +24,7 @@ from array import array
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 SOURCES = os.path.join(ROOT, "traceloop", "reading", "decoding", "native")
+SHARED = os.path.join(ROOT, "traceloop", "record", "native")
 FLAGS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
 
@@ -57,7 +58,9 @@ def build(folder: str) -> str:
     built = os.path.join(folder, f"_reader{sysconfig.get_config_var('EXT_SUFFIX')}")
     include = sysconfig.get_paths()["include"]
     sources = sorted(glob.glob(os.path.join(SOURCES, "*.c")))
-    subprocess.run(["gcc", *FLAGS, "-fPIC", "-shared", f"-I{include}", *sources, "-o", built], check=True)
+    subprocess.run(
+        ["gcc", *FLAGS, "-fPIC", "-shared", f"-I{include}", f"-I{SHARED}", *sources, "-o", built], check=True
+    )
     return built
 
 
