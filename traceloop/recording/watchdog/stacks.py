@@ -4,8 +4,8 @@ Everything here looks at another thread's running frames, which holds together f
 
 * With the GIL in our hands the other thread is between two bytecodes or inside a C call that released the GIL; its
   frames' locals and line numbers are those of that moment.
-* The loop's iteration is one function, and its locals say what runs (core/running.py). Reading them costs the loop
-  nothing; publishing each run would.
+* The Python iteration is one function, and its locals say what runs; the C core is asked (core/running.py). Reading
+  them costs the loop nothing; publishing each run would.
 
 Only code is looked at: files, lines, names. Never a repr, an argument or a value.
 """
