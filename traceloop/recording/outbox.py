@@ -40,13 +40,15 @@ class Outbox:
     """The waiting records of one process. ``pending`` takes whole records, by ``extend``, from any thread.
 
     It is a list, and of the C core a buffer of doubles that has as much of a list as is needed here.
-    drained: when it was last emptied, monotonic s. forked: this is the child of a fork, and writes nothing.
+    drained: when it was last emptied, monotonic s. forked: this is the child of a fork, and writes nothing. missed: in
+    its only item, how many records found no room and were never in it.
     """
 
     def __init__(self, process: Process) -> None:
         self._process = process
         self.pending = _new_pending()
         self.drained = 0.0
+        self.missed = [0]
         self.forked = False
         self._lock = threading.Lock()
         _living.add(self)
@@ -62,7 +64,9 @@ class Outbox:
             elif len(self.pending):
                 if not self._is_free(patience):
                     return
-                self._process.process_write(_take(self.pending), [], now)
+                missed = self.missed[0]
+                self._process.process_write(_take(self.pending), [], now, missed)
+                self.missed[0] -= missed
             self.drained = now
         finally:
             self._lock.release()
@@ -83,6 +87,7 @@ class Outbox:
         self.forked = True
         self._lock = threading.Lock()
         self.pending.clear()
+        self.missed[0] = 0
 
 
 _living: weakref.WeakSet[Outbox] = weakref.WeakSet()

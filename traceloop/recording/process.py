@@ -154,10 +154,14 @@ class Process:
         with self._lock:
             self._free_rings.append(ring)
 
-    def process_write(self, records: list[float], text: list[str], now: float) -> None:
-        """Writes to the process ring; from any thread, never from a signal handler or a gc callback."""
+    def process_write(self, records: list[float], text: list[str], now: float, missed: int = 0) -> None:
+        """Writes to the process ring; from any thread, never from a signal handler or a gc callback. ``missed``: how
+        many records before these had no room, to be counted as dropped.
+        """
         with self.process_lock:
-            self._open_process_ring().write(records, text, now)
+            ring = self._open_process_ring()
+            ring.records += missed
+            ring.write(records, text, now)
 
     def open_process_ring(self) -> Ring:
         """The process ring, made if nothing was written to it yet; from any thread."""

@@ -21,6 +21,8 @@ from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.garbage import CollectionStatistics
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.labels import BoundedLabels
+from traceloop.recording.outbox import outbox_of
+from traceloop.recording.process import current_process
 
 
 @pytest.fixture
@@ -136,3 +138,28 @@ def test_collections_beyond_any_bound_are_put_together_and_none_is_lost() -> Non
     # Each interrupts one run, in whichever loop.
     statistics.feed(decoded(runs=RunRows([(0, 0.5, 2.0, 65537.0, "task", 0.5, 0, 0, 0, 0)])))
     assert totals.count == 50_000
+
+
+def test_collections_that_found_no_room_count_as_dropped_records(loop: EventLoop) -> None:
+    """More than 4,096 of them while neither the loop nor the watchdog could write."""
+
+    def churns() -> None:
+        for _ in range(6000):
+            gc.collect(0)
+
+    gc.disable()
+    gc.freeze()
+    try:
+        loop.call_soon(churns)
+        with outbox_of(current_process())._lock:  # nobody writes meanwhile
+            loop.call_soon(loop.stop)
+            loop.run_forever()
+        loop.run_until_complete(asyncio.sleep(0))
+        statistics = read_loop(loop)
+    finally:
+        gc.unfreeze()
+        gc.enable()
+    (process,) = statistics.processes.values()
+    counted = sum(histogram.count for histogram in process.collections.pauses.values())
+    assert 4000 < counted < 6000
+    assert counted + process.dropped / 2 == 6000
