@@ -14,6 +14,7 @@ from traceloop.parsing import SettingsError, parse_duration
 from traceloop.record.text import printable
 
 from . import programs
+from .errors import unwritable
 from .runs import open_record, read, settings_of
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _conclude(
         if junit is not None:
             _write(junit, _junit(judged))
     except OSError as error:
-        raise click.ClickException(f"cannot write {error.filename}: {error.strerror}") from None
+        raise unwritable(error.filename, error) from None
     return 0 if all(each.kept for each in judged) else 1
 
 

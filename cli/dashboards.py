@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .errors import unwritable
+
 
 @click.group("dashboards")
 def command() -> None:
@@ -46,6 +48,6 @@ def export(
             grafana_alerts=grafana_alerts,
         )
     except OSError as error:
-        raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
+        raise unwritable(directory, error) from None
     for path in written:
         click.echo(path)

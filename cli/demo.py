@@ -10,6 +10,8 @@ from pathlib import Path
 
 import click
 
+from .errors import unwritable
+
 
 @click.command("demo")
 @click.option("--host", default="localhost", show_default=True, help="Where the service listens.")
@@ -63,7 +65,7 @@ def command(
         try:
             importlib.import_module("traceloop.dashboards.shortened").write(directory, metrics_port)
         except OSError as error:
-            raise click.ClickException(f"cannot write to {directory}: {error.strerror}") from None
+            raise unwritable(directory, error) from None
         click.echo(f"traceloop: now run: prometheus --config.file={directory}/prometheus.yml", err=True)
     if metrics_port is not None:
         options += ["--metrics-port", str(metrics_port)]

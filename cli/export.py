@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import click
 
+from .errors import unwritable
 from .progress import Progress
 from .runs import command_of, open_record, settings_of
 
@@ -92,7 +93,7 @@ def command(record: str, which: str, output: str | None) -> None:
             if not runs and follower.problems and not any(True for _ in statistics.loops()):
                 raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
     except OSError as error:
-        raise click.ClickException(f"cannot write {path}: {error.strerror or error}") from None
+        raise unwritable(path, error) from None
     dropped = sum(process.dropped for process in statistics.processes.values())
     missing = f"; {dropped:,} records had been overwritten or were damaged, and are missing" if dropped else ""
     still = "; the run goes on" if len(follower.ended) < len(follower.processes) else ""

@@ -12,6 +12,8 @@ import click
 from traceloop.parsing import did_you_mean
 from traceloop.version import __version__
 
+from .errors import one_line
+
 #: Command name: (module, attribute, what `traceloop --help` says about it).
 COMMANDS = {
     "run": ("run_help", "command", "Run a program on the traced event loop."),
@@ -61,12 +63,7 @@ class LazyGroup(click.Group):
             click.echo(error.ctx.get_help() if error.ctx is not None else "", err=True)
             raise SystemExit(2) from None
         except click.ClickException as error:
-            context = getattr(error, "ctx", None)
-            text = error.format_message().rstrip(".")
-            hint = f"see {context.command_path} --help" if context is not None else ""
-            between = " (" if text.endswith("?") else "; "
-            hint = f"{between}{hint}{')' if text.endswith('?') else ''}" if hint else ""
-            click.echo(f"traceloop: {text}{hint}", err=True)
+            click.echo(f"traceloop: {one_line(error)}", err=True)
             raise SystemExit(error.exit_code) from None
         except click.Abort:
             raise SystemExit(130) from None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .errors import unwritable
 from .runs import command_of, open_record, read
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def _write(statistics: Statistics, program: str, html: str | None, as_json: bool
         try:
             write_page(html, statistics, command=program)
         except OSError as error:
-            raise click.ClickException(f"cannot write {html}: {error.strerror or error}") from None
+            raise unwritable(html, error) from None
         click.echo(f"traceloop: wrote {html}", err=True)
     if as_json:
         from traceloop.exporters.json.report import dump

@@ -99,8 +99,13 @@ def choose_run(which: str | None) -> str:
     if which is not None:
         runs = [folder for folder in runs if int(which) in _pids(folder)]
     if not runs:
-        missing = "no program runs under `traceloop run`" if which is None else f"process {which} is not traced"
-        raise click.ClickException(f"{missing}, or its record is not readable by this user")
+        if which is None:
+            raise click.ClickException(
+                "no program runs under `traceloop run`, or its record is not readable by this user"
+            )
+        raise click.ClickException(
+            f"process {which} is not traced, or its record is not readable by this user; `traceloop ps` lists what is"
+        )
     if which is None and len(runs) > 1:
         others = ", ".join(str(pid) for folder in runs[:-1] for pid in sorted(_pids(folder))[:1])
         click.echo(f"traceloop: {len(runs)} programs are traced; name one of the others by its PID: {others}", err=True)
@@ -108,10 +113,9 @@ def choose_run(which: str | None) -> str:
 
 
 def _nothing_in(which: str) -> click.ClickException:
-    path = os.path.abspath(which)
-    return click.ClickException(
-        f"no record of a run in {path}" if os.path.isdir(path) else f"{which} is neither a PID nor a folder"
-    )
+    if os.path.isdir(which):
+        return click.ClickException(f"no record of a run in {os.path.abspath(which)}")
+    return click.UsageError(f"{which} is neither a PID nor a folder; `traceloop ps` lists what is traced")
 
 
 def find_living_or_kept(which: str | None) -> tuple[str, bool]:

@@ -10,9 +10,8 @@ from typing import Any, Final
 
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.profile import WORKERS, Profile
+from traceloop.record.plumbing import readable
 from traceloop.record.text import printable
-
-from ..text.names import readable
 
 LINES: Final = 100
 _NODES: Final = 1500

@@ -25,10 +25,10 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.reading.statistics.timeline import timeline_of
 from traceloop.record import layout
 from traceloop.record.holders import Holder
+from traceloop.record.plumbing import readable
 from traceloop.record.sites import UNKNOWN_LABEL
 from traceloop.version import __version__
 
-from ..text.names import readable
 from .profile import profile
 from .requests import requests
 

@@ -17,6 +17,7 @@ from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.record.frames import called_by, culprit_frame, place
+from traceloop.record.plumbing import readable
 
 from .tables import Style, bar, clean, clip, count, counted, percent, seconds, shorten, size, table, visible
 
@@ -141,7 +142,7 @@ class LiveView:
                 each.seconds += min(spent, passed)
         rows = [
             [
-                each.label,
+                readable(each.label),
                 f"{each.runs / passed:,.1f}",
                 percent(each.seconds / passed),
                 seconds(each.seconds / each.runs) if each.runs else "runs now",
@@ -165,8 +166,10 @@ class LiveView:
         if stall is None:
             yield style.bad(f"{whose} has not polled for {seconds(running)}")
             return
-        culprit = "" if stall.culprit in ("unknown", stall.callback) else f", in {clean(stall.culprit)}"
-        yield style.bad(f"{whose} has been blocked for {seconds(running)} by {clean(stall.callback)}{culprit}")
+        culprit = "" if stall.culprit in ("unknown", stall.callback) else f", in {clean(readable(stall.culprit))}"
+        yield style.bad(
+            f"{whose} has been blocked for {seconds(running)} by {clean(readable(stall.callback))}{culprit}"
+        )
         stack = stall.stack
         if stack is not None:
             if stall.holder is not None:

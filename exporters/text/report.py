@@ -16,6 +16,7 @@ from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
+from traceloop.record.plumbing import readable
 from traceloop.record.sites import UNKNOWN_LABEL
 
 from . import (
@@ -27,7 +28,6 @@ from . import (
     report_stalls,
     report_waits,
 )
-from .names import readable
 from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
 
 #: Rows of a table of callbacks.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.profile import Line
+from traceloop.record.plumbing import readable
 
-from .names import readable
 from .tables import Style, clean, count, counted, percent, seconds, table
 
 _FEW = 5

@@ -8,8 +8,8 @@ from traceloop.reading.requests.parts import requests_of
 from traceloop.reading.requests.stretches import Part
 from traceloop.reading.requests.totals import NameTotals, Request, grouped
 from traceloop.reading.statistics.process import ProcessStatistics
+from traceloop.record.plumbing import readable
 
-from .names import readable
 from .tables import Style, clean, count, counted, seconds, table
 
 _ROWS = 8

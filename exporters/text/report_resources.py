@@ -11,6 +11,7 @@ from traceloop.reading.statistics.growth import HeapGrowth
 from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.record import layout
+from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, counted, seconds, shorten, table
 
@@ -70,10 +71,10 @@ def _crowds(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
     for site, totals in found[:_COROUTINES]:
         makers = loop.tasks.creators_of(totals, 1)
         others = len(totals.creators) - 1
-        maker = makers[0][0] + (f" and {counted(others, 'other')}" if others > 0 else "") if makers else "-"
+        maker = readable(makers[0][0]) + (f" and {counted(others, 'other')}" if others > 0 else "") if makers else "-"
         rows.append(
             [
-                loop.tasks.label(site),
+                readable(loop.tasks.label(site)),
                 maker,
                 count(totals.most_alive),
                 count(totals.count),
@@ -146,7 +147,7 @@ def collections(process: ProcessStatistics, style: Style) -> list[str]:
     """The callbacks that the garbage collector interrupted for longest."""
     ranked = sorted(process.collections.interrupted.items(), key=lambda item: -item[1].seconds)
     rows = [
-        [label, count(totals.count), seconds(totals.seconds), seconds(totals.longest)]
+        [readable(label), count(totals.count), seconds(totals.seconds), seconds(totals.longest)]
         for label, totals in ranked[:_INTERRUPTED]
     ]
     header = ["interrupted by garbage collection", "times", "time", "longest"]

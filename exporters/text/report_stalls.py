@@ -12,9 +12,9 @@ from traceloop.reading.stalls.model import Congestion, StackTaken, StallInfo, su
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.record.frames import culprit_frame, is_application
+from traceloop.record.plumbing import readable
 from traceloop.record.sites import UNKNOWN_LABEL
 
-from .names import readable
 from .tables import Style, clean, count, counted, seconds, shorten, table
 
 _PAIRS = 8

@@ -7,6 +7,7 @@ import time
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.wait_series import Waited
 from traceloop.reading.statistics.waits import AwaitPlace
+from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, seconds, table
 
@@ -37,7 +38,7 @@ def _row(each: Waited) -> list[str]:
     return [
         where(each.place),
         each.place.inside,
-        each.coroutine,
+        readable(each.coroutine),
         count(each.waits),
         mark + seconds(each.seconds),
         seconds(each.longest_s),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from traceloop.reading.statistics.task_tree import WAITING, Group, TaskNow
+from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, counted, seconds, shorten, table
 
@@ -34,7 +35,7 @@ def _branch(group: Group, style: Style, lead: str, below: str) -> list[str]:
 def _line(group: Group, style: Style, width: int) -> str:
     task = group.tasks[0]
     head = f"{count(len(group.tasks))} x " if len(group.tasks) > 1 else ""
-    head += clean(task.coroutine)
+    head += clean(readable(task.coroutine))
     if len(group.tasks) == 1 and task.name:
         head += f" ({clean(task.name)})"
     state = _state(group)
@@ -82,7 +83,7 @@ def flat(tasks: list[TaskNow], style: Style) -> list[str]:
     rows = [
         [
             task.name or "-",
-            task.coroutine,
+            readable(task.coroutine),
             place(task) if task.state == WAITING else "-",
             "deadlock" if task.in_circle else "waiting" if task.state == WAITING else "active",
             seconds(task.waited_s),

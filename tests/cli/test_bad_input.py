@@ -185,3 +185,32 @@ def test_what_is_misspelt_is_refused_in_one_line_with_what_was_meant(words: list
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
     assert line.startswith("traceloop: ") and expected in line
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["report", "nosuch"], "RECORD: there is no folder nosuch; see traceloop report --help"),
+        (["report", "file"], "RECORD: file is a file, and a folder is expected; see traceloop report --help"),
+        (["report", "--jsn"], "no such option: --jsn; did you mean --json?"),
+        (["report", "--json=1"], "--json takes no value"),
+        (["report", ".", "--width"], "--width expects a value"),
+        (["top", "--interval", "0"], "--interval: expected 0.1 or more, got 0.0; see traceloop top --help"),
+        (["top", "--interval", "x"], "--interval: expected a number, got 'x'; see traceloop top --help"),
+        (["top", "nosuch"], "nosuch is neither a PID nor a folder; `traceloop ps` lists what is traced"),
+        (["ps", "extra"], "more than was expected: extra; see traceloop ps --help"),
+        (["demo", "--port", "99999"], "--port: expected a number from 0 to 65535, got 99999"),
+        (["dashboards", "exprt"], "no such command: exprt; did you mean export?"),
+        (["dashboards", "export"], "DIRECTORY is missing; see traceloop dashboards export --help"),
+        (["dashboards", "export", "file"], "DIRECTORY: file is a file, and a folder is expected"),
+        (["export", ".", "--format", "xml"], "--format: expected one of perfetto, chrome, otlp, jsonl,"),
+        (["diff", "file"], "A: file is a file, and a folder is expected; see traceloop diff --help"),
+        (["completion"], "expected one of bash, zsh, fish; see traceloop completion --help"),
+        (["completion", "tcsh"], "SHELL: expected one of bash, zsh, fish, got 'tcsh'"),
+        (["check", "--max-callback", "fast", "--", "a.py"], "--max-callback: expected a duration above 0"),
+    ],
+)
+def test_every_command_refuses_in_the_same_words(words: list[str], expected: str, tmp_path: Path) -> None:
+    """click's sentences differ from ours, and with its version; one of them had four lines."""
+    (tmp_path / "file").write_text("")
+    assert_refused(traceloop(*words, folder=tmp_path), f"traceloop: {expected}")

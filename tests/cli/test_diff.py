@@ -59,4 +59,4 @@ def test_what_it_refuses(records, tmp_path):
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"traceloop: no record of a run in {tmp_path}\n"
     done = traceloop("diff", records[0])
-    assert done.returncode == 2 and done.stderr.startswith("traceloop: Missing argument 'B'")
+    assert done.returncode == 2 and done.stderr.startswith("traceloop: B is missing")

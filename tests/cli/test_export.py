@@ -41,8 +41,8 @@ def test_without_a_name_it_is_written_beside(kept, tmp_path):
 def test_what_cannot_be_written_leaves_what_was_there(kept, tmp_path):
     path = tmp_path / "no" / "out"
     done = traceloop("export", kept, "--format", "jsonl", "-o", path)
-    assert done.returncode == 1
-    assert done.stderr == f"traceloop: cannot write {path}: No such file or directory\n"
+    assert done.returncode == 2
+    assert done.stderr == f"traceloop: cannot write {path}: No such file or directory; see traceloop export --help\n"
     done = traceloop("export", kept, "--format", "jsonl", "-o", "/dev/full")
     assert done.returncode == 1
     assert done.stderr == "traceloop: cannot write /dev/full: No space left on device\n"

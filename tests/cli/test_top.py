@@ -242,7 +242,9 @@ def test_what_is_not_there(traced, tmp_path):
     assert empty.returncode == 1
     assert f"no record of a run in {tmp_path}" in empty.stderr
     missing = top(traced, "uvicron")
-    assert (missing.returncode, missing.stderr) == (1, "traceloop: uvicron is neither a PID nor a folder\n")
+    assert missing.returncode == 2
+    assert missing.stderr.startswith("traceloop: uvicron is neither a PID nor a folder; `traceloop ps` lists what is")
+    assert missing.stderr.count("\n") == 1
 
 
 def test_a_run_that_has_ended(traced, tmp_path):

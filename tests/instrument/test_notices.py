@@ -13,6 +13,7 @@ import pytest
 
 from tests.helpers.differential import clean_environ, notices, outcome
 from tests.helpers.traced import Traced
+from traceloop.cli.runs import read
 
 SLOW = """
 import asyncio, time
@@ -46,6 +47,17 @@ def test_a_child_with_the_roots_stderr_speaks_for_itself(traced: Traced, tmp_pat
     assert [line for line in notices(result) if "stall: __main__.main (" in line], result.stderr
     for folder in re.findall(r"the record is in (\S+);", result.stderr):
         shutil.rmtree(folder)
+
+
+def test_without_a_collector_the_record_is_written_where_it_is_to_be_kept(traced: Traced, tmp_path: Path) -> None:
+    """Nobody is there to copy it: it stayed in shared memory."""
+    (tmp_path / "app.py").write_text("import asyncio\nasyncio.run(asyncio.sleep(0.01))\n")
+    result = outcome([*traced.command, "--collector", "none", "--record", "kept", "app.py"], tmp_path)
+    (kept,) = (tmp_path / "kept").iterdir()
+    assert notices(result) == [f"traceloop: the record is in {kept}; `traceloop report {kept}` reads it"]
+    statistics, crashes, problems = read(str(kept))
+    assert (crashes, problems) == ([], [])
+    assert sum(loop.callbacks.runs for loop in statistics.loops()) > 3
 
 
 def test_the_lines_of_others_are_bounded(traced: Traced, tmp_path: Path) -> None:

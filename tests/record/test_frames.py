@@ -17,6 +17,7 @@ LIBRARY = ("/usr/lib/python3/site-packages/orm/query.py", 9, "orm.query", "Query
 DEBIAN = ("/usr/lib/python3/dist-packages/orm/query.py", 9, "orm.query", "Query.all")
 JSON = (STANDARD, 3, "os", "walk")
 OURS = (os.path.join(OUR_FOLDER, "loop", "event_loop.py"), 1, "traceloop.loop.event_loop", "EventLoop._run")
+ANOTHER_OF_OURS = ("/opt/venv/lib/python3.12/site-packages/traceloop/loop/tasks.py", 1, "traceloop.loop.tasks", "f")
 SCRIPT = ("<string>", 1, "__main__", "main")
 GENERATED = ("<attrs generated init>", 1, "app.model", "__init__")
 
@@ -52,6 +53,11 @@ def test_the_innermost_frame_of_the_application_is_named(frames, awaiting, culpr
         ([APP, LIBRARY, JSON], [], f"{APP[0]}:{APP[1]}, in {JSON[2]}.{JSON[3]} at {JSON[0]}:{JSON[1]}"),
         ([LIBRARY], [APP], f"{APP[0]}:{APP[1]}, in {LIBRARY[2]}.{LIBRARY[3]} at {LIBRARY[0]}:{LIBRARY[1]}"),
         ([JSON], [], f"{JSON[0]}:{JSON[1]}"),
+        ([APP, OURS], [], f"{APP[0]}:{APP[1]}"),
+        ([APP, LIBRARY, OURS], [], f"{APP[0]}:{APP[1]}, in {LIBRARY[2]}.{LIBRARY[3]} at {LIBRARY[0]}:{LIBRARY[1]}"),
+        ([OURS], [], ""),
+        ([OURS], [APP], f"{APP[0]}:{APP[1]}"),
+        ([ANOTHER_OF_OURS], [], ""),
         ([], [APP], ""),
     ],
 )

@@ -35,7 +35,9 @@ from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.model import StallStack
 from traceloop.record import files, layout
 from traceloop.record.frames import whereabouts
+from traceloop.record.plumbing import readable
 from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of
+from traceloop.record.sites import UNKNOWN_LABEL
 
 #: A watchdog that is late for its look by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
 LATE_SECONDS = 0.05
@@ -279,9 +281,10 @@ class StallProbe:
         standing.told = True
         line = whereabouts(stack.taken.frames, stack.taken.awaiting)
         place = f" ({line})" if line else ""
-        within = f" within {stack.callback}" if stack.callback != stack.culprit else ""
+        culprit = stack.culprit if stack.culprit != UNKNOWN_LABEL else stack.callback
+        within = f" within {readable(stack.callback)}" if stack.callback != culprit else ""
         self._say(
-            f"stall: {stack.culprit}{place}{within} blocks the loop and every other thread of process "
+            f"stall: {readable(culprit)}{place}{within} blocks the loop and every other thread of process "
             f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far"
         )
 

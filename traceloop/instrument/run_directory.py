@@ -37,7 +37,9 @@ def make(settings: Settings, say: Callable[[str], None]) -> Settings:
     if settings.collector == "thread":
         return settings.replace(run_dir=None)  # which reads this process's own memory
     failure = ""
-    for place in ("/dev/shm", temporary):
+    # Without a collector nobody copies the record to where it is to be kept: it is written there.
+    kept = settings.record if settings.collector == "none" else None
+    for place in (kept,) if kept else ("/dev/shm", temporary):
         path = os.path.join(place, f"traceloop-{os.getuid()}-{os.urandom(6).hex()}")
         try:
             os.mkdir(path, 0o700)
@@ -46,7 +48,8 @@ def make(settings: Settings, say: Callable[[str], None]) -> Settings:
             continue
         if failure:
             say(f"no shared memory ({failure}); the record is in {place}")
-        _make_room(path, settings.ring_size * _ROOM)
+        if not kept:
+            _make_room(path, settings.ring_size * _ROOM)
         return _fitting(settings, place, say).replace(run_dir=path)
     say(f"no folder for the record ({failure}); recording into the program's own memory, read by a thread")
     collector = "thread" if settings.collector == "process" else settings.collector

@@ -60,9 +60,14 @@ def is_application(file: str, module: str) -> bool:
     return bool(file) and not file.startswith((_STDLIB_FOLDER, OUR_FOLDER)) and not _ANY_STDLIB.search(file)
 
 
+def is_ours(file: str) -> bool:
+    """Whether the file is traceloop's, of this installation or another one's."""
+    return file.startswith(OUR_FOLDER) or "-packages/traceloop/" in file
+
+
 def is_library(file: str) -> bool:
     """Whether the file is a third party's: of site-packages, and not ours."""
-    return ("/site-packages/" in file or "/dist-packages/" in file) and not file.startswith(OUR_FOLDER)
+    return ("/site-packages/" in file or "/dist-packages/" in file) and not is_ours(file)
 
 
 def culprit_frame(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> Frame | None:
@@ -103,17 +108,25 @@ def held_by(seen: Sequence[tuple[float, str]], start: float, end: float) -> dict
 
 
 def called_by(frames: Sequence[Frame], culprit: Frame | None) -> Frame | None:
-    """Where the stack stands below its culprit: the innermost frame; None where that is the culprit itself."""
-    return frames[-1] if frames and frames[-1] != culprit else None
+    """Where the stack stands below its culprit: the innermost frame that is not ours (a call of the loop's methods is
+    the caller's); None where that is the culprit itself.
+    """
+    inner = _innermost(frames)
+    return inner if inner != culprit else None
+
+
+def _innermost(frames: Sequence[Frame]) -> Frame | None:
+    return next((frame for frame in reversed(frames) if not is_ours(frame[0])), None)
 
 
 def whereabouts(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> str:
     """``FILE:LINE`` of the culprit, and where the stack stands below it: ``FILE:LINE, in NAME at FILE:LINE``. "" where
-    there are no frames; of the innermost one where there is no culprit.
+    there are no frames but ours; of the innermost one where there is no culprit.
     """
-    if not frames:
+    own = culprit_frame(frames, awaiting) if frames else None
+    own = own or _innermost(frames)
+    if own is None:
         return ""
-    own = culprit_frame(frames, awaiting) or frames[-1]
     called = called_by(frames, own)
     line = f"{own[0]}:{own[1]}"
     return line if called is None else f"{line}, in {_name(called)} at {called[0]}:{called[1]}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Final, NamedTuple
 
+from ...record.plumbing import readable
+
 #: The program suffers from it; it costs something, or will; worth knowing.
 CRITICAL: Final = "critical"
 WARNING: Final = "warning"
@@ -28,7 +30,9 @@ class Who(NamedTuple):
 
     @property
     def place(self) -> str:
-        """``app/prices.py:31 in load_prices``, or the function's full name where its file is not known."""
+        """``app/prices.py:31 in load_prices``, or the function's full name where its file is not known; what asyncio's
+        plumbing or ours does, where it is no code of the application.
+        """
         return place_of(self.function, self.file, self.line)
 
 
@@ -87,8 +91,9 @@ class Verdict(NamedTuple):
 
 def place_of(function: str, file: str, line: int) -> str:
     """As ``Who.place``."""
-    if not file:
-        return function
+    words = readable(function)
+    if not file or words != function:
+        return words
     name = function.rpartition(".<locals>.")[2]
     parts = name.split(".")
     # Of module.Class.method the file names the module.

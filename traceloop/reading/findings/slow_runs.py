@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...record.frames import culprit_frame, is_application
 from ...record.holders import GIL as GIL_HOLDER
+from ...record.plumbing import readable
 from ...record.sites import UNKNOWN_LABEL, is_own_work
 from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
 from ..stalls.index import StallIndex
@@ -295,12 +296,14 @@ def _evidence(each: Slow) -> Iterator[str]:
     if parts.throttled >= 0.01:
         yield f"{seconds(parts.throttled)} of it the container's CPU limit held the process"
     if info.others:
-        parts_of_others = ", ".join(f"{seconds(s)} in {name}" for name, s in list(info.others.items())[:_OTHERS])
-        yield f"{seconds(info.held[info.culprit])} of it in {info.culprit}; {parts_of_others}"
+        parts_of_others = ", ".join(
+            f"{seconds(s)} in {readable(name)}" for name, s in list(info.others.items())[:_OTHERS]
+        )
+        yield f"{seconds(info.held[info.culprit])} of it in {readable(info.culprit)}; {parts_of_others}"
     if info.bill is not None and info.bill.waiting:
         yield f"{counted(info.bill.waiting, 'callback')} stood ready behind it"
     if info.callback not in (each.culprit, UNKNOWN_LABEL):
-        yield f"within {info.callback}"
+        yield f"within {readable(info.callback)}"
     if not info.stacks:
         yield "no stack was taken"
 

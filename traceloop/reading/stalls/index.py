@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import sub
 from typing import Any, Final
 
-from ...record.frames import Frame, culprit_of, held_by
+from ...record.frames import Frame, culprit_of, held_by, is_ours
 from ...record.sites import UNKNOWN_LABEL, site_of
 from ...record.throttles import throttled_during
 from ..decoding.decoded import LATEST, Collection, Decoded, SpanContext
@@ -183,10 +183,20 @@ class StallIndex:
                 taken = StackTaken(at, frames, [], 0, {}, "dump", at, culprit_of(frames, []))
                 self._dumps.append((ring, taken))
                 if since is not None and ring in since:
-                    names = outermost_of(frames), taken.culprit or UNKNOWN_LABEL
+                    names = self._callback_of(ring, since[ring], frames), taken.culprit or UNKNOWN_LABEL
                     out.append(StallStack(ring, since[ring], 0.0, *names, taken, None))
         self.fresh.extend(out)
         return out
+
+    def _callback_of(self, ring: int, since: float, frames: list[Frame]) -> str:
+        """The callback of a dumped run: what the watchdog saw run since, or the function that the loop called. That
+        may be a method of the loop's, called by C code of the task whose step it is.
+        """
+        last = self._last.get(ring)
+        seen = self._seen.get(last) if last is not None and last[1] >= since - 0.001 else None
+        if seen is not None and seen.callback and not seen.ended:
+            return seen.callback
+        return outermost_of(frames) if not is_ours(frames[0][0]) else UNKNOWN_LABEL
 
     def _named(self, frames: list[tuple[str, int, str]], site_module: Any) -> list[Frame]:
         modules = self._events.modules
@@ -212,9 +222,7 @@ class StallIndex:
                 last = self._last[ring] = (ring, since)
             seen = self._events.at(*last)
             if seen.callback in ("", UNKNOWN_LABEL):
-                # The frame that the loop called: a task's coroutine, or the function itself.
-                _, _, module, qualname = stack.frames[0]
-                seen.callback = f"{module}.{qualname}" if module else qualname
+                seen.callback = self._callback_of(ring, since, stack.frames)
             seen.stacks.append(stack)
             return
 

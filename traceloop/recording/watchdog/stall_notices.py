@@ -14,7 +14,7 @@ from time import monotonic
 
 from ... import notices
 from ...record.holders import Holder
-from ...record.sites import in_words
+from ...record.plumbing import readable
 from ...record.text import printable
 from ...settings import ROOT_PID, in_run
 
@@ -78,8 +78,8 @@ class StallNotices:
             more += f" ({self._left_out} more stalls were not logged)"
         self._left_out = 0
         waiting = f"{ready} callback{'' if ready == 1 else 's'} waiting"
-        what = in_words(culprit or callback)
-        within = f" within {callback}" if culprit and culprit != callback else ""
+        what = readable(culprit or callback)
+        within = f" within {readable(callback)}" if culprit and culprit != callback else ""
         place = f" ({line})" if line else ""  # a C function that the loop called itself has none
         self._lines.append(
             # Names are the program's choice: none begins a line of its own.
@@ -94,8 +94,8 @@ class StallNotices:
     def goes_on(self, callback: str, culprit: str, line: str, seconds: float, holder: Holder | None = None) -> None:
         """The run of a stall that was said has gone on to code of another culprit."""
         place = f" ({line})" if line else ""
-        within = f" within {callback}" if culprit != callback else ""
-        text = f"stall: now {culprit}{place}{within} blocks that loop: {seconds:.2f} s so far{_held(holder)}"
+        within = f" within {readable(callback)}" if culprit != callback else ""
+        text = f"stall: now {readable(culprit)}{place}{within} blocks that loop: {seconds:.2f} s so far{_held(holder)}"
         self._lines.append(printable(text, _MAX_LINE))
 
     def waits_for(self, holder: Holder, seconds: float) -> None:
@@ -108,10 +108,10 @@ class StallNotices:
         """
         parts = [(name, part) for name, part in held.items() if part >= _LEAST_PART]
         if len(parts) > 1:
-            each = ", ".join(f"{part:.2f} s by {name}" for name, part in parts[:_MAX_PARTS])
+            each = ", ".join(f"{part:.2f} s by {readable(name)}" for name, part in parts[:_MAX_PARTS])
             text = f"stall over: the loop was blocked for about {seconds:.2f} s: {each}"
         else:
-            text = f"stall over: {in_words(next(iter(held)))} blocked the loop for about {seconds:.2f} s"
+            text = f"stall over: {readable(next(iter(held)))} blocked the loop for about {seconds:.2f} s"
         if throttled > 0.0 and throttled >= _LEAST_THROTTLED * seconds:
             text += f"; the container's CPU limit held the process for {throttled:.2f} s of it"
         self._lines.append(printable(text, _MAX_LINE))
