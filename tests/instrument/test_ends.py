@@ -7,6 +7,8 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -235,3 +237,27 @@ def test_a_program_that_closes_its_stderr_lets_its_reader_go(traced: Traced, tmp
     finally:
         process.terminate()
         process.communicate(timeout=120)
+
+
+def test_a_program_that_goes_on_as_an_interpreter_without_traceloop_is_told_of(traced: Traced, tmp_path: Path) -> None:
+    """A pex with an environment of its own does; nothing of ours runs there, and nothing was said."""
+    bare = tmp_path / "bare"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", bare], check=True)
+    python = str(bare / "bin" / "python")
+    text = (
+        f"import os, sys\nif sys.prefix != {str(bare)!r}:\n    os.execv({python!r}, [{python!r}, __file__])\n"
+        "import asyncio\nasyncio.run(asyncio.sleep(0.01))\nprint('ran', flush=True)\nsys.stdin.read()\n"
+    )
+    (tmp_path / "app.py").write_text(text)
+    with (tmp_path / "stderr").open("wb") as stderr:
+        command = [*traced.command, "--metrics-port", "0", "app.py"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen(command, cwd=tmp_path, env=clean_environ(), stderr=stderr, **pipes)  # type: ignore[call-overload]
+        assert process.stdout.readline() == b"ran\n"
+        # The collector has begun to look.
+        url = until(lambda: re.search(r"http://\S+/metrics", (tmp_path / "stderr").read_text()))[0]
+        urllib.request.urlopen(url, timeout=60).close()
+        process.communicate(b"")
+    assert process.returncode == 0
+    line = until(lambda: re.search("nothing was recorded: .*\n", (tmp_path / "stderr").read_text()))[0]
+    assert "went on by exec in an interpreter without traceloop" in line and "-m pip install PATH_OR_WHEEL" in line

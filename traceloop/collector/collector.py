@@ -48,6 +48,7 @@ from .pace import (
     UNASKED_SECONDS,
 )
 from .traced_processes import Root, processes_of_run
+from .unrecorded import Unrecorded
 from .wake_pipe import WakePipe
 
 TYPE_CHECKING = False
@@ -90,6 +91,7 @@ class Collector:
         self._expected_until = 0.0
         self._root_over = False
         self._recorded = False
+        self._unrecorded = Unrecorded(self.run_dir, self.root)
         self._seen_over = 0  # processes that have ended
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
@@ -289,6 +291,11 @@ class Collector:
         if not self._summary_written and self._may_sum_up():
             busy = True
             self._sum_up()
+        if not self._recorded and not self.follower.processes:
+            if not root_gone:
+                self._unrecorded.look()
+            elif line := self._unrecorded.line():
+                self.tell(line)
         if root_gone or self._summary_written or self._root_let_go():
             self._release_stderr()
         return busy
