@@ -27,7 +27,7 @@ TROUBLES = {
     "freeze": "a callback blocks the loop for 8 s, twice a minute or so",
     "busy": "parsing that never awaits takes nearly all of the loop's time, in short callbacks",
     "gil": "a thread computes in a C call that holds the GIL for a good while",
-    "timers": "every request sets a timer for an hour from now and forgets it",
+    "timers": "every request sets two timers for an hour from now and forgets them",
     "memory": "every request is remembered for ever (stops at 500 MB)",
     "pool": "more reports are ordered than the pool's four threads can write",
     "tasks": "every request starts a task that waits for something that never comes",
@@ -75,6 +75,8 @@ class Service:
 
     async def answer(self, path: str) -> tuple[bytes, bytes]:
         """Status and body for a path."""
+        if "timers" in self.on:
+            self.timers += [asyncio.get_running_loop().call_later(3600, forget) for _ in range(2)]
         match path.strip("/").split("/"):
             case ["prices"]:
                 return b"200 OK", await self.load_prices()
@@ -109,8 +111,6 @@ class Service:
         """A handler as there are many: waits for something, computes a little."""
         if "blocking" in self.on and random.random() < 0.03:
             time.sleep(0.4)
-        if "timers" in self.on:
-            self.timers.append(asyncio.get_running_loop().call_later(3600, forget))
         if "memory" in self.on and len(self.remembered) < 5000:
             self.remembered.append(bytearray(100_000))
         if "tasks" in self.on:

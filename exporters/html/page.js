@@ -238,11 +238,16 @@ function showFindings(data) {
     element("p", {text: each.harm}),
     each.evidence.length ? element("ul", {}, ...each.evidence.map((line) => element("li", {text: line}))) : null,
     each.stack.length > 1 ? element("p", {class: "stack", text: each.stack.join(", called by ")}) : null,
-    element("p", {class: "remedy", text: `What to do: ${each.remedy}`}),
+    element("p", {class: "remedy"}, "What to do: ", ...withCode(each.remedy)),
     element("p", {class: "more", text: `More: ${each.page}`})));
   const healthy = data.verdict.healthy
     ? element("p", {class: "healthy", text: `No trouble found: ${data.verdict.basis}.`}) : null;
   parts.findings.replaceChildren(...[healthy, ...shown].filter((child) => child !== null));
+}
+
+// Text with what stands between backquotes as code.
+function withCode(text) {
+  return text.split("`").map((part, index) => index % 2 ? element("code", {text: part}) : part);
 }
 
 function showTiles(data, loops) {
