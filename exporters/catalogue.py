@@ -144,6 +144,14 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _of_loop("asyncio_tasks_created_total", "counter", "", "Tasks made."),
     _of_loop("asyncio_tasks_finished_total", "counter", "", "Tasks that ended, and how.", "outcome"),
     _of_process(
+        "asyncio_swallowed_errors_total",
+        "counter",
+        "",
+        "Coroutines never awaited, exceptions never retrieved, callbacks that failed.",
+        "error",
+        "callback",
+    ),
+    _of_process(
         "asyncio_task_waiting",
         "gauge",
         "",

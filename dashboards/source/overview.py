@@ -266,10 +266,12 @@ def _tasks() -> list[JSON]:
         timeseries(
             "Tasks created and finished",
             "Tasks created and finished a second. If more are created than finished for long, tasks leak. Many "
-            "exceptions are failures that may go unnoticed.",
+            "exceptions are failures that may go unnoticed; those that no code handles are counted by sort "
+            "(not_awaited, not_retrieved, callback).",
             [
                 target(f"sum(rate(asyncio_tasks_created_total{{{LOOP}}}{rate}))", "created"),
                 target(f"sum by (outcome) (rate(asyncio_tasks_finished_total{{{LOOP}}}{rate}))", "{{outcome}}"),
+                target(f"sum by (error) (rate(asyncio_swallowed_errors_total{{{PROCESS}}}{rate}))", "{{error}}"),
             ],
             "ops",
             w=8,

@@ -19,6 +19,7 @@ from ..catalogue import BY_NAME, CATALOGUE, Metric
 
 _NAMES: Final = {
     "asyncio_task_waiting": "asyncio.task.waiting.count",  # beside the time that they wait
+    "asyncio_transport_paused_bytes": "asyncio.transport.paused.size",  # beside the time that they are paused
     "process_resident_memory_bytes": "process.memory.usage",
     "process_cpu_seconds_total": "process.cpu.time",
     "process_open_fds": "process.unix.file_descriptor.count",
@@ -45,6 +46,7 @@ ATTRIBUTES: Final = {
     "transport": "asyncio.transport.kind",
     "direction": "network.io.direction",
     "result": "asyncio.connection.result",
+    "error": "asyncio.error.kind",
     "reason": "traceloop.drop.reason",
     "pid": "process.pid",
     "python": "process.runtime.version",

@@ -179,6 +179,8 @@ def _process(store, chance, process, slot, part, at, state):
     store.add("asyncio_tasks_created_total", loop, load / 5 * STEP)
     for outcome, share in (("result", 0.96), ("exception", 0.01), ("cancelled", 0.03), ("abandoned", 0)):
         store.add("asyncio_tasks_finished_total", loop | {"outcome": outcome}, load / 5 * STEP * share)
+    for error in ("not_awaited", "not_retrieved", "callback"):
+        store.add("asyncio_swallowed_errors_total", process | {"error": error, "callback": "shop.notify"}, load / 1e4)
     for (callback, site), share in WAITS.items():
         waiting, where = round((60 + load / 20) * share), {"callback": callback, "site": site}
         store.set("asyncio_task_waiting", process | where, waiting)

@@ -40,6 +40,7 @@ BOUNDS = {
     "transport": {"stream", "tls", "datagram", "pipe"},
     "direction": {"in", "out"},
     "result": {"accepted", "refused"},
+    "error": {"not_awaited", "not_retrieved", "callback"},
     "reason": {"queue_full", "rejected", "unavailable", "shutdown", "damaged"},
     "pid": 1,
     "python": 1,

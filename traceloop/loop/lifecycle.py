@@ -16,6 +16,7 @@ from asyncio import base_events, constants, coroutines, events
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
+from ..recording.swallowed import note_unhandled
 from .loop_part import LoopPart
 
 ExceptionContext = dict[str, Any]
@@ -208,6 +209,7 @@ class LifecycleMixin(LoopPart):
         ``handle``, ``protocol``, ``transport``, ``socket``, ``asyncgen``, ``source_traceback``,
         ``handle_traceback``.
         """
+        note_unhandled(context)
         if "task" in context and self._recorder is not None:
             self._recorder.tasks.destroyed(context["task"])
         if self._exception_handler is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..statistics.histograms import Histogram
 from ..units import count, counted, seconds
-from . import executors, loops, peers, process, slow_runs, tasks, thresholds, trends, waiting
+from . import executors, loops, peers, process, slow_runs, swallowed, tasks, thresholds, trends, waiting
 from .model import NOTE, SEVERITIES, Finding, Verdict
 from .scope import Scope
 
@@ -30,6 +30,7 @@ RULES: Final[tuple[Rule, ...]] = (
     executors.full,
     tasks.leaked,
     tasks.lost,
+    swallowed.swallowed,
     waiting.contended,
     waiting.deadlocked,
     process.heaps,
@@ -52,6 +53,7 @@ KINDS: Final = (
     "data-dropped",
     "deadlock",
     "debug-mode",
+    "errors-swallowed",
     "executor-full",
     "gc-pauses",
     "gil-contention",

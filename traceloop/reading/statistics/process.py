@@ -21,6 +21,7 @@ from .loop import LoopStatistics
 from .parts import Part, Sample
 from .peers import Peers
 from .profile import Profile
+from .swallowed import SwallowedErrors
 from .throttling import Throttling
 from .wait_series import WaitSeries
 from .waits import Waits
@@ -85,6 +86,7 @@ class ProcessStatistics:
         self.profile = Profile(lambda: self.sites)
         self.peers = Peers()
         self.throttling = Throttling()
+        self.swallowed = SwallowedErrors(self.labels)
         self.parts: list[Part] = [
             self.executors,
             self.collections,
@@ -95,6 +97,7 @@ class ProcessStatistics:
             self.profile,
             self.peers,
             self.throttling,
+            self.swallowed,
         ]
         self.pid = 0
         self.description: dict[str, Any] = {}

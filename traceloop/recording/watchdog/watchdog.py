@@ -34,6 +34,7 @@ from .. import failures
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
 from ..profiler.chosen import profiler_of
+from ..swallowed import Swallowed
 from ..thresholds import threshold_of
 from ..waiting.task_looks import TaskLooks
 from . import stacks
@@ -95,6 +96,7 @@ class Watchdog:
         self._profiler = profiler_of(process, self._sampler.outbox)
         self._full_executors = FullExecutors(process, self._events.report)
         self._slow_peers = SlowPeers(self._events.report)
+        self._swallowed = Swallowed(self._events.report)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
         self._looking = threading.RLock()
         self._due = 0.0
@@ -246,6 +248,7 @@ class Watchdog:
             self._end_stopped(monotonic())
             self._events.throttling.look(monotonic())
             self._events.throttling.write(monotonic())
+            self._swallowed.write(monotonic())
             with self._lock:
                 self.faults.withdraw()
         except Exception as error:
@@ -345,6 +348,7 @@ class Watchdog:
         self._full_executors.poll(now, self._process.settings.slow_threshold)
         self._events.throttling.poll(now)
         self._slow_peers.poll(now, watched_loops)
+        self._swallowed.poll(now)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._events.surroundings.poll(now)
         self._lateness.turn_over(now, due, watched_loops)
