@@ -48,6 +48,7 @@ _MAX_ENDED: Final = 4096
 _MAX_OFFLOADS: Final = 20_000
 # Runs that have named their request.
 _MAX_MARKS: Final = 16_384
+_MAX_FURTHER: Final = 1000
 _NOT_LOOKED_UP: Final = 255
 # Callbacks that pass something on to each other before a task is reached.
 _MAX_HOPS: Final = 16
@@ -134,6 +135,8 @@ class Ledger:
         self._ended: dict[float, _Followed] = {}
         self._marks: dict[int, int] = {}
         self._early_marks: list[tuple[int, int]] = []
+        # Of a run that answered several requests, which one client had sent without waiting for the answers.
+        self._further_marks: dict[int, list[int]] = {}
         self._submitted: dict[int, tuple[float, int, float]] = {}
         self._delivered: dict[int, Offloaded] = {}
 
@@ -154,9 +157,18 @@ class Ledger:
         self._take_offloads(decoded)
         marks = self._marks
         for run_number, site in decoded.requests:
-            marks[run_number] = site
+            if not run_number:
+                continue
+            if run_number not in marks:
+                marks[run_number] = site
+            else:
+                further = self._further_marks.setdefault(run_number, [])
+                if len(further) < _MAX_FURTHER:
+                    further.append(site)
         while len(marks) > _MAX_MARKS:
-            del marks[next(iter(marks))]
+            oldest = next(iter(marks))
+            del marks[oldest]
+            self._further_marks.pop(oldest, None)
         for task in self._not_quick(decoded):
             self._begin(task.ident, task.creator_ident, task.made_by_loop)
         followed = self._followed
@@ -273,6 +285,9 @@ class Ledger:
         site = self._marks.get(number)
         if site is not None:
             self._named(task, self._label(site))
+            if task.kind == CONNECTION:
+                for further in self._further_marks.pop(number, ()):
+                    self._named(task, self._label(further))
         if outcome:
             self._end(task)
 

@@ -48,19 +48,19 @@ typedef struct {
     Name names[MAX_NAMES];
 } Sums;
 
-/* The function that a run named as what answers its request; -1 where it named none. */
+/* The function that a run named (first) as what answers its request; -1 where it named none. */
 static int64_t
 site_of_mark(const Sums *sums, int64_t run)
 {
     size_t low = 0, high = sums->mark_count;
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (sums->marks[middle].run <= run)
+        if (sums->marks[middle].run < run)
             low = middle + 1;
         else
             high = middle;
     }
-    return low && sums->marks[low - 1].run == run ? (int64_t)sums->marks[low - 1].site : -1;
+    return low < sums->mark_count && sums->marks[low].run == run ? (int64_t)sums->marks[low].site : -1;
 }
 
 static Name *
