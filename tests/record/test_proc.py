@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
+from pathlib import Path
 
 import pytest
 
+from tests.helpers.waiting import until
 from traceloop.record import proc
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
@@ -55,6 +57,7 @@ def test_a_process_is_alive_when_no_descriptor_is_left_to_look():
     program = f"""
 import os, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+from tests.helpers.waiting import until
 from traceloop.record import proc
 import errno
 try:
@@ -67,3 +70,42 @@ print(proc.is_alive({os.getpid()}), proc.is_alive({os.getpid()}, 123), proc.is_a
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True", "False"], done.stderr
+
+
+def _freezer() -> Path | None:
+    """Where a group can be made that freezes its processes; None where that is not ours to do."""
+    for place in (Path("/sys/fs/cgroup/freezer"), Path("/sys/fs/cgroup")):
+        group = place / f"traceloop-test-{os.getpid()}"
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        if any((group / name).exists() for name in ("freezer.state", "cgroup.freeze")):
+            return group
+        group.rmdir()
+    return None
+
+
+def test_a_process_that_is_frozen_with_its_control_group_is_stopped() -> None:
+    """It looks like one that sleeps; its time was counted as active and, when it went on, as idle."""
+    group = _freezer()
+    if group is None:
+        pytest.skip("no control group can be made here")
+    process = subprocess.Popen(["sleep", "600"])
+    v1 = (group / "freezer.state").exists()
+    control, freeze, thaw = ("freezer.state", "FROZEN", "THAWED") if v1 else ("cgroup.freeze", "1", "0")
+    try:
+        (group / "cgroup.procs").write_text(str(process.pid))
+        assert not proc.is_stopped(process.pid)
+        (group / control).write_text(freeze)
+        until(lambda: proc.is_stopped(process.pid))
+        (group / control).write_text(thaw)
+        until(lambda: not proc.is_stopped(process.pid))
+        process.send_signal(signal.SIGSTOP)
+        until(lambda: proc.is_stopped(process.pid))
+    finally:
+        (group / control).write_text(thaw)
+        process.kill()
+        process.wait()
+        until(lambda: not (group / "cgroup.procs").read_text())
+        group.rmdir()
