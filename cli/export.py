@@ -44,6 +44,9 @@ FORMATS = {
     "collapsed": Format("profiles.collapsed", ".collapsed.txt", "The profile as collapsed stacks, for flamegraph.pl."),
     "speedscope": Format("profiles.speedscope", ".speedscope.json", "The profile for https://www.speedscope.app."),
     "pprof": Format("profiles.pprof", ".pb.gz", "The profile for pprof."),
+    "otlp-profiles": Format(
+        "profiles.otlp", ".otlp-profiles.pb", "The profile as OpenTelemetry's ProfilesData, still in development."
+    ),
 }
 
 

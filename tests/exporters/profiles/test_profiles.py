@@ -13,6 +13,7 @@ from pathlib import Path
 import fastjsonschema
 import pytest
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from opentelemetry.proto.profiles.v1development import profiles_pb2
 
 from traceloop.exporters.timelines.model import Source
 from traceloop.reading.decoding.decoded import Decoded, StackNode, StackSample
@@ -109,7 +110,45 @@ def test_pprof_by_its_published_definition():
     assert labels == {"process": "process 0 (pid 11)", "thread": "loop"}
 
 
-@pytest.mark.parametrize("form", ["collapsed", "speedscope", "pprof"])
+def test_opentelemetrys_profiles_by_their_published_definition():
+    data, _ = exported("otlp")
+    got = profiles_pb2.ProfilesData.FromString(data)
+    tables = got.dictionary
+    text = tables.string_table
+    # The entry 0 of every table is empty: an index that is not set means none.
+    assert text[0] == "" and len(got.resource_profiles) == 2
+    for table in ("mapping", "location", "function", "link", "attribute", "stack"):
+        first = getattr(tables, f"{table}_table")[0]
+        assert first.ByteSize() == 0, table
+    for pid, resource in zip((11, 12), got.resource_profiles, strict=True):
+        attributes = {each.key: each.value for each in resource.resource.attributes}
+        assert attributes["process.pid"].int_value == pid and attributes["service.name"].string_value
+        (scope,) = resource.scope_profiles
+        assert scope.scope.name == "traceloop"
+        (profile,) = scope.profiles
+        assert (text[profile.sample_type.type_strindex], text[profile.sample_type.unit_strindex]) == (
+            "wall", "nanoseconds",
+        )  # fmt: skip
+        assert (profile.period, profile.duration_nano, len(profile.profile_id)) == (10_000_000, 1_000_000_000, 16)
+        assert profile.period_type == profile.sample_type and profile.time_unix_nano == 5 * 10**9
+        assert len(profile.samples) == 3
+        (heaviest,) = [each for each in profile.samples if list(each.values) == [750_000_000]]
+        stack = tables.stack_table[heaviest.stack_index]
+        lines = [tables.location_table[index].lines[0] for index in stack.location_indices]
+        assert [line.line for line in lines] == [5, 31, 9, 0]  # the innermost one first
+        function = tables.function_table[lines[2].function_index]
+        assert (text[function.name_strindex], text[function.filename_strindex]) == (
+            "app.handler (awaits)", "/srv/app.py",
+        )  # fmt: skip
+        (attribute,) = [tables.attribute_table[index] for index in heaviest.attribute_indices]
+        assert (text[attribute.key_strindex], attribute.value.string_value) == ("asyncio.profile.thread", "loop")
+        threads = [
+            tables.attribute_table[each.attribute_indices[0]].value.string_value for each in profile.samples
+        ]
+        assert sorted(threads) == ["loop", "loop", "worker"]
+
+
+@pytest.mark.parametrize("form", ["collapsed", "speedscope", "pprof", "otlp"])
 def test_a_record_without_a_profile_says_so(form):
     data, (notice,) = exported(form, profiles=0)
     assert "--profile" in notice
@@ -117,3 +156,5 @@ def test_a_record_without_a_profile_says_so(form):
         fastjsonschema.compile(json.loads((HERE / "speedscope_schema.json").read_text()))(json.loads(data))
     if form == "pprof":
         assert not pprof(data).sample
+    if form == "otlp":
+        assert not profiles_pb2.ProfilesData.FromString(data).resource_profiles
