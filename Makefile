@@ -47,8 +47,10 @@ native: $(BIN)/python ## build what is in C, beside its sources
 	$(PIP) 'setuptools>=77'
 	$(BIN)/python setup.py -q build_ext --inplace
 
-wheel: $(BIN)/python ## build a wheel with the C core into dist/ (without a compiler: plain Python)
-	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w dist .
+wheel: $(BIN)/python ## build a wheel into dist/ that needs no compiler (manylinux; made without one: plain Python)
+	@rm -rf build/wheel
+	$(BIN)/python -m pip wheel -q --disable-pip-version-check --no-deps -w build/wheel .
+	@sh .ci/manylinux $(BIN)/python build/wheel dist
 
 constraints: ## choose the newest versions of what development needs, and write them down in constraints.txt
 	@rm -rf build/constraints && $(PYTHON) -m venv build/constraints

@@ -49,7 +49,8 @@ print(*sorted(n[:-3] for n in os.listdir(folder) if n.startswith("test_") and n.
 
 
 def environment() -> dict[str, str]:
-    env = dict(os.environ, PYTHONPATH=str(ROOT))
+    paths = [path for path in (str(ROOT), os.environ.get("PYTHONPATH")) if path]
+    env = dict(os.environ, PYTHONPATH=os.pathsep.join(paths))
     if CORE:
         env["OTEL_PYTHON_TRACELOOP_CORE"] = CORE
     # The tests look at debug mode and at warnings themselves.
