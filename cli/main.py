@@ -25,12 +25,14 @@ def main() -> None:
             raise SystemExit(status)
     elif words == ["--version"]:
         from traceloop.core.choose import core
+        from traceloop.reading.decoding.choose import reader_name
         from traceloop.version import __version__
 
         chosen = core()
         if chosen.problem:
             print(f"traceloop: {chosen.problem}", file=sys.stderr)
-        print(f"traceloop {__version__} ({'C' if chosen.native else 'Python'} core)")
+        reader = {"c": "C", "python": "Python"}[reader_name()]
+        print(f"traceloop {__version__} ({'C' if chosen.native else 'Python'} core, {reader} reader)")
         raise SystemExit(0)
     from .group import command
 

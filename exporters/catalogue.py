@@ -324,6 +324,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "python",
         "version",
         "core",
+        "reader",
         "command",
     ),
 )

@@ -53,6 +53,7 @@ ATTRIBUTES: Final = {
     "version": "telemetry.distro.version",
     "command": "process.command_line",
     "core": "traceloop.core",
+    "reader": "traceloop.reader",
 }
 _INTEGERS: Final = frozenset(("process", "generation", "pid"))
 _VALUES: Final = {("direction", "in"): "receive", ("direction", "out"): "transmit"}

@@ -1,17 +1,18 @@
-"""Mutated batches through the reader's C half, built with AddressSanitizer and UBSan: no input may make it misbehave.
+"""Mutated batches through the reader's C half and the packer's, under AddressSanitizer and UBSan: none may harm them.
 
     python tests/attacks/fuzz_reader.py [--inputs 10000000] [--seconds 0] [--seed 1]
 
-It builds the extension anew into a temporary folder, and runs itself again with the sanitizers loaded. An input is one
+It builds the extensions anew into a temporary folder, and runs itself again with the sanitizers loaded. An input is one
 batch of up to 24 records: the one before it with some of its doubles or bits changed, spliced, cut or made up. Every
-thousandth batch is also counted, grouped by task and turned into rows. Prints how many inputs went through; ends with
-status 1 where a sanitizer spoke.
+fiftieth batch is also packed into spans, every thousandth counted, grouped by task and turned into rows. Prints how
+many inputs went through; ends with status 1 where a sanitizer spoke.
 """
 
 from __future__ import annotations
 
 import argparse
 import glob
+import importlib.util
 import os
 import random
 import struct
@@ -21,9 +22,11 @@ import sysconfig
 import tempfile
 import time
 from array import array
+from types import ModuleType
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-SOURCES = os.path.join(ROOT, "traceloop", "reading", "decoding", "native")
+READER = os.path.join(ROOT, "traceloop", "reading", "decoding", "native")
+PACKER = os.path.join(ROOT, "exporters", "otlp", "native")
 SHARED = os.path.join(ROOT, "traceloop", "record", "native")
 FLAGS = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-fno-omit-frame-pointer"]
 
@@ -39,7 +42,8 @@ def main() -> int:
         fuzz(options)
         return 0
     with tempfile.TemporaryDirectory() as folder:
-        built = build(folder)
+        built = build(folder, "_reader", READER)
+        build(folder, "_packer", PACKER)
         libraries = [
             subprocess.run(["gcc", f"-print-file-name={name}"], capture_output=True, text=True, check=True).stdout
             for name in ("libasan.so", "libubsan.so")
@@ -53,31 +57,38 @@ def main() -> int:
         return subprocess.run([sys.executable, *sys.argv, "--extension", built], env=environ, check=False).returncode
 
 
-def build(folder: str) -> str:
-    """Builds the extension with the sanitizers; returns its path."""
-    built = os.path.join(folder, f"_reader{sysconfig.get_config_var('EXT_SUFFIX')}")
-    include = sysconfig.get_paths()["include"]
-    sources = sorted(glob.glob(os.path.join(SOURCES, "*.c")))
-    subprocess.run(
-        ["gcc", *FLAGS, "-fPIC", "-shared", f"-I{include}", f"-I{SHARED}", *sources, "-o", built], check=True
-    )
+def build(folder: str, name: str, folder_of_sources: str) -> str:
+    """Builds an extension with the sanitizers; returns its path."""
+    built = os.path.join(folder, f"{name}{sysconfig.get_config_var('EXT_SUFFIX')}")
+    includes = [f"-I{path}" for path in (sysconfig.get_paths()["include"], SHARED, READER)]
+    sources = sorted(glob.glob(os.path.join(folder_of_sources, "*.c")))
+    subprocess.run(["gcc", *FLAGS, "-fPIC", "-shared", *includes, *sources, "-o", built], check=True)
     return built
+
+
+def load(name: str, path: str) -> ModuleType:
+    """The extension at ``path`` as the module of this name."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fuzz(options: argparse.Namespace) -> None:
     """In the process that has the sanitizers: feeds inputs to the module at ``options.extension``."""
-    import importlib.util
-
     sys.path.insert(0, ROOT)
-    from traceloop.reading.decoding.decoded import Decoded
+    from traceloop.exporters.otlp.packing import PackingBuilder
+    from traceloop.exporters.spans.sampling import Sampling
+    from traceloop.exporters.spans.slow import SlowRuns
+    from traceloop.reading.decoding.decoded import Decoded, SpanContext
     from traceloop.reading.decoding.rare_records import RareRecords
     from traceloop.reading.statistics.histograms import DURATIONS
     from traceloop.record import layout
+    from traceloop.record.sites import Site
 
-    spec = importlib.util.spec_from_file_location("traceloop.reading.decoding._reader", options.extension)
-    assert spec is not None and spec.loader is not None
-    native = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(native)
+    native = load("traceloop.reading.decoding._reader", options.extension)
+    packer = load("traceloop.exporters.otlp._packer", options.extension.replace("_reader", "_packer"))
     every = sorted({value for name, value in vars(layout).items() if name.startswith("R_")})
     hot = [-1.0, -2.0, -3.0, -4.0, -5.0, -7.0, -9.0, -10.0, -12.0, -13.0, -14.0, -28.0, -1024.0, -1026.0, 1.0, 65537.0]
     # Mostly those that C takes in itself.
@@ -90,13 +101,47 @@ def fuzz(options: argparse.Namespace) -> None:
     records = array("d", [1.0, 1.0, 0.0] * 8)
     tally = native.Tally(native.Buckets(DURATIONS.fine))
     begun = time.monotonic()
-    done = rows = 0
+    done = rows = spans = 0
 
     def fresh() -> tuple[object, Decoded]:
         decoded = Decoded(None)
         decoded.runs, decoded.iterations = native.new_columns()
         return native.Model(RareRecords()), decoded
 
+    class AnyTimes(PackingBuilder):
+        """Packs runs in C whatever their times are."""
+
+        def _align(self, first: float, last: float) -> bool:
+            self._scale, self._origin = 1e-3, 1.0
+            return True
+
+    def new_builder() -> PackingBuilder:
+        return choice((PackingBuilder, AnyTimes, AnyTimes))(
+            lambda number: Site("app", f"f{number}" * below(50), "/app.py", number),
+            Sampling(choice(("all", 0.5, "slow"))),
+            choice((0, 1_790_000_000 * 10**9, (400 << 52) - 10**9)),
+            max_portion_spans=choice((1, 5, 8192)),
+            native=packer,
+        )
+
+    def pack(decoded: Decoded) -> int:
+        """Packs as the pipeline does: what makes no sense to Python either is an error that it knows."""
+        nonlocal builder
+        decoded.runs.forget_lengths(2.0**33)
+        decoded.spans += [
+            SpanContext(number, f"{number + 1:032x}", f"{number + 1:016x}", number % 2, "a=b" * below(20))
+            for number in range(below(9))
+        ]
+        slow = dict.fromkeys((below(len(decoded.runs) + 1) for _ in range(below(4))), None)
+        packed = None
+        try:
+            builder.build(decoded, SlowRuns(choice((0.1, 0.0, -1.0, 1e300)), slow), below(3))
+            packed = builder.take_packed()
+        except (ValueError, OverflowError, ArithmeticError, struct.error):
+            builder = new_builder()
+        return sum(len(bytes(data)) and spans for data, spans in packed.portions) if packed is not None else 0
+
+    builder = new_builder()
     model, decoded = fresh()
     while done < options.inputs and not (options.seconds and time.monotonic() - begun > options.seconds):
         for _ in range(below(1, 5)):
@@ -120,6 +165,11 @@ def fuzz(options: argparse.Namespace) -> None:
         if not below(50):
             model.lose_place(decoded)
         done += 1
+        if not done % 50 and done % 1000:
+            spans += pack(decoded)
+            decoded = fresh()[1]
+            if not below(30):
+                builder = new_builder()
         if not done % 1000:
             model.catch_up(decoded)
             model.finish(decoded, choice(edges), choice(edges))
@@ -141,7 +191,8 @@ def fuzz(options: argparse.Namespace) -> None:
             if not below(10):
                 tally.forget()
             model, decoded = fresh()
-    print(f"{done:,} inputs in {time.monotonic() - begun:.0f} s, {rows:,} rows made of them; no report", flush=True)
+    seconds = time.monotonic() - begun
+    print(f"{done:,} inputs in {seconds:.0f} s, {rows:,} rows and {spans:,} spans; no report", flush=True)
 
 
 if __name__ == "__main__":

@@ -356,6 +356,7 @@ def test_the_thread_reads_private_memory(tmp_path):
         (info,) = [line for line in text.splitlines() if line.startswith("traceloop_process_info")]
         version = ".".join(map(str, sys.version_info[:3]))
         assert f'pid="{os.getpid()}"' in info and f'python="{version}"' in info and 'command=""' not in info, info
+        assert 'reader="c"' in info or 'reader="python"' in info, info
         assert "traceloop_collector_cpu_seconds_total" not in text    # that of the whole program
         print("ok")
         """

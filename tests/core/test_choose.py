@@ -82,7 +82,7 @@ def test_the_version_tells_which(tmp_path):
     env = {**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": "python"}
     command = [sys.executable, "-m", "traceloop", "--version"]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"traceloop \S+ \(Python core\)\n", done.stdout) and done.stderr == ""
+    assert re.fullmatch(r"traceloop \S+ \(Python core, Python reader\)\n", done.stdout) and done.stderr == ""
 
 
 @pytest.mark.parametrize("name", ["R_POLL", "R_ACTIVE", "R_SPIN", "R_TIMER", "R_DUE", "R_WRITER", "R_SKIP", "R_FOUND"])

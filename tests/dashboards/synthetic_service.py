@@ -254,6 +254,7 @@ def _process(store, chance, process, slot, part, at, state):
         "python": "3.13.5",
         "version": "0.1.0",
         "core": "c",
+        "reader": "c",
         "command": "shop/web.py",
     }
     store.set("traceloop_process_info", process | command, 1)

@@ -47,6 +47,7 @@ BOUNDS = {
     "version": 1,
     "command": 1,
     "core": {"", "python", "c"},
+    "reader": {"python", "c"},
 }
 HOSTILE = 'x\n\udcff\x1b[2J\u202e"\\' + "y" * 5000
 

@@ -29,6 +29,11 @@ def extension(name: str) -> Any:
     return load(name)
 
 
+def reader_name() -> str:
+    """Which reader this process has: ``c`` or ``python``."""
+    return "python" if native() is None else "c"
+
+
 def load_native() -> Any:
     """The reader's extension module; None where it was not built or cannot be used."""
     return load("traceloop.reading.decoding._reader")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...record.proc import ProcessUsage, is_stopped, process_usage
 from ...record.text import printable
+from ..decoding.choose import reader_name
 from ..decoding.decoded import Decoded
 from ..decoding.stream import LoopStream
 from ..site_names import SiteNames
@@ -261,6 +262,7 @@ class ProcessStatistics:
                 ("python", printable(str(self.description.get("python", "")), 60)),
                 ("version", printable(str(self.description.get("version", self.context.version)), 60)),
                 ("core", printable(str(self.description.get("core", "")), 20)),
+                ("reader", reader_name()),
                 ("command", printable(str(self.description.get("command", "")), 200)),
             )
             yield Sample("traceloop_process_info", labels, 1)
