@@ -26,6 +26,17 @@ def arrange() -> None:
     """Sees to it that the known servers' requests are noted, now or as soon as they are imported."""
     for name, (owner, method, handler_of) in _SERVERS.items():
         when_imported(name, functools.partial(_patch, owner, method, handler_of))
+    when_imported("granian.asgi", _arrange_responses)
+
+
+def _arrange_responses(_: Any) -> None:
+    """granian's own methods are not Python's: there the response notes its handler as it is sent."""
+    when_imported("starlette.responses", _patch_responses)
+
+
+def _patch_responses(module: Any) -> None:
+    for owner in ("Response", "StreamingResponse", "FileResponse"):
+        _patch(owner, "__call__", _of_response, module)
 
 
 def _patch(owner: str, method: str, handler_of: Callable[..., Any], module: Any) -> None:
@@ -70,6 +81,19 @@ def _of_asgi(owner: Any, message: Any, *_: Any) -> Any:
     return owner.scope.get("endpoint")
 
 
+def _of_response(response: Any, scope: Any, *_: Any) -> Any:
+    return scope.get("endpoint")
+
+
+def _of_websockets(connection: Any, *_: Any, **__: Any) -> Any:
+    """Since websockets 17 the server's handler is a function within ``serve``, which closes over the application's."""
+    handler = connection.server.handler
+    code = getattr(handler, "__code__", None)
+    if code is not None and "handler" in code.co_freevars:
+        return handler.__closure__[code.co_freevars.index("handler")].cell_contents
+    return handler
+
+
 def _of_aiohttp(protocol: Any, request: Any, *_: Any) -> Any:
     match = getattr(request, "_match_info", None)
     return protocol._request_handler if match is None else match.handler
@@ -86,4 +110,5 @@ _SERVERS: dict[str, tuple[str, str, Callable[..., Any]]] = {
     "hypercorn.protocol.http_stream": ("HTTPStream", "app_send", _of_asgi),
     "aiohttp.web_protocol": ("RequestHandler", "finish_response", _of_aiohttp),
     "tornado.web": ("RequestHandler", "finish", _of_tornado),
+    "websockets.asyncio.server": ("ServerConnection", "handshake", _of_websockets),
 }

@@ -142,11 +142,8 @@ with traceloop.start(metrics=False, spans="off", record=sys.argv[1]):
 """
 
 
-@pytest.fixture(scope="module", params=SERVERS)
-def requests(request, tmp_path_factory):
-    pytest.importorskip({"uvicorn": "starlette"}.get(request.param, request.param))
-    folder = tmp_path_factory.mktemp(request.param)
-    (folder / "app.py").write_text(ASK + SERVERS[request.param] + MAIN)
+def report_of(folder):
+    """Runs ``app.py`` in this folder; what the report on its record says of requests."""
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
     command = [sys.executable, "app.py", str(folder / "kept")]
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120, capture_output=True)
@@ -155,6 +152,14 @@ def requests(request, tmp_path_factory):
     done = subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120, capture_output=True, text=True)
     (process,) = json.loads(done.stdout)["processes"]
     return process["requests"]
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def requests(request, tmp_path_factory):
+    pytest.importorskip({"uvicorn": "starlette"}.get(request.param, request.param))
+    folder = tmp_path_factory.mktemp(request.param)
+    (folder / "app.py").write_text(ASK + SERVERS[request.param] + MAIN)
+    return report_of(folder)
 
 
 def by_name(requests):
@@ -199,3 +204,38 @@ def test_who_waits_for_a_lock_waits_for_the_request_that_has_it(requests):
     assert locks["parts"]["wait_task"] >= 0.055
     details = [each["detail"] for each in locks["details"] if each["part"] == "wait_task"]
     assert details and all(detail.startswith("for ") for detail in details)
+
+
+WEBSOCKETS = """
+import asyncio, sys
+import traceloop
+from websockets.asyncio.client import connect
+from websockets.asyncio.server import serve
+
+async def echo(socket):
+    async for message in socket:
+        await asyncio.sleep(0.01)
+        await socket.send(message)
+
+async def ask(port):
+    async with connect(f"ws://127.0.0.1:{port}/") as socket:
+        for _ in range(3):
+            await socket.send("a")
+            await socket.recv()
+
+async def main():
+    async with serve(echo, "127.0.0.1", 0) as server:
+        await asyncio.gather(*(ask(server.sockets[0].getsockname()[1]) for _ in range(4)))
+
+traceloop.install()
+with traceloop.start(metrics=False, spans="off", record=sys.argv[1]):
+    asyncio.run(main())
+"""
+
+
+def test_a_connection_of_websockets_is_one_request_named_by_its_handler(tmp_path):
+    pytest.importorskip("websockets.asyncio.server")
+    (tmp_path / "app.py").write_text(WEBSOCKETS)
+    (found,) = report_of(tmp_path)["by_name"]
+    assert (found["request"], found["count"]) == ("__main__.echo", 4)
+    assert 0.0 < found["parts"]["wait_timer"] <= 4 * 3 * 0.0101

@@ -23,6 +23,7 @@ _TASKS: Final = {
     # grpc.aio: a coroutine of Cython's, which tells no module.
     "_handle_exceptions": REQUEST,
     "websockets.asyncio.server.Server.conn_handler": REQUEST,
+    "websockets.asyncio.server.serve.<locals>.protocol_handler": REQUEST,  # since 17
     "websockets.legacy.server.WebSocketServerProtocol.handler": REQUEST,
 }
 
