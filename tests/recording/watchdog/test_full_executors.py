@@ -30,9 +30,9 @@ async def until_looked_at():
     written = []
     process = current_process()
     write = process.process_write
-    def seen(records, text, now):
+    def seen(records, text, now, *more):
         written.extend(text)
-        return write(records, text, now)
+        return write(records, text, now, *more)
     process.process_write = seen
     while not any('"kind":"workers"' in each for each in written):
         await asyncio.sleep(0.01)

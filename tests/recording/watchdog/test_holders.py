@@ -24,8 +24,8 @@ current = "none"
 def hook():
     process = current_process()
     write = process.process_write
-    def seen(records, text, now):
-        write(records, text, now)
+    def seen(records, text, now, *more):
+        write(records, text, now, *more)
         wanted = '"kind":"stack"', '"holder"', f'"callback":"__main__.{current}"'
         if any(all(part in each for part in wanted) for each in text):
             told.set()

@@ -22,8 +22,8 @@ async def until_looked_at():
     loop = asyncio.get_running_loop()
     process = current_process()
     write = process.process_write
-    def seen(records, text, now):
-        write(records, text, now)
+    def seen(records, text, now, *more):
+        write(records, text, now, *more)
         for each in text:
             if '"kind":"peers"' in each and any(paused[3] > 1.2 for paused in json.loads(each)["paused"]):
                 loop.call_soon_threadsafe(reported.set)

@@ -1,7 +1,8 @@
 """Lines about findings that last, which the collector prints while the program runs. The process itself prints stalls.
 
-A leak or a deadlock is reported when it is first found. A full executor is reported when calls waited from one look to
-the next. Each is reported again after ``REPEAT_SECONDS`` if it has got worse, and there are at most ``LINES_A_MINUTE``.
+A leak or a deadlock is reported when it is first found. A full executor is reported when calls have waited for a worker
+for ten times as long as a callback may take: what its workers run, where they stand, and what waits. Each is reported
+again after ``REPEAT_SECONDS`` if it has got worse, and there are at most ``LINES_A_MINUTE``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from ..statistics.full_executors import Calls, FullExecutor, full_executors
+from ..units import counted, seconds
 from .model import Finding, Verdict
+from .scope import frame_line
 
 if TYPE_CHECKING:
     from ..statistics.run import Statistics
@@ -20,7 +24,12 @@ LOOK_SECONDS: Final = 5.0
 REPEAT_SECONDS: Final = 300.0
 LINES_A_MINUTE: Final = 6
 _AT_ONCE: Final = frozenset(("deadlock", "timer-leak", "memory-leak", "task-leak"))
-_WHEN_IT_GOES_ON: Final = frozenset(("executor-full", "pool-waits-for-itself"))
+_WHEN_IT_GOES_ON: Final = frozenset(("pool-waits-for-itself",))
+#: Time between two looks at the executors, s; from so many slow thresholds on, one that is full is told.
+EXECUTOR_SECONDS: Final = 1.0
+PATIENCE: Final = 10.0
+_THRESHOLD: Final = 0.1
+_FUNCTIONS: Final = 2
 _MAX_KNOWN: Final = 500
 
 
@@ -32,20 +41,54 @@ class Lasting:
         self._told: dict[tuple[str, int, str], tuple[float, str]] = {}
         self._seen: dict[tuple[str, int, str], str] = {}
         self._said: deque[float] = deque(maxlen=LINES_A_MINUTE)
-        self._next = 0.0
+        self._next = self._next_executors = 0.0
 
     def look(self, statistics: Statistics) -> list[str]:
         """The lines to print now: none between two looks. Takes the statistics' lock."""
         now = time.monotonic()
-        if now < self._next or not statistics.processes:
+        if not statistics.processes:
             return []
+        out: list[str] = []
+        if now >= self._next_executors:
+            with statistics.lock:
+                out += self._executors(statistics, now)
+            # It goes through all calls under way.
+            self._next_executors = now + max(EXECUTOR_SECONDS, 100 * (time.monotonic() - now))
+        if now < self._next:
+            return out
         from .verdict import verdict  # here, since a short program ends before it is asked for
 
         with statistics.lock:
             judged = verdict(statistics, now)
         # A verdict of a very large process takes its time: no more than a hundredth of the collector's.
         self._next = now + max(LOOK_SECONDS, 100 * (time.monotonic() - now))
-        return self.lines(judged, now)
+        return [*out, *self.lines(judged, now)]
+
+    def _executors(self, statistics: Statistics, now: float) -> list[str]:
+        out: list[str] = []
+        for slot, process in statistics.processes.items():
+            if not process.attached or not any(each.waiting for each in process.executors.executors.values()):
+                continue
+            thresholds = [loop.callbacks.threshold for loop in process.loops.values() if loop.callbacks.threshold > 0]
+            full = full_executors(process.executors, now)
+            out += self.full_lines(slot, process.pid, full, min(thresholds, default=_THRESHOLD), now)
+        return out
+
+    def full_lines(self, slot: int, pid: int, full: list[FullExecutor], threshold: float, now: float) -> list[str]:
+        """What is to be told of executors that are full at ``now`` (s). ``threshold``: s, of slow callbacks."""
+        out: list[str] = []
+        for each in full:
+            patience = PATIENCE * threshold
+            # Where the workers stand is written by the process about then: one look more is waited for it.
+            if each.full_s < patience or (each.stacks is None and each.full_s < patience + 2 * EXECUTOR_SECONDS):
+                continue
+            key, harm = ("executor-full", slot, each.executor), seconds(each.full_s)
+            told = self._told.get(key)
+            if self._has_room(now) and (told is None or now - told[0] >= REPEAT_SECONDS):
+                self._told[key] = now, harm
+                self._said.append(now)
+                out.append(_full_line(each, pid))
+        return out
 
     def lines(self, verdict: Verdict, now: float) -> list[str]:
         """The lines to print of this verdict at ``now`` (s)."""
@@ -67,9 +110,28 @@ class Lasting:
         return out
 
     def _is_due(self, key: tuple[str, int, str], finding: Finding, now: float) -> bool:
-        if len(self._said) == LINES_A_MINUTE and now - self._said[0] < 60.0:
+        if not self._has_room(now):
             return False
         if finding.kind in _WHEN_IT_GOES_ON and self._seen.get(key) in (None, finding.harm):
             return False
         told = self._told.get(key)
         return told is None or (now - told[0] >= REPEAT_SECONDS and told[1] != finding.harm)
+
+    def _has_room(self, now: float) -> bool:
+        return len(self._said) < LINES_A_MINUTE or now - self._said[0] >= 60.0
+
+
+def _full_line(full: FullExecutor, pid: int) -> str:
+    """Who fills it, where they stand, who waits, and for how long."""
+    text = f"executor-full: executor {full.executor} of process {pid} is full for {seconds(full.full_s)}: "
+    text += f"its {counted(full.workers, 'worker')} run {_functions(full.fillers)}"
+    if full.stacks is not None and full.stacks.places:
+        number, own, _ = full.stacks.places[0]
+        text += f" ({number} stood at {frame_line(own)})"
+    waiting = sum(each.calls for each in full.waiters)
+    return text + f"; {counted(waiting, 'call')} wait: {_functions(full.waiters)}"
+
+
+def _functions(calls: list[Calls]) -> str:
+    named = [f"{each.function} ({each.calls})" for each in calls[:_FUNCTIONS]]
+    return ", ".join(named) + (", ..." if len(calls) > _FUNCTIONS else "")

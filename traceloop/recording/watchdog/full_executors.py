@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, Final
 
 from ...record.frames import Frame, culprit_frame, is_library, is_recording
@@ -28,6 +29,7 @@ _REPEAT_SECONDS: Final = 10.0
 _MAX_FRAMES: Final = 100
 _MAX_PLACES: Final = 10
 _MAX_EXECUTORS: Final = 64
+_POOL_FILE: Final = os.path.join("concurrent", "futures", "thread.py")
 _ANYIO_THREADS: Final = "AnyIO worker thread"
 
 
@@ -123,9 +125,17 @@ def _frames_below_us(frame: FrameType | None) -> list[Frame]:
     """The frames of a call in a worker, outermost first; none where the worker waits for work."""
     out: list[Frame] = []
     while frame is not None and len(out) < _MAX_FRAMES:
-        if is_recording(frame.f_code.co_filename):
+        if _begins_a_call(frame.f_code):
             out.reverse()
             return out
         out.append(describe(frame, frame.f_lineno or frame.f_code.co_firstlineno))
         frame = frame.f_back
     return []
+
+
+def _begins_a_call(code: CodeType) -> bool:
+    """Whether what a worker was given begins below a frame of this code: ours, or where the C core is at work the
+    thread pool's, since the C core has no frame.
+    """
+    file = code.co_filename
+    return is_recording(file) or (code.co_name == "run" and file.endswith(_POOL_FILE))
