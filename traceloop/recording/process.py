@@ -106,7 +106,7 @@ class Process:
         temporary = os.path.join(path, ".process.json")
         try:
             with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-                json.dump(self.describe(), file)
+                file.write(json.dumps(self.describe()))  # json.dump leaves cyclic garbage
             os.rename(temporary, os.path.join(path, files.PROCESS))
         except OSError:
             pass  # readers do with the folder's name

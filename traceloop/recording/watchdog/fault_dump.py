@@ -130,7 +130,7 @@ class FaultDump:
         temporary = os.path.join(directory, "." + files.DUMP_ADVERT)
         # UTF-8, whose codec is there already: this is the watchdog's first turn, while the program's loop runs.
         with open(temporary, "w", encoding="utf-8") as advert_file:
-            json.dump(advert, advert_file)
+            advert_file.write(json.dumps(advert))
         os.rename(temporary, os.path.join(directory, files.DUMP_ADVERT))
 
     def _unadvertise(self) -> bool:

@@ -1,0 +1,50 @@
+"""Recording leaves no cycles to the garbage collector: libraries' own tests (tornado's) look for those of theirs."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.differential import clean_environ
+from tests.helpers.traced import Traced
+
+PROGRAM = """
+import asyncio, gc, time
+
+async def serve(reader, writer):
+    writer.write(await reader.readline())
+    await writer.drain()
+    writer.close()
+
+async def main():
+    await asyncio.to_thread(int)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+    writer.write(b"hello\\n")
+    await reader.readline()
+    writer.close()
+    server.close()
+    await asyncio.gather(*[asyncio.sleep(0.001) for _ in range(50)])
+    asyncio.get_running_loop().call_later(0.001, time.sleep, 0.3)
+    await asyncio.sleep(0.002)
+
+gc.collect()
+gc.disable()
+for _ in range(2):
+    asyncio.run(main())
+gc.set_debug(gc.DEBUG_SAVEALL)
+gc.collect()
+print(sorted({type(each).__name__ for each in gc.garbage}))
+"""
+
+
+@pytest.mark.parametrize("core", ["c", "python"])
+def test_recording_leaves_no_cyclic_garbage(core: str, traced: Traced, tmp_path: Path) -> None:
+    app = tmp_path / "app.py"
+    app.write_text(PROGRAM)
+    environ = clean_environ({"OTEL_PYTHON_TRACELOOP_CORE": core})
+    for command in ([traced.python], [*traced.command, "--collector", "none"]):
+        result = subprocess.run([*command, str(app)], capture_output=True, text=True, env=environ, check=True)
+        assert result.stdout == "[]\n", (command, result.stdout)
