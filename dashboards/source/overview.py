@@ -412,7 +412,7 @@ def _network() -> list[JSON]:
         ),
         timeseries(
             "Longest pause for a slow peer",
-            "How long the connection has been paused that was so longest, by kind. Nobody else waits for it; what it "
+            "The longest time for which a connection has been paused, by kind. No other code waits for it; what it "
             "holds stays in memory.",
             [
                 target(

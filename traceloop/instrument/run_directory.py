@@ -37,7 +37,7 @@ def make(settings: Settings, say: Callable[[str], None]) -> Settings:
     if settings.collector == "thread":
         return settings.replace(run_dir=None)  # which reads this process's own memory
     failure = ""
-    # Without a collector nobody copies the record to where it is to be kept: it is written there.
+    # Without a collector no process copies the record to where it is to be kept: it is written there.
     kept = settings.record if settings.collector == "none" else None
     for place in (kept,) if kept else ("/dev/shm", temporary):
         path = os.path.join(place, f"traceloop-{os.getuid()}-{os.urandom(6).hex()}")

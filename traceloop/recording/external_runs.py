@@ -1,4 +1,4 @@
-"""Handles that somebody else runs: a library that turns the loop by itself (nest_asyncio) takes them out of ``_ready``
+"""Handles that other code runs: a library that drives the loop itself (nest_asyncio) takes them out of ``_ready``
 and calls their ``_run``.
 
 Each is recorded as any other. What such a library does between them is its poll, as far as anyone can tell; a handle
@@ -51,7 +51,7 @@ class ExternalRuns:
             if new >= length and isinstance(handle, TimerHandle):
                 timers.insert(0, handle)
             for timer in timers:
-                # Somebody else's handle has no such place, nor has one that was cancelled in debug mode.
+                # A handle of another class has no such place, nor has one that was cancelled in debug mode.
                 place = getattr(timer, "_set_at", 0)
                 record.add(timer.when(), layout.R_TIMER, place if isinstance(place, int) else 0)
             record.add(now, layout.R_ACTIVE, float(new - len(timers)))
@@ -75,7 +75,7 @@ class ExternalRuns:
             recorder.tasks.define_created()
         self._ended = loop.time()
         if not self._length or len(recorder.record) > 3000:
-            # It is going to wait now, and nobody tells us when the loop ends.
+            # It is going to wait now, and no call comes when the loop ends.
             recorder.record.add(self._ended, layout.R_POLL, -1.0)
             recorder.flush(loop, self._ended)
             recorder.words[layout.W_RUNNING] = 0.0

@@ -1,4 +1,4 @@
-"""Calls a function when a module of somebody else's has been imported, without importing it.
+"""Calls a function when another package's module has been imported, without importing it.
 
 Where the module is not loaded yet a finder waits for it. It finds nothing of its own, and leaves ``sys.meta_path`` when
 it waits for nothing more.

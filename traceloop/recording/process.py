@@ -64,7 +64,7 @@ class Process:
         self._loop_numbers = itertools.count(1)
         # Task numbers, times SITE_LIMIT as in an ident: unique in the process, and one call for a loop to take.
         self.next_task = itertools.count(float(layout.SITE_LIMIT), float(layout.SITE_LIMIT)).__next__
-        #: Numbers the events of the process ring, whoever writes them.
+        #: Numbers the events of the process ring, from any writer.
         self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None
         self.process_lock = threading.Lock()
@@ -252,7 +252,7 @@ def _report_once(line: str) -> None:
 def leave() -> None:
     """Loops that are made from now on record anew, into the run that is chosen by then.
 
-    Those that exist go on recording into what they have, which nobody reads any more.
+    Those that exist go on recording into what they have, which is no longer read.
     """
     global _current
     process = existing_process()

@@ -1,6 +1,6 @@
 """Which function of the application answers a request: noted down once a request, where the server's library knows it.
 
-A request that never waits shows nobody the coroutines that it went through, and one in a worker thread has none. The
+A request that never waits never shows the coroutines that it went through, and one in a worker thread has none. The
 libraries that route requests know the function: ASGI frameworks leave it in the scope (``endpoint``), aiohttp in the
 request's match, Tornado in the handler's class. So the method by which a server's library begins or ends its response
 is replaced by a plain function that notes the handler and returns what the method returns: the coroutine that runs is

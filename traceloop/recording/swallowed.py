@@ -1,4 +1,4 @@
-"""Errors that nobody handles: coroutines that are never awaited, exceptions that are never retrieved, failed callbacks.
+"""Errors that no code handles: coroutines never awaited, exceptions never retrieved, failed callbacks.
 
 The interpreter and asyncio report each of them, and go on doing so. Here they are counted, by their code and the
 line they come from. Names of code only: no message of an exception, no value.
@@ -113,7 +113,7 @@ def _note_unawaited(coro: Any) -> None:
 
 
 def _freed_at(frame: FrameType | None) -> Frame:
-    """The application's innermost line from this frame outwards, else a library's, else nobody's."""
+    """The application's innermost line from this frame outwards, else a library's, else none."""
     frames: list[Frame] = []
     while frame is not None and len(frames) < _MAX_FRAMES:
         frames.append(_described(frame, frame.f_lineno))

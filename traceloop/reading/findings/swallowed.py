@@ -1,4 +1,4 @@
-"""The rule on errors that nobody handles."""
+"""The rule on errors that no code handles."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Ledger:
         self._sites = self._sites_of()
         self._loop = 0
         self._runs = RecentRuns()
-        # By site; one that nobody has asked for is not of the quick ones.
+        # By site; one that was not asked for yet is not of the quick ones.
         self._kinds = bytearray([_NOT_LOOKED_UP]) * SITE_LIMIT
         self._labels: dict[int, str] = {}
         self._serves = False

@@ -80,7 +80,7 @@ class Stretches:
         del self._parts[:count]
 
     def forget_before(self, when: float) -> None:
-        """Drops the stretches that ended before ``when`` (monotonic s), which nobody asks for."""
+        """Drops the stretches that ended before ``when`` (monotonic s), which are no longer needed."""
         count = bisect_right(self._ends, when)
         if count:
             self.begin = self._ends[count - 1]

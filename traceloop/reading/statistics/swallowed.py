@@ -1,4 +1,4 @@
-"""Errors that nobody handled: coroutines never awaited, exceptions never retrieved, failed callbacks."""
+"""Errors that no code handled: coroutines never awaited, exceptions never retrieved, failed callbacks."""
 
 from __future__ import annotations
 

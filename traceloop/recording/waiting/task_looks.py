@@ -6,7 +6,7 @@ The loop pays nothing for it while it runs. What follows from looking from anoth
   no longer than that. Slices of 0.3 ms ten times a second are 0.3 % of a processor at the most; some forty tasks fit
   into one. Of more tasks than fit into a second, a rotating part is looked at.
 * A task may end, or be collected, while it is looked at. Whoever lets go of the last reference runs its finalizers, and
-  these belong into the loop's thread: a task that nobody else holds any more is handed to the loop (``dropped``).
+  these belong into the loop's thread: a task that nothing else refers to is handed to the loop (``dropped``).
 * A loop that has run nothing since the last whole look is not looked at again: its tasks stand where they stood.
 
 What is written: ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, its chain) and
@@ -38,7 +38,7 @@ def _references_of_a_local() -> int:
     return sys.getrefcount(only_here)
 
 
-# What ``getrefcount`` says where nobody but us holds a task: 2, and 1 from 3.14 on.
+# What ``getrefcount`` says where nothing but us refers to a task: 2, and 1 from 3.14 on.
 _OURS_ALONE = _references_of_a_local()
 
 

@@ -64,7 +64,7 @@ class Look:
             code = frame.f_code
             module = frame.f_globals.get("__name__")
             if module == "threading" and code.co_name == "wait":
-                continue  # for a lock that is made for each wait: nobody stands in it
+                continue  # for a lock that is made for each wait: no thread stands in it
             if module == "threading" and code.co_name == "join":
                 found = self._joined(local_value(frame, "self"))
             elif module == "concurrent.futures._base" and code.co_name in ("result", "exception"):

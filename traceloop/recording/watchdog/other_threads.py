@@ -74,7 +74,7 @@ def _frames(top: FrameType) -> list[Frame]:
 
 
 def is_idle(standing: Standing) -> bool:
-    """Whether a thread waits for work: it stands in nobody's code but the standard library's and ours."""
+    """Whether a thread waits for work: it stands only in code of the standard library and ours."""
     return culprit_frame(standing.frames) is None
 
 

@@ -1,7 +1,7 @@
 """Whether a blocked loop waits for a server that it serves itself: a connection from this process to its own socket.
 
-The selector says which sockets of the loop are ready though nobody polls. Where one of them listens, or is the server's
-end of a connection whose other end this process has too, ``/proc/net/tcp`` says so
+The selector says which sockets of the loop are ready before the loop polls. Where one of them listens, or is the
+server's end of a connection whose other end this process has too, ``/proc/net/tcp`` says so
 (https://docs.kernel.org/networking/proc_net_tcp.html).
 """
 

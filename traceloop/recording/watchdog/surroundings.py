@@ -21,7 +21,7 @@ _INNERMOST: Final = 8
 
 
 class Surroundings:
-    """Of one process. For the watchdog's thread, or whoever holds its ``_looking``."""
+    """Of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
     def __init__(self) -> None:
         self._clocks = ThreadClocksOfAll()

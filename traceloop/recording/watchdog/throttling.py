@@ -33,7 +33,7 @@ class Throttled(NamedTuple):
 
 
 class Throttling:
-    """Of one process. For the watchdog's thread, or whoever holds its ``_looking``."""
+    """Of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
     def __init__(self, report: Callable[[dict[str, Any], float], bool], root: str = _ROOT) -> None:
         """``report(event, now)`` writes an event, if there may be one more. root: where the groups are mounted."""
