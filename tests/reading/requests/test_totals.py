@@ -1,0 +1,35 @@
+"""What is kept of the requests of one process: bounded, whatever they are called."""
+
+from traceloop.reading.requests.stretches import READY, RUNNING
+from traceloop.reading.requests.totals import NAME_LIMIT, SLOWEST, Request, RequestTotals
+
+
+def test_ten_thousand_names_share_what_there_is_room_for():
+    totals = RequestTotals()
+    for number in range(10_000):
+        name, behind = f"app.f{number}", (READY, f"behind app.f{number}")
+        if number % 2:
+            totals.add(Request(name, float(number), 1.5, {(RUNNING, ""): 1.0, behind: 0.5}))
+        else:
+            totals.add_quick(name, [1.5], [(17, 1, 1.0, 0.5)], [(behind, 0.5)])
+    assert len(totals.by_name) == NAME_LIMIT + 1
+    assert sum(each.count for each in totals.by_name.values()) == 10_000
+    other = totals.by_name["other"]
+    assert other.count == other.durations.count == 10_000 - NAME_LIMIT
+    assert other.parts == {RUNNING: 1.0 * other.count, READY: 0.5 * other.count}
+    assert len(other.details) <= 202 and sum(other.details.values()) == 0.5 * other.count
+    assert sum(other.typical(0.5).values()) == 1.5
+    assert len(totals.slowest()) == SLOWEST
+
+
+def test_quick_requests_count_like_those_told_one_by_one():
+    one_by_one, together = RequestTotals(), RequestTotals()
+    for ready in (0.25, 0.5):
+        parts = {(RUNNING, ""): 0.125, (READY, ""): ready / 2, (READY, "behind app.g"): ready / 2}
+        one_by_one.add(Request("app.f", 1.0, 0.125 + ready, parts))
+    together.add_quick(
+        "app.f", [0.375, 0.625], [(14, 1, 0.125, 0.25), (15, 1, 0.125, 0.5)], [((READY, "behind app.g"), 0.375)]
+    )
+    expected, found = one_by_one.by_name["app.f"], together.by_name["app.f"]
+    assert (found.parts, found.details, found.by_duration) == (expected.parts, expected.details, expected.by_duration)
+    assert (found.count, found.durations.counts, found.durations.maximum) == (2, expected.durations.counts, 0.625)
