@@ -83,7 +83,9 @@ def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> st
             notices.say("the run goes on in other processes")
             return None
         if time.monotonic() >= deadline:
-            notices.say(f"no report: the last records were not read within {timeout:g} s (--exit-timeout gives more)")
+            # The collector goes on, and says the rest itself.
+            late = f"the last records were not read within {timeout:g} s"
+            notices.say(f"{late}: the summary follows when they are (--exit-timeout waits longer)")
             return None
         select.poll().poll(pause_ms)
         pause_ms = min(pause_ms * 2, 20)
