@@ -31,7 +31,7 @@ class CallbackView {
 
   draw(row) {
     this.chosen = row;
-    const ours = (each) => row.names.includes(each.callback);
+    const ours = (each) => row.names.includes(each.callback) && each.times !== 0;
     const process = row.process;
     const found = {
       stalls: process.stalls.filter(ours),

@@ -13,6 +13,7 @@ from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.reading.statistics.task_tree import tasks_now, tree_of
 from traceloop.record import layout
+from traceloop.record.plumbing import readable
 
 from . import task_view
 from .tables import Style, clean, clip, count, counted, percent, seconds, size, table
@@ -114,9 +115,11 @@ def _callbacks(process: ProcessStatistics, style: Style, choice: Choice) -> Iter
     slow: dict[str, int] = {}
     for loop in process.loops.values():
         for label, each in loop.callbacks.callbacks.items():
-            totals.setdefault(label, CallbackTotals(label)).add(each.runs, each.seconds, each.longest_s)
+            name = readable(label)  # what several functions of the loop do together is one row
+            totals.setdefault(name, CallbackTotals(name)).add(each.runs, each.seconds, each.longest_s)
         for (label, _), runs in loop.callbacks.slow.items():
-            slow[label] = slow.get(label, 0) + runs.runs
+            name = readable(label)
+            slow[name] = slow.get(name, 0) + runs.runs
     whole = sum(each.seconds for each in totals.values()) or 1.0
     yield style.bold(f"process {process.pid}: {counted(len(totals), 'callback')} since its start")
     rows = []

@@ -320,7 +320,7 @@ def test_pages_pause_and_quit_by_keys(traced, program):
         screen_with(mine, b"paused space q")
         os.write(mine, b"5")
         callbacks = screen_with(mine, b"[5 callbacks]")
-        assert "time \u25bc" in callbacks and "__main__.wait" in callbacks
+        assert "time \u25bc" in callbacks and "__main__.wait" in callbacks and "ending a sleep" in callbacks
         assert max(map(len, callbacks.splitlines())) <= 80
         os.write(mine, b"s")
         assert "__main__.wait" in screen_with(mine, "share \u25bc".encode())
