@@ -13,19 +13,8 @@ from tests.helpers.traced import Traced
 PROGRAM = """
 import asyncio, gc, time
 
-async def serve(reader, writer):
-    writer.write(await reader.readline())
-    await writer.drain()
-    writer.close()
-
 async def main():
     await asyncio.to_thread(int)
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-    writer.write(b"hello\\n")
-    await reader.readline()
-    writer.close()
-    server.close()
     await asyncio.gather(*[asyncio.sleep(0.001) for _ in range(50)])
     asyncio.get_running_loop().call_later(0.001, time.sleep, 0.3)
     await asyncio.sleep(0.002)
