@@ -389,6 +389,7 @@ def test_the_program_s_output_ends_with_the_program(traced: Traced, tmp_path: Pa
     finally:
         receiver.close()
     assert b"traceloop\n" in output
+    assert b"the last records were not read within 0 s: the summary follows when they are" in output
 
 
 def test_interpreters_outside_a_run_know_nothing_of_us(traced: Traced) -> None:
