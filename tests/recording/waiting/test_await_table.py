@@ -1,0 +1,132 @@
+"""What asyncio's own waits are called, and the line at which the task stands: a table of known truth."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from tests.helpers.cores import CORES
+from tests.helpers.paths import ROOT
+
+# Each task stands until the watchdog has looked at all of them.
+PROGRAM = """
+import asyncio, json, sys, threading
+import traceloop
+from traceloop.recording.process import current_process
+
+over = threading.Event()
+
+async def lock(it): await it.acquire()
+async def semaphore(it): await it.acquire()
+async def queue_get(it): await it.get()
+async def queue_put(it): await it.put(1)
+async def event(it): await it.wait()
+async def barrier(it): await it.wait()
+async def future(it): await it
+async def wait_for(it): await asyncio.wait_for(it, None)
+async def shield(it): await asyncio.shield(it)
+async def gather(it): await asyncio.gather(it, asyncio.sleep(0))
+async def sleep(it): await asyncio.sleep(3600)
+async def thread(it): await asyncio.to_thread(over.wait)
+
+async def condition(it):
+    async with it:
+        await it.wait()
+
+async def group(it):
+    async with asyncio.TaskGroup() as those:
+        those.create_task(asyncio.sleep(3600))
+
+class Custom:
+    def __init__(self, future):
+        self.future = future
+    def __await__(self):
+        return (yield from self.future)
+
+async def custom(it): await Custom(it)
+
+async def numbers(it):
+    await it.wait()
+    yield 1
+
+async def generator(it):
+    async for _ in numbers(it):
+        pass
+
+def hook(wanted, done):
+    process = current_process()
+    write = process.process_write
+    def seen(records, text, now, *more):
+        write(records, text, now, *more)
+        for each in text:
+            if each.startswith("[["):
+                wanted.difference_update(frame[3] for frame in json.loads(each)[0])
+        if not wanted:
+            done()
+    process.process_write = seen
+
+async def main():
+    loop = asyncio.get_running_loop()
+    looked_at = asyncio.Event()
+    full, empty, event_ = asyncio.Queue(1), asyncio.Queue(1), asyncio.Event()
+    full.put_nowait(0)
+    taken = asyncio.Lock()
+    await taken.acquire()
+    those = {
+        lock: taken, semaphore: asyncio.Semaphore(0), queue_get: empty, queue_put: full, event: event_,
+        barrier: asyncio.Barrier(2), future: loop.create_future(), wait_for: loop.create_future(),
+        shield: loop.create_future(), gather: loop.create_future(), sleep: None, thread: None,
+        condition: asyncio.Condition(), group: None, custom: loop.create_future(), generator: event_,
+    }
+    hook({each.__name__ for each in those}, lambda: loop.call_soon_threadsafe(looked_at.set))
+    tasks = [asyncio.create_task(function(it)) for function, it in those.items()]
+    while not looked_at.is_set():
+        await asyncio.wait([asyncio.ensure_future(looked_at.wait())], timeout=0.2)
+    over.set()
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+
+traceloop.install()
+with traceloop.start(metrics=False, spans="off", record=sys.argv[1]):
+    asyncio.run(main())
+"""
+
+# The function whose line it is, where that is not the task's own; what the line awaits.
+EXPECTED = {
+    "lock": ("lock", "asyncio.Lock.acquire"),
+    "semaphore": ("semaphore", "asyncio.Semaphore.acquire"),
+    "queue_get": ("queue_get", "asyncio.Queue.get"),
+    "queue_put": ("queue_put", "asyncio.Queue.put"),
+    "event": ("event", "asyncio.Event.wait"),
+    "barrier": ("barrier", "asyncio.Condition.wait"),
+    "future": ("future", "a future"),
+    "shield": ("shield", "a future"),
+    "gather": ("gather", "asyncio.gather"),
+    "sleep": ("sleep", "asyncio.sleep"),
+    "thread": ("thread", "asyncio.to_thread"),
+    "condition": ("condition", "asyncio.Condition.wait"),
+    "group": ("group", "asyncio.TaskGroup.__aexit__"),
+    "custom": ("Custom.__await__", "a future"),
+    "generator": ("numbers", "asyncio.Event.wait"),
+}
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_every_wait_has_its_line_and_its_name(tmp_path, core):
+    (tmp_path / "app.py").write_text(PROGRAM)
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OTEL_PYTHON_TRACELOOP_CORE": core}
+    options = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 120, "capture_output": True, "text": True}
+    subprocess.run([sys.executable, "app.py", str(tmp_path / "kept")], **options)
+    (kept,) = (tmp_path / "kept").iterdir()
+    done = subprocess.run([sys.executable, "-m", "traceloop", "report", "--json", str(kept)], **options)
+    (process,) = json.loads(done.stdout)["processes"]
+    found = {
+        each["coroutine"].removeprefix("__main__."): (each["function"].removeprefix("__main__."), each["inside"])
+        for each in process["waits"]
+    }
+    assert {name: found.get(name) for name in EXPECTED} == EXPECTED
+    for each in process["waits"]:
+        if each["coroutine"].removeprefix("__main__.") in EXPECTED:
+            assert each["waits"] == 1 and each["file"].endswith("app.py")
