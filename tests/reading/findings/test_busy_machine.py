@@ -111,3 +111,11 @@ def test_polls_that_are_late_for_want_of_a_processor():
     assert [kind for kind, _ in made.kinds()] == ["poll-late"]
     made.events({"kind": "samples", "loops": [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 4.0, 0)]]})
     assert [kind for kind, _ in made.kinds()] == ["processor-starved"]
+
+
+def test_a_process_whose_thread_is_measured_to_wait_all_the_time_is_on_a_busy_machine():
+    made = Made()
+    made.events({"kind": "samples", "loops": [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 9.0, 0)]]})
+    slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 1, 0.2, 0.2
+    assert [kind for kind, _ in made.kinds()] == ["processor-starved"]

@@ -59,7 +59,8 @@ def _find(scope: Scope) -> list[Slow]:
     examples = _examples(indexes)
     # Of what was not measured only this is known: whether the process had to wait for a processor all the time.
     late = sum(index.late.get(STARVED, 0.0) for index in indexes)
-    busy = late >= thresholds.STARVED_SECONDS and late >= thresholds.STARVED_SHARE * scope.observed_s
+    measured = sum(each[3] - each[1] for index in indexes for each in index.processor.values())
+    busy = max(late, measured) >= max(thresholds.STARVED_SECONDS, thresholds.STARVED_SHARE * scope.observed_s)
     found: dict[tuple[str, str, str, str], Slow] = {}
     for loop in scope.loops:
         for (callback, culprit), totals in loop.callbacks.slow.items():
