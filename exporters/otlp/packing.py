@@ -278,8 +278,7 @@ class PackingBuilder(SpanBuilder):
         lowest = self._lowest
         # The longest run of the batch is found by the comparison that finds slow ones.
         longest_s = bound = min(lowest, 0.0)
-        longest = latest = 0
-        latest_delay = -1.0
+        longest, latest, latest_delay = 0, 0, -1.0
         heads: dict[int, tuple[bytes, bytes]] = {}
         id_tag, start_tag, end_tag, delay_field, link_field = SPAN_ID, _START, _END, DELAY, LINK
         iteration_now, trace, parent, kept = self._iteration, self._trace, self._parent, self._kept
@@ -288,8 +287,7 @@ class PackingBuilder(SpanBuilder):
         first_number, last_number = runs[0][0], runs[-1][0]
         # Of what scheduled a run longer ago, it is no longer known whether it was sent.
         horizon = max(0, last_number - memory)
-        iteration_first = first_number - self._runs
-        first_start = self._first_start
+        iteration_first, first_start = first_number - self._runs, self._first_start
         span_id = base + (first_number - 1) * unit
         ident_now, kind_now, head_now, size_now = 0.0, "", b"", 0
         kind: Any = None
@@ -373,25 +371,20 @@ class PackingBuilder(SpanBuilder):
             if delay > latest_delay:
                 latest_delay, latest = delay, number
             if link_trace:
-                append(
-                    pack_linked(
-                        first_linked, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay,
-                        link_field, link_trace, id_tag, base + scheduler * unit,
-                    )
-                )  # fmt: skip
+                append(pack_linked(
+                    first_linked, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay,
+                    link_field, link_trace, id_tag, base + scheduler * unit,
+                ))  # fmt: skip
             else:
-                append(
-                    pack_plain(
-                        first_plain, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay
-                    )
-                )
+                append(pack_plain(
+                    first_plain, own_head, span_id, start_tag, start_value, end_tag, end_value, delay_field, delay
+                ))  # fmt: skip
         else:
             self._iteration, self._trace, self._parent, self._kept = iteration_now, trace, parent, kept
             self._first_start, self._last_end, self._runs = first_start, end, last_number - iteration_first + 1
             if parent and iteration_now in ended:
                 self._end_iteration(ended, out)
-        picked = list(runs[:: max(1, len(runs) // _PICKED)])
-        self._offer(picked + [runs[number - first_number] for number in (longest, latest) if number])
+        self._offer([*runs[:: max(1, len(runs) // _PICKED)], *(runs[n - first_number] for n in (longest, latest) if n)])
 
     @staticmethod
     def _has_span(iteration: int, following: int, runs: Sequence[Run], ended: dict[int, Iteration]) -> bool | None:
