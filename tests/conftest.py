@@ -1,6 +1,7 @@
 """What the tests find is theirs: not what whoever started them has set up. And fixtures that all may use."""
 
 import signal
+import sysconfig
 
 import pytest
 
@@ -8,6 +9,7 @@ from tests.helpers.collected_run import Run
 from tests.helpers.cores import CORES, NATIVE, WHY_NOT
 from tests.helpers.leftovers import remove_runs_of
 from tests.helpers.otlp_receiver import Receiver
+from tests.helpers.paths import ROOT
 from tests.helpers.reporting import Progress, Reruns
 from tests.helpers.traced import Traced, make_traced
 
@@ -19,9 +21,19 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def refuse_stale_extensions():
+    """An extension that is older than its sources would be tested in their place: some tests would wait for ever."""
+    for folder in (ROOT / "traceloop/core", ROOT / "traceloop/reading/decoding", ROOT / "exporters/otlp"):
+        built = [each.stat().st_mtime for each in folder.glob("_*" + sysconfig.get_config_var("EXT_SUFFIX"))]
+        sources = [each.stat().st_mtime for each in (folder / "native").glob("*.[ch]")]
+        if built and min(built) < max(sources):
+            raise pytest.UsageError(f"what is in C in {folder} is older than its sources: make native builds it")
+
+
 def pytest_configure(config):
     if hasattr(config, "workerinput"):
         return
+    refuse_stale_extensions()
     config.pluginmanager.register(Reruns())
     if config.getoption("numprocesses", None):
         config.pluginmanager.register(Progress(config))
