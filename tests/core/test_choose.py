@@ -12,6 +12,7 @@ import pytest
 
 from tests.helpers.cores import NATIVE
 from traceloop.record import layout
+from traceloop.recording.outbox import LIMIT, UNATTENDED_SECONDS
 
 ROOT = Path(__file__).resolve().parents[2]
 NATIVE_FOLDER = ROOT / "traceloop" / "core" / "native"
@@ -85,11 +86,10 @@ def test_the_version_tells_which(tmp_path):
     assert re.fullmatch(r"traceloop \S+ \(Python core, Python reader\)\n", done.stdout) and done.stderr == ""
 
 
-@pytest.mark.parametrize("name", ["R_POLL", "R_ACTIVE", "R_SPIN", "R_TIMER", "R_DUE", "R_WRITER", "R_SKIP", "R_FOUND"])
-def test_the_header_has_the_layouts_numbers(name):
-    header = (NATIVE_FOLDER / "core.h").read_text()
-    (value,) = re.findall(rf"#define {name} \((.*)\)", header)
-    assert float(value) == getattr(layout, name)
+def test_the_header_has_the_layouts_numbers():
+    found = dict(re.findall(r"#define (R_\w+) \((.*)\)", (NATIVE_FOLDER / "core.h").read_text()))
+    assert len(found) > 10
+    assert {name: float(value) for name, value in found.items()} == {name: getattr(layout, name) for name in found}
 
 
 def test_the_header_has_the_layouts_sums():
@@ -98,7 +98,14 @@ def test_the_header_has_the_layouts_sums():
     assert f"#define SITE_LIMIT {float(layout.SITE_LIMIT)}\n" in header
     assert f"#define OUTCOME {layout.OUTCOME}\n" in header
     assert f"#define OUTCOME_RESULT ({float(layout.OUTCOME_RESULT)} * OUTCOME)\n" in header
+    assert f"#define OUTCOME_EXCEPTION ({float(layout.OUTCOME_EXCEPTION)} * OUTCOME)\n" in header
     assert f"#define FIRST ({float(layout.FIRST_STEP)} * OUTCOME)\n" in header
+
+
+def test_offloads_leave_records_by_the_same_rules():
+    source = (NATIVE_FOLDER / "offload.c").read_text()
+    assert f"#define UNATTENDED_SECONDS {UNATTENDED_SECONDS}\n" in source
+    assert LIMIT == 3 * 8192 and "#define LIMIT (3 * 8192)\n" in source
 
 
 def test_its_files_are_short():

@@ -25,7 +25,7 @@
 #include <structmember.h>
 #include <stdint.h>
 
-/* What a record's kinds and words are called in record/layout.py. test_native.py compares them. */
+/* What a record's kinds and words are called in record/layout.py. test_choose.py compares them. */
 #define R_POLL (-1.0)
 #define R_ACTIVE (-2.0)
 #define R_SPIN (-3.0)
@@ -158,7 +158,7 @@ struct Scheduling {
     ReadyQueue *fresh;  /* the recorder's tasks before their first step, where it is of our type; owned */
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
     char debug, guarded, stopping, patched;
-    char running, polling, woken; /* wakeup.c: in _run_native; in its poll; which a byte will end */
+    char running, polling, woken; /* wakeup.c: in _run_native; in its poll; a byte was written for that poll */
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;
     PyObject *run_handle;

@@ -291,14 +291,16 @@ static int
 wait(Iteration *it, double timeout, Py_ssize_t wanted)
 {
     Scheduling *loop = it->run.loop;
+    /* Here, not after the poll: a thread that lost the GIL before it wrote may have set it since, for the poll that is
+       over, and its byte may have been read with another. */
+    loop->woken = 0;
     loop->polling = 1;
     int failed = poll_wait(&it->poll, timeout, wanted);
-    loop->polling = loop->woken = 0;
+    loop->polling = 0;
     return failed;
 }
 
 /* Polls, and returns the timeout as it is recorded; -3.0: an exception. */
-
 static double
 poll_recorded(Iteration *it, double poll_start)
 {

@@ -216,7 +216,7 @@ m_source_done(PyObject *object, PyObject *source)
 }
 
 /* The value of a concurrent future of the plain kind that ended well, a new reference; else NULL, perhaps with an
-   exception. Its state does not change any more, so nobody's lock is needed. */
+   exception. Its state does not change any more, so its lock is not needed. */
 static PyObject *
 plain_result(core_state *st, PyObject *source)
 {

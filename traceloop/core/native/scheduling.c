@@ -1,6 +1,5 @@
-/* Scheduling: the first base of EventLoop. call_soon, call_later, call_at and create_task (call_soon_threadsafe:
-   wakeup.c), and the attributes that the C
-   iteration looks at; everything else is EventLoop's own Python.
+/* Scheduling: the first base of EventLoop. call_soon, call_later, call_at and create_task (call_soon_threadsafe is in
+   wakeup.c), and the attributes that the C iteration looks at; everything else is EventLoop's own Python.
 
    Each of the four does the plain case, and hands everything else to the Python method of the same name, which stands
    behind this class as ``_python_call_soon`` and so on: debug mode, a closed loop, a queue or a heap that was

@@ -1,8 +1,9 @@
 /* call_soon_threadsafe, and what ends the loop's poll for it.
 
-   Everything here runs with the GIL, in whichever thread. ``polling`` is set from before the poll gives the GIL away until
-   it has it again; the poll's timeout is decided before that, with the GIL held since. So whoever finds it not set has put
-   his handle where the loop looks before it polls, and need not wake it; and one byte wakes it as well as many. */
+   Everything here runs with the GIL, in any thread. The loop sets ``polling`` before its poll gives the GIL away, and
+   clears it when it has the GIL again. It decides the poll's timeout before, and keeps the GIL from then on. So a
+   thread that finds ``polling`` clear has put its handle where the loop looks before it polls, and writes nothing.
+   ``woken`` is set once a byte was written for the poll under way: one byte wakes the loop as well as many. */
 
 #include "core.h"
 #include <errno.h>
@@ -28,7 +29,7 @@ write_byte(Scheduling *loop)
     PyObject *socket = PyObject_GetAttr((PyObject *)loop, loop->state->s_csock);
     int descriptor = socket == NULL || socket == Py_None ? -1 : PyObject_AsFileDescriptor(socket);
     Py_XDECREF(socket);
-    if (descriptor < 0) { /* being closed, or somebody else's object */
+    if (descriptor < 0) { /* being closed, or no socket of ours */
         PyErr_Clear();
         return write_in_python(loop);
     }
@@ -56,8 +57,8 @@ is_own_thread(Scheduling *loop)
     return thread == PyThread_get_thread_ident();
 }
 
-/* Lets the loop look at its queue, into which something was put. From its own thread as asyncio does it: programs that put
-   something into the queue there get the iterations that they have on every loop. */
+/* Lets the loop look at its queue, into which something was put. In its own thread it writes always, as asyncio does:
+   programs that put something into the queue there get the iterations that they have on every loop. */
 static int
 wake(Scheduling *loop, int own)
 {
