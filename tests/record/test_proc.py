@@ -57,7 +57,6 @@ def test_a_process_is_alive_when_no_descriptor_is_left_to_look():
     program = f"""
 import os, resource
 resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
-from tests.helpers.waiting import until
 from traceloop.record import proc
 import errno
 try:

@@ -57,7 +57,7 @@ def test_by_itself_it_takes_a_free_one_of_the_middle() -> None:
 def test_handlers_of_c_code_and_blocked_signals_are_seen() -> None:
     text = """
 import ctypes, signal
-from traceloop.recording.watchdog.fault_dump import NEEDS_GUARD, chosen_signal
+from traceloop.recording.watchdog.fault_dump import chosen_signal
 first = chosen_signal("")
 libc = ctypes.CDLL(None)
 libc.signal(first, 1)  # SIG_IGN, unknown to Python
