@@ -11,6 +11,7 @@ from tests.helpers.paths import ROOT
 from traceloop.reading.decoding.decoded import Decoded, Event
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.reading.statistics.swallowed import SwallowedErrors
+from traceloop.recording import swallowed
 
 PROGRAM = """
 import asyncio, contextlib, sys
@@ -99,3 +100,20 @@ def test_an_event_that_makes_no_sense_is_passed_over(entries):
     decoded.events.append(Event(1.0, 1, {"kind": "swallowed", "entries": entries}))
     part.feed(decoded)
     assert not part.found and not list(part.metrics())
+
+
+def test_what_may_not_be_written_now_is_written_later(monkeypatch):
+    """There are so many events a minute, and so many entries an event: none is lost to that."""
+    monkeypatch.setattr(swallowed, "_pending", None)
+    may, events = [False, True, True, True], []
+    seen = swallowed.Swallowed(lambda event, now: may.pop(0) and events.append(event) is None)
+    pending = swallowed._pending
+    for number in range(1000):
+        pending.append(("callback", f"app.f{number % 500}", "KeyError", ("/srv/app.py", number % 500, "app", "f")))
+    seen.poll(10.0)
+    assert events == [] and not pending
+    seen.poll(11.0)
+    assert [len(event["entries"]) for event in events] == [200, 200, 100]
+    assert sum(entry[-1] for event in events for entry in event["entries"]) == 1000
+    seen.poll(12.0)
+    assert may == []

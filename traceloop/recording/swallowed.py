@@ -51,26 +51,33 @@ class Swallowed:
         global _pending
         self._report = report
         self._written = 0.0
+        # What is counted and not yet written.
+        self._found: Counter[tuple[str, str, str, Frame]] = Counter()
         _pending = deque(maxlen=_MAX_PENDING)
         _wrap()
 
     def poll(self, now: float) -> None:
         """Writes down what was seen, once a second."""
-        if _pending and now - self._written >= _WRITE_SECONDS:
+        if (_pending or self._found) and now - self._written >= _WRITE_SECONDS:
             self.write(now)
 
     def write(self, now: float) -> None:
-        """Writes down what was seen since the last time."""
+        """Writes down what was seen since the last time. What may not be written now waits."""
         self._written = now
-        found: Counter[tuple[str, str, str, Frame]] = Counter()
+        found = self._found
         for _ in range(len(_pending or ())):
+            if len(found) >= _MAX_PENDING:
+                break  # the oldest that wait go
             try:
                 found[_pending.popleft()] += 1  # type: ignore[union-attr]
             except (IndexError, AttributeError):
                 break
-        if found:
-            entries = [[*key, number] for key, number in found.most_common(_MAX_ENTRIES)]
-            self._report({"kind": "swallowed", "entries": entries}, now)
+        while found:
+            most = found.most_common(_MAX_ENTRIES)
+            if not self._report({"kind": "swallowed", "entries": [[*key, number] for key, number in most]}, now):
+                break
+            for key, _ in most:
+                del found[key]
 
 
 def note_unhandled(context: Any) -> None:

@@ -47,6 +47,17 @@ def test_what_advances_between_two_looks_is_written_once_a_second(tmp_path):
     assert throttling._path == ""
 
 
+def test_what_may_not_be_written_now_is_written_later(tmp_path):
+    stat = tmp_path / "cpu.stat"
+    may, events = [False, True], []
+    throttling = Throttling(lambda event, now: may.pop(0) and events.append(event["held"]) is None)
+    throttling._path = str(stat)
+    for number in range(3):
+        stat.write_text(f"nr_throttled {number}\nthrottled_usec {number}00000\n")
+        throttling.look(10.0 + number)
+    assert [[held.periods for held in each] for each in events] == [[1, 1]]
+
+
 def test_a_look_that_reaches_beyond_a_stall_counts_with_its_share():
     held = [Held(0.0, 1.0, 1, 0.5), Held(1.0, 2.0, 5, 4.0)]  # four processors were held in the second
     assert throttled_during(0.5, 1.5, held) == pytest.approx(0.25 + 0.5)

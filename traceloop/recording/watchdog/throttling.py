@@ -75,10 +75,12 @@ class Throttling:
             self.write(now)
 
     def write(self, now: float) -> None:
-        """Writes down what was found since the last time."""
+        """Writes down what was found since the last time. What may not be written now waits."""
         if self._unwritten:
-            held, self._unwritten, self._written = self._unwritten, [], now
-            self._report({"kind": "throttled", "held": held[-_MAX_HELD:]}, now)
+            self._written = now
+            del self._unwritten[:-_MAX_HELD]
+            if self._report({"kind": "throttled", "held": self._unwritten}, now):
+                self._unwritten = []
 
     def during(self, start: float, end: float) -> float:
         """For how long (s) the process was held between two moments, as far as the looks tell."""
