@@ -256,13 +256,10 @@ def encode_scope(name: str, version: str) -> bytes:
     return text_field(1, name) + (text_field(2, version) if version else b"")
 
 
-def encode_request(parts: Iterable[tuple[bytes, bytes, Sequence[Data]]]) -> bytes:
-    """The whole request. Each part: resource, scope, and what ``encode_spans`` returned for them."""
-    return b"".join(request_pieces(parts))
-
-
 def request_pieces(parts: Iterable[tuple[bytes, bytes, Sequence[Data]]]) -> list[Data]:
-    """The same in pieces, of which the large ones are those that were given."""
+    """The whole request, in pieces, of which the large ones are those that were given. Each part: resource, scope, and
+    what ``encode_spans`` returned for them.
+    """
     out: list[Data] = []
     for resource, scope, spans in parts:
         scope_field = field(1, scope)

@@ -2,7 +2,7 @@
 
 #include "packer.h"
 
-/* Rows of ``each`` bytes that somebody else has; -1: they are none. */
+/* The rows of ``each`` bytes that another object has; -1: an exception, it has none. */
 static int
 open_rows(PyObject *object, Py_buffer *view, size_t each, const char *format)
 {

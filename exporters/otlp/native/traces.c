@@ -1,6 +1,6 @@
 /* Traces: for the latest runs, by number modulo RUN_MEMORY, the trace in which the span of each is sent. It looks like
    the list that SpanBuilder has: items are 16 bytes, or none where the span is not sent. A megabyte, of which a loop
-   that ran less takes less: pages that nobody has written take no memory. */
+   that ran less takes less: pages that were never written take no memory. */
 
 #include "packer.h"
 

@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.sdk.resources import Resource
 
 from traceloop.exporters.otel_sdk.spans import readable_span
-from traceloop.exporters.otlp.encoder import encode_request, encode_resource, encode_scope, encode_spans, varint
+from traceloop.exporters.otlp.encoder import encode_resource, encode_scope, encode_spans, request_pieces, varint
 from traceloop.exporters.spans.model import Extra, Kind, Link, SpanEvent
 from traceloop.exporters.spans.resource import SCOPE_NAME, own_version
 
@@ -20,7 +20,7 @@ RESOURCE = {"service.name": "test", "process.pid": 7, "ratio": 0.5, "flag": True
 
 def packed(spans, resource=RESOURCE):
     scope = encode_scope(SCOPE_NAME, own_version())
-    data = encode_request([(encode_resource(resource), scope, [encode_spans(spans)])])
+    data = b"".join(request_pieces([(encode_resource(resource), scope, [encode_spans(spans)])]))
     return ExportTraceServiceRequest.FromString(data)
 
 
@@ -111,7 +111,7 @@ def test_two_processes_in_one_request():
     data = encode_spans([SHAPES[0]])
     scope = encode_scope(SCOPE_NAME, "")
     parts = [(encode_resource({"process.pid": pid}), scope, [data]) for pid in (1, 2)]
-    request = ExportTraceServiceRequest.FromString(encode_request(parts))
+    request = ExportTraceServiceRequest.FromString(b"".join(request_pieces(parts)))
     assert [each.resource.attributes[0].value.int_value for each in request.resource_spans] == [1, 2]
     assert all(len(each.scope_spans[0].spans) == 1 for each in request.resource_spans)
 

@@ -237,7 +237,7 @@ def test_rows_that_somebody_looks_at_stay_where_they_are() -> None:
     row: Run = (1, 5.0, 5.5, 3.0, "soon", 0.5, 0, 0, 1, 0)
     runs.append(row)
     with memoryview(runs) as view:
-        assert view.readonly
+        assert view.readonly and (len(view), view.nbytes) == (1, view.itemsize)
         for number in range(2, 2000):
             try:
                 runs.append((number, *row[1:]))

@@ -140,7 +140,8 @@ reader_of(const Sums *sums, int64_t number, double ident, double *duration)
     return *duration >= 0.0 && *duration < LATEST ? by : NULL;
 }
 
-/* Counts such a request: 1, 0 where the ledger has to, -1 with an error. ``longest``: longer ones are told one by one. */
+/* Counts such a request: 1, 0 where the ledger has to, -1 with an error. Those that took more than ``longest`` s are the
+   ledger's. */
 static int
 take_request(Sums *sums, int64_t number, double ident, double longest)
 {
@@ -201,7 +202,7 @@ read_marks(Sums *sums, PyObject *list)
 
 /* (site, durations, ((bucket, count, seconds running, ready), ...), ((site of who ran, seconds), ...)) */
 static PyObject *
-told(const Sums *sums, const Name *name)
+sums_of_name(const Sums *sums, const Name *name)
 {
     PyObject *durations = PyList_New((Py_ssize_t)name->count), *buckets = PyList_New(0), *behind = PyList_New(0);
     bool failed = durations == NULL || buckets == NULL || behind == NULL;
@@ -253,7 +254,8 @@ shorter_first(const void *one, const void *other)
     return (a > b) - (a < b);
 }
 
-/* What the ``slowest`` longest of these requests exceed; below 0 where there are no more than these, or with an error. */
+/* The duration that the ``slowest`` longest of these requests exceed, s; below 0 where there are no more than these, or
+   with an error. */
 static double
 find_longest(const Sums *sums, PyObject *tasks, Py_ssize_t slowest)
 {
@@ -298,8 +300,9 @@ take_tasks(Sums *sums, PyObject *tasks, double longest, PyObject *rest)
 
 /* quick_requests(runs, tasks, marks, kinds, bounds, longest, slowest): what was added up, and the tasks that were not.
 
-   tasks: NewTask of this chunk. marks: (number of a run, site), in order. kinds: a byte for each site, as servers.py has
-   them. bounds: of durations, s. Requests that took more than ``longest`` s are not added up; where that is below 0, the ``slowest`` longest. */
+   tasks: NewTask of this chunk. marks: (number of a run, site), in order. kinds: a byte for each site, as servers.py
+   has them. bounds: of durations, s. Requests that took more than ``longest`` s are not added up. Where ``longest`` is
+   below 0, the ``slowest`` longest of this chunk are not. */
 PyObject *
 quick_requests(PyObject *module, PyObject *args)
 {
@@ -331,7 +334,7 @@ quick_requests(PyObject *module, PyObject *args)
         failed = failed || PyErr_Occurred() || take_tasks(sums, tasks, longest, rest) < 0;
     }
     for (size_t index = 0; !failed && index < sums->name_count; index++) {
-        PyObject *item = sums->names[index].count ? told(sums, &sums->names[index]) : Py_NewRef(Py_None);
+        PyObject *item = sums->names[index].count ? sums_of_name(sums, &sums->names[index]) : Py_NewRef(Py_None);
         failed = item == NULL || (item != Py_None && PyList_Append(names, item) < 0);
         Py_XDECREF(item);
     }

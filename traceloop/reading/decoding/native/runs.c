@@ -45,7 +45,7 @@ static int
 shown(Py_ssize_t exports)
 {
     if (exports)
-        PyErr_SetString(PyExc_BufferError, "somebody looks at these rows");
+        PyErr_SetString(PyExc_BufferError, "a buffer of these rows is in use");
     return exports != 0;
 }
 
@@ -93,6 +93,10 @@ show(PyObject *self, Py_buffer *view, int flags, void *rows, Py_ssize_t length, 
     if (PyBuffer_FillInfo(view, self, rows != NULL ? rows : (void *)"", size, 1, flags) < 0)
         return -1;
     view->itemsize = (Py_ssize_t)each;
+    if (view->shape != NULL) { /* it counts items, and has to stay when rows are added: it lies in the view itself */
+        memcpy(&view->internal, &length, sizeof(length));
+        view->shape = (Py_ssize_t *)&view->internal;
+    }
     if (flags & PyBUF_FORMAT)
         view->format = format;
     return 0;
