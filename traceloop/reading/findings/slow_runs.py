@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 # Runs of one callback and culprit that are looked at: the longest, and the latest.
 _EXAMPLES: Final = 12
 _FRAMES: Final = 5
-# Seconds that others waited below which it counts as nobody.
-_NOBODY_WAITED: Final = 0.001
+# Others that waited for less than this (s) do not count.
+_LEAST_WAIT: Final = 0.001
 _OTHERS: Final = 3
 STARVED: Final = "starved"
 # A run that was not measured, shorter than so many thresholds, is the machine's doing where that is busy all the time.
@@ -147,8 +147,8 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     taken = info.stack
     kind = kind_of(taken.frames if taken is not None else [], parts.cause)
     if parts.cause == GIL or (parts.cause == OFF_CPU and kind.name in _OTHER_THREADS):
-        # Off the processor, and no line says why: on a busy machine the threads that it waited for, whoever has the
-        # GIL among them, wait for a processor too.
+        # Off the processor, and no line says why. On a busy machine the threads that it waited for (the holder of the
+        # GIL is one) wait for a processor too.
         off = length - waited - max(0.0, parts.cpu)
         if off < waited / 2 or (busy and waited >= length / 3):
             return STARVED, KINDS["unknown"]
@@ -232,10 +232,10 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     harm += f", {seconds(each.longest)} at most" if runs > 1 else ""
     if not each.ended:
         harm = f"{seconds(each.longest)} or more, never seen to end"
-    if each.blocked >= _NOBODY_WAITED:
+    if each.blocked >= _LEAST_WAIT:
         harm += f"; others waited {seconds(each.blocked)} for it"
     severity = scope.severity(each.cost_s)
-    if each.kind.name == "import" and each.blocked < _NOBODY_WAITED:
+    if each.kind.name == "import" and each.blocked < _LEAST_WAIT:
         severity = NOTE  # servers import their protocols when their loop has begun
     elif each.longest >= thresholds.BLOCKED_SECONDS:
         severity = CRITICAL

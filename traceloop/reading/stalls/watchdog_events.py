@@ -168,10 +168,11 @@ class WatchdogEvents:
 
 
 def _starved_of(length: float, waited: float, loops: Iterable[tuple[int, Any, Any]]) -> float:
-    """How long of a wait for the GIL nobody computed who could have held it: its holder waited for a processor itself.
+    """The part (s) of a wait for the GIL in which no thread of the process computed: the GIL's holder waited for a
+    processor itself.
 
-    Only where the watchdog waited for one too, at each of its wakes (``waited``, s, of ``length``): else whoever has
-    the GIL sleeps with it.
+    0 where the watchdog did not wait for a processor at its wakes (``waited``, s, of ``length``): then the GIL's holder
+    sleeps.
     """
     if waited < _BUSY_MACHINE * length:
         return 0.0
