@@ -17,6 +17,7 @@ import traceback
 import weakref
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -241,6 +242,63 @@ def test_an_executor_of_the_programs_own_gets_the_callers_function(loop: Any) ->
             await loop.run_in_executor(Inline(), functions.fail, 5)
 
     run(loop, main())
+
+
+class _Passes:
+    """An executor that passes everything on to another, and asks nobody what it is."""
+
+    def __init__(self, executor: Any) -> None:
+        self.executor = executor
+
+    def __getattr__(self, name: str) -> Any:
+        if name != "submit":
+            raise KeyError(name)
+        return getattr(self.executor, name)
+
+
+def test_what_stands_in_for_an_executor_is_asked_for_submit_only(loop: Any) -> None:
+    done: concurrent.futures.Future[int] = concurrent.futures.Future()
+    done.set_result(9)
+    pool = concurrent.futures.ThreadPoolExecutor(1)
+
+    async def main() -> None:
+        for make in (mock.Mock, mock.MagicMock):
+            for spec in (None, concurrent.futures.Executor, concurrent.futures.ThreadPoolExecutor):
+                executor = make(spec=spec)
+                executor.submit.return_value = done
+                assert await loop.run_in_executor(executor, functions.square, 3) == 9
+                assert executor.mock_calls == [mock.call.submit(functions.square, 3)]
+        with (
+            mock.patch("concurrent.futures.ThreadPoolExecutor") as threads,
+            mock.patch("concurrent.futures.process.ProcessPoolExecutor"),
+        ):
+            threads.return_value.submit.return_value = done
+            executor = concurrent.futures.ThreadPoolExecutor(2)
+            assert await loop.run_in_executor(executor, functions.square, 3) == 9
+        assert await loop.run_in_executor(_Passes(pool), functions.square, 3) == 9
+
+    run(loop, main())
+    pool.shutdown()
+
+
+def test_a_submit_put_in_place_of_the_pools_gets_the_callers_function(loop: Any) -> None:
+    pool: Any = concurrent.futures.ThreadPoolExecutor(1)
+    seen: list[Any] = []
+    original = pool.submit
+
+    def submit(function: Any, *args: Any) -> Any:
+        seen.append((function, *args))
+        return original(function, *args)
+
+    async def main() -> None:
+        pool.submit = submit
+        assert await loop.run_in_executor(pool, functions.square, 3) == 9
+        del pool.submit
+        assert await loop.run_in_executor(pool, functions.square, 4) == 16
+
+    run(loop, main())
+    assert seen == [(functions.square, 3)]
+    pool.shutdown()
 
 
 def test_refused_submissions_raise_where_they_are_made(loop: Any) -> None:

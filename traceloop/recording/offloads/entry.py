@@ -39,3 +39,13 @@ class ExecutorEntry:
         # Calls (offload.py) of a process pool: those that a process has, and those that wait in the shared queue.
         self.active_numbers: set[int] = set()
         self.in_call_queue: deque[Any] = deque()
+
+
+def stored(executor: Any, name: str) -> Any:
+    """An attribute that ``executor`` itself has, else None. No code of the program runs for it: mocks, and executors
+    that pass everything on, would answer to any name and note that they were asked.
+    """
+    try:
+        return object.__getattribute__(executor, "__dict__").get(name)
+    except AttributeError:
+        return None

@@ -38,13 +38,15 @@ from ...record import layout
 from ..outbox import outbox_of
 from ..process import Process
 from . import process_pools
-from .entry import ExecutorEntry
+from .entry import ExecutorEntry, stored
 from .functions import offloaded_function
 from .offload import Offload, copy_state, note_ran
 from .workers import REPEAT_SECONDS, RESULT, Workers
 
 _futures: Any = base_events.futures  # type: ignore[attr-defined]
-_thread_submit = concurrent.futures.ThreadPoolExecutor.submit
+# Taken here: tests put mocks in place of the class.
+_ThreadPool = concurrent.futures.ThreadPoolExecutor
+_thread_submit = _ThreadPool.submit
 
 _AUTOMATIC_PREFIX = re.compile(r"ThreadPoolExecutor-\d+$")
 
@@ -84,17 +86,18 @@ class Offloads:
         site = self._by_code.get(id(function.__code__)) if type(function) is FunctionType else None
         if site is None:
             site = self.site_number(function, args)
-        is_thread_pool = entry.in_threads and type(executor).submit is _thread_submit
+        submit = executor.submit
+        is_thread_pool = entry.in_threads and type(submit) is MethodType and submit.__func__ is _thread_submit
         if is_thread_pool and self._native_offload is not None:
             native = self._native_offload(self.workers, recorder, loop, number)
             now = monotonic()
-            source = executor.submit(native, function, *args)
+            source = submit(native, function, *args)
             self.note_submit(loop, recorder, entry, now, number, site)
             self._note_workers(loop, recorder, entry, executor)
             return native.connect(source)  # type: ignore[no-any-return]
         offload = Offload(self.workers, recorder, loop, entry, number)
         now = monotonic()
-        source = executor.submit(offload.run, function, *args) if is_thread_pool else executor.submit(function, *args)
+        source = submit(offload.run, function, *args) if is_thread_pool else submit(function, *args)
         self.note_submit(loop, recorder, entry, now, number, site)
         self._note_workers(loop, recorder, entry, executor)
         if not isinstance(source, concurrent.futures.Future):
@@ -135,13 +138,12 @@ class Offloads:
             self.note((now, layout.R_SUBMIT, number, entry.number, layout.R_SUBMIT_INFO, site))
 
     def _note_workers(self, loop: Any, recorder: Any, entry: ExecutorEntry, executor: Any) -> None:
-        try:
-            workers = len(executor._threads)
-        except (AttributeError, TypeError):
-            try:
-                workers = len(executor._processes or ())
-            except (AttributeError, TypeError):
-                return
+        pool = stored(executor, "_threads")
+        if pool is None:
+            pool = stored(executor, "_processes")
+        if type(pool) not in (set, dict):
+            return
+        workers = len(pool)
         if workers != entry.workers:
             entry.workers = workers
             self.note((entry.number, layout.R_WORKERS, workers))
@@ -175,7 +177,7 @@ class Offloads:
     # -- executors
 
     def _new_entry(self, loop: Any, executor: Any) -> ExecutorEntry:
-        limit = getattr(executor, "_max_workers", 0)
+        limit = stored(executor, "_max_workers")
         entry = self.add_entry(
             _label_of(loop, executor), limit if isinstance(limit, int) else 0, type(executor)
         )
@@ -220,7 +222,9 @@ class Offloads:
 
 def _runs_in_threads(executor_type: type) -> bool:
     """Whether a class with a thread pool's ``submit`` runs what it is given: that of interpreters (3.14) pickles it."""
-    plain = getattr(concurrent.futures.ThreadPoolExecutor, "prepare_context", None)
+    if not issubclass(executor_type, _ThreadPool):
+        return False  # one that stands in for a pool, a mock of it: it may do anything
+    plain = getattr(_ThreadPool, "prepare_context", None)
     own = getattr(executor_type, "prepare_context", None)
     return getattr(own, "__func__", None) is getattr(plain, "__func__", None)
 
@@ -228,7 +232,7 @@ def _runs_in_threads(executor_type: type) -> bool:
 def _label_of(loop: Any, executor: Any) -> str:
     if executor is getattr(loop, "_default_executor", None):
         return "default"
-    prefix = getattr(executor, "_thread_name_prefix", None)
+    prefix = stored(executor, "_thread_name_prefix")
     # The prefix that a pool without one makes up counts the pools ever made: no name to know one by.
     if isinstance(prefix, str) and prefix and not _AUTOMATIC_PREFIX.match(prefix):
         return prefix[:100]

@@ -30,7 +30,8 @@ def is_pool(kind: type) -> bool:
     which takes 10 ms and more of a running loop.
     """
     module = sys.modules.get(MODULE)
-    return module is not None and issubclass(kind, module.ProcessPoolExecutor)
+    pool = getattr(module, "ProcessPoolExecutor", None)
+    return isinstance(pool, type) and issubclass(kind, pool)
 
 
 class Ran(NamedTuple):

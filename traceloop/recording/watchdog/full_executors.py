@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from ...record.frames import Frame, culprit_frame, is_library, is_recording
 from ..offloads import anyio_threads
+from ..offloads.entry import stored
 from ..process import Process
 from .stacks import describe
 
@@ -79,8 +80,8 @@ def _full_pools(offloads: Any) -> Iterator[_Full]:
     """Thread pools of which all workers are there while calls wait: label, workers, calls, and their threads."""
     for entry in list(offloads.entries()):
         executor = entry.reference() if entry.reference is not None else None
-        queue = getattr(executor, "_work_queue", None)
-        threads = getattr(executor, "_threads", None)
+        queue = stored(executor, "_work_queue")
+        threads = stored(executor, "_threads")
         if queue is None or not isinstance(threads, set) or not 0 < entry.limit <= len(threads):
             continue
         waiting = queue.qsize()
