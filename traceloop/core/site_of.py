@@ -40,6 +40,11 @@ def site_of_code(code: CodeType, module: str) -> Site:
     return Site(module, code.co_qualname, code.co_filename, code.co_firstlineno)
 
 
+def _name_of(kind: type) -> str:
+    """A class's name, asked of ``type``: its metaclass may answer with anything, or raise."""
+    return str(type.__getattribute__(kind, "__name__"))
+
+
 def site_of(callback: Any) -> Site:
     """The site of any callable. Never raises for objects that lie about themselves."""
     try:
@@ -59,7 +64,7 @@ def site_of(callback: Any) -> Site:
             name = type(callback).__qualname__
         return Site(module, name, "", 0)
     except Exception:
-        return Site("", f"<{type(callback).__name__}>", "", 0)
+        return Site("", f"<{_name_of(type(callback))}>", "", 0)
 
 
 # opentelemetry-instrumentation-asyncio puts these around what it is given: what they wrap is what people look for.
@@ -99,4 +104,4 @@ def site_of_coroutine(coro: Any) -> Site:
             return Site(type(coro).__module__, qualname, "", 0)
         return Site(type(coro).__module__, type(coro).__qualname__, "", 0)
     except Exception:
-        return Site("", f"<{type(coro).__name__}>", "", 0)
+        return Site("", f"<{_name_of(type(coro))}>", "", 0)

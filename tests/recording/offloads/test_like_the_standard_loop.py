@@ -281,6 +281,59 @@ def test_what_stands_in_for_an_executor_is_asked_for_submit_only(loop: Any) -> N
     pool.shutdown()
 
 
+class _Liar:
+    @property
+    def __class__(self) -> Any:
+        raise ZeroDivisionError
+
+    @__class__.setter
+    def __class__(self, value: Any) -> None:
+        raise ZeroDivisionError
+
+    def __call__(self) -> str:
+        return "liar"
+
+
+class _Silent:
+    def __getattribute__(self, name: str) -> Any:
+        raise ZeroDivisionError
+
+    def __call__(self) -> str:
+        return "silent"
+
+
+class _Kind(type):
+    def __getattribute__(cls, name: str) -> Any:
+        raise ZeroDivisionError
+
+
+class _OfSilentKind(metaclass=_Kind):
+    def __call__(self) -> str:
+        return "of a silent kind"
+
+
+def _without_module(function: Any) -> str:
+    return "without module"
+
+
+_without_module.__module__ = 7  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize("number", range(4))
+def test_what_lies_about_itself_runs(loop: Any, number: int) -> None:
+    function, result = [
+        (_Liar(), "liar"),
+        (_Silent(), "silent"),
+        (_OfSilentKind(), "of a silent kind"),
+        (functools.partial(_without_module, function=len), "without module"),
+    ][number]
+
+    async def main() -> None:
+        assert await loop.run_in_executor(None, function) == result
+
+    run(loop, main())
+
+
 def test_a_submit_put_in_place_of_the_pools_gets_the_callers_function(loop: Any) -> None:
     pool: Any = concurrent.futures.ThreadPoolExecutor(1)
     seen: list[Any] = []

@@ -149,7 +149,15 @@ class Offloads:
             self.note((entry.number, layout.R_WORKERS, workers))
 
     def site_number(self, function: Any, args: tuple[Any, ...]) -> float:
-        """The site of the function that will run, looked for inside partials, ``Context.run`` and methods."""
+        """The site of the function that will run, looked for inside partials, ``Context.run`` and methods. Never raises
+        for objects that lie about themselves.
+        """
+        try:
+            return self._site_number(function, args)
+        except Exception:
+            return self.process.site_log.number(site_of(function))
+
+    def _site_number(self, function: Any, args: tuple[Any, ...]) -> float:
         log = self.process.site_log
         if type(function) is not FunctionType:
             function = offloaded_function(function, args)
