@@ -416,7 +416,7 @@ def test_the_threshold_in_force_is_the_loops_own():
     [
         (None, 0.01, 1),  # what was chosen for the run
         (0.1, 0.01, 1),
-        (0.05, 0.05, 0),
+        (60.0, 60.0, 0),
         (0, 1e-6, 3),  # every run
         (float("inf"), float("inf"), 0),
         ("soon", 0.01, 1),
