@@ -58,6 +58,51 @@ def test_a_pool_that_is_empty_is_found_and_its_twin_is_not(tmp_path):
     assert not waiting(tmp_path, POOL.format(upstream=0.001))
 
 
+SERVER = """
+sys.path.insert(0, {folder!r})
+from server import run_asgi
+
+async def elsewhere():
+    await asyncio.sleep(3)
+
+async def hold(lock):
+    async with lock:
+        await asyncio.sleep(1.5)
+
+async def wait(lock):
+    async with lock:
+        pass
+
+async def main():
+    lock = asyncio.Lock()
+    calls = {calls}
+    await asyncio.gather(*[run_asgi(elsewhere) for _ in range(6)], *[run_asgi(*call) for call in calls])
+
+run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("calls", "guessed"),
+    [("[(hold, lock)] + [(wait, lock)] * 5", False), ("[(hold, lock)] * 5", True)],
+    ids=["another endpoint holds it", "the same endpoint holds it"],
+)
+def test_an_endpoint_of_a_server_that_never_has_the_lock_is_not_said_to_hold_it(tmp_path, calls, guessed):
+    """All requests are tasks of one coroutine of the server's; most of them wait for something else."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "server.py").write_text("async def run_asgi(endpoint, *given):\n    await endpoint(*given)\n")
+    text = SERVER.format(folder=str(folder), calls=calls)
+    (found,) = waiting(tmp_path, text)
+    told = [line for line in found.evidence if "perhaps while they held it" in line]
+    assert "tasks of server.run_asgi" in found.evidence[0]
+    if not guessed:
+        assert not told
+    else:
+        lines = (tmp_path / "program.py").read_text().splitlines()
+        assert f":{lines.index('        await asyncio.sleep(1.5)') + 1}, " in told[0]
+
+
 BRIEF = """
 async def handler(lock):
     async with lock:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import chain
 
+from ...record.frames import is_application
 from ..statistics import wait_kinds
 from ..statistics.circles import circles
 from ..statistics.task_tree import TaskNow, tasks_now
@@ -69,19 +70,32 @@ def _waits(waited: Waited) -> str:
 
 def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str]:
     yield f"they are tasks of {waited.coroutine}, in {waited.place.inside}"
-    holders = [
+    holder = _holder(scope, waited, every)
+    if holder is not None:
+        where = f"{short_path(holder.place.file)}:{holder.place.line}, in {holder.place.inside}"
+        some = "some " if holder.rough else ""
+        yield f"other tasks of it waited {some}{seconds(holder.seconds)} at {where}: perhaps while they held it"
+    if scope.loops:
+        busiest = max(loop.utilization(scope.now) for loop in scope.loops)
+        yield f"the loop was active {percent(busiest)} of the time"
+
+
+def _holder(scope: Scope, waited: Waited, every: list[Waited]) -> Waited | None:
+    """Where the holders may have waited meanwhile, most first: elsewhere in the function that waits for it, or else in
+    the same coroutine. Every request of a server is a task of one coroutine of the server's, whatever its endpoint:
+    what another task of that waits for says nothing.
+    """
+    others = [
         each
         for each in every
         if each.coroutine == waited.coroutine and each.place != waited.place and each.place.kind not in _TITLES
     ]
-    if holders:
-        most = holders[0].place
-        where = f"{short_path(most.file)}:{most.line}, in {most.inside}"
-        some = "some " if holders[0].rough else ""
-        yield f"other tasks of it waited {some}{seconds(holders[0].seconds)} at {where}: perhaps while they held it"
-    if scope.loops:
-        busiest = max(loop.utilization(scope.now) for loop in scope.loops)
-        yield f"the loop was active {percent(busiest)} of the time"
+    function, file = waited.place.function, waited.place.file
+    same = [each for each in others if (each.place.function, each.place.file) == (function, file)]
+    coroutine = scope.who(waited.coroutine)
+    if not same and is_application(coroutine.file, coroutine.function.rpartition(".")[0]):
+        same = others
+    return same[0] if same else None
 
 
 def deadlocked(scope: Scope) -> Iterator[Finding]:
