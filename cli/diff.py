@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -68,7 +69,7 @@ def _durations(folder: str) -> Durations:
     from traceloop.reading.new_statistics import make_statistics
 
     out = Durations()
-    follower = RunFollower(folder, make_statistics(settings_of(folder)))
+    follower = RunFollower(folder, make_statistics(settings_of(folder), out.take_request))
     progress = Progress()
     with follower.statistics.lock:
         for chunks in follower.chunks():
@@ -101,15 +102,8 @@ def _text(found: dict[str, list[Change]], full: bool, color: bool, width: int) -
     from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER
 
     style = Style(color, width)
-    every = [each for name in ("requests", "callbacks") for each in found[name]]
-    slower = [each for each in every if each.verdict == SLOWER]
-    faster = [each for each in every if each.verdict == FASTER]
-    lines = []
-    if slower:
-        worst = max(slower, key=lambda each: each.added_s)
-        lines.append(style.bad(clean(f"{worst.name} takes {_times(worst.usual)} as long ({_sure(worst)})")))
-    else:
-        lines.append(style.good(f"Nothing became measurably slower ({len(faster)} became faster)"))
+    kind, headline = _headline(found)
+    lines = [{SLOWER: style.bad, SOME_SLOWER: style.warn, FASTER: style.good}.get(kind, str)(clean(headline))]
     worth = (SLOWER, SOME_SLOWER, FASTER, ONLY_A, ONLY_B)
     for title, key in (("Requests", "requests"), ("Callbacks", "callbacks"), ("Schedule delay", "schedule_delay")):
         rows = [each for each in found[key] if full or key == "schedule_delay" or each.verdict in worth]
@@ -121,6 +115,41 @@ def _text(found: dict[str, list[Change]], full: bool, color: bool, width: int) -
         if left:
             lines.append(style.dim(f"    and {left} more (--full)"))
     return lines
+
+
+def _headline(found: dict[str, list[Change]]) -> tuple[str, str]:
+    """The first line, and what it says as a verdict: slower, some runs slower, too few runs where nothing could be
+    judged, faster for all that is well.
+    """
+    from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER, TOO_FEW
+
+    names = [*found["requests"], *found["callbacks"]]
+    counts = Counter(each.verdict for each in names)
+    notes = [f"{counts[FASTER]} became faster"]
+    if counts[TOO_FEW]:
+        notes.append(f"{counts[TOO_FEW]} not judged: too few runs")
+    if counts[ONLY_A] + counts[ONLY_B]:
+        notes.append(f"{counts[ONLY_A] + counts[ONLY_B]} in one record only")
+    rest = ", ".join(notes)
+    for verdict in (SLOWER, SOME_SLOWER):
+        if counts[verdict]:
+            worst = max((each for each in names if each.verdict == verdict), key=_added)
+            if verdict == SLOWER:
+                return verdict, f"{worst.name} takes {_times(worst.usual)} as long ({_sure(worst)})"
+            return verdict, f"Some runs of {worst.name} became slower: {_times(worst.mean)} as long on average ({rest})"
+        for each in found["schedule_delay"]:
+            if each.verdict == verdict:
+                if verdict == SLOWER:
+                    return verdict, f"Callbacks wait {_times(each.usual)} as long before they run ({rest})"
+                return verdict, f"Some callbacks wait longer before they run: {_times(each.mean)} on average ({rest})"
+    if all(each.verdict in (TOO_FEW, ONLY_A, ONLY_B) for each in names):
+        return TOO_FEW, f"Nothing could be judged ({', '.join(notes[1:])})"
+    return FASTER, f"Nothing became measurably slower ({rest})"
+
+
+def _added(change: Change) -> float:
+    """By how much all runs of B took longer than as many of A, s."""
+    return (change.mean_b - change.mean_a) * change.runs_b
 
 
 def _table(rows: Sequence[Change], style: Any) -> list[str]:

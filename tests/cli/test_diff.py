@@ -7,6 +7,17 @@ import json
 import pytest
 
 from tests.helpers.exported import record, traceloop
+from traceloop.cli.diff import _headline
+from traceloop.reading.comparison import (
+    FASTER,
+    ONLY_A,
+    SAME,
+    SLOWER,
+    SOME_SLOWER,
+    TOO_FEW,
+    Change,
+    Interval,
+)
 
 TEXT = """
 def spin(seconds):
@@ -52,6 +63,64 @@ def test_the_same_record_twice(records):
     done = traceloop("diff", records[0], records[0], "--full")
     assert done.stdout.startswith("Nothing became measurably slower")
     assert "slower\n" not in done.stdout.partition("\n")[2]
+
+
+SERVER = """
+from aiohttp import ClientSession, web
+
+async def answer(request):
+    return web.Response(text="ok")
+
+async def main():
+    app = web.Application()
+    app.router.add_get("/", answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    port = site._server.sockets[0].getsockname()[1]
+    async with ClientSession() as session:
+        for _ in range(3):
+            async with session.get(f"http://127.0.0.1:{port}/") as response:
+                await response.text()
+    await runner.cleanup()
+run(main())
+"""
+
+
+def test_a_short_record_has_its_requests(tmp_path):
+    pytest.importorskip("aiohttp")
+    kept = record(tmp_path, SERVER)
+    document = json.loads(traceloop("diff", kept, kept, "--json").stdout)
+    (row,) = document["requests"]
+    assert (row["name"].rpartition(".")[2], row["runs"], row["verdict"]) == ("answer", [3, 3], "too few runs")
+    line = traceloop("diff", kept, kept).stdout.splitlines()[0]
+    assert " not judged: too few runs" in line
+
+
+def change(name, verdict, ratio=1.0):
+    between = Interval(ratio, ratio, ratio)
+    return Change(name, 100, 100, 1.0, ratio, 1.0, ratio, between, between, verdict)
+
+
+@pytest.mark.parametrize(
+    ("requests", "delay", "kind", "line"),
+    [
+        ([change("a", SAME), change("b", TOO_FEW), change("c", TOO_FEW), change("d", ONLY_A)], SAME, FASTER,
+         "Nothing became measurably slower (0 became faster, 2 not judged: too few runs, 1 in one record only)"),
+        ([change("a", TOO_FEW)], TOO_FEW, TOO_FEW, "Nothing could be judged (1 not judged: too few runs)"),
+        ([change("a", SOME_SLOWER, 1.5), change("b", FASTER)], SAME, SOME_SLOWER,
+         "Some runs of a became slower: 1.50x as long on average (1 became faster)"),
+        ([change("a", SAME)], SOME_SLOWER, SOME_SLOWER,
+         "Some callbacks wait longer before they run: 2.00x on average (0 became faster)"),
+        ([change("a", SOME_SLOWER)], SLOWER, SLOWER, "Callbacks wait 2.00x as long before they run (0 became faster)"),
+        ([change("a", SLOWER, 3.0)], SLOWER, SLOWER, "a takes 3.00x as long"),
+    ],
+)  # fmt: skip
+def test_the_first_line_gives_no_false_all_clear(requests, delay, kind, line):
+    found = {"requests": requests, "callbacks": [], "schedule_delay": [change("all callbacks", delay, 2.0)]}
+    said, text = _headline(found)
+    assert said == kind and text.startswith(line)
 
 
 def test_what_it_refuses(records, tmp_path):

@@ -20,7 +20,6 @@ from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..record.sites import site_of
-from .requests.parts import requests_of
 from .requests.totals import Request
 from .statistics.labels import BoundedLabels
 
@@ -126,22 +125,20 @@ def _usual(values: list[float]) -> float:
 
 
 class Durations:
-    """What one record says: durations of runs by callback, of requests by name, and schedule delays of all runs, s."""
+    """What one record says: durations of runs by callback, of requests by name, and schedule delays of all runs, s.
+
+    The statistics that read the record have ``take_request`` as a watcher of requests.
+    """
 
     def __init__(self) -> None:
         self.callbacks: dict[str, Blocks] = {}
         self.requests: dict[str, Blocks] = {}
         self.delays = Blocks()
         self._labels, self._names = BoundedLabels(2000), BoundedLabels(200)
-        self._watched: set[int] = set()
 
     def take(self, chunk: Chunk) -> None:
         """Takes in a chunk of a loop's ring; others say nothing."""
         statistics = chunk.ring.process.statistics
-        requests = requests_of(statistics)
-        if requests is not None and id(requests) not in self._watched:
-            self._watched.add(id(requests))
-            requests.watchers.append(self._take_request)
         sites: dict[int, Blocks] = {}
         late = self.delays.add
         for _, start, end, ident, _, delay, _, _, _, _ in chunk.decoded.runs:
@@ -153,7 +150,8 @@ class Durations:
             blocks.add(end - start)
             late(delay)
 
-    def _take_request(self, request: Request) -> None:
+    def take_request(self, request: Request) -> None:
+        """Takes in a request that was answered."""
         self.requests.setdefault(self._names.admit(request.name), Blocks()).add(request.seconds)
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .ledger import Ledger
-from .totals import RequestTotals
+from .totals import Request, RequestTotals
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
@@ -13,9 +14,12 @@ if TYPE_CHECKING:
     from ..statistics.run import Statistics
 
 
-def add_to(statistics: Statistics) -> None:
-    """Every process attached from now on has its requests followed."""
-    statistics.process_parts.append(lambda process: RequestTotals())
+def add_to(statistics: Statistics, *watchers: Callable[[Request], None]) -> None:
+    """Every process attached from now on has its requests followed, and each watcher is called with every one of them.
+
+    There is no later way to watch: the first chunk's requests are counted before anybody else sees the chunk.
+    """
+    statistics.process_parts.append(lambda process: RequestTotals(watchers))
     statistics.first_loop_parts.append(_ledger)
 
 

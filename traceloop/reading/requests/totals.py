@@ -111,13 +111,14 @@ class NameTotals:
 class RequestTotals:
     """Of one process slot, fed by the ledgers of its loops. ``incomplete``: requests that were given up half way,
     because there were too many at once, or records were lost.
+
+    ``watchers``: called with each request, from the first one on; they must not raise.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, watchers: Iterable[Callable[[Request], None]] = ()) -> None:
         self.by_name: dict[str, NameTotals] = {}
         self.incomplete = 0
-        #: Called with each request; they must not raise.
-        self.watchers: list[Callable[[Request], None]] = []
+        self.watchers = tuple(watchers)
         self._names = BoundedLabels(NAME_LIMIT)
         self._slowest: list[tuple[float, int, Request]] = []
         self._order = itertools.count()
