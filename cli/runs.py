@@ -14,6 +14,9 @@ from traceloop.record import files
 from traceloop.record.text import printable, printable_data
 from traceloop.settings import Settings
 
+#: Characters of a command in a line that says which run was chosen.
+_SHOWN = 60
+
 
 def find_run(path: str) -> str | None:
     """The folder of the run: the path itself, or the newest run in it."""
@@ -107,8 +110,14 @@ def choose_run(which: str | None) -> str:
             f"process {which} is not traced, or its record is not readable by this user; `traceloop ps` lists what is"
         )
     if which is None and len(runs) > 1:
-        others = ", ".join(str(pid) for folder in runs[:-1] for pid in sorted(_pids(folder))[:1])
-        click.echo(f"traceloop: {len(runs)} programs are traced; name one of the others by its PID: {others}", err=True)
+        chosen, *others = [_root_or_first(folder) for folder in reversed(runs)]
+        command = command_of(runs[-1])
+        click.echo(
+            f"traceloop: {len(runs)} programs are traced; this is {chosen}, "
+            f"{command if len(command) <= _SHOWN else command[: _SHOWN - 3] + '...'}; name one of the others by its "
+            f"PID: {', '.join(map(str, reversed(others)))}",
+            err=True,
+        )
     return runs[-1]
 
 
@@ -180,6 +189,13 @@ def _pids(folder: str) -> set[int]:
     if root and not any(process.pid == root and process.ended for process in known):
         pids.add(root)
     return pids
+
+
+def _root_or_first(folder: str) -> int:
+    """The PID by which a living run goes: of the process that began it, as `traceloop ps` has it, while that lives."""
+    from traceloop.collector.traced_processes import living_root
+
+    return living_root(folder) or min(_pids(folder), default=0)
 
 
 def lives(folder: str) -> bool:

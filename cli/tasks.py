@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from .runs import find_living_or_kept, settings_of
+from .runs import described, find_living_or_kept, settings_of
 
 #: How long a living program is read for: its tasks are looked at once a second.
 _READ_SECONDS = 1.3
@@ -38,8 +38,9 @@ def command(
     On the left are the tasks that no other task waits for, and under each task those that it waits for. Tasks that
     stand at the same line share one line, with their number. Tasks that wait for each other are shown as a deadlock.
 
-    Without an argument the run of yours that was started last; else that of the process PID, or the record in the
-    folder RECORD: of a crashed program the tasks that it left. It works while the program's loop is blocked.
+    Without an argument the run of yours that was started last; else the process PID, or all processes of the run that
+    PID began (`traceloop ps` shows it), or the record in the folder RECORD: of a crashed program the tasks that it
+    left. It works while the program's loop is blocked.
 
     The record knows a task from its first step on. How old a task is, and who made it, is known as far back as the
     record goes; a task that is older is shown as old as the first look that found it.
@@ -60,13 +61,19 @@ def command(
             time.sleep(0.1)
             follower.poll()
     wanted = int(which) if which is not None and which.isdecimal() else None
+    if wanted == described(folder).get("pid"):
+        wanted = None  # the run as a whole is meant: with workers, the process that began it may have no loop
+    processes = [
+        process for process in follower.processes.values() if wanted is None or process.statistics.pid == wanted
+    ]
+    if not processes and not as_json:
+        whose = f"process {wanted}" if wanted is not None else f"the run in {folder}"
+        raise click.ClickException(f"{whose} has recorded nothing{' yet' if living else ''}")
     color = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     style = Style(color, width or shutil.get_terminal_size((120, 40)).columns)
     out: list[dict[str, Any]] = []
-    for process in follower.processes.values():
+    for process in processes:
         known = process.statistics
-        if wanted is not None and known.pid != wanted:
-            continue
         now = time.monotonic() if living else last_moment(known)
         tasks = [
             task

@@ -113,6 +113,51 @@ def test_the_tasks_that_a_killed_program_left(traced, tmp_path):
     assert_is_the_tree(tasks(traced, tmp_path / "record"))
 
 
+WORKERS = """
+import subprocess, sys
+
+worker = "import asyncio\\nasync def main():\\n print(1, flush=True)\\n await asyncio.sleep(600)\\nasyncio.run(main())"
+workers = [subprocess.Popen([sys.executable, "-c", worker], stdout=subprocess.PIPE) for _ in range(2)]
+for each in workers:
+    each.stdout.readline()
+print(*[each.pid for each in workers], flush=True)
+sys.stdin.readline()
+for each in workers:
+    each.kill()
+    each.wait()
+"""
+
+
+def test_the_pid_of_a_run_means_all_its_workers(traced, program, tmp_path):
+    path = tmp_path / "workers.py"
+    path.write_text(WORKERS)
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([*traced.command, "--no-metrics", str(path)], **options) as run:
+        pids = [int(word) for word in run.stdout.readline().split()]
+        assert len(pids) == 2
+        done = tasks(traced, run.pid)
+        assert (done.returncode, done.stderr) == (0, "")
+        titles = [line.partition(":")[0] for line in done.stdout.splitlines() if line.startswith("process ")]
+        assert sorted(titles) == sorted(f"process {pid}" for pid in pids)
+        one = tasks(traced, pids[1]).stdout.splitlines()
+        assert [line.partition(":")[0] for line in one if line.startswith("process ")] == [f"process {pids[1]}"]
+        # Without a PID, one of the programs is shown, and a line says which.
+        assert "programs are traced; this is " in tasks(traced).stderr.splitlines()[0]
+        run.communicate("\n")
+
+
+def test_a_program_without_a_loop_is_said_to_have_recorded_nothing(traced, tmp_path):
+    path = tmp_path / "plain.py"
+    path.write_text("print('ready', flush=True)\ninput()\n")
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([*traced.command, "--no-metrics", str(path)], **options) as run:
+        assert run.stdout.readline() == "ready\n"
+        done = tasks(traced, run.pid)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("traceloop: ") and "has recorded nothing yet" in done.stderr
+        run.communicate("\n")
+
+
 @pytest.mark.parametrize(("which", "status"), [("999999999", 1), ("/nowhere", 2)])
 def test_where_there_is_nothing_to_see(traced, which, status):
     done = tasks(traced, which)
