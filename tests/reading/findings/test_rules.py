@@ -142,11 +142,11 @@ def test_sweeps_of_cancelled_timers():
     assert made.one("cancelled-timers").severity == NOTE
 
 
-def full_executor(made, waited=3.0, longest=0.5, seconds=5.0):
+def full_executor(made, waited=3.0, longest=0.5, seconds=5.0, label="reports", workers=4):
     decoded = Decoded(None)
-    decoded.executors = [Executor(1, "reports", 4)]
+    decoded.executors = [Executor(1, label, workers)]
     made.process.feed(decoded, None)
-    totals = made.process.executors.executors["reports"]
+    totals = made.process.executors.executors[label]
     full = totals._saturation
     full.seconds, full.waits, full.longest = seconds, 10, longest
     filler = full.fillers["app.prices.load"] = Filler()
@@ -164,7 +164,35 @@ def test_full_executor(waited, longest, seconds, found):
     if found:
         each = made.one("executor-full")
         assert each.who.function == "app.prices.load"
-        assert each.title.startswith("Executor reports is full: app/prices.py:31 in load has all 4 workers 100.0%")
+        busy = "all 4 workers were busy with app/prices.py:31 in load for 5.00 s while 10 calls waited"
+        assert each.title == f"Executor reports is full: {busy}"
+
+
+@pytest.mark.parametrize(
+    ("label", "remedy"),
+    [
+        ("reports", "max_workers"),
+        ("anyio-pool", "max_workers"),
+        ("anyio", "total_tokens"),
+        ("anyio-2", "total_tokens"),
+        ("default", "set_default_executor"),
+        ("default-2", "set_default_executor"),
+    ],
+)
+def test_what_helps_a_full_executor_depends_on_who_made_it(label, remedy):
+    made = Made()
+    full_executor(made, label=label)
+    told = made.one("executor-full").remedy
+    assert [each for each in ("max_workers", "total_tokens", "set_default_executor") if each in told] == [remedy]
+
+
+def test_a_full_executor_that_several_functions_fill():
+    made = Made()
+    full_executor(made, workers=1)
+    filler = made.process.executors.executors["reports"]._saturation.fillers["app.prices.parse"] = Filler()
+    filler.seconds, filler.waiters = 1.0, {"app.prices.load": 1.0}
+    told = "its one worker was busy for 5.00 s while 10 calls waited, 75.0% of it with app/prices.py:31 in load"
+    assert made.one("executor-full").title == f"Executor reports is full: {told}"
 
 
 def task(number, site, start, end=None, outcome=layout.OUTCOME_RESULT):

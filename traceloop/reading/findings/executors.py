@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 from ..units import counted, percent, seconds
 from . import thresholds
-from .model import CRITICAL, Finding
+from .model import CRITICAL, Finding, Who
 from .scope import Scope
 
 if TYPE_CHECKING:
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
 
 # Callbacks by which another thread asks a loop for a coroutine's result, and waits.
 _ASKERS: Final = ("run_coroutine_threadsafe", "run_async_from_thread", "run_sync_from_thread", "async_to_sync")
+
+# Of the time that calls waited for: from here on one function alone is named.
+_NEARLY_ALL: Final = 0.995
+# Labels of executors that the program has not made; where there are several, with a number.
+_MADE_BY_OTHERS: Final = re.compile(r"(anyio|default)(-\d+)?$")
+_REMEDIES: Final = {
+    "anyio": "This is AnyIO's limit of threads, in which FastAPI and Starlette run synchronous endpoints. Where they "
+    "wait for something outside, raise it when the application starts (in its lifespan): "
+    "`anyio.to_thread.current_default_thread_limiter().total_tokens = 100`; or give the slow calls a limiter of their "
+    "own (`anyio.to_thread.run_sync(f, limiter=...)`).",
+    "default": "Give the function that fills it an executor of its own (`run_in_executor(pool, ...)`); or use more "
+    "workers, where they wait for something outside: `loop.set_default_executor(ThreadPoolExecutor(64))`.",
+    "": "Where its workers wait for something outside, give it a larger `max_workers` where it is made; or give the "
+    "slow calls a pool of their own.",
+}
 
 
 def full(scope: Scope) -> Iterator[Finding]:
@@ -39,7 +55,6 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
     ranked = sorted(saturation.fillers.items(), key=lambda item: -item[1].seconds)
     function, filler = ranked[0]
     who = scope.who(function)
-    share = percent(filler.seconds / waited) if waited else "all"
     evidence = [f"full for {seconds(saturation.seconds)}; the longest wait {seconds(saturation.longest)}"]
     for name, each in ranked[:3]:
         waiters = sorted(each.waiters.items(), key=lambda item: -item[1])[:2]
@@ -68,24 +83,36 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
             "Never wait in a worker (`run_coroutine_threadsafe(...).result()`) for what needs a worker of the same "
             "pool: give the inner calls an executor of their own, or make the outer function a coroutine.",
         )
-    # One that is gone has none any more.
-    limit = totals.max_workers or saturation.max_workers
-    workers = f" all {limit} workers" if limit else " its workers"
     return Finding(
         "executor-full",
         "",
         scope.severity(waited),
-        f"Executor {label} is full: {who.place} has{workers} {share} of the time that calls wait",
+        f"Executor {label} is full: {_busy(who, totals, saturation, filler.seconds / waited if waited else 1.0)}",
         harm,
         waited,
         scope.process.slot,
         "",
         who,
         tuple(evidence),
-        "Give the function that fills it an executor of its own (`run_in_executor(pool, ...)`); more workers, "
-        "where they wait for something outside: `loop.set_default_executor(ThreadPoolExecutor(64))`; and a time limit "
-        "on what they wait for.",
+        _remedy(label),
     )
+
+
+def _busy(who: Who, totals: ExecutorTotals, saturation: Saturation, share: float) -> str:
+    """How many workers were busy, with what for this share of the time, how long, and how many calls waited."""
+    # One that is gone has none any more.
+    limit = totals.max_workers or saturation.max_workers
+    workers = f"all {limit} workers were" if limit > 1 else "its one worker was" if limit else "its workers were"
+    busy = f"for {seconds(saturation.seconds)} while {counted(saturation.waits, 'call')} waited"
+    if share >= _NEARLY_ALL:
+        return f"{workers} busy with {who.place} {busy}"
+    return f"{workers} busy {busy}, {percent(share)} of it with {who.place}"
+
+
+def _remedy(label: str) -> str:
+    """How to get more workers, by who made the executor: the loop, anyio or the program."""
+    known = _MADE_BY_OTHERS.match(label)
+    return f"{_REMEDIES[known[1] if known else '']} And put a time limit on what the workers wait for."
 
 
 def _stuck(scope: Scope, label: str, totals: ExecutorTotals) -> Finding | None:
