@@ -19,13 +19,39 @@ _SHOWN = 60
 
 
 def find_run(path: str) -> str | None:
-    """The folder of the run: the path itself, or the newest run in it."""
+    """The folder of the run: the path itself, or the newest run in it or that is to be kept there."""
+    runs = _runs_of(path)
+    return runs[-1] if runs else None
+
+
+def _runs_of(path: str) -> list[str]:
+    """The path itself, if it is a run; else the runs that are kept in it, or will be, the newest at the end."""
     if files.is_file(os.path.join(path, files.RUN)) or has_processes(path):
-        return path
-    runs = [
-        entry.path for entry in os.scandir(path) if entry.is_dir(follow_symlinks=False) and has_processes(entry.path)
-    ]
-    return max(runs, key=lambda run: os.stat(run).st_mtime) if runs else None
+        return [path]
+    kept = {
+        entry.name: entry.path
+        for entry in os.scandir(path)
+        if entry.is_dir(follow_symlinks=False) and has_processes(entry.path)
+    }
+    for folder in _run_directories():
+        # A record comes to its folder when the run has ended. Of a crash the original stays as well.
+        name = os.path.basename(folder)
+        if _is_kept_in(folder, path) and (lives(folder) or (name not in kept and has_processes(folder))):
+            kept[name] = folder
+    found: list[tuple[float, str]] = []
+    for folder in kept.values():
+        try:
+            found.append((os.stat(folder).st_mtime, folder))
+        except OSError:
+            continue  # it has just been removed
+    return [folder for _, folder in sorted(found)]
+
+
+def _is_kept_in(folder: str, path: str) -> bool:
+    """Whether a run was started with `--record` for this path."""
+    settings = described(folder).get("settings")
+    record = settings.get("record") if isinstance(settings, dict) else None
+    return isinstance(record, str) and os.path.realpath(record) == os.path.realpath(path)
 
 
 def has_processes(path: str) -> bool:
@@ -92,12 +118,13 @@ def read(folder: str) -> tuple[Any, list[str], list[str]]:
 def choose_run(which: str | None) -> str:
     """The run directory that is meant."""
     if which is not None and not which.isdecimal():
-        folder = find_run(which) if os.path.isdir(which) else None
-        if folder is None:
+        runs = _runs_of(which) if os.path.isdir(which) else []
+        if not runs:
             raise _nothing_in(which)
-        if not lives(folder):
+        living = [folder for folder in runs if lives(folder)]
+        if not living:
             raise click.ClickException(f"the run in {which} has ended; `traceloop report {which}` tells what it did")
-        return folder
+        return living[-1]
     runs = living_runs()
     if which is not None:
         runs = [folder for folder in runs if int(which) in _pids(folder)]

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import struct
 import subprocess
@@ -263,6 +264,45 @@ def test_a_run_that_has_ended(traced, tmp_path):
     done = top(traced, tmp_path)
     assert done.returncode == 1
     assert "has ended" in done.stderr and "traceloop report" in done.stderr
+
+
+def test_a_folder_of_records_finds_the_run_that_goes_on(traced, tmp_path):
+    record = tmp_path / "record"
+    options = ["--no-metrics", "--record", str(record)]
+    # An older record lies there already.
+    subprocess.run([*traced.command, *options, "-c", "import asyncio; asyncio.run(asyncio.sleep(0))"], check=True)
+    path = tmp_path / "busy.py"
+    path.write_text(BUSY)
+    process = subprocess.Popen(
+        [*traced.command, *options, str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    try:
+        (tmp_path / "link").symlink_to(record)
+        for folder in (record, tmp_path / "link"):
+            done = top(traced, folder, "--once", "--interval", "0.2")
+            assert (done.returncode, done.stderr) == (0, "")
+            assert "busy.py" in done.stdout.splitlines()[0]
+        report = subprocess.run([traced.command[0], "report", record], capture_output=True, text=True, timeout=60)
+        assert (report.returncode, report.stderr) == (0, "")
+        assert "__main__.wait" in report.stdout
+        made = tmp_path / "out.jsonl"
+        words = [traced.command[0], "export", record, "--format", "jsonl", "-o", made]
+        export = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert export.returncode == 0 and "the run goes on" in export.stderr
+    finally:
+        process.kill()
+        _, said = process.communicate(timeout=60)
+    # The crash: its line names the folder, and what is found there is the copy, once it is there.
+    assert f"`traceloop report {record}` shows its record" in said
+    report = subprocess.run([traced.command[0], "report", record], capture_output=True, text=True, timeout=60)
+    assert report.returncode == 0 and "killed" in report.stdout
+    for kept in record.iterdir():
+        shutil.rmtree(f"/dev/shm/{kept.name}", ignore_errors=True)  # a crash leaves it there too
 
 
 def test_importing_it_is_cheap(traced):

@@ -309,8 +309,9 @@ class Collector:
         if name in self.follower.crashed:
             self._keep = True
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
-            line = f"{process.crash or name}; `traceloop report {self.run_dir}` shows its record"
-            self.tell(line)
+            # In the folder of `--record` the commands find the run before its record has been copied, too.
+            record = self.settings.record or self.run_dir
+            self.tell(f"{process.crash or name}; `traceloop report {record}` shows its record")
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
