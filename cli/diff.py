@@ -11,20 +11,19 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .progress import Progress
-from .runs import command_of, open_record, settings_of
+from .runs import RECORD, command_of, open_record, settings_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from traceloop.reading.comparison import Change, Durations, Interval
 
-_RECORD = click.Path(exists=True, file_okay=False, readable=True)
 _ROWS = 15
 
 
 @click.command("diff")
-@click.argument("a", type=_RECORD)
-@click.argument("b", type=_RECORD)
+@click.argument("a", type=RECORD)
+@click.argument("b", type=RECORD)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--full", is_flag=True, help="Print what did not change, too, and what had too few runs.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")

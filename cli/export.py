@@ -14,7 +14,7 @@ import click
 
 from .errors import unwritable
 from .progress import Progress
-from .runs import command_of, open_record, settings_of
+from .runs import RECORD, command_of, open_record, settings_of
 
 if TYPE_CHECKING:
     from traceloop.exporters.timelines.model import Writer
@@ -65,7 +65,7 @@ then its newest run is taken. Of a run that goes on, what it has written by now 
 
 
 @click.command("export", help=_HELP)
-@click.argument("record", type=click.Path(exists=True, file_okay=False, readable=True))
+@click.argument("record", type=RECORD)
 @click.option("--format", "which", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
 @click.option(
     "-o",

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import unwritable
-from .runs import command_of, open_record, read
+from .runs import RECORD, command_of, open_record, read
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
 
 
 @click.command("report")
-@click.argument("record", required=False, type=click.Path(exists=True, file_okay=False, readable=True))
+@click.argument("record", required=False, type=RECORD)
 @click.option("--full", is_flag=True, help="Print every table, with all its rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (docs/report-json.md).")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write a page to this file, to open in a browser.")

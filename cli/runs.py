@@ -18,6 +18,23 @@ from traceloop.settings import Settings
 _SHOWN = 60
 
 
+class _Folder(click.Path):
+    """A folder that is there. click lets pipes and devices through."""
+
+    def __init__(self) -> None:
+        super().__init__(exists=True, file_okay=False, readable=True)
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        path = super().convert(value, parameter, context)
+        if not os.path.isdir(path):
+            self.fail(f"{printable(os.fsdecode(path))} is a file, and a folder is expected", parameter, context)
+        return path
+
+
+#: The type of an argument that names a kept record.
+RECORD = _Folder()
+
+
 def find_run(path: str) -> str | None:
     """The folder of the run: the path itself, or the newest run in it or that is to be kept there."""
     runs = _runs_of(path)

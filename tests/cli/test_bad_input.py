@@ -192,6 +192,9 @@ def test_what_is_misspelt_is_refused_in_one_line_with_what_was_meant(words: list
     [
         (["report", "nosuch"], "RECORD: there is no folder nosuch; see traceloop report --help"),
         (["report", "file"], "RECORD: file is a file, and a folder is expected; see traceloop report --help"),
+        (["report", os.devnull], f"RECORD: {os.devnull} is a file, and a folder is expected"),
+        (["export", os.devnull, "--format", "otlp"], f"RECORD: {os.devnull} is a file, and a folder is expected"),
+        (["diff", ".", os.devnull], f"B: {os.devnull} is a file, and a folder is expected"),
         (["report", "--jsn"], "no such option: --jsn; did you mean --json?"),
         (["report", "--json=1"], "--json takes no value"),
         (["report", ".", "--width"], "--width expects a value"),
