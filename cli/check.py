@@ -37,7 +37,7 @@ class _Duration(click.ParamType[float]):
 
 @click.command("check", context_settings={"ignore_unknown_options": False})
 @click.argument("words", metavar="[RECORD | -- PROGRAM [ARGUMENTS]...]", nargs=-1, type=click.UNPROCESSED)
-@click.option("--max-callback", type=_Duration(), help="No callback may run for longer: 50ms, 0.2 (seconds).")
+@click.option("--max-callback", type=_Duration(), help="No callback may run for longer: 50ms, 0.2s.")
 @click.option("--max-delay-p99", type=_Duration(), help="No loop may have a higher p99 of its schedule delay.")
 @click.option("--no-slow", is_flag=True, help="No slow callback, by the run's own --slow-threshold.")
 @click.option("--no-leak", is_flag=True, help="No leak of tasks, timers or memory; no task left that was not done.")

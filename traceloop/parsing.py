@@ -22,15 +22,26 @@ class SettingsError(ValueError):
     """A value that cannot be used; its text is one line that says what was expected."""
 
 
+# By what a number with this unit is divided for seconds: dividing rounds once, as reading 0.05 does.
+_UNITS: Final = (("ms", 1e3), ("us", 1e6), ("µs", 1e6), ("s", 1.0), ("", 1.0))
+
+
 def parse_seconds(text: str) -> float:
-    """A number of seconds above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    """A time above 0, in seconds if it has no unit: ``0.2``, ``50ms``, ``20us``, ``1.5s``."""
+    value = _seconds(text)
     if not 0 < value < float("inf"):
-        raise SettingsError(f"expected a number of seconds above 0, got {text!r}")
+        raise SettingsError(f"expected a number of seconds above 0 or a time such as 50ms, got {text!r}")
     return value
+
+
+def _seconds(text: str) -> float:
+    """The same of any number; below 0 for what is none."""
+    bare = text.strip()
+    unit, divisor = next(each for each in _UNITS if bare.endswith(each[0]))
+    try:
+        return float(bare.removesuffix(unit)) / divisor
+    except ValueError:
+        return -1.0
 
 
 def parse_rate(text: str) -> float:
@@ -49,28 +60,26 @@ def parse_rate(text: str) -> float:
 
 
 def parse_duration(text: str) -> float:
-    """The same with a unit, if it has one: ``50ms``, ``20us``, ``1.5s``."""
-    units = (("ms", 1e-3), ("us", 1e-6), ("µs", 1e-6), ("s", 1.0), ("", 1.0))
-    unit, factor = next(each for each in units if text.endswith(each[0]))
-    try:
-        return parse_seconds(text.removesuffix(unit).strip()) * factor
-    except SettingsError:
-        raise SettingsError(f"expected a duration above 0, such as 50ms or 0.2 (seconds), got {text!r}") from None
+    """A time above 0 with its unit: a budget of 50 that was meant as milliseconds would never be broken."""
+    value = _seconds(text)
+    if not 0 < value < float("inf"):
+        raise SettingsError(f"expected a duration above 0, such as 50ms or 0.2s, got {text!r}")
+    bare = text.strip()
+    if not bare.endswith("s"):
+        raise SettingsError(f"{bare}: which unit? {bare}ms or {bare}s")
+    return value
 
 
 def parse_wait(text: str) -> float:
-    """A number of seconds from 0 to an hour."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    """A time from 0 to an hour, in seconds if it has no unit."""
+    value = _seconds(text)
     if not 0 <= value <= 3600:
         raise SettingsError(f"expected a number of seconds from 0 to 3600, got {text!r}")
     return value
 
 
 def parse_thresholds(text: str) -> tuple[float | None, tuple[tuple[str, float], ...]]:
-    """`0.1`, `app.batch.*=1.0`, or several with commas: the general threshold or None, then the patterns."""
+    """`0.1`, `50ms`, `app.batch.*=1.0`, or several with commas: the general threshold or None, then the patterns."""
     general: float | None = None
     patterns: list[tuple[str, float]] = []
     for part in text.split(","):

@@ -21,8 +21,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--traceloop-slow",
         metavar="SECONDS",
-        help="Fail a test in which a callback ran for longer than this, not counting time for which it waited for a "
-        "processor. Implies --traceloop. For one test: @pytest.mark.traceloop(slow=SECONDS).",
+        help="Fail a test in which a callback ran for longer than this (0.2, 50ms), not counting time for which it "
+        "waited for a processor. Implies --traceloop. For one test: @pytest.mark.traceloop(slow=SECONDS).",
     )
     group.addoption(
         "--traceloop-leaks",

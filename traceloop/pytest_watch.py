@@ -79,7 +79,7 @@ class Limits(NamedTuple):
 
 
 def seconds_of(text: str, whose: str) -> float:
-    """A number of seconds above 0; raises pytest.UsageError, which names the option or the test."""
+    """A time above 0, in seconds if it has no unit; raises pytest.UsageError, which names the option or the test."""
     try:
         return parse_seconds(text)
     except SettingsError as error:

@@ -122,7 +122,8 @@ FIELDS: Final = (
     Field("run_dir", None),
     Field(
         "slow_threshold", 0.1, parse_thresholds, "--slow-threshold", "SECONDS|PATTERN=SECONDS",
-        "A callback is slow from here on. PATTERN=SECONDS sets it for some callbacks: 'app.batch.*=1.0'. "
+        "A callback is slow from here on; with a unit: 50ms. PATTERN=SECONDS sets it for some callbacks: "
+        "'app.batch.*=1.0'. "
         "May be repeated; the last match counts.",
         shown="0.1",
     ),

@@ -50,7 +50,7 @@ def test_a_broken_budget_names_the_offender(kept, tmp_path):
 
 
 def test_budgets_that_are_kept(kept):
-    done = traceloop("check", "--max-callback", "60", "--no-leak", kept)
+    done = traceloop("check", "--max-callback", "60s", "--no-leak", kept)
     assert (done.returncode, done.stdout, done.stderr) == (0, "ok    max-callback 60.0 s\nok    no-leak\n", "")
 
 
@@ -104,7 +104,7 @@ def test_a_program(traced, tmp_path):
     assert all(line.startswith("traceloop: ") for line in lines)
     assert "traceloop: FAIL  max-callback 50.0 ms" in lines and "traceloop: FAIL  no-blocking" in lines
     assert any(f"{path}:5" in line and "open" in line for line in lines)
-    done = check(traced, "--max-callback", "60", "--", path, "7")
+    done = check(traced, "--max-callback", "60s", "--", path, "7")
     assert (done.returncode, done.stdout) == (7, "output\n")
     assert "traceloop: the program ended with status 7" in done.stderr
     assert "traceloop: ok    max-callback 60.0 s" in done.stderr and "the record is in" not in done.stderr
@@ -116,7 +116,7 @@ def test_a_program_that_is_killed(traced, tmp_path):
     path.write_text(
         "import asyncio, os, signal\nasync def main():\n    os.kill(os.getpid(), signal.SIGKILL)\nasyncio.run(main())\n"
     )
-    done = check(traced, "--max-callback", "60", "--", path)
+    done = check(traced, "--max-callback", "60s", "--", path)
     assert done.returncode == 128 + signal.SIGKILL
     assert "killed" in done.stderr
 
@@ -129,6 +129,9 @@ def test_a_program_that_is_killed(traced, tmp_path):
         ([__file__], f"to run a program: traceloop check -- {__file__}"),
         (["a", "b"], "a program stands behind --: traceloop check -- a b"),
         (["--max-callback", "soon", "x"], "expected a duration above 0"),
+        (["--max-callback", "0", "x"], "expected a duration above 0"),
+        (["--max-callback", "50", "x"], "--max-callback: 50: which unit? 50ms or 50s"),
+        (["--max-delay-p99", "0.2", "x"], "--max-delay-p99: 0.2: which unit? 0.2ms or 0.2s"),
         (["--", "/bin/true"], "is a binary"),
     ],
 )

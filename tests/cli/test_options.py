@@ -47,6 +47,10 @@ def test_the_first_word_that_is_no_option_ends_the_options(words: list[str], pro
     [
         (["--slow-threshold", "0.5"], "slow_threshold", 0.5),
         (["--slow-threshold=0.5"], "slow_threshold", 0.5),
+        (["--slow-threshold", "50ms"], "slow_threshold", 0.05),
+        (["--slow-threshold", "app.*=20us"], "slow_patterns", (("app.*", 0.00002),)),
+        (["--snapshot-on-stall", "1.5s"], "snapshot_on_stall", 1.5),
+        (["--exit-timeout", "300ms"], "exit_timeout", 0.3),
         (["--slow-threshold", "app.*=1"], "slow_patterns", (("app.*", 1.0),)),
         (["--metrics-host", "0.0.0.0"], "metrics_host", "0.0.0.0"),
         (["--metrics-port", "0"], "metrics_port", 0),
@@ -89,6 +93,9 @@ def test_an_option_sets_its_field(words: list[str], field: str, value: object) -
         (["--slow-threshold", "-1"], "above 0"),
         (["--slow-threshold", "nan"], "above 0"),
         (["--slow-threshold", "soon"], "above 0"),
+        (["--slow-threshold", "ms"], "above 0"),
+        (["--slow-threshold", "0ms"], "above 0"),
+        (["--slow-threshold", "5 min"], "above 0"),
         (["--slow-threshold", "=1"], "PATTERN=SECONDS"),
         (["--metrics-port", "65536"], "0 to 65535"),
         (["--metrics-port", "-1"], "0 to 65535"),
@@ -126,7 +133,7 @@ def test_an_option_without_its_value_is_refused() -> None:
 
 
 def test_the_last_pattern_counts_and_the_command_line_before_the_environment() -> None:
-    base = Settings.from_environ({P + "SLOW_THRESHOLD": "0.2,app.*=3"})
+    base = Settings.from_environ({P + "SLOW_THRESHOLD": "200ms,app.*=3s"})
     settings, _ = options.parse(["--slow-threshold", "app.*=1", "--slow-threshold", "app.a*=2", "x"], base)
     assert [settings.threshold_for(name) for name in ("app.a", "app.b", "lib.c")] == [2.0, 1.0, 0.2]
 
