@@ -334,6 +334,47 @@ def test_what_lies_about_itself_runs(loop: Any, number: int) -> None:
     run(loop, main())
 
 
+class _OwnFuture(concurrent.futures.Future[int]):
+    """One that keeps its state in a way of its own."""
+
+    @property
+    def _condition(self) -> Any:
+        raise ZeroDivisionError
+
+    @_condition.setter
+    def _condition(self, value: Any) -> None:
+        pass
+
+    def add_done_callback(self, function: Any) -> None:
+        function(self)
+
+    def cancelled(self) -> bool:
+        return False
+
+    def done(self) -> bool:
+        return True
+
+    def exception(self, timeout: float | None = None) -> None:
+        return None
+
+    def result(self, timeout: float | None = None) -> int:
+        return 5
+
+    def _get_snapshot(self) -> tuple[bool, bool, int, None]:  # what 3.14 asks
+        return True, False, 5, None
+
+
+def test_a_future_that_cannot_be_watched_reaches_the_loop(loop: Any) -> None:
+    class Executor(concurrent.futures.Executor):
+        def submit(self, *args: Any, **keywords: Any) -> Any:
+            return _OwnFuture()
+
+    async def main() -> None:
+        assert await asyncio.wait_for(loop.run_in_executor(Executor(), functions.square, 3), 30) == 5
+
+    run(loop, main())
+
+
 def test_a_submit_put_in_place_of_the_pools_gets_the_callers_function(loop: Any) -> None:
     pool: Any = concurrent.futures.ThreadPoolExecutor(1)
     seen: list[Any] = []

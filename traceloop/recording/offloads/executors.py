@@ -109,7 +109,10 @@ class Offloads:
             future: asyncio.Future[Any] = _futures.wrap_future(source, loop=loop)
             return future
         if not is_thread_pool:
-            offload.watch(source, now)
+            try:
+                offload.watch(source, now)
+            except Exception:  # a future of the program's own class, which does as it likes: only its end is noted
+                pass
         future = loop.create_future()
         offload.future = future
         offload.source = source
