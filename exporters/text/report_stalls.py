@@ -144,7 +144,7 @@ def _places(stack: StackTaken) -> Iterator[str]:
     own += [_place(frame) + ", which awaits it" for frame in stack.awaiting if is_application(frame[0], frame[2])]
     if _place(frames[0]) not in own[:1]:
         yield _place(frames[0])
-    yield from own[:_LINES]
+    yield from list(dict.fromkeys(own))[:_LINES]  # the lines of a recursion once
     for each in stack.threads[:_THREADS]:
         at = culprit_frame(each.frames) or each.frames[-1]
         computed = f", {seconds(each.cpu_s)} of CPU time" if each.cpu_s >= _LEAST_CPU else ""

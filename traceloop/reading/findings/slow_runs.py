@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ...record.frames import culprit_frame, is_application
+from ...record.frames import Frame, culprit_frame, is_application
 from ...record.holders import GIL as GIL_HOLDER
 from ...record.plumbing import readable
 from ...record.sites import UNKNOWN_LABEL, is_own_work
@@ -265,12 +265,28 @@ def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
     if taken is None:
         return scope.who(each.culprit, callback), ()
     frames = [*reversed(taken.frames), *taken.awaiting]
-    stack = tuple(frame_line(frame) for frame in frames if is_application(frame[0], frame[2]))[:_FRAMES]
+    stack = _folded(frame for frame in frames if is_application(frame[0], frame[2]))
     own = culprit_frame(taken.frames, taken.awaiting)
     if own is None:
         return scope.who(each.culprit, callback), stack
     name = taken.culprit
     return Who(name, own[0], own[1], each.callback if each.callback != name else ""), stack
+
+
+def _folded(frames: Iterable[Frame]) -> tuple[str, ...]:
+    """The first, and who called it. A recursion is one line of these, so that they go on to who began it."""
+    lines: dict[tuple[str, str], str] = {}
+    times: dict[tuple[str, str], int] = {}
+    first = ""
+    for frame in frames:
+        if not first:
+            first = frame_line(frame)
+            continue
+        function = (frame[0], frame[3])
+        lines.setdefault(function, frame_line(frame))
+        times[function] = times.get(function, 0) + 1
+    callers = (f"{line} ({times[key]} times)" if times[key] > 1 else line for key, line in lines.items())
+    return (first, *callers)[:_FRAMES] if first else ()
 
 
 _CAUSES: Final = {
