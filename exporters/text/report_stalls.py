@@ -11,7 +11,7 @@ from traceloop.reading.stalls.index import StallIndex
 from traceloop.reading.stalls.model import Congestion, StackTaken, StallInfo, sum_of
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.process import ProcessStatistics
-from traceloop.record.frames import culprit_frame, is_application
+from traceloop.record.frames import culprit_frame, is_application, waits_for_work
 from traceloop.record.plumbing import readable
 from traceloop.record.sites import UNKNOWN_LABEL
 
@@ -146,6 +146,8 @@ def _places(stack: StackTaken) -> Iterator[str]:
         yield _place(frames[0])
     yield from list(dict.fromkeys(own))[:_LINES]  # the lines of a recursion once
     for each in stack.threads[:_THREADS]:
+        if each.cpu_s < _LEAST_CPU and waits_for_work(each.frames):
+            continue
         at = culprit_frame(each.frames) or each.frames[-1]
         computed = f", {seconds(each.cpu_s)} of CPU time" if each.cpu_s >= _LEAST_CPU else ""
         yield f"meanwhile thread {each.title}{computed}: {_place(at)}"

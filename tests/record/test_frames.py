@@ -3,18 +3,32 @@
 from __future__ import annotations
 
 import os
+import sys
+import threading
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from traceloop.record.frames import OUR_FOLDER, culprit_of, is_application, is_library, is_loop, whereabouts
+from traceloop.record.frames import (
+    OUR_FOLDER,
+    culprit_of,
+    is_application,
+    is_library,
+    is_loop,
+    waits_for_work,
+    whereabouts,
+)
 from traceloop.record.layout import SITE_LIMIT
 from traceloop.record.sites import Site, site_of, task_of
+from traceloop.recording.watchdog.other_threads import is_idle, threads_now
 
 STANDARD = os.__file__
 APP = ("/srv/app/prices.py", 31, "app.prices", "load")
 OTHER_APP = ("/srv/app/main.py", 5, "app.main", "serve")
 LIBRARY = ("/usr/lib/python3/site-packages/orm/query.py", 9, "orm.query", "Query.all")
 DEBIAN = ("/usr/lib/python3/dist-packages/orm/query.py", 9, "orm.query", "Query.all")
+QUEUE = (os.path.join(os.path.dirname(STANDARD), "queue.py"), 171, "queue", "Queue.get")
 JSON = (STANDARD, 3, "os", "walk")
 OURS = (os.path.join(OUR_FOLDER, "loop", "event_loop.py"), 1, "traceloop.loop.event_loop", "EventLoop._run")
 ANOTHER_OF_OURS = ("/opt/venv/lib/python3.12/site-packages/traceloop/loop/tasks.py", 1, "traceloop.loop.tasks", "f")
@@ -103,3 +117,46 @@ def test_labels():
     assert Site("app", "load", "/srv/app.py", 3).label == "app.load"
     assert Site("", "sleep", "", 0).label == "sleep"
     assert Site("app", "load.<locals>.<lambda>", "/srv/app.py", 3).label == "app.load.<locals>.<lambda>:3"
+
+
+@pytest.mark.parametrize(
+    ("frames", "idle"),
+    [
+        ([JSON], True),
+        ([LIBRARY, QUEUE], True),
+        ([LIBRARY, QUEUE, JSON], True),
+        ([LIBRARY, JSON], False),
+        ([LIBRARY], False),
+        ([LIBRARY, APP], False),
+        ([APP, QUEUE], False),
+        ([QUEUE, LIBRARY], False),
+    ],
+)
+def test_a_worker_that_waits_for_work(frames, idle):
+    assert waits_for_work(frames) == idle
+
+
+def test_a_worker_of_anyio_waits_for_work_between_two_calls():
+    """Where a real one stands: in a call of the application, and after it."""
+    entered, go_on = threading.Event(), threading.Event()
+
+    def call():
+        entered.set()
+        go_on.wait(60)
+
+    async def main():
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.to_thread.run_sync, call)
+            while not entered.is_set():
+                await anyio.sleep(0)
+            working = idle_workers()
+            go_on.set()
+        while idle_workers() != [True]:
+            await anyio.sleep(0)
+        return working
+
+    def idle_workers():
+        standing = threads_now(sys._current_frames(), [threading.get_ident()])
+        return [is_idle(each) for each in standing if each.name == "AnyIO worker thread"]
+
+    assert anyio.run(main) == [False]

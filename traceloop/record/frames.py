@@ -81,6 +81,19 @@ def culprit_frame(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> Fr
     return next((frame for frame in reversed(frames) if is_library(frame[0])), None)
 
 
+def waits_for_work(frames: Sequence[Frame]) -> bool:
+    """Whether a thread with these frames (outermost first) is a worker that has nothing to do: it stands in code of the
+    standard library and ours alone, or a library's code, AnyIO's ``WorkerThread.run`` say, waits in its queue.
+    """
+    culprit = culprit_frame(frames)
+    if culprit is None:
+        return True
+    if is_application(culprit[0], culprit[2]):
+        return False
+    above = frames[len(frames) - list(reversed(frames)).index(culprit) :]
+    return any((module, qualname) == ("queue", "Queue.get") for _, _, module, qualname in above)
+
+
 def culprit_of(frames: Sequence[Frame], awaiting: Sequence[Frame]) -> str:
     """``module.qualname`` of the culprit's frame, "" where there is none."""
     frame = culprit_frame(frames, awaiting)

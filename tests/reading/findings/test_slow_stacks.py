@@ -1,4 +1,4 @@
-"""What the finding for a slow callback says of the stack that was taken: who called."""
+"""What the finding for a slow callback says of the stack that was taken: who called, and what other threads did."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ ENDPOINT = ["/srv/shop/app/main.py", 23, "app.main", "prices"]
 LOAD_IT = ["/srv/shop/app/prices.py", 31, "app.prices", "load"]
 OTHER_LINE = ["/srv/shop/app/prices.py", 29, "app.prices", "load"]
 PARSE = ["/srv/shop/app/parsing.py", 3, "app.parsing", "parse"]
+WORKER = ["/srv/lib/python3.12/site-packages/anyio/_backends/_asyncio.py", 98, "anyio._asyncio", "WorkerThread.run"]
+QUEUE = ["/usr/lib/python3.12/queue.py", 171, "queue", "Queue.get"]
+WAIT = ["/usr/lib/python3.12/threading.py", 355, "threading", "Condition.wait"]
 
 
 def stalled(frames, threads=(), cpu=0.5):
@@ -36,3 +39,12 @@ def stalled(frames, threads=(), cpu=0.5):
 )
 def test_a_recursion_does_not_hide_who_began_it(frames, callers):
     assert stalled(frames).stack == ("app/prices.py:31 in load", *callers)
+
+
+@pytest.mark.parametrize(
+    ("above", "told"), [([QUEUE, WAIT], False), ([LOAD_IT, WAIT], True)], ids=["waits for work", "works"]
+)
+def test_other_threads_are_told_but_for_workers_that_wait_for_work(above, told):
+    threads = [[["AnyIO worker thread"], 1, 0.2, [WORKER, *above]]]
+    found = stalled([ENDPOINT, LOAD_IT], threads, cpu=0.0)
+    assert any("meanwhile thread AnyIO worker thread" in line for line in found.evidence) == told

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from ...record.frames import Frame, culprit_frame, is_application
+from ...record.frames import Frame, culprit_frame, is_application, waits_for_work
 from ...record.holders import GIL as GIL_HOLDER
 from ...record.plumbing import readable
 from ...record.sites import UNKNOWN_LABEL, is_own_work
@@ -330,7 +330,8 @@ def held(info: StallInfo) -> Iterator[str]:
     if info.holder is not None:
         yield f"it {info.holder}"
     elif info.parts.cause in (OFF_CPU, GIL) and info.stack is not None:
-        for each in info.stack.threads[:_OTHERS]:
+        working = [each for each in info.stack.threads if not waits_for_work(each.frames)]
+        for each in working[:_OTHERS]:
             own = culprit_frame(each.frames) or each.frames[-1]
             yield f"meanwhile thread {each.title} stood at {frame_line(own)}"
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
-from ...record.frames import Frame, culprit_frame, is_recording
+from ...record.frames import Frame, culprit_frame, is_recording, waits_for_work
 from ...record.proc import schedule_of
 from .stacks import describe
 
@@ -74,8 +74,8 @@ def _frames(top: FrameType) -> list[Frame]:
 
 
 def is_idle(standing: Standing) -> bool:
-    """Whether a thread waits for work: it stands only in code of the standard library and ours."""
-    return culprit_frame(standing.frames) is None
+    """Whether a thread waits for work."""
+    return waits_for_work(standing.frames)
 
 
 def as_recorded(threads: list[Standing], computed: dict[int, float]) -> list[list[Any]]:
