@@ -155,8 +155,7 @@ def _conclude(
     for each in judged:
         say(f"{'ok  ' if each.kept else 'FAIL'}  {each.title}")
         for offender in each.offenders[:_SHOWN]:
-            where = f": {offender.where}" if offender.where else ""
-            say(printable(f"      {offender.name}, {offender.measured}{where}", 1000))
+            say(printable(f"      {offender.text}", 1000))
         if len(each.offenders) > _SHOWN:
             say(f"      and {counted(len(each.offenders) - _SHOWN, 'more offender')}")
     if dropped:
@@ -205,10 +204,7 @@ def _junit(judged: Sequence[Judgement]) -> str:
         if each.kept:
             lines.append(f"{case}/>")
             continue
-        texts = [
-            printable(f"{offender.name}, {offender.measured}" + (f": {offender.where}" if offender.where else ""), 1000)
-            for offender in each.offenders
-        ]
+        texts = [printable(offender.text, 1000) for offender in each.offenders]
         lines.append(f"{case}>")
         # An attribute's value keeps what is no markup as it is, and line breaks as references.
         lines.append(f"    <failure type={quoteattr(each.budget)} message={quoteattr(chr(10).join(texts))}/>")

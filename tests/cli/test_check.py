@@ -11,6 +11,10 @@ import xml.etree.ElementTree as ElementTree
 import pytest
 
 from tests.helpers.exported import PROGRAM, record, traceloop
+from tests.helpers.made_statistics import Made
+from traceloop.reading.budgets import Budgets, judge
+from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.statistics.histograms import Histogram
 
 # What it waits for a processor is taken off: enough is left, however busy the machine is.
 SLEEPS = """
@@ -58,6 +62,26 @@ def test_without_a_budget_findings_count(kept):
     done = traceloop("check", kept)
     assert done.returncode == 1
     assert done.stdout.startswith("FAIL  no-findings\n") and "docs/findings/blocking-call.md" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("callback", "words"),
+    [
+        ("traceloop.recording.offloads.offload.Offload.deliver", "delivering an executor's result"),
+        ("app.prices.load", "app.prices.load"),
+    ],
+)
+def test_an_offender_is_called_as_in_the_report(callback, words):
+    made = Made()
+    slow = made.loop.callbacks.slow[callback, "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s, slow.blocked_s = 1, 0.7, 0.7, 0.5
+    made.loop.callbacks.delays["callback"] = Histogram()
+    made.loop.callbacks.delays["callback"].add(0.5)
+    late, no_slow = judge(made.statistics, Budgets(max_delay_p99=0.01, slow=True))
+    assert late.offenders[0].where == f"others waited for {words} (500 ms)"
+    (offender,) = no_slow.offenders
+    assert offender.text == f"{words}, 1 time, 700 ms at most"
+    assert offender.name == callback  # for programs
 
 
 def test_tasks_that_are_destroyed_are_a_leak(tmp_path):

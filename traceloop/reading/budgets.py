@@ -12,6 +12,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..record.frames import place
+from ..record.plumbing import readable
 from .findings.verdict import verdict
 from .stalls.causes import SUSPENDED
 from .stalls.model import StallInfo
@@ -52,6 +53,11 @@ class Offender(NamedTuple):
     measured: str
     value: float
     where: str = ""
+
+    @property
+    def text(self) -> str:
+        """In one line, as people read it: asyncio's code and ours is called by what it does."""
+        return f"{readable(self.name)}, {self.measured}" + (f": {self.where}" if self.where else "")
 
 
 class Judgement(NamedTuple):
@@ -170,7 +176,8 @@ def _late_loops(statistics: Statistics, limit: float) -> Iterator[Offender]:
         late = delays.quantile(0.99)
         if late > limit:
             slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].blocked_s)
-            waited = [f"{callback} ({seconds(totals.blocked_s)})" for (callback, _), totals in slow if totals.blocked_s]
+            blockers = [(callback, totals.blocked_s) for (callback, _), totals in slow if totals.blocked_s]
+            waited = [f"{readable(callback)} ({seconds(blocked)})" for callback, blocked in blockers]
             name = loop.label if len(statistics.processes) == 1 else f"{loop.label} of process {process.slot}"
             yield Offender(name, seconds(late), late, f"others waited for {', '.join(waited[:3])}" if waited else "")
 
