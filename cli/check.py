@@ -35,7 +35,26 @@ class _Duration(click.ParamType[float]):
             self.fail(str(error), param, ctx)
 
 
-@click.command("check", context_settings={"ignore_unknown_options": False})
+class _Check(click.Command):
+    """Says where a program stands, if it was its option that is unknown."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            valued = {name for each in self.params if not getattr(each, "is_flag", True) for name in each.opts}
+            at = 0
+            while at < len(given) and given[at].startswith("-"):
+                at += 2 if given[at] in valued else 1
+            behind = any(word.startswith(error.option_name) for word in given[at + 1 :])
+            if "--" in given or not behind or os.path.isdir(given[at]):
+                raise
+            words = " ".join([*given[:at], "--", given[at], "ARGUMENTS"])
+            raise click.UsageError(f"a program stands behind --: traceloop check {words}", ctx) from None
+
+
+@click.command("check", cls=_Check, context_settings={"ignore_unknown_options": False})
 @click.argument("words", metavar="[RECORD | -- PROGRAM [ARGUMENTS]...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--max-callback", type=_Duration(), help="No callback may run for longer: 50ms, 0.2s.")
 @click.option("--max-delay-p99", type=_Duration(), help="No loop may have a higher p99 of its schedule delay.")

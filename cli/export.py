@@ -80,7 +80,7 @@ def command(record: str, which: str, output: str | None) -> None:
     path = output if output is not None else f"traceloop{chosen.suffix}"
     if path == "-" and sys.stdout.isatty():
         raise click.UsageError("a record is long: name a file with -o, or send stdout elsewhere")
-    from traceloop.exporters.timelines.model import Source
+    from traceloop.exporters.timelines.model import NothingToWriteError, Source
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
 
@@ -90,11 +90,21 @@ def command(record: str, which: str, output: str | None) -> None:
     try:
         with _opened(path) as out:
             writer = make(out, Source(statistics, command_of(folder)))
-            runs = _copy(follower, writer, Progress())
+            nothing, runs = "", 0
+            try:
+                runs = _copy(follower, writer, Progress())
+            except NothingToWriteError as error:
+                nothing = str(error)
             for problem in follower.problems:
                 click.echo(f"traceloop: {problem}", err=True)
             if not runs and follower.problems and not any(True for _ in statistics.loops()):
                 raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
+            if nothing:
+                raise click.ClickException(nothing)
+    except BrokenPipeError as error:
+        if path == "-":
+            raise  # its reader has seen enough: click ends quietly, with 1
+        raise unwritable(path, error) from None
     except OSError as error:
         raise unwritable(path, error) from None
     dropped = sum(process.dropped for process in statistics.processes.values())
@@ -127,8 +137,8 @@ def _copy(follower: RunFollower, writer: Writer, progress: Progress) -> int:
             for name in follower.ended - ended:
                 writer.end_process(follower.processes[name])
             ended = set(follower.ended)
+        progress.close()
         writer.finish()
-    progress.close()
     return runs
 
 

@@ -10,7 +10,7 @@ from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.profile import WORKERS, Profile
 from traceloop.record.text import printable
 
-from ..timelines.model import Source
+from ..timelines.model import NothingToWriteError, Source
 
 NO_PROFILE = "the record has no profile: traceloop run --profile takes one"
 
@@ -67,11 +67,13 @@ class ProfileWriter:
         """Nothing."""
 
     def finish(self) -> None:
-        """Writes the file."""
+        """Writes the file; raises ``NothingToWriteError`` where there is no profile."""
         processes = profiled(self.source)
         samples = sum(process.profile.total_samples for process in processes)
         seconds = sum(sum(process.profile.seconds) for process in processes)
-        self.notices = (f"{samples:,} samples of {seconds:.1f} s",) if samples else (NO_PROFILE,)
+        if not samples:
+            raise NothingToWriteError(NO_PROFILE)
+        self.notices = (f"{samples:,} samples of {seconds:.1f} s",)
         self.write(processes)
 
     def write(self, processes: Sequence[ProcessStatistics]) -> None:

@@ -9,6 +9,10 @@ from traceloop.reading.follower import Chunk, ProcessFollower
 from traceloop.reading.statistics.run import Statistics
 
 
+class NothingToWriteError(Exception):
+    """The record has nothing of what the format is for. Its text is one line that says what would."""
+
+
 class Source(NamedTuple):
     """What is exported. statistics: of the run, fed with each chunk before the writer has it, and complete when
     ``finish`` is called. command: what was run, as a shell takes it.
@@ -31,7 +35,7 @@ class Writer(Protocol):
         """The process was read to its end: writes what was held back of it."""
 
     def finish(self) -> None:
-        """Everything was read. The file is closed by the caller."""
+        """Everything was read. The caller closes the file. Raises ``NothingToWriteError``, with nothing written."""
 
     @property
     def notices(self) -> Sequence[str]:

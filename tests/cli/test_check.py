@@ -151,6 +151,12 @@ def test_a_program_that_is_killed(traced, tmp_path):
         ([], "what is to be checked?"),
         (["/nonexistent"], "no folder with a record: /nonexistent"),
         ([__file__], f"to run a program: traceloop check -- {__file__}"),
+        (
+            ["--max-callback", "1s", "--no-leak", "python", "-c", "pass"],
+            "a program stands behind --: traceloop check --max-callback 1s --no-leak -- python ARGUMENTS",
+        ),
+        (["app.py", "--port", "1"], "a program stands behind --: traceloop check -- app.py ARGUMENTS"),
+        (["/", "--no-leek"], "no such option: --no-leek; did you mean --no-leak?"),
         (["a", "b"], "a program stands behind --: traceloop check -- a b"),
         (["--max-callback", "soon", "x"], "expected a duration above 0"),
         (["--max-callback", "0", "x"], "expected a duration above 0"),

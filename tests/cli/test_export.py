@@ -48,6 +48,42 @@ def test_what_cannot_be_written_leaves_what_was_there(kept, tmp_path):
     assert done.stderr == "traceloop: cannot write /dev/full: No space left on device\n"
 
 
+PROFILES = [name for name, each in FORMATS.items() if each.module.startswith("profiles.")]
+
+
+@pytest.fixture(scope="module")
+def without_profile(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unprofiled")
+    run_dir = folder / "record"
+    run_dir.mkdir()
+    text = "async def main():\n    await asyncio.sleep(0)\nrun(main())\n"
+    subprocess.run([sys.executable, program(folder, text)], env=environment(run_dir), check=True, timeout=120)
+    return run_dir
+
+
+@pytest.mark.parametrize("which", PROFILES)
+def test_a_record_without_a_profile(without_profile, tmp_path, which):
+    for where in (tmp_path / "out", "-"):
+        done = traceloop("export", without_profile, "--format", which, "-o", where)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr == "traceloop: the record has no profile: traceloop run --profile takes one\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("words", ["export {} --format jsonl -o -", "report {}", "diff {} {}", "--help"])
+def test_nobody_reads_stdout_any_more(kept, words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "traceloop", *(str(kept) if word == "{}" else word for word in words.split())]
+    try:
+        done = subprocess.run(
+            command, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=writing, stderr=subprocess.PIPE, timeout=120
+        )
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
 def test_no_record_at_all(tmp_path):
     done = traceloop("export", tmp_path, "--format", "jsonl", "-o", "-")
     assert (done.returncode, done.stdout) == (1, "")
