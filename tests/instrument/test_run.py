@@ -84,6 +84,16 @@ def test_the_slow_threshold_that_was_asked_for_is_in_force(traced: Traced, tmp_p
         assert said in result.stderr.splitlines()[-1]
 
 
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_PROMETHEUS_PORT", "OTEL_PYTHON_TRACELOOP_METRICS_PORT"])
+def test_a_taken_port_is_refused_by_the_name_of_what_chose_it(variable: str, traced: Traced, tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        result = run(traced, tmp_path, RUN, environ={variable: port})
+    assert result.status == 2
+    assert f"the metrics port {port} on localhost is taken (" in result.stderr and variable in result.stderr
+    assert ("--metrics-port" in result.stderr) == variable.startswith("OTEL_PYTHON")
+
+
 def test_a_taken_port_that_was_asked_for_is_refused_before_the_program_starts(traced: Traced, tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -5,8 +5,11 @@ from __future__ import annotations
 # `socket` takes longer to import than everything else that is done before the program runs.
 import _socket as socket
 import errno
+import os
 
 from .errors import CollectorError
+
+_STANDARD_VARIABLE = "OTEL_EXPORTER_PROMETHEUS_PORT"
 
 
 def listen(host: str, port: int, *, required: bool, page: bool) -> tuple[socket.socket, str | None]:
@@ -22,9 +25,18 @@ def listen(host: str, port: int, *, required: bool, page: bool) -> tuple[socket.
         if error.errno != errno.EADDRINUSE and (required or error.errno != errno.EACCES):
             raise CollectorError(f"cannot listen on {host}:{port}: {error.strerror or error}") from None
         if required:
-            raise CollectorError(f"the metrics port {port} on {host} is taken (--metrics-port)") from None
+            raise CollectorError(f"the metrics port {port} on {host} is taken ({_chosen_by(port)})") from None
     listener = _listen(family, address, 0)
     return listener, f"port {port} is taken; {addresses(url_of(listener, host), page)}"
+
+
+def _chosen_by(port: int) -> str:
+    """What named the port. A collector's process has the choice in our own variable, whoever made it: so the standard
+    one is looked at first.
+    """
+    if os.environ.get(_STANDARD_VARIABLE, "").strip() == str(port):
+        return _STANDARD_VARIABLE
+    return "--metrics-port or OTEL_PYTHON_TRACELOOP_METRICS_PORT"
 
 
 def close_listener(listener: socket.socket) -> None:
