@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Sequence
 from itertools import pairwise
+from types import CodeType
 from typing import Final
 
 # A frame as it is recorded: file, line, module, qualname.
@@ -27,6 +28,7 @@ _LOOP_FUNCTIONS: Final = {
         "_run_recorded_for_others",
     ),
 }
+_POOL_FILE: Final = os.path.join("concurrent", "futures", "thread.py")
 # Code that writes the record: where the loop itself calls it, no handle runs.
 _RECORDING: Final = tuple(
     OUR_FOLDER + os.path.join(*place)
@@ -48,6 +50,14 @@ def is_loop(file: str, function: str) -> bool:
 def is_recording(file: str) -> bool:
     """Whether the file is of the code that writes the record."""
     return file.startswith(_RECORDING)
+
+
+def is_pools_call(code: CodeType) -> bool:
+    """Whether what a worker was given begins below a frame of this code: that of a thread pool.
+
+    Where the C core is at work it is the only one, since the core has no frame.
+    """
+    return code.co_name == "run" and code.co_filename.endswith(_POOL_FILE)
 
 
 def is_application(file: str, module: str) -> bool:

@@ -20,6 +20,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from ...record import layout
+from ...record.frames import is_pools_call
 from ..offloads.offload import Offload
 from ..outbox import Outbox
 from ..process import Process
@@ -140,12 +141,15 @@ def _awaiting(callback: Any) -> list[Place]:
 
 
 def _stacks_of_workers(threads: dict[int, FrameType]) -> list[list[Place]]:
-    """The stacks of the threads that run a call of an executor, from the function that was handed to it."""
+    """The stacks of the threads that run a call of an executor, from the function that was handed to it.
+
+    The C core has no frame there, but the thread pool has: its own calls count too.
+    """
     out: list[list[Place]] = []
     for top in threads.values():
         stack: list[Place] = []
         frame: FrameType | None = top
-        while frame is not None and frame.f_code is not _WORKER:
+        while frame is not None and frame.f_code is not _WORKER and not is_pools_call(frame.f_code):
             stack.append(_place(frame, frame.f_lasti))
             frame = frame.f_back
         if frame is not None and stack and len(out) < _MAX_WORKERS:

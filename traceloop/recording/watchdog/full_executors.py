@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import functools
 import logging
-import os
 import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from types import CodeType, FrameType
+from types import FrameType
 from typing import Any, Final
 
-from ...record.frames import Frame, culprit_frame, is_library, is_recording
+from ...record.frames import Frame, culprit_frame, is_library, is_pools_call, is_recording
 from ..offloads import anyio_threads
 from ..offloads.entry import stored
 from ..process import Process
@@ -30,7 +29,6 @@ _REPEAT_SECONDS: Final = 10.0
 _MAX_FRAMES: Final = 100
 _MAX_PLACES: Final = 10
 _MAX_EXECUTORS: Final = 64
-_POOL_FILE: Final = os.path.join("concurrent", "futures", "thread.py")
 _ANYIO_THREADS: Final = "AnyIO worker thread"
 
 
@@ -126,17 +124,9 @@ def _frames_below_us(frame: FrameType | None) -> list[Frame]:
     """The frames of a call in a worker, outermost first; none where the worker waits for work."""
     out: list[Frame] = []
     while frame is not None and len(out) < _MAX_FRAMES:
-        if _begins_a_call(frame.f_code):
+        if is_recording(frame.f_code.co_filename) or is_pools_call(frame.f_code):
             out.reverse()
             return out
         out.append(describe(frame, frame.f_lineno or frame.f_code.co_firstlineno))
         frame = frame.f_back
     return []
-
-
-def _begins_a_call(code: CodeType) -> bool:
-    """Whether what a worker was given begins below a frame of this code: ours, or where the C core is at work the
-    thread pool's, since the C core has no frame.
-    """
-    file = code.co_filename
-    return is_recording(file) or (code.co_name == "run" and file.endswith(_POOL_FILE))
