@@ -197,3 +197,16 @@ def test_every_package_is_installed():
             name = ".".join(file.parent.relative_to(ROOT).parts)
             there.add(name if top == "traceloop" else f"traceloop.{name}")
     assert there <= listed
+
+
+def test_every_file_of_a_package_is_installed_but_sources_in_c():
+    """`package-data` is all that decides: what MANIFEST.in names is the source distribution's."""
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    assert setuptools["include-package-data"] is False
+    named = [pattern for patterns in setuptools["package-data"].values() for pattern in patterns]
+    patterns = ["*.py", "*.c", "*.h", ".lint", *named]
+    built = {"__pycache__", ".mypy_cache"}
+    files = [path for folder in FOLDERS.values() for path in folder.rglob("*") if path.is_file()]
+    data = [path for path in files if not built & set(path.parts) and path.suffix not in (".so", ".pyc")]
+    assert [path for path in data if not any(path.match(pattern) for pattern in patterns)] == []
+    assert sum(path.suffix == ".yml" for path in data) > 10
