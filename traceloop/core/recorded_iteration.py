@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import sys
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -60,6 +61,7 @@ def _taken_from(ready: deque[Any]) -> Iterator[Any]:
 
 def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     """Runs one iteration, or iterations until ``loop.stop()`` was called. In the loop's thread."""
+    loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready
     handles = _taken_from(ready)
     once, epoll, keys, has_own_clock = plan

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import FrameType
+from typing import Any
 
 from .interface import Running
 
@@ -29,3 +30,14 @@ def running(frame: FrameType) -> Running | None:
         if type(values) is dict:
             values.clear()
         del values, loop
+
+
+def running_on_another_stack(loop: Any) -> Running | None:
+    """The run under way in a loop whose thread stands on a stack that the loop's frame is not part of: a greenlet's.
+    As for ``running``.
+    """
+    run = loop._running() if hasattr(loop, "_running") else None
+    if run is not None:
+        return Running(*run)
+    frame: FrameType | None = loop._iteration_frame
+    return running(frame) if frame is not None else None

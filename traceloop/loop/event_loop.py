@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..core.accelerated import accelerated, run_native
@@ -61,6 +62,8 @@ class EventLoop(
 
     #: Whether the iteration under way is one of the core in C, which has its own.
     _runs_natively = False
+    #: The frame of the recorded iteration in Python while it runs, for who looks on from another thread.
+    _iteration_frame: FrameType | None = None
 
     def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
         self._recorder: Recorder | None = None
@@ -103,6 +106,7 @@ class EventLoop(
             if not run_native(self, recorder, how):
                 iterate_recorded(self, recorder, how)
         finally:
+            self._iteration_frame = None
             recorder.loop_stopped(self)
 
     def _run_external_iterations(self) -> None:
@@ -127,10 +131,12 @@ class EventLoop(
         recorder.external_iteration(self)
         # The core in C does not know of this poll: other threads have to write into the self-pipe to end it.
         native, self._runs_natively = self._runs_natively, False
+        outer = self._iteration_frame
         try:
             iterate_recorded(self, recorder, plan(self, _ORIGINALS, once=True))
         finally:
             self._runs_natively = native
+            self._iteration_frame = outer
 
     def _run_taken(self, recorder: Recorder, handle: Any) -> None:
         """Runs a handle that code which drives the loop itself has taken from the queue."""

@@ -77,7 +77,7 @@ class SamplingProfiler:
                 continue
             if threads is None:
                 threads = sys._current_frames()
-            found = _stack_of(threads.get(watched.thread))
+            found = _stack_of(threads.get(watched.thread), watched.loop)
             if found is not None:
                 gap = now - before
                 # A long gap is a call that held the GIL, or a process that stood still: of that, the time off the poll.
@@ -108,9 +108,9 @@ class SamplingProfiler:
         self._outbox.pending.extend(out)
 
 
-def _stack_of(top: FrameType | None) -> tuple[float, list[Place]] | None:
+def _stack_of(top: FrameType | None, loop: Any) -> tuple[float, list[Place]] | None:
     """Ident and stack of the run in which a loop's thread stands; None where it runs nothing."""
-    run, inner = stacks.below_loop(top, _instruction)
+    run, inner = stacks.below_loop(top, _instruction, loop)
     try:
         if run is None:
             return None

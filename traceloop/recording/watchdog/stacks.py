@@ -19,7 +19,7 @@ from types import CodeType, FrameType
 from typing import Any, NamedTuple
 
 from ...core.interface import Running
-from ...core.running import running
+from ...core.running import running, running_on_another_stack
 from ...core.site_of import site_of
 from ...record import layout
 from ...record.frames import Frame, is_loop, is_recording
@@ -48,14 +48,14 @@ class Run(NamedTuple):
     span: list[Any] | None
 
 
-def find_run(top: FrameType | None) -> Run | None:
+def find_run(top: FrameType | None, loop: Any = None) -> Run | None:
     """The handle run in which a thread stands, from its innermost frame; None where it runs no handle (it polls, or
-    works for itself). Call with the GIL held; never from the thread itself.
+    works for itself). Call with the GIL held; never from the thread itself. ``loop``: as for ``below_loop``.
 
     All that is to be known of the handle is looked up here, and every reference is gone when this returns: nothing
     between may let another thread run (no file, no lock), or the program would see its objects live longer.
     """
-    run, inner = below_loop(top, _line_of)
+    run, inner = below_loop(top, _line_of, loop)
     handle = run.handle if run is not None else None
     try:
         if run is None:
@@ -77,11 +77,12 @@ def find_run(top: FrameType | None) -> Run | None:
 
 
 def below_loop(
-    top: FrameType | None, position: Callable[[FrameType], int]
+    top: FrameType | None, position: Callable[[FrameType], int], loop: Any = None
 ) -> tuple[Running | None, list[tuple[FrameType, int]]]:
     """What the loop runs in the thread whose innermost frame is ``top``, None for nothing; and the frames from its
     callback down, outermost first, with their ``position``. As for ``find_run``: with the GIL, and every reference is
-    to be dropped before another thread may run.
+    to be dropped before another thread may run. ``loop``: one that says of itself that it runs something, in this
+    thread; it is asked where its frame is not above ``top``, as in a greenlet.
     """
     inner: list[tuple[FrameType, int]] = []
     frame = top
@@ -92,10 +93,13 @@ def below_loop(
                 break
             inner.append((frame, position(frame)))
             frame = frame.f_back
-        if frame is None or (inner and is_recording(inner[-1][0].f_code.co_filename)):
+        if frame is not None and inner and is_recording(inner[-1][0].f_code.co_filename):
             inner.clear()  # between two handles records are being written, or a callback is being named
             return None, inner
-        run = running(frame)
+        if frame is not None:
+            run = running(frame)
+        else:
+            run = running_on_another_stack(loop) if loop is not None and inner else None
         if run is None:
             inner.clear()
             return None, inner
@@ -105,7 +109,7 @@ def below_loop(
         return run, inner
     finally:
         run = None
-        del top, frame
+        del top, frame, loop
 
 
 def _line_of(frame: FrameType) -> int:

@@ -409,7 +409,7 @@ class Watchdog:
         if stall is None and (since == 0.0 or now - since < lowest):
             watched.sample()
             return min(now + pace, since + lowest) if since else now + pace
-        run = stacks.find_run(sys._current_frames().get(watched.thread)) if since else None
+        run = stacks.find_run(sys._current_frames().get(watched.thread), watched.loop) if since else None
         if stall is not None and (run is None or run.start != stall.start):
             self._end_stall(watched, now)
             stall = None
