@@ -99,6 +99,6 @@ def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[
 
             sinks.append(SdkSink(name, protocol, settings, environ, notice))
         except Exception as error:
-            hint = " (pip install 'traceloop-eventloop[otlp]')" if isinstance(error, ImportError) else ""
+            hint = " (pip install 'PATH_OR_WHEEL[otlp]')" if isinstance(error, ImportError) else ""
             notice(f"no spans to {name}: {error}{hint}")
     return sinks

@@ -69,7 +69,7 @@ def make_exporters(
             sdk = SdkMetrics(name, protocol, settings.otlp_endpoint, notice)
             made.append((sdk, sdk.delta))
         except Exception as error:
-            hint = " (pip install 'traceloop-eventloop[otlp]')" if isinstance(error, ImportError) else ""
+            hint = " (pip install 'PATH_OR_WHEEL[otlp]')" if isinstance(error, ImportError) else ""
             notice(f"no metrics to {name}: {error}{hint}")
     return made
 

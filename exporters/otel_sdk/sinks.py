@@ -44,7 +44,7 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
     group = entry_points(group="opentelemetry_traces_exporter")
     hint = f"; there are {', '.join(sorted(group.names))}" if group else ""
     if name == "otlp_proto_grpc":
-        hint = " (pip install 'traceloop-eventloop[otlp-grpc]')"
+        hint = " (pip install 'PATH_OR_WHEEL[otlp-grpc]')"
     raise LookupError(f"no installed package offers the traces exporter {name!r}{hint}")
 
 
