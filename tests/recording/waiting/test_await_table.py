@@ -113,6 +113,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.timing  # the looks share the processor with the tasks
 @pytest.mark.parametrize("core", CORES)
 def test_every_wait_has_its_line_and_its_name(tmp_path, core):
     (tmp_path / "app.py").write_text(PROGRAM)
