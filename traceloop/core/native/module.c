@@ -1,6 +1,7 @@
 /* The module: its state, and everything that is looked up once. */
 
 #include "core.h"
+#include "extension.h"
 #include <time.h>
 
 double
@@ -77,21 +78,10 @@ find_getter(PyTypeObject *type, const char *name)
     return result;
 }
 
-static PyObject *
-import_from(const char *module, const char *name)
-{
-    PyObject *found = PyImport_ImportModule(module);
-    if (found == NULL)
-        return NULL;
-    PyObject *result = PyObject_GetAttrString(found, name);
-    Py_DECREF(found);
-    return result;
-}
-
 static PyTypeObject *
 import_type(const char *module, const char *name)
 {
-    PyObject *type = import_from(module, name);
+    PyObject *type = attribute_of(module, name);
     if (type != NULL && !PyType_Check(type)) {
         PyErr_Format(PyExc_ImportError, "%s.%s is no class", module, name);
         Py_CLEAR(type);
@@ -103,7 +93,7 @@ import_type(const char *module, const char *name)
 static int
 find_tasks(core_state *st)
 {
-    PyObject *task = import_from("traceloop.core.task_types", "PLAIN_TASK");
+    PyObject *task = attribute_of("traceloop.core.task_types", "PLAIN_TASK");
     if (task == NULL)
         return -1;
     if (!PyType_Check(task)) {
@@ -115,7 +105,7 @@ find_tasks(core_state *st)
     st->step_type = import_type("traceloop.core.task_types", "STEP_TYPE");
     st->method_type = import_type("traceloop.core.task_types", "C_METHOD_TYPE");
     st->partial_type = import_type("functools", "partial");
-    PyObject *place = import_from("traceloop.core.task_types", "NAME_PLACE");
+    PyObject *place = attribute_of("traceloop.core.task_types", "NAME_PLACE");
     if (place == NULL || st->step_type == NULL || st->method_type == NULL || st->partial_type == NULL)
         return -1;
     st->name_place = (int)PyLong_AsLong(place);
@@ -126,8 +116,8 @@ find_tasks(core_state *st)
         (st->task_exception = find_getter(st->task_type, "_exception")) == NULL ||
         (st->task_waiter = find_getter(st->task_type, "_fut_waiter")) == NULL)
         return -1;
-    st->pending = import_from("asyncio.base_futures", "_PENDING");
-    st->finished = import_from("asyncio.base_futures", "_FINISHED");
+    st->pending = attribute_of("asyncio.base_futures", "_PENDING");
+    st->finished = attribute_of("asyncio.base_futures", "_FINISHED");
     return st->pending == NULL || st->finished == NULL ? -1 : 0;
 }
 
@@ -221,19 +211,19 @@ core_exec(PyObject *module)
     if (st->asyncio_handle == NULL || st->asyncio_timer_handle == NULL || find_slots(st) < 0 ||
         find_tasks(st) < 0 || intern(st) < 0 || make_types(module, st) < 0)
         return -1;
-    if ((st->handle_run = import_from("traceloop.core.choose", "HANDLE_RUN")) == NULL ||
-        (st->report_failure = import_from("traceloop.core.handles", "report_failure")) == NULL ||
-        (st->python_timers = import_from("traceloop.core.timers", "Timers")) == NULL ||
-        (st->spelled_out = import_from("traceloop.core.buffer", "spelled_out")) == NULL ||
-        (st->heappush = import_from("heapq", "heappush")) == NULL ||
+    if ((st->handle_run = attribute_of("traceloop.core.choose", "HANDLE_RUN")) == NULL ||
+        (st->report_failure = attribute_of("traceloop.core.handles", "report_failure")) == NULL ||
+        (st->python_timers = attribute_of("traceloop.core.timers", "Timers")) == NULL ||
+        (st->spelled_out = attribute_of("traceloop.core.buffer", "spelled_out")) == NULL ||
+        (st->heappush = attribute_of("heapq", "heappush")) == NULL ||
         (st->base_events = PyImport_ImportModule("asyncio.base_events")) == NULL)
         return -1;
     /* Where asyncio has none of that name offloads are not followed: recording/offloads/offload.py. */
-    st->copy_state = import_from("asyncio.futures", "_copy_future_state");
+    st->copy_state = attribute_of("asyncio.futures", "_copy_future_state");
     if (st->copy_state == NULL)
         PyErr_Clear();
-    if ((st->concurrent_future = import_from("concurrent.futures", "Future")) == NULL ||
-        (st->concurrent_finished = import_from("concurrent.futures._base", "FINISHED")) == NULL)
+    if ((st->concurrent_future = attribute_of("concurrent.futures", "Future")) == NULL ||
+        (st->concurrent_finished = attribute_of("concurrent.futures._base", "FINISHED")) == NULL)
         return -1;
 #if PY_VERSION_HEX >= 0x030E0000
     st->task_keywords = Py_BuildValue("(s)", "loop");
@@ -277,32 +267,15 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_call_soon_threadsafe) DO(s_add_done_callback) DO(s_remove_done_callback) DO(s_create_future)               \
     DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result)
 
-static int
-core_traverse(PyObject *module, visitproc visit, void *arg)
-{
-    core_state *st = PyModule_GetState(module);
-#define VISIT(name) Py_VISIT(st->name);
-    EACH_OBJECT(VISIT)
-    return 0;
-}
-
-static int
-core_clear(PyObject *module)
-{
-    core_state *st = PyModule_GetState(module);
-#define CLEAR(name) Py_CLEAR(st->name);
-    EACH_OBJECT(CLEAR)
-    return 0;
-}
+DEFINE_STATE_LIFE(core_state)
 
 static void
 core_free(void *module)
 {
     core_state *st = PyModule_GetState(module);
-    if (st != NULL) {
+    if (st != NULL)
         core_free_handles(st);
-        core_clear(module);
-    }
+    state_free(module);
 }
 
 static PyMethodDef core_methods[] = {
@@ -311,16 +284,7 @@ static PyMethodDef core_methods[] = {
     {NULL},
 };
 
-static PyModuleDef_Slot core_slots[] = {
-    {Py_mod_exec, core_exec},
-#ifdef Py_mod_multiple_interpreters
-    {Py_mod_multiple_interpreters, Py_MOD_PER_INTERPRETER_GIL_SUPPORTED},
-#endif
-#ifdef Py_mod_gil
-    {Py_mod_gil, Py_MOD_GIL_USED}, /* core/choose.py does not load it where there is no GIL */
-#endif
-    {0, NULL},
-};
+static PyModuleDef_Slot core_slots[] = MODULE_SLOTS(core_exec);
 
 struct PyModuleDef core_module = {
     PyModuleDef_HEAD_INIT,
@@ -329,8 +293,8 @@ struct PyModuleDef core_module = {
     .m_size = sizeof(core_state),
     .m_methods = core_methods,
     .m_slots = core_slots,
-    .m_traverse = core_traverse,
-    .m_clear = core_clear,
+    .m_traverse = state_traverse,
+    .m_clear = state_clear,
     .m_free = core_free,
 };
 
