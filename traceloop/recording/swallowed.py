@@ -20,10 +20,7 @@ from typing import Any, Final
 
 from ..core.site_of import site_of_coroutine
 from ..record.frames import Frame, culprit_frame
-
-NOT_AWAITED: Final = "not_awaited"
-NOT_RETRIEVED: Final = "not_retrieved"
-CALLBACK: Final = "callback"
+from ..record.swallowed import CALLBACK, NOT_AWAITED, NOT_RETRIEVED
 
 _MAX_PENDING: Final = 10_000
 _MAX_ENTRIES: Final = 200

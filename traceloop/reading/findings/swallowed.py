@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ..statistics.swallowed import CALLBACK, NOT_AWAITED, NOT_RETRIEVED, SwallowedError
+from ...record.swallowed import CALLBACK, NOT_AWAITED, NOT_RETRIEVED
+from ..statistics.swallowed import SwallowedError
 from ..units import counted
 from . import thresholds
 from .model import WARNING, Finding, Who

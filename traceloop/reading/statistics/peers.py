@@ -7,10 +7,10 @@ import time
 from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
+from ...record.peers import KINDS
 from ..decoding.decoded import Decoded
 from .parts import Sample
 
-KINDS: Final = ("stream", "tls", "datagram", "pipe")
 # What was last reported holds for so long (s): it is reported once a second while it lasts.
 _HOLDS_SECONDS: Final = 15.0
 _MAX_LOOPS: Final = 1_000

@@ -6,14 +6,11 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from ...record.frames import Frame
+from ...record.swallowed import SORTS
 from ..decoding.decoded import Decoded
 from .labels import BoundedLabels
 from .parts import Sample
 
-NOT_AWAITED: Final = "not_awaited"
-NOT_RETRIEVED: Final = "not_retrieved"
-CALLBACK: Final = "callback"
-SORTS: Final = (NOT_AWAITED, NOT_RETRIEVED, CALLBACK)
 _MAX_ENTRIES: Final = 500
 
 

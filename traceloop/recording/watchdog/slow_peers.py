@@ -10,13 +10,13 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ...record.peers import KINDS
 from .watched_loop import Watched
 
 _logger = logging.getLogger("traceloop")
 _LOOK_SECONDS: Final = 1.0
 # Transports whose buffers are measured; more are counted only.
 _MAX_MEASURED: Final = 1_000
-_KINDS: Final = ("stream", "tls", "datagram", "pipe")
 
 
 class SlowPeers:
@@ -61,7 +61,7 @@ def paused_by_kind(io: Any, now: float) -> list[list[Any]]:
         if transport is None or not transport._paused_at:
             continue
         kind = getattr(transport, "_kind", "pipe")
-        entry = found.setdefault(kind if kind in _KINDS else "pipe", [0, 0, 0.0])
+        entry = found.setdefault(kind if kind in KINDS else "pipe", [0, 0, 0.0])
         entry[0] += 1
         try:
             entry[1] += int(transport.get_write_buffer_size())
