@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import socket
+import subprocess
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from tests.helpers.differential import clean_environ
+from tests.helpers.traced import Traced
 
 ASGI = """
 import asyncio, os
@@ -47,3 +56,29 @@ def ask(port: int) -> str | None:
             return str(answer.read().decode())
     except (urllib.error.URLError, OSError):
         return None
+
+
+@contextlib.contextmanager
+def started(traced: Traced, folder: Path, words: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A server under `traceloop run` with these words, in folder, which has its output in folder/log. It is ended by
+    SIGTERM, and none of its processes outlives the block.
+    """
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen(
+            [*traced.command, *words],
+            cwd=folder,
+            env=clean_environ({"PATH": f"{traced.folder}/bin{os.pathsep}{os.environ['PATH']}"}),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        yield server
+        server.send_signal(signal.SIGTERM)
+        server.wait(timeout=120)
+    finally:
+        try:
+            os.killpg(server.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        server.wait()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.differential import clean_environ
-from tests.helpers.served import AIOHTTP, ASGI, ask, free_port
+from tests.helpers.served import AIOHTTP, ASGI, ask, free_port, started
 from tests.helpers.traced import Traced
 from tests.helpers.waiting import PATIENCE
 
@@ -85,16 +81,7 @@ def test_every_process_of_the_server_runs_the_traced_loop(name: str, traced: Tra
         (tmp_path / file).write_text(text)
     port = free_port()
     log = tmp_path / "log"
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            [*traced.command, "--metrics-port", "0", *words.format(port=port).split()],
-            cwd=tmp_path,
-            env=clean_environ({"PATH": f"{traced.folder}/bin{os.pathsep}{os.environ['PATH']}"}),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    try:
+    with started(traced, tmp_path, ["--metrics-port", "0", *words.format(port=port).split()]) as server:
         answers: dict[str, str] = {}
         deadline = time.monotonic() + PATIENCE
         while len(answers) < workers:
@@ -106,14 +93,6 @@ def test_every_process_of_the_server_runs_the_traced_loop(name: str, traced: Tra
             loop, _, pid = answer.rpartition(" ")
             answers[pid] = loop
         assert all("traceloop.loop.event_loop.EventLoop" in loop for loop in answers.values()), answers
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=120)
-    finally:
-        try:
-            os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        server.wait()
     text = log.read_text()
     # Some servers leave by a KeyboardInterrupt; it has to be the end of every traceback.
     ends = re.findall(r"^Traceback .*\n(?:[ \t].*\n|\n)*(.*)", text, re.MULTILINE)

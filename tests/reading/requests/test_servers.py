@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.differential import clean_environ
-from tests.helpers.served import ask, free_port
+from tests.helpers.served import ask, free_port, started
 from tests.helpers.traced import Traced
 from tests.helpers.waiting import PATIENCE
 from traceloop.reading import read_run
@@ -44,16 +40,7 @@ def test_requests_are_named_by_the_endpoint(name: str, traced: Traced, tmp_path:
     (tmp_path / "app.py").write_text(APP)
     port = free_port()
     options = ["--no-metrics", "--record", str(tmp_path / "kept")]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen(
-            [*traced.command, *options, *SERVERS[name].format(port=port).split()],
-            cwd=tmp_path,
-            env=clean_environ({"PATH": f"{traced.folder}/bin{os.pathsep}{os.environ['PATH']}"}),
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    try:
+    with started(traced, tmp_path, [*options, *SERVERS[name].format(port=port).split()]) as server:
         answered = 0
         deadline = time.monotonic() + PATIENCE
         while answered < ASKED:
@@ -62,14 +49,6 @@ def test_requests_are_named_by_the_endpoint(name: str, traced: Traced, tmp_path:
                 time.sleep(0.05)
             else:
                 answered += 1
-        server.send_signal(signal.SIGTERM)
-        server.wait(timeout=120)
-    finally:
-        try:
-            os.killpg(server.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        server.wait()
     (kept,) = (tmp_path / "kept").iterdir()
     counts: dict[str, int] = {}
     for series, labels, value in read_run(kept).samples():

@@ -1,13 +1,10 @@
 """What asyncio's own waits are called, and the line at which the task stands: a table of known truth."""
 
-import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.helpers.cores import CORES
-from tests.helpers.paths import ROOT
+from tests.helpers.kept_report import report_of
 
 # Each task stands until the watchdog has looked at all of them.
 PROGRAM = """
@@ -116,13 +113,7 @@ EXPECTED = {
 @pytest.mark.timing  # the looks share the processor with the tasks
 @pytest.mark.parametrize("core", CORES)
 def test_every_wait_has_its_line_and_its_name(tmp_path, core):
-    (tmp_path / "app.py").write_text(PROGRAM)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OTEL_PYTHON_TRACELOOP_CORE": core}
-    options = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 120, "capture_output": True, "text": True}
-    subprocess.run([sys.executable, "app.py", str(tmp_path / "kept")], **options)
-    (kept,) = (tmp_path / "kept").iterdir()
-    done = subprocess.run([sys.executable, "-m", "traceloop", "report", "--json", str(kept)], **options)
-    (process,) = json.loads(done.stdout)["processes"]
+    (process,) = report_of(tmp_path, PROGRAM, core)["processes"]
     found = {
         each["coroutine"].removeprefix("__main__."): (each["function"].removeprefix("__main__."), each["inside"])
         for each in process["waits"]

@@ -1,13 +1,10 @@
 """Who has what a blocked loop waits for: from a program that waits in every way, to its report."""
 
-import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.helpers.cores import CORES
-from tests.helpers.paths import ROOT
+from tests.helpers.kept_report import report_of
 from traceloop.recording.watchdog.holders import gil_holder
 from traceloop.recording.watchdog.other_threads import Standing
 
@@ -186,14 +183,7 @@ EXPECTED = {
 
 @pytest.mark.parametrize("core", CORES)
 def test_every_holder_is_named_in_the_report(tmp_path, core):
-    (tmp_path / "app.py").write_text(PROGRAM)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OTEL_PYTHON_TRACELOOP_CORE": core}
-    options = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 300, "capture_output": True, "text": True}
-    subprocess.run([sys.executable, "app.py", str(tmp_path / "kept")], **options)
-    (kept,) = (tmp_path / "kept").iterdir()
-    report = json.loads(
-        subprocess.run([sys.executable, "-m", "traceloop", "report", "--json", str(kept)], **options).stdout
-    )
+    report = report_of(tmp_path, PROGRAM, core, timeout=300)
     (process,) = report["processes"]
     found = {}
     for stall in process["stalls"]:

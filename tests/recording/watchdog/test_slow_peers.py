@@ -1,13 +1,10 @@
 """Peers that do not read: from a program whose clients stop reading, to its metrics and its report."""
 
-import json
-import subprocess
-import sys
 
 import pytest
 
 from tests.helpers.cores import CORES
-from tests.helpers.paths import ROOT
+from tests.helpers.kept_report import report_of
 from traceloop.reading.decoding.decoded import Decoded, Event
 from traceloop.reading.statistics.peers import Paused, Peers
 
@@ -54,13 +51,8 @@ with traceloop.start(metrics=False, spans="off", record=sys.argv[1]):
 
 @pytest.mark.parametrize("core", CORES)
 def test_the_finding_names_who_waits_for_the_peers(tmp_path, core):
-    (tmp_path / "app.py").write_text(PROGRAM)
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "OTEL_PYTHON_TRACELOOP_CORE": core}
-    options = {"cwd": tmp_path, "env": environment, "check": True, "timeout": 120, "capture_output": True, "text": True}
-    subprocess.run([sys.executable, "app.py", str(tmp_path / "kept")], **options)
-    (kept,) = (tmp_path / "kept").iterdir()
-    done = subprocess.run([sys.executable, "-m", "traceloop", "report", "--json", str(kept)], **options)
-    (found,) = [each for each in json.loads(done.stdout)["verdict"]["findings"] if each["kind"] == "slow-peer"]
+    report = report_of(tmp_path, PROGRAM, core)
+    (found,) = [each for each in report["verdict"]["findings"] if each["kind"] == "slow-peer"]
     line = PROGRAM.splitlines().index("            await writer.drain()") + 1
     assert found["title"].endswith(f"app.py:{line} in push waits for them")
     assert any(each.startswith("2 stream connections paused at most, ") for each in found["evidence"])
