@@ -23,10 +23,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def refuse_stale_extensions():
     """An extension that is older than its sources would be tested in their place: some tests would wait for ever."""
+    shared = [ROOT / "traceloop/record/native", ROOT / "traceloop/reading/decoding/native"]  # headers: setup.py
     for folder in (ROOT / "traceloop/core", ROOT / "traceloop/reading/decoding", ROOT / "exporters/otlp"):
         built = [each.stat().st_mtime for each in folder.glob("_*" + sysconfig.get_config_var("EXT_SUFFIX"))]
-        sources = [each.stat().st_mtime for each in (folder / "native").glob("*.[ch]")]
-        if built and min(built) < max(sources):
+        sources = [*(folder / "native").glob("*.[ch]"), *(each for other in shared for each in other.glob("*.h"))]
+        if built and min(built) < max(each.stat().st_mtime for each in sources):
             raise pytest.UsageError(f"what is in C in {folder} is older than its sources: make native builds it")
 
 
