@@ -209,7 +209,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
                 records.append(timer._set_at)
                 due += 1
                 if not due % _CHUNK:
-                    ident = recorder.own_work_ident(DUE_TIMERS)  # for who looks what takes so long
+                    ident = recorder.own_work_ident(DUE_TIMERS)  # the watchdog asks what takes so long
                     recorder.write(now)
             timer = entry = None
         if moved or due:

@@ -62,7 +62,7 @@ class EventLoop(
 
     #: Whether the iteration under way is one of the core in C, which has its own.
     _runs_natively = False
-    #: The frame of the recorded iteration in Python while it runs, for who looks on from another thread.
+    #: The frame of the recorded iteration in Python while it runs: the watchdog's thread looks at it.
     _iteration_frame: FrameType | None = None
 
     def __init__(self, selector: Any = None, *, recorder: Recorder | bool | None = None) -> None:
