@@ -111,7 +111,8 @@ def test_the_commands_run(traced, folder: Path) -> None:
     environ = clean_environ({"PATH": f"{traced.folder}/bin:{os.environ['PATH']}"})
     environ["OTEL_PYTHON_TRACELOOP_METRICS_PORT"] = "0"
     for name in ("RECORD", "DIR", "record"):
-        subprocess.run([*traced.command, "--profile=200", "--record", name, "app.py"], cwd=folder, env=environ, check=True)
+        command = [*traced.command, "--profile=200", "--record", name, "app.py"]
+        subprocess.run(command, cwd=folder, env=environ, check=True)
     failed = []
     for command in filter(RUNNABLE.match, COMMANDS_SHOWN):
         done = subprocess.run(shlex.split(command), cwd=folder, env=environ, capture_output=True, text=True, timeout=60)
