@@ -33,6 +33,11 @@ _PLUMBING: Final = (
     (r"traceloop\.(loop|recording|core)\..*$", "the loop itself"),
 )
 
+#: Of these, what calls nothing of the program.
+_CALLS_NOTHING: Final = frozenset(
+    {"waking the loop", "ending a sleep", "a time limit (wait_for, timeout)", "a time limit (timeout)"}
+)
+
 
 @functools.cache
 def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
@@ -49,3 +54,8 @@ def readable(label: str) -> str:
             if pattern.match(label):
                 return name
     return label
+
+
+def calls_the_program(label: str) -> bool:
+    """False for plumbing in which no code of the program runs: what held it up was something else."""
+    return readable(label) not in _CALLS_NOTHING

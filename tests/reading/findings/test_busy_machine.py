@@ -79,6 +79,18 @@ def test_a_short_run_that_was_not_measured_is_the_machines_doing_where_that_is_a
     assert [kind for kind, _ in made.kinds()] == [found]
 
 
+@pytest.mark.parametrize(
+    ("callback", "found"),
+    [("asyncio.futures._set_result_unless_cancelled", []), ("traceloop.loop.wakeup.WakeupMixin._read_from_self", []),
+     ("app.prices.load", ["blocking-call"])],
+)  # fmt: skip
+def test_an_unmeasured_run_of_what_calls_nothing_of_the_program_is_no_fault_of_its_code(callback, found):
+    made = Made()
+    slow = made.loop.callbacks.slow[callback, "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 1, 0.2, 0.2
+    assert [kind for kind, _ in made.kinds()] == found
+
+
 @pytest.mark.parametrize(("blocked", "severity"), [(0.0, NOTE), (3.0, WARNING)])
 def test_an_import_that_nobody_waited_for_is_a_note(blocked, severity):
     made = Made()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...record.frames import Frame, culprit_frame, is_application, waits_for_work
 from ...record.holders import GIL as GIL_HOLDER
-from ...record.plumbing import readable
+from ...record.plumbing import calls_the_program, readable
 from ...record.sites import UNKNOWN_LABEL, is_own_work
 from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
 from ..stalls.index import StallIndex
@@ -71,6 +71,8 @@ def _find(scope: Scope) -> list[Slow]:
             looked_at: list[tuple[float, StallInfo | None]] = [*known] or [(totals.longest_s, None)]
             for length, info in looked_at:
                 reason, kind = _reason(info, length, loop.callbacks.threshold, busy)
+                if not reason and not calls_the_program(callback):
+                    continue  # its code is not why, and nothing else is known
                 share = length / weight if weight else 1.0
                 each = _entry(found, reason, culprit, callback, kind, loop)
                 each.runs += totals.runs * share
@@ -85,6 +87,8 @@ def _find(scope: Scope) -> list[Slow]:
                     each.longest, each.example = length, info
             if known:  # the longest of all may have been too long ago to be known
                 reason, kind = _reason(known[0][1], known[0][0], loop.callbacks.threshold, busy)
+                if not reason and not calls_the_program(callback):
+                    continue
                 first = _entry(found, reason, culprit, callback, kind, loop)
                 first.longest = max(first.longest, totals.longest_s)
     for index in indexes:
