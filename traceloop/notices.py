@@ -6,6 +6,8 @@
 - A process of the run whose stderr is not the root's has a parent that reads it, and that may take any line for a
   failure. Its lines go to the collector, which writes them to the root's stderr.
 - stderr may be full, or a pipe without a reader: nothing here blocks for long, raises, or lets SIGPIPE end the program.
+- stderr may be the terminal on which the program draws its screen (curses, textual, prompt_toolkit). A line of ours
+  would garble it, so lines wait until the program gives the terminal back, or ends.
 """
 
 from __future__ import annotations
@@ -31,6 +33,14 @@ def _identity(descriptor: int) -> tuple[int, int] | None:
 
 # A None here means that the process was started without a stderr.
 _at_start = _identity(2) if sys.__stderr__ is not None else None
+
+#: Texts that wait for the terminal; more of them are counted only.
+_MAX_HELD = 100
+_held: list[str] = []
+_held_pid = 0
+_held_too_many = 0
+# Whether nothing waits any more: the process ends.
+_ending = False
 
 
 def say(line: str) -> None:
@@ -81,7 +91,59 @@ def _hand_over(lines: list[str]) -> None:
 
 
 def write_text(text: str) -> None:
-    """Writes text of ours to stderr as it stands."""
+    """Writes text of ours to stderr as it stands; later, where the program draws a screen there."""
+    if not _ending and _has_a_screen():
+        _hold(text)
+        return
+    release()
+    _write(text)
+
+
+def release(*, ending: bool = False) -> None:
+    """Writes what was held back, if the terminal is free. ``ending``: in any case, and nothing is held from now on."""
+    global _ending, _held, _held_too_many
+    _ending = _ending or ending
+    if not _held or not (_ending or not _has_a_screen()):
+        return
+    texts, _held = _held, []
+    more, _held_too_many = _held_too_many, 0
+    pid = _held_pid
+    if pid != os.getpid():
+        return  # a parent's, which says it itself
+    _write("traceloop: held back while the program had the terminal for itself:\n" + "".join(texts))
+    if more:
+        _write(f"traceloop: and {more:,} more lines, which were not kept\n")
+
+
+def _hold(text: str) -> None:
+    global _held_pid, _held_too_many
+    if _held_pid != os.getpid():
+        _held_pid, _held_too_many = os.getpid(), 0
+        _held.clear()
+    if len(_held) < _MAX_HELD:
+        _held.append(text)
+    else:
+        _held_too_many += text.count("\n")
+
+
+def _has_a_screen() -> bool:
+    """Whether stderr is a terminal that a program has taken for itself: what is typed there is not echoed, and comes
+    key by key (cbreak, raw) or with line ends as they are (curses before cbreak). A prompt for a password has neither.
+    """
+    try:
+        descriptor = _usable_descriptor()
+        if descriptor is None or not os.isatty(descriptor):
+            return False
+        import termios
+
+        _, output, _, local, *_ = termios.tcgetattr(descriptor)
+        by_lines = local & termios.ICANON and output & termios.OPOST and output & termios.ONLCR
+        return not local & termios.ECHO and not by_lines
+    except Exception:  # no terminals here, or the interpreter is going down
+        return False
+
+
+def _write(text: str) -> None:
     try:
         descriptor = _usable_descriptor()
         if descriptor is None:

@@ -335,6 +335,7 @@ class Collector:
 
     def _tell_of_others(self) -> None:
         """Says what processes with another stderr than the root's had to say, so many lines a minute."""
+        notices.release()
         now = time.monotonic()
         for line in self.pipe.take_lines():
             if len(self._said_for_others) == MAX_LINES_A_MINUTE and now - self._said_for_others[0] < 60:
@@ -388,6 +389,7 @@ class Collector:
             self._keep_copy()
         # A program that is started again at once finds the port free.
         self._close_listener()
+        notices.release(ending=True)
         if not self.root.alive:
             for line in self.notices:
                 say(line)

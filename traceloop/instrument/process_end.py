@@ -135,6 +135,7 @@ class Before:
 
 def _flush_and_wait() -> None:
     """Ends the recording of this process; the root process waits until the collector has read it all."""
+    notices.release(ending=True)
     if finish_thread is not None and _settings is not None:
         if _recording is not None:
             _recording.flush()

@@ -117,8 +117,9 @@ class StallNotices:
         self._lines.append(printable(text, _MAX_LINE))
 
     def flush(self) -> None:
-        """Says what waits to be said."""
+        """Says what waits to be said, and what the program's screen held back, once that is gone."""
         if not self._lines:
+            notices.release()
             return
         lines, self._lines = self._lines, []
         if ROOT_PID in os.environ:

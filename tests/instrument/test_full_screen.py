@@ -1,0 +1,140 @@
+"""A program that draws a screen on the terminal of its stderr: our lines wait until it gives the terminal back."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.traced import Traced
+
+#: curses asks for the alternate screen at the start, and leaves it at the end.
+CURSES = """
+import asyncio, curses, time
+
+async def hold():
+    time.sleep(0.6)
+
+def draw(screen):
+    screen.addstr(0, 0, "drawn")
+    screen.refresh()
+    asyncio.run(hold())
+    screen.addstr(1, 0, "drawn again")
+    screen.refresh()
+
+curses.wrapper(draw)
+{after}
+"""
+GOES_ON = """
+async def wait():
+    print("terminal is back", flush=True)
+    while True:
+        await asyncio.sleep(0.05)
+
+asyncio.run(wait())
+"""
+#: As getpass, and as a shell that has its own line editing.
+TERMINAL = """
+import asyncio, termios, time
+old = termios.tcgetattr(2)
+new = termios.tcgetattr(2)
+new[3] &= ~({flags})
+termios.tcsetattr(2, termios.TCSADRAIN, new)
+
+async def hold():
+    time.sleep(0.6)
+
+asyncio.run(hold())
+print("the terminal is set back", flush=True)
+termios.tcsetattr(2, termios.TCSADRAIN, old)
+"""
+HELD = "traceloop: held back while the program had the terminal for itself:"
+_PATIENCE = 120.0
+
+
+class Terminal:
+    """What was written to a terminal, read as it comes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self.text = ""
+
+    def read_until(self, wanted: str | None) -> str:
+        """Everything up to now, once ``wanted`` is in it; None: once nobody has the terminal open any more."""
+        deadline = time.monotonic() + _PATIENCE
+        while wanted is None or wanted not in self.text:
+            ready, _, _ = select.select([self.descriptor], [], [], max(0.0, deadline - time.monotonic()))
+            assert ready, self.text
+            try:
+                data = os.read(self.descriptor, 65536)
+            except OSError:  # EIO: the last one has closed it
+                data = b""
+            if not data:
+                assert wanted is None, self.text
+                break
+            self.text += data.decode()
+        return self.text
+
+
+@contextmanager
+def on_terminal(traced: Traced, folder: Path, program: str) -> Iterator[tuple[Terminal, subprocess.Popen[bytes]]]:
+    (folder / "app.py").write_text(program)
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", "app.py"],
+        stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env={**os.environ, "TERM": "xterm"},
+    )  # fmt: skip
+    os.close(theirs)
+    try:
+        yield Terminal(ours), process
+    finally:
+        process.terminate()
+        process.wait()
+        os.close(ours)
+
+
+def test_nothing_is_written_over_a_screen_and_all_of_it_afterwards(traced: Traced, tmp_path: Path) -> None:
+    pytest.importorskip("curses")
+    with on_terminal(traced, tmp_path, CURSES.format(after="")) as (terminal, process):
+        text = terminal.read_until(None)
+        assert process.wait() == 0, text
+    _, drawn = text.split("\x1b[?1049h")
+    screen, after = drawn.split("\x1b[?1049l")
+    assert "drawn" in screen and "traceloop:" not in screen
+    lines = after.replace("\r", "").splitlines()
+    (held,) = [number for number, line in enumerate(lines) if line.endswith(HELD)]
+    assert lines[held + 1].startswith("traceloop: stall: __main__.hold (") and "app.py:5" in lines[held + 1]
+    assert lines[held + 2].startswith("traceloop: stall over: __main__.hold blocked the loop")
+    assert text.count("traceloop: stall: ") == 1 and "1 slow" in lines[-1]
+
+
+def test_a_program_that_goes_on_is_told_when_the_terminal_is_back(traced: Traced, tmp_path: Path) -> None:
+    pytest.importorskip("curses")
+    with on_terminal(traced, tmp_path, CURSES.format(after=GOES_ON)) as (terminal, process):
+        text = terminal.read_until("stall over: ")
+        assert process.poll() is None
+        assert text.index("\x1b[?1049l") < text.index(HELD) < text.index("traceloop: stall: ")
+        process.terminate()
+        assert "1 slow" in terminal.read_until(None)
+
+
+@pytest.mark.parametrize(
+    ("flags", "at_once"),
+    [("termios.ECHO", True), ("termios.ICANON | termios.ECHO", False)],
+    ids=["a password is asked for", "keys are read one by one"],
+)
+def test_only_a_terminal_that_a_program_has_for_itself_counts(
+    flags: str, at_once: bool, traced: Traced, tmp_path: Path
+) -> None:
+    with on_terminal(traced, tmp_path, TERMINAL.format(flags=flags)) as (terminal, process):
+        text = terminal.read_until(None)
+        assert process.wait() == 0, text
+    assert (text.index("traceloop: stall: ") < text.index("the terminal is set back")) is at_once
+    assert (HELD in text) is not at_once
