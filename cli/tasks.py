@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import shutil
@@ -11,10 +13,63 @@ from typing import Any
 
 import click
 
-from .runs import described, find_living_or_kept, settings_of
+from traceloop.record import files
 
-#: How long a living program is read for: its tasks are looked at once a second.
+from .runs import described, find_living_or_kept, living_processes, settings_of
+
+#: How long a living program is read for at least: its tasks are looked at once a second.
 _READ_SECONDS = 1.3
+#: How long a look at all tasks is waited for that has begun: 30,000 tasks take a second.
+_LOOK_SECONDS = 20.0
+
+
+def _ask_for_looks(folder: str, wanted: int | None) -> list[str]:
+    """Asks the processes of a run for a look at all their tasks; their folders."""
+    asked = [process.path for process in living_processes(folder) if wanted is None or process.pid == wanted]
+    for path in asked:
+        with contextlib.suppress(OSError):  # of another user: what its usual looks have found is shown
+            os.close(os.open(os.path.join(path, files.LOOK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+    return asked
+
+
+def _looking(asked: list[str], name: str) -> bool:
+    return any(os.path.lexists(os.path.join(path, name)) for path in asked)
+
+
+def _follow(follower: Any, asked: list[str]) -> None:
+    """Reads a living run until the looks that were asked for are over, and for ``_READ_SECONDS`` at least."""
+    begun = time.monotonic()
+    try:
+        while True:
+            passed = time.monotonic() - begun
+            # One that has not begun by then will not: the program holds the GIL, or has no loop that runs.
+            waits = _looking(asked, files.LOOKING) or (passed < _READ_SECONDS and _looking(asked, files.LOOK))
+            if (not waits and passed >= _READ_SECONDS) or passed >= _LOOK_SECONDS:
+                break
+            time.sleep(0.1)
+            follower.poll()
+        follower.poll()
+    finally:
+        for path in asked:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(path, files.LOOK))
+
+
+def _title(process: Any, known: int, tasks: list[Any]) -> str:
+    """``known``: tasks that the record tells of; ``tasks``: those that are shown."""
+    from traceloop.exporters.text.tables import count, counted
+    from traceloop.reading.statistics.task_tree import UNSEEN, WAITING
+
+    waiting = sum(task.state == WAITING for task in tasks)
+    title = f"process {process.pid}: {counted(len(tasks), 'task')}, {count(waiting)} waiting"
+    unseen = sum(task.state == UNSEEN for task in tasks)
+    if unseen:
+        title += f", {count(unseen)} not looked at yet"
+    alive = sum(loop.tasks_alive for loop in process.loops.values())
+    # Those that were made or ended in this moment are not worth a word.
+    if alive > 1.01 * known + 10:
+        title += f"; of {counted(alive, 'task')} in all, {count(known)} are known"
+    return title
 
 
 @click.command("tasks")
@@ -47,22 +102,20 @@ def command(
     """
     folder, living = find_living_or_kept(which)
     from traceloop.exporters.text import task_view
-    from traceloop.exporters.text.tables import Style, clean, count, counted
+    from traceloop.exporters.text.tables import Style, clean
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
-    from traceloop.reading.statistics.task_tree import UNSEEN, last_moment, tasks_now, tree_of
+    from traceloop.reading.statistics.task_tree import last_moment, tasks_now, tree_of
 
+    gc.disable()  # hundreds of thousands of tasks, none of them in a circle: collections would take half of the time
+    wanted = int(which) if which is not None and which.isdecimal() else None
+    if wanted == described(folder).get("pid"):
+        wanted = None  # the run as a whole is meant: with workers, the process that began it may have no loop
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
     follower.poll(last=not living)
     if living:
-        until = time.monotonic() + _READ_SECONDS
-        while time.monotonic() < until:
-            time.sleep(0.1)
-            follower.poll()
-    wanted = int(which) if which is not None and which.isdecimal() else None
-    if wanted == described(folder).get("pid"):
-        wanted = None  # the run as a whole is meant: with workers, the process that began it may have no loop
+        _follow(follower, _ask_for_looks(folder, wanted))
     processes = [
         process for process in follower.processes.values() if wanted is None or process.statistics.pid == wanted
     ]
@@ -75,22 +128,16 @@ def command(
     for process in processes:
         known = process.statistics
         now = time.monotonic() if living else last_moment(known)
+        found = tasks_now(known, now)
         tasks = [
             task
-            for task in tasks_now(known, now)
+            for task in found
             if task.waited_s >= longer_than and (coroutine is None or coroutine in task.coroutine)
         ]
         if as_json:
             out.append({"pid": known.pid, "tasks": [task.as_dict() for task in tasks]})
             continue
-        waiting = sum(task.state == "waiting" for task in tasks)
-        title = f"process {known.pid}: {counted(len(tasks), 'task')}, {waiting} waiting"
-        unseen = sum(task.state == UNSEEN for task in tasks)
-        if unseen:
-            title += f", {count(unseen)} not looked at yet (some 300 are in a second)"
-        if known.waits.period > 1.5:
-            title += f"; each looked at once in {known.waits.period:.0f} s"
-        click.echo(style.bold(clean(title)))
+        click.echo(style.bold(clean(_title(known, len(found), tasks))))
         for line in task_view.flat(tasks, style) if flat else task_view.tree(tree_of(tasks), style):
             click.echo(line)
     if as_json:

@@ -138,7 +138,7 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
     if answered:
         yield ""
         yield from answered
-    waited = report_waits.waits(process, style)
+    waited = report_waits.waits(process, style, full)
     if waited:
         yield ""
         yield from waited

@@ -9,27 +9,33 @@ from traceloop.reading.statistics.wait_series import Waited
 from traceloop.reading.statistics.waits import AwaitPlace
 from traceloop.record.plumbing import readable
 
-from .tables import Style, clean, count, seconds, table
+from .tables import Style, clean, count, counted, seconds, table
 
 _ROWS = 8
 #: Waiting that is a server's or a worker's rest rather than a problem is left to `--full` and the metrics.
 _LEAST_SECONDS = 1.0
 
 
-def waits(process: ProcessStatistics, style: Style) -> list[str]:
-    """A row for each coroutine and place, most time first; nothing where no wait of a second was seen."""
+def waits(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
+    """A row for each coroutine and place, most time first; nothing where no wait of a second was seen.
+
+    ``full``: every place, those too where less than a second was waited.
+    """
     now = time.monotonic()
-    found = [each for each in process.wait_series.most(now, running=process.attached) if each.seconds >= _LEAST_SECONDS]
+    least = 0.0 if full else _LEAST_SECONDS
+    found = [each for each in process.wait_series.most(now, running=process.attached) if each.seconds >= least]
     if not found:
         return []
     header = ["where tasks waited", "for", "task", "waits", "in all", "longest", "now"]
-    rows = [_row(each) for each in found[:_ROWS]]
+    shown = found if full else found[:_ROWS]
+    rows = [_row(each) for each in shown]
     lines = table(style, header, rows, names=3)
     if any(row[4].startswith("~") for row in rows):
         shorter = f"waits shorter than {seconds(process.waits.period)} are seen by chance"
         lines.append(style.dim(f"    ~ estimated: {shorter}"))
-    if len(found) > _ROWS:
-        lines.append(style.dim(f"    and {count(len(found) - _ROWS)} more places"))
+    if len(found) > len(shown):
+        more = counted(len(found) - len(shown), "more place")
+        lines.append(style.dim(f"    and {more} (--full shows all)"))
     return lines
 
 

@@ -163,3 +163,35 @@ def test_where_there_is_nothing_to_see(traced, which, status):
     done = tasks(traced, which)
     assert done.returncode == status
     assert done.stderr.startswith("traceloop: ") and done.stderr.count("\n") == 1
+
+
+MANY = """
+import asyncio, sys
+
+async def worker(event):
+    await event.wait()
+
+async def main():
+    event = asyncio.Event()
+    tasks = [asyncio.create_task(worker(event)) for _ in range(5_000)]
+    await asyncio.sleep(0)
+    print("ready", flush=True)
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.readline)
+    event.set()
+
+asyncio.run(main())
+"""
+
+
+def test_all_of_many_tasks_are_looked_at_though_the_record_has_lost_their_beginning(traced, tmp_path):
+    path = tmp_path / "many.py"
+    path.write_text(MANY)
+    command = [*traced.command, "--no-metrics", "--ring-size", "64K", str(path)]
+    options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen(command, **options) as process:
+        assert process.stdout.readline() == "ready\n"
+        lines = tasks(traced, process.pid).stdout.splitlines()
+        process.communicate("\n")
+    assert lines[0] == f"process {process.pid}: 5,001 tasks, 5,001 waiting"
+    assert lines[1].startswith("5,000 x __main__.worker  waits ")
+    assert " at many.py:5 for asyncio.Event.wait" in lines[1]

@@ -13,6 +13,7 @@
             ended                 an orderly exit
             snapshot              in a copy that was made while the process ran
             usage                 by the collector: the most memory that the process had, bytes
+            look, looking         a command asks for a look at all tasks at once; it is under way
         collector.json            the collector: pid, start, address
         counters                  by the collector: its counters, for one that is started in its place
         wake                      a pipe that wakes the collector
@@ -71,6 +72,8 @@ EXEC: Final = "exec"
 ENDED: Final = "ended"
 USAGE: Final = "usage"
 SNAPSHOT: Final = "snapshot"
+LOOK: Final = "look"
+LOOKING: Final = "looking"
 
 _LOOP_PREFIX: Final = "loop-"
 _RING_SUFFIX: Final = ".ring"

@@ -84,7 +84,7 @@ def test_lines_fit_and_are_harmless(width):
 
 
 def test_a_task_that_has_not_run_while_its_loop_polled_is_suspended_though_no_look_has_found_it():
-    assert state_of(5, 100.0, 130.0, 1.0) == WAITING
-    assert state_of(0, 100.0, 130.0, 1.0) == UNSEEN
-    assert state_of(0, 129.0, 130.0, 1.0) == ACTIVE  # its turn to be looked at may come
-    assert state_of(0, 100.0, 100.5, 1.0) == ACTIVE  # it may be ready, behind what has blocked the loop since then
+    assert state_of(5, 100.0, 130.0) == WAITING
+    assert state_of(0, 100.0, 130.0) == UNSEEN
+    assert state_of(0, 129.0, 130.0) == ACTIVE  # its turn to be looked at may come
+    assert state_of(0, 100.0, 100.5) == ACTIVE  # it may be ready, behind what has blocked the loop since then

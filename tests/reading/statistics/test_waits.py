@@ -136,3 +136,12 @@ def test_short_waits_that_one_look_saw_are_one_round():
     totals.add(2.5, 1.0, 9.0)  # so long that it is seen for certain
     assert (totals.count, totals.rounds) == (7, 3)
     assert (totals.estimated_s, totals.exact_s, totals.longest_s) == (6.0, 2.5, 2.5)
+
+
+def test_of_too_many_tasks_the_oldest_looks_are_forgotten(monkeypatch):
+    monkeypatch.setattr("traceloop.reading.statistics.waits._MAX_TASKS", 160)
+    found = waits()
+    for number in range(1, 1001):
+        found.look([Standing(float(number), float(number), 1)], 1.0)
+        assert len(found.looks) <= 160
+    assert list(found.looks)[-150:] == [float(number) for number in range(851, 1001)]

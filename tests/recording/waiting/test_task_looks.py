@@ -8,7 +8,8 @@ import weakref
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
-from traceloop.record import layout
+from traceloop.record import files, layout
+from traceloop.recording.waiting import task_looks
 from traceloop.recording.waiting.task_looks import TaskLooks, task_references
 
 
@@ -272,3 +273,71 @@ def test_references_to_all_tasks_are_weak():
         await asyncio.gather(*tasks)
 
     asyncio.run(main())
+
+
+class Drained(Written):
+    """It also counts how often what waits is written."""
+
+    drains = 0
+
+    def drain(self, now):
+        self.drains += 1
+
+
+def test_a_command_that_asks_has_every_task_looked_at_at_once(tmp_path):
+    count = 600
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        never = asyncio.Event()
+        tasks = [asyncio.create_task(never.wait()) for _ in range(count)]
+        await asyncio.sleep(0)
+        written = Drained()
+        looks = TaskLooks(written, str(tmp_path))
+        loop._recorder.flush(loop, loop.time())
+        looks.poll([loop], loop.time())  # a usual look has begun
+        assert looks.pause is None
+        (tmp_path / files.LOOK).touch()
+        written.pending.clear()
+        looks.poll([loop], loop.time())
+        assert not (tmp_path / files.LOOK).exists()
+        while looks.pause is not None:
+            assert (tmp_path / files.LOOKING).exists()
+            looks.poll([loop], loop.time())
+        assert list(tmp_path.iterdir()) == [] and written.drains == 1
+        triples = list(zip(*[iter(written.pending)] * 3, strict=True))
+        found = {a for a, kind, _ in triples if kind == layout.R_AWAIT}
+        assert found == {task._loop_ident for task in tasks}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(main())
+
+
+def test_the_time_between_two_looks_is_told_before_the_first_whole_one_is_over(monkeypatch):
+    monkeypatch.setattr(task_looks, "_SLICE_SECONDS", 0.0)  # eight tasks a slice
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        never = asyncio.Event()
+        tasks = [asyncio.create_task(never.wait()) for _ in range(8 * 100 - 1)]
+        await asyncio.sleep(0)
+        written = Written()
+        looks = TaskLooks(written)
+        loop._recorder.flush(loop, loop.time())
+        begun = loop.time()
+        periods = []
+        for turn in range(5):
+            looks.poll([loop], begun + 0.1 * turn)
+            periods += [b for _, kind, b in zip(*[iter(written.pending)] * 3, strict=True) if kind == layout.R_LOOK]
+            written.pending.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return periods
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        periods = runner.run(main())
+    assert periods == pytest.approx([1.0, 5.0, 0.2 * 100 / 3, 7.5, 8.0], abs=0.2)

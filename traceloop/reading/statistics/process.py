@@ -103,6 +103,7 @@ class ProcessStatistics:
         self.pid = 0
         self.description: dict[str, Any] = {}
         self.attached = False
+        self._attached_at = 0.0
         #: Processes that have had the slot.
         self.processes = 0
         self._records: dict[int, tuple[int, int]] = {}
@@ -126,6 +127,7 @@ class ProcessStatistics:
         self.profile.new_process()
         self.peers.new_process()
         self.attached = True
+        self._attached_at = time.monotonic()
         self._ran_at = 0.0
         self.processes += 1
         self.usage = None
@@ -202,7 +204,8 @@ class ProcessStatistics:
     def adopt_tasks(self) -> None:
         """Gives to a loop the tasks that looks have found and no loop knows: their beginning is not in the record.
 
-        A look that is read late may be of a task that has ended; only one that a later look finds too is adopted.
+        A look that is read late may be of a task that has ended; so a task is adopted that a later look finds too, or
+        a look from the time since this follows the process.
         """
         loops = [loop for loop in self.loops.values() if loop.is_open] or list(self.loops.values())
         if not loops:
@@ -211,7 +214,7 @@ class ProcessStatistics:
         for loop in self.loops.values():
             known |= loop.tasks.idents()
         for ident, seen in self.waits.looks.items():
-            if ident not in known and seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS:
+            if ident not in known and (seen[-2] - seen[0] >= _FOUND_AGAIN_SECONDS or seen[-2] > self._attached_at):
                 loops[0].tasks.adopt(ident, seen[0])
 
     def look(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from ...record.frames import Frame
@@ -19,8 +20,9 @@ from .waits import UNKNOWN, AwaitPlace
 WAITING: Final = "waiting"
 ACTIVE: Final = "running or ready"
 UNSEEN: Final = "not looked at yet"
-# How much longer than the time between two looks the loop has to have been at rest since a task's step.
-_PATIENCE_SECONDS: Final = 1.0
+# A task that no look has found counts as suspended when its loop has been at rest for so long since its step: where
+# tasks are few, a look has found it by then.
+_PATIENCE_SECONDS: Final = 2.0
 _MAX_DEPTH: Final = 50
 
 
@@ -81,18 +83,19 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
     found: dict[float, TaskNow] = {}
     for loop in process.loops.values():
         polled = now - loop.running_seconds(now)
+        label = cache(loop.tasks.label)
         for state in loop.tasks.states(only):
             place = waits.chains.place(state.chain) if state.chain else UNKNOWN
             found[state.ident] = TaskNow(
                 ident=state.ident,
-                coroutine=loop.tasks.label(site_of(state.ident)),
+                coroutine=label(site_of(state.ident)),
                 name=state.name,
-                state=state_of(state.chain, state.last_step, polled, waits.period),
+                state=state_of(state.chain, state.last_step, polled),
                 age_s=max(0.0, now - state.since),
                 waited_s=max(0.0, now - state.last_step),
                 place=place,
                 frames=waits.chains.frames(state.chain) if state.chain else [],
-                made_by=loop.tasks.label(state.creator) if state.creator else "",
+                made_by=label(state.creator) if state.creator else "",
                 loop=loop.label,
             )
     for ident, task in found.items():
@@ -104,14 +107,13 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
     return sorted(found.values(), key=lambda task: -task.age_s)
 
 
-def state_of(chain: int, last_step: float, polled: float, period: float) -> str:
+def state_of(chain: int, last_step: float, polled: float) -> str:
     """The state of a task. ``chain``: at which a look has found it since ``last_step``, 0 for none. ``polled``: when
-    its loop polled last (monotonic s); what was ready then has run. ``period``: time between two looks at one task, s.
+    its loop polled last (monotonic s); what was ready then has run.
     """
     if chain:
         return WAITING
-    # It is suspended, but for the time until it is looked at again.
-    return UNSEEN if last_step < polled - period - _PATIENCE_SECONDS else ACTIVE
+    return UNSEEN if last_step < polled - _PATIENCE_SECONDS else ACTIVE
 
 
 def last_moment(process: ProcessStatistics) -> float:
@@ -122,7 +124,8 @@ def last_moment(process: ProcessStatistics) -> float:
 
 def _mark_circles(tasks: Iterable[TaskNow]) -> None:
     known = {task.ident: task for task in tasks}
-    for members in circles({task.ident: [other.ident for other in task.awaits] for task in known.values()}):
+    waiting = [task for task in known.values() if task.awaits]
+    for members in circles({task.ident: [other.ident for other in task.awaits] for task in waiting}):
         for ident in members:
             known[ident].in_circle = True
 

@@ -15,6 +15,7 @@ Where there are more tasks than a second's looks can take in, the time between t
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from array import array
@@ -33,6 +34,8 @@ _MAX_PLACES: Final = 1_000
 _MAX_TASKS: Final = 200_000
 _MAX_LOOKS: Final = 64
 _MAX_AWAITED: Final = 1000
+# Of a period that makes sense, s: a week, in which some two hundred million tasks are looked at.
+_MAX_PERIOD: Final = 604_800.0
 # What the future at the end of a chain is called.
 _FUTURES: Final = {
     "_asyncio.Future": "a future",
@@ -188,15 +191,15 @@ class Waits:
         self, standing: Iterable[Standing], period: float, awaited: Iterable[tuple[float, float]] = ()
     ) -> None:
         """Tasks were looked at, each of them once in ``period`` seconds. Read before the steps that follow it."""
-        if LOOK_SECONDS <= period < 3600.0:
+        if LOOK_SECONDS <= period < _MAX_PERIOD:
             self.period = period
         looks = self.looks
         for when, ident, chain in standing:
             seen = looks.get(ident)
             if seen is None:
                 if len(looks) >= _MAX_TASKS:
-                    looks.clear()
-                    self.awaited.clear()
+                    for oldest in list(itertools.islice(looks, _MAX_TASKS // 16)):
+                        self.forget(oldest)
                 seen = looks[ident] = array("d")
             elif len(seen) >= 2 * _MAX_LOOKS:
                 # A task that stands for long: looks in the middle of it say what those around them say.

@@ -5,6 +5,8 @@ The loop pays nothing for it while it runs. What follows from looking from anoth
 * A look is made in slices of ``_SLICE_SECONDS``, one for each poll of the watchdog: a thread that wants the GIL waits
   no longer than that. Slices of 0.3 ms ten times a second are 0.3 % of a processor at the most; some forty tasks fit
   into one. Of more tasks than fit into a second, a rotating part is looked at.
+* `traceloop tasks` may ask for a look at all tasks at once (a file in the process's folder): it takes a quarter of a
+  processor in slices of ``_ASKED_SLICE_SECONDS``, some 30,000 tasks a second, and ``MOST_ASKED`` of them.
 * A task may end, or be collected, while it is looked at. Whoever lets go of the last reference runs its finalizers, and
   these belong into the loop's thread: a task that nothing else refers to is handed to the loop (``dropped``).
 * A loop that has run nothing since the last whole look is not looked at again: its tasks stand where they stood.
@@ -16,12 +18,13 @@ What is written: ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, i
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 import weakref
 from time import monotonic
 from typing import Any
 
-from ...record import layout
+from ...record import files, layout
 from .. import failures
 from ..outbox import Outbox
 from .await_chains import AwaitChains, awaited_tasks
@@ -29,6 +32,10 @@ from .await_chains import AwaitChains, awaited_tasks
 #: How often all tasks of a loop are looked at, where they fit into the slices of that time; s.
 LOOK_SECONDS = 1.0
 _SLICE_SECONDS = 0.0003
+_ASKED_SLICE_SECONDS = 0.001
+_ASKED_PAUSE_SECONDS = 0.003
+#: Tasks that are looked at when a command asks: as many as a reader remembers.
+MOST_ASKED = 200_000
 # Clock readings cost as much as a third of a task: asked once for so many.
 _CHUNK = 8
 
@@ -38,12 +45,17 @@ def _references_of_a_local() -> int:
     return sys.getrefcount(only_here)
 
 
+# Bound here: tests and tools that replace these mean the application's.
+_rename, _unlink = os.rename, os.unlink
+
 # What ``getrefcount`` says where nothing but us refers to a task: 2, and 1 from 3.14 on.
 _OURS_ALONE = _references_of_a_local()
 
 
 class LoopLook:
-    """The look at one loop's tasks that is under way."""
+    """The look at one loop's tasks that is under way. asked: by a command, whether it is due or not. count: of tasks
+    that it began with. period: seconds that a whole one takes, as far as it is known.
+    """
 
     def __init__(self, loop: Any) -> None:
         self.loop = weakref.ref(loop)
@@ -51,13 +63,25 @@ class LoopLook:
         self.started = 0.0
         self.records = -1.0
         self.period = LOOK_SECONDS
+        self.count = 0
+        self.asked = False
+
+    def begin(self, loop: Any, now: float) -> None:
+        """A whole look begins."""
+        self.started = now
+        self.left = task_references(loop)
+        self.count = len(self.left)
 
 
 class TaskLooks:
     """Looks at the tasks of the loops of one process; called by the watchdog, in its thread."""
 
-    def __init__(self, outbox: Outbox) -> None:
+    def __init__(self, outbox: Outbox, directory: str | None = None) -> None:
+        """``directory``: the process's folder, into which a command puts the file ``look``."""
         self._outbox = outbox
+        self._asked = os.path.join(directory, files.LOOK) if directory else ""
+        self._answering = os.path.join(directory, files.LOOKING) if directory else ""
+        self._is_asked = False
         self._chains = AwaitChains(self._define_chain)
         self._looks: dict[int, LoopLook] = {}
         self._failed = False
@@ -75,8 +99,10 @@ class TaskLooks:
         if self._failed or self._outbox.forked:
             return
         try:
+            self._take_request(loops, now)
             for loop in loops:
                 self._look(loop, now)
+            self._answer_request(now)
             if len(self._looks) > len(loops):
                 alive = {id(loop) for loop in loops}
                 self._looks = {key: look for key, look in self._looks.items() if key in alive}
@@ -84,19 +110,51 @@ class TaskLooks:
             self._failed = not failures.is_shortage(error)
             failures.report("looking at tasks failed and has stopped", error)
 
-    def _look(self, loop: Any, now: float) -> None:
+    @property
+    def pause(self) -> float | None:
+        """Seconds until the next slice where a command waits for it; None where none does."""
+        return _ASKED_PAUSE_SECONDS if self._is_asked else None
+
+    def _take_request(self, loops: list[Any], now: float) -> None:
+        if not self._asked:
+            return
+        try:
+            _rename(self._asked, self._answering)
+        except OSError:  # nobody asks; or the process may not write there any more
+            return
+        self._is_asked = True
+        for loop in loops:
+            look = self._look_of(loop)
+            look.begin(loop, now)
+            look.asked = True
+            # The latest ones first, as in every look; those that no reader would remember are left out.
+            del look.left[:-MOST_ASKED]
+
+    def _answer_request(self, now: float) -> None:
+        if self._is_asked and not any(look.asked for look in self._looks.values() if look.loop() is not None):
+            self._is_asked = False
+            self._outbox.drain(now)
+            try:
+                _unlink(self._answering)
+            except OSError:
+                pass
+
+    def _look_of(self, loop: Any) -> LoopLook:
         look = self._looks.get(id(loop))
         if look is None or look.loop() is not loop:
             look = self._looks[id(loop)] = LoopLook(loop)
+        return look
+
+    def _look(self, loop: Any, now: float) -> None:
+        look = self._look_of(loop)
         if not look.left:
-            recorder = loop._recorder
-            records = recorder.ring.words[layout.W_RECORDS]
+            look.asked = False
+            records = loop._recorder.ring.words[layout.W_RECORDS]
             if now - look.started < LOOK_SECONDS or records == look.records:
                 return
-            look.started = now
             look.records = records
-            look.left = task_references(loop)
-        until = monotonic() + _SLICE_SECONDS
+            look.begin(loop, now)
+        until = monotonic() + (_ASKED_SLICE_SECONDS if look.asked else _SLICE_SECONDS)
         left = look.left
         out: list[float] = []
         while left:
@@ -104,10 +162,13 @@ class TaskLooks:
                 self._look_at(left.pop(), loop, out)
             if monotonic() >= until:
                 break
+        if not look.asked:
+            # A first look at many tasks lasts for minutes: how long the whole takes is told from its first part on.
+            done = 1.0 - len(left) / max(1, look.count)
+            look.period = max(LOOK_SECONDS, (now - look.started) / done) if done else look.period
+        look.asked = look.asked and bool(left)
         if out:
             self._outbox.pending.extend((now, layout.R_LOOK, look.period, *out))
-        if not left:
-            look.period = max(LOOK_SECONDS, now - look.started)
 
     def _look_at(self, reference: Any, loop: Any, out: list[float]) -> None:
         task = reference() if type(reference) is weakref.ref else reference

@@ -74,7 +74,7 @@ class Watchdog:
         """``patterns``: thresholds by callback pattern; ``threshold_for(label, default)`` resolves them."""
         self._process = process
         self._sampler = sampler_of(process)
-        self._task_looks = TaskLooks(self._sampler.outbox)
+        self._task_looks = TaskLooks(self._sampler.outbox, process.directory)
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}
@@ -275,17 +275,25 @@ class Watchdog:
             done.release()
 
     def _wait(self, delay: float) -> bool:
-        """Waits for so many seconds, and samples meanwhile where there is a profile; whether the thread is to end."""
-        profiler = self._profiler
-        if profiler is None:
+        """Waits for so many seconds; samples meanwhile where there is a profile, and looks at tasks where a command
+        waits for that. Returns whether the thread is to end.
+        """
+        profiler, looks = self._profiler, self._task_looks
+        if profiler is None and looks.pause is None:
             return self._wake.acquire(timeout=delay)
         until = monotonic() + delay
-        while not self._wake.acquire(timeout=max(0.0, min(profiler.period, until - monotonic()))):
+        while True:
+            pauses = [until - monotonic(), looks.pause, profiler.period if profiler is not None else None]
+            if self._wake.acquire(timeout=max(0.0, min(each for each in pauses if each is not None))):
+                return True
             with self._looking:
                 self._sample_if_due()
+                if looks.pause is not None:
+                    with self._lock:
+                        loops = [watched.loop for watched in self._watched.values()]
+                    looks.poll(loops, monotonic())
             if monotonic() >= until:
                 return False
-        return True
 
     def _sample_if_due(self) -> None:
         """Called wherever a turn may have waited for the GIL: what kept it stands there until we give it away again."""

@@ -1,0 +1,41 @@
+"""The table of waits in the report: short at first, whole with ``--full``."""
+
+import json
+
+import pytest
+
+from tests.helpers.made_statistics import Made
+from traceloop.exporters.text import report_waits
+from traceloop.exporters.text.tables import Style
+from traceloop.reading.decoding.decoded import Standing
+from traceloop.record.layout import SITE_LIMIT
+
+PLACES = 30
+
+
+@pytest.fixture
+def process():
+    process = Made().process
+    for number in range(1, PLACES + 1):
+        frames = [["/srv/shop/app/prices.py", number, "app.prices", "load"]]
+        process.waits.chains.define(number, json.dumps([frames, "_asyncio.Future"]))
+        ident = number * SITE_LIMIT + 1.0
+        process.waits.look([Standing(9.5, ident, number)], 1.0)
+        process.waits.step(ident, 9.0, 9.0 + number)
+    return process
+
+
+def rows(lines):
+    return [line.split()[0] for line in lines if "prices.py:" in line]
+
+
+def test_the_first_rows_are_shown_and_how_many_there_are_more(process):
+    lines = report_waits.waits(process, Style(False, 120), full=False)
+    assert rows(lines) == [f"prices.py:{number}" for number in range(PLACES, PLACES - 8, -1)]
+    assert lines[-1].strip() == "and 22 more places (--full shows all)"
+
+
+def test_every_place_is_in_the_full_report(process):
+    lines = report_waits.waits(process, Style(False, 120), full=True)
+    assert sorted(rows(lines)) == sorted(f"prices.py:{number}" for number in range(1, PLACES + 1))
+    assert "more place" not in "\n".join(lines)
