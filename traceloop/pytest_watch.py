@@ -21,11 +21,13 @@ import pytest
 from .instrument import rebinding
 from .parsing import SettingsError, parse_seconds
 from .reading.budgets import net_seconds
+from .reading.findings.model import place_of, short_path
 from .reading.follower import PrivateFollower
 from .reading.new_statistics import make_statistics
 from .reading.stalls.parts import stalls_of
-from .record.frames import called_by, culprit_frame, place
+from .record.frames import Frame, called_by, culprit_frame, place
 from .record.proc import schedule_of
+from .record.sites import Site, site_of
 from .recording import blocking_calls
 from .recording.blocking_calls import Call
 from .recording.process import current_process, existing_process
@@ -40,16 +42,23 @@ _NAMED = 5
 _FRAMES = 12
 #: What is measured of a run's waiting for a processor may be too little by so much, s.
 _BLUR = 0.05
+#: Of a shorter run no stack is looked for, s.
+_LEAST_WITH_STACK = 0.01
 #: For how long the watchdog's last words about a slow run are waited for, s.
 _PATIENCE = 0.5
 
 
 class SlowRun(NamedTuple):
-    """The longest run of one callback: seconds, `module.qualname`, and the test in which it ran."""
+    """The longest run of one callback: seconds, `module.qualname`, and the test in which it ran.
+
+    where: the culprit's line, as in `app/prices.py:31 in load_prices`; of a run without a stack that of the callback's
+    `def`.
+    """
 
     seconds: float
     callback: str
     test: str
+    where: str
 
 
 class Limits(NamedTuple):
@@ -93,6 +102,8 @@ class Watch:
         self.config = config
         self.limits = limits
         self.longest: dict[str, SlowRun] = {}
+        # Of the longest runs those whose stacks may come later, by label: ring and run.
+        self._without_stack: dict[str, tuple[int, Any]] = {}
         self.callbacks = 0
         self.dropped = 0
         self.leaks = Leaks()
@@ -149,9 +160,9 @@ class Watch:
             out[_NAMED:] = [f"and {len(out) - _NAMED} more"]
         return out
 
-    def _info(self, ring: int, run: Any) -> StallInfo | None:
+    def _info(self, ring: int, run: Any, patience: float = _PATIENCE) -> StallInfo | None:
         """What the watchdog knows of a run; its last measurement may be a moment away."""
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + patience
         while True:
             info: StallInfo | None = stalls_of(self._follower.statistics).index.lookup(ring, run[1], run[2])
             if (info is not None and info.complete) or time.monotonic() >= deadline:
@@ -184,8 +195,23 @@ class Watch:
                     over.append((chunk.ring.reader.number, run, label))
                 known = self.longest.get(label)
                 if test and (known is None or seconds > known.seconds):
-                    self.longest[label] = SlowRun(seconds, label, test)
+                    self.longest[label] = SlowRun(seconds, label, test, _defined(sites.site(site_of(run[3]))))
+                    self._without_stack[label] = chunk.ring.reader.number, run
         return over
+
+    def _slowest(self) -> list[SlowRun]:
+        """The rows of the table, with the lines of their culprits."""
+        for run in sorted(self.longest.values(), reverse=True)[:_SHOWN]:
+            ring, found = self._without_stack.pop(run.callback, (0, None))
+            if found is not None and run.seconds >= _LEAST_WITH_STACK:
+                # Below the threshold there may be a stack by chance: it is not waited for.
+                process = existing_process()
+                is_slow = process is not None and run.seconds >= process.settings.slow_threshold
+                culprit = _culprit(self._info(ring, found, _PATIENCE if is_slow else 0.0))
+                if culprit is not None:
+                    file, line, module, qualname = culprit
+                    self.longest[run.callback] = run._replace(where=place_of(f"{module}.{qualname}", file, line))
+        return sorted(self.longest.values(), reverse=True)[:_SHOWN]
 
     def _follow(self) -> Any:
         if self._follower is None:
@@ -201,7 +227,7 @@ class Watch:
         output = getattr(self.config, "workeroutput", None)
         if output is not None:
             self._read("teardown")
-            rows = [list(run) for run in sorted(self.longest.values(), reverse=True)[:_SHOWN]]
+            rows = [list(run) for run in self._slowest()]
             output["traceloop"] = [rows, self.callbacks, self.dropped, self._untraced]
 
     @pytest.hookimpl(optionalhook=True)
@@ -220,8 +246,9 @@ class Watch:
         """The table."""
         self._read("teardown")
         terminalreporter.section("slowest callbacks (traceloop)")
-        for run in sorted(self.longest.values(), reverse=True)[:_SHOWN]:
-            terminalreporter.write_line(f"{run.seconds * 1e3:10.2f} ms  {run.callback}  {run.test}")
+        for run in self._slowest():
+            where = f" ({run.where})" if run.where else ""
+            terminalreporter.write_line(f"{run.seconds * 1e3:10.2f} ms  {run.callback}{where}  {run.test}")
         lost = f", {self.dropped} more were overwritten before they were read" if self.dropped else ""
         words = f"of {self.callbacks} callbacks{lost}" if self.callbacks else "no traced event loop ran"
         terminalreporter.write_line(words)
@@ -235,7 +262,7 @@ def _slow_text(seconds: float, wait: float, callback: str, limit: float, info: S
     stack = info.stack if info is not None else None
     if info is None or stack is None:
         return out[0] + "\n  (no stack: the run was over before one could be taken)"
-    culprit = culprit_frame(stack.frames, stack.awaiting)
+    culprit = _culprit(info)
     if culprit is not None:
         called = called_by(stack.frames, culprit)
         out.append(f"  culprit: {place(culprit)}{f', in {place(called)}' if called is not None else ''}")
@@ -244,6 +271,17 @@ def _slow_text(seconds: float, wait: float, callback: str, limit: float, info: S
     lines = stack.text.splitlines()
     out += lines[:1] + (["  ..."] if len(lines) > _FRAMES else []) + lines[1:][-_FRAMES:]
     return "\n".join(out)
+
+
+def _culprit(info: StallInfo | None) -> Frame | None:
+    """The frame that held the loop longest, as far as stacks say."""
+    stack = info.stack if info is not None else None
+    return culprit_frame(stack.frames, stack.awaiting) if stack is not None else None
+
+
+def _defined(site: Site | None) -> str:
+    """Where a callback is defined, as in `app/prices.py:31`."""
+    return f"{short_path(site.file)}:{site.line}" if site is not None and site.file else ""
 
 
 def _left_behind(left: list[str]) -> str:
