@@ -16,7 +16,7 @@ NATIVE := traceloop/core/native/* traceloop/record/native/* traceloop/reading/de
 
 # What is installed is known by a sum over names of files and what they say of dependencies: strict links stand for
 # single files, so one that comes or goes counts.
-INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards -type f ! -name '*.pyc' ! -name '*.so' | sort; \
+INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards docs -type f ! -name '*.pyc' ! -name '*.so' | sort; \
 	cat setup.py $(NATIVE) pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
 .DEFAULT_GOAL := help

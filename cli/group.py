@@ -24,6 +24,7 @@ COMMANDS = {
     "check": ("check", "command", "Hold a run to budgets: for CI."),
     "diff": ("diff", "command", "Say what became slower between two records."),
     "export": ("export", "command", "Write a kept record as a file for other tools."),
+    "explain": ("explain", "command", "Explain a finding or an alert: what it means, what to do."),
     "dashboards": ("dashboards", "command", "Write the Grafana dashboards and Prometheus rules into a folder."),
     "demo": ("demo", "command", "Run a service with troubles to look at."),
     "completion": ("completion", "command", "Print the completion script for bash, zsh or fish."),

@@ -25,14 +25,19 @@ def main() -> None:
             raise SystemExit(status)
     elif words == ["--version"]:
         from traceloop.core.choose import core
-        from traceloop.reading.decoding.choose import reader_name
+        from traceloop.reading.decoding.choose import extension, reader_name
         from traceloop.version import __version__
 
         chosen = core()
         if chosen.problem:
             print(f"traceloop: {chosen.problem}", file=sys.stderr)
-        reader = {"c": "C", "python": "Python"}[reader_name()]
-        print(f"traceloop {__version__} ({'C' if chosen.native else 'Python'} core, {reader} reader)")
+        in_c = {
+            "core": chosen.native,
+            "reader": reader_name() == "c",
+            "packer": extension("traceloop.exporters.otlp._packer") is not None,
+        }
+        parts = ", ".join(f"{'C' if native else 'Python'} {part}" for part, native in in_c.items())
+        print(f"traceloop {__version__} ({parts})")
         raise SystemExit(0)
     from .group import command
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.command("report")
 @click.argument("record", required=False, type=RECORD)
 @click.option("--full", is_flag=True, help="Print every table, with all its rows.")
-@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (docs/report-json.md).")
+@click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (traceloop explain report-json).")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write a page to this file, to open in a browser.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
 def command(record: str | None, full: bool, as_json: bool, html: str | None, width: int | None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import ROOT
+from traceloop.cli.pages import GROUPS
 
 # What the files of each package, or each single file, may import of the others. A name with a dot is one file or
 # folder of a package, and takes its package's place in the table. Everybody may import version.
@@ -199,11 +200,18 @@ def test_every_package_is_installed():
     assert there <= listed
 
 
+def test_the_pages_that_explain_shows_are_installed():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {f"traceloop.docs{'.' if folder else ''}{folder}" for folder, _ in GROUPS}
+    assert folders <= set(setuptools["packages"]) and setuptools["package-dir"]["traceloop.docs"] == "docs"
+    assert {name: setuptools["package-data"].get(name) for name in folders} == {name: ["*.md"] for name in folders}
+
+
 def test_every_file_of_a_package_is_installed_but_sources_in_c():
     """`package-data` is all that decides: what MANIFEST.in names is the source distribution's."""
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     assert setuptools["include-package-data"] is False
-    named = [pattern for patterns in setuptools["package-data"].values() for pattern in patterns]
+    named = [pattern for package in ("*", "traceloop") for pattern in setuptools["package-data"][package]]
     patterns = ["*.py", "*.c", "*.h", ".lint", *named]
     built = {"__pycache__", ".mypy_cache"}
     files = [path for folder in FOLDERS.values() for path in folder.rglob("*") if path.is_file()]

@@ -239,7 +239,7 @@ function showFindings(data) {
     each.evidence.length ? element("ul", {}, ...each.evidence.map((line) => element("li", {text: line}))) : null,
     each.stack.length > 1 ? element("p", {class: "stack", text: each.stack.join(", called by ")}) : null,
     element("p", {class: "remedy"}, "What to do: ", ...withCode(each.remedy)),
-    element("p", {class: "more", text: `More: ${each.page}`})));
+    element("p", {class: "more", text: `More: traceloop explain ${each.kind}`})));
   const healthy = data.verdict.healthy
     ? element("p", {class: "healthy", text: `No trouble found: ${data.verdict.basis}.`}) : null;
   parts.findings.replaceChildren(...[healthy, ...shown].filter((child) => child !== null));

@@ -55,7 +55,7 @@ def report(statistics: Statistics, color: bool = False, width: int = 100, full: 
         if statistics.processes and not full:
             lines += [
                 "",
-                style.dim("All tables: traceloop report --full. What the words mean: docs/reading-a-report.md"),
+                style.dim("All tables: traceloop report --full. The words: traceloop explain reading-a-report"),
             ]
     return "\n".join(lines) + "\n"
 

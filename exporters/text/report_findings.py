@@ -48,7 +48,7 @@ def _finding(number: int, found: Finding, style: Style, processes: int) -> Itera
     if len(found.stack) > 1:
         yield from (style.dim(each) for each in _wrap("called by " + ", by ".join(found.stack[1:]), 4, style))
     yield from _wrap(f"What to do: {found.remedy}", 4, style)
-    yield "    " + style.dim(f"More: {found.page}")
+    yield "    " + style.dim(f"More: {found.explained_by}")
 
 
 def _wrap(text: str, indent: int, style: Style, hang: int = 0) -> list[str]:

@@ -61,7 +61,7 @@ def test_budgets_that_are_kept(kept):
 def test_without_a_budget_findings_count(kept):
     done = traceloop("check", kept)
     assert done.returncode == 1
-    assert done.stdout.startswith("FAIL  no-findings\n") and "docs/findings/blocking-call.md" in done.stdout
+    assert done.stdout.startswith("FAIL  no-findings\n") and "traceloop explain blocking-call" in done.stdout
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,8 @@ def test_the_version_tells_which(tmp_path):
     env = {**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": "python"}
     command = [sys.executable, "-m", "traceloop", "--version"]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert re.fullmatch(r"traceloop \S+ \(Python core, Python reader\)\n", done.stdout) and done.stderr == ""
+    assert re.fullmatch(r"traceloop \S+ \(Python core, Python reader, Python packer\)\n", done.stdout)
+    assert done.stderr == ""
 
 
 def test_the_header_has_the_layouts_numbers():

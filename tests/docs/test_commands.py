@@ -54,7 +54,8 @@ def shown() -> list[str]:
 COMMANDS_SHOWN = shown()
 # Those that need nothing but app.py and a record of it; they end by themselves.
 RUNNABLE = re.compile(
-    r"traceloop (--version|ps|completion \w+|dashboards export .*|(report|tasks|export) (RECORD|DIR|record)\b.*"
+    r"traceloop (--version|ps|explain [\w-]+|completion \w+|dashboards export .*"
+    r"|(report|tasks|export) (RECORD|DIR|record)\b.*"
     r"|run (--report |--record \w+ |--html \S+ |--slow-threshold \S+ |--spans off )*app\.py( .*)?|run -c pass)$"
 )
 

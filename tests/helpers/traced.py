@@ -27,6 +27,10 @@ def _install(site: Path) -> None:
     shutil.copytree(ROOT / "traceloop", site / "traceloop", ignore=ignored)
     for name in ("exporters", "cli", "dashboards"):
         shutil.copytree(ROOT / name, site / "traceloop" / name, ignore=ignored)
+    for name in ("", "findings", "runbooks"):
+        (site / "traceloop" / "docs" / name).mkdir(parents=True)
+        for page in (ROOT / "docs" / name).glob("*.md"):
+            shutil.copy(page, site / "traceloop" / "docs" / name)
 
 
 def make_traced(folder: Path) -> Traced:

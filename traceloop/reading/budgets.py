@@ -206,7 +206,7 @@ def _leaks(statistics: Statistics) -> Iterator[Offender]:
 
 def _findings(statistics: Statistics) -> Iterator[Offender]:
     for each in verdict(statistics).troubles:
-        yield Offender(each.title, each.harm, each.cost_s, each.page)
+        yield Offender(each.title, each.harm, each.cost_s, each.explained_by)
 
 
 def _blocking_calls(statistics: Statistics) -> Iterator[Offender]:

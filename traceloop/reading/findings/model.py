@@ -65,6 +65,11 @@ class Finding(NamedTuple):
         """The page of the docs, as a path in the repository."""
         return f"{DOCS}{self.kind}.md"
 
+    @property
+    def explained_by(self) -> str:
+        """The command that shows this page: who has the package has it too."""
+        return f"traceloop explain {self.kind}"
+
 
 class Verdict(NamedTuple):
     """All findings, the worst first. basis: what was looked at, for who reads that nothing was found."""
