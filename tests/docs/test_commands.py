@@ -24,7 +24,7 @@ SHOWN = re.compile(rf"(?m)^\s*(?:\$ )?(traceloop (?:{WORDS})\b.*)$|`(traceloop (
 # Stand-ins that pages use, and what takes their place. Folders are made for those that are one.
 STAND_INS = {"[PID|RECORD]": "", "[OPTIONS]": "", "[ARGUMENTS]...": "", "PROGRAM": "app.py",
              "FORMAT": "jsonl", "FILE": "file", "DIRECTORY": "DIR",
-             "--format F ": "--format jsonl "}  # fmt: skip
+             "--format F ": "--format jsonl ", "explain NAME": "explain spin"}  # fmt: skip
 FOLDERS = ("RECORD", "DIR", "record", "monitoring")
 
 APP = """
