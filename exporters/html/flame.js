@@ -1,4 +1,4 @@
-// A flame graph, the callbacks at the top: a box for each node, as wide as its time. A box is chosen by a click or by
+// A flame graph, the callbacks or the requests at the top: a box for each node, as wide as its time. A box is chosen by a click or by
 // the arrow keys; Enter widens it to the whole width, Escape goes back up. Names are set as text only.
 
 const ROW = 22;
@@ -7,6 +7,8 @@ const THINNEST = 1.5;
 class FlameGraph {
   constructor(label) {
     this.root = null;
+    this.trees = {};
+    this.by = null;      // which of them was chosen; null: by request where there are any
     this.path = [];      // from the root to what is widened
     this.chosen = null;  // path to the chosen box
     this.wanted = "";
@@ -16,16 +18,29 @@ class FlameGraph {
     this.input = element("input", {type: "search", placeholder: "Find", "aria-label": `Find in the flame graph of ${label}`});
     this.input.addEventListener("input", () => { this.wanted = this.input.value.toLowerCase(); this.draw(); });
     this.back = element("button", {type: "button", text: "Whole graph", click: () => this.widen([])});
-    const tools = element("p", {class: "flame-tools"}, element("label", {}, this.input), this.back);
+    this.choices = ["request", "callback"].map((by) =>
+      element("button", {type: "button", text: `By ${by}`, click: () => { this.by = by; this.show(); }}));
+    const tools = element("p", {class: "flame-tools"}, ...this.choices, " ", element("label", {}, this.input), this.back);
     this.element = element("div", {}, element("h3", {text: label}), tools, this.graph, this.note);
     this.graph.addEventListener("keydown", (event) => this.press(event));
   }
 
-  update(root) {
-    const text = JSON.stringify(root);
+  // requests: the tree by request, or null.
+  update(tree, requests) {
+    const text = JSON.stringify([tree, requests]);
     if (text === this.text) return;
     this.text = text;
-    this.root = root;
+    this.trees = {callback: tree, request: requests};
+    this.show();
+  }
+
+  show() {
+    const by = this.trees.request ? this.by ?? "request" : "callback";
+    this.choices.forEach((button) => {
+      button.hidden = !this.trees.request;
+      button.setAttribute("aria-pressed", String(button.textContent === `By ${by}`));
+    });
+    this.root = this.trees[by];
     while (this.path.length && !this.find(this.path)) this.path.pop();
     this.draw();
   }
@@ -151,7 +166,7 @@ class FlameGraph {
   }
 
   describe(node = this.chosen && this.root ? this.find(this.chosen) : null) {
-    const kinds = {callback: "callback of the loop", worker: "", application: "", library: "library, its frames folded"};
+    const kinds = {callback: "callback of the loop", request: "request", worker: "", application: "", library: "library, its frames folded"};
     if (!node) {
       this.note.textContent = "Width: time. Arrow keys move, Enter widens, Escape goes back.";
       return;

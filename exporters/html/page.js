@@ -88,7 +88,7 @@ const tables = {
   ], 5),
   profile: new SortedTable("Where the loop's time went by line", [
     named("line", (row) => row.file ? `${bare(row.function).replace(/^__main__\./, "")}, ${row.file.split("/").pop()}:${row.line}` : row.function),
-    named("callback", (row) => row.callback),
+    named("request or callback", (row) => row.request ?? row.callback),
     measured("time", (row) => row.seconds),
     measured("share", (row) => row.share, percent),
     measured("samples", (row) => row.samples, count),
@@ -242,7 +242,8 @@ function showFindings(data) {
     element("p", {class: "more", text: `More: traceloop explain ${each.kind}`})));
   const healthy = data.verdict.healthy
     ? element("p", {class: "healthy", text: `No trouble found: ${data.verdict.basis}.`}) : null;
-  parts.findings.replaceChildren(...[healthy, ...shown].filter((child) => child !== null));
+  const busy = data.verdict.busy.map((sentence) => element("p", {}, ...withCode(`${sentence}.`)));
+  parts.findings.replaceChildren(...[healthy, ...busy, ...shown].filter((child) => child !== null));
 }
 
 // Text with what stands between backquotes as code.
@@ -281,7 +282,7 @@ function showProfile(data, loops) {
   }
   // Before it can be measured how wide it is, it has to be shown.
   document.getElementById("profile").hidden = !those.length;
-  for (const [key, process] of shown) state.flames.get(key).update(process.profile.tree);
+  for (const [key, process] of shown) state.flames.get(key).update(process.profile.tree, process.profile.requests);
   const samples = those.reduce((sum, process) => sum + process.profile.samples, 0);
   const idle = loops.reduce((sum, loop) => sum + loop.idle_seconds, 0);
   const cut = those.reduce((sum, process) => sum + process.profile.cut_samples + process.profile.lost_samples, 0);

@@ -2,12 +2,17 @@
 
 In the tree the frames of frameworks are folded: those that follow one another in a stack are one node, called by the
 package of the first. What took less than a thousandth is left out, and so is what is beyond the bounds.
+
+Of a server there is a second tree, by request: what runs for a request hangs under its name, from the function that
+handles it on, whichever task ran it; the rest stands under its callbacks.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
+from traceloop.reading.requests.parts import requests_of
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.profile import WORKERS, Profile
 from traceloop.record.plumbing import readable
@@ -19,6 +24,7 @@ _LEAST: Final = 0.001
 _MAX_DEPTH: Final = 100
 CALLBACK: Final = "callback"
 WORKER: Final = "worker"
+REQUEST: Final = "request"
 APPLICATION: Final = "application"
 LIBRARY: Final = "library"
 
@@ -48,9 +54,9 @@ def profile(process: ProcessStatistics) -> dict[str, Any] | None:
     if not known.total_samples:
         return None
     total = known.total_seconds
-    root = _tree(known)
-    every = _by_weight(root)
-    least = max(_LEAST * root.seconds, every[_NODES] if len(every) > _NODES else 0.0)
+    followed = requests_of(process)
+    names = frozenset(followed.by_name) if followed is not None else frozenset()
+    handlers = known.requests(names) if names else []
     return {
         "rate": known.rate,
         "samples": known.total_samples,
@@ -63,25 +69,36 @@ def profile(process: ProcessStatistics) -> dict[str, Any] | None:
                 "file": line.file,
                 "line": line.line,
                 "callback": readable(line.callback),
+                "request": line.request or None,
                 "seconds": line.seconds,
                 "samples": line.samples,
                 "share": line.seconds / total if total else 0.0,
             }
-            for line in known.lines(LINES)
+            for line in known.lines(LINES, names)
         ],
-        "tree": _plain(root, least),
+        "tree": _bounded(_tree(known)),
+        "requests": _bounded(_tree(known, handlers)) if any(handlers) else None,
     }
 
 
-def _tree(known: Profile) -> _Node:
+def _tree(known: Profile, handlers: Sequence[int] = ()) -> _Node:
+    """``handlers``: for each node that in which its request begins, for the tree by request."""
     root = _Node("", "", "", 0)
     shown = [root]
     folded = [False]
+    workers = [False]
     # Parents come before their children.
     for node in range(1, len(known.parents)):
-        above = shown[known.parents[node]]
+        parent = known.parents[node]
+        above = shown[parent]
         site, awaits = known.frames[node]
         library = False
+        workers.append(workers[parent] if parent else site.qualname == WORKERS)
+        begins = bool(handlers) and handlers[node] == node
+        if begins:
+            above = root.child(printable(site.label), "", REQUEST)
+            if workers[node]:
+                above = above.child(WORKERS, "", WORKER)
         if above is root:
             name = readable(site.qualname)
             mine = above.child(printable(name), "", WORKER if name == WORKERS else CALLBACK)
@@ -94,7 +111,7 @@ def _tree(known: Profile) -> _Node:
         else:
             library = True
             name = site.module.partition(".")[0] or site.qualname
-            mine = above if folded[known.parents[node]] else above.child(printable(name), "", LIBRARY)
+            mine = above if folded[parent] and not begins else above.child(printable(name), "", LIBRARY)
         shown.append(mine)
         folded.append(library)
     for node in range(1, len(known.parents)):
@@ -118,6 +135,11 @@ def _by_weight(root: _Node) -> list[float]:
     for node in order:
         order.extend(node.children.values())
     return sorted((node.seconds for node in order), reverse=True)
+
+
+def _bounded(root: _Node) -> dict[str, Any]:
+    every = _by_weight(root)
+    return _plain(root, max(_LEAST * root.seconds, every[_NODES] if len(every) > _NODES else 0.0))
 
 
 def _plain(node: _Node, least: float) -> dict[str, Any]:

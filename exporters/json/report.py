@@ -105,6 +105,7 @@ def _verdict(judged: Verdict) -> dict[str, Any]:
         "healthy": not judged.troubles,
         "line": judged.line,
         "basis": judged.basis,
+        "busy": list(judged.busy),
         "findings": [_finding(each) for each in judged.findings[:ROWS]],
     }
 

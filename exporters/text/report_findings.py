@@ -19,6 +19,8 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     notes = tuple(found for found in verdict.findings if found.severity == NOTE)
     if not troubles:
         lines = [style.good(line) for line in _wrap(f"No trouble found: {verdict.basis}.", 0, style)]
+        for sentence in verdict.busy:
+            lines += _wrap(f"{sentence}.", 0, style)
     else:
         lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first")]
     limit = len(troubles) if full else SHOWN

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from traceloop.reading.requests.parts import requests_of
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.profile import Line
 from traceloop.record.plumbing import readable
@@ -18,12 +19,15 @@ def profile(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
     if not known.total_samples:
         return []
     limit = _ROWS if full else _FEW
-    lines = known.lines(limit + 1)
+    followed = requests_of(process)
+    lines = known.lines(limit + 1, followed.by_name if followed is not None else ())
     total = known.total_seconds
+    # A server has one callback for all its requests.
+    serves = any(line.request for line in lines)
     rows = [
         [
             _where(line),
-            readable(line.callback),
+            clean(line.request) or readable(line.callback),
             seconds(line.seconds),
             percent(line.seconds / total if total else 0.0),
             count(line.samples),
@@ -31,7 +35,8 @@ def profile(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
         for line in lines[:limit]
     ]
     out = ["  " + style.bold("Where the loop's time went by line")]
-    out += table(style, ["line", "callback", "time", "share", "samples"], rows, names=2)
+    under = "request or callback" if serves else "callback"
+    out += table(style, ["line", under, "time", "share", "samples"], rows, names=2)
     if len(lines) > limit:
         out.append(style.dim("    and more lines" + ("" if full else ": --full")))
     about = f"{counted(known.total_samples, 'sample')} at {known.rate:g} Hz"

@@ -10,6 +10,9 @@ from traceloop.exporters.html.page import write_page
 from traceloop.exporters.json.profile import profile as plain_profile
 from traceloop.reading.decoding.decoded import Decoded, StackNode, StackSample
 from traceloop.reading.new_statistics import new_statistics
+from traceloop.reading.requests.parts import add_to as add_requests
+from traceloop.reading.requests.parts import requests_of
+from traceloop.reading.requests.totals import Request
 from traceloop.reading.site_names import SiteNames
 from traceloop.record.sites import UNKNOWN_SITE, Site
 
@@ -49,6 +52,95 @@ def test_frames_of_a_framework_are_one_node():
     assert (framework["name"], framework["kind"], framework["seconds"]) == ("starlette", "library", pytest.approx(0.6))
     assert (other["name"], other["place"]) == ("app.other", "app.py:40")
     assert [child["seconds"] for child in framework["children"]] == [pytest.approx(0.5)]
+
+
+REQUEST_SITES = [
+    UNKNOWN_SITE,
+    Site("uvicorn", "Cycle.run_asgi", "/usr/lib/python3/dist-packages/uvicorn/http.py", 9),
+    Site("app", "middleware", "/srv/app.py", 5),
+    Site("app", "item", "/srv/app.py", 31),
+    Site("app", "order", "/srv/app.py", 41),
+    Site("app", "render", "/srv/app.py", 50),
+    Site("anyio", "TaskHandle.run", "/usr/lib/python3/dist-packages/anyio/tasks.py", 9),
+]
+# run_asgi: middleware: item: render; run_asgi: order; run_asgi; anyio's task: item: render
+REQUEST_NODES = [
+    StackNode(1, 0, 1, False),
+    StackNode(2, 1, 2, False),
+    StackNode(3, 2, 3, False),
+    StackNode(4, 3, 5, False),
+    StackNode(5, 1, 4, False),
+    StackNode(6, 0, 6, False),
+    StackNode(7, 6, 3, False),
+    StackNode(8, 7, 5, False),
+]
+
+
+def served(*names):
+    """Two tasks and a worker thread, profiled; ``names``: of the requests that were answered."""
+    statistics = new_statistics()
+    add_requests(statistics)
+    process = statistics.attach(11, SiteNames(REQUEST_SITES), {})
+    for name in names:
+        requests_of(process).add(Request(name, 5.0, 1.0, {("running", ""): 1.0}))
+    decoded = Decoded(None)
+    decoded.nodes, decoded.profile_rate = list(REQUEST_NODES), 100.0
+    of_loop = ((4, 0.5, 1), (5, 0.25, 1), (2, 0.125, 1), (8, 1.0, 6))
+    decoded.samples = [StackSample(5.0, seconds, float(site), node, 0) for node, seconds, site in of_loop]
+    decoded.samples.append(StackSample(5.0, 2.0, 0.0, 7, -1))
+    process.feed(decoded, None)
+    return statistics, process
+
+
+def test_what_runs_for_a_request_hangs_under_its_name_whichever_task_ran_it():
+    _, process = served("app.item", "app.order", "uvicorn.Cycle.run_asgi")
+    known = plain_profile(process)
+    item, *others = known["requests"]["children"]
+    assert (item["kind"], item["name"], item["seconds"]) == ("request", "app.item", pytest.approx(3.5))
+    assert sorted((each["kind"], each["name"], each["seconds"]) for each in others) == [
+        ("request", "app.order", pytest.approx(0.25)),
+        ("request", "uvicorn.Cycle.run_asgi", pytest.approx(0.125)),
+    ]
+    threads, handler = item["children"]
+    assert (threads["kind"], threads["name"], threads["seconds"]) == ("worker", "worker threads", pytest.approx(2.0))
+    # Two tasks' samples are one box, down to the culprit.
+    assert (handler["name"], handler["place"], handler["seconds"]) == ("app.item", "app.py:31", pytest.approx(1.5))
+    assert [(each["name"], each["seconds"]) for each in handler["children"]] == [("app.render", pytest.approx(1.5))]
+    assert {line["function"]: line["request"] for line in known["lines"]} == {
+        "app.render": "app.item",
+        "app.order": "app.order",
+        "app.middleware": "uvicorn.Cycle.run_asgi",
+    }
+
+
+def test_a_program_without_requests_has_no_tree_of_them():
+    _, process = served()
+    known = plain_profile(process)
+    assert known["requests"] is None and {line["request"] for line in known["lines"]} == {None}
+
+
+def test_the_graph_by_request_is_shown_first_and_can_be_changed(tmp_path):
+    statistics, _ = served("app.item", "app.order")
+    path = tmp_path / "report.html"
+    write_page(str(path), statistics)
+    known = data_in(path.read_text())["processes"][0]["profile"]
+    with browser() as opened:
+        opened.get(path.as_uri())
+
+        def top():
+            boxes = opened.find_elements("css selector", '.flame .box[data-row="0"]')
+            return {each.get_attribute("aria-label").partition(":")[0]: each for each in boxes}
+
+        def button(text):
+            return opened.find_element("xpath", f"//section[@id='profile']//button[.='{text}']")
+
+        assert set(top()) == {each["name"] for each in known["requests"]["children"]}
+        assert "3.50 s" in top()["app.item"].get_attribute("aria-label")
+        assert button("By request").get_attribute("aria-pressed") == "true"
+        button("By callback").send_keys("\ue007")
+        assert set(top()) == {each["name"] for each in known["tree"]["children"]}
+        assert button("By callback").get_attribute("aria-pressed") == "true"
+        assert complaints(opened) == []
 
 
 def test_what_is_little_and_what_is_deep_is_left_out():

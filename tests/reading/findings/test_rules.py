@@ -7,7 +7,7 @@ import math
 import pytest
 
 from tests.helpers.made_statistics import LOAD, PARSE, SITES, WATCH, Made
-from traceloop.reading.decoding.decoded import Collection, Decoded, Executor, NewTask
+from traceloop.reading.decoding.decoded import Collection, Decoded, Executor, NewTask, StackNode, StackSample
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
@@ -75,6 +75,32 @@ def test_a_saturated_loop_whose_time_goes_to_slow_callbacks_is_told_by_those():
     slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
     slow.runs, slow.seconds, slow.longest_s = 300, 60.0, 0.4
     assert [kind for kind, _ in made.kinds()] == ["blocking-call"]
+
+
+@pytest.mark.parametrize(("active", "said"), [(95.0, True), (85.0, False), (0.95, False)])
+def test_a_loop_that_is_busy_though_nothing_is_wrong(active, said):
+    made = Made(active=active, idle=100.0 - active if active > 1 else 0.05)
+    made.ran("app.prices.load", 900, active * 0.9, 0.06)
+    judged = verdict(made.statistics)
+    assert judged.findings == ()
+    where = "100.0% of it at app/prices.py:31 in load; `traceloop run --profile` names the lines"
+    assert judged.busy == ((f"Loop MainThread is busy 95.0% of the time: {where}",) if said else ())
+
+
+def test_the_profile_says_which_line_a_busy_loop_is_busy_with():
+    made = Made(active=95.0, idle=5.0)
+    made.ran("app.prices.load", 900, 90.0, 0.06)
+    decoded = Decoded(None)
+    decoded.profile_rate = 100.0
+    decoded.nodes = [StackNode(1, 0, 1, False), StackNode(2, 1, 2, False)]
+    decoded.samples = [StackSample(5.0, 3.0, 1.0, 2, 0), StackSample(6.0, 1.0, 1.0, 1, 0)]
+    made.process.feed(decoded, None)
+    where = "75.0% of it at app/prices.py:60 in parse"
+    assert verdict(made.statistics).busy == (f"Loop MainThread is busy 95.0% of the time: {where}",)
+    # A finding on the process says it, and who.
+    slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 300, 60.0, 0.4
+    assert verdict(made.statistics).busy == ()
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(2.5, True), (1.5, False)])

@@ -11,8 +11,8 @@ from ..stalls.parts import stalls_of
 from ..statistics.histograms import Histogram
 from ..units import count, counted, percent, seconds
 from . import thresholds
-from .model import NOTE, WARNING, Finding
-from .scope import Scope, busiest, frame_line
+from .model import NOTE, WARNING, Finding, place_of
+from .scope import Scope, busiest
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
@@ -61,13 +61,41 @@ def saturated(scope: Scope) -> Iterator[Finding]:
         )
 
 
+def busy(scope: Scope) -> Iterator[str]:
+    """Where the time of a loop goes that is active nearly all the time, though nothing is wrong: the program computes,
+    or all its callbacks are a little too long. A sentence, without a full stop.
+    """
+    for loop in scope.loops:
+        active, idle = loop.times(scope.now)
+        if active < thresholds.SATURATED_SECONDS or active < thresholds.SATURATED_UTILIZATION * (active + idle):
+            continue
+        most = busiest(loop)
+        if most is None or most[2] < _LEAST_SHARE_OF_LINE:
+            continue
+        text = f"Loop {loop.label} is busy {percent(active / (active + idle))} of the time: "
+        line = _line(scope)
+        if line is not None:
+            yield f"{text}{percent(line[1])} of it at {line[0]}"
+        else:
+            hint = "" if scope.process.profile.rate else "; `traceloop run --profile` names the lines"
+            who = scope.who(most[0])
+            yield f"{text}{percent(most[2])} of it {'at' if who.file else 'in'} {who.place}{hint}"
+
+
 def _profiled(scope: Scope) -> Iterator[str]:
-    """The line of the application that took most, where there is a profile."""
+    line = _line(scope)
+    if line is not None:
+        yield f"{percent(line[1])} of what the profile saw at {line[0]}"
+
+
+def _line(scope: Scope) -> tuple[str, float] | None:
+    """The line of the application that took most, and its share of the profile; None where no line stands out."""
     profile = scope.process.profile
     for line in profile.lines(1):
-        if line.file and line.seconds >= _LEAST_SHARE_OF_LINE * profile.total_seconds:
-            place = frame_line((line.file, line.line, "", line.function.removeprefix("__main__.")))
-            yield f"{percent(line.seconds / profile.total_seconds)} of what the profile saw at {place}"
+        share = line.seconds / profile.total_seconds if profile.total_seconds else 0.0
+        if line.file and share >= _LEAST_SHARE_OF_LINE:
+            return place_of(line.function, line.file, line.line), share
+    return None
 
 
 def congested(scope: Scope) -> Iterator[Finding]:

@@ -72,10 +72,13 @@ class Finding(NamedTuple):
 
 
 class Verdict(NamedTuple):
-    """All findings, the worst first. basis: what was looked at, for who reads that nothing was found."""
+    """All findings, the worst first. basis: what was looked at, for who reads that nothing was found. busy: where the
+    time of loops went that are active nearly all the time in processes without a finding, a sentence for each.
+    """
 
     findings: tuple[Finding, ...]
     basis: str
+    busy: tuple[str, ...] = ()
 
     @property
     def troubles(self) -> tuple[Finding, ...]:

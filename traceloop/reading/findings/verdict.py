@@ -71,6 +71,9 @@ KINDS: Final = (
 )
 
 
+_MAX_BUSY: Final = 4
+
+
 def add_to(statistics: Statistics) -> None:
     """What the rules watch over time becomes a part of these statistics; before the first process is attached."""
     trends.add_to(statistics)
@@ -93,10 +96,24 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
     explained |= {each.process for each in found if each.kind == "container-throttled"}
     found = [each for each in found if each.kind != "poll-late" or each.process not in explained]
     found.sort(key=lambda each: (each.severity == NOTE, -each.cost_s, SEVERITIES.index(each.severity)))
-    return Verdict(tuple(found), _basis(statistics, now))
+    busy = _busy(statistics, now, found)
+    return Verdict(tuple(found), _basis(statistics, now), busy)
 
 
-def _rule_failed(slot: int, rule: Rule, error: Exception) -> Finding:
+def _busy(statistics: Statistics, now: float, found: list[Finding]) -> tuple[str, ...]:
+    """Of processes that a finding is about it says where their time goes."""
+    troubled = {each.process for each in found if each.severity != NOTE}
+    out: list[str] = []
+    for slot, each in sorted(statistics.processes.items()):
+        if slot not in troubled:
+            try:
+                out += loops.busy(Scope(each, now))
+            except Exception as error:
+                found.append(_rule_failed(slot, loops.busy, error))
+    return tuple(out[:_MAX_BUSY])
+
+
+def _rule_failed(slot: int, rule: Callable[[Scope], object], error: Exception) -> Finding:
     return Finding(
         "data-dropped",
         "rule",

@@ -6,7 +6,7 @@ is bounded: what finds no place in it any more counts where its stack leaves the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Final, NamedTuple
 
 from ...record.frames import is_application
@@ -33,7 +33,7 @@ class Frame(NamedTuple):
 
 class Line(NamedTuple):
     """What one line of the application took, with all that it called. seconds, samples: of it. callback: the label
-    under which most of it ran.
+    under which most of it ran. request: the name of that for which most of it ran, "" for none.
     """
 
     function: str
@@ -42,6 +42,7 @@ class Line(NamedTuple):
     callback: str
     seconds: float
     samples: int
+    request: str = ""
 
 
 class Profile:
@@ -171,15 +172,34 @@ class Profile:
         out.reverse()
         return out
 
-    def lines(self, limit: int) -> list[Line]:
+    def requests(self, names: Container[str]) -> list[int]:
+        """For each node the one of its stack in which its request begins, 0 where it belongs to none.
+
+        ``names``: of requests, which are those of the functions that handle them. The outermost frame of the
+        application's that has such a name is the handler; a library's (a server's own, which handles what no code of
+        the application does) counts where there is none.
+        """
+        out = [0] * len(self.parents)
+        for node in range(1, len(self.parents)):
+            parent = self.parents[node]
+            known = out[parent]
+            out[node] = known
+            if (not known or not self.application[known]) and parent and self.frames[node].site.label in names:
+                out[node] = node if self.application[node] or not known else known
+        return out
+
+    def lines(self, limit: int, requests: Container[str] = ()) -> list[Line]:
         """The lines of the application in which the loops' time went, most first; each sample counts once, for the
-        innermost frame of the application's own, or for the callback where there is none.
+        innermost frame of the application's own, or for the callback where there is none. ``requests``: names of
+        requests, as for ``requests``.
         """
         workers = self._workers()
+        handlers = self.requests(requests) if requests else None
         own: list[int] = [0]
         roots: list[int] = [0]
         totals: dict[Site, tuple[float, int]] = {}
         by_root: dict[Site, dict[int, float]] = {}
+        by_request: dict[Site, dict[str, float]] = {}
         for node in range(1, len(self.parents)):
             parent = self.parents[node]
             roots.append(roots[parent] if parent else node)
@@ -191,10 +211,15 @@ class Profile:
             totals[site] = seconds + self.seconds[node], samples + self.samples[node]
             callbacks = by_root.setdefault(site, {})
             callbacks[roots[node]] = callbacks.get(roots[node], 0.0) + self.seconds[node]
+            if handlers is not None:
+                name = self.frames[handlers[node]].site.label if handlers[node] else ""
+                served = by_request.setdefault(site, {})
+                served[name] = served.get(name, 0.0) + self.seconds[node]
         most = sorted(totals.items(), key=lambda item: -item[1][0])[:limit]
         out = []
         for site, (seconds, samples) in most:
             callback = max(by_root[site].items(), key=lambda item: item[1])[0]
             label = self.frames[callback].site.qualname
-            out.append(Line(site.label, site.file, site.line, label, seconds, samples))
+            request = max(by_request.get(site, {"": 0.0}).items(), key=lambda item: item[1])[0]
+            out.append(Line(site.label, site.file, site.line, label, seconds, samples, request))
         return out
