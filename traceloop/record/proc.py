@@ -178,11 +178,19 @@ def schedule_of(thread: int, pid: int | str = "self") -> Schedule:
         # Without Python's file objects it takes half the time, and the watchdog asks often.
         descriptor = os.open(f"/proc/{pid}/task/{thread}/schedstat", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            fields = os.read(descriptor, 128).split()
+            return parse_schedule(os.read(descriptor, 128))
         finally:
             os.close(descriptor)
+    except OSError:
+        return _NO_SCHEDULE
+
+
+def parse_schedule(text: bytes) -> Schedule:
+    """What a ``schedstat`` says; nothing is known where it has another form."""
+    try:
+        fields = text.split()
         return Schedule(int(fields[0]) / 1e9, int(fields[1]) / 1e9, int(fields[2]))
-    except (OSError, ValueError, IndexError):
+    except (ValueError, IndexError):
         return _NO_SCHEDULE
 
 

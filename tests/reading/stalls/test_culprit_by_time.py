@@ -79,11 +79,17 @@ def test_times_out_of_order_are_none_below_zero():
 
 PROGRAM = """
 import ctypes
-def price(): time.sleep(0.15)
-def parse(): ctypes.PyDLL(None).usleep(600_000)  # keeps the GIL
+from traceloop.recording.process import current_process
+from traceloop.record import layout
+def price(begun):  # until the watchdog has had its first look at it, and has written what it found
+    while (ring := current_process().process_ring) is None or ring.words[layout.W_LOOKED] < begun + 0.1:
+        time.sleep(0.01)
+def parse(begun):  # keeps the GIL beyond the moment of the second look, and for longer than all before it took
+    ctypes.PyDLL(None).usleep(int((time.monotonic() - begun) * 3e6))
 async def handler():
-    price()
-    parse()
+    begun = time.monotonic()
+    price(begun)
+    parse(begun)
 run(handler())
 """
 

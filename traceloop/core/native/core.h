@@ -260,6 +260,10 @@ void raise_again(PyObject *error); /* steals it; drops what has come up since */
 /* fault_guard.c */
 PyObject *core_guard_dump(PyObject *module, PyObject *argument); /* the number of a signal that faulthandler handles */
 
+/* kernel_files.c */
+PyObject *core_read_kernel_file(PyObject *module, PyObject *path); /* at most 4,096 bytes, with the GIL held */
+PyObject *core_list_threads(PyObject *module, PyObject *unused);   /* the kernel's numbers of this process's threads */
+
 /* iteration.c */
 PyObject *scheduling_run(PyObject *self, PyObject *args);
 

@@ -281,6 +281,8 @@ core_free(void *module)
 static PyMethodDef core_methods[] = {
     {"set_clock", set_clock, METH_O, "The globals of the module whose ``monotonic`` is the loop's clock."},
     {"guard_dump", core_guard_dump, METH_O, "Guards faulthandler's handler of a signal where faulthandler needs it."},
+    {"read_kernel_file", core_read_kernel_file, METH_O, "A small file of the kernel, without giving the GIL away."},
+    {"list_threads", core_list_threads, METH_NOARGS, "This process's threads, without giving the GIL away."},
     {NULL},
 };
 

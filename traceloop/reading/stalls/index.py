@@ -294,9 +294,17 @@ class StallIndex:
             self.fetch_dump(False)
             if self.fetch_dump is not None:
                 return False
-        # The stack of a call that held the GIL is taken as the call returns, and written at once.
-        written = time.monotonic() - end > _WRITTEN and self.culprit(ring, start, end) != UNKNOWN_LABEL
-        return self._read_until > end or written
+        return self._read_until > end or (time.monotonic() - end > _WRITTEN and self._has_last_stack(ring, start, end))
+
+    def _has_last_stack(self, ring: int, start: float, end: float) -> bool:
+        """Whether the watchdog had no further stack to take before the run's end: the time between two stacks of a run
+        doubles. Where it had one, and a call held the GIL, it took it as the call returned: on a busy machine it is
+        written when the run's end has been read long since.
+        """
+        stacks = self._stacks(ring, start, end)
+        if not stacks or self._held(stacks, start, end)[0] == UNKNOWN_LABEL:
+            return False
+        return start + 2 * (max(stack.at for stack in stacks) - start) > end
 
     def _end_of(self, ring: int, start: float) -> float:
         slow = self._ended.get((ring, start))

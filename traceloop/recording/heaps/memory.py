@@ -10,7 +10,6 @@ event tells what it took.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Callable
@@ -20,7 +19,7 @@ from ... import notices
 from ...record import layout
 from ...record.text import printable
 from ...settings import in_run
-from .. import failures
+from .. import failures, kernel_files
 from ..outbox import Outbox
 from .allocation_trace import TRACE_SECONDS, AllocationTrace
 from .growth_rules import MemoryGrowth
@@ -43,17 +42,10 @@ _PAGE = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
 def private_resident_bytes() -> int:
     """Resident memory without shared memory and files (proc(5), statm); 0 where there is no /proc."""
     try:
-        fd = os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
-        return 0
-    try:
-        fields = os.read(fd, 200).split()
+        fields = kernel_files.read("/proc/self/statm").split()
         return (int(fields[1]) - int(fields[2])) * _PAGE
     except (OSError, ValueError, IndexError):
         return 0
-    finally:
-        with contextlib.suppress(OSError):  # a program that closes a descriptor twice may have closed this one
-            os.close(fd)
 
 
 class MemorySampler:

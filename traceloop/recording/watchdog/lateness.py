@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
-from ...record.proc import schedule_of
+from ..kernel_files import schedule_of_thread
 from .thread_clocks import COUNTS_SWITCHES, switches
 from .watched_loop import Watched
 
@@ -69,7 +69,7 @@ class Lateness:
         self._switches = switches()
         self._process_cpu = time.process_time()
         if not quiet:
-            self._own_wait = schedule_of(threading.get_native_id()).waited_s
+            self._own_wait = schedule_of_thread(threading.get_native_id()).waited_s
         self._measured = monotonic()
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:
@@ -83,7 +83,7 @@ class Lateness:
         late = now - due
         woken = switches() - self._switches
         cpu = time.process_time() - self._process_cpu
-        waited = schedule_of(threading.get_native_id()).waited_s
+        waited = schedule_of_thread(threading.get_native_id()).waited_s
         known = COUNTS_SWITCHES and waited >= 0.0
         waited -= self._own_wait
         # Waiting for the GIL wakes once each switch interval.

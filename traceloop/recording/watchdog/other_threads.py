@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import threading
 from collections.abc import Collection, Iterator
 from types import FrameType
 from typing import Any, Final, NamedTuple
 
 from ...record.frames import Frame, culprit_frame, is_recording, waits_for_work
-from ...record.proc import schedule_of
+from ..kernel_files import schedule_of_thread, threads
 from .stacks import describe
 
 # Threads that are looked at, and of these, stacks that are recorded.
@@ -120,13 +118,8 @@ class ThreadClocksOfAll:
 
 
 def _clocks() -> dict[int, float]:
-    if sys.platform != "linux":
-        return {}
-    try:
-        natives = os.listdir("/proc/self/task")
-    except OSError:
-        return {}
+    natives = threads()
     if len(natives) > _MAX_THREADS:
         return {}
-    found = {int(native): schedule_of(int(native)).cpu_s for native in natives}
+    found = {native: schedule_of_thread(native).cpu_s for native in natives}
     return {native: seconds for native, seconds in found.items() if seconds >= 0.0}

@@ -30,8 +30,10 @@ _IN_TIME = 0.05
 class StallEvents:
     """Writes the events of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
-    def __init__(self, process: Process) -> None:
+    def __init__(self, process: Process, glance: Callable[[], None]) -> None:
+        """glance: called after each call that gives the GIL away."""
         self._process = process
+        self._glance = glance
         self._suppressed = 0
         self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
         self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
@@ -88,6 +90,7 @@ class StallEvents:
             if run.awaiting:
                 event["awaiting"] = run.awaiting
             descriptors = stacks.ready_descriptors(watched.loop)
+            self._glance()
             if descriptors:
                 event["descriptors"] = descriptors
             if run.span is not None:

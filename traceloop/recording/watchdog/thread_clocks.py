@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 import time
 
-from ...record.proc import schedule_of
+from ..kernel_files import schedule_of_thread
 
 try:
     import resource
@@ -45,7 +45,7 @@ class ThreadClocks:
         _, last_cpu, _, wait, slices = self._last
         # A thread that has used no CPU time has not been put on a processor: nothing else of it has changed.
         if cpu != last_cpu or cpu < 0.0:
-            schedule = schedule_of(self._thread_id)
+            schedule = schedule_of_thread(self._thread_id)
             wait, slices = schedule.waited_s, schedule.slices
         self._last = (time.monotonic(), cpu, time.process_time(), wait, slices)
         return self._last

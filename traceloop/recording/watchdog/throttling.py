@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from ...record.throttles import Held, throttled_during
+from .. import kernel_files
 
 _ROOT: Final = "/sys/fs/cgroup"
 # Looks are as far apart (s), and what they found is written as often.
@@ -129,10 +130,6 @@ def parse_cpu_stat(text: str) -> Throttled | None:
 
 def _read(path: str) -> Throttled | None:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            return parse_cpu_stat(os.read(descriptor, 4096).decode("ascii", "replace"))
-        finally:
-            os.close(descriptor)
+        return parse_cpu_stat(kernel_files.read(path).decode("ascii", "replace"))
     except OSError:
         return None

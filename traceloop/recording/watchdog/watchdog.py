@@ -43,6 +43,7 @@ from .full_executors import FullExecutors
 from .lateness import Lateness
 from .slow_peers import SlowPeers
 from .stall_events import StallEvents
+from .under_way import UnderWay
 from .watched_loop import Watched, begin_stall
 
 if TYPE_CHECKING:
@@ -91,7 +92,8 @@ class Watchdog:
         self._running = False
         self._ended = False
         self._idle_since = 0.0
-        self._events = StallEvents(process)
+        self._under_way = UnderWay(self._watched, lambda watched: self._pace(watched)[2])
+        self._events = StallEvents(process, self._under_way.glance)
         self._lateness = Lateness(self._events.report)
         self._profiler = profiler_of(process, self._sampler.outbox)
         self._full_executors = FullExecutors(process, self._events.report)
@@ -327,15 +329,18 @@ class Watchdog:
                 self._running = False
                 self._publish(now, 0.0)
                 return None
+        found = self._under_way.begin(watched_loops, now)
+        with self._lock:
             quiet = now - self._looked_whole < _QUIET and self._is_quiet(now, watched_loops)
             size = 0
             if not quiet:
                 self._looked_whole = now
-                if watched_loops:
+                if self._watched:
                     self.faults.advertise()
                 if now - self._faults_checked > _QUIET:
                     self._faults_checked = now
                     size = self.faults.check()
+        self._under_way.glance()
         if quiet:
             return self._look_quietly(watched_loops, now)
         self._sample_if_due()
@@ -346,11 +351,14 @@ class Watchdog:
             self._dumped = size
         due = now + _MAX_PACE
         self._take_interrupted(now)
-        self._end_stopped(now)
-        for watched in watched_loops:
-            due = min(due, self._look(watched, now))
+        for watched, (since, run) in zip(watched_loops, found, strict=True):
+            due = min(due, self._look(watched, since, run, now))
             self._sample_if_due()
+        due = min(due, self._look_at_missed(due))
+        # After the looks: a run that was found under way may have ended, and its loop stopped, since then.
+        self._end_stopped(now)
         self._events.notices.flush()
+        self._under_way.glance()
         self._sampler.poll(now)
         self._sample_if_due()
         self._full_executors.poll(now, self._process.settings.slow_threshold)
@@ -359,6 +367,8 @@ class Watchdog:
         self._swallowed.poll(now)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._events.surroundings.poll(now)
+        self._under_way.glance()
+        due = min(due, self._look_at_missed(due))
         self._lateness.turn_over(now, due, watched_loops)
         self._due = due
         end = monotonic()
@@ -409,15 +419,13 @@ class Watchdog:
         while self._stopped:
             self._end_stall(self._stopped.popleft(), now)
 
-    def _look(self, watched: Watched, now: float) -> float:
-        """Looks at one loop; returns when to look at it again."""
+    def _look(self, watched: Watched, since: float, run: stacks.Run | None, now: float) -> float:
+        """Looks at one loop, of which ``UnderWay`` has found this; returns when to look at it again."""
         threshold, pace, lowest = self._pace(watched)
-        since: float = watched.words[layout.W_RUNNING]
         stall = watched.stall
         if stall is None and (since == 0.0 or now - since < lowest):
             watched.sample()
             return min(now + pace, since + lowest) if since else now + pace
-        run = stacks.find_run(sys._current_frames().get(watched.thread), watched.loop) if since else None
         if stall is not None and (run is None or run.start != stall.start):
             self._end_stall(watched, now)
             stall = None
@@ -443,6 +451,13 @@ class Watchdog:
             if now < stall.start + stall.told_from:
                 stall.stack_at = min(stall.stack_at, stall.start + stall.told_from)
         return min(now + pace, stall.stack_at)
+
+    def _look_at_missed(self, due: float) -> float:
+        """Looks at what was found while the turn was held up; returns when to look again, at the latest at ``due``."""
+        missed = self._under_way.missed
+        while missed:
+            due = min(due, self._look(*missed.pop(0)))
+        return due
 
     def _note_interrupted(self) -> None:
         """A long collection ends in this thread. It held the GIL, and on a busy machine the run that it interrupted is
