@@ -100,7 +100,7 @@ class RingExplanations:
         info = index.lookup(self._ring, start, end)
         if info is not None:
             limit = index.limit(self._ring, start, end, self._sites.label_of(ident), self._threshold)
-            found = finding_of(info, end - start, limit)
+            found = finding_of(index, info, end - start, limit)
             events += (finding_event(int(end * 1e9) + offset, found.kind, found.detail, found.title, found.remedy),)
         return Explanation(attributes, events, complete, self._stall_of(self._ring, start, end))
 

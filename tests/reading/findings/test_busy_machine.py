@@ -6,9 +6,11 @@ import pytest
 
 from tests.helpers.made_statistics import LOAD, Made
 from traceloop.reading.decoding.decoded import Collection, Decoded
+from traceloop.reading.decoding.runs import Iteration, IterationRows
 from traceloop.reading.findings.model import NOTE, WARNING
 from traceloop.reading.findings.slow_runs import finding_of
 from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.stalls.who_waited import SlowRun
 from traceloop.reading.statistics.callbacks import SlowTotals
 
 
@@ -36,18 +38,59 @@ def test_a_run_that_mostly_waited_for_a_processor_is_the_machines_doing_whatever
 
 
 @pytest.mark.parametrize(
-    ("cpu", "waited", "others"), [(0.5, 0.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 0.4), (0.06, 0.43, 0.0)]
+    ("length", "cpu", "waited", "others"),
+    [
+        (0.5, 0.5, 0.0, 0.0),
+        (0.5, 0.0, 0.0, 0.0),
+        (0.5, 0.0, 0.0, 0.4),
+        (0.5, 0.06, 0.43, 0.0),
+        (0.37, 0.004, 0.15, 0.0),
+        (0.37, 0.004, 0.05, 0.0),
+        (0.4, 0.1, 0.14, 0.2),
+    ],
 )
-def test_a_runs_own_span_names_the_finding_that_the_report_has(cpu, waited, others):
+@pytest.mark.parametrize("late", [0.0, 1.0, 20.0])
+def test_a_runs_own_span_names_the_finding_that_the_report_has(length, cpu, waited, others, late):
     made = Made()
-    made.slow_run(0.5, cpu, waited, others)
-    index = stalls_of(made.process).index
-    ((ring, start),) = index.slow_runs()
-    found = finding_of(index.lookup(ring, start), 0.5, 0.1)
-    assert [found.kind] == [kind for kind, _ in made.kinds()]
+    if late:
+        made.late("starved", late)
+    made.slow_run(length, cpu, waited, others)
+    found = of_the_span(made, length)
+    assert [found.kind] == [kind for kind, _ in made.kinds() if kind != "processor-starved" or not found.remedy]
     if found.remedy:
         judged = made.one(found.kind)
         assert (found.detail, found.remedy) == (judged.detail, judged.remedy)
+
+
+@pytest.mark.parametrize("late", [1.0, 20.0])
+def test_a_span_of_a_run_that_was_not_measured_agrees_with_the_report(late):
+    made = Made()
+    made.late("starved", late)
+    index = stalls_of(made.process).index
+    index.take_loop(1, Decoded(None), [SlowRun((1, 50.0, 50.7, LOAD, 50.0, 0, 0, 0, 0, 0))], 0.1)
+    slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 1, 0.7, 0.7
+    found = of_the_span(made, 0.7)
+    expected = "processor-starved" if late == 20.0 else "blocking-call"
+    assert [found.kind] == [kind for kind, _ in made.kinds()] == [expected]
+
+
+def of_the_span(made, length):
+    """What the span of the only slow run says, of a loop that has been observed for 100 s by then, as ``Made`` has."""
+    index = stalls_of(made.process).index
+    ((ring, start),) = index.slow_runs()
+    index.began = start + length - 100.0
+    return finding_of(index, index.lookup(ring, start), length, 0.1)
+
+
+def test_what_is_observed_begins_with_the_first_iteration_that_was_read():
+    made = Made()
+    decoded = Decoded(None)
+    index = stalls_of(made.process).index
+    for start in (5.0, 7.0):
+        decoded.iterations = IterationRows([Iteration(1, start, start + 1.0, 1, 0.0, -1.0)])
+        index.take_loop(1, decoded, [], 0.1)
+    assert index.began == 5.0
 
 
 @pytest.mark.parametrize(

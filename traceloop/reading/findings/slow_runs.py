@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ...record.frames import Frame, culprit_frame, is_application, waits_for_work
@@ -57,10 +57,7 @@ def _find(scope: Scope) -> list[Slow]:
     else:
         indexes = [*stalls.earlier, stalls.index]
     examples = _examples(indexes)
-    # Of what was not measured only this is known: whether the process had to wait for a processor all the time.
-    late = sum(index.late.get(STARVED, 0.0) for index in indexes)
-    measured = sum(each[3] - each[1] for index in indexes for each in index.processor.values())
-    busy = max(late, measured) >= max(thresholds.STARVED_SECONDS, thresholds.STARVED_SHARE * scope.observed_s)
+    busy = waits_for_processors(indexes, scope.observed_s)
     found: dict[tuple[str, str, str, str], Slow] = {}
     for loop in scope.loops:
         for (callback, culprit), totals in loop.callbacks.slow.items():
@@ -94,6 +91,16 @@ def _find(scope: Scope) -> list[Slow]:
     for index in indexes:
         _unfinished(index, scope, found, busy)
     return sorted(found.values(), key=lambda each: -each.cost_s)
+
+
+def waits_for_processors(indexes: Sequence[StallIndex], observed_s: float) -> bool:
+    """Whether the process has to wait for a processor again and again: all that is known of what was not measured.
+
+    ``indexes``: of one process slot, one after the other. ``observed_s``: for how long they watched it.
+    """
+    late = sum(index.late.get(STARVED, 0.0) for index in indexes)
+    measured = sum(each[3] - each[1] for index in indexes for each in index.processor.values())
+    return max(late, measured) >= max(thresholds.STARVED_SECONDS, thresholds.STARVED_SHARE * observed_s)
 
 
 def _entry(
@@ -217,9 +224,10 @@ class FindingOfRun(NamedTuple):
     remedy: str
 
 
-def finding_of(info: StallInfo, length: float, threshold: float) -> FindingOfRun:
-    """The finding that one slow run of ``length`` s belongs to, by the measures of all of them."""
-    reason, kind = _reason(info, length, threshold, False)
+def finding_of(index: StallIndex, info: StallInfo, length: float, threshold: float) -> FindingOfRun:
+    """The finding that one slow run of ``length`` s belongs to, as the report would judge it if the run ended now."""
+    busy = waits_for_processors((index,), info.start + length - index.began)
+    reason, kind = _reason(info, length, threshold, busy)
     rule = _rule_of(reason, kind)
     if reason in _KEPT_FROM_RUNNING:
         return FindingOfRun(rule, "", f"{info.callback} was kept from running: {_SHORT_CAUSES[reason]}", "")

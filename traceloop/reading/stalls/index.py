@@ -40,8 +40,9 @@ class StallIndex:
     """All that is known of the slow runs of one process. For one thread.
 
     matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which the process stood
-    still as a whole. late: seconds by which the watchdog came late, by reason. processor: by ring, how long its
-    loop's thread had run on a processor and waited for one, when first and when last measured, s.
+    still as a whole. began: when its first iteration that was read did, monotonic s. late: seconds by which the
+    watchdog came late, by reason. processor: by ring, how long its loop's thread had run on a processor and waited for
+    one, when first and when last measured, s.
     """
 
     def __init__(self, label_of: Callable[[int], str], threshold_for: Callable[[str, float], float]) -> None:
@@ -68,6 +69,7 @@ class StallIndex:
         self.suspensions = self._events.suspensions
         self.matrix: Matrix = {}
         self.congestion: dict[int, Congestion] = {}
+        self.began = _NEVER
         self.late = self._events.late
         self.processor = self._events.processor
 
@@ -98,6 +100,8 @@ class StallIndex:
         """
         self.take_collections(decoded.collections)
         self._limits[ring] = threshold
+        if len(decoded.iterations):
+            self.began = min(self.began, decoded.iterations[0].start)
         slow = [
             each
             for each in found
