@@ -1,6 +1,6 @@
 """A record in Chrome's Trace Event Format (JSON), for chrome://tracing, speedscope, and other tools that read it.
 
-What it shows is what the Perfetto trace shows, but for the counters of tasks. The file is larger, and slower to open.
+What it shows is what the Perfetto trace shows. The file is larger, and slower to open.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from .earlier_runs import EarlierRuns
 from .model import Source
 from .offload_calls import OUTCOMES, OffloadCall, OffloadCalls
 from .slow_runs import culprit_line, slow_runs, stack_text
+from .timer_counts import TimerCounts
 
 _encode: Final[Callable[[Any], str]] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _MAX_NAMES: Final = 100_000
@@ -78,6 +79,10 @@ class _Process:
         self._number = number
         self._pid = follower.statistics.pid
         self._calls = OffloadCalls()
+        self._timers = TimerCounts()
+        # By ring, how many of its tasks are alive.
+        self._alive: dict[int, int] = {}
+        self._loop_labels: dict[int, str] = {}
         self._earlier: dict[int, EarlierRuns] = {}
         self._names: dict[float, str] = {}
         self._rows: dict[str, int] = {}
@@ -134,6 +139,7 @@ class _Process:
         runs, ring = list(chunk.decoded.runs), chunk.ring.number
         label = chunk.loop.label if chunk.loop is not None else f"loop-{ring}"
         row = self._loop_rows[ring] = self._row(label, chunk.thread_id)
+        self._loop_labels[ring] = label
         earlier = self._earlier.setdefault(ring, EarlierRuns())
         earlier.add(runs)
         if len(self._names) > _MAX_NAMES:
@@ -173,9 +179,15 @@ class _Process:
         common = f'"cat":"task","id":"{self._number}.{ring}.{number}","pid":{self._pid},"tid":{self._row("tasks")}'
         if len(self._tasks) >= _MAX_NAMES:  # their ends were lost
             self._tasks.clear()
+            self._alive.clear()
         self._tasks[ring, number] = common = f'{common},"name":{_encode(name)}'
         self._events.append(f'{{"ph":"b",{common},"ts":{ts:.3f}}}')
+        self._count_tasks(ring, 1, ts)
         return common
+
+    def _count_tasks(self, ring: int, more: int, ts: float) -> None:
+        alive = self._alive[ring] = self._alive.get(ring, 0) + more
+        self._counter(f"tasks of {self._loop_labels.get(ring, '')}", ts / 1e6, "tasks", alive)
 
     def _step(self, ring: int, ident: float, ts: float, until: float, outcome: int) -> None:
         number = int(ident) // _TASK_NUMBERS
@@ -189,6 +201,7 @@ class _Process:
             args = f'"args":{{"outcome":"{OUTCOMES.get(outcome, "unknown")}"}}'
             self._events.append(f'{{"ph":"e",{common},"ts":{until:.3f},{args}}}')
             del self._tasks[ring, number]
+            self._count_tasks(ring, -1, until)
 
     def _others(self, chunk: Chunk) -> None:
         decoded = chunk.decoded
@@ -200,6 +213,8 @@ class _Process:
                 self._counter(f"ready queue of {label}", iteration.start, "handles", last)
         for when, blocks in decoded.memory:
             self._counter("allocated blocks", when, "blocks", blocks)
+        for loop, when, timers in self._timers.take(chunk):
+            self._counter(f"timers of {loop}", when, "timers", timers)
         for each in decoded.collections:
             args = {"collected": each.collected}
             name = f"generation {each.generation}"

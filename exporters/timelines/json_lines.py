@@ -140,6 +140,14 @@ class _Process:
             }
         for when, blocks in decoded.memory:
             yield {"type": "memory", **where, "time_unix_nano": self._ns(when), "allocated_blocks": blocks}
+        for when, number, live in decoded.timers:
+            yield {
+                "type": "timers",
+                "pid": self._pid,
+                "ring": number,
+                "time_unix_nano": self._ns(when),
+                "timers": live,
+            }
         yield from self._slow(chunk, where)
         self._calls.feed(decoded, ring.number)
         yield from map(self._offload, self._calls.take())

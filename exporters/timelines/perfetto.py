@@ -21,6 +21,7 @@ from .earlier_runs import EarlierRuns
 from .model import Source
 from .offload_calls import OUTCOMES, OffloadCall, OffloadCalls
 from .slow_runs import culprit_line, slow_runs, stack_text
+from .timer_counts import TimerCounts
 
 #: The sequence of everything that does not come in the order of time.
 _APART: Final = 1
@@ -112,6 +113,7 @@ class _Process:
         self._tracks: dict[tuple[str, object], int] = {}
         self.without_row = 0
         self.calls = OffloadCalls()
+        self._timers = TimerCounts()
         command = str(follower.statistics.description.get("command", "")) or "python"
         self._pieces.append(packets.process_track(self.track, self.pid, command[:300]))
         created = follower.statistics.description.get("monotonic_ns")
@@ -181,6 +183,12 @@ class _Process:
             self._pieces.append(packets.event(_APART, begin, packets.BEGIN, uuid, name=name, more=more))
             self._pieces.append(packets.event(_APART, over, packets.END, uuid))
 
+    def _count(self, name: str, when: float, value: int) -> None:
+        track = self.child("counter", name, name)
+        if 0.0 <= when < 2.0**33:
+            more = packets.counter_value(value)
+            self._pieces.append(packets.event(_APART, int(when * 1e9), packets.COUNTER, track, more=more))
+
     def _apart(self, chunk: Chunk) -> None:
         decoded = chunk.decoded
         for item in decoded.collections:
@@ -189,10 +197,9 @@ class _Process:
             name = f"generation {item.generation}"
             self.slice(track, name, item.start, item.start + item.duration, more)
         for when, blocks in decoded.memory:
-            track = self.child("counter", "memory", "allocated blocks")
-            if 0.0 <= when < 2.0**33:
-                more = packets.counter_value(blocks)
-                self._pieces.append(packets.event(_APART, int(when * 1e9), packets.COUNTER, track, more=more))
+            self._count("allocated blocks", when, blocks)
+        for label, when, timers in self._timers.take(chunk):
+            self._count(f"timers of {label}", when, timers)
         for run, info in slow_runs(chunk):
             loop = chunk.loop.label if chunk.loop is not None else ""
             track = self.child("slow", loop, f"slow callbacks of {loop}")

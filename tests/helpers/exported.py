@@ -36,6 +36,16 @@ async def main():
             group.create_task(child(n), name=f"child-{n}")
     await asyncio.create_task(slow_one(), name="the <slow> one")
     gc.collect()
+    waiting = [loop.call_later(600, print) for _ in range(3)]
+    # The watchdog counts them once a second.
+    counted = sampler_of(current_process())._loops[-1]
+    while counted.timers < 3:
+        await asyncio.sleep(0.02)
+    for timer in waiting:
+        timer.cancel()
+
+from traceloop.recording.heaps.sampler import sampler_of
+from traceloop.recording.process import current_process
 run(main())
 """
 

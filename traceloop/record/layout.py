@@ -184,6 +184,9 @@ R_SAMPLE: Final = -36.0  # a: when it was taken; b: the time that it stands for,
 # a worker thread)
 R_SAMPLE_OF: Final = -37.0
 R_PROFILE: Final = -38.0  # from now on the nodes are defined anew. a: when; b: samples a second
+# The timers that wait (those cancelled left out), in the process ring, about once a second where they have changed.
+# a: when; b: their number + OUTCOME * number of the loop's ring
+R_TIMERS: Final = -39.0
 # R_FOUND - n is R_POLL, R_ACTIVE and R_DUE in one, for what is usual in a service: the queue was empty, the poll
 # waited, and n descriptors' handles were appended, no timers. a: it began; b: it returned
 R_FOUND: Final = -1024.0

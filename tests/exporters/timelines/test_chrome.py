@@ -61,6 +61,17 @@ def test_arrows_end_in_slices(events):
     assert through[1] == 4 and "offloaded" in through[0][1]
 
 
+def test_counters(events):
+    counted = defaultdict(list)
+    for event in events:
+        if event["ph"] == "C":
+            counted[event["name"]] += event["args"].values()
+    of_loop = {f"{what} of MainThread" for what in ("ready queue", "tasks", "timers")}
+    assert set(counted) == {"allocated blocks", *of_loop}
+    assert counted["timers of MainThread"][-1] in (3, 4)
+    assert max(counted["tasks of MainThread"]) >= 5 and counted["tasks of MainThread"][-1] <= 1
+
+
 def test_tasks_begin_and_end(events):
     tasks = defaultdict(list)
     for event in events:

@@ -25,7 +25,7 @@ def test_every_type_is_there(lines):
     counts = Counter(line["type"] for line in lines)
     assert lines[0]["schema"] == "traceloop-records/1"
     assert (counts["export"], counts["process"], counts["offload"]) == (1, 1, 4)
-    assert {"run", "slow", "iteration", "task", "task_end", "collection", "memory"} <= set(counts)
+    assert {"run", "slow", "iteration", "task", "task_end", "collection", "memory", "timers"} <= set(counts)
 
 
 def test_runs_name_the_run_that_scheduled_them(lines):

@@ -162,7 +162,8 @@ class Decoded:
     requests: (number of a run, site of the function that handles the request which that run answers).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
-    memory: (when, allocated blocks). nodes, samples: of the profile. profile_rate: its samples a second; 0: not known.
+    memory: (when, allocated blocks). timers: (when, ring, timers that wait). nodes, samples: of the profile.
+    profile_rate: its samples a second; 0: not known.
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
     last_words: values of layout.COUNTER_WORDS that the loop had when it was closed, by index.
     longest_s: of its runs, once the statistics have seen them; until then it is not known, and infinite.
@@ -199,6 +200,7 @@ class Decoded:
         "standing",
         "tasks",
         "threads",
+        "timers",
         "workers",
     )
 
@@ -217,6 +219,7 @@ class Decoded:
         self.threads: list[WorkerThread] = []
         self.events: list[Event] = []
         self.memory: list[tuple[float, int]] = []
+        self.timers: list[tuple[float, int, int]] = []
         self.chains: list[tuple[int, str]] = []
         self.standing: list[Standing] = []
         self.awaited: list[tuple[float, float]] = []

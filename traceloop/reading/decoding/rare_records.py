@@ -114,6 +114,9 @@ class RareRecords:
             decoded.abandoned.append(float(_number(a)))
         elif ident == layout.R_MEMORY:
             decoded.memory.append((_moment(a), _number(b)))
+        elif ident == layout.R_TIMERS:
+            ring, live = divmod(_number(b), int(OUTCOME))
+            decoded.timers.append((_moment(a), ring, live))
         elif ident == layout.R_GC:
             self._half = (ident, a, b)
         elif ident == layout.R_GC_INFO:

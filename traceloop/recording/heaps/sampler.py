@@ -41,6 +41,7 @@ class LoopSamples:
         self.loop = weakref.ref(loop)
         self.due = 0.0
         self.timers_due = 0.0
+        self.timers = 0  # as was written down last
         self.growth = TimerGrowth()
         self.clock = SteadyClock(2 * _INTERVAL_SECONDS)
         self.sites: CreationSites = loop._recorder.timer_sites
@@ -158,6 +159,9 @@ class Sampler:
         timers = loop._timers
         cancelled = timers.cancelled
         live = max(0, len(timers) - cancelled)
+        if live != samples.timers:
+            samples.timers = live
+            self.outbox.pending.extend((now, layout.R_TIMERS, live + layout.OUTCOME * loop._recorder.ring.number))
         since = loop._recorder.words[layout.W_RUNNING]
         if since and now - since > _BLOCKED_SECONDS:
             samples.clock.advance(now, still=True)
