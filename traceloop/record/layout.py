@@ -175,7 +175,9 @@ R_LOOK: Final = -30.0
 R_AWAIT: Final = -31.0  # a suspended task. a: its ident; b: number of its chain of coroutines
 R_AWAITED: Final = -32.0  # a task waits for another one. a: its ident; b: the other's
 R_CHAIN: Final = -33.0  # a: number of a chain; b: 0. Text: JSON, [[[file, line, module, qualname], ...], type awaited]
-R_REQUEST: Final = -34.0  # the run under way answers a request. a: 0; b: ident of the function that handles it
+# The run under way answers a request. a: number of its server span in the application (R_SPAN), 0 none; b: ident of the
+# function that handles it, or of a site whose name is that of the server span.
+R_REQUEST: Final = -34.0
 # The profile, in the process ring. A node of the tree of stacks: a: its number, from 1; b: its parent's (0: the
 # outermost frame) + OUTCOME * (its site, which has the line that ran, + SITE_LIMIT if it awaits what is below it).
 R_NODE: Final = -35.0

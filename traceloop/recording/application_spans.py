@@ -111,6 +111,11 @@ class ApplicationSpans:
             self.current = number
             self._record.add(number, layout.R_CONTEXT, 0.0)
 
+    def number_of(self, span: Any) -> int:
+        """The number by which the record knows ``span``, which is defined if it was not; 0: no span to speak of."""
+        known = getattr(span, "_loop_span", None)
+        return known[1] if known is not None and known[0] is self._generation else self._number(span, known)
+
     def enter_active(self) -> float | None:
         """Something that is recorded next belongs to the span that is current right now, which the code under way may
         have opened itself. Returns what ``leave_active`` is to be given afterwards, None where nothing is to be done.

@@ -29,6 +29,7 @@ from .heaps.timer_origins import CreationSites
 from .offloads import anyio_threads
 from .offloads.executors import offloads_of
 from .process import Process, current_process
+from .server_spans import span_names_of
 from .tasks import Tasks
 from .thresholds import threshold_of
 from .watchdog.process_watchdog import watchdog_of
@@ -54,6 +55,7 @@ class Recorder:
         self.stamps: dict[int, list[tuple[float, int]]] = {}
         self.tasks = Tasks(self.record, process.site_log, self.stamps, process.next_task, fresh)
         self.spans = ApplicationSpans(self.record)
+        self.span_names = span_names_of(process)
         self.sites = process.site_log.by_code
         identifier = Identifier(process.site_log, self.tasks.define)
         self.identify = identifier.identify

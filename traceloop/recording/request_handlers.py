@@ -6,6 +6,8 @@ request's match, Tornado in the handler's class. So the method by which a server
 is replaced by a plain function that notes the handler and returns what the method returns: the coroutine that runs is
 the library's own, and no frame is added to anybody's traceback.
 
+Where the application's OpenTelemetry has a server span for the request, that names it (server_spans.py).
+
 Costs some 0.5 us a request. Nothing of these libraries is imported from here, and one that looks different from what is
 known is left alone: its requests are named by the coroutines that are seen waiting, or by the server's.
 """
@@ -18,7 +20,7 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
 
-from ..record import layout
+from . import server_spans
 from .import_hooks import when_imported
 
 
@@ -27,6 +29,9 @@ def arrange() -> None:
     for name, (owner, method, handler_of) in _SERVERS.items():
         when_imported(name, functools.partial(_patch, owner, method, handler_of))
     when_imported("granian.asgi", _arrange_responses)
+    lookup = "DictionaryGenericHandler", "service", _of_grpc
+    when_imported("grpc._utilities", functools.partial(_patch, *lookup, early=True))
+    server_spans.arrange()
 
 
 def _arrange_responses(_: Any) -> None:
@@ -39,24 +44,26 @@ def _patch_responses(module: Any) -> None:
         _patch(owner, "__call__", _of_response, module)
 
 
-def _patch(owner: str, method: str, handler_of: Callable[..., Any], module: Any) -> None:
-    """Puts a noting function around a method; twice is once. Never raises."""
+def _patch(
+    owner: str, method: str, handler_of: Callable[..., Any], module: Any, *, early: bool = False
+) -> None:
+    """Puts a noting function around a method; twice is once. Never raises. ``early``: the request only begins."""
     try:
         kind = getattr(module, owner)
         original = vars(kind)[method]
         if inspect.isfunction(original) and not hasattr(original, "_traceloop"):
-            setattr(kind, method, _noting(original, handler_of))
+            setattr(kind, method, _noting(original, handler_of, early))
     except (AttributeError, KeyError, TypeError):
         pass
 
 
-def _noting(original: Callable[..., Any], handler_of: Callable[..., Any]) -> Callable[..., Any]:
+def _noting(original: Callable[..., Any], handler_of: Callable[..., Any], early: bool) -> Callable[..., Any]:
     @functools.wraps(original)
     def noting(*args: Any, **options: Any) -> Any:
         try:
             handler = handler_of(*args)
             if handler is not None:
-                _note(handler)
+                _note(handler, early)
         except Exception:  # the record's fault, never the application's
             pass
         return original(*args, **options)
@@ -68,17 +75,24 @@ def _noting(original: Callable[..., Any], handler_of: Callable[..., Any]) -> Cal
     return noting
 
 
-def _note(handler: Any) -> None:
+def _note(handler: Any, early: bool) -> None:
     recorder = getattr(get_running_loop(), "_recorder", None)
     if recorder is not None and recorder.is_running:
-        recorder.record.add(0.0, layout.R_REQUEST, recorder.offloads.site_number(handler, ()))
+        note = server_spans.note_early if early else server_spans.note
+        note(recorder, recorder.offloads.site_number(handler, ()))
 
 
 def _of_asgi(owner: Any, message: Any, *_: Any) -> Any:
     """Of a server's object that has the scope of one request."""
-    if message is None or message["type"] != "http.response.start":
+    if message is None or message["type"] not in _BEGINNINGS:
         return None
     return owner.scope.get("endpoint")
+
+
+def _of_grpc(generic: Any, details: Any, *_: Any) -> Any:
+    """What generated code registers: a handler has one function, by the kind of its call."""
+    handler = generic._method_handlers.get(details.method)
+    return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
 
 def _of_response(response: Any, scope: Any, *_: Any) -> Any:
@@ -103,11 +117,18 @@ def _of_tornado(handler: Any, *_: Any) -> Any:
     return getattr(type(handler), handler.request.method.lower(), None)
 
 
+# ASGI's messages with which an endpoint begins to answer.
+_BEGINNINGS = frozenset(("http.response.start", "websocket.accept"))
+_UVICORN = "uvicorn.protocols."
 # By module: class, method, and how the method's arguments tell the handler.
 _SERVERS: dict[str, tuple[str, str, Callable[..., Any]]] = {
-    "uvicorn.protocols.http.h11_impl": ("RequestResponseCycle", "send", _of_asgi),
-    "uvicorn.protocols.http.httptools_impl": ("RequestResponseCycle", "send", _of_asgi),
+    _UVICORN + "http.h11_impl": ("RequestResponseCycle", "send", _of_asgi),
+    _UVICORN + "http.httptools_impl": ("RequestResponseCycle", "send", _of_asgi),
+    _UVICORN + "websockets.websockets_impl": ("WebSocketProtocol", "asgi_send", _of_asgi),
+    _UVICORN + "websockets.websockets_sansio_impl": ("WebSocketsSansIOProtocol", "send", _of_asgi),
+    _UVICORN + "websockets.wsproto_impl": ("WSProtocol", "send", _of_asgi),
     "hypercorn.protocol.http_stream": ("HTTPStream", "app_send", _of_asgi),
+    "hypercorn.protocol.ws_stream": ("WSStream", "app_send", _of_asgi),
     "aiohttp.web_protocol": ("RequestHandler", "finish_response", _of_aiohttp),
     "tornado.web": ("RequestHandler", "finish", _of_tornado),
     "websockets.asyncio.server": ("ServerConnection", "handshake", _of_websockets),
