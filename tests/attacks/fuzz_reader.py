@@ -141,6 +141,20 @@ def fuzz(options: argparse.Namespace) -> None:
             builder = new_builder()
         return sum(len(bytes(data)) and spans for data, spans in packed.portions) if packed is not None else 0
 
+    class Owner:
+        """Answers what the ledger of requests asks: every second coroutine is a request, every third a connection."""
+
+        def label_of(self, site: int) -> tuple[str, bool]:
+            return f"app.f{site}", site != 5
+
+        def kind_of(self, site: int) -> int:
+            return (1, 0, 2)[site % 3]
+
+        def look_within(self, *_: object) -> tuple[str, str] | None:
+            return choice((None, ("app.f:3", ""), ("app.f:3", "app.f")))
+
+    owner = Owner()
+    requests = native.Requests((0.1, 1.0))
     builder = new_builder()
     model, decoded = fresh()
     while done < options.inputs and not (options.seconds and time.monotonic() - begun > options.seconds):
@@ -177,16 +191,21 @@ def fuzz(options: argparse.Namespace) -> None:
             rows += len(tally.take_cells()) + len(tally.take_histograms()) + len(native.group_steps(decoded.runs))
             rows += len(list(decoded.runs)) + len(list(decoded.iterations)) + len(decoded.runs.of_ident(1.0))
             rows += len(decoded.runs.starts) + len(decoded.iterations.callbacks)
-            names, rest = native.quick_requests(
+            delivered = {below(300): (choice(edges), choice(edges), choice(edges), "pool", "app.f", bool(below(2)))}
+            requests.feed(
+                owner,
                 decoded.runs,
                 decoded.tasks,
-                sorted(decoded.requests),
-                bytes([1, 0, 255, 1]) * 16384,
-                (0.1, 1.0),
-                choice((-1.0, 1e9)),
-                2,
+                decoded.requests,
+                delivered,
+                choice(({}, {65537.0: None, 131073.0: None})),
+                not below(9),
+                not below(9),
+                choice((-1.0, 1e-3, 1e300)),
             )
-            rows += len(names) + len(rest) + len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
+            if not below(9):
+                requests = native.Requests((0.1, 1.0))
+            rows += len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
             rows += len(decoded.runs.longer_before(below(300), choice(edges), choice(edges), below(300))[0])
             if not below(10):
                 tally.forget()

@@ -17,8 +17,6 @@ from traceloop.reading.decoding.decoder import PythonModel
 from traceloop.reading.decoding.native_model import NativeModel
 from traceloop.reading.decoding.ring_reader import Batch
 from traceloop.reading.decoding.stream import LoopStream
-from traceloop.reading.requests import ledger
-from traceloop.reading.requests.servers import REQUEST
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.context import Context
 from traceloop.reading.statistics.histograms import Histogram
@@ -170,10 +168,6 @@ def test_names_and_limits_are_the_same() -> None:
     assert (numbers["MAX_ENTRIES"], numbers["MAX_TIMERS"]) == ("1 << 20", "1 << 18")
     order = re.search(r"enum \{ (TASK.*), KINDS \}", text)
     assert order is not None and tuple(order[1].lower().split(", ")) == KINDS
-    numbers = dict(re.findall(r"#define (\w+) ([\d.]+)", (folder / "requests.c").read_text()))
-    assert float(numbers["SHARED_SECONDS"]) == ledger._SHARED_SECONDS
-    assert float(numbers["NAMED_SHARE"]) == ledger._NAMED_SHARE
-    assert int(numbers["MAX_RUNS_BEHIND"]) == ledger._MAX_BEHIND and int(numbers["REQUEST"]) == REQUEST
 
 
 @pytest.mark.parametrize("model", [PythonModel, lambda: NativeModel(native)])

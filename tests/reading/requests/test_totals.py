@@ -1,7 +1,12 @@
 """What is kept of the requests of one process: bounded, whatever they are called."""
 
-from traceloop.reading.requests.stretches import READY, RUNNING
+from traceloop.reading.requests.stretches import PARTS, READY, RUNNING
 from traceloop.reading.requests.totals import NAME_LIMIT, SLOWEST, Request, RequestTotals
+
+
+def ran_and_was_ready(running, ready):
+    """Seconds in the order of ``PARTS``."""
+    return tuple({RUNNING: running, READY: ready}.get(part, 0.0) for part in PARTS)
 
 
 def test_ten_thousand_names_share_what_there_is_room_for():
@@ -11,7 +16,7 @@ def test_ten_thousand_names_share_what_there_is_room_for():
         if number % 2:
             totals.add(Request(name, float(number), 1.5, {(RUNNING, ""): 1.0, behind: 0.5}))
         else:
-            totals.add_quick(name, [1.5], [(17, 1, 1.0, 0.5)], [(behind, 0.5)])
+            totals.add_all(name, [1.5], [(17, 1, ran_and_was_ready(1.0, 0.5))], [(behind, 0.5)])
     assert len(totals.by_name) == NAME_LIMIT + 1
     assert sum(each.count for each in totals.by_name.values()) == 10_000
     other = totals.by_name["other"]
@@ -22,14 +27,13 @@ def test_ten_thousand_names_share_what_there_is_room_for():
     assert len(totals.slowest()) == SLOWEST
 
 
-def test_quick_requests_count_like_those_told_one_by_one():
+def test_requests_that_come_in_sums_count_like_those_told_one_by_one():
     one_by_one, together = RequestTotals(), RequestTotals()
     for ready in (0.25, 0.5):
         parts = {(RUNNING, ""): 0.125, (READY, ""): ready / 2, (READY, "behind app.g"): ready / 2}
         one_by_one.add(Request("app.f", 1.0, 0.125 + ready, parts))
-    together.add_quick(
-        "app.f", [0.375, 0.625], [(14, 1, 0.125, 0.25), (15, 1, 0.125, 0.5)], [((READY, "behind app.g"), 0.375)]
-    )
+    buckets = [(14, 1, ran_and_was_ready(0.125, 0.25)), (15, 1, ran_and_was_ready(0.125, 0.5))]
+    together.add_all("app.f", [0.375, 0.625], buckets, [((READY, "behind app.g"), 0.375)])
     expected, found = one_by_one.by_name["app.f"], together.by_name["app.f"]
     assert (found.parts, found.details, found.by_duration) == (expected.parts, expected.details, expected.by_duration)
     assert (found.count, found.durations.counts, found.durations.maximum) == (2, expected.durations.counts, 0.625)

@@ -27,19 +27,20 @@ from ...record.frames import is_application
 from ...record.layout import SITE_LIMIT
 from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding import decoded as kinds
-from ..decoding.decoded import LATEST, Decoded, NewTask
+from ..decoding.decoded import LATEST, Decoded
 from ..decoding.runs import Run
 from ..statistics.context import SitesOf
 from ..statistics.counting import native_of
 from ..statistics.executors import ExecutorStatistics
-from ..statistics.histograms import DURATION_BOUNDS
 from ..statistics.parts import Sample
 from ..statistics.waits import Waits
 from . import stretches
+from .looks import look_within
+from .native_ledger import NativeLedger
 from .recent_runs import RecentRuns
 from .servers import CONNECTION, REQUEST, kind_of
 from .stretches import Part, Stretch, Stretches, Turn
-from .totals import SLOWEST, Request, RequestTotals
+from .totals import Request, RequestTotals
 
 # Tasks that are followed at once, requests and what belongs to them; those that have ended and may be asked for;
 # offloads under way.
@@ -49,7 +50,6 @@ _MAX_OFFLOADS: Final = 20_000
 # Runs that have named their request.
 _MAX_MARKS: Final = 16_384
 _MAX_FURTHER: Final = 1000
-_NOT_LOOKED_UP: Final = 255
 # Callbacks that pass something on to each other before a task is reached.
 _MAX_HOPS: Final = 16
 # A shorter wait for the loop is not shared out among those that ran. Of a longer one, those are named that had such a
@@ -127,18 +127,17 @@ class Ledger:
         self._sites = self._sites_of()
         self._loop = 0
         self._runs = RecentRuns()
-        # By site; one that was not asked for yet is not of the quick ones.
-        self._kinds = bytearray([_NOT_LOOKED_UP]) * SITE_LIMIT
+        self._kinds: dict[int, int] = {}
         self._labels: dict[int, str] = {}
         self._serves = False
         self._followed: dict[float, _Followed] = {}
         self._ended: dict[float, _Followed] = {}
         self._marks: dict[int, int] = {}
-        self._early_marks: list[tuple[int, int]] = []
         # Of a run that answered several requests, which one client had sent without waiting for the answers.
         self._further_marks: dict[int, list[int]] = {}
         self._submitted: dict[int, tuple[float, int, float]] = {}
         self._delivered: dict[int, Offloaded] = {}
+        self._native: NativeLedger | None = None
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one chunk of the loop's record."""
@@ -150,11 +149,21 @@ class Ledger:
             if not any(self._kind_of(task.ident) for task in decoded.tasks):
                 return
             self._serves = True
+        self._take_offloads(decoded)
+        module = native_of(decoded.runs)
+        if module is None:
+            self._take(decoded)
+            return
+        if self._native is None:
+            self._native = NativeLedger(module, self._totals, self._waits, self._sites)
+        self._native.feed(decoded, self._delivered)
+
+    def _take(self, decoded: Decoded) -> None:
+        """What the reader's C half does where it is there: ``NativeLedger``."""
         if decoded.dropped:
             self._totals.incomplete += sum(each.root is each for each in self._followed.values())
             self._followed.clear()
         self._runs.add(decoded.runs)
-        self._take_offloads(decoded)
         marks = self._marks
         for run_number, site in decoded.requests:
             if not run_number:
@@ -169,7 +178,7 @@ class Ledger:
             oldest = next(iter(marks))
             del marks[oldest]
             self._further_marks.pop(oldest, None)
-        for task in self._not_quick(decoded):
+        for task in decoded.tasks:
             self._begin(task.ident, task.creator_ident, task.made_by_loop)
         followed = self._followed
         for run in decoded.runs.of_tasks(followed):
@@ -177,31 +186,10 @@ class Ledger:
             if known is not None:
                 self._step(known, run)
 
-    def _not_quick(self, decoded: Decoded) -> list[NewTask]:
-        """Counts the requests that were answered within the one step of their task, where the reader in C can add them
-        up; the other tasks.
-        """
-        module = native_of(decoded.runs)
-        totals = self._totals
-        if module is None or totals.watchers or not decoded.tasks or not len(decoded.runs):
-            return decoded.tasks
-        # A run's mark is read before the run is over: of the last one, perhaps with the chunk before.
-        marks = [*self._early_marks, *decoded.requests]
-        last = decoded.runs[len(decoded.runs) - 1][0]
-        self._early_marks = [mark for mark in marks[-1:] if mark[0] > last]
-        names, rest = module.quick_requests(
-            decoded.runs, decoded.tasks, marks, self._kinds, DURATION_BOUNDS, totals.least_slow, SLOWEST
-        )
-        for site, durations, buckets, behind in names:
-            label = self._label(site)
-            details = [((stretches.READY, f"behind {self._label(who)}"), seconds) for who, seconds in behind]
-            totals.add_quick(label, durations, buckets, details)
-        return rest  # type: ignore[no-any-return]
-
     def _kind_of(self, ident: float) -> int:
         site = site_of(ident)
-        kind = self._kinds[site]
-        if kind == _NOT_LOOKED_UP:
+        kind = self._kinds.get(site)
+        if kind is None:
             kind = self._kinds[site] = kind_of(self._sites.label(site))
         return kind
 
@@ -323,7 +311,8 @@ class Ledger:
         del self._followed[task.ident]
         self._ended[task.ident] = task
         if len(self._ended) > _MAX_ENDED:
-            del self._ended[next(iter(self._ended))]
+            # Else the row of makers would never end.
+            self._ended.pop(next(iter(self._ended))).maker = None
         if task.kind == REQUEST:
             own = task.stretches
             sums = own.sums()
@@ -416,22 +405,15 @@ class Ledger:
 
     def _waited(self, task: _Followed, begin: float, end: float, cause: str, detail: str) -> Part:
         """The part of a wait: with the place, where a look saw the task stand there."""
-        seen = self._waits.looks.get(task.ident)
-        if seen is not None:
-            for index in range(len(seen) - 2, -1, -2):
-                if begin <= seen[index] <= end:
-                    chain = int(seen[index + 1])
-                    self._place_of_chain(task, chain)
-                    return cause, self._waits.chains.place(chain).label
-        return cause, detail
-
-    def _place_of_chain(self, task: _Followed, chain: int) -> None:
-        """The outermost coroutine of the application names a request of which nothing else is known."""
-        if not task.place:
-            for file, _, module, qualname in self._waits.chains.frames(chain):
-                if is_application(file, module):
-                    self._place(task, f"{module}.{qualname}" if module else qualname)
-                    return
+        if task.ident not in self._waits.looks:
+            return cause, detail
+        seen = look_within(self._waits, task.ident, begin, end, wants_name=not task.place)
+        if seen is None:
+            return cause, detail
+        label, name = seen
+        if name:
+            self._place(task, name)
+        return cause, label
 
     def _place(self, task: _Followed, name: str) -> None:
         task.place = task.place or name

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from ..statistics.histograms import DURATION_BOUNDS, Histogram
 from ..statistics.labels import BoundedLabels
 from ..statistics.parts import Sample
-from .stretches import READY, RUNNING, Part
+from .stretches import PARTS, Part
 
 #: Requests that have a label of their own, by name; the rest is ``other``.
 NAME_LIMIT: Final = 100
@@ -34,8 +34,8 @@ def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, floa
     return out
 
 
-#: Index into the published bounds of durations, how many requests, the seconds in which they ran and were ready.
-QuickBucket = tuple[int, int, float, float]
+#: Index into the published bounds of durations, how many requests, their seconds by part, in the order of ``PARTS``.
+SumBucket = tuple[int, int, tuple[float, ...]]
 
 
 class Request(NamedTuple):
@@ -76,16 +76,16 @@ class NameTotals:
             if part[1]:
                 self._add_detail(part, seconds)
 
-    def add_quick(
-        self, durations: list[float], buckets: Iterable[QuickBucket], details: Iterable[tuple[Part, float]]
+    def add_all(
+        self, durations: list[float], buckets: Iterable[SumBucket], details: Iterable[tuple[Part, float]]
     ) -> None:
-        """See ``RequestTotals.add_quick``."""
+        """See ``RequestTotals.add_all``."""
         self.count += len(durations)
         self.durations.add_all(durations)
-        for bucket, count, running, ready in buckets:
+        for bucket, count, parts in buckets:
             alike, alike_parts = self.by_duration.get(bucket, (0, {}))
             self.by_duration[bucket] = alike + count, alike_parts
-            for kind, seconds in ((RUNNING, running), (READY, ready)):
+            for kind, seconds in zip(PARTS, parts, strict=True):
                 if seconds:
                     self.parts[kind] = self.parts.get(kind, 0.0) + seconds
                     alike_parts[kind] = alike_parts.get(kind, 0.0) + seconds
@@ -142,14 +142,14 @@ class RequestTotals:
         """What a request has to take (s) to be told of as one of the slowest; below 0 while any does."""
         return self._slowest[0][0] if len(self._slowest) >= SLOWEST else -1.0
 
-    def add_quick(
+    def add_all(
         self,
         name: str,
         durations: list[float],
-        buckets: Iterable[QuickBucket],
+        buckets: Iterable[SumBucket],
         details: Iterable[tuple[Part, float]],
     ) -> None:
-        """Requests were answered, none of them one of the slowest, that ran and were ready and did nothing else.
+        """Requests of one name were answered, none of them one of the slowest.
 
         durations: of each, s. buckets: the same by index into the published bounds of durations. details: their
         seconds by part and detail. ``watchers`` are not told.
@@ -158,7 +158,7 @@ class RequestTotals:
         totals = self.by_name.get(label)
         if totals is None:
             totals = self.by_name[label] = NameTotals()
-        totals.add_quick(durations, buckets, details)
+        totals.add_all(durations, buckets, details)
 
     def slowest(self) -> list[Request]:
         """The slowest requests, slowest first."""

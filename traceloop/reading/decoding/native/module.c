@@ -1,6 +1,6 @@
 /* The module: its state, made from the classes of decoded.py and runs.py when it is loaded. */
 
-#include "reader.h"
+#include "requests.h"
 
 /* Whether all of a buffer's doubles are finite. */
 static PyObject *
@@ -56,7 +56,8 @@ reader_exec(PyObject *module)
     }
     if (add_type(module, &runs_spec, &st->runs) < 0 || add_type(module, &iterations_spec, &st->iterations) < 0 ||
         add_type(module, &model_spec, &st->model) < 0 || add_type(module, &buckets_spec, &st->buckets) < 0 ||
-        add_type(module, &tally_spec, &st->tally) < 0)
+        add_type(module, &tally_spec, &st->tally) < 0 ||
+        add_type(module, &requests_spec, &st->requests) < 0)
         return -1;
     st->kinds = attribute_of("traceloop.reading.decoding.decoded", "KINDS");
     st->new_task = st->kinds ? attribute_of("traceloop.reading.decoding.decoded", "NewTask") : NULL;
@@ -78,7 +79,6 @@ static PyMethodDef reader_methods[] = {
      "Histograms of iterations: durations, numbers of handles, poll delays."},
     {"finite", all_finite, METH_O, "Whether all of a buffer's doubles are finite."},
     {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
-    {"quick_requests", quick_requests, METH_VARARGS, "Adds up the requests that were answered in one step."},
     {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},
     {NULL},
 };

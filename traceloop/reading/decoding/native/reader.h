@@ -10,7 +10,7 @@
    places.c      which run a place in the record belongs to; the twin of timer_setters.py
    tally.c       sums by callback and histograms
    steps.c       steps by task
-   requests.c    requests that were answered in one step
+   requests.h    the ledger of requests, in files of its own
 
    Read in this order. Input is not trusted: a record may be forged. a double becomes an integer only through
    the functions below, nothing is indexed by what a record says without a look at the bounds, and everything that grows
@@ -162,7 +162,7 @@ typedef struct {
 } Model;
 
 typedef struct {
-    PyTypeObject *runs, *iterations, *model, *buckets, *tally;
+    PyTypeObject *runs, *iterations, *model, *buckets, *tally, *requests;
     PyObject *iteration, *new_task; /* decoded.Iteration, decoded.NewTask */
     PyObject *kinds;                /* the tuple KINDS */
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
@@ -170,9 +170,9 @@ typedef struct {
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
-    DO(runs) DO(iterations) DO(model) DO(buckets) DO(tally) DO(iteration) DO(new_task) DO(kinds) DO(text_active_s)     \
-    DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished) DO(text_closed) DO(text_end)    \
-    DO(text_lose_place) DO(text_new_tasks) DO(text_requests)
+    DO(runs) DO(iterations) DO(model) DO(buckets) DO(tally) DO(requests) DO(iteration) DO(new_task) DO(kinds)          \
+    DO(text_active_s) DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished)               \
+    DO(text_closed) DO(text_end) DO(text_lose_place) DO(text_new_tasks) DO(text_requests)
 
 extern struct PyModuleDef reader_module;
 
@@ -232,8 +232,7 @@ int model_take_announced(Model *self);
 int model_take_outcome(Model *self);
 int model_take_rare(Model *self, double a, double ident, double b);
 
-/* model_type.c, tally.c, steps.c, requests.c */
-PyObject *quick_requests(PyObject *module, PyObject *args);
+/* model_type.c, tally.c, steps.c */
 extern PyType_Spec model_spec, buckets_spec, tally_spec;
 PyObject *count_iterations(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *group_steps(PyObject *module, PyObject *runs);

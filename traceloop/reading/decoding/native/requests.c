@@ -1,351 +1,417 @@
-/* Requests that a server's task answered in its only step, soon after a descriptor's run had made the task: what most
-   requests of a quick service are. They are added up here by name; every other task goes to ledger.py, one by one. */
+/* One step of a task that is followed: since when it waited, and for what. Function by function the twin of
+   requests/ledger.py, which has the reasons. */
 
-#include "reader.h"
+#include "requests.h"
 
-#define MAX_NAMES 64
-#define MAX_BEHIND 256
-#define MAX_BUCKETS 64
-/* As in ledger.py, which explains them. */
-#define SHARED_SECONDS 0.001
-#define NAMED_SHARE 0.1
-#define MAX_RUNS_BEHIND 256
-#define MAX_NAMED 12 /* runs of such a share of a wait: 10, and what rounding may add */
-#define REQUEST 1
-
-typedef struct {
-    int64_t count;
-    double running, ready;
-} Bucket;
-
-typedef struct {
-    uint32_t site;
-    size_t count, size;
-    double *durations;
-    Bucket buckets[MAX_BUCKETS + 1];
-} Name;
-
-/* Time that requests of one name waited behind runs of another. */
-typedef struct {
-    uint32_t name, who;
-    double seconds;
-} Behind;
-
-typedef struct {
-    int64_t run;
-    uint32_t site;
-} Mark;
-
-typedef struct {
-    const Runs *runs;
-    const uint8_t *kinds;
-    Mark *marks;
-    size_t mark_count;
-    double bounds[MAX_BUCKETS];
-    size_t bound_count;
-    size_t name_count, behind_count;
-    Behind behind[MAX_BEHIND];
-    Name names[MAX_NAMES];
-} Sums;
-
-/* The function that a run named (first) as what answers its request; -1 where it named none. */
-static int64_t
-site_of_mark(const Sums *sums, int64_t run)
+static bool
+is_found(const Followed *task)
 {
-    size_t low = 0, high = sums->mark_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (sums->marks[middle].run < run)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low < sums->mark_count && sums->marks[low].run == run ? (int64_t)sums->marks[low].site : -1;
+    return task->maker == NULL && !task->kind;
 }
 
-static Name *
-find_name(Sums *sums, uint32_t site)
+static Followed *
+known_task(const Requests *self, double ident)
 {
-    for (size_t index = 0; index < sums->name_count; index++)
-        if (sums->names[index].site == site)
-            return &sums->names[index];
-    if (sums->name_count == MAX_NAMES)
-        return NULL;
-    Name *name = &sums->names[sums->name_count++];
-    name->site = site;
-    return name;
+    Followed *task = table_get(&self->followed, ident);
+    return task != NULL ? task : table_get(&self->ended, ident);
+}
+
+/* The name of a run: of a request's, that of the request. */
+static int
+who(Requests *self, double ident, uint32_t *name)
+{
+    const Followed *known = known_task(self, ident);
+    *name = NO_TEXT;
+    if (known != NULL) {
+        const Followed *root = known->root->kind == REQUEST ? known->root : known;
+        *name = root->name ? root->name : root->place;
+    }
+    return *name ? 0 : label_of(self, ident, name);
+}
+
+/* The name of a run by its number: the function that answered a request in it, where one said so. */
+int
+who_ran(Requests *self, int64_t number, double ident, uint32_t *name)
+{
+    size_t mark = mark_of(self, number);
+    if (mark < self->first_mark + self->mark_count && self->marks[mark].run == number)
+        return label_of(self, (double)self->marks[mark].site, name);
+    return who(self, ident, name);
+}
+
+static bool
+is_outside(int kind)
+{
+    return kind == READER || kind == WRITER || kind == TIMER || kind == THREADSAFE || kind == SIGNAL;
 }
 
 static void
-add_behind(Sums *sums, const Behind *more)
+set_place(Followed *task, uint32_t place)
 {
-    for (size_t index = 0; index < sums->behind_count; index++) {
-        Behind *known = &sums->behind[index];
-        if (known->name == more->name && known->who == more->who) {
-            known->seconds += more->seconds;
-            return;
-        }
-    }
-    sums->behind[sums->behind_count++] = *more;
+    if (!task->place)
+        task->place = place;
+    if (task->root->kind == REQUEST && !task->root->place)
+        task->root->place = place;
 }
 
-/* Who ran from ``ready`` until the run at ``index`` began, into ``found``; how many, -1 where that is not to be told
-   from these runs alone. */
+/* A run was ready, and others ran: that stretch, up to its start. */
 static int
-find_turn(const Sums *sums, Py_ssize_t index, double ready, Behind *found)
+add_turn(Requests *self, double ready, double start, int64_t number, List *out)
 {
-    const Row *rows = sums->runs->rows;
-    double start = rows[index].start, least = (start - ready) * NAMED_SHARE;
-    int count = 0;
-    if (least < SHARED_SECONDS * NAMED_SHARE)
-        return 0;
-    for (int passed = 0; passed < MAX_RUNS_BEHIND; passed++) {
-        if (--index < 0)
-            return -1;
-        const Row *row = &rows[index];
-        if (row->end <= ready)
-            break;
-        if (row->end - row->start < least)
-            continue;
-        int64_t who = site_of_mark(sums, sums->runs->first + index);
-        if ((who < 0 && row->ident >= SITE_LIMIT) || count == MAX_NAMED)
-            return -1; /* a step of a task that may be a request's: the ledger knows its name */
-        double begun = row->start > ready ? row->start : ready;
-        double ended = row->end < start ? row->end : start;
-        if (ended > begun)
-            found[count++] = (Behind){0, who < 0 ? site_of(row->ident) : (uint32_t)who, ended - begun};
-        start = begun;
-    }
-    return count;
-}
-
-/* The descriptor's run that led to the request which was answered by the run of this number alone, and how long the
-   request took; NULL where it is no such request. */
-static const Row *
-reader_of(const Sums *sums, int64_t number, double ident, double *duration)
-{
-    const Runs *runs = sums->runs;
-    int64_t index = number - runs->first;
-    if (index < 0 || index >= runs->length)
-        return NULL;
-    const Row *row = &runs->rows[index];
-    int64_t by_index = row->scheduler - runs->first;
-    if (!row->outcome || row->ident != ident || sums->kinds[site_of(ident)] != REQUEST || row->scheduler <= 0 ||
-        by_index < 0 || by_index >= index)
-        return NULL;
-    const Row *by = &runs->rows[by_index];
-    if (by->kind != READER || !(by->delay >= 0.0) || !(row->delay >= 0.0) || row->start < by->end)
-        return NULL;
-    *duration = row->end - (by->start - by->delay);
-    return *duration >= 0.0 && *duration < LATEST ? by : NULL;
-}
-
-/* Counts such a request: 1, 0 where the ledger has to, -1 with an error. Those that took more than ``longest`` s are the
-   ledger's. */
-static int
-take_request(Sums *sums, int64_t number, double ident, double longest)
-{
-    double duration;
-    const Row *by = reader_of(sums, number, ident, &duration);
-    if (by == NULL || duration > longest)
-        return 0;
-    int64_t index = number - sums->runs->first;
-    const Row *row = &sums->runs->rows[index];
-    double begin = by->start - by->delay, ready = row->start - row->delay;
-    if (ready < by->end)
-        ready = by->end;
-    int64_t mark = site_of_mark(sums, number);
-    Name *name = find_name(sums, mark < 0 ? site_of(ident) : (uint32_t)mark);
-    if (name == NULL || sums->behind_count > MAX_BEHIND - 2 * MAX_NAMED)
-        return 0;
-    Behind found[2 * MAX_NAMED];
-    int first = find_turn(sums, by - sums->runs->rows, begin, found);
-    int second = first < 0 ? -1 : find_turn(sums, (Py_ssize_t)index, ready, found + first);
-    if (second < 0)
-        return 0;
-    if (reserve((void **)&name->durations, &name->size, name->count + 1, sizeof(double)) < 0)
+    double least = (start - ready) * NAMED_SHARE;
+    Turn *turn = NULL;
+    if (!(least < SHARED_SECONDS * NAMED_SHARE) && longer_before(self, number, ready, least, &turn) < 0)
         return -1;
-    for (int each = 0; each < first + second; each++) {
-        found[each].name = name->site;
-        add_behind(sums, &found[each]);
-    }
-    name->durations[name->count++] = duration;
-    size_t bucket = 0;
-    while (bucket < sums->bound_count && sums->bounds[bucket] < duration)
-        bucket++;
-    double running = (by->end - by->start) + (row->end - row->start);
-    name->buckets[bucket].count++;
-    name->buckets[bucket].running += running;
-    name->buckets[bucket].ready += by->delay + (row->start - by->end);
-    return 1;
-}
-
-static int
-read_marks(Sums *sums, PyObject *list)
-{
-    size_t count = (size_t)PyList_GET_SIZE(list);
-    sums->marks = PyMem_Malloc((count ? count : 1) * sizeof(Mark));
-    if (sums->marks == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    for (size_t index = 0; index < count; index++) {
-        long long run, site;
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(list, (Py_ssize_t)index), "LL", &run, &site))
-            return -1;
-        if (site < 0 || site >= (long long)SITE_LIMIT || (sums->mark_count && run < sums->marks[sums->mark_count - 1].run))
-            continue;
-        sums->marks[sums->mark_count++] = (Mark){run, (uint32_t)site};
-    }
-    return 0;
-}
-
-/* (site, durations, ((bucket, count, seconds running, ready), ...), ((site of who ran, seconds), ...)) */
-static PyObject *
-sums_of_name(const Sums *sums, const Name *name)
-{
-    PyObject *durations = PyList_New((Py_ssize_t)name->count), *buckets = PyList_New(0), *behind = PyList_New(0);
-    bool failed = durations == NULL || buckets == NULL || behind == NULL;
-    for (size_t index = 0; !failed && index < name->count; index++) {
-        PyObject *value = PyFloat_FromDouble(name->durations[index]);
-        failed = value == NULL;
-        if (!failed)
-            PyList_SET_ITEM(durations, (Py_ssize_t)index, value);
-    }
-    for (size_t index = 0; !failed && index <= sums->bound_count; index++) {
-        const Bucket *each = &name->buckets[index];
-        PyObject *item = each->count ? Py_BuildValue("(nLdd)", (Py_ssize_t)index, (long long)each->count,
-                                                     each->running, each->ready)
-                                     : Py_NewRef(Py_None);
-        failed = item == NULL || (each->count && PyList_Append(buckets, item) < 0);
-        Py_XDECREF(item);
-    }
-    for (size_t index = 0; !failed && index < sums->behind_count; index++) {
-        const Behind *each = &sums->behind[index];
-        if (each->name != name->site)
-            continue;
-        PyObject *item = Py_BuildValue("(Id)", each->who, each->seconds);
-        failed = item == NULL || PyList_Append(behind, item) < 0;
-        Py_XDECREF(item);
-    }
-    PyObject *result = failed ? NULL : Py_BuildValue("(IOOO)", name->site, durations, buckets, behind);
-    Py_XDECREF(durations);
-    Py_XDECREF(buckets);
-    Py_XDECREF(behind);
+    int result = list_add(out, start, IN_READY, NO_TEXT, turn);
+    turn_release(turn);
     return result;
 }
 
+/* -- why it was not ready */
+
+/* The part of a wait, up to ``until``: with the place, where a look saw the task stand there. */
 static int
-read_task(PyObject *task, int64_t *number, double *ident)
+add_wait(Requests *self, Followed *task, double begin, double end, int part, uint32_t detail, List *out)
 {
-    if (!PyTuple_Check(task) || PyTuple_GET_SIZE(task) < 3) {
-        PyErr_SetString(PyExc_TypeError, "tasks are NewTask");
+    if (PyDict_GET_SIZE(self->looks)) {
+        PyObject *ident = PyFloat_FromDouble(task->ident);
+        int seen = ident != NULL ? PyDict_Contains(self->looks, ident) : -1;
+        PyObject *answer = NULL;
+        if (seen > 0)
+            answer = PyObject_CallMethod(self->owner, "look_within", "OddO", ident, begin, end,
+                                         task->place ? Py_False : Py_True);
+        Py_XDECREF(ident);
+        if (seen < 0 || (seen && answer == NULL))
+            return -1;
+        if (seen && answer != Py_None) {
+            PyObject *label, *name;
+            uint32_t place;
+            int failed = !PyArg_ParseTuple(answer, "UU", &label, &name) ||
+                         text_number(&self->names, label, &detail) < 0 ||
+                         text_number(&self->names, name, &place) < 0;
+            Py_DECREF(answer);
+            if (failed)
+                return -1;
+            if (place)
+                set_place(task, place);
+            return list_add(out, end, part, detail, NULL);
+        }
+        Py_XDECREF(answer);
+    }
+    return list_add(out, end, part, detail, NULL);
+}
+
+static int
+explain_by_task(Requests *self, Followed *task, double begin, double end, const Run *by, List *out)
+{
+    double ident = by->row.ident;
+    Followed *other = known_task(self, ident);
+    if (other != NULL && by->row.outcome && is_found(task) && other->root->kind == CONNECTION)
+        set_root(task, other->root); /* made in the step of the connection's task in which this one began */
+    bool awaited = other != NULL && by->row.outcome && is_found(other) && task->kind == CONNECTION;
+    if (other == NULL || other == task || !(other->root == task->root || awaited)) {
+        uint32_t name, detail;
+        if (who(self, ident, &name) < 0 || waited_for_text(&self->names, name, &detail) < 0)
+            return -1;
+        return add_wait(self, task, begin, end, IN_TASK, detail, out);
+    }
+    double first = other->own.begin;
+    if (other->maker != NULL && begin < first) {
+        if (stretches_cut(&other->maker->own, begin, fmin(first, end), out) < 0)
+            return -1;
+        begin = first;
+    }
+    return begin < end ? stretches_cut(&other->own, begin, end, out) : 0;
+}
+
+/* An offload whose result was delivered, as ledger.py has it: Offloaded. Borrowed. */
+static int
+find_offload(Requests *self, int64_t number, PyObject **offload)
+{
+    PyObject *key = PyLong_FromLongLong(number);
+    *offload = key != NULL ? PyDict_GetItemWithError(self->delivered, key) : NULL;
+    Py_XDECREF(key);
+    return *offload == NULL && PyErr_Occurred() ? -1 : 0;
+}
+
+static int
+explain_offload(Requests *self, Followed *task, PyObject *offload, double delivered, List *out)
+{
+    double submit, start, finish;
+    PyObject *executor, *function;
+    int names;
+    if (!PyTuple_Check(offload)) {
+        PyErr_SetString(PyExc_TypeError, "no offload");
         return -1;
     }
-    *ident = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 0));
-    *number = PyLong_AsLongLong(PyTuple_GET_ITEM(task, 2));
-    return PyErr_Occurred() ? -1 : 0;
-}
-
-static int
-shorter_first(const void *one, const void *other)
-{
-    double a = *(const double *)one, b = *(const double *)other;
-    return (a > b) - (a < b);
-}
-
-/* The duration that the ``slowest`` longest of these requests exceed, s; below 0 where there are no more than these, or
-   with an error. */
-static double
-find_longest(const Sums *sums, PyObject *tasks, Py_ssize_t slowest)
-{
-    Py_ssize_t count = 0, length = PyList_GET_SIZE(tasks);
-    double longest = -1.0, *durations = PyMem_Malloc((size_t)(length ? length : 1) * sizeof(double));
-    if (durations == NULL) {
-        PyErr_NoMemory();
-        return -1.0;
-    }
-    for (Py_ssize_t index = 0; index < length; index++) {
-        int64_t number;
-        double ident;
-        if (read_task(PyList_GET_ITEM(tasks, index), &number, &ident) < 0) {
-            count = 0;
-            break;
-        }
-        count += reader_of(sums, number, ident, &durations[count]) != NULL;
-    }
-    if (count > slowest) {
-        qsort(durations, (size_t)count, sizeof(double), shorter_first);
-        longest = durations[count - 1 - slowest];
-    }
-    PyMem_Free(durations);
-    return longest;
-}
-
-static int
-take_tasks(Sums *sums, PyObject *tasks, double longest, PyObject *rest)
-{
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(tasks); index++) {
-        PyObject *task = PyList_GET_ITEM(tasks, index);
-        int64_t number;
-        double ident;
-        if (read_task(task, &number, &ident) < 0)
+    if (!PyArg_ParseTuple(offload, "dddUUp", &submit, &start, &finish, &executor, &function, &names))
+        return -1;
+    uint32_t place, of_executor, of_call;
+    if (names) {
+        if (text_number(&self->names, function, &place) < 0)
             return -1;
-        int taken = take_request(sums, number, ident, longest);
-        if (taken < 0 || (!taken && PyList_Append(rest, task) < 0))
-            return -1;
+        set_place(task, place);
     }
-    return 0;
-}
-
-/* quick_requests(runs, tasks, marks, kinds, bounds, longest, slowest): what was added up, and the tasks that were not.
-
-   tasks: NewTask of this chunk. marks: (number of a run, site), in order. kinds: a byte for each site, as servers.py
-   has them. bounds: of durations, s. Requests that took more than ``longest`` s are not added up. Where ``longest`` is
-   below 0, the ``slowest`` longest of this chunk are not. */
-PyObject *
-quick_requests(PyObject *module, PyObject *args)
-{
-    PyObject *runs, *tasks, *marks, *bounds, *rest = NULL, *names = NULL;
-    Py_buffer kinds;
-    double longest;
-    Py_ssize_t slowest;
-    if (!PyArg_ParseTuple(args, "O!O!O!y*O!dn", ((reader_state *)PyModule_GetState(module))->runs, &runs, &PyList_Type,
-                          &tasks, &PyList_Type, &marks, &kinds, &PyTuple_Type, &bounds, &longest, &slowest))
-        return NULL;
-    Sums *sums = PyMem_Calloc(1, sizeof(Sums));
-    bool failed = sums == NULL;
+    PyObject *called = PyUnicode_FromFormat("%U %U", executor, function);
+    int failed = called == NULL || text_number(&self->names, called, &of_call) < 0 ||
+                 text_number(&self->names, executor, &of_executor) < 0;
+    Py_XDECREF(called);
     if (failed)
-        PyErr_NoMemory();
-    else if (kinds.len < (Py_ssize_t)SITE_LIMIT || PyTuple_GET_SIZE(bounds) > MAX_BUCKETS) {
-        PyErr_SetString(PyExc_ValueError, "a byte for each site, and not so many bounds");
-        failed = true;
+        return -1;
+    if (start < 0.0 || finish < 0.0)
+        return list_add(out, delivered, IN_OFFLOADED, of_call, NULL);
+    if (list_add(out, fmax(submit, 0.0), IN_RUNNING, NO_TEXT, NULL) < 0 ||
+        list_add(out, start, IN_QUEUED, of_executor, NULL) < 0 ||
+        list_add(out, finish, IN_OFFLOADED, of_call, NULL) < 0)
+        return -1;
+    return list_add(out, delivered, IN_RETURNING, of_executor, NULL);
+}
+
+/* Of what was added to ``out`` from ``first`` on, leaves out what ended at ``begin`` or before, and ends it all by
+   ``end``. */
+static void
+keep_within(List *out, size_t first, double begin, double end)
+{
+    size_t kept = first;
+    for (size_t index = first; index < out->length; index++) {
+        Stretch each = out->items[index];
+        if (each.end > begin) {
+            each.end = fmin(each.end, end);
+            out->items[kept++] = each;
+        }
+        else
+            turn_release(each.turn);
+    }
+    out->length = kept;
+}
+
+/* What the task waited for from ``begin`` to ``end``, at which ``run`` became ready: added to ``out``. */
+static int
+explain(Requests *self, Followed *task, double begin, double end, const Run *run, int hops, List *out)
+{
+    static const uint8_t causes[KINDS] = {
+        [TASK] = IN_OTHER,   [SOON] = IN_OTHER,   [TIMER] = IN_TIMER,       [READER] = IN_NETWORK,
+        [WRITER] = IN_NETWORK, [SIGNAL] = IN_OTHER, [THREADSAFE] = IN_THREAD,
+    };
+    Run by;
+    if (end <= begin)
+        return 0;
+    if (!run_of(self, run->row.scheduler, &by)) {
+        if (run->row.delay >= 0.0)
+            return add_wait(self, task, begin, end, IN_THREAD, NO_TEXT, out);
+        return list_add(out, end, IN_UNKNOWN, NO_TEXT, NULL);
+    }
+    const Row *row = &by.row;
+    if (row->ident >= SITE_LIMIT)
+        return explain_by_task(self, task, begin, end, &by, out);
+    double ready = 0.0 <= row->delay && row->delay < LATEST ? row->start - row->delay : row->start;
+    size_t first = out->length;
+    if (!is_outside(row->kind)) {
+        if (hops >= MAX_HOPS)
+            return list_add(out, end, IN_UNKNOWN, NO_TEXT, NULL);
+        if (explain(self, task, begin, fmin(ready, end), &by, hops + 1, out) < 0 ||
+            add_turn(self, ready, row->start, by.number, out) < 0)
+            return -1;
     }
     else {
-        sums->runs = (Runs *)runs;
-        sums->kinds = kinds.buf;
-        for (; sums->bound_count < (size_t)PyTuple_GET_SIZE(bounds); sums->bound_count++)
-            sums->bounds[sums->bound_count] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, sums->bound_count));
-        rest = PyList_New(0);
-        names = PyList_New(0);
-        failed = rest == NULL || names == NULL || PyErr_Occurred() || read_marks(sums, marks) < 0;
-        if (!failed && longest < 0.0)
-            longest = find_longest(sums, tasks, slowest < 0 ? 0 : slowest);
-        failed = failed || PyErr_Occurred() || take_tasks(sums, tasks, longest, rest) < 0;
+        PyObject *offload = NULL;
+        if (row->kind == THREADSAFE && PyDict_GET_SIZE(self->delivered) &&
+            (find_offload(self, by.number, &offload) < 0 ||
+             (offload == NULL && find_offload(self, run->number, &offload) < 0)))
+            return -1;
+        if (offload != NULL) {
+            Py_INCREF(offload);
+            int failed = explain_offload(self, task, offload, row->start, out);
+            Py_DECREF(offload);
+            if (failed)
+                return -1;
+        }
+        else if (add_wait(self, task, begin, ready, causes[row->kind], NO_TEXT, out) < 0 ||
+                 add_turn(self, ready, row->start, by.number, out) < 0)
+            return -1;
     }
-    for (size_t index = 0; !failed && index < sums->name_count; index++) {
-        PyObject *item = sums->names[index].count ? sums_of_name(sums, &sums->names[index]) : Py_NewRef(Py_None);
-        failed = item == NULL || (item != Py_None && PyList_Append(names, item) < 0);
-        Py_XDECREF(item);
+    if (list_add(out, end, IN_RUNNING, NO_TEXT, NULL) < 0)
+        return -1;
+    keep_within(out, first, begin, end);
+    return 0;
+}
+
+/* -- one step */
+
+/* From when on the request counts that a run begins, into ``begin``; what happened until the run was ready is added to
+   ``out``: its bytes came by a descriptor, and a chain of runs handed them on. */
+static int
+find_arrival(Requests *self, const Run *run, double ready, double *begin, List *out)
+{
+    Run chain[MAX_HOPS];
+    int length = 0;
+    int64_t scheduler = run->row.scheduler;
+    *begin = ready;
+    for (;; length++) {
+        if (length == MAX_HOPS || !run_of(self, scheduler, &chain[length]))
+            return 0;
+        const Row *row = &chain[length].row;
+        if (row->kind == READER)
+            break;
+        if (is_outside(row->kind) || row->outcome)
+            return 0;
+        scheduler = row->scheduler;
     }
-    PyObject *result = failed ? NULL : Py_BuildValue("(OO)", names, rest);
-    Py_XDECREF(names);
-    Py_XDECREF(rest);
-    PyBuffer_Release(&kinds);
-    for (size_t index = 0; sums != NULL && index < sums->name_count; index++)
-        PyMem_Free(sums->names[index].durations);
-    if (sums != NULL)
-        PyMem_Free(sums->marks);
-    PyMem_Free(sums);
-    return result;
+    const Row *first = &chain[length].row;
+    double at = *begin = 0.0 <= first->delay && first->delay < LATEST ? first->start - first->delay : first->start;
+    for (; length >= 0; length--) {
+        const Row *row = &chain[length].row;
+        if (add_turn(self, at, row->start, chain[length].number, out) < 0 ||
+            list_add(out, row->end, IN_RUNNING, NO_TEXT, NULL) < 0)
+            return -1;
+        at = row->end;
+    }
+    return 0;
+}
+
+/* The task whose end made a connection's task ready. */
+static Followed *
+find_awaited(Requests *self, int64_t scheduler)
+{
+    Run run;
+    for (int hops = 0; hops < MAX_HOPS && run_of(self, scheduler, &run); hops++) {
+        if (run.row.ident >= SITE_LIMIT)
+            return run.row.outcome ? table_get(&self->ended, run.row.ident) : NULL;
+        scheduler = run.row.scheduler;
+    }
+    return NULL;
+}
+
+static int
+add_all(Requests *self, Stretches *own, const List *list)
+{
+    for (size_t index = 0; index < list->length; index++)
+        if (stretches_add(self, own, &list->items[index]) < 0)
+            return -1;
+    return 0;
+}
+
+/* A request of a connection's task is answered: what it was spent on stands in ``spent`` and, behind it, ``more``. */
+static int
+answer_of_connection(Requests *self, uint32_t name, double begin, const List *spent, const List *more)
+{
+    Stretches *whole = &self->whole;
+    list_clear(&whole->list);
+    whole->summed.length = 0;
+    whole->begin = begin;
+    if (add_all(self, whole, spent) < 0 || (more != NULL && add_all(self, whole, more) < 0) ||
+        stretches_sum(self, whole, &self->sums) < 0)
+        return -1;
+    return answer(self, name, begin, stretches_end(whole) - begin, &self->sums);
+}
+
+/* A request that was answered within one step, soon after its bytes were read: 1 where it is one. */
+static int
+answer_at_once(Requests *self, const Run *run)
+{
+    Run by;
+    const Row *row = &run->row;
+    if (!run_of(self, row->scheduler, &by) || by.row.kind != READER)
+        return 0;
+    double waited = row->start - by.row.end, delay = by.row.delay;
+    if (!(0.0 <= delay && delay < SHARED_SECONDS && 0.0 <= waited && waited < SHARED_SECONDS))
+        return 0;
+    uint32_t name;
+    size_t mark = mark_of(self, run->number);
+    bool marked = mark < self->first_mark + self->mark_count && self->marks[mark].run == run->number;
+    if (label_of(self, marked ? (double)self->marks[mark].site : row->ident, &name) < 0)
+        return -1;
+    double begin = by.row.start - delay, read = by.row.end - by.row.start;
+    self->sums.length = 0;
+    if (sums_add(&self->sums, IN_RUNNING, NO_TEXT, read + row->end - row->start) < 0 ||
+        sums_add(&self->sums, IN_READY, NO_TEXT, delay + waited) < 0)
+        return -1;
+    return answer(self, name, begin, row->end - begin, &self->sums) < 0 ? -1 : 1;
+}
+
+/* The step's run has named the functions that answer its requests. */
+static int
+take_marks(Requests *self, Followed *task, int64_t number)
+{
+    size_t mark = mark_of(self, number);
+    for (; mark < self->first_mark + self->mark_count && self->marks[mark].run == number; mark++) {
+        uint32_t name;
+        if (label_of(self, (double)self->marks[mark].site, &name) < 0)
+            return -1;
+        if (task->kind == CONNECTION) {
+            if (answer_of_connection(self, name, task->arrival_begin, &task->arrival, NULL) < 0)
+                return -1;
+            continue;
+        }
+        task->name = name;
+        if (task->root->kind == REQUEST)
+            task->root->name = name;
+        break;
+    }
+    return 0;
+}
+
+/* A task of a request's own has ended. */
+static int
+answer_of_task(Requests *self, Followed *task)
+{
+    uint32_t name = task->name ? task->name : task->place;
+    if ((!name && label_of(self, task->ident, &name) < 0) || stretches_sum(self, &task->own, &self->sums) < 0)
+        return -1;
+    double seconds = 0.0;
+    for (size_t index = 0; index < self->sums.length; index++)
+        seconds += self->sums.items[index].seconds;
+    return answer(self, name, stretches_end(&task->own) - seconds, seconds, &self->sums);
+}
+
+int
+take_step(Requests *self, Followed *task, const Run *run)
+{
+    const Row *row = &run->row;
+    bool is_first = task->last_end < 0.0;
+    if (row->outcome && is_first && task->kind == REQUEST) {
+        int answered = answer_at_once(self, run);
+        if (answered > 0)
+            drop_task(self, task);
+        if (answered)
+            return answered < 0 ? -1 : 0;
+    }
+    double ready = 0.0 < row->delay && row->delay < LATEST ? row->start - row->delay : row->start, begin;
+    Stretches *own = &task->own;
+    list_clear(&self->waited);
+    list_clear(&self->turn);
+    if (!is_first || is_found(task)) {
+        if (explain(self, task, is_first ? -INFINITY : task->last_end, ready, run, 0, &self->waited) < 0)
+            return -1;
+    }
+    else if (task->kind == REQUEST) {
+        if (find_arrival(self, run, ready, &begin, &self->waited) < 0)
+            return -1;
+        own->begin = begin;
+    }
+    else
+        own->begin = ready;
+    const Followed *awaited = task->kind == CONNECTION ? find_awaited(self, row->scheduler) : NULL;
+    if (awaited != NULL && awaited->name &&
+        answer_of_connection(self, awaited->name, task->arrival_begin, &task->arrival, &self->waited) < 0)
+        return -1;
+    if (add_turn(self, ready, row->start, run->number, &self->turn) < 0 ||
+        list_add(&self->turn, row->end, IN_RUNNING, NO_TEXT, NULL) < 0 || add_all(self, own, &self->waited) < 0 ||
+        add_all(self, own, &self->turn) < 0)
+        return -1;
+    task->last_end = row->end;
+    if (task->kind == CONNECTION) {
+        list_clear(&task->arrival);
+        if (find_arrival(self, run, ready, &begin, &task->arrival) < 0 ||
+            list_extend(&task->arrival, &self->turn) < 0)
+            return -1;
+        task->arrival_begin = begin;
+        stretches_forget_before(own, begin);
+    }
+    if (take_marks(self, task, run->number) < 0)
+        return -1;
+    if (!row->outcome)
+        return 0;
+    end_task(self, task);
+    return task->kind == REQUEST ? answer_of_task(self, task) : 0;
 }

@@ -1,0 +1,210 @@
+"""The ledger of requests in C counts what the one in Python counts: of any runs whatever, and of a server's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from traceloop.reading.decoding import decoded as decoded_module
+from traceloop.reading.decoding.choose import load_native
+from traceloop.reading.decoding.decoded import KINDS, READER, TASK, Decoded, LoopInfo, NewTask, OffloadStep, Standing
+from traceloop.reading.decoding.runs import RunRows
+from traceloop.reading.requests import ledger, recent_runs, servers, stretches
+from traceloop.reading.requests.ledger import Ledger
+from traceloop.reading.requests.totals import SLOWEST, Request, RequestTotals
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.statistics import counting
+from traceloop.reading.statistics.executors import ExecutorStatistics
+from traceloop.reading.statistics.labels import BoundedLabels
+from traceloop.reading.statistics.waits import Waits
+from traceloop.record.layout import SITE_LIMIT
+from traceloop.record.sites import Site
+
+native = load_native()
+pytestmark = pytest.mark.skipif(native is None, reason="the reader's C half was not built (make native)")
+
+# A moment: sums and differences of these are exact, however they are added up. Two of them are less than 1 ms.
+TICK = 2.0**-11
+SITES = [
+    Site("", "unknown", "", 0),
+    Site("uvicorn.protocols.http.h11_impl", "RequestResponseCycle.run_asgi", "/site-packages/uvicorn/h11.py", 1),
+    Site("aiohttp.web_protocol", "RequestHandler.start", "/site-packages/aiohttp/web_protocol.py", 1),
+    Site("app", "child", "/srv/app.py", 3),
+    Site("app", "handler", "/srv/app.py", 4),
+    Site("app", "call", "/srv/app.py", 5),
+]
+CALLBACKS = [0.0 + site for site in (4, 5)]
+TASKS = [float(site + SITE_LIMIT * number) for site in (1, 2, 3) for number in (1, 2, 3)]
+
+RUN = st.fixed_dictionaries(
+    {
+        "ident": st.one_of(st.sampled_from(TASKS), st.sampled_from(TASKS), st.sampled_from(CALLBACKS)),
+        "kind": st.sampled_from(KINDS),
+        "pause": st.integers(0, 6),
+        "length": st.sampled_from([0, 1, 1, 2, 40]),
+        "delay": st.sampled_from([-1, 0, 1, 1, 3, 60]),
+        "by": st.integers(0, 6),
+        "outcome": st.sampled_from([0, 0, 0, 1]),
+        "begins": st.sampled_from([0, 0, 1, 2]),  # 1: made by its scheduler, 2: by other code than the loop's
+        "marks": st.lists(st.sampled_from([4, 5]), max_size=2),
+        "offload": st.sampled_from([0, 0, 0, 1, 2]),
+        "looked_at": st.booleans(),
+    }
+)
+CHUNKS = st.lists(st.tuples(st.lists(RUN, max_size=12), st.sampled_from([0, 0, 0, 0, 5])), min_size=1, max_size=5)
+
+
+def run(ident: float, by: int = 0, kind: str = TASK, **more: Any) -> dict[str, Any]:
+    """A run as it is drawn. ``by``: how many runs before it the one that made it ready is."""
+    usual = {"pause": 0, "length": 1, "delay": 1, "outcome": 0, "begins": 0, "marks": [], "offload": 0}
+    return {"ident": ident, "by": by, "kind": kind, "looked_at": False, **usual, **more}
+
+
+#: What the process's ring says of its workers, and what the loop's says.
+Chunk = tuple[Decoded, Decoded]
+
+
+def chunks_of(drawn: Any) -> list[list[Chunk]]:
+    """The chunks for the one in Python, and the same ones for the one in C."""
+    out: list[list[Chunk]] = [[], []]
+    now, number = 100.0, 0
+    runs: list[Any] = []
+    for listed, dropped in drawn:
+        both = [Decoded(LoopInfo(1, "MainThread", 0.0)) for _ in out]
+        both[1].runs = native.new_columns()[0]
+        first, workers = len(runs), []
+        for each in listed:
+            number += 1
+            start = now + each["pause"] * TICK
+            end = now = start + each["length"] * TICK
+            by = number - each["by"] if each["by"] and each["by"] < number else 0
+            ident = each["ident"]
+            kind = TASK if ident >= SITE_LIMIT else each["kind"] if each["kind"] != TASK else READER
+            runs.append((number, start, end, ident, kind, each["delay"] * TICK, by, 0, number, each["outcome"]))
+            for decoded in both:
+                if each["begins"] and ident >= SITE_LIMIT:
+                    maker = runs[by - 1][3] if by else 0.0
+                    decoded.tasks.append(NewTask(ident, "", number, start, by, maker, each["begins"] == 1))
+                decoded.requests += [(number, site) for site in each["marks"]]
+                if each["offload"]:
+                    submit = OffloadStep("submit", start - 4 * TICK, number, 1, 5.0)
+                    decoded.offloads += [submit, OffloadStep("deliver", start, number, run=number)]
+                    if each["offload"] == 2:
+                        workers += [
+                            OffloadStep("start", start - 3 * TICK, number),
+                            OffloadStep("finish", start - TICK, number),
+                        ]
+                if each["looked_at"]:
+                    decoded.standing.append(Standing(start - 2 * TICK, ident, 1))
+        for decoded in both:
+            for row in runs[first:]:
+                decoded.runs.append(row)
+            decoded.dropped = dropped
+        for chunks, decoded in zip(out, both, strict=True):
+            of_workers = Decoded(None)
+            of_workers.offloads = workers
+            chunks.append((of_workers, decoded))
+    return out
+
+
+CHAIN = '[[["/srv/app.py", 4, "app", "handler"], ["/lib/asyncio/locks.py", 9, "asyncio.locks", "Lock.acquire"]], ""]'
+
+
+def told(chunks: list[Chunk], watched: bool) -> Any:
+    """All that is known of the requests of these chunks."""
+    seen: list[Request] = []
+    totals = RequestTotals([seen.append] if watched else ())
+    for each in range(SLOWEST):  # so that not every request is one of the slowest
+        totals.add(Request("slow", 0.0, (10 + each) * TICK, {}))
+    sites, waits = SiteNames(SITES), Waits()
+    executors = ExecutorStatistics(sites, BoundedLabels(9))
+    waits.chains.define(1, CHAIN)
+    requests = Ledger(totals, lambda: sites, waits, executors)
+    for of_workers, decoded in chunks:
+        waits.look(decoded.standing, 1.0)
+        executors.feed(of_workers)
+        requests.feed(decoded)
+        executors.feed(decoded)
+    by_name = {}
+    for name, each in totals.by_name.items():
+        parts = {part: seconds for part, seconds in each.parts.items() if seconds}
+        alike = {
+            bucket: (count, {part: seconds for part, seconds in known.items() if seconds})
+            for bucket, (count, known) in each.by_duration.items()
+        }
+        by_name[name] = each.count, parts, each.details, alike, each.durations.counts, each.durations.sum
+    slowest = [
+        (each.name, each.begin, each.seconds, {part: seconds for part, seconds in each.parts.items() if seconds})
+        for each in totals.slowest()
+    ]
+    return by_name, sorted(each[2] for each in slowest), totals.incomplete, len(seen)
+
+
+UVICORN, AIOHTTP, CHILD = TASKS[0], TASKS[3], TASKS[6]
+READ = run(CALLBACKS[0], kind=READER)
+# A request of aiohttp's that a task of its own answers, and one that its connection's task does; one of uvicorn's that
+# waits for a timer, for a call in an executor, and for a task of its own.
+OF_A_TASK = [
+    run(AIOHTTP, begins=1),
+    READ,
+    run(AIOHTTP, 1),
+    run(CHILD, 1, begins=1, marks=[4], outcome=1),
+    run(AIOHTTP, 1),
+    READ,
+    run(AIOHTTP, 1, marks=[4, 5]),
+]
+OF_SEVERAL_STEPS = [
+    READ,
+    run(UVICORN, 1, begins=1, marks=[4]),
+    run(CALLBACKS[1], kind="timer", delay=3, pause=6),
+    run(UVICORN, 1, looked_at=True),
+    run(CALLBACKS[1], kind="threadsafe", offload=2, delay=1, pause=6),
+    run(UVICORN, 1),
+    run(CHILD, 1, begins=1, length=40),
+    run(CHILD, 0, delay=40, outcome=1),
+    run(UVICORN, 1, outcome=1),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(CHUNKS, st.booleans())
+@example([(OF_A_TASK, 0)], False)
+@example([(OF_A_TASK[:3], 0), (OF_A_TASK[3:], 0)], True)
+@example([(OF_SEVERAL_STEPS, 0)], False)
+@example([([each], 0) for each in OF_SEVERAL_STEPS], False)
+def test_the_same_runs_give_the_same_requests(drawn: Any, watched: bool) -> None:
+    in_python, in_c = chunks_of(drawn)
+    assert isinstance(in_python[0][1].runs, RunRows) and not isinstance(in_c[0][1].runs, RunRows)
+    expected = told(in_python, watched)
+    assert told(in_c, watched) == expected
+
+
+@pytest.mark.skipif(counting.native() is None, reason="the reader in Python was asked for")
+def test_these_requests_are_what_they_are() -> None:
+    """Of the examples it is known what they took; that both agree would be true of nothing as well."""
+    by_name, *_ = told(chunks_of([(OF_A_TASK, 0)])[1], False)
+    assert (by_name["app.handler"][0], by_name["app.call"][0]) == (2, 1)
+    by_name, *_ = told(chunks_of([(OF_SEVERAL_STEPS, 0)])[1], False)
+    count, parts, details, *_ = by_name["app.handler"]
+    assert count == 1 and set(parts) >= {"running", "executor_run", "executor_queue", "executor_return", "wait_timer"}
+    assert any(detail == ("executor_run", " app.call") for detail in details)
+
+
+def test_names_and_limits_are_the_same() -> None:
+    folder = Path(decoded_module.__file__).with_name("native")
+    text = (folder / "requests.h").read_text()
+    numbers = {name: float(value) for name, value in re.findall(r"#define (\w+) ([\d.]+)\n", text)}
+    for name in ("MAX_FOLLOWED", "MAX_ENDED", "MAX_MARKS", "MAX_FURTHER", "MAX_HOPS", "NAMED_SHARE", "SHARED_SECONDS"):
+        assert numbers[name] == getattr(ledger, f"_{name}"), name
+    assert numbers["MAX_BEHIND"] == ledger._MAX_BEHIND and numbers["MOST_STRETCHES"] == stretches._MOST
+    assert numbers["KEPT_RUNS"] == recent_runs._KEPT
+    assert (numbers["REQUEST"], numbers["CONNECTION"]) == (servers.REQUEST, servers.CONNECTION)
+    order = re.search(r"enum \{\s+(IN_.*), PARTS\s+\}", text, re.DOTALL)
+    assert order is not None
+    names = [name.strip().removeprefix("IN_") for name in order[1].split(",")]
+    assert tuple(getattr(stretches, name) for name in names) == stretches.PARTS

@@ -1,0 +1,161 @@
+/* Requests that were answered, of one chunk. They are added up by name; the slowest ones, and all where somebody watches
+   them, are told one by one: (name, begin, seconds, ((part, detail, seconds), ...)). */
+
+#include "requests.h"
+
+static PyObject *
+text_of(const Requests *self, uint32_t number)
+{
+    return PyList_GET_ITEM(self->names.texts, number);
+}
+
+/* ((part, detail, seconds), ...) */
+static PyObject *
+listed(const Requests *self, const Sums *sums)
+{
+    PyObject *out = PyList_New((Py_ssize_t)sums->length);
+    for (size_t index = 0; out != NULL && index < sums->length; index++) {
+        const Sum *each = &sums->items[index];
+        PyObject *item = Py_BuildValue("(iOd)", (int)each->part, text_of(self, each->detail), each->seconds);
+        if (item == NULL)
+            Py_CLEAR(out);
+        else
+            PyList_SET_ITEM(out, (Py_ssize_t)index, item);
+    }
+    return out;
+}
+
+static int
+tell(Requests *self, uint32_t name, double begin, double seconds, const Sums *parts)
+{
+    PyObject *all = listed(self, parts);
+    if (all == NULL)
+        return -1;
+    PyObject *request = Py_BuildValue("(OddN)", text_of(self, name), begin, seconds, all);
+    int result = request != NULL ? PyList_Append(self->singles, request) : -1;
+    Py_XDECREF(request);
+    return result;
+}
+
+static NameSums *
+sums_of(Requests *self, uint32_t name)
+{
+    for (size_t index = 0; index < self->name_count; index++)
+        if (self->by_name[index].name == name)
+            return &self->by_name[index];
+    if (self->name_count == MAX_NAMES)
+        return NULL;
+    NameSums *sums = &self->by_name[self->name_count++];
+    *sums = (NameSums){0};
+    sums->name = name;
+    return sums;
+}
+
+static Bucket *
+bucket_for(const Requests *self, NameSums *sums, double seconds)
+{
+    size_t low = 0, high = self->bound_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (self->bounds[middle] < seconds)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    for (size_t index = 0; index < sums->bucket_count; index++)
+        if (sums->buckets[index].index == low)
+            return &sums->buckets[index];
+    if (reserve((void **)&sums->buckets, &sums->bucket_size, sums->bucket_count + 1, sizeof(Bucket)) < 0)
+        return NULL;
+    Bucket *bucket = &sums->buckets[sums->bucket_count++];
+    *bucket = (Bucket){0};
+    bucket->index = low;
+    return bucket;
+}
+
+/* A request was answered. */
+int
+answer(Requests *self, uint32_t name, double begin, double seconds, const Sums *parts)
+{
+    NameSums *sums = self->tell_all || !(seconds <= self->least_slow) ? NULL : sums_of(self, name);
+    if (sums == NULL)
+        return tell(self, name, begin, seconds, parts);
+    Bucket *bucket = bucket_for(self, sums, seconds);
+    if (bucket == NULL ||
+        reserve((void **)&sums->durations, &sums->size, sums->count + 1, sizeof(double)) < 0)
+        return -1;
+    sums->durations[sums->count++] = seconds;
+    bucket->count++;
+    for (size_t index = 0; index < parts->length; index++) {
+        const Sum *each = &parts->items[index];
+        bucket->parts[each->part] += each->seconds;
+        if (each->detail != NO_TEXT && sums_add(&sums->details, each->part, each->detail, each->seconds) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+/* (name, durations, ((bucket, count, seconds of each part), ...), ((part, detail, seconds), ...)) */
+static PyObject *
+told_of_name(const Requests *self, const NameSums *sums)
+{
+    PyObject *durations = PyList_New((Py_ssize_t)sums->count), *buckets = PyList_New((Py_ssize_t)sums->bucket_count);
+    bool failed = durations == NULL || buckets == NULL;
+    for (size_t index = 0; !failed && index < sums->count; index++) {
+        PyObject *value = PyFloat_FromDouble(sums->durations[index]);
+        failed = value == NULL;
+        if (!failed)
+            PyList_SET_ITEM(durations, (Py_ssize_t)index, value);
+    }
+    for (size_t index = 0; !failed && index < sums->bucket_count; index++) {
+        const Bucket *bucket = &sums->buckets[index];
+        PyObject *parts = PyTuple_New(PARTS);
+        for (int part = 0; parts != NULL && part < PARTS; part++) {
+            PyObject *value = PyFloat_FromDouble(bucket->parts[part]);
+            if (value == NULL)
+                Py_CLEAR(parts);
+            else
+                PyTuple_SET_ITEM(parts, part, value);
+        }
+        PyObject *item =
+            parts != NULL ? Py_BuildValue("(nLN)", (Py_ssize_t)bucket->index, bucket->count, parts) : NULL;
+        failed = item == NULL;
+        if (!failed)
+            PyList_SET_ITEM(buckets, (Py_ssize_t)index, item);
+    }
+    PyObject *details = failed ? NULL : listed(self, &sums->details);
+    PyObject *result =
+        details != NULL ? Py_BuildValue("(OOOO)", text_of(self, sums->name), durations, buckets, details) : NULL;
+    Py_XDECREF(details);
+    Py_XDECREF(durations);
+    Py_XDECREF(buckets);
+    return result;
+}
+
+/* A list of what was added up by name. */
+PyObject *
+take_sums(Requests *self)
+{
+    PyObject *out = PyList_New(0);
+    for (size_t index = 0; out != NULL && index < self->name_count; index++) {
+        if (!self->by_name[index].count)
+            continue;
+        PyObject *told = told_of_name(self, &self->by_name[index]);
+        if (told == NULL || PyList_Append(out, told) < 0)
+            Py_CLEAR(out);
+        Py_XDECREF(told);
+    }
+    return out;
+}
+
+void
+forget_sums(Requests *self)
+{
+    for (size_t index = 0; index < self->name_count; index++) {
+        NameSums *sums = &self->by_name[index];
+        PyMem_Free(sums->durations);
+        PyMem_Free(sums->buckets);
+        PyMem_Free(sums->details.items);
+    }
+    self->name_count = 0;
+}

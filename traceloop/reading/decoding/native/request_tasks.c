@@ -1,0 +1,320 @@
+/* The tasks that are followed, those that have ended and may be asked for; the latest runs of the loop (the twin of
+   requests/recent_runs.py), and the functions that runs have named as what answers their request. */
+
+#include "requests.h"
+
+/* -- tasks by ident */
+
+static size_t
+bucket_of(double ident)
+{
+    uint64_t bits;
+    ident += 0.0; /* of two zeros, one */
+    memcpy(&bits, &ident, 8);
+    bits *= 0x9E3779B97F4A7C15u;
+    return (size_t)(bits >> 40) % BUCKETS;
+}
+
+int
+table_init(Table *table)
+{
+    table->buckets = PyMem_Calloc(BUCKETS, sizeof(Followed *));
+    if (table->buckets == NULL)
+        PyErr_NoMemory();
+    return table->buckets == NULL ? -1 : 0;
+}
+
+/* One reference less. What the last one held goes in a loop: a task's makers may be a long row. */
+static void
+release(Followed *task)
+{
+    while (task != NULL && --task->references == 0) {
+        Followed *maker = task->maker, *root = task->root;
+        stretches_clear(&task->own);
+        list_clear(&task->arrival);
+        PyMem_Free(task->arrival.items);
+        if (root != task) /* a root's own root is itself, or a connection: this ends */
+            release(root);
+        PyMem_Free(task);
+        task = maker;
+    }
+}
+
+/* ``root``: a connection's task, whose own root is itself. */
+void
+set_root(Followed *task, Followed *root)
+{
+    if (task->root == root)
+        return;
+    root->references++;
+    if (task->root != task)
+        release(task->root);
+    task->root = root;
+}
+
+Followed *
+table_get(const Table *table, double ident)
+{
+    Followed *task = table->buckets[bucket_of(ident)];
+    while (task != NULL && task->ident != ident)
+        task = task->next;
+    return task;
+}
+
+/* Takes it out; its reference is the caller's. */
+static Followed *
+table_take(Table *table, double ident)
+{
+    Followed **at = &table->buckets[bucket_of(ident)];
+    while (*at != NULL && (*at)->ident != ident)
+        at = &(*at)->next;
+    Followed *task = *at;
+    if (task == NULL)
+        return NULL;
+    *at = task->next;
+    *(task->older ? &task->older->newer : &table->oldest) = task->newer;
+    *(task->newer ? &task->newer->older : &table->newest) = task->older;
+    task->next = task->older = task->newer = NULL;
+    table->length--;
+    return task;
+}
+
+/* Takes over the caller's reference. One of the same ident goes. */
+static void
+table_put(Table *table, Followed *task)
+{
+    release(table_take(table, task->ident));
+    Followed **bucket = &table->buckets[bucket_of(task->ident)];
+    task->next = *bucket;
+    *bucket = task;
+    task->older = table->newest;
+    *(table->newest ? &table->newest->newer : &table->oldest) = task;
+    table->newest = task;
+    table->length++;
+}
+
+void
+table_clear(Table *table)
+{
+    while (table->oldest != NULL)
+        release(table_take(table, table->oldest->ident));
+}
+
+void
+table_free(Table *table)
+{
+    if (table->buckets != NULL)
+        table_clear(table);
+    PyMem_Free(table->buckets);
+    table->buckets = NULL;
+}
+
+int
+begin_task(Requests *self, double ident, double maker_ident, bool made_by_loop)
+{
+    int kind = kind_of_ident(self, ident);
+    if (kind < 0)
+        return -1;
+    Followed *maker = made_by_loop && !kind ? table_get(&self->followed, maker_ident) : NULL;
+    if (!kind && maker == NULL && made_by_loop)
+        return 0;
+    if (self->followed.length >= MAX_FOLLOWED) {
+        self->incomplete += kind == REQUEST;
+        return 0;
+    }
+    Followed *task = PyMem_Calloc(1, sizeof(Followed));
+    if (task == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    task->references = 1;
+    task->ident = ident;
+    task->kind = (uint8_t)kind;
+    task->last_end = -1.0;
+    task->own.begin = -INFINITY;
+    task->root = task;
+    if (maker != NULL) {
+        maker->references++;
+        task->maker = maker;
+        task->root = maker->root;
+        task->root->references++;
+    }
+    table_put(&self->followed, task);
+    return 0;
+}
+
+/* Its last step is over. */
+void
+end_task(Requests *self, Followed *task)
+{
+    if (table_get(&self->followed, task->ident) != task)
+        return;
+    table_put(&self->ended, table_take(&self->followed, task->ident));
+    if (self->ended.length > MAX_ENDED) {
+        Followed *oldest = table_take(&self->ended, self->ended.oldest->ident);
+        release(oldest->maker); /* else the row of makers would never end */
+        oldest->maker = NULL;
+        release(oldest);
+    }
+}
+
+/* It is over, and nothing will be asked of it. */
+void
+drop_task(Requests *self, Followed *task)
+{
+    if (table_get(&self->followed, task->ident) == task)
+        release(table_take(&self->followed, task->ident));
+}
+
+/* -- the latest runs */
+
+int
+runs_add(Requests *self, Runs *runs)
+{
+    if (!runs->length || runs->first < 0)
+        return 0;
+    if (self->first_chunk > 64 && self->first_chunk > self->chunk_count) {
+        memmove(self->chunks, self->chunks + self->first_chunk, self->chunk_count * sizeof(Chunk));
+        self->first_chunk = 0;
+    }
+    size_t wanted = self->first_chunk + self->chunk_count + 1;
+    if (reserve((void **)&self->chunks, &self->chunk_size, wanted, sizeof(Chunk)) < 0)
+        return -1;
+    self->chunks[wanted - 1] = (Chunk){runs->first, (Runs *)Py_NewRef(runs)};
+    self->chunk_count++;
+    self->run_count += runs->length;
+    Chunk *oldest;
+    while (oldest = &self->chunks[self->first_chunk], self->run_count - oldest->runs->length >= KEPT_RUNS) {
+        self->run_count -= oldest->runs->length;
+        self->first_chunk++;
+        self->chunk_count--;
+        Py_DECREF(oldest->runs);
+    }
+    return 0;
+}
+
+/* The latest chunk whose first number is below ``number``, or is it; NULL where there is none. */
+static const Chunk *
+chunk_of(const Requests *self, int64_t number)
+{
+    const Chunk *chunks = self->chunks + self->first_chunk;
+    size_t low = 0, high = self->chunk_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (chunks[middle].first <= number)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low ? &chunks[low - 1] : NULL;
+}
+
+/* Copies the run of this number; false where it is not known, or no longer. */
+bool
+run_of(const Requests *self, int64_t number, Run *run)
+{
+    const Chunk *chunk = number > 0 ? chunk_of(self, number) : NULL;
+    if (chunk == NULL || number - chunk->first >= chunk->runs->length)
+        return false;
+    run->number = number;
+    run->row = chunk->runs->rows[number - chunk->first];
+    return true;
+}
+
+/* Of the runs before this one, those that ended after ``ready`` and lasted for ``least`` s or longer, latest first: a new
+   reference, NULL where there are none. */
+int
+longer_before(const Requests *self, int64_t number, double ready, double least, Turn **turn)
+{
+    TurnRun found[MAX_BEHIND];
+    size_t count = 0;
+    int passed = 0;
+    bool over = false;
+    *turn = NULL;
+    const Chunk *chunk = chunk_of(self, number - 1);
+    if (chunk == NULL)
+        return 0;
+    for (; !over && passed < MAX_BEHIND && chunk >= self->chunks + self->first_chunk; chunk--) {
+        int64_t index = number - chunk->first;
+        if (index > chunk->runs->length)
+            index = chunk->runs->length;
+        while (index > 0 && passed < MAX_BEHIND) {
+            const Row *row = &chunk->runs->rows[--index];
+            over = row->end <= ready;
+            if (over)
+                break;
+            passed++;
+            if (!(row->end - row->start < least))
+                found[count++] = (TurnRun){row->start, row->end, row->ident, chunk->first + index};
+        }
+    }
+    if (!count)
+        return 0;
+    *turn = PyMem_Malloc(sizeof(Turn) + count * sizeof(TurnRun));
+    if (*turn == NULL) {
+        PyErr_NoMemory();
+        return -1;
+    }
+    (*turn)->references = 1;
+    (*turn)->count = count;
+    memcpy((*turn)->runs, found, count * sizeof(TurnRun));
+    return 0;
+}
+
+/* -- marks */
+
+/* A run has named the function that answers its request; a second time, where it answers several. */
+int
+marks_add(Requests *self, int64_t run, uint32_t site)
+{
+    Mark *marks = self->marks + self->first_mark;
+    size_t count = self->mark_count;
+    if (count && marks[count - 1].run == run) {
+        if (++self->further > MAX_FURTHER)
+            return 0;
+    }
+    else {
+        self->further = 0;
+        if (count && marks[count - 1].run > run)
+            return 0; /* a writer counts its runs: damage */
+    }
+    if (self->first_mark > 64 && self->first_mark > count) {
+        memmove(self->marks, marks, count * sizeof(Mark));
+        self->first_mark = 0;
+    }
+    if (reserve((void **)&self->marks, &self->mark_size, self->first_mark + count + 1, sizeof(Mark)) < 0)
+        return -1;
+    self->marks[self->first_mark + count] = (Mark){run, site};
+    if (count == MAX_MARKS)
+        self->first_mark++;
+    else
+        self->mark_count++;
+    return 0;
+}
+
+/* The index in ``marks`` of the first mark of this run; of the first that is later, where it has none. */
+size_t
+mark_of(const Requests *self, int64_t run)
+{
+    size_t low = self->first_mark, high = self->first_mark + self->mark_count;
+    while (low < high) {
+        size_t middle = (low + high) / 2;
+        if (self->marks[middle].run < run)
+            low = middle + 1;
+        else
+            high = middle;
+    }
+    return low;
+}
+
+void
+forget_runs(Requests *self)
+{
+    for (size_t index = 0; index < self->chunk_count; index++)
+        Py_DECREF(self->chunks[self->first_chunk + index].runs);
+    PyMem_Free(self->chunks);
+    PyMem_Free(self->marks);
+    self->chunks = NULL;
+    self->marks = NULL;
+    self->chunk_count = self->mark_count = 0;
+}

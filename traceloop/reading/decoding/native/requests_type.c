@@ -1,0 +1,160 @@
+/* Requests as a Python type: Requests(bounds), feed(...), forget(). requests/native_ledger.py uses it. */
+
+#include "requests.h"
+
+static int
+take_marks(Requests *self, PyObject *marks)
+{
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(marks); index++) {
+        long long run, site;
+        PyObject *mark = PyList_GET_ITEM(marks, index);
+        if (!PyTuple_Check(mark) || !PyArg_ParseTuple(mark, "LL", &run, &site)) {
+            PyErr_SetString(PyExc_TypeError, "marks are (run, site)");
+            return -1;
+        }
+        if (run > 0 && site >= 0 && site < (long long)SITE_LIMIT && marks_add(self, run, (uint32_t)site) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int
+take_tasks(Requests *self, PyObject *tasks)
+{
+    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(tasks); index++) {
+        PyObject *task = PyList_GET_ITEM(tasks, index);
+        if (!PyTuple_Check(task) || PyTuple_GET_SIZE(task) < 7) {
+            PyErr_SetString(PyExc_TypeError, "tasks are NewTask");
+            return -1;
+        }
+        double ident = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 0));
+        double maker = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 5));
+        int made_by_loop = PyObject_IsTrue(PyTuple_GET_ITEM(task, 6));
+        if (PyErr_Occurred() || made_by_loop < 0 || begin_task(self, ident, maker, made_by_loop) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static int
+take_runs(Requests *self, Runs *runs)
+{
+    for (Py_ssize_t index = 0; self->followed.length && index < runs->length; index++) {
+        if (!(runs->rows[index].ident >= SITE_LIMIT))
+            continue;
+        Followed *task = table_get(&self->followed, runs->rows[index].ident);
+        Run run = {runs->first + index, runs->rows[index]};
+        if (task != NULL && take_step(self, task, &run) < 0)
+            return -1;
+    }
+    return 0;
+}
+
+static void
+drop_followed(Requests *self)
+{
+    for (const Followed *task = self->followed.oldest; task != NULL; task = task->newer)
+        self->incomplete += task->root == task;
+    table_clear(&self->followed);
+}
+
+static PyObject *
+requests_feed(Requests *self, PyObject *args)
+{
+    reader_state *st = state_of(Py_TYPE(self));
+    PyObject *owner, *runs, *tasks, *marks, *delivered, *looks;
+    Py_ssize_t dropped;
+    int tell_all;
+    double least_slow;
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!npd", &owner, st->runs, &runs, &PyList_Type, &tasks, &PyList_Type, &marks,
+                          &PyDict_Type, &delivered, &PyDict_Type, &looks, &dropped, &tell_all, &least_slow))
+        return NULL;
+    if (self->feeding) {
+        PyErr_SetString(PyExc_RuntimeError, "requests are being fed");
+        return NULL;
+    }
+    PyObject *singles = PyList_New(0), *sums = NULL;
+    if (singles == NULL)
+        return NULL;
+    self->feeding = true;
+    self->owner = owner;
+    self->delivered = delivered;
+    self->looks = looks;
+    self->singles = singles;
+    self->tell_all = tell_all != 0;
+    self->least_slow = least_slow;
+    self->incomplete = 0;
+    if (dropped)
+        drop_followed(self);
+    if (runs_add(self, (Runs *)runs) == 0 && take_marks(self, marks) == 0 && take_tasks(self, tasks) == 0 &&
+        take_runs(self, (Runs *)runs) == 0)
+        sums = take_sums(self);
+    forget_sums(self);
+    self->feeding = false;
+    self->owner = self->delivered = self->looks = self->singles = NULL;
+    PyObject *result = sums != NULL ? Py_BuildValue("(LOO)", self->incomplete, singles, sums) : NULL;
+    Py_XDECREF(sums);
+    Py_DECREF(singles);
+    return result;
+}
+
+static PyObject *
+requests_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    PyObject *bounds;
+    if (kwargs != NULL && PyDict_GET_SIZE(kwargs)) {
+        PyErr_SetString(PyExc_TypeError, "Requests(bounds)");
+        return NULL;
+    }
+    if (!PyArg_ParseTuple(args, "O!", &PyTuple_Type, &bounds))
+        return NULL;
+    if (PyTuple_GET_SIZE(bounds) > MAX_BOUNDS) {
+        PyErr_SetString(PyExc_ValueError, "not so many bounds");
+        return NULL;
+    }
+    Requests *self = (Requests *)type->tp_alloc(type, 0); /* zeroed */
+    if (self == NULL)
+        return NULL;
+    for (; self->bound_count < (size_t)PyTuple_GET_SIZE(bounds); self->bound_count++)
+        self->bounds[self->bound_count] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, self->bound_count));
+    if (PyErr_Occurred() || names_init(&self->names) < 0 || table_init(&self->followed) < 0 ||
+        table_init(&self->ended) < 0) {
+        Py_DECREF(self);
+        return NULL;
+    }
+    return (PyObject *)self;
+}
+
+static void
+requests_dealloc(Requests *self)
+{
+    table_free(&self->followed);
+    table_free(&self->ended);
+    forget_runs(self);
+    forget_sums(self);
+    list_clear(&self->waited);
+    list_clear(&self->turn);
+    PyMem_Free(self->waited.items);
+    PyMem_Free(self->turn.items);
+    PyMem_Free(self->sums.items);
+    stretches_clear(&self->whole);
+    names_free(&self->names);
+    free_object((PyObject *)self);
+}
+
+static PyMethodDef requests_methods[] = {
+    {"feed", (PyCFunction)requests_feed, METH_VARARGS,
+     "feed(owner, runs, tasks, marks, delivered, looks, dropped, tell_all, least_slow): takes in one chunk.\n\n"
+     "Returns how many requests were given up, those told one by one, and the sums of the others by name."},
+    {NULL},
+};
+
+static PyType_Slot requests_slots[] = {
+    {Py_tp_doc, "The requests of one loop (requests/native_ledger.py)."},
+    {Py_tp_new, requests_new},
+    {Py_tp_methods, requests_methods},
+    {Py_tp_dealloc, requests_dealloc},
+    {0, NULL},
+};
+
+PyType_Spec requests_spec = {"_reader.Requests", sizeof(Requests), 0, Py_TPFLAGS_DEFAULT, requests_slots};
