@@ -11,6 +11,8 @@ import pytest
 SILENCE = 5.0
 #: So many tests may be run again in a whole session; more, and the session fails.
 MOST_RERUNS = 4
+# Of why a test was run again: the end of its failure, which names the line and what was wrong.
+_LINES_OF_A_RERUN = 15
 
 
 class Progress:
@@ -60,6 +62,8 @@ class Reruns:
             terminalreporter.write_line(f"{len(again)} run again for want of time; {MOST_RERUNS} may be")
             for report in again:
                 terminalreporter.write_line(f"  run again: {report.nodeid}")
+                for line in report.longreprtext.splitlines()[-_LINES_OF_A_RERUN:]:
+                    terminalreporter.write_line(f"    {line}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
