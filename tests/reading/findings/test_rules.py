@@ -112,6 +112,28 @@ def test_congested(seconds, found):
     assert (("congested", "") in made.kinds()) == found
     if found:
         assert "the longest 300 ms with 900 callbacks" in made.one("congested").harm
+        assert made.one("congested").title.startswith("Very many short callbacks")
+
+
+@pytest.mark.parametrize(
+    ("ran", "waited", "found"),
+    [(4.0, 0.0, True), (4.0, 0.4, True), (30.0, 10.0, True), (4.0, 6.0, False), (1.0, 0.6, False)],
+)
+def test_long_iterations_of_a_busy_machine_are_no_congestion(ran, waited, found):
+    """13 iterations of 160 ms: what they waited for a processor is taken off them."""
+    made = Made(active=10.0, idle=5.0)
+    made.ran("app.prices.parse", 1_000, 9.0)
+    made.loop.callbacks.threshold = 0.1
+    index = stalls_of(made.process).index
+    congestion = index.congestion[0] = Congestion()
+    congestion.iterations, congestion.seconds, congestion.longest, congestion.callbacks = 13, 13 * 0.16, 0.205, 4
+    samples = [(1.0, 1.0, 1.0, 1.0, 0), (14.0, 1.0 + ran, 1.0 + ran, 1.0 + waited, 0)]
+    made.events({"kind": "samples", "loops": [[1, samples[0]], [1, samples[1]]]})
+    assert (("congested", "") in made.kinds()) == found
+    if found:
+        judged = made.one("congested")
+        assert judged.title.startswith("Callbacks that are long together run in one go")
+        assert len(judged.evidence) == (2 if waited >= 0.5 else 1)
 
 
 @pytest.mark.parametrize(

@@ -124,7 +124,7 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     pauses = Histogram().merge(collections.pauses.values())
     _, blocked, worst = kept_from_running(scope, GC)
     # A collection computes all the time: on a busy machine a part of its time was waiting for a processor.
-    computing = 1.0 - _waiting_share(scope)
+    computing = 1.0 - scope.waiting_share()
     active = sum(loop.times(scope.now)[0] for loop in scope.loops)
     total, longest = computing * pauses.sum, computing * pauses.maximum
     often = total >= thresholds.GC_SHARE * active or longest >= thresholds.GC_LONGEST
@@ -172,7 +172,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
     late = _late(scope, "starved")
     polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
     waited = max(lost, active * late, min(polls, late))
-    measured = _processor(scope)[1]
+    measured = scope.processor()[1]
     woken_late = any(loops.is_poll_late(loop) for loop in scope.loops) and measured >= polls / 2
     if woken_late:
         waited = max(waited, min(polls, measured))
@@ -249,25 +249,6 @@ def above(histogram: Histogram, least: float) -> float:
     bounds = histogram.bounds.fine
     counts = histogram.counts
     return sum(bounds[index - 1] * counts[index] for index in range(1, len(counts)) if bounds[index - 1] >= least)
-
-
-def _processor(scope: Scope) -> tuple[float, float]:
-    """How long (s) the loops' threads ran on a processor and waited for one, between the measurements that there are.
-
-    The watchdog measures around stalls and where it comes late itself: on a busy machine that is all the time.
-    """
-    try:
-        stalls = stalls_of(scope.process)
-    except LookupError:
-        return 0.0, 0.0
-    every = [each for index in [*stalls.earlier, stalls.index] for each in index.processor.values()]
-    return sum(each[2] - each[0] for each in every), sum(each[3] - each[1] for each in every)
-
-
-def _waiting_share(scope: Scope) -> float:
-    """Of the time in which the loops' threads had work, the share in which they waited for a processor."""
-    ran, waited = _processor(scope)
-    return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0
 
 
 def _late(scope: Scope, reason: str) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from ...record.layout import SITE_LIMIT
+from ..stalls.parts import stalls_of
 from . import thresholds
 from .model import CRITICAL, NOTE, WARNING, Who, short_path
 
@@ -50,6 +51,22 @@ class Scope:
         if cost_s < thresholds.NOTE_SHARE * observed and cost_s < thresholds.NOTE_SECONDS:
             return NOTE
         return WARNING
+
+    def processor(self) -> tuple[float, float]:
+        """How long (s) the loops' threads ran on a processor and waited for one, between the measurements that there
+        are. The watchdog measures around stalls and where it comes late itself: on a busy machine that is all the time.
+        """
+        try:
+            stalls = stalls_of(self.process)
+        except LookupError:
+            return 0.0, 0.0
+        every = [each for index in [*stalls.earlier, stalls.index] for each in index.processor.values()]
+        return sum(each[2] - each[0] for each in every), sum(each[3] - each[1] for each in every)
+
+    def waiting_share(self) -> float:
+        """Of the time in which the loops' threads had work, the share in which they waited for a processor."""
+        ran, waited = self.processor()
+        return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0
 
     def leak_cost(self) -> float:
         """What a leak counts as, s."""
