@@ -59,7 +59,7 @@ constraints: ## choose the newest versions of what development needs, and write 
 	@build/constraints/bin/python -m pip freeze --exclude traceloop-eventloop >>build/constraints.txt
 	@mv build/constraints.txt $(CONSTRAINTS)
 
-debian-packages: ## install the Debian packages that some tests use (Prometheus, Alertmanager, CPython's own tests), as root
+debian-packages: ## install the Debian packages that some tests use (Prometheus, Alertmanager, Chromium, Firefox, CPython's own tests), as root
 	@sh .ci/debian-packages $(PYTHON)
 
 demo: $(BIN)/python ## install, then run examples/service.py under traceloop for half a minute and print the report
