@@ -67,8 +67,8 @@ class Firefox:
         return json.loads(result["result"].get("value", "null"))
 
     def press(self, *keys: str) -> None:
-        """Presses keys, one after the other. Without a screen the window never has the focus itself: the page's handlers
-        of keys hear of it, but no button is pressed and no element told that it has the focus.
+        """Presses keys, one after the other. Without a screen the window never has the focus itself: the page's
+        handlers of keys hear of it, but no button is pressed and no element told that it has the focus.
         """
         actions = [{"type": kind, "value": key} for key in keys for kind in ("keyDown", "keyUp")]
         self._send(
