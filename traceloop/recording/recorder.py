@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import sys
 import threading
 from collections import deque
 from typing import Any
@@ -64,9 +65,7 @@ class Recorder:
         self.words = self.ring.words
         self.number = process.next_loop_number()
         self.offloads = offloads_of(process)
-        anyio_threads.arrange()
-        if process.settings.requests:
-            request_handlers.arrange()
+        _arrange_imports(process)
         self.sampler = sampler_of(process)
         #: Seconds from which runs are slow, where the program does not say otherwise of its loop.
         self.general_threshold = process.settings.slow_threshold
@@ -307,6 +306,24 @@ class Recorder:
         elif not self._broken:
             self._broken = True
             failures.report("recording failed and has stopped", error)
+
+
+# How many modules there were when ``_arrange_imports`` last looked, and whether for requests too.
+_arranged = (0, False)
+
+
+def _arrange_imports(process: Process) -> None:
+    """Sees to it that the libraries that are known are noted. Loops that follow one another do not look again while
+    no module comes or goes.
+    """
+    global _arranged
+    wanted = process.settings.requests
+    if (len(sys.modules), wanted) == _arranged:
+        return
+    anyio_threads.arrange()
+    if wanted:
+        request_handlers.arrange()
+    _arranged = (len(sys.modules), wanted)
 
 
 def _look_for_blocking_calls(process: Process) -> None:

@@ -42,10 +42,17 @@ class LoopSamples:
         self.due = 0.0
         self.timers_due = 0.0
         self.timers = 0  # as was written down last
-        self.growth = TimerGrowth()
+        self._growth: TimerGrowth | None = None
         self.clock = SteadyClock(2 * _INTERVAL_SECONDS)
         self.sites: CreationSites = loop._recorder.timer_sites
         self.thread = threading.current_thread().name
+
+    @property
+    def growth(self) -> TimerGrowth:
+        """Made when it is first asked for: most loops end before."""
+        if self._growth is None:
+            self._growth = TimerGrowth()
+        return self._growth
 
 
 class Sampler:
