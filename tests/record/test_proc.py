@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.waiting import until
+from tests.helpers.paths import ROOT
+from tests.helpers.waiting import PATIENCE, until
 from traceloop.record import proc
 
 pytestmark = pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs /proc")
@@ -108,3 +110,38 @@ def test_a_process_that_is_frozen_with_its_control_group_is_stopped() -> None:
         process.wait()
         until(lambda: not (group / "cgroup.procs").read_text())
         group.rmdir()
+
+
+# Where the second version of the control groups is mounted alone, beside an unmounted freezer of the first.
+SECOND_VERSION = """
+import os, pathlib, subprocess, sys
+from tests.helpers.waiting import until
+from traceloop.record import proc
+group = pathlib.Path(f"/sys/fs/cgroup/traceloop-test-{os.getpid()}")
+group.mkdir()
+process = subprocess.Popen(["sleep", "600"])
+try:
+    (group / "cgroup.procs").write_text(str(process.pid))
+    assert not proc.is_stopped(process.pid)
+    (group / "cgroup.freeze").write_text("1")
+    until(lambda: proc.is_stopped(process.pid))
+    (group / "cgroup.freeze").write_text("0")
+    until(lambda: not proc.is_stopped(process.pid))
+finally:
+    process.kill()
+    process.wait()
+    until(lambda: not (group / "cgroup.procs").read_text())
+    group.rmdir()
+print("stopped")
+"""
+
+
+def test_a_process_that_is_frozen_in_the_second_version_of_control_groups_is_stopped() -> None:
+    mount = "mount -t cgroup2 none /sys/fs/cgroup && test -e /sys/fs/cgroup/cgroup.procs"
+    if shutil.which("unshare") is None or subprocess.run(["unshare", "-m", "sh", "-c", mount]).returncode:
+        pytest.skip("control groups cannot be mounted here")
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", mount + ' && exec "$@"', "sh", sys.executable, "-c", SECOND_VERSION],
+        cwd=ROOT, capture_output=True, text=True, timeout=4 * PATIENCE,
+    )  # fmt: skip
+    assert done.stdout == "stopped\n", done.stderr

@@ -117,17 +117,30 @@ def is_stopped(pid: int) -> bool:
 
 
 def _is_frozen(pid: int) -> bool:
-    # The kernel's Documentation/admin-guide: cgroup-v1/freezer-subsystem.rst, and cgroup-v2.rst (cgroup.events).
+    # The kernel's Documentation/admin-guide: cgroup-v1/freezer-subsystem.rst, and cgroup-v2.rst (cgroup.events). A
+    # process may be in a group of each, of which only one is mounted here.
     try:
-        for line in _read(f"/proc/{pid}/cgroup").decode("utf-8", "surrogateescape").splitlines():
-            number, controllers, path = line.split(":", 2)
-            if "freezer" in controllers.split(","):
-                return _read(f"/sys/fs/cgroup/freezer{path}/freezer.state").strip() in (b"FROZEN", b"FREEZING")
-            if number == "0" and not controllers and b"frozen 1" in _read(f"/sys/fs/cgroup{path}/cgroup.events"):
-                return True
-    except (OSError, ValueError):
-        pass  # no control groups, or not to be seen from here
+        lines = _read(f"/proc/{pid}/cgroup").decode("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return False
+    for line in lines:
+        number, controllers, path = [*line.split(":", 2), "", ""][:3]
+        frozen = False
+        if "freezer" in controllers.split(","):
+            frozen = _says(f"/sys/fs/cgroup/freezer{path}/freezer.state", b"FROZEN", b"FREEZING")
+        elif number == "0" and not controllers:
+            frozen = any(_says(f"/sys/fs/cgroup{root}{path}/cgroup.events", b"frozen 1") for root in ("", "/unified"))
+        if frozen:
+            return True
     return False
+
+
+def _says(path: str, *lines: bytes) -> bool:
+    """Whether a file has one of these lines; False where it cannot be read."""
+    try:
+        return not set(lines).isdisjoint(_read(path).splitlines())
+    except (OSError, ValueError):
+        return False
 
 
 def process_usage(pid: int) -> ProcessUsage | None:
