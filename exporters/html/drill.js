@@ -49,7 +49,7 @@ class CallbackView {
       ...this.slow(found.stalls),
       ...this.list("Lines that took its time", found.lines, (each) =>
         `${seconds(each.seconds)}  ${each.file ? `${each.file.split("/").pop()}:${each.line} in ` : ""}${each.function}`),
-      ...this.list("Who waited for its slow runs", found.blocked, (each) =>
+      ...this.list("Who waited for its slow runs", byVictim(found.blocked), (each) =>
         `${each.victim_name}: ${count(each.times)} times, ${seconds(each.seconds)}`),
       ...this.list("Where its tasks waited", found.waits, (each) =>
         `${seconds(each.seconds)}  ${each.inside} at ${each.file.split("/").pop()}:${each.line}`));
@@ -84,4 +84,14 @@ class CallbackView {
     return [element("h4", {text: title}),
       element("ul", {class: "stack"}, ...rows.slice(0, 10).map((each) => element("li", {text: text(each)})))];
   }
+}
+
+// The waits behind one callback have a row for each culprit: one for each who waited, the longest first.
+function byVictim(blocked) {
+  const rows = new Map();
+  for (const {victim_name, times, seconds} of blocked) {
+    const row = rows.get(victim_name) ?? {victim_name, times: 0, seconds: 0};
+    rows.set(victim_name, {...row, times: row.times + times, seconds: row.seconds + seconds});
+  }
+  return [...rows.values()].sort((a, b) => b.seconds - a.seconds);
 }

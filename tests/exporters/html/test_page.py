@@ -101,6 +101,24 @@ def test_one_callback_by_itself_by_mouse_and_keyboard(statistics, tmp_path):
         assert not section.is_displayed() and complaints(opened) == []
 
 
+def test_one_callback_names_each_who_waited_once(statistics, tmp_path):
+    data = json.loads(dump(statistics))
+    (process,) = data["processes"]
+    stall = process["stalls"][-1]
+    row = {"callback": stall["callback"], "culprit": "app.one", "victim_name": "app.late", "times": 2, "seconds": 1.0}
+    rows = [row, {**row, "culprit": "app.two", "times": 3, "seconds": 2.0}, {**row, "victim_name": "app.later"}]
+    process["blocked"] = [{**(process["blocked"][0] if process["blocked"] else {}), **each} for each in rows]
+    path = tmp_path / "report.html"
+    path.write_text(the_page().text(json.dumps(data)))
+    with browser() as opened:
+        opened.get(path.as_uri())
+        opened.find_element("xpath", f"//section[@id='callbacks']//button[.='{stall['callback']}']").click()
+        heading = "//section[@id='callback']//h4[.='Who waited for its slow runs']"
+        items = opened.find_elements("xpath", f"{heading}/following-sibling::ul[1]/li")
+        assert [each.text for each in items] == ["app.late: 5 times, 3.00 s", "app.later: 2 times, 1.00 s"]
+        assert complaints(opened) == []
+
+
 def test_tables_sort_and_filter_by_mouse_and_keyboard(statistics, tmp_path):
     path = tmp_path / "report.html"
     write_page(str(path), statistics)
