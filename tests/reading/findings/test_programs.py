@@ -360,6 +360,87 @@ run(main())
         {"RECONNECT": "writer.close(); reader, writer = await asyncio.open_connection(*address)"},
         {"RECONNECT": "pass"},
     ),
+    "connections-refused": (
+        """
+import os, socket
+
+async def serve(reader, writer):
+    writer.close()
+
+async def main():
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda loop, context: None)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    client = socket.socket()
+    client.setblocking(False)
+    kept = []
+    if FULL:
+        limit = max(map(int, os.listdir("/proc/self/fd"))) + 10
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        try:
+            while True:
+                kept.append(os.dup(0))
+        except OSError:
+            pass
+    await loop.sock_connect(client, server.sockets[0].getsockname())
+    await asyncio.sleep(0.5)
+    for descriptor in kept:
+        os.close(descriptor)
+    client.close()
+    server.close()
+
+import resource
+run(main())
+""",
+        {"FULL": "True"},
+        {"FULL": "False"},
+    ),
+    "cancelled-timers": (
+        """
+async def main():
+    loop = asyncio.get_running_loop()
+    for _ in range(400):
+        for _ in range(200):
+            timer = SET
+            timer.cancel()
+        await asyncio.sleep(0)
+
+run(main())
+""",
+        {"SET": "loop.call_later(60, print)"},
+        {"SET": "loop.create_future()"},
+    ),
+    "deadlock": (
+        """
+async def wait_for(other):
+    await asyncio.sleep(0)
+    await TASKS[other]
+
+TASKS = {}
+
+async def main():
+    TASKS["a"] = asyncio.create_task(wait_for("b"))
+    TASKS["b"] = asyncio.create_task(OTHER)
+    await asyncio.wait(TASKS.values(), timeout=6)
+    os._exit(0)  # tasks in a circle cannot be cancelled: asyncio goes round in it for ever
+
+import os
+run(main())
+""",
+        {"OTHER": 'wait_for("a")'},
+        {"OTHER": "asyncio.sleep(5)"},
+    ),
+    "debug-mode": (
+        """
+async def main():
+    SET
+    await asyncio.sleep(0.1)
+
+run(main())
+""",
+        {"SET": "asyncio.get_running_loop().set_debug(True)"},
+        {"SET": "pass"},
+    ),
 }
 
 

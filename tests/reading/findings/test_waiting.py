@@ -12,6 +12,7 @@ from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
 from traceloop.reading.findings import waiting as waiting_rules
 from traceloop.reading.findings.model import CRITICAL
 from traceloop.reading.findings.verdict import verdict
+from traceloop.reading.statistics import task_tree
 from traceloop.reading.statistics.wait_series import Waited
 from traceloop.reading.statistics.waits import AwaitPlace
 from traceloop.record.layout import SITE_LIMIT
@@ -135,7 +136,7 @@ def test_what_is_an_estimate_is_called_one():
     assert told == "3 waits, 3.00 s in all"
 
 
-def made(awaited, ran_since=False):
+def made(awaited, ran_since=False, ended_at=None):
     """Two tasks that stand at a line each since second 1, and whom they wait for."""
     one, two = SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH
     case = Made()
@@ -154,6 +155,8 @@ def made(awaited, ran_since=False):
         ran = Decoded(None)
         ran.runs.append((3, 2.5, 2.6, one, "task", 0.0, 0, 0, 1, 0))
         case.process.feed(ran, case.loop)
+    if ended_at:
+        case.statistics.detach(case.process, at=ended_at)
     return [each for each in verdict(case.statistics, 10.0).findings if each.kind == "deadlock"]
 
 
@@ -166,6 +169,14 @@ def test_tasks_in_a_circle_are_a_deadlock_and_those_in_a_row_are_not():
     assert not made(awaited=False)
 
 
+def test_tasks_that_waited_for_each_other_when_their_process_ended_are_a_deadlock_of_the_run():
+    """The report of a service that hung and was killed is read afterwards."""
+    (found,) = made(awaited=True, ended_at=7.0)
+    assert found.harm == "2 tasks, for 6.00 s"
+    assert not made(awaited=True, ran_since=True, ended_at=7.0)
+    assert not made(awaited=False, ended_at=7.0)
+
+
 def test_a_circle_out_of_date_is_none():
     """A task has run since the look that found whom it waits for."""
     (found,) = made(awaited=True)
@@ -176,7 +187,7 @@ def test_a_circle_out_of_date_is_none():
 def test_a_verdict_makes_nothing_of_the_tasks_that_wait_for_nobody(monkeypatch):
     """The live page asks for one each second, of processes that have a hundred thousand."""
     asked = []
-    monkeypatch.setattr(waiting_rules, "tasks_now", lambda *args: asked.append(args) or [])
+    monkeypatch.setattr(task_tree, "tasks_now", lambda *args: asked.append(args) or [])
     made(awaited=False)
     assert not asked
     made(awaited=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import chain
 
 from ...record.frames import is_application
 from ..statistics import wait_kinds
-from ..statistics.circles import circles
-from ..statistics.task_tree import TaskNow, tasks_now
+from ..statistics.task_tree import TaskNow, tasks_in_circles
 from ..statistics.wait_series import Waited
 from ..units import counted, percent, seconds
 from . import thresholds
@@ -100,11 +98,8 @@ def _holder(scope: Scope, waited: Waited, every: list[Waited]) -> Waited | None:
 
 def deadlocked(scope: Scope) -> Iterator[Finding]:
     """Tasks wait for each other in a circle: none of them will ever go on."""
-    if not scope.process.attached:
-        return
-    # By what the looks found, which may be out of date for some: only of these, what is known now.
-    idents = sorted(chain.from_iterable(circles(scope.process.waits.awaited)))
-    circle = [task for task in tasks_now(scope.process, scope.now, idents) if task.in_circle] if idents else []
+    process = scope.process
+    circle = (tasks_in_circles(process, scope.now) if process.attached else []) or process.left_in_circles
     if not circle or min(task.waited_s for task in circle) < thresholds.DEADLOCK_SECONDS:
         return
     first = circle[0]

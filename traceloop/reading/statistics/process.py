@@ -103,6 +103,8 @@ class ProcessStatistics:
         self.pid = 0
         self.description: dict[str, Any] = {}
         self.attached = False
+        #: What ``task_tree.tasks_in_circles`` found when a process of the slot ended.
+        self.left_in_circles: Sequence[Any] = ()
         self._attached_at = 0.0
         #: Processes that have had the slot.
         self.processes = 0

@@ -21,6 +21,7 @@ from .labels import DEFAULT_LIMIT, NumberSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
 from .process import ProcessStatistics
+from .task_tree import last_moment, tasks_in_circles
 
 
 class Statistics:
@@ -70,6 +71,9 @@ class Statistics:
         ``at``: when it ended (monotonic s); 0 where that is not known.
         """
         if process.attached:
+            # Nothing but the end of the process broke these circles: a report of it tells of them.
+            circle = tasks_in_circles(process, max(at, last_moment(process)))
+            process.left_in_circles = circle or process.left_in_circles
             process.detach(crashed=crashed)
             self._slots.free(process.slot, at)
 

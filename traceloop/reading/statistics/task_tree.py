@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import chain as chained
 from typing import Any, Final
 
 from ...record.frames import Frame
@@ -105,6 +106,13 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
                 other.awaited = True
     _mark_circles(found.values())
     return sorted(found.values(), key=lambda task: -task.age_s)
+
+
+def tasks_in_circles(process: ProcessStatistics, now: float) -> list[TaskNow]:
+    """The tasks of a process that wait for each other (``now``: monotonic s), oldest first."""
+    # By what the looks found, which may be out of date for some: only of these, what is known now.
+    idents = sorted(chained.from_iterable(circles(process.waits.awaited)))
+    return [task for task in tasks_now(process, now, idents) if task.in_circle] if idents else []
 
 
 def state_of(chain: int, last_step: float, polled: float) -> str:
