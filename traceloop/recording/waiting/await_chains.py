@@ -15,7 +15,15 @@ import os
 import weakref
 from collections.abc import Callable
 from gc import get_referents
-from types import AsyncGeneratorType, CodeType, CoroutineType, FrameType, GeneratorType
+from types import (
+    AsyncGeneratorType,
+    CodeType,
+    CoroutineType,
+    FrameType,
+    GeneratorType,
+    GetSetDescriptorType,
+    MemberDescriptorType,
+)
 from typing import Any, NamedTuple
 
 from ...record.frames import Frame
@@ -32,6 +40,7 @@ MAX_CHAINS = 16_384
 _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(asyncio.__file__)), "")
 # Objects between a coroutine and the one it awaits that do not show it as an attribute.
 _WRAPPERS = frozenset(("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"))
+_OF_C_TYPES = frozenset((GetSetDescriptorType, MemberDescriptorType))
 # Tasks that one task may be seen to wait for: the members of a gather, a wait or a task group.
 MAX_AWAITED = 1000
 # Coroutines of asyncio that hold the tasks they wait for in their locals.
@@ -147,10 +156,19 @@ def _step(coro: Any) -> tuple[FrameType | None, Any]:
         if not inside:
             break
         coro = inside[0]
-    frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None)
+    frame = _shown(coro, "cr_frame") or _shown(coro, "gi_frame")
     if isinstance(frame, FrameType):  # something coroutine-like, as Cython makes them
-        return frame, getattr(coro, "cr_await", None) or getattr(coro, "gi_yieldfrom", None)
+        return frame, _shown(coro, "cr_await") or _shown(coro, "gi_yieldfrom")
     return None, None
+
+
+def _shown(coro: Any, name: str) -> Any:
+    """What a type in C shows under this name. A property of the program's is not called: this is another thread."""
+    for kind in type(coro).__mro__:
+        found = kind.__dict__.get(name)
+        if found is not None:
+            return found.__get__(coro) if type(found) in _OF_C_TYPES else None
+    return None
 
 
 def _describe(frames: list[FrameType], waiter: Any) -> str:

@@ -159,7 +159,12 @@ class TaskLooks:
         out: list[float] = []
         while left:
             for _ in range(min(_CHUNK, len(left))):
-                self._look_at(left.pop(), loop, out)
+                try:
+                    self._look_at(left.pop(), loop, out)
+                except MemoryError:
+                    raise
+                except Exception:
+                    pass  # a task type of the program's that is unlike asyncio's: the others are looked at
             if monotonic() >= until:
                 break
         if not look.asked:
