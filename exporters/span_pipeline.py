@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from traceloop.reading.follower import Chunk, ProcessFollower, RingFollower
+from traceloop.reading.requests.parts import keep_spanned, spanned_of
 from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex
+from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.parts import Sample
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record.sites import UNKNOWN_SITE, Site
@@ -31,6 +33,7 @@ from .spans.limits import SpanLimits
 from .spans.model import SiteOf, Span
 from .spans.offloads import OffloadSpans
 from .spans.own_work import own_work_span
+from .spans.requests import request_span
 from .spans.resource import detected_attributes, resource_attributes
 from .spans.sampling import Sampling
 from .spans.sinks import DAMAGED, SentHook, SpanSink
@@ -69,8 +72,14 @@ class _Ring:
         if chunk.loop is not None:
             self.on_sent = loop_hook(chunk.loop)
         self.held.hold(self.builder.take_slow(), chunk.slow)
+        if chunk.loop is not None:
+            spans += self._of_requests(chunk.loop, chunk.threshold)
         spans += self.held.release(runs[-1][2] if len(runs) else 0.0)
         return self._made(spans)
+
+    def _of_requests(self, loop: LoopStatistics, threshold: float) -> list[Span]:
+        made = [request_span(*answered, self.builder, threshold) for answered in spanned_of(loop)]
+        return [span for span in made if span is not None]
 
     def release(self, now: float) -> _Made:
         """The spans of slow runs that wait no longer; ``now``: monotonic s."""
@@ -308,4 +317,6 @@ def make_pipeline(
     """A pipeline whose counters are among the statistics' series. ``sinks``: instead of those of the variables."""
     pipeline = SpanPipeline(settings, os.environ if environ is None else environ, notice, sinks)
     statistics.extra.append(pipeline.samples)
+    if pipeline.active and settings.requests:
+        keep_spanned(statistics)
     return pipeline

@@ -159,7 +159,8 @@ class Decoded:
     loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
     runs, iterations, tasks, spans, collections, offloads, executors, workers, threads, events: see the types.
     standing: tasks that were found suspended. awaited: (ident of a task, ident of one that it waits for).
-    requests: (number of a run, site of the function that handles the request which that run answers).
+    requests: (number of a run, site of the function that handles the request which that run answers, or whose name is
+    the request's). request_spans: (number of such a run, number of the request's server span in the application).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
     finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
     memory: (when, allocated blocks). timers: (when, ring, timers that wait). nodes, samples: of the profile.
@@ -193,6 +194,7 @@ class Decoded:
         "offloads",
         "profile_rate",
         "records",
+        "request_spans",
         "requests",
         "runs",
         "samples",
@@ -224,6 +226,7 @@ class Decoded:
         self.standing: list[Standing] = []
         self.awaited: list[tuple[float, float]] = []
         self.requests: list[tuple[int, int]] = []
+        self.request_spans: list[tuple[int, int]] = []
         self.nodes: list[StackNode] = []
         self.samples: list[StackSample] = []
         self.profile_rate = 0.0

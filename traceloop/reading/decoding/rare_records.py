@@ -154,6 +154,8 @@ class RareRecords:
             decoded.chains.append((_number(a), owned))
         elif ident == layout.R_REQUEST:
             decoded.requests.append((writer, _number(b) % layout.SITE_LIMIT))
+            if a > 0.0:
+                decoded.request_spans.append((writer, _number(a)))
         elif ident == layout.R_EVENT:
             when, number = _moment(a), _number(b)
             data = printable_data(json.loads(owned))

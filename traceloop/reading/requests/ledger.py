@@ -295,7 +295,7 @@ class Ledger:
         del self._followed[ident]
         parts = {_RUNNING: read + end - start, (stretches.READY, ""): by[5] + waited}
         begin = by[1] - by[5]
-        self._totals.add(Request(task.name, begin, end - begin, parts))
+        self._totals.add(Request(task.name, begin, end - begin, parts, ident))
         return True
 
     def _named(self, task: _Followed, name: str) -> None:
@@ -317,13 +317,13 @@ class Ledger:
             own = task.stretches
             sums = own.sums()
             name = task.name or task.place or self._label(task.ident)
-            self._totals.add(Request(name, own.end - sum(sums.values()), sum(sums.values()), sums))
+            self._totals.add(Request(name, own.end - sum(sums.values()), sum(sums.values()), sums, task.ident))
 
     def _answered(self, task: _Followed, name: str, begin: float, spent: list[Stretch]) -> None:
         whole = Stretches(begin, self._who_ran)
         for until, part in spent:
             whole.add(until, part)
-        self._totals.add(Request(name, begin, whole.end - begin, whole.sums()))
+        self._totals.add(Request(name, begin, whole.end - begin, whole.sums(), task.ident))
 
     def _awaited(self, task: _Followed, scheduler: int) -> _Followed | None:
         """The task whose end made ``task`` ready."""

@@ -41,12 +41,13 @@ class NativeLedger:
             delivered,
             self._waits.looks,
             decoded.dropped,
-            bool(totals.watchers),
+            totals.tells_all,
             totals.least_slow,
         )
         totals.incomplete += incomplete
-        for name, begin, seconds, parts in singles:
-            totals.add(Request(name, begin, seconds, {(PARTS[part], detail): spent for part, detail, spent in parts}))
+        for name, begin, seconds, listed, task in singles:
+            parts = {(PARTS[part], detail): spent for part, detail, spent in listed}
+            totals.add(Request(name, begin, seconds, parts, task))
         for name, durations, buckets, details in sums:
             totals.add_all(
                 name, durations, buckets, [((PARTS[part], detail), spent) for part, detail, spent in details]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from .ledger import Ledger
+from .server_spans import ServerSpans
 from .totals import Request, RequestTotals
 
 if TYPE_CHECKING:
@@ -21,6 +22,24 @@ def add_to(statistics: Statistics, *watchers: Callable[[Request], None]) -> None
     """
     statistics.process_parts.append(lambda process: RequestTotals(watchers))
     statistics.first_loop_parts.append(_ledger)
+
+
+def keep_spanned(statistics: Statistics) -> None:
+    """Every loop attached from now on keeps its requests that have a server span: ``spanned_of``."""
+    statistics.first_loop_parts.insert(0, _server_spans)
+
+
+def spanned_of(loop: LoopStatistics) -> list[tuple[Request, int]]:
+    """The loop's requests with a server span that were answered since the last call, each with the span's number."""
+    part = next((part for part in loop.parts if isinstance(part, ServerSpans)), None)
+    return part.take() if part is not None else []
+
+
+def _server_spans(process: ProcessStatistics, loop: LoopStatistics) -> ServerSpans:
+    totals = requests_of(process) or RequestTotals()
+    spans = ServerSpans(totals)
+    totals.watchers.append(spans.told)
+    return spans
 
 
 def _ledger(process: ProcessStatistics, loop: LoopStatistics) -> Ledger:

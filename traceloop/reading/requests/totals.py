@@ -39,12 +39,16 @@ SumBucket = tuple[int, int, tuple[float, ...]]
 
 
 class Request(NamedTuple):
-    """One request that was answered. begin, seconds: monotonic s. parts: seconds by part and detail, which add up."""
+    """One request that was answered. begin, seconds: monotonic s. parts: seconds by part and detail, which add up.
+
+    ident: of the task that answered it.
+    """
 
     name: str
     begin: float
     seconds: float
     parts: dict[Part, float]
+    ident: float = 0.0
 
 
 class NameTotals:
@@ -112,13 +116,15 @@ class RequestTotals:
     """Of one process slot, fed by the ledgers of its loops. ``incomplete``: requests that were given up half way,
     because there were too many at once, or records were lost.
 
-    ``watchers``: called with each request, from the first one on; they must not raise.
+    ``watchers``: called with each request, from the first one on; they must not raise. tells_all: whether every request
+    is to come by ``add``.
     """
 
     def __init__(self, watchers: Iterable[Callable[[Request], None]] = ()) -> None:
         self.by_name: dict[str, NameTotals] = {}
         self.incomplete = 0
-        self.watchers = tuple(watchers)
+        self.watchers = list(watchers)
+        self.tells_all = bool(self.watchers)
         self._names = BoundedLabels(NAME_LIMIT)
         self._slowest: list[tuple[float, int, Request]] = []
         self._order = itertools.count()

@@ -139,7 +139,7 @@ take_request(Model *self, double site)
 int
 model_take_rare(Model *self, double a, double ident, double b)
 {
-    if (ident == R_REQUEST)
+    if (ident == R_REQUEST && a == 0.0)
         return take_request(self, b);
     long long writer = self->state == ACTIVE ? self->runs + 1 : 0;
     long long before = self->running ? self->runs : 0;

@@ -1,5 +1,5 @@
 /* Requests that were answered, of one chunk. They are added up by name; the slowest ones, and all where somebody watches
-   them, are told one by one: (name, begin, seconds, ((part, detail, seconds), ...)). */
+   them, are told one by one: (name, begin, seconds, ((part, detail, seconds), ...), task). */
 
 #include "requests.h"
 
@@ -26,12 +26,12 @@ listed(const Requests *self, const Sums *sums)
 }
 
 static int
-tell(Requests *self, uint32_t name, double begin, double seconds, const Sums *parts)
+tell(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts)
 {
     PyObject *all = listed(self, parts);
     if (all == NULL)
         return -1;
-    PyObject *request = Py_BuildValue("(OddN)", text_of(self, name), begin, seconds, all);
+    PyObject *request = Py_BuildValue("(OddNd)", text_of(self, name), begin, seconds, all, task);
     int result = request != NULL ? PyList_Append(self->singles, request) : -1;
     Py_XDECREF(request);
     return result;
@@ -73,13 +73,13 @@ bucket_for(const Requests *self, NameSums *sums, double seconds)
     return bucket;
 }
 
-/* A request was answered. */
+/* A request was answered, by this task. */
 int
-answer(Requests *self, uint32_t name, double begin, double seconds, const Sums *parts)
+answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts)
 {
     NameSums *sums = self->tell_all || !(seconds <= self->least_slow) ? NULL : sums_of(self, name);
     if (sums == NULL)
-        return tell(self, name, begin, seconds, parts);
+        return tell(self, task, name, begin, seconds, parts);
     Bucket *bucket = bucket_for(self, sums, seconds);
     if (bucket == NULL ||
         reserve((void **)&sums->durations, &sums->size, sums->count + 1, sizeof(double)) < 0)

@@ -293,7 +293,7 @@ add_all(Requests *self, Stretches *own, const List *list)
 
 /* A request of a connection's task is answered: what it was spent on stands in ``spent`` and, behind it, ``more``. */
 static int
-answer_of_connection(Requests *self, uint32_t name, double begin, const List *spent, const List *more)
+answer_of_connection(Requests *self, double task, uint32_t name, double begin, const List *spent, const List *more)
 {
     Stretches *whole = &self->whole;
     list_clear(&whole->list);
@@ -302,7 +302,7 @@ answer_of_connection(Requests *self, uint32_t name, double begin, const List *sp
     if (add_all(self, whole, spent) < 0 || (more != NULL && add_all(self, whole, more) < 0) ||
         stretches_sum(self, whole, &self->sums) < 0)
         return -1;
-    return answer(self, name, begin, stretches_end(whole) - begin, &self->sums);
+    return answer(self, task, name, begin, stretches_end(whole) - begin, &self->sums);
 }
 
 /* A request that was answered within one step, soon after its bytes were read: 1 where it is one. */
@@ -326,7 +326,7 @@ answer_at_once(Requests *self, const Run *run)
     if (sums_add(&self->sums, IN_RUNNING, NO_TEXT, read + row->end - row->start) < 0 ||
         sums_add(&self->sums, IN_READY, NO_TEXT, delay + waited) < 0)
         return -1;
-    return answer(self, name, begin, row->end - begin, &self->sums) < 0 ? -1 : 1;
+    return answer(self, row->ident, name, begin, row->end - begin, &self->sums) < 0 ? -1 : 1;
 }
 
 /* The step's run has named the functions that answer its requests. */
@@ -339,7 +339,7 @@ take_marks(Requests *self, Followed *task, int64_t number)
         if (label_of(self, (double)self->marks[mark].site, &name) < 0)
             return -1;
         if (task->kind == CONNECTION) {
-            if (answer_of_connection(self, name, task->arrival_begin, &task->arrival, NULL) < 0)
+            if (answer_of_connection(self, task->ident, name, task->arrival_begin, &task->arrival, NULL) < 0)
                 return -1;
             continue;
         }
@@ -361,7 +361,7 @@ answer_of_task(Requests *self, Followed *task)
     double seconds = 0.0;
     for (size_t index = 0; index < self->sums.length; index++)
         seconds += self->sums.items[index].seconds;
-    return answer(self, name, stretches_end(&task->own) - seconds, seconds, &self->sums);
+    return answer(self, task->ident, name, stretches_end(&task->own) - seconds, seconds, &self->sums);
 }
 
 int
@@ -393,7 +393,8 @@ take_step(Requests *self, Followed *task, const Run *run)
         own->begin = ready;
     const Followed *awaited = task->kind == CONNECTION ? find_awaited(self, row->scheduler) : NULL;
     if (awaited != NULL && awaited->name &&
-        answer_of_connection(self, awaited->name, task->arrival_begin, &task->arrival, &self->waited) < 0)
+        answer_of_connection(self, awaited->ident, awaited->name, task->arrival_begin, &task->arrival,
+                             &self->waited) < 0)
         return -1;
     if (add_turn(self, ready, row->start, run->number, &self->turn) < 0 ||
         list_add(&self->turn, row->end, IN_RUNNING, NO_TEXT, NULL) < 0 || add_all(self, own, &self->waited) < 0 ||

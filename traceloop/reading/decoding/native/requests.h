@@ -213,7 +213,7 @@ int take_step(Requests *self, Followed *task, const Run *run);
 int who_ran(Requests *self, int64_t number, double ident, uint32_t *name);
 
 /* request_sums.c */
-int answer(Requests *self, uint32_t name, double begin, double seconds, const Sums *parts);
+int answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts);
 PyObject *take_sums(Requests *self);
 void forget_sums(Requests *self);
 

@@ -1,0 +1,42 @@
+"""The span of a request: where its time went, under the server span that the application made for it."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, Final
+
+from traceloop.reading.requests.totals import Request
+
+from .builder import SpanBuilder
+from .model import Extra, Kind, Span
+
+_KIND: Final = Kind("asyncio.request", {})
+#: Parts that are told with their details, the longest first.
+_MOST_PARTS: Final = 16
+
+
+def request_span(request: Request, number: int, builder: SpanBuilder, threshold: float) -> Span | None:
+    """None where the application's span, of this ``number``, is not known or not sampled, or where sampling leaves its
+    trace out and the request took less than ``threshold`` (s).
+    """
+    context = builder.context(number)
+    if context is None or not context.sampled or not (context.kept or request.seconds >= threshold):
+        return None
+    start = int(request.begin * 1e9) + builder.clock_offset_ns
+    end = int((request.begin + request.seconds) * 1e9) + builder.clock_offset_ns
+    if not 0 <= start <= end < 1 << 63:
+        return None
+    state = context.extra.trace_state if context.extra is not None else ""
+    extra = Extra(_attributes(request), trace_state=state)
+    return _KIND, context.trace_id, os.urandom(8), context.span_id, start, end, -1.0, b"", b"", extra
+
+
+def _attributes(request: Request) -> dict[str, Any]:
+    attributes: dict[str, Any] = {"asyncio.request.name": request.name}
+    for (part, _), seconds in request.parts.items():
+        key = f"asyncio.request.time.{part}"
+        attributes[key] = attributes.get(key, 0.0) + seconds
+    ranked = sorted(request.parts.items(), key=lambda item: -item[1])[:_MOST_PARTS]
+    attributes["asyncio.request.parts.names"] = [f"{part} {detail}".rstrip() for (part, detail), _ in ranked]
+    attributes["asyncio.request.parts.durations"] = [seconds for _, seconds in ranked]
+    return attributes
