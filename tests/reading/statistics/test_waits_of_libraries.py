@@ -84,7 +84,7 @@ def test_the_report_says_where_tasks_waited_and_for_how_long(tmp_path: Path, cor
 if __name__ == "__main__":
     for each_core in CORES:
         print(f"\n{sys.version.split()[0]}, {each_core} core")
-        print(f"{'case':18} {'line':>4}  {'waits for':54} {'true':>12} {'said':>12}")
+        print(f"{'case':18} {'line':>4}  {'waits for':54} {'at least':>12} {'said':>12}")
         with tempfile.TemporaryDirectory() as place:
             for row in compared(Path(place), each_core):
                 true, told = f"{row.true_waits} x, {row.true_seconds:.2f} s", f"{row.waits} x, {row.seconds:.2f} s"
