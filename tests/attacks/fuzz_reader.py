@@ -205,6 +205,9 @@ def fuzz(options: argparse.Namespace) -> None:
             )
             if not below(9):
                 requests = native.Requests((0.1, 1.0))
+            known = choice((({},), ({65537.0: None},)))
+            whole = native.whole_tasks(decoded.runs, decoded.tasks, decoded.finished, known)
+            rows += sum(map(len, whole)) + sum(native.most_at_once(below(9), *each[8:]) for each in whole[3])
             rows += len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
             rows += len(decoded.runs.longer_before(below(300), choice(edges), choice(edges), below(300))[0])
             if not below(10):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Any
 
 import pytest
@@ -125,7 +126,7 @@ def counted(stream: LoopStream, batches: list[Batch]) -> tuple[dict[Any, Any], l
         for site, totals in loop.tasks.coroutines.items()
     ]
     waits = [(key, each.count, each.exact_s, each.estimated_s) for key, each in loop.tasks._waits.totals.items()]
-    return series, [tasks, waits, list(loop.tasks.states())]
+    return series, [sorted(tasks, key=lambda each: each[0]), waits, list(loop.tasks.states())]
 
 
 def close(one: Any, other: Any) -> bool:
@@ -149,6 +150,17 @@ def test_the_same_records_give_the_same_numbers(drawn: Any) -> None:
     for key, value in series.items():
         assert close(value, native_series[key]), (key, value, native_series[key])
     assert close(rest, native_rest), (rest, native_rest)
+
+
+def test_tasks_at_once_are_counted_after_each_change() -> None:
+    def most(now: int, begins: list[float], ends: list[float]) -> int:
+        return native.most_at_once(now, array("d", begins), array("d", ends))
+
+    assert most(3, [], []) == 3
+    assert most(3, [], [1.0, 2.0]) == 2
+    assert most(0, [4.0, 1.0, 2.0], [3.0]) == 2
+    # One that ends when another begins ends first.
+    assert most(1, [1.0, 2.0], [1.0, 2.0]) == 1
 
 
 def test_names_and_limits_are_the_same() -> None:

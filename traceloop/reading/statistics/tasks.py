@@ -7,12 +7,13 @@ has no step, and so appears there only. Here are the tasks that ran through the 
 from __future__ import annotations
 
 import itertools
+from array import array
 from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from typing import Any, Final, NamedTuple
 
 from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITE_LIMIT
 from ...record.sites import site_of
-from ..decoding.decoded import LATEST, Decoded
+from ..decoding.decoded import LATEST, Decoded, NewTask
 from ..decoding.runs import Run
 from .context import SitesOf
 from .counting import native_of
@@ -28,6 +29,13 @@ _OTHER_SITE: Final = 0
 #: A task's steps in a chunk: its ident; how many; seconds in them, in the longest, from ready to step, suspended
 #: between them; when the first was ready, the last ended; steps before which there was none, and the last of these.
 StepGroup = tuple[float, int, float, float, float, float, float, float, int, float]
+
+#: A task's end: its ident, its outcome, when its last step began, the number of that run.
+TaskEnd = tuple[float, int, float, int]
+#: The tasks of one coroutine that began and ended within a chunk: its site; how many ended how (by outcome); steps;
+#: seconds in them, in the longest, from ready to step, suspended between them; how many were made by the runs of which
+#: sites; when each was first ready, and when it ended, as bytes of doubles.
+WholeTasks = tuple[int, tuple[int, int, int, int], int, float, float, float, float, list[tuple[int, int]], bytes, bytes]
 
 
 class CoroutineTotals:
@@ -120,6 +128,8 @@ class TaskStatistics:
         self._alive: dict[float, _Alive] = {}
         # Done in the chunk before: their last steps may end in this one.
         self._done: dict[float, _Alive] = {}
+        # The same of tasks that began in that chunk too: the end of the last step.
+        self._done_whole: dict[float, float] = {}
         self._loop_number = 0
 
     def _totals(self, site: int) -> CoroutineTotals:
@@ -137,13 +147,32 @@ class TaskStatistics:
             self.coroutines = {}
             self._alive = {}
             self._done = {}
+            self._done_whole = {}
         if decoded.loop is not None and decoded.loop.number != self._loop_number:
             self._loop_number = decoded.loop.number
             self._alive = {}
             self._done = {}
+            self._done_whole = {}
             for totals in self.coroutines.values():
                 totals.alive = 0
-        for task in decoded.tasks:
+        module = native_of(decoded.runs)
+        if module is None:
+            self._take_tasks(decoded.tasks)
+            self._feed_rows([run for run in decoded.runs if run[3] >= SITE_LIMIT])
+            self._find_peaks(decoded.tasks, decoded.finished)
+            self._take_ends(decoded.finished)
+        else:
+            self._feed_native(module, decoded)
+        for ident in decoded.abandoned:
+            if ident >= SITE_LIMIT:
+                totals = self._totals(site_of(ident))
+                totals.abandoned += 1
+                if self._alive.pop(ident, None) is not None:
+                    totals.alive -= 1
+                self._waits.forget(ident)
+
+    def _take_tasks(self, tasks: Iterable[NewTask]) -> None:
+        for task in tasks:
             begun = self._begin(task.ident, task.name, task.start)
             totals = begun.totals
             if task.creator_ident:
@@ -151,11 +180,11 @@ class TaskStatistics:
                 creator = begun.creator = site_of(task.creator_ident)
                 if creator in creators or len(creators) < _MAX_CREATORS:
                     creators[creator] = creators.get(creator, 0) + 1
-        self._feed_steps(decoded)
-        self._find_peaks(decoded)
+
+    def _take_ends(self, finished: Iterable[TaskEnd]) -> None:
         self._done = {}
         forget = self._waits.forget
-        for ident, outcome, _, _ in decoded.finished:
+        for ident, outcome, _, _ in finished:
             forget(ident)
             alive = self._alive.pop(ident, None)
             if alive is not None:
@@ -168,13 +197,69 @@ class TaskStatistics:
                 totals.exceptions += 1
             elif outcome == OUTCOME_CANCELLED:
                 totals.cancelled += 1
-        for ident in decoded.abandoned:
-            if ident >= SITE_LIMIT:
-                totals = self._totals(site_of(ident))
-                totals.abandoned += 1
-                if self._alive.pop(ident, None) is not None:
-                    totals.alive -= 1
-                forget(ident)
+
+    def _feed_native(self, module: Any, decoded: Decoded) -> None:
+        """The same with sums from the reader's C half, which adds up whole tasks by coroutine."""
+        waits = self._waits
+        known = (self._alive, self._done, self._done_whole, waits.looks, waits.awaited)
+        groups, tasks, finished, sums, done_whole = module.whole_tasks(
+            decoded.runs, decoded.tasks, decoded.finished, known
+        )
+        self._take_tasks(tasks)
+        self._feed_groups(groups, decoded.runs)
+        whole: dict[CoroutineTotals, list[WholeTasks]] = {}
+        for each in sums:
+            totals = self._totals(each[0])
+            whole.setdefault(totals, []).append(each)
+            self._take_whole(totals, each)
+        self._find_native_peaks(module, tasks, finished, whole)
+        self._take_ends(finished)
+        self._done_whole = done_whole
+
+    def _take_whole(self, totals: CoroutineTotals, tasks: WholeTasks) -> None:
+        _, outcomes, steps, running, longest, ready, suspended, made_by, _, _ = tasks
+        totals.count += sum(outcomes)
+        totals.results += outcomes[OUTCOME_RESULT]
+        totals.exceptions += outcomes[OUTCOME_EXCEPTION]
+        totals.cancelled += outcomes[OUTCOME_CANCELLED]
+        totals.steps += steps
+        totals.running += running
+        totals.longest_step = max(totals.longest_step, longest)
+        totals.ready += ready
+        totals.suspended += suspended
+        creators = totals.creators
+        for creator, count in made_by:
+            if creator in creators or len(creators) < _MAX_CREATORS:
+                creators[creator] = creators.get(creator, 0) + count
+
+    def _find_native_peaks(
+        self,
+        module: Any,
+        tasks: Iterable[NewTask],
+        finished: Iterable[TaskEnd],
+        whole: dict[CoroutineTotals, list[WholeTasks]],
+    ) -> None:
+        """As ``_find_peaks``, with the tasks that are in no list."""
+        higher: dict[CoroutineTotals, tuple[array[float], array[float]]] = {
+            totals: (array("d"), array("d"))
+            for totals in self.coroutines.values()
+            if totals.alive + sum(sum(each[1]) for each in whole.get(totals, ())) > totals.most_alive
+        }
+        if not higher:
+            return
+        for ident, _, end, _ in finished:
+            alive = self._alive.get(ident)
+            if alive is not None and alive.totals in higher:
+                higher[alive.totals][1].append(end)
+        for alive in map(self._alive.get, (task.ident for task in tasks)):
+            if alive is not None and alive.totals in higher:
+                higher[alive.totals][0].append(alive.since)
+        for totals, (begins, ends) in higher.items():
+            before = totals.alive - len(begins)
+            for each in whole.get(totals, ()):
+                begins.frombytes(each[8])
+                ends.frombytes(each[9])
+            totals.most_alive = max(totals.most_alive, module.most_at_once(before, begins, ends))
 
     def idents(self) -> Set[float]:
         """Those of the tasks that are not done."""
@@ -195,21 +280,21 @@ class TaskStatistics:
             alive.totals.alive += 1
         return alive
 
-    def _find_peaks(self, decoded: Decoded) -> None:
+    def _find_peaks(self, tasks: Iterable[NewTask], finished: Iterable[TaskEnd]) -> None:
         """Of each coroutine, how many tasks were alive at once in this chunk, whose ends are not taken off yet."""
         higher = {totals for totals in self.coroutines.values() if totals.alive > totals.most_alive}
         if not higher:
             return
         # Backwards through the ends and the beginnings: from all that there were to those that were there before.
         moments: dict[CoroutineTotals, list[tuple[float, int]]] = {totals: [] for totals in higher}
-        for ident, _, end, _ in decoded.finished:
+        for ident, _, end, _ in finished:
             alive = self._alive.get(ident)
             if alive is not None and alive.totals in higher:
                 moments[alive.totals].append((end, -1))
         for totals, ends in moments.items():
             if not ends:
                 totals.most_alive = totals.alive
-        begun = [alive for alive in map(self._alive.get, (task.ident for task in decoded.tasks)) if alive is not None]
+        begun = [alive for alive in map(self._alive.get, (task.ident for task in tasks)) if alive is not None]
         for alive in begun:
             if moments.get(alive.totals):
                 moments[alive.totals].append((alive.since, 1))
@@ -221,20 +306,13 @@ class TaskStatistics:
                     now += change
                     totals.most_alive = max(totals.most_alive, now)
 
-    def _feed_steps(self, decoded: Decoded) -> None:
-        module = native_of(decoded.runs)
-        if module is None:
-            self._feed_rows([run for run in decoded.runs if run[3] >= SITE_LIMIT])
-        else:
-            self._feed_groups(module.group_steps(decoded.runs), decoded.runs)
-
     def _feed_groups(self, groups: Iterable[StepGroup], runs: Any) -> None:
         """The steps of each task in one: what ``_feed_rows`` would add up."""
         known = self._alive.get
         done = self._done.get
         looks = self._waits.looks
         for ident, steps, running, longest, ready, suspended, start, last_end, begun, since in groups:
-            alive = known(ident) or done(ident) or self._begin(ident, "", start)
+            alive = known(ident) or done(ident) or self._ended_whole(ident) or self._begin(ident, "", start)
             before = alive.last_end
             if ident in looks and looks[ident][0] < last_end:
                 self._find_waits(ident, before, runs.of_ident(ident))
@@ -254,6 +332,15 @@ class TaskStatistics:
                 alive.since = since
             totals.suspended += suspended
             alive.last_end = last_end
+
+    def _ended_whole(self, ident: float) -> _Alive | None:
+        """One that was whole in the chunk before, and has a step more: in a damaged record."""
+        last_end = self._done_whole.get(ident)
+        if last_end is None:
+            return None
+        alive = _Alive("", 0.0, self._totals(site_of(ident)))
+        alive.last_end = last_end
+        return alive
 
     def _find_waits(self, ident: float, before: float, steps: Iterable[Run]) -> None:
         """A look has found the task suspended before one of these steps of it."""

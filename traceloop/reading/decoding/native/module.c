@@ -79,6 +79,8 @@ static PyMethodDef reader_methods[] = {
      "Histograms of iterations: durations, numbers of handles, poll delays."},
     {"finite", all_finite, METH_O, "Whether all of a buffer's doubles are finite."},
     {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
+    {"whole_tasks", whole_tasks, METH_VARARGS, "Sums of the tasks that begin and end within these runs; the others."},
+    {"most_at_once", most_at_once, METH_VARARGS, "How many there were at once, by when they began and ended."},
     {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},
     {NULL},
 };

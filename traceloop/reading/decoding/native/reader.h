@@ -236,5 +236,7 @@ int model_take_rare(Model *self, double a, double ident, double b);
 extern PyType_Spec model_spec, buckets_spec, tally_spec;
 PyObject *count_iterations(PyObject *module, PyObject *const *args, Py_ssize_t count);
 PyObject *group_steps(PyObject *module, PyObject *runs);
+PyObject *whole_tasks(PyObject *module, PyObject *args);
+PyObject *most_at_once(PyObject *module, PyObject *args);
 
 #endif
