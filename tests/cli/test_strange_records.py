@@ -40,6 +40,8 @@ def test_a_report_of_what_is_no_file(tmp_path, name, what):
     if "ring" in name:  # nothing is left to report on: least of all that there was no trouble
         assert (done.returncode, done.stdout) == (1, "")
         assert f"nothing of the record in {tmp_path} could be read" in done.stderr
+        assert f"{name}: " + ("a symbolic link, " if what == "device" else "") + "not a regular file" in done.stderr
+        assert "Errno" not in done.stderr
     else:
         assert done.returncode == 0, done.stderr
     assert all(line.startswith("traceloop: ") for line in done.stderr.splitlines())

@@ -132,10 +132,15 @@ def open_descriptor(path: str | os.PathLike[str]) -> int:
     Raises OSError for what is not there, and for what is no regular file: a link, a pipe, a device.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
-    descriptor = os.open(path, flags)
+    try:
+        descriptor = os.open(path, flags)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(f"{os.fspath(path)}: a symbolic link, not a regular file") from None
+        raise
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, "not a regular file", os.fspath(path))
+            raise OSError(f"{os.fspath(path)}: not a regular file")
     except BaseException:
         os.close(descriptor)
         raise
