@@ -318,7 +318,9 @@ async function follow() {
     try {
       const answer = await fetch("data.json", {cache: "no-store"});
       if (!answer.ok) throw new Error(`status ${answer.status}`);
-      show(await answer.json());
+      const data = await answer.json();
+      // It may have been paused while the answer was on its way.
+      if (!state.paused) show(data);
     } catch (error) {
       wait = 3000;
       const shown = state.data ? ` Shown: ${clock(state.data.generated)}.` : "";

@@ -34,7 +34,8 @@ class Page:
         style, script = _part("page.css"), "\n".join(_part(name) for name in _SCRIPTS)
         self._frame = _part("page.html").replace("@STYLE@", style).replace("@SCRIPT@", script)
         self._policy = (
-            f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; "
+            # The icon is empty: without one Firefox asks for /favicon.ico, and says that the policy forbids it.
+            f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
             "base-uri 'none'; form-action 'none'"
         )
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.exporters.html.test_page import data_in
 from tests.helpers.browser import browser
+from tests.helpers.firefox import firefox
 from tests.helpers.observed import wait_for
 
 PROGRAM = """
@@ -92,6 +93,23 @@ def test_it_shows_the_program_while_its_loop_is_blocked_and_stays_when_it_has_en
         assert opened.execute_script(tile) is not None
         violations = [entry["message"] for entry in opened.get_log("browser") if "Content Security" in entry["message"]]
         assert violations == []
+
+
+@pytest.mark.slow
+def test_firefox_follows_a_program_whose_loop_is_blocked(program, tmp_path):
+    running = program()
+    with firefox(tmp_path) as opened:
+        opened.get(running.url + "/")
+        tile = "document.querySelector('#overview dd[data-name=\"slow callbacks\"]')?.dataset.value ?? null"
+        first = float(wait_for(lambda: opened.evaluate(tile), "a first answer"))
+        wait_for(lambda: float(opened.evaluate(tile)) > first, "another answer")
+        title = "document.querySelector('#findings h3')?.textContent ?? ''"
+        assert wait_for(lambda: opened.evaluate(title), "a finding").endswith("block blocks the loop: it sleeps")
+        assert opened.complaints == []
+        assert {url.rpartition("/")[0] for url in opened.requested if not url.startswith("data:")} == {running.url}
+        running.end()
+        status = "document.getElementById('status').textContent"
+        wait_for(lambda: opened.evaluate(status).startswith("No answer: the program has ended"), "the end")
 
 
 def test_what_is_served_where(program, tmp_path):
