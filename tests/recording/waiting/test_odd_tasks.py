@@ -196,7 +196,11 @@ def test_each_loop_has_its_own_tasks(run):
             await asyncio.to_thread(over.wait)
             task.cancel()
 
-        thread = threading.Thread(target=lambda: asyncio.Runner(loop_factory=type(loop)).run(elsewhere()))
+        def run_elsewhere():
+            with asyncio.Runner(loop_factory=type(loop)) as runner:
+                runner.run(elsewhere())
+
+        thread = threading.Thread(target=run_elsewhere)
         loop = asyncio.get_running_loop()
         thread.start()
         try:
