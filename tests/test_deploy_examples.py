@@ -42,9 +42,16 @@ while True:
     except OSError:
         assert time.monotonic() < deadline
         time.sleep(0.05)
-for path in ("", "", "slow"):
-    get("http://localhost:8000/" + path)
-print("METRICS", json.dumps(get("http://localhost:9464/metrics")), flush=True)
+for _ in range(2):
+    get("http://localhost:8000/")
+# On a busy machine the watchdog may come too late for a stack of the first: it is asked for again.
+deadline = time.monotonic() + 60
+while True:
+    get("http://localhost:8000/slow")
+    metrics = get("http://localhost:9464/metrics")
+    if 'culprit="app.slow_digest"' in metrics or time.monotonic() > deadline:
+        break
+print("METRICS", json.dumps(metrics), flush=True)
 try:
     open("/traceloop-was-here", "w")
 except OSError as error:
@@ -101,7 +108,7 @@ def run_in_a_container(traced, folder: Path, *command: str) -> tuple[str, str]:
         # Commands are looked up without the capability, and the folder may be closed to other users: hence /mnt.
         env={"PATH": "/mnt:/usr/sbin:/usr/bin:/sbin:/bin", "BIN": f"{traced.folder}/bin", "HOME": "/nonexistent",
              "PYTHON": traced.python, "CLIENT": str(client), "OTEL_PYTHON_TRACELOOP_METRICS_PORT": "9464"},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=240,
     )  # fmt: skip
     if done.returncode == 77 or "unshare failed" in done.stderr or "setpriv:" in done.stderr:
         pytest.skip(f"no such namespaces here: {done.stderr.strip()[-200:]}")
@@ -127,5 +134,4 @@ def test_servers_run_as_process_1_of_a_container(traced, tmp_path: Path, command
     summaries = [line for line in stderr.splitlines() if line.startswith("traceloop: ") and " callbacks, " in line]
     assert len(summaries) == 1, stderr
     assert summaries[0].startswith(f"traceloop: {processes} loop"), stderr
-    # On a busy machine the line names the machine instead, as the worst finding.
-    assert "app.py:21 in slow_digest" in stderr or 'culprit="app.slow_digest"' in metrics, (stderr, metrics)
+    assert 'culprit="app.slow_digest"' in metrics, (stderr, metrics)
