@@ -44,7 +44,7 @@ from .lateness import Lateness
 from .slow_peers import SlowPeers
 from .stall_events import StallEvents
 from .under_way import UnderWay
-from .watched_loop import Watched, begin_stall
+from .watched_loop import Watched, begin_stall, has_the_clock
 
 if TYPE_CHECKING:
     from ..process import Process
@@ -118,7 +118,7 @@ class Watchdog:
         """``loop``, which is recorded in ``ring``, begins to run in this thread. ``general_threshold``: s, where the
         program does not say otherwise of the loop.
         """
-        if self._ended or ring not in self._process.rings or not _has_the_clock(loop):
+        if self._ended or ring not in self._process.rings or not has_the_clock(loop):
             return
         watched = Watched(loop, ring.number, ring.words, general_threshold)
         watched.words[layout.W_PTHREAD] = watched.thread
@@ -443,13 +443,7 @@ class Watchdog:
             del stall.samples[1:-1:2]
         if now >= stall.stack_at:
             self._events.stack(watched, stall, run, now, stall.stack_at)
-            # At the threshold, and then with doubling gaps; a turn that came late does not make them come at once.
-            length = stall.threshold
-            while stall.start + length <= now:
-                length *= 2
-            stall.stack_at = stall.start + length
-            if now < stall.start + stall.told_from:
-                stall.stack_at = min(stall.stack_at, stall.start + stall.told_from)
+            stall.set_next_stack(now)
         return min(now + pace, stall.stack_at)
 
     def _look_at_missed(self, due: float) -> float:
@@ -499,11 +493,3 @@ class Watchdog:
             return limit, limit
         limit = float(self._threshold_for(culprit_of(run.frames, run.awaiting), threshold))
         return min(limit, threshold), limit
-
-
-def _has_the_clock(loop: Any) -> bool:
-    # A test's loop may have a clock of its own: what it publishes can't be compared with ours.
-    try:
-        return bool(abs(loop.time() - monotonic()) < 1.0)
-    except Exception:
-        return False

@@ -49,6 +49,15 @@ class Stall:
         self.said = ""
         self.told_holder = False
 
+    def set_next_stack(self, now: float) -> None:
+        """At the threshold, and then with doubling gaps; a turn that came late does not make them come at once."""
+        length = self.threshold
+        while self.start + length <= now:
+            length *= 2
+        self.stack_at = self.start + length
+        if now < self.start + self.told_from:
+            self.stack_at = min(self.stack_at, self.start + self.told_from)
+
 
 class Watched:
     """One loop that runs, as the watchdog sees it."""
@@ -85,6 +94,14 @@ class Watched:
         sample = self._clocks.sample()
         self.history.append(sample)
         return sample
+
+
+def has_the_clock(loop: Any) -> bool:
+    """Whether a loop's time is ours. A test's loop may have a clock of its own: what it publishes can't be compared."""
+    try:
+        return bool(abs(loop.time() - monotonic()) < 1.0)
+    except Exception:
+        return False
 
 
 def begin_stall(watched: Watched, run: Run, limit: float, told_from: float) -> Stall:
