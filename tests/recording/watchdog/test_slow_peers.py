@@ -14,7 +14,7 @@ import traceloop
 from traceloop.recording.process import current_process
 
 async def until_looked_at():
-    # The connections have been paused for longer than the finding's threshold, and the watchdog has looked.
+    # Paused for longer than the threshold of the finding, and the watchdog has looked at them and at the tasks.
     reported = asyncio.Event()
     loop = asyncio.get_running_loop()
     process = current_process()
@@ -22,7 +22,7 @@ async def until_looked_at():
     def seen(records, text, now, *more):
         write(records, text, now, *more)
         for each in text:
-            if '"kind":"peers"' in each and any(paused[3] > 1.2 for paused in json.loads(each)["paused"]):
+            if '"kind":"peers"' in each and any(paused[3] > 2.5 for paused in json.loads(each)["paused"]):
                 loop.call_soon_threadsafe(reported.set)
     process.process_write = seen
     await reported.wait()
