@@ -38,6 +38,20 @@ def test_a_run_that_mostly_waited_for_a_processor_is_the_machines_doing_whatever
 
 
 @pytest.mark.parametrize(
+    ("guess", "waited", "found"),
+    [(True, 0.056, "processor-starved"), (False, 0.056, "cpu-on-loop"), (True, 0.01, "cpu-on-loop")],
+)
+def test_a_guess_at_the_rest_of_a_run_that_waited_much_is_not_enough(guess, waited, found):
+    made = Made()
+    made.slow_run(0.113, 0.046, waited)
+    index = stalls_of(made.process).index
+    ((ring, start),) = index.slow_runs()
+    info = index.lookup(ring, start)
+    info = info._replace(parts=info.parts._replace(cause="cpu", guess=guess))
+    assert finding_of(index, info, 0.113, 0.1).kind == found
+
+
+@pytest.mark.parametrize(
     ("length", "cpu", "waited", "others"),
     [
         (0.5, 0.5, 0.0, 0.0),

@@ -34,6 +34,8 @@ STARVED: Final = "starved"
 _SHORT_RUN: Final = 10.0
 # Of a run that waited for a processor for this share of its time, the cause of the rest cannot be told.
 _NEARLY_ALL: Final = 0.9
+# Of a run that waited for this share, a guess at the rest is not enough to call its code slow.
+_MUCH: Final = 1 / 3
 # Kinds of waiting that may be for another thread of the process.
 _OTHER_THREADS: Final = ("waiting", "unknown", "lock")
 # What to do about these is the same whether they compute or wait.
@@ -150,10 +152,13 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     if holder is not None and holder.kind != GIL_HOLDER and (parts.cause not in (CPU, GC) or parts.guess):
         # Who has what it waits for was seen; what was measured on a busy machine may look like something else.
         return OFF_CPU, KINDS["itself" if holder.is_loop else "lock"]
-    # With a processor to itself it would not have been slow, and that is most of its time; or that is nearly all of
-    # its time, and what the rest was is a guess.
+    # With a processor to itself it would not have been slow, and that is most of its time; or much of it, and what the
+    # rest was is a guess. Or waiting is nearly all of its time: what the rest was is a guess then, however long it is.
     waited = max(0.0, parts.processor_wait, parts.throttled)
-    if length - waited < min(threshold, length / 2) or (parts.guess and waited >= _NEARLY_ALL * length):
+    own = length - waited
+    if own < min(threshold, length / 2) or (
+        parts.guess and (waited >= _NEARLY_ALL * length or (own < threshold and waited >= _MUCH * length))
+    ):
         return STARVED, KINDS["unknown"]
     taken = info.stack
     kind = kind_of(taken.frames if taken is not None else [], parts.cause)
