@@ -6,7 +6,9 @@ span of the kind SERVER and call the SDK's, once the application has imported it
 * The name of a server span is a template (``GET /items/{item_id}``) where the instrumentation knows the route. Where it
   does not, it may be the path of the request, which is a user's value: ids, addresses, whatever was asked for. By the
   semantic conventions a span that knows its route has the attribute ``http.route`` (an RPC's: ``rpc.method``). Only
-  such a name is taken, and only if it contains that attribute's value.
+  such a name is taken, and only if it is that attribute's value, perhaps behind a method or a service. Instrumentations
+  of aiohttp up to 2024 have the handler's name in `http.route` and the path that was asked for in the span's, and a
+  program may append to a span's name what it likes.
 * There are at most ``MAX_NAMES`` of them in a process, each of at most ``_MAX_LENGTH`` characters.
 * A trace that is not sampled has no span of the SDK's. So that its requests do not stand under another name, what a
   handler's requests were called is remembered, as long as it is one name.
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from asyncio import current_task, get_running_loop
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -31,8 +34,12 @@ MAX_NAMES: Final = 100
 _MAX_LENGTH: Final = 200
 # Handlers whose requests' name is remembered.
 _MAX_HANDLERS: Final = 1000
-#: Attributes whose value makes a name that contains it a template.
-_OF_A_ROUTE: Final = ("http.route", "rpc.method")
+#: Attributes whose value makes a name that ends with it a template, and what the name may have before it: the method,
+#: the service.
+_OF_A_ROUTE: Final = (
+    ("http.route", re.compile(r"((HTTP )?[A-Za-z_]+ )?")),
+    ("rpc.method", re.compile(r"/?([\w.]+/)?")),
+)
 
 
 class ServerSpan:
@@ -99,9 +106,9 @@ def template_of(span: Any) -> str:
     if not isinstance(name, str):
         return ""
     attributes = span.attributes or {}
-    for key in _OF_A_ROUTE:
+    for key, before in _OF_A_ROUTE:
         value = attributes.get(key)
-        if isinstance(value, str) and value and value in name:
+        if isinstance(value, str) and value and name.endswith(value) and before.fullmatch(name[: -len(value)]):
             return name[:_MAX_LENGTH]
     return ""
 
