@@ -170,6 +170,17 @@ OF_SEVERAL_STEPS = [
     run(UVICORN, 1, outcome=1),
 ]
 
+# A connection that lasts (a websocket's): more steps than are kept one by one.
+OF_VERY_MANY_STEPS = [
+    run(AIOHTTP, begins=1),
+    READ,
+    run(AIOHTTP, 1),
+    run(CHILD, 1, begins=1, marks=[4]),
+    *(each for _ in range(700) for each in (run(CALLBACKS[0], kind=READER, pause=6), run(CHILD, 1, delay=0))),
+    run(CHILD, 0, outcome=1, pause=3),
+    run(AIOHTTP, 1),
+]
+
 
 @settings(max_examples=200, deadline=None)
 @given(CHUNKS, st.booleans())
@@ -177,6 +188,7 @@ OF_SEVERAL_STEPS = [
 @example([(OF_A_TASK[:3], 0), (OF_A_TASK[3:], 0)], True)
 @example([(OF_SEVERAL_STEPS, 0)], False)
 @example([([each], 0) for each in OF_SEVERAL_STEPS], False)
+@example([(OF_VERY_MANY_STEPS, 0)], False)
 def test_the_same_runs_give_the_same_requests(drawn: Any, watched: bool) -> None:
     in_python, in_c = chunks_of(drawn)
     assert isinstance(in_python[0][1].runs, RunRows) and not isinstance(in_c[0][1].runs, RunRows)
@@ -193,6 +205,9 @@ def test_these_requests_are_what_they_are() -> None:
     count, parts, details, *_ = by_name["app.handler"]
     assert count == 1 and set(parts) >= {"running", "executor_run", "executor_queue", "executor_return", "wait_timer"}
     assert any(detail == ("executor_run", " app.call") for detail in details)
+    by_name, *_ = told(chunks_of([(OF_VERY_MANY_STEPS, 0)])[1], False)
+    _, parts, *_ = by_name["app.handler"]
+    assert parts["wait_network"] == 700 * 5 * TICK and parts.get("unknown", 0.0) == 0.0
 
 
 def test_names_and_limits_are_the_same() -> None:
@@ -202,6 +217,7 @@ def test_names_and_limits_are_the_same() -> None:
     for name in ("MAX_FOLLOWED", "MAX_ENDED", "MAX_MARKS", "MAX_FURTHER", "MAX_HOPS", "NAMED_SHARE", "SHARED_SECONDS"):
         assert numbers[name] == getattr(ledger, f"_{name}"), name
     assert numbers["MAX_BEHIND"] == ledger._MAX_BEHIND and numbers["MOST_STRETCHES"] == stretches._MOST
+    assert numbers["MOST_PARTS"] == stretches._MOST_PARTS
     assert numbers["KEPT_RUNS"] == recent_runs._KEPT
     assert (numbers["REQUEST"], numbers["CONNECTION"]) == (servers.REQUEST, servers.CONNECTION)
     order = re.search(r"enum \{\s+(IN_.*), PARTS\s+\}", text, re.DOTALL)

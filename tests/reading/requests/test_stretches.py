@@ -41,6 +41,21 @@ def test_a_task_of_very_many_steps_keeps_its_sums_in_bounded_memory():
         out.add(number + 1.0, WAIT)
     assert len(out.cut(0.0, 20_000.0)) <= 1026
     assert out.sums() == pytest.approx({RUN: 5_000.0, WAIT: 15_000.0})
+    # Who waited for the task all the while is told the same: nothing of it is unknown.
+    other = Stretches(0.0, who)
+    for until, part in out.cut(0.0, 20_000.0):
+        other.add(until, part)
+    assert other.sums() == pytest.approx({RUN: 5_000.0, WAIT: 15_000.0})
+
+
+def test_of_very_many_parts_their_kinds_are_kept():
+    out = Stretches(-math.inf, who)
+    for number in range(5_000):
+        out.add(number + 1.0, (TIMER, f"line {number}"))
+    assert len(out.cut(-math.inf, 5_000.0)) <= 1025
+    sums = out.sums()
+    assert sum(sums.values()) == 4_999.0  # of the first one nobody knows when it began
+    assert sums[TIMER, ""] >= 3_900.0 and sums[TIMER, "line 4999"] == 1.0
 
 
 def test_who_ran_meanwhile_is_told_by_run_and_adds_up_to_the_turn():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Callable
+from math import inf
 from typing import Final, NamedTuple
 
 # What a stretch was spent on; docs/telemetry.md has the meaning of each.
@@ -38,14 +39,15 @@ class Turn(NamedTuple):
 Stretch = tuple[float, Part | Turn]
 
 _NOT_KNOWN: Final = (UNKNOWN, "")
-# A task of more has its oldest ones summed up; what falls into them is no longer kept apart.
+# A task of more has its oldest ones put together: one for each part, or for each kind where the parts are too many.
 _MOST: Final = 1024
+_MOST_PARTS: Final = 256
 
 
 class Stretches:
     """The time of one task from ``begin`` on (monotonic s; minus infinity where its beginning is not known)."""
 
-    __slots__ = ("_ends", "_parts", "_summed", "_who", "begin")
+    __slots__ = ("_ends", "_parts", "_who", "begin")
 
     def __init__(self, begin: float, who: Callable[[int, float], str]) -> None:
         """``who``: the name of a run, by its number and ident."""
@@ -53,7 +55,6 @@ class Stretches:
         self._who = who
         self._ends: list[float] = []
         self._parts: list[Part | Turn] = []
-        self._summed: dict[Part, float] = {}
 
     @property
     def end(self) -> float:
@@ -71,13 +72,28 @@ class Stretches:
         ends.append(until)
         self._parts.append(part)
         if len(ends) > _MOST:
-            self._sum_up(_MOST // 2)
+            self._put_together(_MOST // 2)
 
-    def _sum_up(self, count: int) -> None:
-        self._add_sums(self._summed, count)
-        self.begin = self._ends[count - 1]
-        del self._ends[:count]
-        del self._parts[:count]
+    def _put_together(self, count: int) -> None:
+        """The oldest ``count`` become one for each part, one after the other: how long is kept, when is not."""
+        if self.begin == -inf:  # how long the first one is, nobody knows
+            self.begin = self._ends.pop(0)
+            del self._parts[0]
+            count -= 1
+        sums: dict[Part, float] = {}
+        self._add_sums(sums, count)
+        if len(sums) > _MOST_PARTS:
+            of_kinds: dict[Part, float] = {}
+            for (kind, _), seconds in sums.items():
+                of_kinds[kind, ""] = of_kinds.get((kind, ""), 0.0) + seconds
+            sums = of_kinds
+        ends, end, last = [], self.begin, self._ends[count - 1]
+        for seconds in sums.values():
+            end = min(end + seconds, last)
+            ends.append(end)
+        ends[-1] = last
+        self._ends[:count] = ends
+        self._parts[:count] = sums
 
     def forget_before(self, when: float) -> None:
         """Drops the stretches that ended before ``when`` (monotonic s), which are no longer needed."""
@@ -103,7 +119,7 @@ class Stretches:
 
     def sums(self) -> dict[Part, float]:
         """Seconds by part, of all stretches."""
-        out = dict(self._summed)
+        out: dict[Part, float] = {}
         self._add_sums(out, len(self._ends))
         return out
 

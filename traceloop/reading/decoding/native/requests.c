@@ -297,7 +297,6 @@ answer_of_connection(Requests *self, double task, uint32_t name, double begin, c
 {
     Stretches *whole = &self->whole;
     list_clear(&whole->list);
-    whole->summed.length = 0;
     whole->begin = begin;
     if (add_all(self, whole, spent) < 0 || (more != NULL && add_all(self, whole, more) < 0) ||
         stretches_sum(self, whole, &self->sums) < 0)

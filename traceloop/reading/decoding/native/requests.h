@@ -26,6 +26,7 @@
 #define NAMED_SHARE 0.1
 #define MAX_BEHIND 256
 #define MOST_STRETCHES 1024
+#define MOST_PARTS 256
 #define KEPT_RUNS 16384
 #define REQUEST 1
 #define CONNECTION 2
@@ -91,7 +92,6 @@ typedef struct {
 typedef struct {
     double begin;
     List list;
-    Sums summed;
 } Stretches;
 
 /* A task that is a request, or belongs to one, or may turn out to. It owns a reference to its maker, and to its root

@@ -111,11 +111,6 @@ int
 stretches_sum(Requests *self, const Stretches *own, Sums *out)
 {
     out->length = 0;
-    for (size_t index = 0; index < own->summed.length; index++) {
-        const Sum *each = &own->summed.items[index];
-        if (sums_add(out, each->part, each->detail, each->seconds) < 0)
-            return -1;
-    }
     return add_sums(self, own, own->list.length, out);
 }
 
@@ -136,6 +131,42 @@ are_alike(const Stretch *one, const Stretch *other)
            !memcmp(one->turn->runs, other->turn->runs, one->turn->count * sizeof(TurnRun));
 }
 
+/* The oldest ``count`` become one for each part, one after the other: how long is kept, when is not. */
+static int
+put_together(Requests *self, Stretches *own, size_t count)
+{
+    List *list = &own->list;
+    Sums sums = {0}, of_kinds = {0}, *kept = &sums;
+    int result = -1;
+    if (own->begin == -INFINITY) { /* how long the first one is, nobody knows */
+        drop_first(own, 1);
+        count--;
+    }
+    if (add_sums(self, own, count, &sums) < 0)
+        goto done;
+    if (sums.length > MOST_PARTS) {
+        for (size_t index = 0; index < sums.length; index++)
+            if (sums_add(&of_kinds, sums.items[index].part, NO_TEXT, sums.items[index].seconds) < 0)
+                goto done;
+        kept = &of_kinds;
+    }
+    double end = own->begin, last = list->items[count - 1].end;
+    for (size_t index = 0; index < count; index++)
+        turn_release(list->items[index].turn);
+    for (size_t index = 0; index < kept->length; index++) {
+        const Sum *each = &kept->items[index];
+        end = index + 1 < kept->length ? fmin(end + each->seconds, last) : last;
+        list->items[index] = (Stretch){end, NULL, each->detail, each->part};
+    }
+    memmove(list->items + kept->length, list->items + count, (list->length - count) * sizeof(Stretch));
+    list->length -= count - kept->length;
+    result = 0;
+done:
+    PyMem_Free(sums.items);
+    PyMem_Free(of_kinds.items);
+    return result;
+}
+
 /* The next stretch. One that ends no later than what is there has no length, and is left out. */
 int
 stretches_add(Requests *self, Stretches *own, const Stretch *next)
@@ -149,12 +180,7 @@ stretches_add(Requests *self, Stretches *own, const Stretch *next)
     }
     if (list_add(list, next->end, next->part, next->detail, next->turn) < 0)
         return -1;
-    if (list->length > MOST_STRETCHES) {
-        if (add_sums(self, own, MOST_STRETCHES / 2, &own->summed) < 0)
-            return -1;
-        drop_first(own, MOST_STRETCHES / 2);
-    }
-    return 0;
+    return list->length > MOST_STRETCHES ? put_together(self, own, MOST_STRETCHES / 2) : 0;
 }
 
 /* How many of the stretches end at ``when`` or before. */
@@ -210,6 +236,5 @@ stretches_clear(Stretches *own)
 {
     list_clear(&own->list);
     PyMem_Free(own->list.items);
-    PyMem_Free(own->summed.items);
     *own = (Stretches){0};
 }
