@@ -28,7 +28,9 @@ def _ask_for_looks(folder: str, wanted: int | None) -> list[str]:
     asked = [process.path for process in living_processes(folder) if wanted is None or process.pid == wanted]
     for path in asked:
         with contextlib.suppress(OSError):  # of another user: what its usual looks have found is shown
-            os.close(os.open(os.path.join(path, files.LOOK), os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
+            # Exclusively: no link is followed and no pipe waited for. Where the file is there, somebody has asked.
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+            os.close(os.open(os.path.join(path, files.LOOK), flags, 0o600))
     return asked
 
 

@@ -129,6 +129,8 @@ def _hold(text: str) -> None:
 def _has_a_screen() -> bool:
     """Whether stderr is a terminal that a program has taken for itself: what is typed there is not echoed, and comes
     key by key (cbreak, raw) or with line ends as they are (curses before cbreak). A prompt for a password has neither.
+
+    A program in the background has no screen: the terminal is then as the shell that edits its prompt wants it.
     """
     try:
         descriptor = _usable_descriptor()
@@ -138,8 +140,15 @@ def _has_a_screen() -> bool:
 
         _, output, _, local, *_ = termios.tcgetattr(descriptor)
         by_lines = local & termios.ICANON and output & termios.OPOST and output & termios.ONLCR
-        return not local & termios.ECHO and not by_lines
+        return not local & termios.ECHO and not by_lines and not _is_in_background(descriptor)
     except Exception:  # no terminals here, or the interpreter is going down
+        return False
+
+
+def _is_in_background(descriptor: int) -> bool:
+    try:
+        return os.tcgetpgrp(descriptor) != os.getpgrp()
+    except OSError:  # not the terminal of this process's session: the collector has a session of its own
         return False
 
 

@@ -1,5 +1,5 @@
-// A flame graph, the callbacks or the requests at the top: a box for each node, as wide as its time. A box is chosen by a click or by
-// the arrow keys; Enter widens it to the whole width, Escape goes back up. Names are set as text only.
+// A flame graph, the callbacks or the requests at the top: a box for each node, as wide as its time. A box is chosen by
+// a click or by the arrow keys; Enter widens it to the whole width, Escape goes back up. Names are set as text only.
 
 const ROW = 22;
 const THINNEST = 1.5;

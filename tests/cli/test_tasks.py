@@ -1,10 +1,14 @@
 """`traceloop tasks` on programs that run, are blocked, and have crashed."""
 
 import json
+import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import pytest
+
+from traceloop.cli import tasks as tasks_command
 
 PROGRAM = """
 import asyncio, sys, time
@@ -195,3 +199,16 @@ def test_all_of_many_tasks_are_looked_at_though_the_record_has_lost_their_beginn
     assert lines[0] == f"process {process.pid}: 5,001 tasks, 5,001 waiting"
     assert lines[1].startswith("5,000 x __main__.worker  waits ")
     assert " at many.py:5 for asyncio.Event.wait" in lines[1]
+
+
+def test_a_look_is_asked_for_through_no_link_and_no_pipe(tmp_path, monkeypatch):
+    """A record's folder may be another user's, who waits for root to look into it."""
+    folders = [tmp_path / name for name in ("link", "pipe", "usual")]
+    for folder in folders:
+        folder.mkdir()
+    (folders[0] / "look").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(folders[1] / "look")
+    processes = [SimpleNamespace(path=str(folder), pid=1) for folder in folders]
+    monkeypatch.setattr(tasks_command, "living_processes", lambda folder: processes)
+    assert tasks_command._ask_for_looks("", None) == [str(folder) for folder in folders]
+    assert not (tmp_path / "elsewhere").exists() and (folders[2] / "look").is_file()

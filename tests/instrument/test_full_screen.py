@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +33,14 @@ def draw(screen):
 
 curses.wrapper(draw)
 {after}
+"""
+HOLDS = """
+import asyncio, time
+
+async def hold():
+    time.sleep(0.6)
+
+asyncio.run(hold())
 """
 GOES_ON = """
 async def wait():
@@ -138,3 +148,29 @@ def test_only_a_terminal_that_a_program_has_for_itself_counts(
         assert process.wait() == 0, text
     assert (text.index("traceloop: stall: ") < text.index("the terminal is set back")) is at_once
     assert (HELD in text) is not at_once
+
+
+#: A shell: it has the terminal for its own line editing while the program runs in the background.
+SHELL = """
+import os, signal, subprocess, sys, termios
+new = termios.tcgetattr(0)
+new[3] &= ~(termios.ICANON | termios.ECHO)
+termios.tcsetattr(0, termios.TCSADRAIN, new)
+program = subprocess.Popen(sys.argv[1:], process_group=0)
+signal.signal(signal.SIGTERM, lambda *_: program.terminate())
+program.wait()
+"""
+
+
+def test_a_program_in_the_background_has_no_screen(traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(HOLDS + GOES_ON)
+    shell, descriptor = pty.fork()
+    if not shell:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-c", SHELL, *traced.command, "--no-metrics", "app.py"])
+    try:
+        assert HELD not in Terminal(descriptor).read_until("stall over: ")
+    finally:
+        os.kill(shell, signal.SIGTERM)
+        os.waitpid(shell, 0)
+        os.close(descriptor)

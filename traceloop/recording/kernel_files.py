@@ -2,7 +2,8 @@
 
 A loop that is blocked computes, as a rule, and takes the GIL whenever it is free: with ``os.open`` and ``os.read`` a
 look takes 5 ms for each of its steps, and while a C call keeps the GIL it takes as long as that lasts. Only for files
-that the kernel makes out of its memory: /proc, and control groups.
+of /proc, which the kernel makes out of this process's memory. Control groups are read in the usual way: there it may
+wait for a lock of the whole machine.
 """
 
 from __future__ import annotations

@@ -166,7 +166,9 @@ def _ending(span: Any) -> None:
         _resolve(known, recorder)
         # aiohttp's and Tornado's requests are noted with their response, though the span may end before it is written.
         # Nothing else will name one of another kind.
-        if known.site and not current_task().get_coro().__qualname__.startswith("RequestHandler."):  # type: ignore[union-attr]
+        task = current_task()
+        coro = task.get_coro() if task is not None else None
+        if known.site and not getattr(coro, "__qualname__", "").startswith("RequestHandler."):
             recorder.record.add(known.number, layout.R_REQUEST, known.site)
             known.noted = True
             if known.handler:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from traceloop.reading.requests.totals import SLOWEST, Request, RequestTotals
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics import counting
 from traceloop.reading.statistics.executors import ExecutorStatistics
+from traceloop.reading.statistics.histograms import DURATION_BOUNDS
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.reading.statistics.waits import Waits
 from traceloop.record.layout import SITE_LIMIT
@@ -224,3 +226,22 @@ def test_names_and_limits_are_the_same() -> None:
     assert order is not None
     names = [name.strip().removeprefix("IN_") for name in order[1].split(",")]
     assert tuple(getattr(stretches, name) for name in names) == stretches.PARTS
+
+
+def test_what_is_kept_of_a_quiet_server_takes_as_much_memory_as_its_runs() -> None:
+    requests = native.Requests(DURATION_BOUNDS)
+
+    def feed(numbers: range) -> None:
+        for number in numbers:
+            runs = native.new_columns()[0]
+            runs.append((number, float(number), number + 0.5, 5.0, READER, 0.0, 0, 0, number, 0))
+            requests.feed(None, runs, [], [], {}, {}, 0, False, -1.0)
+
+    feed(range(1, 10))
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        feed(range(10, 1010))
+        assert tracemalloc.get_traced_memory()[0] - before < 1000 * 500
+    finally:
+        tracemalloc.stop()

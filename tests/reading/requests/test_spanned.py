@@ -47,3 +47,11 @@ def test_what_is_kept_is_bounded():
             spans.told(request(number, number + 0.5, TASK * number))
     assert len(spans._marks) <= 20_000
     assert len(spans.take()) == 8192
+
+
+def test_marks_of_what_is_never_answered_are_bounded():
+    totals = RequestTotals()
+    spans = ServerSpans(totals)
+    for number in range(1, 2_000):
+        spans.feed(chunk([(number, float(number), number + 0.5, 5.0)], [(number, number)]))
+    assert sum(map(len, spans._marks.values())) <= 1_000

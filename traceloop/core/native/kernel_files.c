@@ -1,9 +1,9 @@
 /* Small files of the kernel (/proc, control groups), read without giving the GIL away.
  *
  * For the watchdog, while a loop is blocked. Each open, read and close of Python's gives the GIL to the loop's thread,
- * which keeps it for 5 ms and more, or for as long as a C call lasts: a look of forty such steps takes seconds then, and
- * what ran at its beginning is over. The kernel makes these files out of its memory, in microseconds. No other file may
- * be read so: a disk may be slow.
+ * which keeps it for 5 ms and more, or for as long as a C call lasts: a look of forty such steps takes seconds then,
+ * and what ran at its beginning is over. The kernel makes these files out of this process's memory, in microseconds. No
+ * other file may be read so: a disk may be slow, and a control group's statistics wait for a lock of the whole machine.
  */
 
 #include "core.h"

@@ -9,8 +9,10 @@ from ..decoding.decoded import Decoded
 from ..statistics.parts import Sample
 from .totals import Request, RequestTotals
 
-# Marks of requests that are not answered yet, and answered ones that were not taken.
-_MAX_MARKS: Final = 20_000
+# Tasks with marks of requests that are not answered yet, and answered ones that were not taken.
+_MAX_MARKED: Final = 20_000
+# Of these, marks of one task: of a callback, or of a task that is no request, none is ever taken.
+_MAX_OF_ONE: Final = 256
 _MAX_TAKEN: Final = 8192
 
 
@@ -46,9 +48,11 @@ class ServerSpans:
                 self._early = [(number, span)]
             elif number >= first:
                 run = decoded.runs[number - first]
-                if len(self._marks) >= _MAX_MARKS:
+                if len(self._marks) >= _MAX_MARKED:
                     del self._marks[next(iter(self._marks))]
-                self._marks.setdefault(run[3], []).append(_Mark(run[2], span))
+                own = self._marks.setdefault(run[3], [])
+                own.append(_Mark(run[2], span))
+                del own[:-_MAX_OF_ONE]
 
     def told(self, request: Request) -> None:
         """A request was answered by a task of one of the process's loops."""

@@ -125,6 +125,7 @@ class StallEvents:
         held.pop("", None)
         after = watched.sample()
         self.throttling.look(now)
+        self._glance()
         self.throttling.write(now)
         self.report(
             {

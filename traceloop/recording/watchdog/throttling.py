@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final, NamedTuple
 
 from ...record.throttles import Held, throttled_during
-from .. import kernel_files
 
 _ROOT: Final = "/sys/fs/cgroup"
 # Looks are as far apart (s), and what they found is written as often.
@@ -130,6 +129,12 @@ def parse_cpu_stat(text: str) -> Throttled | None:
 
 def _read(path: str) -> Throttled | None:
     try:
-        return parse_cpu_stat(kernel_files.read(path).decode("ascii", "replace"))
+        # The GIL is given away: the kernel adds up a group's statistics under a lock of the whole machine, which others
+        # may hold for long.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return parse_cpu_stat(os.read(descriptor, 4096).decode("ascii", "replace"))
+        finally:
+            os.close(descriptor)
     except OSError:
         return None

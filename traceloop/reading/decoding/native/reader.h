@@ -201,6 +201,7 @@ int reserve(void **items, size_t *size, size_t wanted, size_t each);
 
 /* runs.c */
 int runs_reserve(Runs *runs, Py_ssize_t more);
+void runs_trim(Runs *runs);
 int iterations_reserve(Iterations *iterations, Py_ssize_t more);
 extern PyType_Spec runs_spec, iterations_spec;
 

@@ -1,5 +1,5 @@
-/* Requests that were answered, of one chunk. They are added up by name; the slowest ones, and all where somebody watches
-   them, are told one by one: (name, begin, seconds, ((part, detail, seconds), ...), task). */
+/* Requests that were answered, of one chunk. They are added up by name; the slowest ones, and all where somebody
+   watches them, are told one by one: (name, begin, seconds, ((part, detail, seconds), ...), task). */
 
 #include "requests.h"
 

@@ -180,6 +180,7 @@ runs_add(Requests *self, Runs *runs)
     size_t wanted = self->first_chunk + self->chunk_count + 1;
     if (reserve((void **)&self->chunks, &self->chunk_size, wanted, sizeof(Chunk)) < 0)
         return -1;
+    runs_trim(runs); /* of a quiet server, each chunk has a run or two and room for a thousand */
     self->chunks[wanted - 1] = (Chunk){runs->first, (Runs *)Py_NewRef(runs)};
     self->chunk_count++;
     self->run_count += runs->length;
@@ -221,8 +222,8 @@ run_of(const Requests *self, int64_t number, Run *run)
     return true;
 }
 
-/* Of the runs before this one, those that ended after ``ready`` and lasted for ``least`` s or longer, latest first: a new
-   reference, NULL where there are none. */
+/* Of the runs before this one, those that ended after ``ready`` and lasted for ``least`` s or longer, latest first: a
+   new reference, NULL where there are none. */
 int
 longer_before(const Requests *self, int64_t number, double ready, double least, Turn **turn)
 {

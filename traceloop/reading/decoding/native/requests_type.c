@@ -1,4 +1,4 @@
-/* Requests as a Python type: Requests(bounds), feed(...), forget(). requests/native_ledger.py uses it. */
+/* Requests as a Python type: Requests(bounds), feed(...). requests/native_ledger.py uses it. */
 
 #include "requests.h"
 

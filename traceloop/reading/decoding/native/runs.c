@@ -57,6 +57,19 @@ runs_reserve(Runs *runs, Py_ssize_t more)
     return rows_reserve((void **)&runs->rows, &runs->size, runs->length + more, sizeof(Row));
 }
 
+/* Gives back the room for rows that will not come. Rows that a buffer shows stay where they are. */
+void
+runs_trim(Runs *runs)
+{
+    if (runs->exports || !runs->length || runs->size / 2 < runs->length)
+        return;
+    Row *moved = PyMem_Realloc(runs->rows, (size_t)runs->length * sizeof(Row));
+    if (moved == NULL)
+        return;
+    runs->rows = moved;
+    runs->size = runs->length;
+}
+
 int
 iterations_reserve(Iterations *iterations, Py_ssize_t more)
 {

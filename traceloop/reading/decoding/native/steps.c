@@ -316,8 +316,8 @@ told(const Coroutine *each)
                          creators, bytes_of(each->since, each->count), bytes_of(each->until, each->count));
 }
 
-/* whole_tasks(runs, tasks, finished, known): the groups, NewTask and ends of the tasks that are not whole; of those that
-   are, the sums by coroutine, and a dictionary of the ends of their last steps. Whole is a task that begins and ends
+/* whole_tasks(runs, tasks, finished, known): the groups, NewTask and ends of the tasks that are not whole; of those
+   that are, the sums by coroutine, and a dictionary of the ends of their last steps. Whole is a task that begins and ends
    within these runs, and that none of the dictionaries in ``known`` has. */
 PyObject *
 whole_tasks(PyObject *module, PyObject *args)
