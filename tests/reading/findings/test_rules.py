@@ -304,6 +304,35 @@ def test_a_series_of_any_length_stays_bounded():
     assert max(trends.series[int(WATCH)]) >= 45
 
 
+def test_a_task_of_one_step_is_alive_no_longer_than_its_step():
+    made = Made()
+    feed_tasks(made, [task(n, WATCH, n * 0.1, n * 0.1) for n in range(100)])
+    assert set(trends_of(made.loop).series[int(WATCH)]) == {0}
+
+
+def test_points_lie_where_they_do_however_the_record_is_cut():
+    # Tasks of 1 s begin every 0.1 s, and a first one stays: ten or eleven are alive.
+    tasks = [task(0, WATCH, 0.05), *(task(n, WATCH, n * 0.1, n * 0.1 + 1.0) for n in range(1, 200))]
+    whole = Made()
+    feed_tasks(whole, tasks)
+    series = trends_of(whole.loop).series[int(WATCH)]
+    assert len(series) > 60 and set(series[8:-8]) <= {10, 11, 12}
+    for chunk_seconds in (0.1, 0.7, 5.0):
+        made = Made()
+        for number in range(int(21.0 / chunk_seconds) + 1):
+            begin, end = number * chunk_seconds, (number + 1) * chunk_seconds
+            decoded = Decoded(None)
+            decoded.tasks = [each for each, _, _ in tasks if begin <= each.start < end]
+            decoded.finished = [
+                (each.ident, outcome, over, 0)
+                for each, over, outcome in tasks
+                if over is not None and begin <= over < end
+            ]
+            for part in made.loop.parts:
+                part.feed(decoded)
+        assert trends_of(made.loop).series[int(WATCH)] == series
+
+
 def test_a_damaged_record_with_times_that_are_none():
     made = Made()
     feed_tasks(made, [task(1, WATCH, 1.0), task(2, WATCH, math.inf), task(3, WATCH, math.nan), task(4, WATCH, 1e300)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from ...record.sites import site_of
@@ -26,57 +27,56 @@ _LATEST: Final = 1e9
 class TaskTrends:
     """A part of a loop's statistics. series: by site of the coroutine, tasks alive at moments ``step`` s apart.
 
-    Counted from first steps and ends, so tasks that were there before a gap in the record are not.
+    How many are alive is known (``TaskStatistics``, which takes each chunk in before). So only a chunk within which a
+    point lies is looked at task by task: backwards to how many there were at the point, then forwards to the next ones.
     """
 
     def __init__(self, process: ProcessStatistics, loop: LoopStatistics) -> None:
         self._process = process
+        self._tasks = loop.tasks
         self._clear()
 
     def _clear(self) -> None:
         self._sites = self._process.sites
         self.step = _STEP_SECONDS
         self.series: dict[int, list[int]] = {}
-        self._alive: dict[int, int] = {}
         self._next = -1.0
         self._points = 0
-        self._number = 0
 
     def feed(self, decoded: Decoded) -> None:
         """Takes in one chunk of the loop's record."""
         if self._sites is not self._process.sites:
             self._clear()
-        if decoded.loop is not None and decoded.loop.number != self._number:
-            self._number = decoded.loop.number
-            self._alive.clear()
-        changes = [(task.start, site_of(task.ident), 1) for task in decoded.tasks]
-        changes += [(end, site_of(ident), -1) for ident, _, end, _ in decoded.finished]
-        changes = [change for change in changes if 0.0 <= change[0] < _LATEST]
-        if not changes:
-            if 0.0 <= self._next <= decoded.end < _LATEST:
-                self._advance(decoded.end)
+        if self._next >= 0.0 and not any(self._next <= when < _LATEST for when in _last_times(decoded)):
             return
+        first = max(self._next, 0.0)
+        changes = [(task.start, site_of(task.ident), 1) for task in decoded.tasks if first <= task.start < _LATEST]
+        changes += [(end, site_of(ident), -1) for ident, _, end, _ in decoded.finished if first <= end < _LATEST]
         changes.sort()
         if self._next < 0.0:
+            if not changes:
+                return
             self._next = changes[0][0] + self.step
+        alive = {site: totals.alive for site, totals in islice(self._tasks.coroutines.items(), _MAX_COROUTINES)}
+        for site in alive:
+            if site not in self.series and len(self.series) < _MAX_COROUTINES:
+                self.series[site] = [0] * self._points
+        for _, site, change in changes:
+            alive[site] = alive.get(site, 0) - change
         for when, site, change in changes:
             if when >= self._next:
-                self._advance(when)
-            number = self._alive.get(site)
-            if number is None:
-                if len(self._alive) >= _MAX_COROUTINES:
-                    continue
-                number = 0
-                self.series[site] = [0] * self._points
-            self._alive[site] = max(0, number + change)
+                self._advance(when, alive)
+            alive[site] += change
+        if self._next <= decoded.end < _LATEST:
+            self._advance(decoded.end, alive)
 
-    def _advance(self, now: float) -> None:
+    def _advance(self, now: float, alive: dict[int, int]) -> None:
         """Adds the points up to ``now``. A gap of any length costs no more than a series has points."""
         while now - self._next > self.step * _POINTS:
             self._halve()
         while self._next <= now:
             for site, series in self.series.items():
-                series.append(self._alive.get(site, 0))
+                series.append(max(0, alive.get(site, 0)))
             self._points += 1
             self._next += self.step
             if self._points >= _POINTS:
@@ -96,6 +96,15 @@ class TaskTrends:
     def metrics(self) -> Iterator[Sample]:
         """None."""
         return iter(())
+
+
+def _last_times(decoded: Decoded) -> Iterator[float]:
+    """Of the last task that began in a chunk, the last that ended, and of the loop's end."""
+    if decoded.tasks:
+        yield decoded.tasks[-1].start
+    if decoded.finished:
+        yield decoded.finished[-1][2]
+    yield decoded.end
 
 
 def add_to(statistics: Statistics) -> None:

@@ -122,7 +122,9 @@ class StallIndex:
     def _find_congestion(self, ring: int, decoded: Decoded, slow: list[SlowRun], threshold: float) -> None:
         blocked: set[int] | None = None
         iterations = decoded.iterations
-        lengths = map(sub, iterations.ends, iterations.starts)
+        lengths = list(map(sub, iterations.ends, iterations.starts))
+        if max(lengths, default=0.0) < threshold:  # all but always
+            return
         for index, length in [each for each in enumerate(lengths) if each[1] >= threshold]:
             iteration = iterations[index]
             if iteration.callbacks < 2 or not length < LATEST:

@@ -135,8 +135,10 @@ class WhoWaited:
 
     def feed(self, runs: Runs, lowest: float) -> list[SlowRun]:
         """Runs of at least ``lowest`` s that are new, in order; their bills grow at later calls, until ``closed``."""
-        lengths = map(sub, runs.ends, runs.starts)
-        slow = [index for index, length in enumerate(lengths) if length >= lowest]
+        lengths = list(map(sub, runs.ends, runs.starts))
+        slow: list[int] = []
+        if not max(lengths, default=0.0) < lowest:
+            slow = [index for index, length in enumerate(lengths) if length >= lowest]
         if not slow and not self._open:
             return []
         found: list[SlowRun] = []

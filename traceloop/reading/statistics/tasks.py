@@ -344,11 +344,16 @@ class TaskStatistics:
 
     def _find_waits(self, ident: float, before: float, steps: Iterable[Run]) -> None:
         """A look has found the task suspended before one of these steps of it."""
+        looks = self._waits.looks
+        looked_at = looks[ident][0]
         for _, start, end, _, _, delay, _, _, _, _ in steps:
             if 0.0 < delay < LATEST:
                 start -= delay
-            if start > before >= 0.0 and ident in self._waits.looks:
+            if looked_at < start and start > before >= 0.0:
                 self._waits.step(ident, before, start)
+                if ident not in looks:
+                    return
+                looked_at = looks[ident][0]
             before = end
 
     def _feed_rows(self, steps: Iterable[Run]) -> None:

@@ -61,12 +61,16 @@ class Timeline:
         entry = self._entry(second)
         if entry is None:
             return
-        lengths = [max(0.0, length) for length in map(sub, ends, starts)]
+        lengths = list(map(sub, ends, starts))
+        active = sum(lengths)
+        if not (min(lengths) >= 0.0 and active >= 0.0):  # a damaged record: a sum with a NaN is one
+            lengths = [max(0.0, length) for length in lengths]
+            active = sum(lengths)
         longest = max(lengths)
         entry.iterations += len(lengths)
         entry.callbacks += sum(callbacks)
         entry.longest_s = max(entry.longest_s, longest)
-        entry.active_s += sum(lengths)
+        entry.active_s += active
         end = ends[-1]
         # The last one may last beyond the second: what is beyond belongs to those that follow.
         beyond = min(end, _LATEST) - (second + 1.0)
