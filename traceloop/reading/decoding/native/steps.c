@@ -236,12 +236,12 @@ add_whole(Coroutine *coroutine, const Group *group)
 }
 
 /* The tasks that are not whole; the whole ones are added up in ``coroutines``, the ends of their last steps go to
-   ``ended``. */
+   ``ended``. ``numbers``: by site, the number of its coroutine and one; 0 at first. */
 static int
-take_whole(const Groups *groups, PyObject *tasks, PyObject *known, Coroutine **coroutines, size_t *count, PyObject *rest,
-           PyObject *ended)
+take_whole(const Groups *groups, PyObject *tasks, PyObject *known, uint32_t *numbers, Coroutine **coroutines,
+           size_t *count, PyObject *rest, PyObject *ended)
 {
-    size_t size = 0, last = 0;
+    size_t size = 0;
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(tasks); index++) {
         PyObject *task = PyList_GET_ITEM(tasks, index), *ident = PyTuple_GET_ITEM(task, 0);
         size_t place;
@@ -259,15 +259,13 @@ take_whole(const Groups *groups, PyObject *tasks, PyObject *known, Coroutine **c
             continue;
         }
         uint32_t site = site_of(group->ident);
-        if (last >= *count || (*coroutines)[last].site != site)
-            for (last = 0; last < *count && (*coroutines)[last].site != site; last++)
-                ;
-        if (last == *count) {
+        if (!numbers[site]) {
             if (reserve((void **)coroutines, &size, *count + 1, sizeof(Coroutine)) < 0)
                 return -1;
             (*coroutines)[(*count)++] = (Coroutine){.site = site};
+            numbers[site] = (uint32_t)*count;
         }
-        if (add_whole(&(*coroutines)[last], group) < 0)
+        if (add_whole(&(*coroutines)[numbers[site] - 1], group) < 0)
             return -1;
         group->is_whole = true;
         PyObject *end = PyFloat_FromDouble(group->last_end);
@@ -333,12 +331,17 @@ whole_tasks(PyObject *module, PyObject *args)
         }
     Groups groups;
     Coroutine *coroutines = NULL;
+    uint32_t *numbers = NULL;
     size_t count = 0;
     PyObject *rest = PyList_New(0), *others = PyList_New(0), *sums = PyList_New(0), *ended = PyDict_New();
     bool failed = rest == NULL || others == NULL || sums == NULL || ended == NULL;
+    if (PyList_GET_SIZE(tasks) && (numbers = PyMem_Calloc((size_t)SITE_LIMIT, sizeof(uint32_t))) == NULL) {
+        PyErr_NoMemory();
+        failed = true;
+    }
     failed = make_groups((Runs *)runs, &groups) < 0 || failed || note_down(&groups, tasks, false) < 0 ||
              note_down(&groups, finished, true) < 0 ||
-             take_whole(&groups, tasks, known, &coroutines, &count, rest, ended) < 0 ||
+             take_whole(&groups, tasks, known, numbers, &coroutines, &count, rest, ended) < 0 ||
              take_others(&groups, finished, others) < 0;
     for (size_t index = 0; !failed && index < count; index++) {
         PyObject *item = told(&coroutines[index]);
@@ -353,6 +356,7 @@ whole_tasks(PyObject *module, PyObject *args)
         PyMem_Free(coroutines[index].until);
     }
     PyMem_Free(coroutines);
+    PyMem_Free(numbers);
     free_groups(&groups);
     Py_XDECREF(list);
     Py_XDECREF(rest);
