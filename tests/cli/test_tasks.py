@@ -81,6 +81,49 @@ def test_the_tasks_of_a_program_that_runs(traced, program):
     assert_is_the_tree(tasks(traced, program.pid))
 
 
+def test_the_tasks_of_a_program_whose_ring_has_lost_what_was_written_about_them(traced, tmp_path):
+    path = tmp_path / "app.py"
+    path.write_text("""
+import asyncio, sys, time
+from traceloop.record import layout
+
+async def waits():
+    await asyncio.Event().wait()
+
+async def main():
+    task = asyncio.create_task(waits())
+    await asyncio.sleep(0)
+    process = asyncio.get_running_loop()._recorder.process
+    looked = [time.monotonic(), layout.R_LOOK, 1.0]
+    ring = process.open_process_ring()
+    begun = ring.words[layout.W_HEAD]
+    while not begun:  # until the tasks were looked at
+        await asyncio.sleep(0.1)
+        begun = ring.words[layout.W_HEAD]
+    while ring.words[layout.W_HEAD] - begun < 2 * (1 << 20):
+        process.process_write(looked * 100, [], time.monotonic())
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+asyncio.run(main())
+""")
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", str(path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        done = tasks(traced, process.pid)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "app.py:6 for asyncio.Event.wait" in done.stdout
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_the_tasks_of_a_program_whose_loop_is_blocked(traced, program):
     program.stdin.write("\n")
     program.stdin.flush()

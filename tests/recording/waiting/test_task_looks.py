@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 import weakref
+from types import SimpleNamespace
 
 import pytest
 
@@ -341,3 +342,33 @@ def test_the_time_between_two_looks_is_told_before_the_first_whole_one_is_over(m
     with asyncio.Runner(loop_factory=EventLoop) as runner:
         periods = runner.run(main())
     assert periods == pytest.approx([1.0, 5.0, 0.2 * 100 / 3, 7.5, 8.0], abs=0.2)
+
+
+def test_where_tasks_stand_is_written_down_again_before_the_ring_has_lost_it(tmp_path):
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = asyncio.create_task(outer(wait_in_queue))
+        await asyncio.sleep(0)
+        words = [0.0] * layout.WORDS
+        written = Drained()
+        looks = TaskLooks(written, str(tmp_path), lambda: SimpleNamespace(words=words, capacity=1000))
+        described = []
+        for moment, head in enumerate((0.0, 500.0, 501.0, 1001.0, 1002.0)):
+            written.chains.clear()
+            words[layout.W_HEAD] = head
+            loop._recorder.flush(loop, loop.time())
+            looks.poll([loop], loop.time() + 10.0 * moment)
+            described.append(dict(written.chains))
+            await asyncio.sleep(0)
+        written.chains.clear()
+        (tmp_path / files.LOOK).touch()
+        looks.poll([loop], loop.time() + 60.0)
+        described.append(dict(written.chains))
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        return described
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        first, *later = runner.run(main())
+    assert [frames for frames, _ in first.values()] == [["outer", "wait_in_queue", "Queue.get"]]
+    assert later == [{}, first, {}, first, first]

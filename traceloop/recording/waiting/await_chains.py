@@ -2,7 +2,8 @@
 
 A chain is found by walking ``cr_await``, ``gi_yieldfrom`` and ``ag_await``. Its key is the identity of each code object
 with the index of its last instruction, so that a chain met before costs no line number and no name. A new chain is
-written down once, as a list of frames, and is referred to by its number from then on.
+written down as a list of frames, and is referred to by its number from then on. What is written down lies in a ring,
+and is overwritten in time: ``describe_again`` sees to it that readers that come later find it too.
 
 Nothing here reads ``f_locals``: before Python 3.13 that leaves a dict on the frame which keeps the locals alive.
 """
@@ -67,9 +68,16 @@ class AwaitChains:
         """``define(number, text)`` writes down a new chain before its number is used; text as ``_describe`` has it."""
         self._define = define
         self._known: dict[tuple[int, ...], Chain] = {}
+        # Those that are to be written down again, under the same number, when they are met.
+        self._former: dict[tuple[int, ...], Chain] = {}
         # The code objects of the keys, so that a key dies with the first of its code objects: ids are used again.
         self._references: dict[int, tuple[weakref.ref[CodeType], set[tuple[int, ...]]]] = {}
         self._count = 0
+
+    def describe_again(self) -> None:
+        """Each chain is written down once more when it is met next: what was written may not be there any more."""
+        self._former.update(self._known)
+        self._known.clear()
 
     def chain_of(self, coro: Any, waiter: Any) -> Chain:
         """The chain that begins at ``coro`` and waits for ``waiter`` (a future).
@@ -102,10 +110,12 @@ class AwaitChains:
             if frame is None:
                 break
             frames.append(frame)
-        if not frames or self._count >= MAX_CHAINS:
-            return UNKNOWN_CHAIN
-        self._count += 1
-        chain = Chain(self._count, _holder_in(frames), frames[-1].f_code.co_filename.startswith(_ASYNCIO))
+        chain = self._former.pop(key, None)
+        if chain is None:
+            if not frames or self._count >= MAX_CHAINS:
+                return UNKNOWN_CHAIN
+            self._count += 1
+            chain = Chain(self._count, _holder_in(frames), frames[-1].f_code.co_filename.startswith(_ASYNCIO))
         self._define(chain.number, _describe(frames, waiter))
         self._remember(key, chain, frames)
         return chain
@@ -116,18 +126,22 @@ class AwaitChains:
             code = frame.f_code
             entry = self._references.get(id(code))
             if entry is None:
-                reference = weakref.ref(code, _forgetting(id(code), self._references, self._known))
+                forget = _forgetting(id(code), self._references, (self._known, self._former))
+                reference = weakref.ref(code, forget)
                 entry = self._references[id(code)] = (reference, set())
             entry[1].add(key)
 
 
 def _forgetting(
-    code_id: int, references: dict[int, tuple[Any, set[tuple[int, ...]]]], known: dict[tuple[int, ...], Chain]
+    code_id: int,
+    references: dict[int, tuple[Any, set[tuple[int, ...]]]],
+    chains: tuple[dict[tuple[int, ...], Chain], ...],
 ) -> Callable[[object], None]:
     def forget(_: object) -> None:
         _, keys = references.pop(code_id, (None, ()))
         for key in keys:
-            known.pop(key, None)
+            for known in chains:
+                known.pop(key, None)
 
     return forget
 

@@ -9,6 +9,8 @@ The loop pays nothing for it while it runs. What follows from looking from anoth
   processor in slices of ``_ASKED_SLICE_SECONDS``, some 30,000 tasks a second, and ``MOST_ASKED`` of them.
 * A task may end, or be collected, while it is looked at. Whoever lets go of the last reference runs its finalizers, and
   these belong into the loop's thread: a task that nothing else refers to is handed to the loop (``dropped``).
+* Where the tasks stand is written down once, and told by numbers from then on. Before half of the ring has been written
+  since, and when a command asks, it is written down again: a reader that comes later knows no more than the ring holds.
 * A loop that has run nothing since the last whole look is not looked at again: its tasks stand where they stood.
 
 What is written: ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, its chain) and
@@ -21,12 +23,14 @@ import asyncio
 import os
 import sys
 import weakref
+from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
 from ...record import files, layout
 from .. import failures
 from ..outbox import Outbox
+from ..ring import Ring
 from .await_chains import AwaitChains, awaited_tasks
 
 #: How often all tasks of a loop are looked at, where they fit into the slices of that time; s.
@@ -76,9 +80,16 @@ class LoopLook:
 class TaskLooks:
     """Looks at the tasks of the loops of one process; called by the watchdog, in its thread."""
 
-    def __init__(self, outbox: Outbox, directory: str | None = None) -> None:
-        """``directory``: the process's folder, into which a command puts the file ``look``."""
+    def __init__(
+        self, outbox: Outbox, directory: str | None = None, ring: Callable[[], Ring | None] = lambda: None
+    ) -> None:
+        """``directory``: the process's folder, into which a command puts the file ``look``. ``ring``: the ring that
+        ``outbox`` writes to, None before it is made.
+        """
         self._outbox = outbox
+        self._ring = ring
+        # What had been written to the ring, in bytes, when the chains were last to be described again.
+        self._described_at = 0.0
         self._asked = os.path.join(directory, files.LOOK) if directory else ""
         self._answering = os.path.join(directory, files.LOOKING) if directory else ""
         self._is_asked = False
@@ -100,6 +111,7 @@ class TaskLooks:
             return
         try:
             self._take_request(loops, now)
+            self._keep_described()
             for loop in loops:
                 self._look(loop, now)
             self._answer_request(now)
@@ -115,6 +127,14 @@ class TaskLooks:
         """Seconds until the next slice where a command waits for it; None where none does."""
         return _ASKED_PAUSE_SECONDS if self._is_asked else None
 
+    def _keep_described(self) -> None:
+        ring = self._ring()
+        if ring is not None:
+            written = ring.words[layout.W_HEAD]
+            if written - self._described_at > ring.capacity / 2:
+                self._described_at = written
+                self._chains.describe_again()
+
     def _take_request(self, loops: list[Any], now: float) -> None:
         if not self._asked:
             return
@@ -123,6 +143,7 @@ class TaskLooks:
         except OSError:  # nobody asks; or the process may not write there any more
             return
         self._is_asked = True
+        self._chains.describe_again()
         for loop in loops:
             look = self._look_of(loop)
             look.begin(loop, now)

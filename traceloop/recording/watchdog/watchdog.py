@@ -75,7 +75,7 @@ class Watchdog:
         """``patterns``: thresholds by callback pattern; ``threshold_for(label, default)`` resolves them."""
         self._process = process
         self._sampler = sampler_of(process)
-        self._task_looks = TaskLooks(self._sampler.outbox, process.directory)
+        self._task_looks = TaskLooks(self._sampler.outbox, process.directory, lambda: process.process_ring)
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}
