@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import importlib
 import importlib.util
 import os
+import sys
 from typing import Any
 
 import click
@@ -68,6 +71,18 @@ class LazyGroup(click.Group):
             raise SystemExit(error.exit_code) from None
         except click.Abort:
             raise SystemExit(130) from None
+        except OSError as error:
+            # A file that cannot be opened has a name here: that is no matter of stdout.
+            if error.filename is not None or error.errno not in _NO_ROOM:
+                raise
+            click.echo(f"traceloop: stdout cannot be written: {os.strerror(error.errno)}", err=True)
+            with contextlib.suppress(OSError):
+                sys.stdout.close()  # or the interpreter tries once more to write what is left, and complains
+            raise SystemExit(1) from None
+
+
+#: What a write to a file system without room fails with.
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def _exists(module: str) -> bool:

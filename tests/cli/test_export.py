@@ -84,6 +84,15 @@ def test_nobody_reads_stdout_any_more(kept, words):
     assert (done.returncode, done.stderr) == (1, b"")
 
 
+@pytest.mark.parametrize("words", ["report {}", "report {} --json", "diff {} {}", "explain deadlock", "--help"])
+def test_there_is_no_room_for_stdout(kept, words):
+    command = [sys.executable, "-m", "traceloop", *(str(kept) if word == "{}" else word for word in words.split())]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=environ, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (1, "traceloop: stdout cannot be written: No space left on device\n")
+
+
 def test_no_record_at_all(tmp_path):
     done = traceloop("export", tmp_path, "--format", "jsonl", "-o", "-")
     assert (done.returncode, done.stdout) == (1, "")
