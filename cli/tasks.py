@@ -38,14 +38,16 @@ def _looking(asked: list[str], name: str) -> bool:
     return any(os.path.lexists(os.path.join(path, name)) for path in asked)
 
 
-def _follow(follower: Any, asked: list[str]) -> None:
+def _follow(follower: Any, folder: str, asked: list[str]) -> None:
     """Reads a living run until the looks that were asked for are over, and for ``_READ_SECONDS`` at least."""
     begun = time.monotonic()
     try:
         while True:
             passed = time.monotonic() - begun
+            living = {process.path for process in living_processes(folder)}
+            left = [path for path in asked if path in living]
             # One that has not begun by then will not: the program holds the GIL, or has no loop that runs.
-            waits = _looking(asked, files.LOOKING) or (passed < _READ_SECONDS and _looking(asked, files.LOOK))
+            waits = _looking(left, files.LOOKING) or (passed < _READ_SECONDS and _looking(left, files.LOOK))
             if (not waits and passed >= _READ_SECONDS) or passed >= _LOOK_SECONDS:
                 break
             time.sleep(0.1)
@@ -117,7 +119,7 @@ def command(
     follower = RunFollower(folder, statistics)
     follower.poll(last=not living)
     if living:
-        _follow(follower, _ask_for_looks(folder, wanted))
+        _follow(follower, folder, _ask_for_looks(folder, wanted))
     processes = [
         process for process in follower.processes.values() if wanted is None or process.statistics.pid == wanted
     ]

@@ -255,3 +255,13 @@ def test_a_look_is_asked_for_through_no_link_and_no_pipe(tmp_path, monkeypatch):
     monkeypatch.setattr(tasks_command, "living_processes", lambda folder: processes)
     assert tasks_command._ask_for_looks("", None) == [str(folder) for folder in folders]
     assert not (tmp_path / "elsewhere").exists() and (folders[2] / "look").is_file()
+
+
+def test_a_process_that_died_during_its_look_is_not_waited_for(tmp_path):
+    """Its folder says for good that it is looking."""
+    folder = tmp_path / "p-1-2"
+    folder.mkdir()
+    (folder / "looking").touch()
+    polls = []
+    tasks_command._follow(SimpleNamespace(poll=lambda: polls.append(1)), str(tmp_path), [str(folder)])
+    assert 0 < len(polls) < 10 * tasks_command._READ_SECONDS + 3  # one each 0.1 s, and one at the end

@@ -218,7 +218,8 @@ def test_names_and_limits_are_the_same() -> None:
     numbers = {name: float(value) for name, value in re.findall(r"#define (\w+) ([\d.]+)\n", text)}
     for name in ("MAX_FOLLOWED", "MAX_ENDED", "MAX_MARKS", "MAX_FURTHER", "MAX_HOPS", "NAMED_SHARE", "SHARED_SECONDS"):
         assert numbers[name] == getattr(ledger, f"_{name}"), name
-    assert numbers["MAX_BEHIND"] == ledger._MAX_BEHIND and numbers["MOST_STRETCHES"] == stretches._MOST
+    assert numbers["MAX_BEHIND"] == ledger._MAX_BEHIND and numbers["MAX_NAMED"] == ledger._MAX_NAMED
+    assert numbers["MOST_STRETCHES"] == stretches._MOST
     assert numbers["MOST_PARTS"] == stretches._MOST_PARTS
     assert numbers["KEPT_RUNS"] == recent_runs._KEPT
     assert (numbers["REQUEST"], numbers["CONNECTION"]) == (servers.REQUEST, servers.CONNECTION)

@@ -57,6 +57,8 @@ _MAX_HOPS: Final = 16
 _SHARED_SECONDS: Final = 0.001
 _NAMED_SHARE: Final = 0.1
 _MAX_BEHIND: Final = 256
+# Runs that follow one another are no more than ten of such a share; those of a damaged record may overlap.
+_MAX_NAMED: Final = 16
 _OUTSIDE: Final = frozenset((kinds.READER, kinds.WRITER, kinds.TIMER, kinds.THREADSAFE, kinds.SIGNAL))
 _CAUSES: Final = {
     kinds.READER: stretches.NETWORK,
@@ -433,7 +435,7 @@ class Ledger:
         least = (start - ready) * _NAMED_SHARE
         if least < _SHARED_SECONDS * _NAMED_SHARE:
             return [(start, (stretches.READY, ""))]
-        runs = self._runs.longer_before(number, ready, least, _MAX_BEHIND)
+        runs = self._runs.longer_before(number, ready, least, _MAX_BEHIND)[:_MAX_NAMED]
         return [(start, Turn(stretches.READY, "", runs) if runs else (stretches.READY, ""))]
 
     def _arrival(self, run: Run, ready: float) -> tuple[float, list[Stretch]]:

@@ -227,7 +227,7 @@ run_of(const Requests *self, int64_t number, Run *run)
 int
 longer_before(const Requests *self, int64_t number, double ready, double least, Turn **turn)
 {
-    TurnRun found[MAX_BEHIND];
+    TurnRun found[MAX_NAMED];
     size_t count = 0;
     int passed = 0;
     bool over = false;
@@ -235,7 +235,8 @@ longer_before(const Requests *self, int64_t number, double ready, double least, 
     const Chunk *chunk = chunk_of(self, number - 1);
     if (chunk == NULL)
         return 0;
-    for (; !over && passed < MAX_BEHIND && chunk >= self->chunks + self->first_chunk; chunk--) {
+    for (ptrdiff_t left = chunk - (self->chunks + self->first_chunk); !over && passed < MAX_BEHIND && left >= 0; left--) {
+        chunk = self->chunks + self->first_chunk + left;
         int64_t index = number - chunk->first;
         if (index > chunk->runs->length)
             index = chunk->runs->length;
@@ -245,7 +246,7 @@ longer_before(const Requests *self, int64_t number, double ready, double least, 
             if (over)
                 break;
             passed++;
-            if (!(row->end - row->start < least))
+            if (!(row->end - row->start < least) && count < MAX_NAMED)
                 found[count++] = (TurnRun){row->start, row->end, row->ident, chunk->first + index};
         }
     }
