@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
@@ -136,10 +137,13 @@ def test_what_is_an_estimate_is_called_one():
     assert told == "3 waits, 3.00 s in all"
 
 
-def made(awaited, ran_since=False, ended_at=None):
+TASK_AWAITED = [[["/srv/shop/app/prices.py", 31, "app.prices", "load"]], "_asyncio.Task"]
+
+
+def made(awaited, ran_since=False, ended_at=None, kind="deadlock", chain=TASK_AWAITED):
     """Two tasks that stand at a line each since second 1, and whom they wait for."""
     one, two = SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH
-    case = Made()
+    case = Made(active=1.0, idle=9.0)
     decoded = Decoded(None)
     decoded.tasks = [NewTask(ident, name, 1, 1.0, 0, 0.0, True) for ident, name in ((one, "one"), (two, "two"))]
     for number, ident in enumerate((one, two), 1):
@@ -147,7 +151,7 @@ def made(awaited, ran_since=False, ended_at=None):
     case.process.feed(decoded, case.loop)
     looks = Decoded(None)
     looks.look_period = 1.0
-    looks.chains = [(1, json.dumps([[["/srv/shop/app/prices.py", 31, "app.prices", "load"]], "_asyncio.Task"]))]
+    looks.chains = [(1, json.dumps(chain))]
     looks.standing = [Standing(2.0, one, 1), Standing(2.0, two, 1)]
     looks.awaited = [(one, two)] + ([(two, one)] if awaited else [])
     case.process.feed(looks, None)
@@ -157,7 +161,14 @@ def made(awaited, ran_since=False, ended_at=None):
         case.process.feed(ran, case.loop)
     if ended_at:
         case.statistics.detach(case.process, at=ended_at)
-    return [each for each in verdict(case.statistics, 10.0).findings if each.kind == "deadlock"]
+    return [each for each in verdict(case.statistics, 10.0).findings if each.kind == kind]
+
+
+@pytest.mark.parametrize(("function", "found"), [("Lock.acquire", 2), ("Semaphore.acquire", 0)])
+def test_one_long_wait_for_a_lock_is_found_and_one_for_a_semaphore_may_be_a_signal(function, found):
+    inside = [asyncio.locks.__file__, 9, "asyncio.locks", function]
+    chain = [[*TASK_AWAITED[0], inside], "_asyncio.Future"]
+    assert len(made(awaited=False, kind="waiting", chain=chain)) == found
 
 
 def test_tasks_in_a_circle_are_a_deadlock_and_those_in_a_row_are_not():

@@ -48,6 +48,7 @@ CONTENDED_WAITS: Final = 3  # waits at one line for a connection or a lock
 CONTENDED_SECONDS: Final = 2.0  # for so long in all
 CONTENDED_ROUNDS: Final = 3  # rounds of looks that saw waits too short to be seen for certain; else these do not count
 CONTENDED_SHARE: Final = 0.1  # and this share of the time observed
+HELD_SECONDS: Final = 5.0  # or one wait for an asyncio.Lock: whoever has it may wait for the waiter
 DEADLOCK_SECONDS: Final = 1.0  # tasks that have waited for each other for so long
 SWEEPS: Final = 50  # times the timer heap was swept of cancelled timers
 SWEEP_RATE: Final = 5.0  # and as many a second

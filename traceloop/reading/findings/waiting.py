@@ -24,6 +24,8 @@ _TITLES = {
     wait_kinds.LOCK: "wait for a lock that others hold",
 }
 
+_LOCK = "asyncio.Lock.acquire"
+
 
 def contended(scope: Scope) -> Iterator[Finding]:
     """Tasks wait for a connection or a lock that other tasks hold."""
@@ -34,7 +36,7 @@ def contended(scope: Scope) -> Iterator[Finding]:
         known = waited.seconds - (waited.estimated_s if waited.rounds < thresholds.CONTENDED_ROUNDS else 0.0)
         if (
             title is None
-            or waited.waits < thresholds.CONTENDED_WAITS
+            or (waited.waits < thresholds.CONTENDED_WAITS and not _is_held_long(waited))
             or known < thresholds.CONTENDED_SECONDS
             or known < thresholds.CONTENDED_SHARE * scope.observed_s
         ):
@@ -57,6 +59,13 @@ def contended(scope: Scope) -> Iterator[Finding]:
             tuple(_evidence(scope, waited, every)),
             _REMEDIES[place.kind],
         )
+
+
+def _is_held_long(waited: Waited) -> bool:
+    """One task that waits for a lock for long says enough: two that take two locks crosswise wait once each. Only for
+    a lock proper: a semaphore may be a signal, which a healthy program waits for all day.
+    """
+    return waited.place.inside == _LOCK and waited.longest_s >= thresholds.HELD_SECONDS
 
 
 def _waits(waited: Waited) -> str:
