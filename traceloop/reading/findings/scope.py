@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ...record.layout import SITE_LIMIT
@@ -11,6 +11,7 @@ from . import thresholds
 from .model import CRITICAL, NOTE, WARNING, Who, short_path
 
 if TYPE_CHECKING:
+    from ..stalls.index import StallIndex
     from ..statistics.loop import LoopStatistics
     from ..statistics.process import ProcessStatistics
     from .slow import Slow
@@ -60,8 +61,7 @@ class Scope:
             stalls = stalls_of(self.process)
         except LookupError:
             return 0.0, 0.0
-        every = [each for index in [*stalls.earlier, stalls.index] for each in index.processor.values()]
-        return sum(each[2] - each[0] for each in every), sum(each[3] - each[1] for each in every)
+        return processor_times([*stalls.earlier, stalls.index])
 
     def waiting_share(self) -> float:
         """Of the time in which the loops' threads had work, the share in which they waited for a processor."""
@@ -71,6 +71,12 @@ class Scope:
     def leak_cost(self) -> float:
         """What a leak counts as, s."""
         return thresholds.LEAK_SHARE * self.observed_s
+
+
+def processor_times(indexes: Iterable[StallIndex]) -> tuple[float, float]:
+    """How long (s) the loops' threads ran on a processor and waited for one, as far as ``Scope.processor`` says."""
+    every = [each for index in indexes for each in index.processor.values()]
+    return sum(each[2] - each[0] for each in every), sum(each[3] - each[1] for each in every)
 
 
 def busiest(loop: LoopStatistics, by: Callable[[str], bool] | None = None) -> tuple[str, float, float] | None:

@@ -17,7 +17,7 @@ from ..units import counted, seconds
 from . import thresholds
 from .blocking_kinds import KINDS, BlockingKind, kind_of
 from .model import CRITICAL, NOTE, Finding, Who, place_of
-from .scope import Scope, frame_line
+from .scope import Scope, frame_line, processor_times
 from .slow import Slow
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def waits_for_processors(indexes: Sequence[StallIndex], observed_s: float) -> bo
     ``indexes``: of one process slot, one after the other. ``observed_s``: for how long they watched it.
     """
     late = sum(index.late.get(STARVED, 0.0) for index in indexes)
-    measured = sum(each[3] - each[1] for index in indexes for each in index.processor.values())
+    measured = processor_times(indexes)[1]
     return max(late, measured) >= max(thresholds.STARVED_SECONDS, thresholds.STARVED_SHARE * observed_s)
 
 
