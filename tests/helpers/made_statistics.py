@@ -65,6 +65,10 @@ class Made:
         event = {"kind": "late", "reason": reason, "from": 10.0, "to": 10.0 + seconds, "held": 0.0, "loops": loops}
         self.events({**event, "waited": waited})
 
+    def waited(self, first, last):
+        """What was measured of the loop's thread when it began, and last."""
+        self.events({"kind": "processor", "loops": [[1, first, last]]})
+
     def kinds(self):
         found = verdict(self.statistics).findings
         assert {each.kind for each in found} <= set(KINDS)

@@ -12,6 +12,7 @@ from traceloop.reading.findings.slow_runs import finding_of
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.stalls.who_waited import SlowRun
 from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.units import seconds
 
 
 def test_gc_pauses_of_a_busy_machine_are_mostly_waiting_for_a_processor():
@@ -20,9 +21,8 @@ def test_gc_pauses_of_a_busy_machine_are_mostly_waiting_for_a_processor():
     decoded.collections = [Collection(50.0 + n, 0.13, 0, 0, 0) for n in range(2)]
     made.process.feed(decoded, None)
     assert ("gc-pauses", "frees-nothing") in made.kinds()  # on an idle machine
-    samples = [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 7.0, 0)]]
-    made.events({"kind": "samples", "loops": samples})
-    assert made.kinds() == []
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 7.0, 0))
+    assert made.kinds() == [("processor-starved", "")]
 
 
 @pytest.mark.parametrize(("cause", "cpu", "others"), [("cpu", 0.06, 0.0), ("off_cpu", 0.0, 0.0), ("gil", 0.0, 0.4)])
@@ -178,13 +178,39 @@ def test_polls_that_are_late_for_want_of_a_processor():
     made = Made()
     made.loop.poll_delays.add_all([0.1] * 40 + [0.001] * 100)
     assert [kind for kind, _ in made.kinds()] == ["poll-late"]
-    made.events({"kind": "samples", "loops": [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 4.0, 0)]]})
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 4.0, 0))
     assert [kind for kind, _ in made.kinds()] == ["processor-starved"]
 
 
 def test_a_process_whose_thread_is_measured_to_wait_all_the_time_is_on_a_busy_machine():
     made = Made()
-    made.events({"kind": "samples", "loops": [[1, (5.0, 1.0, 1.0, 1.0, 0)], [1, (95.0, 5.0, 5.0, 9.0, 0)]]})
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 9.0, 0))
     slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
     slow.runs, slow.seconds, slow.longest_s = 1, 0.2, 0.2
     assert [kind for kind, _ in made.kinds()] == ["processor-starved"]
+
+
+@pytest.mark.parametrize(("others", "title"), [(0.5, "the machine is busy with something else"),
+                                               (20.0, "its other threads compute")])
+def test_a_loop_that_computes_in_short_callbacks_waits_for_a_processor(others, title):
+    """Nothing is slow or late: what its thread waited is all that there is."""
+    made = Made()
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0 + others, 9.0, 0))
+    found = made.one("processor-starved")
+    assert found.title == f"The process waits for a processor: {title}"
+    assert found.harm == "8.00 s of 1 min 40 s"
+    assert found.evidence == (
+        f"the loop's thread ran for 4.00 s and waited 8.00 s for a processor; the process's other threads ran for "
+        f"{seconds(others)}",
+    )
+
+
+def test_what_another_thread_waited_that_had_a_loop_in_the_same_ring_does_not_count():
+    made = Made()
+    made.waited((5.0, 1.0, 1.0, 40.0, 0), (6.0, 2.0, 2.0, 40.2, 0))
+    made.waited((7.0, 0.0, 3.0, 0.0, 0), (8.0, 1.0, 4.0, 0.1, 0))
+    made.waited((7.0, 0.0, 3.0, 0.0, 0), (9.0, 2.0, 5.0, 0.2, 0))
+    assert stalls_of(made.process).index.processor[1, 7.0] == (2.0, 0.2, 0.0)
+    assert made.kinds() == []
+    made.waited((10.0, -1.0, 0.0, -1.0, 0), (20.0, 1.0, 1.0, 9.0, 0))
+    assert made.kinds() == []  # not known at first

@@ -128,7 +128,7 @@ def test_long_iterations_of_a_busy_machine_are_no_congestion(ran, waited, found)
     congestion = index.congestion[0] = Congestion()
     congestion.iterations, congestion.seconds, congestion.longest, congestion.callbacks = 13, 13 * 0.16, 0.205, 4
     samples = [(1.0, 1.0, 1.0, 1.0, 0), (14.0, 1.0 + ran, 1.0 + ran, 1.0 + waited, 0)]
-    made.events({"kind": "samples", "loops": [[1, samples[0]], [1, samples[1]]]})
+    made.waited(*samples)
     assert (("congested", "") in made.kinds()) == found
     if found:
         judged = made.one("congested")

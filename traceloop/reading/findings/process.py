@@ -7,6 +7,7 @@ from typing import Final
 
 from ...record import layout
 from ..stalls.causes import GC, GIL
+from ..stalls.model import ProcessorTime
 from ..stalls.parts import stalls_of
 from ..statistics.growth import HeapGrowth
 from ..statistics.histograms import Histogram
@@ -172,10 +173,9 @@ def starved(scope: Scope) -> Iterator[Finding]:
     late = _late(scope, "starved")
     polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
     waited = max(lost, active * late, min(polls, late))
-    measured = scope.processor()[1]
+    _, measured, others = scope.processor()
+    waited = max(waited, measured)
     woken_late = any(loops.is_poll_late(loop) for loop in scope.loops) and measured >= polls / 2
-    if woken_late:
-        waited = max(waited, min(polls, measured))
     if (
         throttling.seconds >= thresholds.THROTTLED_SECONDS
         and throttling.seconds >= thresholds.THROTTLED_SHARE * scope.observed_s
@@ -204,16 +204,28 @@ def starved(scope: Scope) -> Iterator[Finding]:
         "processor-starved",
         "",
         scope.severity(waited + blocked) if much else NOTE,
-        "The process waits for a processor: the machine is busy with something else",
+        "The process waits for a processor: "
+        + ("its other threads compute" if others >= measured > 0.0 else "the machine is busy with something else"),
         f"{seconds(waited)} of {seconds(scope.observed_s)}"
         + (f"; others waited {seconds(blocked)}" if blocked else ""),
         waited + blocked,
         scope.process.slot,
         "",
         None,
-        tuple(_kept(worst, "that waited for a processor")),
+        (
+            *_kept(worst, "that waited for a processor"),
+            *_had(scope.processor()),
+        ),
         "Run fewer processes and threads that compute on this machine, or give it more processors.",
     )
+
+
+def _had(times: ProcessorTime) -> Iterator[str]:
+    if times.waited:
+        yield (
+            f"the loop's thread ran for {seconds(times.ran)} and waited {seconds(times.waited)} for a processor; the "
+            f"process's other threads ran for {seconds(times.others)}"
+        )
 
 
 def gil(scope: Scope) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from ...record.layout import SITE_LIMIT
+from ..stalls.model import ProcessorTime
 from ..stalls.parts import stalls_of
 from . import thresholds
 from .model import CRITICAL, NOTE, WARNING, Who, short_path
@@ -53,19 +54,19 @@ class Scope:
             return NOTE
         return WARNING
 
-    def processor(self) -> tuple[float, float]:
-        """How long (s) the loops' threads ran on a processor and waited for one, between the measurements that there
-        are. The watchdog measures around stalls and where it comes late itself: on a busy machine that is all the time.
+    def processor(self) -> ProcessorTime:
+        """What the loops' threads had of processors, as far as that was written down: of loops that had to wait much
+        at times.
         """
         try:
             stalls = stalls_of(self.process)
         except LookupError:
-            return 0.0, 0.0
+            return ProcessorTime()
         return processor_times([*stalls.earlier, stalls.index])
 
     def waiting_share(self) -> float:
         """Of the time in which the loops' threads had work, the share in which they waited for a processor."""
-        ran, waited = self.processor()
+        ran, waited, _ = self.processor()
         return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0
 
     def leak_cost(self) -> float:
@@ -73,10 +74,10 @@ class Scope:
         return thresholds.LEAK_SHARE * self.observed_s
 
 
-def processor_times(indexes: Iterable[StallIndex]) -> tuple[float, float]:
-    """How long (s) the loops' threads ran on a processor and waited for one, as far as ``Scope.processor`` says."""
+def processor_times(indexes: Iterable[StallIndex]) -> ProcessorTime:
+    """What the loops' threads had of processors, as far as ``Scope.processor`` says."""
     every = [each for index in indexes for each in index.processor.values()]
-    return sum(each[2] - each[0] for each in every), sum(each[3] - each[1] for each in every)
+    return ProcessorTime(*map(sum, zip(*every, strict=True))) if every else ProcessorTime()
 
 
 def busiest(loop: LoopStatistics, by: Callable[[str], bool] | None = None) -> tuple[str, float, float] | None:

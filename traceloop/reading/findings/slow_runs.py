@@ -101,7 +101,7 @@ def waits_for_processors(indexes: Sequence[StallIndex], observed_s: float) -> bo
     ``indexes``: of one process slot, one after the other. ``observed_s``: for how long they watched it.
     """
     late = sum(index.late.get(STARVED, 0.0) for index in indexes)
-    measured = processor_times(indexes)[1]
+    measured = processor_times(indexes).waited
     return max(late, measured) >= max(thresholds.STARVED_SECONDS, thresholds.STARVED_SHARE * observed_s)
 
 

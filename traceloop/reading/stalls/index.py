@@ -41,8 +41,8 @@ class StallIndex:
 
     matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which the process stood
     still as a whole. began: when its first iteration that was read did, monotonic s. late: seconds by which the
-    watchdog came late, by reason. processor: by ring, how long its loop's thread had run on a processor and waited for
-    one, when first and when last measured, s.
+    watchdog came late, by reason. processor: by ring and when its loop was first measured, how long the loop's thread
+    has run on a processor and waited for one since, s.
     """
 
     def __init__(self, label_of: Callable[[int], str], threshold_for: Callable[[str, float], float]) -> None:

@@ -17,6 +17,14 @@ from .who_waited import Bill
 LEAST_PART_SECONDS: Final = 0.005
 
 
+class ProcessorTime(NamedTuple):
+    """Seconds: a loop's thread ran on a processor, waited for one, and the other threads of the process ran."""
+
+    ran: float = 0.0
+    waited: float = 0.0
+    others: float = 0.0
+
+
 class OtherThreads(NamedTuple):
     """Threads that stood at the same place while the loop was blocked. names: of the first of them; number: how many;
     cpu_s: what they had computed, s, since they were looked at before; frames: outermost first.

@@ -15,7 +15,7 @@ from ..decoding.decoded import Event, SpanContext
 from ..source_lines import source_line
 from ..statistics.throttling import held_of
 from .causes import Sample, is_sample
-from .model import OtherThreads, StackTaken, StallStack
+from .model import OtherThreads, ProcessorTime, StackTaken, StallStack
 
 _MAX_RUNS: Final = 4096
 _MAX_STACKS: Final = 32
@@ -52,8 +52,8 @@ class WatchdogEvents:
 
     seen: by ring and start of the run. last: by ring, the key of the stall seen last. lateness: from, until, reason
     and measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
-    measurements by ring. processor: by ring, how long (s) its loop's thread had run on a processor and waited for
-    one, when that was first measured and last. suspensions: (from, to) in which the process stood still as a whole.
+    measurements by ring. processor: by ring and when its loop was first measured, what its thread has had of
+    processors since then. suspensions: (from, to) in which the process stood still as a whole.
     modules: by file. fresh: stacks that came in, for those who report stalls while they last; the latest of them.
     """
 
@@ -63,7 +63,7 @@ class WatchdogEvents:
         self.lateness: deque[tuple[float, float, str, list[Any]]] = deque(maxlen=_MAX_LATE)
         self.late: dict[str, float] = {}
         self.samples: deque[tuple[int, Sample]] = deque(maxlen=1024)
-        self.processor: dict[int, tuple[float, float, float, float]] = {}
+        self.processor: dict[tuple[int, float], ProcessorTime] = {}
         self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
         self.throttles: deque[Held] = deque(maxlen=_MAX_HELD)
         self.modules: dict[str, str] = {}
@@ -88,7 +88,9 @@ class WatchdogEvents:
                 for ring, sample in data["loops"]:
                     if is_sample(sample):
                         self.samples.append((int(ring), sample))
-                        self._note_processor(int(ring), sample)
+            elif kind == "processor":
+                for ring, first, last in data["loops"]:
+                    self._take_processor(int(ring), first, last)
             elif kind == "modules" and len(self.modules) < _MAX_MODULES:
                 self.modules.update({str(file): str(module) for file, module in data["files"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -151,20 +153,14 @@ class WatchdogEvents:
             if seconds and (name in self.late or len(self.late) < _MAX_REASONS):
                 self.late[name] = self.late.get(name, 0.0) + seconds
         self.lateness.append((begin, until, reason, loops))
-        for ring, before, after in loops:
-            for sample in (before, after):
-                if is_sample(sample):
-                    self._note_processor(ring, sample)
 
-    def _note_processor(self, ring: int, sample: Sample) -> None:
-        ran, waited = float(sample[1]), float(sample[3])
-        known = self.processor.get(ring)
-        if min(ran, waited) < 0.0 or (known is None and len(self.processor) >= _MAX_RUNS):
+    def _take_processor(self, ring: int, first: Any, last: Any) -> None:
+        if not is_sample(first) or not is_sample(last):
             return
-        first_ran, first_waited, last_ran, last_waited = known or (ran, waited, ran, waited)
-        self.processor[ring] = (
-            min(first_ran, ran), min(first_waited, waited), max(last_ran, ran), max(last_waited, waited)
-        )  # fmt: skip
+        ran, process, waited = (float(last[each]) - float(first[each]) for each in (1, 2, 3))
+        key = ring, float(first[0])
+        if min(ran, waited, first[1], first[3]) >= 0.0 and (key in self.processor or len(self.processor) < _MAX_RUNS):
+            self.processor[key] = ProcessorTime(ran, waited, max(0.0, process - ran))
 
 
 def _starved_of(length: float, waited: float, loops: Iterable[tuple[int, Any, Any]]) -> float:

@@ -41,6 +41,7 @@ from . import stacks
 from .fault_dump import FaultDump
 from .full_executors import FullExecutors
 from .lateness import Lateness
+from .processor_waits import ProcessorWaits
 from .slow_peers import SlowPeers
 from .stall_events import StallEvents
 from .under_way import UnderWay
@@ -98,6 +99,7 @@ class Watchdog:
         self._profiler = profiler_of(process, self._sampler.outbox)
         self._full_executors = FullExecutors(process, self._events.report)
         self._slow_peers = SlowPeers(self._events.report)
+        self._processor_waits = ProcessorWaits(self._events.report)
         self._swallowed = Swallowed(self._events.report)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
         self._looking = threading.RLock()
@@ -363,6 +365,7 @@ class Watchdog:
         self._sample_if_due()
         self._full_executors.poll(now, self._process.settings.slow_threshold)
         self._events.throttling.poll(now)
+        self._processor_waits.poll(watched_loops, now)
         self._slow_peers.poll(now, watched_loops)
         self._swallowed.poll(now)
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
@@ -417,7 +420,9 @@ class Watchdog:
 
     def _end_stopped(self, now: float) -> None:
         while self._stopped:
-            self._end_stall(self._stopped.popleft(), now)
+            watched = self._stopped.popleft()
+            self._end_stall(watched, now)
+            self._processor_waits.poll((watched,), now, ended=True)
 
     def _look(self, watched: Watched, since: float, run: stacks.Run | None, now: float) -> float:
         """Looks at one loop, of which ``UnderWay`` has found this; returns when to look at it again."""

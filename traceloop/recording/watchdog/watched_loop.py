@@ -5,10 +5,12 @@ from __future__ import annotations
 import threading
 from collections import deque
 from time import monotonic
-from typing import Any
+from typing import Any, Final
 
 from .stacks import Run
 from .thread_clocks import Sample, ThreadClocks
+
+_NONE: Final[Sample] = (0.0, -1.0, -1.0, -1.0, -1)
 
 
 class Stall:
@@ -64,6 +66,8 @@ class Watched:
 
     __slots__ = (
         "_clocks",
+        "compared",
+        "first",
         "general_threshold",
         "history",
         "loop",
@@ -73,6 +77,7 @@ class Watched:
         "stall",
         "thread",
         "words",
+        "written",
     )
 
     def __init__(self, loop: Any, ring: int, words: memoryview[float], general_threshold: float) -> None:
@@ -86,6 +91,9 @@ class Watched:
         self._clocks = ThreadClocks()
         self.history: deque[Sample] = deque(maxlen=8)
         self.stall: Stall | None = None
+        #: Samples of ``ProcessorWaits``: the first, the one that later ones are compared with, and the last written.
+        self.first: Sample | None = None
+        self.compared = self.written = _NONE
         #: When the profile looked last, s.
         self.sampled_at = monotonic()
 
