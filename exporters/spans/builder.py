@@ -163,7 +163,7 @@ class SpanBuilder:
         tasks = self._kinds.get("task", {})
         for ident in self._retiring:
             tasks.pop(ident, None)
-        self._retiring = [ident for ident, _, _, _ in decoded.finished] + decoded.abandoned
+        self._retiring = [ident for ident, *_ in (*decoded.finished, *decoded.abandoned)]
         return out
 
     def _build_decoded(self, decoded: Decoded, out: list[Span]) -> None:

@@ -165,7 +165,7 @@ class _Process:
         for ident, outcome, when, number in decoded.finished:
             ended = {"type": "task_end", **where, "task": int(ident) // 65536, "time_unix_nano": self._ns(when)}
             yield {**ended, "outcome": OUTCOMES.get(outcome, "unknown"), "last_run": number}
-        for ident in decoded.abandoned:
+        for ident, _ in decoded.abandoned:
             yield {"type": "task_end", **where, "task": int(ident) // 65536, "outcome": "abandoned"}
 
     def _slow(self, chunk: Chunk, where: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -302,7 +302,7 @@ class _Loop:
         self._new = {task.first_run: task for task in decoded.tasks}
         outs = self._arrows(runs, decoded, pieces)
         self._runs(runs, outs, {each.number: each.callbacks for each in decoded.iterations}, pieces)
-        for ident in decoded.abandoned:
+        for ident, _ in decoded.abandoned:
             self._end_task(ident, "abandoned", pieces)
         self._earlier.add(runs)
         return b"".join(pieces)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from time import monotonic
 from types import CodeType
 from typing import Any
 
@@ -149,7 +150,7 @@ class Tasks:
         ident = getattr(task, "_loop_ident", 0.0)
         if ident and not task.done():
             self.abandoned += 1
-            self._record.add(ident, layout.R_ABANDONED, 0.0)
+            self._record.add(ident, layout.R_ABANDONED, monotonic())
 
     def count_lost(self) -> None:
         """The loop closes: tasks that went without being seen (those whose maker asked that no warning be logged) are

@@ -153,7 +153,7 @@ def made(awaited, ran_since=False, ended_at=None, kind="deadlock", chain=TASK_AW
     looks.look_period = 1.0
     looks.chains = [(1, json.dumps(chain))]
     looks.standing = [Standing(2.0, one, 1), Standing(2.0, two, 1)]
-    looks.awaited = [(one, two)] + ([(two, one)] if awaited else [])
+    looks.awaited = [(2.0, one, two)] + ([(2.0, two, one)] if awaited else [])
     case.process.feed(looks, None)
     if ran_since:
         ran = Decoded(None)
@@ -186,6 +186,39 @@ def test_tasks_that_waited_for_each_other_when_their_process_ended_are_a_deadloc
     assert found.harm == "2 tasks, for 6.00 s"
     assert not made(awaited=True, ran_since=True, ended_at=7.0)
     assert not made(awaited=False, ended_at=7.0)
+
+
+BROKEN = """
+async def wait_for(other):
+    await asyncio.sleep(0.1)
+    await asyncio.wait([TASKS[other]])
+
+TASKS = {}
+
+async def main():
+    TASKS["a"] = asyncio.create_task(wait_for("b"), name="first")
+    TASKS["b"] = asyncio.create_task(wait_for("a"), name="second")
+    await asyncio.sleep(4)
+    END
+    await asyncio.sleep(1)
+
+import gc
+run(main())
+"""
+CANCELLED = "[each.cancel() for each in TASKS.values()]"
+DESTROYED = "TASKS.clear(); gc.collect()"
+
+
+@pytest.mark.parametrize("end", [CANCELLED, DESTROYED])
+def test_tasks_that_waited_for_each_other_until_something_ended_it_were_a_deadlock(tmp_path, end):
+    observed = observe(tmp_path, program(tmp_path, BROKEN.replace("END", end)))
+    found = {each.kind: each for each in verdict(observed.statistics).findings}
+    assert "lost-tasks" not in found
+    deadlock = found["deadlock"]
+    assert "none went on until they were cancelled or destroyed: " in deadlock.title
+    assert deadlock.title.endswith("program.py:12 in wait_for")
+    assert deadlock.harm.startswith("2 tasks, for ") and deadlock.cost >= 2 * 3.5  # they waited for 3.9 s at least
+    assert sorted(each.split()[0] for each in deadlock.evidence) == ["first", "second"]
 
 
 def test_a_circle_out_of_date_is_none():

@@ -116,9 +116,9 @@ def test_a_damaged_chain_is_passed_over(text):
 
 def test_whom_a_task_waits_for_is_what_the_last_look_says():
     found = waits()
-    found.look([Standing(1.0, TASK, 1)], 1.0, [(TASK, 8.0), (TASK, 9.0), (TASK, 8.0)])
+    found.look([Standing(1.0, TASK, 1)], 1.0, [(1.0, TASK, 8.0), (1.0, TASK, 9.0), (1.0, TASK, 8.0)])
     assert list(found.awaited[TASK]) == [8.0, 9.0]
-    found.look([Standing(2.0, TASK, 1)], 1.0, [(TASK, 9.0)])
+    found.look([Standing(2.0, TASK, 1)], 1.0, [(2.0, TASK, 9.0)])
     assert list(found.awaited[TASK]) == [9.0]
     found.forget(TASK)
     assert not found.awaited and not found.looks

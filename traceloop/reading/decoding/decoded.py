@@ -158,11 +158,12 @@ class Decoded:
 
     loop: whose it is (None in a process ring, or where its beginning was lost); one Decoded never spans two loops.
     runs, iterations, tasks, spans, collections, offloads, executors, workers, threads, events: see the types.
-    standing: tasks that were found suspended. awaited: (ident of a task, ident of one that it waits for).
+    standing: tasks that were found suspended. awaited: (when, ident of a task, ident of one that it waits
+    for).
     requests: (number of a run, site of the function that handles the request which that run answers, or whose name is
     the request's). request_spans: (number of such a run, number of the request's server span in the application).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
-    finished: (ident, outcome, end of its last step, number of that run). abandoned: idents.
+    finished: (ident, outcome, end of its last step, number of that run). abandoned: (ident, when).
     memory: (when, allocated blocks). timers: (when, ring, timers that wait). nodes, samples: of the profile.
     profile_rate: its samples a second; 0: not known.
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
@@ -212,7 +213,7 @@ class Decoded:
         self.iterations: Iterations = IterationRows()
         self.tasks: list[NewTask] = []
         self.finished: list[tuple[float, int, float, int]] = []
-        self.abandoned: list[float] = []
+        self.abandoned: list[tuple[float, float]] = []
         self.spans: list[SpanContext] = []
         self.collections: list[Collection] = []
         self.offloads: list[OffloadStep] = []
@@ -224,7 +225,7 @@ class Decoded:
         self.timers: list[tuple[float, int, int]] = []
         self.chains: list[tuple[int, str]] = []
         self.standing: list[Standing] = []
-        self.awaited: list[tuple[float, float]] = []
+        self.awaited: list[tuple[float, float, float]] = []
         self.requests: list[tuple[int, int]] = []
         self.request_spans: list[tuple[int, int]] = []
         self.nodes: list[StackNode] = []

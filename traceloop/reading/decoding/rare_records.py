@@ -111,7 +111,7 @@ class RareRecords:
             span_id, _, state = rest.partition(" ")
             decoded.spans.append(SpanContext(_number(a), trace_id, span_id, _number(b), state))
         elif ident == layout.R_ABANDONED:
-            decoded.abandoned.append(float(_number(a)))
+            decoded.abandoned.append((float(_number(a)), _moment(b)))
         elif ident == layout.R_MEMORY:
             decoded.memory.append((_moment(a), _number(b)))
         elif ident == layout.R_TIMERS:
@@ -131,7 +131,7 @@ class RareRecords:
         elif ident == layout.R_AWAIT:
             decoded.standing.append(Standing(self._looked_at, float(_number(a)), _number(b)))
         elif ident == layout.R_AWAITED:
-            decoded.awaited.append((float(_number(a)), float(_number(b))))
+            decoded.awaited.append((self._looked_at, float(_number(a)), float(_number(b))))
         elif ident == layout.R_LOOK:
             self._looked_at = _moment(a)
             decoded.look_period = _moment(b)

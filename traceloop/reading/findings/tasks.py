@@ -77,7 +77,9 @@ def lost(scope: Scope) -> Iterator[Finding]:
     """Tasks were destroyed while they waited: nothing referred to them."""
     for loop in scope.loops:
         for site, totals in loop.tasks.coroutines.items():
-            if totals.abandoned < thresholds.LOST_TASKS:
+            # Those that waited for each other hold each other; they are a deadlock, and destroyed at the loop's end.
+            destroyed = totals.abandoned - scope.process.waits.circles.destroyed(site)
+            if destroyed < thresholds.LOST_TASKS:
                 continue
             who = scope.who(loop.tasks.label(site))
             yield Finding(
@@ -85,7 +87,7 @@ def lost(scope: Scope) -> Iterator[Finding]:
                 "",
                 WARNING,
                 f"Tasks of {who.place} are destroyed before they are done: nothing holds a reference to them",
-                f"{count(totals.abandoned)} of {counted(totals.count, 'task')}: what came after their last await never "
+                f"{count(destroyed)} of {counted(totals.count, 'task')}: what came after their last await never "
                 "ran",
                 scope.leak_cost(),
                 scope.process.slot,

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ...record.frames import is_application
 from ..statistics import wait_kinds
-from ..statistics.task_tree import TaskNow, tasks_in_circles
+from ..statistics.task_tree import TaskNow, tasks_in_circles, tasks_of_broken_circle
 from ..statistics.wait_series import Waited
 from ..units import counted, percent, seconds
 from . import thresholds
@@ -25,6 +25,8 @@ _TITLES = {
 }
 
 _LOCK = "asyncio.Lock.acquire"
+_LASTING = "Tasks wait for each other, and none will go on"
+_BROKEN = "Tasks waited for each other, and none went on until they were cancelled or destroyed"
 
 
 def contended(scope: Scope) -> Iterator[Finding]:
@@ -109,6 +111,7 @@ def deadlocked(scope: Scope) -> Iterator[Finding]:
     """Tasks wait for each other in a circle: none of them will ever go on."""
     process = scope.process
     circle = (tasks_in_circles(process, scope.now) if process.attached else []) or process.left_in_circles
+    circle = circle or tasks_of_broken_circle(process, thresholds.DEADLOCK_SECONDS)
     if not circle or min(task.waited_s for task in circle) < thresholds.DEADLOCK_SECONDS:
         return
     first = circle[0]
@@ -118,7 +121,7 @@ def deadlocked(scope: Scope) -> Iterator[Finding]:
         "deadlock",
         "",
         CRITICAL,
-        f"Tasks wait for each other, and none will go on: {who.place}",
+        f"{_BROKEN if first.is_over else _LASTING}: {who.place}",
         f"{counted(len(circle), 'task')}, for {seconds(first.waited_s)}",
         cost,
         scope.process.slot,

@@ -32,7 +32,8 @@ class TaskNow:
     """One task. Times in seconds before now; ``waited_s`` is the time since its last step.
 
     frames: its chain of coroutines, outermost first; empty where it is not known to be suspended. awaits: the tasks
-    that it waits for. in_circle: it waits, over any number of others, for itself.
+    that it waits for. in_circle: it waits, over any number of others, for itself; is_over: it
+    did, until it was cancelled or destroyed.
     """
 
     ident: float
@@ -48,6 +49,7 @@ class TaskNow:
     awaits: list[TaskNow] = field(default_factory=list)
     awaited: bool = False
     in_circle: bool = False
+    is_over: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values; other tasks by their names."""
@@ -113,6 +115,31 @@ def tasks_in_circles(process: ProcessStatistics, now: float) -> list[TaskNow]:
     # By what the looks found, which may be out of date for some: only of these, what is known now.
     idents = sorted(chained.from_iterable(circles(process.waits.awaited)))
     return [task for task in tasks_now(process, now, idents) if task.in_circle] if idents else []
+
+
+def tasks_of_broken_circle(process: ProcessStatistics, least: float) -> list[TaskNow]:
+    """The tasks that waited for each other longest before something ended it, for ``least`` s; empty if none did."""
+    chains = process.waits.chains
+    found = {
+        each.ident: TaskNow(
+            ident=each.ident,
+            coroutine=process.sites.label(site_of(each.ident)),
+            name=each.name,
+            state=WAITING,
+            age_s=each.until - each.since,
+            waited_s=each.until - each.since,
+            place=chains.place(each.chain),
+            frames=chains.frames(each.chain),
+            made_by="",
+            loop="",
+            in_circle=True,
+            is_over=True,
+        )
+        for each in process.waits.circles.longest(least)
+    }
+    for each in process.waits.circles.longest(least):
+        found[each.ident].awaits = [found[other] for other in each.awaits]
+    return sorted(found.values(), key=lambda task: -task.waited_s)
 
 
 def state_of(chain: int, last_step: float, polled: float) -> str:

@@ -163,12 +163,16 @@ class TaskStatistics:
             self._take_ends(decoded.finished)
         else:
             self._feed_native(module, decoded)
-        for ident in decoded.abandoned:
+        circles = self._waits.circles
+        for ident, when in decoded.abandoned:
             if ident >= SITE_LIMIT:
                 totals = self._totals(site_of(ident))
                 totals.abandoned += 1
-                if self._alive.pop(ident, None) is not None:
+                alive = self._alive.pop(ident, None)
+                if alive is not None:
                     totals.alive -= 1
+                    if ident in circles:
+                        circles.left(ident, alive.name, alive.last_end, when, destroyed=True)
                 self._waits.forget(ident)
 
     def _take_tasks(self, tasks: Iterable[NewTask]) -> None:
@@ -315,7 +319,7 @@ class TaskStatistics:
             alive = known(ident) or done(ident) or self._ended_whole(ident) or self._begin(ident, "", start)
             before = alive.last_end
             if ident in looks and looks[ident][0] < last_end:
-                self._find_waits(ident, before, runs.of_ident(ident))
+                self._find_waits(alive, ident, before, runs.of_ident(ident))
             totals = alive.totals
             totals.steps += steps
             totals.running += running
@@ -342,7 +346,7 @@ class TaskStatistics:
         alive.last_end = last_end
         return alive
 
-    def _find_waits(self, ident: float, before: float, steps: Iterable[Run]) -> None:
+    def _find_waits(self, alive: _Alive, ident: float, before: float, steps: Iterable[Run]) -> None:
         """A look has found the task suspended before one of these steps of it."""
         looks = self._waits.looks
         looked_at = looks[ident][0]
@@ -350,7 +354,7 @@ class TaskStatistics:
             if 0.0 < delay < LATEST:
                 start -= delay
             if looked_at < start and start > before >= 0.0:
-                self._waits.step(ident, before, start)
+                self._waits.step(ident, before, start, alive.name)
                 if ident not in looks:
                     return
                 looked_at = looks[ident][0]
@@ -378,7 +382,7 @@ class TaskStatistics:
             elif start > before:
                 totals.suspended += start - before
                 if ident in looks:
-                    self._waits.step(ident, before, start)
+                    self._waits.step(ident, before, start, alive.name)
             alive.last_end = end
 
     def states(self, only: Collection[float] | None = None) -> Iterator[TaskState]:

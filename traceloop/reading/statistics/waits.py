@@ -26,6 +26,7 @@ from ...record.frames import Frame, is_application, is_library
 from ...record.sites import site_of
 from ..decoding.decoded import Standing
 from . import wait_kinds
+from .broken_circles import BrokenCircles
 
 LOOK_SECONDS: Final = 1.0
 _MAX_CHAINS: Final = 16_384
@@ -176,6 +177,9 @@ class Waits:
         self.looks: dict[float, array[float]] = {}
         #: By the ident of a task: the tasks that it waited for when it was last looked at.
         self.awaited: dict[float, dict[float, None]] = {}
+        #: Those that waited for each other.
+        self.circles = BrokenCircles()
+        self._sought_at = -math.inf
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
 
@@ -185,14 +189,34 @@ class Waits:
         self.totals = {}
         self.looks = {}
         self.awaited = {}
+        self.circles = BrokenCircles()
+        self._sought_at = -math.inf
         self.period = LOOK_SECONDS
 
     def look(
-        self, standing: Iterable[Standing], period: float, awaited: Iterable[tuple[float, float]] = ()
+        self, standing: Iterable[Standing], period: float, awaited: Iterable[tuple[float, float, float]] = ()
     ) -> None:
-        """Tasks were looked at, each of them once in ``period`` seconds. Read before the steps that follow it."""
+        """Tasks were looked at, each of them once in ``period`` seconds. Read before the steps that follow it.
+
+        ``awaited``: whom they wait for, as (when, ident, ident of the other); in the order of ``standing``.
+        """
         if LOOK_SECONDS <= period < _MAX_PERIOD:
             self.period = period
+        others = itertools.groupby(awaited, lambda each: each[0])
+        now, edges = next(others, (math.inf, iter(())))
+        for when, found in itertools.groupby(standing, lambda each: each.when):
+            self._stand(found)
+            while now <= when:
+                for _, ident, other in edges:
+                    known = self.awaited.setdefault(ident, {})
+                    if len(known) < _MAX_AWAITED:
+                        known[other] = None
+                now, edges = next(others, (math.inf, iter(())))
+            if when - self._sought_at >= self.period and self.awaited:
+                self._sought_at = when
+                self.circles.look(self.awaited, self.looks, when)
+
+    def _stand(self, standing: Iterable[Standing]) -> None:
         looks = self.looks
         for when, ident, chain in standing:
             seen = looks.get(ident)
@@ -207,18 +231,16 @@ class Waits:
             seen.append(when)
             seen.append(chain)
             self.awaited.pop(ident, None)
-        for ident, other in awaited:
-            known = self.awaited.setdefault(ident, {})
-            if len(known) < _MAX_AWAITED:
-                known[other] = None
 
     def forget(self, ident: float) -> None:
         """A task has ended."""
         self.looks.pop(ident, None)
         self.awaited.pop(ident, None)
 
-    def step(self, ident: float, before: float, start: float) -> None:
-        """A task steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""
+    def step(self, ident: float, before: float, start: float, name: str = "") -> None:
+        """A task (its ``name``) steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""
+        if ident in self.circles:
+            self.circles.left(ident, name, before, start)
         seen = self.looks[ident]
         chain = used = 0
         seen_at = 0.0

@@ -1,0 +1,112 @@
+"""Tasks that waited for each other until something from outside ended it: `asyncio.run`, a time limit, a cancel.
+
+While a circle lasts it can be had from what the looks found (task_tree.py). When its tasks have ended, nothing of that
+is left, and a report would tell of cancelled or destroyed tasks only. So the circles are sought as the looks are read,
+and a circle counts as a deadlock where each of its tasks, by its steps, stood where the look found it until later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, NamedTuple
+
+from ...record.sites import site_of
+from .circles import circles
+
+_MAX_TASKS: Final = 1_000
+_MAX_BROKEN: Final = 20
+
+
+class Left(NamedTuple):
+    """A task has left a circle. chain: at which it stood; since, until: of its wait, monotonic s.
+
+    awaits: the tasks of the circle that it waited for. destroyed: it was freed while it waited.
+    """
+
+    ident: float
+    name: str
+    chain: int
+    since: float
+    until: float
+    awaits: tuple[float, ...]
+    destroyed: bool
+
+
+class _Circle:
+    """seen: when a look found all of it (monotonic s). found: of each task, when it was looked at and at which chain."""
+
+    __slots__ = ("awaits", "found", "left", "seen")
+
+    def __init__(self, seen: float) -> None:
+        self.seen = seen
+        self.found: dict[float, tuple[float, int]] = {}
+        self.awaits: dict[float, tuple[float, ...]] = {}
+        self.left: dict[float, Left] = {}
+
+
+class BrokenCircles:
+    """Of one process: fed by what the looks found (``waits.Waits``) and by how the tasks went on (``TaskStatistics``)."""
+
+    def __init__(self) -> None:
+        #: Circles that all their tasks have left: the latest ones, each in the order of idents.
+        self.broken: list[list[Left]] = []
+        self._circles: dict[float, _Circle] = {}
+
+    def __contains__(self, ident: float) -> bool:
+        """Whether looks found the task in a circle, and it is not known to have left it."""
+        return ident in self._circles
+
+    def look(
+        self, awaited: Mapping[float, Iterable[float]], looks: Mapping[float, Sequence[float]], when: float
+    ) -> None:
+        """awaited: whom each task waits for. looks: at each task; the last two are when, and the chain."""
+        for members in circles(awaited):
+            known = self._circles.get(members[0])
+            if known is not None and known.found.keys() == set(members) and not known.left:
+                continue  # which is true from its first look on, until its tasks' steps say otherwise
+            if len(members) > _MAX_TASKS or not all(ident in looks for ident in members):
+                continue
+            while len(self._circles) + len(members) > _MAX_TASKS:
+                self._drop(next(iter(self._circles.values())))
+            circle = _Circle(when)
+            inside = set(members)
+            for ident in members:
+                circle.found[ident] = looks[ident][-2], int(looks[ident][-1])
+                circle.awaits[ident] = tuple(other for other in awaited[ident] if other in inside)
+                former = self._circles.get(ident)
+                if former is not None:
+                    self._drop(former)
+                self._circles[ident] = circle
+
+    def left(self, ident: float, name: str, since: float, until: float, *, destroyed: bool = False) -> None:
+        """A task that is in a circle has waited from ``since`` to ``until`` (monotonic s)."""
+        circle = self._circles[ident]
+        looked_at, chain = circle.found[ident]
+        if not (since <= looked_at and (until > circle.seen or destroyed)):
+            if since > circle.seen:  # it had gone on before the others were seen to wait: there was no circle
+                self._drop(circle)
+            return
+        until = max(until, circle.seen)
+        circle.left[ident] = Left(ident, name, chain, since, until, circle.awaits[ident], destroyed)
+        del self._circles[ident]
+        if len(circle.left) == len(circle.found):
+            self.broken.append([circle.left[each] for each in sorted(circle.left)])
+            del self.broken[:-_MAX_BROKEN]
+
+    def destroyed(self, site: int) -> int:
+        """How many tasks of the coroutine at ``site`` were destroyed while they waited for each other."""
+        return sum(each.destroyed and site_of(each.ident) == site for circle in self.broken for each in circle)
+
+    def longest(self, least: float) -> list[Left]:
+        """The circle that lasted longest, where one lasted for ``least`` (s)."""
+        lasted = max(self.broken, key=_lasted, default=[])
+        return lasted if lasted and _lasted(lasted) >= least else []
+
+    def _drop(self, circle: _Circle) -> None:
+        for ident in circle.found:
+            if self._circles.get(ident) is circle:
+                del self._circles[ident]
+
+
+def _lasted(circle: list[Left]) -> float:
+    return min(each.until for each in circle) - max(each.since for each in circle)
