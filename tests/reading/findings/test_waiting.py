@@ -217,7 +217,7 @@ def test_tasks_that_waited_for_each_other_until_something_ended_it_were_a_deadlo
     deadlock = found["deadlock"]
     assert "none went on until they were cancelled or destroyed: " in deadlock.title
     assert deadlock.title.endswith("program.py:12 in wait_for")
-    assert deadlock.harm.startswith("2 tasks, for ") and deadlock.cost >= 2 * 3.5  # they waited for 3.9 s at least
+    assert deadlock.harm.startswith("2 tasks, for ") and deadlock.cost_s >= 2 * 3.5  # they waited for 3.9 s at least
     assert sorted(each.split()[0] for each in deadlock.evidence) == ["first", "second"]
 
 

@@ -33,7 +33,7 @@ class Left(NamedTuple):
 
 
 class _Circle:
-    """seen: when a look found all of it (monotonic s). found: of each task, when it was looked at and at which chain."""
+    """seen: when a look found all of it (monotonic s). found: when each task was looked at, and at which chain."""
 
     __slots__ = ("awaits", "found", "left", "seen")
 
@@ -45,7 +45,7 @@ class _Circle:
 
 
 class BrokenCircles:
-    """Of one process: fed by what the looks found (``waits.Waits``) and by how the tasks went on (``TaskStatistics``)."""
+    """Of one process. ``waits.Waits`` feeds it what the looks found, ``TaskStatistics`` how the tasks went on."""
 
     def __init__(self) -> None:
         #: Circles that all their tasks have left: the latest ones, each in the order of idents.
