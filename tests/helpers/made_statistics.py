@@ -17,8 +17,9 @@ SITES = [
     Site("app.prices", "load", "/srv/shop/app/prices.py", 31),
     Site("app.prices", "parse", "/srv/shop/app/prices.py", 60),
     Site("app.jobs", "Worker.watch", "/srv/shop/app/jobs.py", 12),
+    Site("asyncio.tasks", "run_coroutine_threadsafe.<locals>.callback", "/usr/lib/asyncio/tasks.py", 950),
 ]
-LOAD, PARSE, WATCH = 1.0, 2.0, 3.0
+LOAD, PARSE, WATCH, ASKER = 1.0, 2.0, 3.0, 4.0
 
 
 class Made:

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from tests.helpers.made_statistics import LOAD, PARSE, SITES, WATCH, Made
-from traceloop.reading.decoding.decoded import Collection, Decoded, Executor, NewTask, StackNode, StackSample
+from tests.helpers.made_statistics import LOAD, SITES, WATCH, Made
+from tests.helpers.made_troubles import feed_tasks, full_executor, grown, task
+from traceloop.reading.decoding.decoded import Collection, Decoded, StackNode, StackSample
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
@@ -190,17 +191,6 @@ def test_sweeps_of_cancelled_timers():
     assert made.one("cancelled-timers").severity == NOTE
 
 
-def full_executor(made, waited=3.0, longest=0.5, seconds=5.0, label="reports", workers=4):
-    decoded = Decoded(None)
-    decoded.executors = [Executor(1, label, workers)]
-    made.process.feed(decoded, None)
-    totals = made.process.executors.executors[label]
-    full = totals._saturation
-    full.seconds, full.waits, full.longest = seconds, 10, longest
-    filler = full.fillers["app.prices.load"] = Filler()
-    filler.seconds, filler.waiters = waited, {"app.prices.parse": waited}
-
-
 @pytest.mark.parametrize(
     ("waited", "longest", "seconds", "found"),
     [(3, 0.5, 5, True), (0.3, 0.2, 5, False), (3, 0.05, 5, False), (3, 0.5, 1, False)],
@@ -241,21 +231,6 @@ def test_a_full_executor_that_several_functions_fill():
     filler.seconds, filler.waiters = 1.0, {"app.prices.load": 1.0}
     told = "its one worker was busy for 5.00 s while 10 calls waited, 75.0% of it with app/prices.py:31 in load"
     assert made.one("executor-full").title == f"Executor reports is full: {told}"
-
-
-def task(number, site, start, end=None, outcome=layout.OUTCOME_RESULT):
-    ident = site + layout.SITE_LIMIT * number
-    return NewTask(ident, f"Task-{number}", 0, start, 1, PARSE, False), end, outcome
-
-
-def feed_tasks(made, tasks):
-    decoded = Decoded(None)
-    decoded.tasks = [each for each, _, _ in tasks]
-    decoded.finished = [(each.ident, outcome, end, 0) for each, end, outcome in tasks if end is not None]
-    for totals, _, _ in tasks:
-        made.loop.tasks._totals(int(totals.ident) % layout.SITE_LIMIT).count += 1
-    for part in made.loop.parts:
-        part.feed(decoded)
 
 
 def test_leaked_tasks_are_found_after_all_were_cancelled_at_the_end():
@@ -347,10 +322,6 @@ def test_lost_tasks():
     totals.abandoned, totals.creators = 2, {int(LOAD): 5}
     found = made.one("lost-tasks")
     assert found.harm.startswith("2 of 5 tasks") and found.evidence == ("5 made by app.prices.load",)
-
-
-def grown(heap, before, after, **more):
-    return {"kind": "growth", "heap": heap, "start": 10.0, "end": 31.0, "before": before, "after": after, **more}
 
 
 def test_timer_leak_names_who_sets_them():

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import json
 
 import pytest
 
 from tests.helpers.made_statistics import LOAD, WATCH, Made
+from tests.helpers.made_troubles import TASK_AWAITED, two_that_wait
 from tests.helpers.observed import observe, program
-from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
+from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.findings import waiting as waiting_rules
 from traceloop.reading.findings.model import CRITICAL
 from traceloop.reading.findings.verdict import verdict
@@ -137,24 +137,10 @@ def test_what_is_an_estimate_is_called_one():
     assert told == "3 waits, 3.00 s in all"
 
 
-TASK_AWAITED = [[["/srv/shop/app/prices.py", 31, "app.prices", "load"]], "_asyncio.Task"]
-
-
 def made(awaited, ran_since=False, ended_at=None, kind="deadlock", chain=TASK_AWAITED):
     """Two tasks that stand at a line each since second 1, and whom they wait for."""
-    one, two = SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH
     case = Made(active=1.0, idle=9.0)
-    decoded = Decoded(None)
-    decoded.tasks = [NewTask(ident, name, 1, 1.0, 0, 0.0, True) for ident, name in ((one, "one"), (two, "two"))]
-    for number, ident in enumerate((one, two), 1):
-        decoded.runs.append((number, 1.0, 1.0, ident, "task", 0.0, 0, 0, 1, 0))
-    case.process.feed(decoded, case.loop)
-    looks = Decoded(None)
-    looks.look_period = 1.0
-    looks.chains = [(1, json.dumps(chain))]
-    looks.standing = [Standing(2.0, one, 1), Standing(2.0, two, 1)]
-    looks.awaited = [(2.0, one, two)] + ([(2.0, two, one)] if awaited else [])
-    case.process.feed(looks, None)
+    one = two_that_wait(case, awaited, chain)
     if ran_since:
         ran = Decoded(None)
         ran.runs.append((3, 2.5, 2.6, one, "task", 0.0, 0, 0, 1, 0))
