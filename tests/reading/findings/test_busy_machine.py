@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.made_statistics import LOAD, Made
 from traceloop.reading.decoding.decoded import Collection, Decoded
 from traceloop.reading.decoding.runs import Iteration, IterationRows
-from traceloop.reading.findings.model import NOTE, WARNING
+from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.slow_runs import finding_of
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.stalls.who_waited import SlowRun
@@ -198,7 +198,7 @@ def test_a_loop_that_computes_in_short_callbacks_waits_for_a_processor(others, t
     made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0 + others, 9.0, 0))
     found = made.one("processor-starved")
     assert found.title == f"The process waits for a processor: {title}"
-    assert found.harm == "8.00 s of 1 min 40 s"
+    assert (found.harm, found.cost_s, found.severity) == ("8.00 s of 1 min 40 s", 0.64, WARNING)
     assert found.evidence == (
         f"the loop's thread ran for 4.00 s and waited 8.00 s for a processor; the process's other threads ran for "
         f"{seconds(others)}",
@@ -214,3 +214,13 @@ def test_what_another_thread_waited_that_had_a_loop_in_the_same_ring_does_not_co
     assert made.kinds() == []
     made.waited((10.0, -1.0, 0.0, -1.0, 0), (20.0, 1.0, 1.0, 9.0, 0))
     assert made.kinds() == []  # not known at first
+
+
+@pytest.mark.parametrize(
+    ("waited", "cost", "severity"), [(6.0, 0.36, WARNING), (30.0, 9.0, WARNING), (50.0, 25.0, CRITICAL)]
+)
+def test_a_little_waiting_for_a_processor_costs_little(waited, cost, severity):
+    made = Made()
+    made.waited((1.0, 0.0, 0.0, 0.0, 0), (99.0, 5.0, 5.0, waited, 0))
+    found = made.one("processor-starved")
+    assert (found.cost_s, found.severity) == (pytest.approx(cost), severity)

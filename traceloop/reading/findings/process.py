@@ -165,7 +165,11 @@ def garbage(scope: Scope) -> Iterator[Finding]:
 
 
 def starved(scope: Scope) -> Iterator[Finding]:
-    """The machine, or the container's limit, does not give the process the processor."""
+    """The machine, or the container's limit, does not give the process the processor.
+
+    A little waiting is what any shared machine does: what a loop's thread waited counts with its share of the time
+    observed, so that a tenth costs a hundredth, and nearly all of it nearly all.
+    """
     throttling = scope.process.throttling
     lost, blocked, worst = kept_from_running(scope, STARVED)
     # The watchdog's lateness is the loop's as far as that has something to do.
@@ -174,6 +178,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
     polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
     waited = max(lost, active * late, min(polls, late))
     _, measured, others = scope.processor()
+    cost = max(waited, measured * measured / max(scope.observed_s, 1e-9))
     waited = max(waited, measured)
     woken_late = any(loops.is_poll_late(loop) for loop in scope.loops) and measured >= polls / 2
     if (
@@ -203,12 +208,12 @@ def starved(scope: Scope) -> Iterator[Finding]:
     yield Finding(
         "processor-starved",
         "",
-        scope.severity(waited + blocked) if much else NOTE,
+        scope.severity(cost + blocked) if much else NOTE,
         "The process waits for a processor: "
         + ("its other threads compute" if others >= measured > 0.0 else "the machine is busy with something else"),
         f"{seconds(waited)} of {seconds(scope.observed_s)}"
         + (f"; others waited {seconds(blocked)}" if blocked else ""),
-        waited + blocked,
+        cost + blocked,
         scope.process.slot,
         "",
         None,
