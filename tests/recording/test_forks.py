@@ -37,6 +37,10 @@ def save():
     with open(f"{report}/{os.getpid()}", "w") as file:
         json.dump(truth.get(os.getpid(), 0), file)
 
+if how == "C":
+    # The watchdog's thread is gone in the child: asked to leave the GIL to it, the interpreter would wait for ever.
+    sys.setswitchinterval(1000.0)
+
 def fork():
     if how == "C":
         return ctypes.PyDLL(None).fork()  # without the interpreter's hooks
@@ -185,6 +189,8 @@ CLOSED = """
 import asyncio, ctypes, os, sys
 import traceloop
 from traceloop.record import layout
+
+sys.setswitchinterval(1000.0)  # the child has no other thread that could take the GIL
 
 async def main():
     words = asyncio.get_running_loop()._recorder.words
