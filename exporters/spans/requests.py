@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 from typing import Any, Final
 
 from traceloop.reading.requests.totals import Request
 
 from .builder import SpanBuilder
-from .model import Extra, Kind, Span
+from .model import Extra, Kind, Span, SpanEvent
 
 _KIND: Final = Kind("asyncio.request", {})
 #: Parts that are told with their details, the longest first.
 _MOST_PARTS: Final = 16
+#: Stretches that are events, the longest ones.
+_MOST_EVENTS: Final = 32
 
 
 def request_span(request: Request, number: int, builder: SpanBuilder, threshold: float) -> Span | None:
@@ -27,8 +30,20 @@ def request_span(request: Request, number: int, builder: SpanBuilder, threshold:
     if not 0 <= start <= end < 1 << 63:
         return None
     state = context.extra.trace_state if context.extra is not None else ""
-    extra = Extra(_attributes(request), trace_state=state)
+    extra = Extra(_attributes(request), events=_events(request, start), trace_state=state)
     return _KIND, context.trace_id, os.urandom(8), context.span_id, start, end, -1.0, b"", b"", extra
+
+
+def _events(request: Request, start: int) -> tuple[SpanEvent, ...]:
+    """The longest stretches, in order, each at its beginning. ``start``: of the request, ns since the epoch."""
+    longest = heapq.nlargest(_MOST_EVENTS, request.moments, key=lambda each: each[1] - each[0])
+    out: list[SpanEvent] = []
+    for begin, end, part, detail in sorted(longest):
+        attributes: dict[str, Any] = {"asyncio.request.part": part, "asyncio.request.part.duration": end - begin}
+        if detail:
+            attributes["asyncio.request.part.detail"] = detail
+        out.append(SpanEvent("asyncio.request.part", start + int((begin - request.begin) * 1e9), attributes))
+    return tuple(out)
 
 
 def _attributes(request: Request) -> dict[str, Any]:

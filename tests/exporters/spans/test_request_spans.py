@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -54,6 +55,10 @@ def test_every_request_has_a_span_under_its_server_span(server: str, core: str, 
         assert sum(found["asyncio.request.parts.durations"]) == pytest.approx(seconds, abs=2e-6)
         if found["asyncio.request.name"] == "GET /slow/{name}":
             assert "asyncio.request.time.wait_timer" in parts
+            moments = [attributes_of(event) for event in span.events if event.name == "asyncio.request.part"]
+            assert "wait_timer" in [each["asyncio.request.part"] for each in moments]
+            assert sum(each["asyncio.request.part.duration"] for each in moments) == pytest.approx(seconds, abs=2e-6)
+            assert span.events[0].time_unix_nano == pytest.approx(span.start_time_unix_nano, abs=2000)
             assert server == "aiohttp" or (span.trace_id, span.parent_span_id) in runs
 
 
@@ -76,3 +81,54 @@ def test_slow_ones_are_kept_where_the_application_sampled_them(
     request = Request("app.f", 10.0, seconds, {("wait_timer", "app.f:3 asyncio.sleep"): seconds})
     assert (request_span(request, 5, builder, 0.1) is not None) == made
     assert request_span(request, 6, builder, 0.1) is None
+
+
+def test_the_parts_are_events_at_their_moments() -> None:
+    builder = SpanBuilder(lambda number: UNKNOWN_SITE, Sampling("all"), 1_000_000_000)
+    builder._add_context(SpanContext(5, "1" * 32, "2" * 16, 1, ""))
+    moments = (
+        (10.0, 10.25, "running", ""),
+        (10.25, 11.0, "wait_timer", "app.f:3 asyncio.sleep"),
+        (11.0, 11.5, "ready", "behind app.g"),
+    )
+    span = request_span(Request("app.f", 10.0, 1.5, {("running", ""): 1.5}, 1.0, moments), 5, builder, 0.1)
+    assert span is not None and span[-1] is not None
+    assert [(event.name, event.time_ns, event.attributes) for event in span[-1].events] == [
+        (
+            "asyncio.request.part",
+            11_000_000_000,
+            {"asyncio.request.part": "running", "asyncio.request.part.duration": 0.25},
+        ),
+        (
+            "asyncio.request.part",
+            11_250_000_000,
+            {
+                "asyncio.request.part": "wait_timer",
+                "asyncio.request.part.duration": 0.75,
+                "asyncio.request.part.detail": "app.f:3 asyncio.sleep",
+            },
+        ),
+        (
+            "asyncio.request.part",
+            12_000_000_000,
+            {
+                "asyncio.request.part": "ready",
+                "asyncio.request.part.duration": 0.5,
+                "asyncio.request.part.detail": "behind app.g",
+            },
+        ),
+    ]
+
+
+def test_of_many_parts_the_longest_are_events() -> None:
+    builder = SpanBuilder(lambda number: UNKNOWN_SITE, Sampling("all"), 0)
+    builder._add_context(SpanContext(5, "1" * 32, "2" * 16, 1, ""))
+    ends = [10.0]
+    for number in range(100):
+        ends.append(ends[-1] + (0.5 if number % 5 == 2 else 0.001))
+    moments = tuple((*pair, "running", "") for pair in itertools.pairwise(ends))
+    span = request_span(Request("app.f", 10.0, ends[-1] - 10.0, {}, 1.0, moments), 5, builder, 0.1)
+    assert span is not None and span[-1] is not None
+    events = span[-1].events
+    assert len(events) == 32 and sorted(events, key=lambda event: event.time_ns) == list(events)
+    assert sum(event.attributes["asyncio.request.part.duration"] > 0.4 for event in events) == 20

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tracemalloc
 from pathlib import Path
@@ -144,7 +145,25 @@ def told(chunks: list[Chunk], watched: bool) -> Any:
         (each.name, each.begin, each.seconds, {part: seconds for part, seconds in each.parts.items() if seconds})
         for each in totals.slowest()
     ]
-    return by_name, sorted(each[2] for each in slowest), totals.incomplete, len(seen)
+    assert all(add_up(each) for each in seen)
+    moments = [each.moments for each in seen]
+    return by_name, sorted(each[2] for each in slowest), totals.incomplete, moments
+
+
+def add_up(request: Request) -> bool:
+    """Whether the moments are the parts, one after the other, where all of them are there."""
+    if not request.moments or request.moments[0][0] > request.begin + TICK / 2:
+        return True
+    sums: dict[str, float] = {}
+    for begin, end, part, _ in request.moments:
+        sums[part] = sums.get(part, 0.0) + end - begin
+    parts: dict[str, float] = {}
+    for (part, _), seconds in request.parts.items():
+        parts[part] = parts.get(part, 0.0) + seconds
+    follow = all(one[1] == other[0] for one, other in itertools.pairwise(request.moments))
+    return follow and sums == pytest.approx({part: parts.get(part, 0.0) for part in sums}, abs=1e-6)
+
+
 
 
 UVICORN, AIOHTTP, CHILD = TASKS[0], TASKS[3], TASKS[6]
@@ -191,6 +210,8 @@ OF_VERY_MANY_STEPS = [
 @example([(OF_SEVERAL_STEPS, 0)], False)
 @example([([each], 0) for each in OF_SEVERAL_STEPS], False)
 @example([(OF_VERY_MANY_STEPS, 0)], False)
+@example([(OF_SEVERAL_STEPS, 0)], True)
+@example([(OF_VERY_MANY_STEPS, 0)], True)
 def test_the_same_runs_give_the_same_requests(drawn: Any, watched: bool) -> None:
     in_python, in_c = chunks_of(drawn)
     assert isinstance(in_python[0][1].runs, RunRows) and not isinstance(in_c[0][1].runs, RunRows)

@@ -39,7 +39,7 @@ from .looks import look_within
 from .native_ledger import NativeLedger
 from .recent_runs import RecentRuns
 from .servers import CONNECTION, REQUEST, kind_of
-from .stretches import Part, Stretch, Stretches, Turn
+from .stretches import Moment, Part, Stretch, Stretches, Turn
 from .totals import Request, RequestTotals
 
 # Tasks that are followed at once, requests and what belongs to them; those that have ended and may be asked for;
@@ -321,13 +321,18 @@ class Ledger:
             own = task.stretches
             sums = own.sums()
             name = task.name or task.place or self._label(task.ident)
-            self._totals.add(Request(name, own.end - sum(sums.values()), sum(sums.values()), sums, task.ident))
+            took = sum(sums.values())
+            self._totals.add(Request(name, own.end - took, took, sums, task.ident, self._moments(own)))
 
     def _answered(self, task: _Followed, name: str, begin: float, spent: list[Stretch]) -> None:
         whole = Stretches(begin, self._who_ran)
         for until, part in spent:
             whole.add(until, part)
-        self._totals.add(Request(name, begin, whole.end - begin, whole.sums(), task.ident))
+        moments = self._moments(whole)
+        self._totals.add(Request(name, begin, whole.end - begin, whole.sums(), task.ident, moments))
+
+    def _moments(self, own: Stretches) -> tuple[Moment, ...]:
+        return own.moments() if self._totals.tells_all else ()
 
     def _awaited(self, task: _Followed, scheduler: int) -> _Followed | None:
         """The task whose end made ``task`` ready."""

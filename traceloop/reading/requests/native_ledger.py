@@ -45,9 +45,10 @@ class NativeLedger:
             totals.least_slow,
         )
         totals.incomplete += incomplete
-        for name, begin, seconds, listed, task in singles:
+        for name, begin, seconds, listed, task, stretches in singles:
             parts = {(PARTS[part], detail): spent for part, detail, spent in listed}
-            totals.add(Request(name, begin, seconds, parts, task))
+            moments = tuple((since, end, PARTS[part], detail) for since, end, part, detail in stretches)
+            totals.add(Request(name, begin, seconds, parts, task, moments))
         for name, durations, buckets, details in sums:
             totals.add_all(
                 name, durations, buckets, [((PARTS[part], detail), spent) for part, detail, spent in details]

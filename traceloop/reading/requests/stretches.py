@@ -23,6 +23,8 @@ PARTS: Final = (RUNNING, READY, QUEUED, OFFLOADED, RETURNING, TIMER, NETWORK, TA
 
 #: What a stretch was spent on, and the detail: the place where the task waited, who ran while it was ready.
 Part = tuple[str, str]
+#: When a stretch began and ended (monotonic s), its part and detail.
+Moment = tuple[float, float, str, str]
 
 
 class Turn(NamedTuple):
@@ -47,13 +49,15 @@ _MOST_PARTS: Final = 256
 class Stretches:
     """The time of one task from ``begin`` on (monotonic s; minus infinity where its beginning is not known)."""
 
-    __slots__ = ("_ends", "_parts", "_who", "begin")
+    __slots__ = ("_ends", "_parts", "_summed_until", "_who", "begin")
 
     def __init__(self, begin: float, who: Callable[[int, float], str]) -> None:
         """``who``: the name of a run, by its number and ident."""
         self.begin = begin
         self._who = who
         self._ends: list[float] = []
+        # Of those that end by then it is known how long they were, but not when.
+        self._summed_until = 0.0
         self._parts: list[Part | Turn] = []
 
     @property
@@ -91,7 +95,7 @@ class Stretches:
         for seconds in sums.values():
             end = min(end + seconds, last)
             ends.append(end)
-        ends[-1] = last
+        ends[-1] = self._summed_until = last
         self._ends[:count] = ends
         self._parts[:count] = sums
 
@@ -116,6 +120,25 @@ class Stretches:
         if not out or out[-1][0] < end:
             out.append((end, _NOT_KNOWN))
         return out
+
+    def moments(self) -> tuple[Moment, ...]:
+        """Each stretch, as far as it is known when it was. One in which others ran is called by the longest run."""
+        out: list[Moment] = []
+        begin = self.begin
+        for end, part in zip(self._ends, self._parts, strict=True):
+            if end > self._summed_until:
+                kind, detail = (part.kind, self._longest(begin, end, part)) if isinstance(part, Turn) else part
+                out.append((begin, end, kind, detail))
+            begin = end
+        return tuple(out)
+
+    def _longest(self, begin: float, end: float, turn: Turn) -> str:
+        most, detail = 0.0, turn.detail
+        for number, begun, ended, ident in turn.runs:
+            seconds = min(ended, end) - max(begun, begin)
+            if seconds > most:
+                most, detail = seconds, f"behind {self._who(number, ident)}"
+        return detail
 
     def sums(self) -> dict[Part, float]:
         """Seconds by part, of all stretches."""

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 from ..statistics.histograms import DURATION_BOUNDS, Histogram
 from ..statistics.labels import BoundedLabels
 from ..statistics.parts import Sample
-from .stretches import PARTS, Part
+from .stretches import PARTS, Moment, Part
 
 #: Requests that have a label of their own, by name; the rest is ``other``.
 NAME_LIMIT: Final = 100
@@ -41,7 +41,8 @@ SumBucket = tuple[int, int, tuple[float, ...]]
 class Request(NamedTuple):
     """One request that was answered. begin, seconds: monotonic s. parts: seconds by part and detail, which add up.
 
-    ident: of the task that answered it.
+    ident: of the task that answered it. moments: its stretches one after the other, where
+    ``RequestTotals.tells_all``, but for requests of one step; of very many stretches it has the later ones.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Request(NamedTuple):
     seconds: float
     parts: dict[Part, float]
     ident: float = 0.0
+    moments: tuple[Moment, ...] = ()
 
 
 class NameTotals:

@@ -1,5 +1,6 @@
 /* Requests that were answered, of one chunk. They are added up by name; the slowest ones, and all where somebody
-   watches them, are told one by one: (name, begin, seconds, ((part, detail, seconds), ...), task). */
+   watches them, are told one by one: (name, begin, seconds, [(part, detail, seconds), ...], task, [(begin, end, part,
+   detail), ...]), the last of them where somebody watches. */
 
 #include "requests.h"
 
@@ -25,13 +26,61 @@ listed(const Requests *self, const Sums *sums)
     return out;
 }
 
+/* The run of another that lasted longest within a stretch: what the stretch is called by. */
 static int
-tell(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts)
+detail_of(Requests *self, double begin, const Stretch *stretch, uint32_t *detail)
 {
-    PyObject *all = listed(self, parts);
-    if (all == NULL)
+    *detail = stretch->detail;
+    double most = 0.0;
+    const TurnRun *longest = NULL;
+    for (size_t index = 0; stretch->turn != NULL && index < stretch->turn->count; index++) {
+        const TurnRun *run = &stretch->turn->runs[index];
+        double seconds = turn_seconds(run, begin, stretch->end);
+        if (seconds > most) {
+            most = seconds;
+            longest = run;
+        }
+    }
+    uint32_t who;
+    if (longest == NULL)
+        return 0;
+    return who_ran(self, longest->number, longest->ident, &who) < 0 ? -1 : behind_text(&self->names, who, detail);
+}
+
+/* [(begin, end, part, detail), ...]: of each stretch, as far as that is known. */
+static PyObject *
+moments_of(Requests *self, const Stretches *own)
+{
+    PyObject *out = PyList_New(0);
+    double begin = own != NULL ? own->begin : 0.0;
+    for (size_t index = 0; out != NULL && own != NULL && index < own->list.length; index++) {
+        const Stretch *each = &own->list.items[index];
+        if (each->end > own->summed_until) {
+            uint32_t detail;
+            PyObject *item = detail_of(self, begin, each, &detail) < 0
+                                 ? NULL
+                                 : Py_BuildValue("(ddiO)", begin, each->end, (int)each->part, text_of(self, detail));
+            if (item == NULL || PyList_Append(out, item) < 0)
+                Py_CLEAR(out);
+            Py_XDECREF(item);
+        }
+        begin = each->end;
+    }
+    return out;
+}
+
+static int
+tell(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts,
+     const Stretches *own)
+{
+    PyObject *all = listed(self, parts), *moments = moments_of(self, self->tell_all ? own : NULL);
+    if (all == NULL || moments == NULL) {
+        Py_XDECREF(all);
+        Py_XDECREF(moments);
         return -1;
-    PyObject *request = Py_BuildValue("(OddNd)", text_of(self, name), begin, seconds, all, task);
+    }
+    PyObject *request =
+        Py_BuildValue("(OddNdN)", text_of(self, name), begin, seconds, all, task, moments);
     int result = request != NULL ? PyList_Append(self->singles, request) : -1;
     Py_XDECREF(request);
     return result;
@@ -75,11 +124,12 @@ bucket_for(const Requests *self, NameSums *sums, double seconds)
 
 /* A request was answered, by this task. */
 int
-answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts)
+answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts,
+       const Stretches *own)
 {
     NameSums *sums = self->tell_all || !(seconds <= self->least_slow) ? NULL : sums_of(self, name);
     if (sums == NULL)
-        return tell(self, task, name, begin, seconds, parts);
+        return tell(self, task, name, begin, seconds, parts, own);
     Bucket *bucket = bucket_for(self, sums, seconds);
     if (bucket == NULL ||
         reserve((void **)&sums->durations, &sums->size, sums->count + 1, sizeof(double)) < 0)

@@ -298,10 +298,11 @@ answer_of_connection(Requests *self, double task, uint32_t name, double begin, c
     Stretches *whole = &self->whole;
     list_clear(&whole->list);
     whole->begin = begin;
+    whole->summed_until = 0.0;
     if (add_all(self, whole, spent) < 0 || (more != NULL && add_all(self, whole, more) < 0) ||
         stretches_sum(self, whole, &self->sums) < 0)
         return -1;
-    return answer(self, task, name, begin, stretches_end(whole) - begin, &self->sums);
+    return answer(self, task, name, begin, stretches_end(whole) - begin, &self->sums, whole);
 }
 
 /* A request that was answered within one step, soon after its bytes were read: 1 where it is one. */
@@ -325,7 +326,7 @@ answer_at_once(Requests *self, const Run *run)
     if (sums_add(&self->sums, IN_RUNNING, NO_TEXT, read + row->end - row->start) < 0 ||
         sums_add(&self->sums, IN_READY, NO_TEXT, delay + waited) < 0)
         return -1;
-    return answer(self, row->ident, name, begin, row->end - begin, &self->sums) < 0 ? -1 : 1;
+    return answer(self, row->ident, name, begin, row->end - begin, &self->sums, NULL) < 0 ? -1 : 1;
 }
 
 /* The step's run has named the functions that answer its requests. */
@@ -360,7 +361,7 @@ answer_of_task(Requests *self, Followed *task)
     double seconds = 0.0;
     for (size_t index = 0; index < self->sums.length; index++)
         seconds += self->sums.items[index].seconds;
-    return answer(self, task->ident, name, stretches_end(&task->own) - seconds, seconds, &self->sums);
+    return answer(self, task->ident, name, stretches_end(&task->own) - seconds, seconds, &self->sums, &task->own);
 }
 
 int

@@ -90,8 +90,9 @@ typedef struct {
     size_t length, size;
 } Sums;
 
+/* summed_until: of those that end by then it is known how long they were, but not when. */
 typedef struct {
-    double begin;
+    double begin, summed_until;
     List list;
 } Stretches;
 
@@ -182,6 +183,7 @@ int stretches_cut(const Stretches *own, double begin, double end, List *out);
 int stretches_sum(Requests *self, const Stretches *own, Sums *out);
 double stretches_end(const Stretches *own);
 void stretches_clear(Stretches *own);
+double turn_seconds(const TurnRun *run, double begin, double end);
 int sums_add(Sums *sums, int part, uint32_t detail, double seconds);
 
 /* request_names.c */
@@ -214,7 +216,8 @@ int take_step(Requests *self, Followed *task, const Run *run);
 int who_ran(Requests *self, int64_t number, double ident, uint32_t *name);
 
 /* request_sums.c */
-int answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts);
+int answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts,
+           const Stretches *own);
 PyObject *take_sums(Requests *self);
 void forget_sums(Requests *self);
 

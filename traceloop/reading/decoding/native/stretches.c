@@ -70,6 +70,13 @@ sums_add(Sums *sums, int part, uint32_t detail, double seconds)
     return 0;
 }
 
+/* How long a run of another lasted within a stretch. */
+double
+turn_seconds(const TurnRun *run, double begin, double end)
+{
+    return fmin(run->end, end) - fmax(run->start, begin);
+}
+
 /* Adds what the long runs of others had of a stretch; what is left goes to ``left``. */
 static int
 add_turn(Requests *self, Sums *out, double begin, const Stretch *stretch, double *left)
@@ -77,7 +84,7 @@ add_turn(Requests *self, Sums *out, double begin, const Stretch *stretch, double
     *left = stretch->end - begin;
     for (size_t index = 0; index < stretch->turn->count; index++) {
         const TurnRun *run = &stretch->turn->runs[index];
-        double seconds = fmin(run->end, stretch->end) - fmax(run->start, begin);
+        double seconds = turn_seconds(run, begin, stretch->end);
         if (!(seconds > 0.0))
             continue;
         uint32_t who, detail;
@@ -160,6 +167,7 @@ put_together(Requests *self, Stretches *own, size_t count)
     }
     memmove(list->items + kept->length, list->items + count, (list->length - count) * sizeof(Stretch));
     list->length -= count - kept->length;
+    own->summed_until = last;
     result = 0;
 done:
     PyMem_Free(sums.items);
