@@ -21,6 +21,8 @@ from .runs import described, find_living_or_kept, living_processes, settings_of
 _READ_SECONDS = 1.3
 #: How long a look at all tasks is waited for that has begun: 30,000 tasks take a second.
 _LOOK_SECONDS = 20.0
+#: A look that was asked for, and is as old as this, did not come about.
+_STALE_SECONDS = 3.0
 
 
 def _ask_for_looks(folder: str, wanted: int | None) -> list[str]:
@@ -76,6 +78,27 @@ def _title(process: Any, known: int, tasks: list[Any]) -> str:
     return title
 
 
+def _age(process: Any, tasks: list[Any], now: float, ended: bool) -> str:
+    """How old what is shown is, where that is not plain; ``now``: monotonic s, of a process that has ended its end."""
+    from traceloop.exporters.text.tables import seconds
+    from traceloop.reading.statistics.task_tree import RUNNING, last_look
+
+    looked = last_look(process)
+    age = max(0.0, now - looked)
+    text = ""
+    if ended:
+        text = "the process has ended: its tasks at its end" + (f", looked at {seconds(age)} before" if looked else "")
+    elif looked and age >= _STALE_SECONDS:
+        text = f"looked at {seconds(age)} ago, and not since: code holds the GIL, or the process is stopped"
+    if not text:
+        return ""
+    begun = [loop.running_at_end for loop in process.loops.values() if loop.running_at_end] if ended else []
+    ran = max([now - since for since in begun] or [loop.running_seconds(now) for loop in process.loops.values()])
+    if ran >= 1.0 and not any(task.state == RUNNING for task in tasks):
+        text += f"; for {seconds(ran)} one of them has run, it is not known which"
+    return text
+
+
 @click.command("tasks")
 @click.argument("which", metavar="[PID|RECORD]", required=False)
 @click.option("--flat", is_flag=True, help="A row for each task instead of the tree.")
@@ -109,7 +132,8 @@ def command(
     from traceloop.exporters.text.tables import Style, clean
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
-    from traceloop.reading.statistics.task_tree import last_moment, tasks_now, tree_of
+    from traceloop.reading.stalls.parts import running_tasks
+    from traceloop.reading.statistics.task_tree import last_look, last_moment, tasks_now, tree_of
 
     gc.disable()  # hundreds of thousands of tasks, none of them in a circle: collections would take half of the time
     wanted = int(which) if which is not None and which.isdecimal() else None
@@ -121,7 +145,10 @@ def command(
     if living:
         _follow(follower, folder, _ask_for_looks(folder, wanted))
     processes = [
-        process for process in follower.processes.values() if wanted is None or process.statistics.pid == wanted
+        process
+        for process in follower.processes.values()
+        # Where another process has taken its slot, nothing is left of it.
+        if process.folder.pid == process.statistics.pid and wanted in (None, process.folder.pid)
     ]
     if not processes and not as_json:
         whose = f"process {wanted}" if wanted is not None else f"the run in {folder}"
@@ -131,17 +158,23 @@ def command(
     out: list[dict[str, Any]] = []
     for process in processes:
         known = process.statistics
-        now = time.monotonic() if living else last_moment(known)
-        found = tasks_now(known, now)
+        ended = not living or process.folder.name in follower.ended
+        now = last_moment(known) if ended else time.monotonic()
+        found = tasks_now(known, now, running=running_tasks(known))
         tasks = [
             task
             for task in found
             if task.waited_s >= longer_than and (coroutine is None or coroutine in task.coroutine)
         ]
         if as_json:
-            out.append({"pid": known.pid, "tasks": [task.as_dict() for task in tasks]})
+            look = last_look(known)
+            looked = {"ended": ended, "seconds_since_look": round(max(0.0, now - look), 6) if look else None}
+            out.append({"pid": known.pid, **looked, "tasks": [task.as_dict() for task in tasks]})
             continue
         click.echo(style.bold(clean(_title(known, len(found), tasks))))
+        age = _age(known, found, now, ended)
+        if age:
+            click.echo(age)
         for line in task_view.flat(tasks, style) if flat else task_view.tree(tree_of(tasks), style):
             click.echo(line)
     if as_json:

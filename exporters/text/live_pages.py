@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 
 from traceloop.reading.requests.parts import requests_of
 from traceloop.reading.requests.totals import grouped
+from traceloop.reading.stalls.parts import running_tasks
 from traceloop.reading.statistics.callbacks import CallbackTotals
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.process import ProcessStatistics
@@ -62,7 +63,7 @@ def _sorted(style: Style, header: list[str], rows: list[_Row], choice: Choice, *
 
 
 def _tasks(process: ProcessStatistics, style: Style, choice: Choice) -> Iterator[str]:
-    tasks = tasks_now(process, process.now())
+    tasks = tasks_now(process, process.now(), running=running_tasks(process))
     waiting = sum(task.state == "waiting" for task in tasks)
     yield style.bold(f"process {process.pid}: {counted(len(tasks), 'task')}, {waiting} waiting")
     for line in task_view.tree(tree_of(tasks), style):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from traceloop.reading.statistics.task_tree import WAITING, Group, TaskNow
+from traceloop.reading.statistics.task_tree import RUNNING, WAITING, Group, TaskNow
 from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, counted, seconds, shorten, table
 
 #: Groups under one task that are shown; the rest is counted.
 MOST_BELOW = 20
+
+
+_STATES = {WAITING: "waiting", RUNNING: "running"}
 
 
 def tree(groups: list[Group], style: Style) -> list[str]:
@@ -51,6 +54,8 @@ def _line(group: Group, style: Style, width: int) -> str:
 def _state(group: Group) -> str:
     task = group.tasks[0]
     waited = _range([each.waited_s for each in group.tasks])
+    if task.state == RUNNING:
+        return f"runs, for {waited} in this step" + (f", at {place(task)}" if task.place.file else "")
     if task.state != WAITING:
         return f"{task.state}, last step {waited} ago"
     return f"{'DEADLOCK, ' if task.in_circle else ''}waits {waited} at {place(task)}"
@@ -62,7 +67,8 @@ def place(task: TaskNow) -> str:
         return "a place that is not known"
     file = clean(task.place.file).rpartition("/")[2]
     function = "" if task.place.function == task.coroutine else " in " + clean(task.place.function).rpartition(".")[2]
-    return f"{file}:{task.place.line}{function} for {clean(task.place.inside)}"
+    inside = f" for {clean(task.place.inside)}" if task.place.inside else ""
+    return f"{file}:{task.place.line}{function}{inside}"
 
 
 def _maker(group: Group) -> str:
@@ -84,8 +90,8 @@ def flat(tasks: list[TaskNow], style: Style) -> list[str]:
         [
             task.name or "-",
             readable(task.coroutine),
-            place(task) if task.state == WAITING else "-",
-            "deadlock" if task.in_circle else "waiting" if task.state == WAITING else "active",
+            place(task) if task.place.file or task.state == WAITING else "-",
+            "deadlock" if task.in_circle else _STATES.get(task.state, "active"),
             seconds(task.waited_s),
             seconds(task.age_s),
         ]

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -129,6 +130,33 @@ def test_the_tasks_of_a_program_whose_loop_is_blocked(traced, program):
     program.stdin.flush()
     assert program.stdout.readline() == "blocks\n"
     assert_is_the_tree(tasks(traced, program.pid))
+    # Before it stood at its last `sleep`, which is what a look has found.
+    line = PROGRAM.splitlines().index("    time.sleep(600)") + 1
+    done = repeated(traced, program.pid, " runs, for ")
+    (main,) = [each for each in done.splitlines() if each.startswith("__main__.main (")]
+    assert f" in this step, at app.py:{line}" in main
+
+
+def repeated(traced, pid, words):
+    """What the command prints once these words are in it: what they rest on may be some seconds late."""
+    deadline = time.monotonic() + 60
+    while words not in (done := tasks(traced, pid)).stdout and time.monotonic() < deadline:
+        pass
+    assert words in done.stdout
+    return done.stdout
+
+
+def test_it_is_said_how_old_a_look_is_that_could_not_be_taken_again(traced, program):
+    assert_is_the_tree(tasks(traced, program.pid))
+    program.send_signal(signal.SIGSTOP)
+    try:
+        title, age, *_ = repeated(traced, program.pid, "\nlooked at ").splitlines()
+        assert "7 tasks" in title
+        assert age.endswith(" ago, and not since: code holds the GIL, or the process is stopped")
+        told = json.loads(tasks(traced, program.pid, "--json").stdout)["processes"][0]
+        assert told["seconds_since_look"] > 3.0 and not told["ended"]
+    finally:
+        program.send_signal(signal.SIGCONT)
 
 
 def test_every_task_as_json_and_some_of_them(traced, program):
@@ -157,7 +185,9 @@ def test_the_tasks_that_a_killed_program_left(traced, tmp_path):
     process.send_signal(signal.SIGKILL)
     process.communicate()
     subprocess.run([traced.command[0], "report", str(tmp_path / "record")], capture_output=True, timeout=60, check=True)
-    assert_is_the_tree(tasks(traced, tmp_path / "record"))
+    done = tasks(traced, tmp_path / "record")
+    assert_is_the_tree(done)
+    assert done.stdout.splitlines()[1].startswith("the process has ended: its tasks at its end, looked at ")
 
 
 WORKERS = """

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from ...record import layout
-from ...record.frames import culprit_frame
+from ...record.frames import Frame, culprit_frame
+from ...record.layout import SITE_LIMIT
 from ...record.sites import site_of
 from ..decoding.decoded import Decoded
 from ..decoding.runs import Run
@@ -147,6 +148,24 @@ def loop_stalls_of(loop: LoopStatistics) -> LoopStalls:
         if isinstance(part, LoopStalls):
             return part
     raise LookupError("these statistics were made without stalls")
+
+
+def running_tasks(process: ProcessStatistics) -> dict[float, tuple[float, Frame | None]]:
+    """The tasks whose step blocks a loop, or did when their process was killed: by ident, since when (monotonic s), and
+    the frame of the application that holds the loop, where a stack shows it.
+    """
+    out: dict[float, tuple[float, Frame | None]] = {}
+    try:
+        index = stalls_of(process).index
+    except LookupError:
+        return out
+    for key in index.unfinished():
+        info = index.lookup(*key)
+        if info is not None and info.ident >= SITE_LIMIT:
+            stack = info.stack
+            frame = culprit_frame(stack.frames, stack.awaiting) if stack is not None else None
+            out[info.ident] = info.start, frame
+    return out
 
 
 def watchdog_read_until(process: ProcessStatistics, until: float) -> None:

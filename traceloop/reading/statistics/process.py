@@ -105,6 +105,8 @@ class ProcessStatistics:
         self.attached = False
         #: What ``task_tree.tasks_in_circles`` found when a process of the slot ended.
         self.left_in_circles: Sequence[Any] = ()
+        #: When the latest process of the slot ended (monotonic s); 0 while it lives, or where nothing tells.
+        self.ended_at = 0.0
         self._attached_at = 0.0
         #: Processes that have had the slot.
         self.processes = 0
@@ -129,12 +131,13 @@ class ProcessStatistics:
         self.profile.new_process()
         self.peers.new_process()
         self.attached = True
+        self.ended_at = 0.0
         self._attached_at = time.monotonic()
         self._ran_at = 0.0
         self.processes += 1
         self.usage = None
 
-    def detach(self, *, crashed: bool = False) -> None:
+    def detach(self, *, crashed: bool = False, at: float = 0.0) -> None:
         """The process has ended and was read to its end. For ``Statistics.detach``."""
         for loop in self.loops.values():
             loop.callbacks.count_slow(final=True)
@@ -152,6 +155,7 @@ class ProcessStatistics:
         self.memory.blocks = -1
         self.peers.new_process()
         self.attached = False
+        self.ended_at = at
 
     def open_loop(
         self, thread: str, number: int, since: float, reader: RingReader, decoder: LoopStream

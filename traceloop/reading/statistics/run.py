@@ -75,7 +75,7 @@ class Statistics:
             circle = tasks_in_circles(process, max(at, last_moment(process)))
             circle = circle or tasks_of_broken_circle(process, 0.0)
             process.left_in_circles = circle or process.left_in_circles
-            process.detach(crashed=crashed)
+            process.detach(crashed=crashed, at=at)
             self._slots.free(process.slot, at)
 
     def loops(self) -> Iterator[LoopStatistics]:

@@ -6,10 +6,11 @@ tasks wait for each other there is no top: they are a **deadlock**, and the tree
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain as chained
+from types import MappingProxyType
 from typing import Any, Final
 
 from ...record.frames import Frame
@@ -20,6 +21,7 @@ from .waits import UNKNOWN, AwaitPlace
 
 WAITING: Final = "waiting"
 ACTIVE: Final = "running or ready"
+RUNNING: Final = "running"
 UNSEEN: Final = "not looked at yet"
 # A task that no look has found counts as suspended when its loop has been at rest for so long since its step: where
 # tasks are few, a look has found it by then.
@@ -29,7 +31,8 @@ _MAX_DEPTH: Final = 50
 
 @dataclass(slots=True)
 class TaskNow:
-    """One task. Times in seconds before now; ``waited_s`` is the time since its last step.
+    """One task. Times in seconds before now; ``waited_s`` is the time since its last step, of one that runs since the
+    beginning of this one.
 
     frames: its chain of coroutines, outermost first; empty where it is not known to be suspended. awaits: the tasks
     that it waits for. in_circle: it waits, over any number of others, for itself; is_over: it
@@ -79,8 +82,17 @@ class Group:
     below: list[Group]
 
 
-def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | None = None) -> list[TaskNow]:
-    """The tasks of a process that are not done, oldest first; ``now``: monotonic s. ``only``: of these idents."""
+def tasks_now(
+    process: ProcessStatistics,
+    now: float,
+    only: Collection[float] | None = None,
+    running: Mapping[float, tuple[float, Frame | None]] = MappingProxyType({}),
+) -> list[TaskNow]:
+    """The tasks of a process that are not done, oldest first; ``now``: monotonic s. ``only``: of these idents.
+
+    ``running``: those that are known to run, as ``stalls.parts.running_tasks`` has them: a step that lasts is not yet
+    in the loop's record, and a look from before it says that the task waits.
+    """
     process.adopt_tasks()
     waits = process.waits
     found: dict[float, TaskNow] = {}
@@ -101,6 +113,9 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
                 made_by=label(state.creator) if state.creator else "",
                 loop=loop.label,
             )
+    for ident, (since, frame) in running.items():
+        if ident in found:
+            _runs(found[ident], max(0.0, now - since), frame)
     for ident, task in found.items():
         if task.state == WAITING:
             task.awaits = [found[other] for other in waits.awaited.get(ident, ()) if other in found]
@@ -108,6 +123,13 @@ def tasks_now(process: ProcessStatistics, now: float, only: Collection[float] | 
                 other.awaited = True
     _mark_circles(found.values())
     return sorted(found.values(), key=lambda task: -task.age_s)
+
+
+def _runs(task: TaskNow, seconds: float, frame: Frame | None) -> None:
+    task.state, task.waited_s, task.frames, task.place = RUNNING, seconds, [], UNKNOWN
+    if frame is not None:
+        file, line, module, qualname = frame
+        task.place = AwaitPlace(file, line, f"{module}.{qualname}" if module else qualname, "")
 
 
 def tasks_in_circles(process: ProcessStatistics, now: float) -> list[TaskNow]:
@@ -152,9 +174,16 @@ def state_of(chain: int, last_step: float, polled: float) -> str:
 
 
 def last_moment(process: ProcessStatistics) -> float:
-    """The latest moment (monotonic s) that the record of a process tells of its tasks: its end, where it was killed."""
+    """The latest moment (monotonic s) that is known of a process that has ended: its end, where that is known, else its
+    tasks' last step or look.
+    """
     steps = [state.last_step for loop in process.loops.values() for state in loop.tasks.states()]
-    return max(*steps, *(seen[-2] for seen in process.waits.looks.values()), 0.0, 0.0)
+    return max(*steps, last_look(process), process.ended_at)
+
+
+def last_look(process: ProcessStatistics) -> float:
+    """When a task of the process was looked at last (monotonic s); 0 where none was."""
+    return max((seen[-2] for seen in process.waits.looks.values()), default=0.0)
 
 
 def _mark_circles(tasks: Iterable[TaskNow]) -> None:
