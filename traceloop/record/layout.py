@@ -166,7 +166,7 @@ R_EXECUTOR: Final = -22.0  # a: executor number; b: max workers (0 unknown). Tex
 R_WORKERS: Final = -23.0  # a: executor number; b: threads started, -1 when the executor is gone
 R_THREAD: Final = -24.0  # a worker, before its first R_START. a: its number; b: native thread id. Text: its name
 R_EVENT: Final = -25.0  # anything rare. a: when; b: its number in the process. Text: a JSON object
-R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: when
+R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: when, negative while no loop ran
 R_WORD: Final = -29.0  # the last value of a counter word, before a loop's R_END. a: its index; b: its value
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
 # A look at tasks that are suspended, in the process ring. a: when; b: time between two looks at one task, s. The

@@ -150,7 +150,8 @@ class Tasks:
         ident = getattr(task, "_loop_ident", 0.0)
         if ident and not task.done():
             self.abandoned += 1
-            self._record.add(ident, layout.R_ABANDONED, monotonic())
+            now = monotonic()
+            self._record.add(ident, layout.R_ABANDONED, now if task.get_loop().is_running() else -now)
 
     def count_lost(self) -> None:
         """The loop closes: tasks that went without being seen (those whose maker asked that no warning be logged) are

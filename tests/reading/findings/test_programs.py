@@ -444,6 +444,26 @@ run(main())
 }
 
 
+def test_tasks_that_a_loop_run_by_hand_leaves_at_its_end_are_a_note(tmp_path):
+    text = """
+async def background():
+    while True:
+        await asyncio.sleep(0.02)
+
+async def main():
+    kept.extend(asyncio.create_task(background()) for _ in range(5))
+    await asyncio.sleep(0.1)
+
+kept = []
+loop = EventLoop()
+loop.run_until_complete(main())
+kept.clear()
+loop.close()
+"""
+    (found,) = [each for each in findings(tmp_path, text) if each.kind == "lost-tasks"]
+    assert (found.detail, found.severity, found.harm) == ("left", "note", "5 of 5 tasks were destroyed with it")
+
+
 # Where the trouble is that no callback is slow, a busy machine must not make one so.
 THRESHOLDS = {"loop-saturated": "2", "congested": "0.3"}
 

@@ -324,6 +324,16 @@ def test_lost_tasks():
     assert found.harm.startswith("2 of 5 tasks") and found.evidence == ("5 made by app.prices.load",)
 
 
+def test_tasks_that_were_left_when_the_loop_stopped_are_a_note():
+    made = Made()
+    totals = made.loop.tasks._totals(int(WATCH))
+    totals.count, totals.abandoned, totals.left = 5, 3, 3
+    found = made.one("lost-tasks")
+    assert (found.detail, found.severity) == ("left", NOTE)
+    totals.abandoned = 4
+    assert made.kinds() == [("lost-tasks", ""), ("lost-tasks", "left")]
+
+
 def test_timer_leak_names_who_sets_them():
     made = Made()
     made.events(grown("timer", 0, 2500, top=[["app.prices.parse", 2400]], created=[["app.prices.load:35", 2400]]))

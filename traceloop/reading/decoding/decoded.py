@@ -163,7 +163,8 @@ class Decoded:
     requests: (number of a run, site of the function that handles the request which that run answers, or whose name is
     the request's). request_spans: (number of such a run, number of the request's server span in the application).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
-    finished: (ident, outcome, end of its last step, number of that run). abandoned: (ident, when).
+    finished: (ident, outcome, end of its last step, number of that run). abandoned: (ident, when). left: idents
+    of those among them whose loop did not run then.
     memory: (when, allocated blocks). timers: (when, ring, timers that wait). nodes, samples: of the profile.
     profile_rate: its samples a second; 0: not known.
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
@@ -187,6 +188,7 @@ class Decoded:
         "idle_s",
         "iterations",
         "last_words",
+        "left",
         "longest_s",
         "look_period",
         "loop",
@@ -214,6 +216,7 @@ class Decoded:
         self.tasks: list[NewTask] = []
         self.finished: list[tuple[float, int, float, int]] = []
         self.abandoned: list[tuple[float, float]] = []
+        self.left: list[float] = []
         self.spans: list[SpanContext] = []
         self.collections: list[Collection] = []
         self.offloads: list[OffloadStep] = []

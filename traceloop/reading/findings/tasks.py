@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from ..units import count, counted, seconds
 from . import thresholds
-from .model import CRITICAL, WARNING, Finding
+from .model import CRITICAL, NOTE, WARNING, Finding, Who
 from .scope import Scope
 from .trends import trends_of
+
+if TYPE_CHECKING:
+    from ..statistics.loop import LoopStatistics
+    from ..statistics.tasks import CoroutineTotals
 
 
 def leaked(scope: Scope) -> Iterator[Finding]:
@@ -78,10 +83,13 @@ def lost(scope: Scope) -> Iterator[Finding]:
     for loop in scope.loops:
         for site, totals in loop.tasks.coroutines.items():
             # Those that waited for each other hold each other; they are a deadlock, and destroyed at the loop's end.
-            destroyed = totals.abandoned - scope.process.waits.circles.destroyed(site)
+            in_circles = scope.process.waits.circles.destroyed(site)
+            destroyed = totals.abandoned - max(in_circles, totals.left)
+            who = scope.who(loop.tasks.label(site))
+            if totals.left > in_circles:
+                yield _left(scope, loop, totals, who)
             if destroyed < thresholds.LOST_TASKS:
                 continue
-            who = scope.who(loop.tasks.label(site))
             yield Finding(
                 "lost-tasks",
                 "",
@@ -97,3 +105,20 @@ def lost(scope: Scope) -> Iterator[Finding]:
                 "Keep what `asyncio.create_task` returns (in a set, with `task.add_done_callback(tasks.discard)`), or "
                 "use an `asyncio.TaskGroup`.",
             )
+
+
+def _left(scope: Scope, loop: LoopStatistics, totals: CoroutineTotals, who: Who) -> Finding:
+    """Whoever runs a loop by hand ends it with tasks in it: by design, or not."""
+    return Finding(
+        "lost-tasks",
+        "left",
+        NOTE,
+        f"Tasks of {who.place} were not done when their loop stopped",
+        f"{count(totals.left)} of {counted(totals.count, 'task')} were destroyed with it",
+        0.0,
+        scope.process.slot,
+        loop.label,
+        who,
+        tuple(f"{count(number)} made by {maker}" for maker, number in loop.tasks.creators_of(totals)),
+        "Cancel and await them before the loop is closed, as `asyncio.run` does.",
+    )

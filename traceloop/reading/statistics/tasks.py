@@ -44,7 +44,8 @@ class CoroutineTotals:
     running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
     creators: tasks by the site of the handle run that made them; where none did, or it is not known, by none.
     alive: tasks that are not done. most_alive: at once, ever; `asyncio.run` cancels what is left at its end, so that
-    it is this number that tells of a leak.
+    it is this number that tells of a leak. abandoned: destroyed before they were done; left: those of them that were
+    while their loop did not run.
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class CoroutineTotals:
         "count",
         "creators",
         "exceptions",
+        "left",
         "longest_step",
         "most_alive",
         "ready",
@@ -68,7 +70,7 @@ class CoroutineTotals:
         self.alive = self.most_alive = 0
         self.steps = 0
         self.running = self.ready = self.suspended = self.longest_step = 0.0
-        self.results = self.exceptions = self.cancelled = self.abandoned = 0
+        self.results = self.exceptions = self.cancelled = self.abandoned = self.left = 0
         self.creators: dict[int, int] = {}
 
 
@@ -164,6 +166,9 @@ class TaskStatistics:
         else:
             self._feed_native(module, decoded)
         circles = self._waits.circles
+        for ident in decoded.left:
+            if ident >= SITE_LIMIT:
+                self._totals(site_of(ident)).left += 1
         for ident, when in decoded.abandoned:
             if ident >= SITE_LIMIT:
                 totals = self._totals(site_of(ident))
