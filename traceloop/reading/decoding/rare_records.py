@@ -111,8 +111,8 @@ class RareRecords:
             span_id, _, state = rest.partition(" ")
             decoded.spans.append(SpanContext(_number(a), trace_id, span_id, _number(b), state))
         elif ident == layout.R_ABANDONED:
-            decoded.abandoned.append((float(_number(a)), _moment(abs(_number(b)))))
-            if _number(b) < 0:
+            decoded.abandoned.append((float(_number(a)), _moment(abs(b))))
+            if b < 0.0:
                 decoded.left.append(float(_number(a)))
         elif ident == layout.R_MEMORY:
             decoded.memory.append((_moment(a), _number(b)))
