@@ -64,9 +64,11 @@ def top(traced, *arguments):
 def test_a_loop_that_works(traced, program):
     done = top(traced, "--once", program.pid)
     assert (done.returncode, done.stderr) == (0, "")
-    headline, _, header, loop, *rest = done.stdout.splitlines()
+    headline, *lines = done.stdout.splitlines()
     assert "busy.py" in headline and "1 process, 1 loop" in headline
-    assert header.split()[:3] == ["loop", "pid", "active"]
+    # Before the table stands what is wrong: on a busy machine the want of a processor.
+    (at,) = [number for number, line in enumerate(lines) if line.split()[:3] == ["loop", "pid", "active"]]
+    loop, *rest = lines[at + 1 :]
     assert loop.split()[:2] == ["MainThread", str(program.pid)]
     rate = float(re.search(r"%\s+([\d,]+)", loop)[1].replace(",", ""))
     assert 10 < rate < 20_000
