@@ -14,6 +14,7 @@ import asyncio
 import functools
 import gc
 import os
+import socket
 import sys
 import threading
 from collections.abc import Awaitable, Callable
@@ -110,7 +111,51 @@ async def offloads(loop: Any, n: int) -> None:
         await asyncio.gather(*calls, return_exceptions=True)
 
 
-WORK: list[Callable[[Any, int], Awaitable[None]]] = [handles, timers, tasks, threads, offloads]
+class Echo(asyncio.Protocol):
+    """Sends back what comes, ``left`` times; then it raises, and its connection is closed."""
+
+    left = 0
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        self.left -= 1
+        if self.left < 0:
+            raise Seen
+        self.transport.write(data)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.closed.set_result(None)
+
+
+class BufferedEcho(Echo, asyncio.BufferedProtocol):
+    """The same with a buffer of its own."""
+
+    def __init__(self) -> None:
+        self.buffer = bytearray(70_000)
+
+    def get_buffer(self, hint: int) -> bytearray:
+        return self.buffer
+
+    def buffer_updated(self, size: int) -> None:
+        self.data_received(self.buffer[:size])
+
+
+async def messages(loop: Any, n: int) -> None:
+    """Of 10 bytes and of 60,000, to and fro between two transports, until one of both raises."""
+    for number in range(n // 200):
+        ends = []
+        for sock in socket.socketpair():
+            protocol = Echo if number % 2 else BufferedEcho
+            ends.append((await loop.create_connection(protocol, sock=sock))[1])
+        ends[0].left = ends[1].left = 100
+        ends[0].transport.write(bytes(60_000 if number % 10 == 0 else 10))
+        await asyncio.gather(*(end.closed for end in ends))
+
+
+WORK: list[Callable[[Any, int], Awaitable[None]]] = [handles, timers, tasks, threads, offloads, messages]
 
 
 def alive() -> int:

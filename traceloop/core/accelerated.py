@@ -20,6 +20,7 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
     native.TimerHandle.__getitem__ = TimerHandle.__getitem__
     native.set_clock(clock_globals)
     base: Any = loop_class
+    native.set_streams(base._stream_transport, base._stream_transport._counters)
     members = {
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
@@ -27,6 +28,7 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
         "_new_queue": native.ReadyQueue,
         "_new_record": native.Record,
         "_new_timers": native.Timers,
+        "_stream_transport": accelerated_stream(base._stream_transport, native),
         # What the C methods hand on to, where it is not the plain case.
         "_python_call_at": base.call_at,
         "_python_call_later": base.call_later,
@@ -46,6 +48,20 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
     )
     result: type = made
     return result
+
+
+def accelerated_stream(transport_class: type, native: ModuleType) -> type:
+    """The class of stream transports with its hot part in C. It has the layout of ``transport_class``."""
+    base: Any = transport_class
+    members = {
+        "__slots__": (),
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "__doc__": base.__doc__,
+        "_python_write": base.write,
+    }
+    made: type = type(base.__name__, (native.Stream, base), members)
+    return made
 
 
 def run_native(loop: Any, recorder: Recorder, plan: Plan) -> bool:

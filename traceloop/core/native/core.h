@@ -11,7 +11,9 @@
    identify.c    from a callback to its ident; what a C task shows of itself
    exceptions.c  the exception that is set, taken away and put back
    iteration.c   the recorded iteration
+   runs.c        the run of one handle
    poll.c        the poll of an epoll object
+   stream.c      what a stream transport reads and writes
 
    Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and answers to the same names,
    so that the Python iteration runs on them too. Nothing here is static and mutable: all of it hangs on the module's
@@ -23,6 +25,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#include "extension.h"
 #include <stdint.h>
 
 /* What a record's kinds and words are called in record/layout.py. test_choose.py compares them. */
@@ -69,9 +72,25 @@ typedef struct {
     double ident;
 } MethodSite;
 
+/* What stream.c has looked up. ``fileno`` is not owned: its type lives as long as the interpreter. */
+#define SOCKET_METHODS 4
+#define READ_SIZE (64 * 1024)
+typedef struct {
+    PyTypeObject *transport, *counters; /* Python's: loop/network/transports/stream.py, loop/network/io_counters.py */
+    PyObject *read_ready;               /* the function of that name of ``transport`` */
+    PyTypeObject *socket;
+    PyObject *socket_methods;    /* what C code stands for of it, as the standard library has them */
+    unsigned int socket_version; /* the version of ``socket`` at which they were that; 0: not known */
+    PyMethodDef *fileno;
+    Py_ssize_t sock, protocol, io, buffer, buffered, closing, conn_lost, empty_waiter, eof; /* slots of ``transport`` */
+    Py_ssize_t bytes_in, bytes_out;                                                        /* of ``counters`` */
+    char *read_buffer;    /* of READ_SIZE; used between a system call and the copy of what it has read */
+    Py_ssize_t last_read; /* bytes */
+} Streams;
+
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
-        *offload_type;
+        *offload_type, *stream_type;
 
     /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
     PyTypeObject *asyncio_handle, *asyncio_timer_handle;
@@ -91,9 +110,11 @@ typedef struct {
     PyObject *spelled_out;    /* core.buffer.spelled_out */
     PyObject *heappush;
     PyObject *base_events;    /* the module: what programs put there is asked for each time */
-    PyObject *task_keywords;  /* of asyncio.Task, as create_task passes them */
+    PyObject *task_keywords, *future_keywords; /* of asyncio.Task and Future, as create_task and create_future pass them */
     PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
     PyObject *concurrent_future, *concurrent_finished; /* concurrent.futures.Future; the text of its state */
+    PyObject *zero, *minus_one;
+    PyTypeObject *selector_key; /* selectors.SelectorKey, a named tuple; its fourth item is what is registered */
     PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
@@ -103,8 +124,10 @@ typedef struct {
         *s_thread_id, *s_stamps, *s_outbox, *s_pending, *s_drained, *s_drain, *s_local, *s_number, *s_until,
         *s_worker_number, *s_unrun, *s_words, *s_is_closed, *s_call_soon_threadsafe, *s_add_done_callback,
         *s_remove_done_callback, *s_create_future, *s_cancelled, *s_cancel, *s_state, *s_exception, *s_result,
-        *s_set_result;
+        *s_set_result, *s_fileno, *s_recv, *s_recv_into, *s_send, *s_max_size, *s_read_eof, *s_receive_into,
+        *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data;
 
+    Streams streams;
     PyObject *free_handles[FREE_HANDLES]; /* memory of Handles, without contents */
     int free_count;
 } core_state;
@@ -167,6 +190,7 @@ struct Scheduling {
 /* module.c */
 extern struct PyModuleDef core_module;
 core_state *core_state_of(PyObject *object); /* of an object whose type, or a base of it, is of this module; or NULL */
+Py_ssize_t core_offset_of(PyTypeObject *type, const char *name); /* of a slot of a Python class; -1: an exception */
 double core_now(void);                       /* CLOCK_MONOTONIC, s */
 
 #define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
@@ -253,6 +277,13 @@ int run_tell_own_work(Run *run, int which, Py_ssize_t count, double start, doubl
 /* Shows other threads that it lasts, and lets them have the GIL for a moment. */
 int run_show_own_work(Run *run, int which, double start);
 
+/* runs.c */
+/* Runs one handle, which it takes, and records it. ``*now``: its start, and then its end. -1: an exception that ends the
+   loop. */
+int run_handle(Run *run, PyObject *handle, double *now);
+int run_is_cancelled(core_state *st, PyObject *handle); /* 1; 0; -1: an exception */
+int run_call(PyObject *function, PyObject *a, PyObject *b); /* with the arguments that are not NULL. 0; -1 */
+
 /* exceptions.c */
 PyObject *take_exception(void);     /* a new reference; NULL where none is set */
 void raise_again(PyObject *error); /* steals it; drops what has come up since */
@@ -266,6 +297,11 @@ PyObject *core_list_threads(PyObject *module, PyObject *unused);   /* the kernel
 
 /* iteration.c */
 PyObject *scheduling_run(PyObject *self, PyObject *args);
+
+/* stream.c */
+extern PyType_Spec core_stream_spec;
+PyObject *core_set_streams(PyObject *module, PyObject *args);
+int stream_read_ready(core_state *st, PyObject *callback);
 
 /* poll.c */
 typedef struct {

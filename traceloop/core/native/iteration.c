@@ -1,8 +1,6 @@
 /* The recorded iteration: the twin of iterate_recorded in recorded_iteration.py, which has its contract.
 
-   Ownership while a handle runs: run_handle owns the handle, its callback, arguments and context, and the task. The loop
-   shows the handle to other threads (``run_handle``) without a reference of its own, and stops showing it before the
-   handle is released; until the clock is read the run still stands there without one. */
+   What runs a handle is in runs.c. */
 
 #include "core.h"
 #include <math.h>
@@ -27,14 +25,6 @@ typedef struct {
 /* -- writing */
 
 static int
-call(PyObject *function, PyObject *a, PyObject *b)
-{
-    PyObject *result = PyObject_CallFunctionObjArgs(function, a, b, NULL);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
-}
-
-static int
 flush(Iteration *it, int with_gauges)
 {
     Run *run = &it->run;
@@ -44,7 +34,7 @@ flush(Iteration *it, int with_gauges)
         Py_XDECREF(now);
         return -1;
     }
-    int done = with_gauges ? call(run->flush, (PyObject *)run->loop, now) : call(run->write, now, NULL);
+    int done = with_gauges ? run_call(run->flush, (PyObject *)run->loop, now) : run_call(run->write, now, NULL);
     Py_DECREF(now);
     if (done < 0)
         return -1;
@@ -62,178 +52,7 @@ publish(Iteration *it, double running)
         ((double *)it->run.words.buf)[W_RUNNING] = running;
 }
 
-/* -- 5. a handle */
-
-/* The callback raised, and the exception is set. 0: the loop's exception handler was called; -1: it ends the loop. */
-static int
-handle_failure(Run *run, PyObject *handle)
-{
-    if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
-        return -1;
-    PyObject *error = take_exception();
-    PyObject *before = PyErr_GetHandledException();
-    PyErr_SetHandledException(error);
-    int done = call(run->st->report_failure, handle, error);
-    PyErr_SetHandledException(before);
-    Py_XDECREF(before);
-    Py_DECREF(error);
-    return done;
-}
-
-/* The application's span in the handle's context, which is the current one if ``entered``. */
-static int
-look_at_span(Run *run, PyObject *context, int entered)
-{
-    PyObject *held = NULL;
-    if (entered) {
-        if (PyContextVar_Get(run->span_variable, NULL, &held) < 0)
-            return -1;
-        if (held == NULL)
-            held = Py_NewRef(Py_None);
-    }
-    else {
-        held = PyObject_CallMethodOneArg(context, run->st->s_get, run->span_variable);
-        if (held == NULL)
-            return -1;
-    }
-    if (held == run->seen) {
-        Py_DECREF(held);
-        return 0;
-    }
-    Py_XSETREF(run->seen, held);
-    return call(run->changed, held, NULL);
-}
-
-/* Calls the callback in its context. -1 with its exception. */
-static int
-call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
-{
-    if (!PyContext_CheckExact(context)) { /* a guarded one (core/handles.py), or a context of another class */
-        if (run->span_variable != NULL && look_at_span(run, context, 0) < 0)
-            return -1;
-        PyObject *method = PyObject_GetAttr(context, run->st->s_run);
-        PyObject *first = method == NULL ? NULL : PyTuple_Pack(1, callback);
-        PyObject *all = first == NULL ? NULL : PySequence_Concat(first, args);
-        PyObject *result = all == NULL ? NULL : PyObject_Call(method, all, NULL);
-        Py_XDECREF(method);
-        Py_XDECREF(first);
-        Py_XDECREF(all);
-        Py_XDECREF(result);
-        return result == NULL ? -1 : 0;
-    }
-    if (PyContext_Enter(context) < 0)
-        return -1;
-    PyObject *result = NULL;
-    if (run->span_variable == NULL || look_at_span(run, context, 1) == 0)
-        result = PyObject_Vectorcall(callback, &PyTuple_GET_ITEM(args, 0), (size_t)PyTuple_GET_SIZE(args), NULL);
-    if (PyContext_Exit(context) < 0)
-        Py_CLEAR(result);
-    Py_XDECREF(result);
-    return result == NULL ? -1 : 0;
-}
-
-/* An attribute of a handle: a slot, or, with a handle of another class, whatever it has. A new reference. */
-static PyObject *
-part_of(core_state *st, PyObject *handle, Py_ssize_t offset, const char *name)
-{
-    if (is_handle(st, handle)) {
-        PyObject *value = SLOT(handle, offset);
-        if (value == NULL)
-            PyErr_SetString(PyExc_AttributeError, name);
-        return Py_XNewRef(value);
-    }
-    return PyObject_GetAttrString(handle, name);
-}
-
-/* 1: a handle that was cancelled; 0; -1. */
-static int
-is_cancelled(core_state *st, PyObject *handle)
-{
-    if (is_handle(st, handle)) {
-        PyObject *cancelled = SLOT(handle, st->cancelled);
-        return cancelled == NULL || cancelled == Py_False ? 0 : PyObject_IsTrue(cancelled);
-    }
-    PyObject *cancelled = PyObject_GetAttrString(handle, "_cancelled");
-    int answer = cancelled == NULL ? -1 : PyObject_IsTrue(cancelled);
-    Py_XDECREF(cancelled);
-    return answer;
-}
-
-/* Runs one handle, which is released, and records it. -1: an exception that ends the loop. */
-static int
-run_handle(Iteration *it, PyObject *handle)
-{
-    Run *run = &it->run;
-    core_state *st = run->st;
-    Scheduling *loop = run->loop;
-    PyObject *callback = NULL, *args = NULL, *context = NULL, *task = NULL;
-    int is_first = 0, failed = -1;
-    if (PyDict_GET_SIZE(run->stamps) > 0 && run_look_at_stamps(run, handle) < 0)
-        goto error;
-    callback = part_of(st, handle, st->callback, "_callback");
-    if (callback == NULL)
-        goto error;
-    if (callback == Py_None) {
-        int cancelled = is_cancelled(st, handle);
-        if (cancelled < 0)
-            goto error;
-        if (cancelled) {
-            record_add(run->record, it->now, R_SKIP, (double)loop->ready->length);
-            Py_DECREF(callback);
-            Py_DECREF(handle);
-            return 0;
-        }
-    }
-    args = part_of(st, handle, st->args, "_args");
-    context = part_of(st, handle, st->context, "_context");
-    if (args == NULL || context == NULL)
-        goto error;
-    if (!PyTuple_CheckExact(args)) {
-        Py_SETREF(args, args == Py_None ? PyTuple_New(0) : PySequence_Tuple(args));
-        if (args == NULL)
-            goto error;
-    }
-    double ident = run_identify(run, callback, &task, &is_first);
-    if (ident < 0.0)
-        goto error;
-    loop->run_start = it->now;
-    loop->run_ident = ident;
-    loop->run_handle = handle;
-    failed = call_in_context(run, callback, args, context);
-    if (failed < 0)
-        failed = handle_failure(run, handle);
-    loop->run_handle = NULL;
-    PyObject *error = failed < 0 ? take_exception() : NULL;
-    /* What the run held is freed in the run's time. */
-    Py_DECREF(handle);
-    Py_DECREF(callback);
-    Py_DECREF(args);
-    Py_DECREF(context);
-    double added = 0.0;
-    if (task != NULL) {
-        added = run_settle_task(run, task, ident, is_first);
-        Py_DECREF(task);
-    }
-    if (added < 0.0) { /* an object that only looks like a task, or no memory: the application goes on */
-        PyErr_Clear();
-        added = is_first ? FIRST : 0.0;
-    }
-    record_add(run->record, it->now, ident, (double)(loop->ready == NULL ? 0 : loop->ready->length) + added);
-    it->now = core_now();
-    if (error != NULL) {
-        raise_again(error);
-        return -1;
-    }
-    return 0;
-
-error:
-    Py_XDECREF(handle);
-    Py_XDECREF(callback);
-    Py_XDECREF(args);
-    Py_XDECREF(context);
-    Py_XDECREF(task);
-    return -1;
-}
+/* -- 5. the handles */
 
 static int
 run_batch(Iteration *it)
@@ -246,7 +65,7 @@ run_batch(Iteration *it)
         PyObject *handle = queue_popleft(loop->ready);
         if (handle == NULL)
             break; /* other code took it */
-        if (run_handle(it, handle) < 0)
+        if (run_handle(run, handle, &it->now) < 0)
             return -1;
         if (it->now > flush_at || run->record->length >= 2 * BATCH) {
             if (PyErr_CheckSignals() < 0 || flush(it, it->now - it->last_flush > GAUGES_SECONDS) < 0)
@@ -259,7 +78,7 @@ run_batch(Iteration *it)
     if (loop->ready != NULL)
         queue_trim(loop->ready);
     queue_trim(run->fresh);
-    if (PyList_GET_SIZE(run->created) > 0 && call(run->define_created, NULL, NULL) < 0)
+    if (PyList_GET_SIZE(run->created) > 0 && run_call(run->define_created, NULL, NULL) < 0)
         return -1;
     if (run->record->length >= BATCH || it->now - it->last_flush > WAIT_SECONDS)
         return flush(it, it->now - it->last_flush > GAUGES_SECONDS);
@@ -364,7 +183,7 @@ static int
 queue_ready(Iteration *it, PyObject *key, PyObject *handle, int is_writer)
 {
     Scheduling *loop = it->run.loop;
-    int cancelled = is_cancelled(it->run.st, handle);
+    int cancelled = run_is_cancelled(it->run.st, handle);
     if (cancelled < 0)
         return -1;
     if (cancelled)
@@ -391,7 +210,9 @@ move_descriptors(Iteration *it)
             continue; /* unregistered since, by a handle of this very list */
         }
         Py_INCREF(key);
-        PyObject *pair = PyObject_GetAttrString(key, "data");
+        PyObject *pair = Py_IS_TYPE(key, it->run.st->selector_key) && PyTuple_GET_SIZE(key) == 4
+                             ? Py_NewRef(PyTuple_GET_ITEM(key, 3))
+                             : PyObject_GetAttr(key, it->run.st->s_data);
         int failed = pair == NULL || !PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2;
         if (failed && pair != NULL)
             PyErr_SetString(PyExc_TypeError, "a selector's key without a pair of handles");
@@ -419,7 +240,7 @@ move_timers(Iteration *it, Py_ssize_t *due)
     while (loop->ready != NULL && timers->list == NULL && timers->length > 0 && !(timers->heap[0].when >= end)) {
         double when = timers->heap[0].when;
         PyObject *handle = timers_pop(timers);
-        int cancelled = is_cancelled(st, handle), failed = cancelled < 0;
+        int cancelled = run_is_cancelled(st, handle), failed = cancelled < 0;
         if (cancelled > 0)
             timers->cancelled--;
         else if (!failed) {

@@ -1,7 +1,6 @@
 /* The module: its state, and everything that is looked up once. */
 
 #include "core.h"
-#include "extension.h"
 #include <time.h>
 
 double
@@ -26,8 +25,8 @@ core_state_of(PyObject *object)
 }
 
 /* Where a slot of a Python class lies; -1 with an exception where it has no such slot. */
-static Py_ssize_t
-offset_of(PyTypeObject *type, const char *name)
+Py_ssize_t
+core_offset_of(PyTypeObject *type, const char *name)
 {
     PyObject *slot = PyObject_GetAttrString((PyObject *)type, name);
     if (slot == NULL)
@@ -36,7 +35,7 @@ offset_of(PyTypeObject *type, const char *name)
     if (Py_IS_TYPE(slot, &PyMemberDescr_Type) && ((PyMemberDescrObject *)slot)->d_member->type == T_OBJECT_EX)
         offset = ((PyMemberDescrObject *)slot)->d_member->offset;
     else
-        PyErr_Format(PyExc_ImportError, "asyncio's %s.%s is no slot", type->tp_name, name);
+        PyErr_Format(PyExc_ImportError, "%s.%s is no slot", type->tp_name, name);
     Py_DECREF(slot);
     return offset;
 }
@@ -57,7 +56,7 @@ find_slots(core_state *st)
     };
     for (size_t i = 0; i < sizeof(slots) / sizeof(slots[0]); i++) {
         Py_ssize_t offset =
-            offset_of(slots[i].timer ? st->asyncio_timer_handle : st->asyncio_handle, slots[i].name);
+            core_offset_of(slots[i].timer ? st->asyncio_timer_handle : st->asyncio_handle, slots[i].name);
         if (offset < 0)
             return -1;
         *(Py_ssize_t *)((char *)st + slots[i].place) = offset;
@@ -137,8 +136,9 @@ make_types(PyObject *module, core_state *st)
     st->record_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_record_spec, NULL);
     st->scheduling_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_scheduling_spec, NULL);
     st->offload_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_offload_spec, NULL);
+    st->stream_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_stream_spec, NULL);
     PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,   st->timers_type,
-                             st->record_type, st->scheduling_type,   st->offload_type};
+                             st->record_type, st->scheduling_type,   st->offload_type, st->stream_type};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (types[i] == NULL || PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -191,7 +191,14 @@ intern(core_state *st)
         {"create_future", offsetof(core_state, s_create_future)}, {"cancelled", offsetof(core_state, s_cancelled)},
         {"cancel", offsetof(core_state, s_cancel)}, {"_state", offsetof(core_state, s_state)},
         {"_exception", offsetof(core_state, s_exception)}, {"_result", offsetof(core_state, s_result)},
-        {"set_result", offsetof(core_state, s_set_result)},
+        {"set_result", offsetof(core_state, s_set_result)}, {"fileno", offsetof(core_state, s_fileno)},
+        {"recv", offsetof(core_state, s_recv)}, {"recv_into", offsetof(core_state, s_recv_into)},
+        {"send", offsetof(core_state, s_send)}, {"max_size", offsetof(core_state, s_max_size)},
+        {"_read_eof", offsetof(core_state, s_read_eof)}, {"_receive_into", offsetof(core_state, s_receive_into)},
+        {"data_received", offsetof(core_state, s_data_received)}, {"get_buffer", offsetof(core_state, s_get_buffer)},
+        {"buffer_updated", offsetof(core_state, s_buffer_updated)},
+        {"_python_write", offsetof(core_state, s_python_write)}, {"futures", offsetof(core_state, s_futures)},
+        {"Future", offsetof(core_state, s_Future)}, {"data", offsetof(core_state, s_data)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -216,6 +223,8 @@ core_exec(PyObject *module)
         (st->python_timers = attribute_of("traceloop.core.timers", "Timers")) == NULL ||
         (st->spelled_out = attribute_of("traceloop.core.buffer", "spelled_out")) == NULL ||
         (st->heappush = attribute_of("heapq", "heappush")) == NULL ||
+        (st->selector_key = import_type("selectors", "SelectorKey")) == NULL ||
+        (st->zero = PyLong_FromLong(0)) == NULL || (st->minus_one = PyLong_FromLong(-1)) == NULL ||
         (st->base_events = PyImport_ImportModule("asyncio.base_events")) == NULL)
         return -1;
     /* Where asyncio has none of that name offloads are not followed: recording/offloads/offload.py. */
@@ -230,7 +239,8 @@ core_exec(PyObject *module)
 #else
     st->task_keywords = Py_BuildValue("(sss)", "loop", "name", "context");
 #endif
-    return st->task_keywords == NULL ? -1 : 0;
+    st->future_keywords = Py_BuildValue("(s)", "loop");
+    return st->task_keywords == NULL || st->future_keywords == NULL ? -1 : 0;
 }
 
 static PyObject *
@@ -265,7 +275,11 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_write_to_self) DO(s_csock) DO(s_thread_id) DO(s_stamps) DO(s_outbox) DO(s_pending) DO(s_drained)           \
     DO(s_drain) DO(s_local) DO(s_number) DO(s_until) DO(s_worker_number) DO(s_unrun) DO(s_words) DO(s_is_closed)    \
     DO(s_call_soon_threadsafe) DO(s_add_done_callback) DO(s_remove_done_callback) DO(s_create_future)               \
-    DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result)
+    DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result) DO(stream_type)          \
+    DO(zero) DO(minus_one) DO(selector_key) DO(future_keywords) DO(streams.transport) DO(streams.counters)          \
+    DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
+    DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
+    DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data)
 
 DEFINE_STATE_LIFE(core_state)
 
@@ -273,13 +287,17 @@ static void
 core_free(void *module)
 {
     core_state *st = PyModule_GetState(module);
-    if (st != NULL)
+    if (st != NULL) {
         core_free_handles(st);
+        PyMem_Free(st->streams.read_buffer);
+        st->streams.read_buffer = NULL;
+    }
     state_free(module);
 }
 
 static PyMethodDef core_methods[] = {
     {"set_clock", set_clock, METH_O, "The globals of the module whose ``monotonic`` is the loop's clock."},
+    {"set_streams", core_set_streams, METH_VARARGS, "The classes of stream transports and of their counters."},
     {"guard_dump", core_guard_dump, METH_O, "Guards faulthandler's handler of a signal where faulthandler needs it."},
     {"read_kernel_file", core_read_kernel_file, METH_O, "A small file of the kernel, without giving the GIL away."},
     {"list_threads", core_list_threads, METH_NOARGS, "This process's threads, without giving the GIL away."},

@@ -246,6 +246,27 @@ create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *n
 }
 
 static PyObject *
+create_future(PyObject *self, PyObject *unused)
+{
+    core_state *st = ((Scheduling *)self)->state;
+    PyObject *futures = PyObject_GetAttr(st->base_events, st->s_futures);
+    PyObject *type = futures == NULL ? NULL : PyObject_GetAttr(futures, st->s_Future);
+    Py_XDECREF(futures);
+    if (type == NULL)
+        return NULL;
+    PyObject *future = PyObject_Vectorcall(type, &self, 0, st->future_keywords);
+    Py_DECREF(type);
+    return future;
+}
+
+/* Each future and each task that is made asks for it. */
+static PyObject *
+get_debug(PyObject *self, PyObject *unused)
+{
+    return PyBool_FromLong(((Scheduling *)self)->debug);
+}
+
+static PyObject *
 scheduling_running(PyObject *self, PyObject *unused)
 {
     Scheduling *loop = (Scheduling *)self;
@@ -422,6 +443,8 @@ static PyMethodDef scheduling_methods[] = {
     {"create_task", METHOD(create_task), METH_FASTCALL | METH_KEYWORDS,
      "create_task($self, coro, /, **kwargs)\n--\n\n"
      "Makes a task of coro; keyword arguments go to the task factory or to asyncio.Task."},
+    {"create_future", create_future, METH_NOARGS, "create_future($self)\n--\n\nA future of this loop."},
+    {"get_debug", get_debug, METH_NOARGS, "get_debug($self)\n--\n\nWhether debug mode is on."},
 #if PY_VERSION_HEX < 0x030E0000 /* later ones guard the handle's context: core/handles.py */
     {"call_soon_threadsafe", METHOD(scheduling_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
      "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"

@@ -38,6 +38,9 @@ def interleave_families(infos: Iterable[Any], first_family_count: int = 1) -> li
 class ConnectionsMixin(LoopPart):
     """For the loop's own thread."""
 
+    #: What stream sockets get; the C core has its own (core/accelerated.py).
+    _stream_transport: Any = _SelectorSocketTransport
+
     # Making transports
 
     def _make_socket_transport(
@@ -52,7 +55,7 @@ class ConnectionsMixin(LoopPart):
     ) -> Any:
         if _CHECK_FD:
             self._ensure_fd_no_transport(sock)
-        return _SelectorSocketTransport(self, sock, protocol, waiter, extra, server, context)
+        return self._stream_transport(self, sock, protocol, waiter, extra, server, context)
 
     def _make_ssl_transport(
         self,

@@ -106,8 +106,7 @@ class _SelectorTransport(FlowControl):
     # The standard loop reads into buffers of 256 KiB, for which the allocator maps and unmaps memory at each read.
     max_size = 64 * 1024
 
-    # The destructor looks at it, and must find it even where the constructor failed.
-    _sock: Any = None
+    _sock: Any
     _kind: Literal["stream", "tls", "datagram"] = "stream"
     _counted = False
 
@@ -156,7 +155,7 @@ class _SelectorTransport(FlowControl):
 
     def __repr__(self) -> str:
         info = [type(self).__name__]
-        if self._sock is None:
+        if getattr(self, "_sock", None) is None:
             info.append("closed")
         elif self._closing:
             info.append("closing")
@@ -236,7 +235,7 @@ class _SelectorTransport(FlowControl):
         self._force_close(None)
 
     def __del__(self, _warn: Any = warnings.warn) -> None:
-        if self._sock is not None:
+        if getattr(self, "_sock", None) is not None:  # there is none where the constructor failed
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
             self._sock.close()
             if self._counted:

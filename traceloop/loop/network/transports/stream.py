@@ -2,6 +2,9 @@
 
 Reading: one call of recv for each time the socket is ready, straight to the protocol. Writing: at once if nothing is
 waiting, and what the kernel did not take goes to a queue that is sent with sendmsg when the socket is ready again.
+
+The C core does the usual case of both (core/native/stream.c). It reads the attributes that are slots here where they
+lie, and calls `_read_eof`, `_receive_into`, `_queue`, `_fatal_error` or the whole method for everything else.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from contextvars import Context
 from typing import Any
 
 from ....core.standard import futures, selector_events
+from ..io_counters import IOCounters
 from .base import _SelectorTransport
 
 _HAS_SENDMSG = hasattr(socket.socket, "sendmsg")
@@ -65,10 +69,15 @@ def set_nodelay(sock: Any) -> None:
 class _SelectorSocketTransport(_SelectorTransport):
     """A connected stream socket."""
 
+    # What each read and each write looks at; the rest lies in the instance's dict.
+    __slots__ = (
+        "_buffer", "_buffered", "_closing", "_conn_lost", "_empty_waiter", "_eof", "_io", "_protocol", "_sock",
+    )  # fmt: skip
+
     _start_tls_compatible = True
     _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
 
-    _buffered = False
+    _counters = IOCounters
     _no_writer = False  # while writelines tries to do without one
 
     def __init__(
@@ -139,6 +148,9 @@ class _SelectorSocketTransport(_SelectorTransport):
         except BaseException as exc:
             self._fatal_error(exc, "Fatal error: protocol.get_buffer() call failed.")
             return
+        self._receive_into(buffer)
+
+    def _receive_into(self, buffer: Any) -> None:
         try:
             size = self._sock.recv_into(buffer)
         except (BlockingIOError, InterruptedError):
@@ -208,6 +220,11 @@ class _SelectorSocketTransport(_SelectorTransport):
                 self._io.bytes_out += sent
                 if sent == (data.nbytes if isinstance(data, memoryview) else len(data)):
                     return
+        self._queue(data, sent)
+
+    def _queue(self, data: Any, sent: int) -> None:
+        """Keeps what is left of ``data`` after ``sent`` bytes until the socket is ready again."""
+        if not self._buffer:
             self._add_writer(self._sock_fd, self._write_ready)
         rest = _rest(data, sent)
         self._buffer.append(rest)

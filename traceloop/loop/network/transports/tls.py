@@ -13,7 +13,6 @@ from time import monotonic
 from typing import Any
 
 from ....core.standard import base_events, sslproto
-from .stream import _SelectorSocketTransport
 
 _StandardProtocol: Any = sslproto.SSLProtocol
 
@@ -80,7 +79,7 @@ def make_tls_transport(
         ssl_handshake_timeout=ssl_handshake_timeout,
         ssl_shutdown_timeout=ssl_shutdown_timeout,
     )
-    _SelectorSocketTransport(loop, rawsock, tls, extra=extra, server=server, context=context)
+    loop._stream_transport(loop, rawsock, tls, extra=extra, server=server, context=context)
     return tls._app_transport
 
 

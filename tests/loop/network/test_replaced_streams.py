@@ -1,0 +1,288 @@
+"""What a program puts in the place of a stream transport's parts is used, on each core.
+
+The C one does the usual case of reading and writing by itself, and has to see where a case is not that.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import errno
+import gc
+import socket
+import struct
+import sys
+
+import pytest
+
+from tests.helpers.cores import CORES
+from tests.helpers.peers import BufferedPeer, EchoPeer, Peer, pair
+from traceloop.record import layout
+from traceloop.recording.ring import Ring
+
+BOTH = pytest.mark.parametrize("peer", [Peer, BufferedPeer])
+
+
+class Wrapped:
+    """A socket's stand-in, as recorders of traffic use them."""
+
+    def __init__(self, sock, calls):
+        self._sock = sock
+        self._calls = calls
+
+    def __getattr__(self, name):
+        if name in ("recv", "recv_into", "send"):
+            self._calls.append(name)
+        return getattr(self._sock, name)
+
+
+@BOTH
+def test_an_object_in_the_place_of_the_socket_is_asked(run, peer):
+    async def main(loop):
+        client, server = await pair(loop, peer, EchoPeer)
+        calls = []
+        client.transport._sock = Wrapped(client.transport._sock, calls)
+        client.transport.write(b"question")
+        assert await client.received(8) == b"question"
+        assert calls == ["send", "recv" if peer is Peer else "recv_into"]
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    run(main)
+
+
+@BOTH
+def test_methods_put_into_the_socket_class_are_called(run, peer, monkeypatch):
+    async def main(loop):
+        client, server = await pair(loop, peer, EchoPeer)
+        client.transport.write(b"1")
+        await client.received(1)
+        calls = []
+        for name in ("recv", "recv_into", "send"):
+            original = getattr(socket.socket, name)
+
+            def replaced(sock, *args, name=name, original=original):
+                calls.append(name)
+                return original(sock, *args)
+
+            monkeypatch.setattr(socket.socket, name, replaced)
+        client.transport.write(b"2")
+        await client.received(2)
+        monkeypatch.undo()
+        assert sorted(set(calls)) == sorted({"recv", "send", "recv" if peer is Peer else "recv_into"})
+        seen = len(calls)
+        client.transport.write(b"3")
+        assert await client.received(3) == b"123"
+        assert len(calls) == seen
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    run(main)
+
+
+def test_methods_of_the_transport_may_be_replaced(run):
+    async def main(loop):
+        client, server = await pair(loop, Peer, EchoPeer)
+        transport, calls = client.transport, []
+        kind = type(transport)
+        write, read = transport.write, transport._read_ready
+        transport.write = lambda data: (calls.append("own write"), write(data))
+        transport.write(b"1")
+        transport.pause_reading()
+        transport._read_ready = lambda: (calls.append("own read"), read())
+        transport.resume_reading()
+        await client.received(1)
+        assert calls == ["own write", "own read"]
+        del transport.write, transport._read_ready
+
+        class Louder(kind):
+            def write(self, data):
+                super().write(data.upper())
+
+        transport.__class__ = Louder
+        transport.write(b"word")
+        assert await client.received(5) == b"1WORD"
+        transport.__class__ = kind
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    run(main)
+
+
+@pytest.mark.parametrize("size", [1, 100, 300_000])
+def test_how_much_is_read_at_a_time_may_be_set(run, size):
+    async def main(loop):
+        client, server = await pair(loop, EchoPeer, Peer)
+        pieces = []
+        client.data_received = pieces.append
+        client.transport.max_size = size
+        server.transport.write(b"x" * 2500)
+        while sum(map(len, pieces)) < 2500:
+            await asyncio.sleep(0)
+        assert max(map(len, pieces)) <= size
+        if size == 1:
+            assert len(pieces) == 2500
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    run(main)
+
+
+def test_what_is_read_takes_memory_of_its_own_size(run):
+    """Also a short message after long ones, which are read where they stay."""
+
+    async def main(loop):
+        client, server = await pair(loop, Peer, Peer)
+        pieces = []
+        client.data_received = pieces.append
+        for size in (10, 60_000, 10, 60_000, 70_000, 3, 3):
+            server.transport.write(b"y" * size)
+            pieces.clear()
+            while sum(map(len, pieces)) < size:
+                await asyncio.sleep(0)
+            assert b"".join(pieces) == b"y" * size
+            assert all(sys.getsizeof(piece) == sys.getsizeof(b"") + len(piece) for piece in pieces)
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    run(main)
+
+
+@BOTH
+@pytest.mark.parametrize("by", ["write", "read"])
+def test_an_error_of_the_socket_ends_the_connection(run, peer, by):
+    async def main(loop):
+        client, server = await pair(loop, peer, Peer, socket.AF_INET)
+        sock = server.transport.get_extra_info("socket")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        if by == "write":
+            client.transport.pause_reading()
+        server.transport.abort()
+        await server.lost()
+        if by == "write":
+            while not client.transport.is_closing():
+                client.transport.write(b"z")
+                await asyncio.sleep(0)
+        error = await client.lost()
+        assert isinstance(error, ConnectionError) and error.errno in (errno.ECONNRESET, errno.EPIPE), error
+        assert error.__context__ is None
+
+    run(main)
+
+
+@BOTH
+def test_a_socket_closed_under_its_transport(run, peer):
+    """Its descriptor may be another file's by then."""
+
+    async def main(loop):
+        client, server = await pair(loop, peer, Peer)
+        client.transport._sock.close()
+        client.transport.write(b"lost")
+        error = await client.lost()
+        assert isinstance(error, OSError) and error.errno == errno.EBADF
+        server.transport.abort()
+        await server.lost()
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "data", [b"bytes", bytearray(b"array"), memoryview(b"view"), memoryview(array.array("i", [1, 2]))]
+)
+def test_each_kind_of_buffer_is_sent(ours, data):
+    async def main(loop):
+        client, server = await pair(loop, Peer, Peer)
+        client.transport.write(data=data)
+        client.transport.write(data)
+        size = memoryview(data).nbytes
+        assert await server.received(2 * size) == bytes(data) * 2
+        client.transport.abort()
+        await client.lost(), await server.lost()
+
+    ours(main)
+
+
+def test_a_view_with_gaps_is_refused(run):
+    async def main(loop):
+        loop.set_exception_handler(lambda *_: None)
+        client, server = await pair(loop, Peer, Peer)
+        client.transport.write(memoryview(b"g.a.p.s.")[::2])
+        assert isinstance(await client.lost(), BufferError)
+        await server.lost()
+        assert server.data == b""
+
+    run(main)
+
+
+def test_exits_raised_by_a_protocol_end_the_loop(loop_factory):
+    class Quits(Peer):
+        def data_received(self, data):
+            raise SystemExit(7)
+
+    loop = loop_factory()
+
+    async def main():
+        client, server = await pair(loop, Quits, Peer)
+        server.transport.write(b"go")
+        await client.lost()
+
+    with pytest.raises(SystemExit):
+        loop.run_until_complete(main())
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+        loop.run_until_complete(asyncio.gather(task, return_exceptions=True))
+    for transport in list(loop._transports.values()):
+        transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+@pytest.mark.parametrize("core", list(CORES))
+def test_the_record_knows_reads_by_the_transport_on_each_core(core, monkeypatch):
+    loop = CORES[core]()
+    records = []
+    write = Ring.write
+    monkeypatch.setattr(
+        Ring, "write", lambda ring, doubles, *rest: (records.extend(doubles), write(ring, doubles, *rest))[1]
+    )
+
+    async def main():
+        client, server = await pair(loop, Peer, EchoPeer)
+        client.transport.write(b"x")
+        await client.received(1)
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    loop.run_until_complete(main())
+    sites = loop._recorder.process.site_log.sites
+    loop.close()
+    names = {
+        (site.module, site.qualname, site.line > 0)
+        for site in (sites[int(kind) % layout.SITE_LIMIT] for kind in records[1::3] if kind > 0)
+    }
+    wanted = "traceloop.loop.network.transports.stream", "_SelectorSocketTransport._read_ready", True
+    assert wanted in names, names
+
+
+def test_a_protocol_that_is_exchanged_while_it_reads_is_let_go(run):
+    async def main(loop):
+        client, server = await pair(loop, Peer, Peer)
+        second = Peer()
+        second.transport = client.transport
+
+        class First(Peer):
+            def data_received(self, data):
+                second.note("first", data)
+                client.transport.set_protocol(second)
+
+        client.transport.set_protocol(First())
+        server.transport.write(b"1")
+        await second.until(lambda notes: notes.events)
+        gc.collect()
+        assert not any(type(each) is First for each in gc.get_objects())
+        server.transport.write(b"2")
+        assert await second.received(1) == b"2"
+        client.transport.close()
+        await second.lost(), await server.lost()
+
+    run(main)
