@@ -6,14 +6,16 @@ import time
 
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.wait_series import Waited
-from traceloop.reading.statistics.waits import AwaitPlace
+from traceloop.reading.statistics.waits import LOOK_SECONDS, AwaitPlace
 from traceloop.record.plumbing import readable
 
-from .tables import Style, clean, count, counted, seconds, table
+from .tables import Style, clean, count, counted, percent, seconds, table
 
 _ROWS = 8
 #: Waiting that is a server's or a worker's rest rather than a problem is left to `--full` and the metrics.
 _LEAST_SECONDS = 1.0
+#: A look at all tasks that takes so long (s) is one of many tasks: a part of them is looked at.
+_MANY_SECONDS = 2.0
 
 
 def waits(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
@@ -33,6 +35,10 @@ def waits(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
     if any(row[4].startswith("~") for row in rows):
         shorter = f"waits shorter than {seconds(process.waits.period)} are seen by chance"
         lines.append(style.dim(f"    ~ estimated: {shorter}"))
+    period = process.waits.period
+    if period >= _MANY_SECONDS:
+        part = f"{percent(LOOK_SECONDS / period)} of them a second, each once in {seconds(period)}"
+        lines.append(style.dim(f"    there were too many tasks to look at each: {part}"))
     if len(found) > len(shown):
         more = counted(len(found) - len(shown), "more place")
         lines.append(style.dim(f"    and {more} (--full shows all)"))

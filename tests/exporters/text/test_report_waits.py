@@ -39,3 +39,12 @@ def test_every_place_is_in_the_full_report(process):
     lines = report_waits.waits(process, Style(False, 120), full=True)
     assert sorted(rows(lines)) == sorted(f"prices.py:{number}" for number in range(1, PLACES + 1))
     assert "more place" not in "\n".join(lines)
+
+
+def test_of_too_many_tasks_it_is_said_which_part_was_looked_at(process):
+    assert "too many" not in "\n".join(report_waits.waits(process, Style(False, 120), full=False))
+    process.waits.look([], 250.0)
+    (said,) = [line for line in report_waits.waits(process, Style(False, 120), full=False) if "too many" in line]
+    assert said.strip() == (
+        "there were too many tasks to look at each: 0.4% of them a second, each once in 4 min 10 s"
+    )

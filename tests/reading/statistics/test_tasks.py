@@ -15,6 +15,11 @@ from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
+from traceloop.reading.decoding.decoded import Decoded, NewTask
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.statistics import tasks
+from traceloop.reading.statistics.waits import Waits
+from traceloop.record.layout import SITE_LIMIT
 
 
 @pytest.fixture(autouse=True)
@@ -235,3 +240,22 @@ def test_abandoned_tasks_are_printed_by_coroutine() -> None:
     (statistics,) = read_loop(loop).loops()
     text = " ".join("\n".join(report_resources.tasks(statistics, Style(False, 200), False)).split())
     assert re.search(r"waiting - 3 3 0 0 3", text), text
+
+
+def test_a_task_that_was_one_of_too_many_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first step is remembered for the latest tasks only; the next one is not a first step."""
+    monkeypatch.setattr(tasks, "_MAX_ALIVE", 64)
+    sites = SiteNames([])
+    statistics = tasks.TaskStatistics(lambda: sites, Waits(), lambda: True)
+    for begins, first in [(begins, first) for begins in (True, False) for first in range(0, 100, 20)]:
+        decoded = Decoded(None)
+        for number in range(first, first + 20):
+            ident = (number + 1) * SITE_LIMIT + 7.0
+            if begins:
+                decoded.tasks.append(NewTask(ident, "", number, 1.0 + number, 0, 0.0, True))
+            begun = 1.0 + number + (0.0 if begins else 200.0)
+            decoded.runs.append((number + (0 if begins else 100), begun, begun + 0.5, ident, "task", 0.0, 0, 0, 0, 0))
+        statistics.feed(decoded)
+    (totals,) = statistics.coroutines.values()
+    assert (totals.count, totals.steps) == (100, 200)
+    assert totals.alive <= 64

@@ -45,7 +45,7 @@ class CoroutineTotals:
     creators: tasks by the site of the handle run that made them; where none did, or it is not known, by none.
     alive: tasks that are not done. most_alive: at once, ever; `asyncio.run` cancels what is left at its end, so that
     it is this number that tells of a leak. abandoned: destroyed before they were done; left: those of them that were
-    while their loop did not run.
+    while their loop did not run. forgotten: of more than are remembered, those that may be met again.
     """
 
     __slots__ = (
@@ -55,6 +55,7 @@ class CoroutineTotals:
         "count",
         "creators",
         "exceptions",
+        "forgotten",
         "left",
         "longest_step",
         "most_alive",
@@ -67,7 +68,7 @@ class CoroutineTotals:
 
     def __init__(self) -> None:
         self.count = 0
-        self.alive = self.most_alive = 0
+        self.alive = self.most_alive = self.forgotten = 0
         self.steps = 0
         self.running = self.ready = self.suspended = self.longest_step = 0.0
         self.results = self.exceptions = self.cancelled = self.abandoned = self.left = 0
@@ -156,7 +157,7 @@ class TaskStatistics:
             self._done = {}
             self._done_whole = {}
             for totals in self.coroutines.values():
-                totals.alive = 0
+                totals.alive = totals.forgotten = 0
         module = native_of(decoded.runs)
         if module is None:
             self._take_tasks(decoded.tasks)
@@ -282,11 +283,21 @@ class TaskStatistics:
         if len(self._alive) >= _MAX_ALIVE:
             # Many at once: to find the first of a dict takes as long as there are gaps before it.
             for oldest in list(itertools.islice(self._alive, _MAX_ALIVE // 16)):
-                self._alive.pop(oldest).totals.alive -= 1
+                alive = self._alive.pop(oldest)
+                alive.totals.alive -= 1
+                alive.totals.forgotten += alive.last_end >= 0.0
         known = self._alive.get(ident)
         alive = self._alive[ident] = _Alive(name, since, self._totals(site_of(ident)))
         if known is None:
             alive.totals.alive += 1
+        return alive
+
+    def _meet(self, ident: float, start: float) -> _Alive:
+        """A task steps that is not known: its beginning was not read, or it was one of too many and forgotten."""
+        alive = self._begin(ident, "", start)
+        if alive.totals.forgotten:
+            alive.totals.forgotten -= 1
+            alive.totals.count -= 1  # the step counts it once more
         return alive
 
     def _find_peaks(self, tasks: Iterable[NewTask], finished: Iterable[TaskEnd]) -> None:
@@ -321,7 +332,7 @@ class TaskStatistics:
         done = self._done.get
         looks = self._waits.looks
         for ident, steps, running, longest, ready, suspended, start, last_end, begun, since in groups:
-            alive = known(ident) or done(ident) or self._ended_whole(ident) or self._begin(ident, "", start)
+            alive = known(ident) or done(ident) or self._ended_whole(ident) or self._meet(ident, start)
             before = alive.last_end
             if ident in looks and looks[ident][0] < last_end:
                 self._find_waits(alive, ident, before, runs.of_ident(ident))
@@ -370,7 +381,7 @@ class TaskStatistics:
         done = self._done.get
         looks = self._waits.looks
         for _, start, end, ident, _, delay, _, _, _, _ in steps:
-            alive = known(ident) or done(ident) or self._begin(ident, "", start)
+            alive = known(ident) or done(ident) or self._meet(ident, start)
             totals = alive.totals
             took = end - start
             totals.steps += 1
