@@ -407,3 +407,28 @@ def test_a_closed_loop_goes_away(core, recorder):
         time.sleep(0.01)
         gc.collect()
     assert [ref() for ref in refs] == [None] * 3
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="there are no eager tasks")
+@pytest.mark.parametrize("core", CORES)
+def test_the_exception_of_an_eager_task_does_not_lead_back_to_it(core):
+    """Nor does the standard loop's, from 3.13.3 on: the frame that made the task is the last of the traceback's."""
+
+    async def work():
+        raise ValueError
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        gc.disable()
+        try:
+            task = loop.create_task(work())
+            reference, exception = weakref.ref(task), task.exception()
+            del task
+            assert reference() is None
+            assert isinstance(exception, ValueError)
+        finally:
+            gc.enable()
+
+    with asyncio.Runner(loop_factory=CORES[core]) as runner:
+        runner.run(main())

@@ -278,7 +278,7 @@ class SchedulingMixin(LoopPart):
             try:
                 return task
             finally:
-                # An exception here (an interrupt) must not make the frame keep the task.
+                # The traceback of an eager task's exception reaches this frame, which must not lead back to the task.
                 del task
 
     else:
@@ -316,7 +316,11 @@ class SchedulingMixin(LoopPart):
                 task.set_name(name)
             if self._recorder is not None:
                 self._recorder.tasks.factory_made(task)
-            return task
+            try:
+                return task
+            finally:
+                # The traceback of an eager task's exception reaches this frame, which must not lead back to the task.
+                del task
 
     def set_task_factory(self, factory: Any) -> None:
         """Sets what makes tasks; None for ``asyncio.Task``."""
