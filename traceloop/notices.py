@@ -16,8 +16,10 @@ import os
 import select
 import stat
 import sys
+from collections import deque
 
 from .record import files
+from .record.proc import stat_of
 from .record.secrets import without_secrets
 from .record.text import MAX_TEXT, printable
 from .settings import NO_DIRECTORY, RUN_DIR, STDERR
@@ -36,11 +38,13 @@ _at_start = _identity(2) if sys.__stderr__ is not None else None
 
 #: Texts that wait for the terminal; more of them are counted only.
 _MAX_HELD = 100
-_held: list[str] = []
+# Threads append while another takes from its other end: no lock, which a signal handler might find taken.
+_held: deque[str] = deque()
 _held_pid = 0
 _held_too_many = 0
 # Whether nothing waits any more: the process ends.
 _ending = False
+_program = 0
 
 
 def say(line: str) -> None:
@@ -90,6 +94,12 @@ def _hand_over(lines: list[str]) -> None:
         os.close(pipe)
 
 
+def speak_for(program: int) -> None:
+    """This process, of a session of its own, writes to the terminal of this other one (its pid)."""
+    global _program
+    _program = program
+
+
 def write_text(text: str) -> None:
     """Writes text of ours to stderr as it stands; later, where the program draws a screen there."""
     if not _ending and _has_a_screen():
@@ -101,18 +111,37 @@ def write_text(text: str) -> None:
 
 def release(*, ending: bool = False) -> None:
     """Writes what was held back, if the terminal is free. ``ending``: in any case, and nothing is held from now on."""
-    global _ending, _held, _held_too_many
+    global _ending
     _ending = _ending or ending
     if not _held or not (_ending or not _has_a_screen()):
         return
-    texts, _held = _held, []
-    more, _held_too_many = _held_too_many, 0
-    pid = _held_pid
-    if pid != os.getpid():
-        return  # a parent's, which says it itself
-    _write("traceloop: held back while the program had the terminal for itself:\n" + "".join(texts))
+    texts, more = _take_held()
+    if texts:
+        _write("traceloop: held back while the program had the terminal for itself:\n" + "".join(texts))
     if more:
         _write(f"traceloop: and {more:,} more lines, which were not kept\n")
+
+
+def hand_over_held() -> None:
+    """Before an exec, which ends what is held here: the collector has it from now on. Never raises."""
+    try:
+        texts, _ = _take_held()
+        _hand_over([line.removeprefix("traceloop: ") for text in texts for line in text.splitlines()])
+    except Exception:
+        pass
+
+
+def _take_held() -> tuple[list[str], int]:
+    """What was held back, and how many lines more; nothing of a parent's, which says it itself."""
+    global _held_too_many
+    texts: list[str] = []
+    while _held:
+        try:
+            texts.append(_held.popleft())
+        except IndexError:  # another thread has taken the last one
+            break
+    more, _held_too_many = _held_too_many, 0
+    return (texts, more) if _held_pid == os.getpid() else ([], 0)
 
 
 def _hold(text: str) -> None:
@@ -149,7 +178,8 @@ def _is_in_background(descriptor: int) -> bool:
     try:
         return os.tcgetpgrp(descriptor) != os.getpgrp()
     except OSError:  # not the terminal of this process's session: the collector has a session of its own
-        return False
+        program = stat_of(_program) if _program else None
+        return program is not None and program.in_background
 
 
 def _write(text: str) -> None:

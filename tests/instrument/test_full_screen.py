@@ -135,6 +135,22 @@ def test_a_program_that_goes_on_is_told_when_the_terminal_is_back(traced: Traced
         assert "1 slow" in terminal.read_until(None)
 
 
+#: A terminal that is set back only by the program that takes this one's place.
+EXECS = """
+import os, sys
+code = "import sys, termios; old = eval(sys.argv[1]); termios.tcsetattr(2, termios.TCSADRAIN, old); print('after exec')"
+os.execv(sys.executable, [sys.executable, "-c", code, repr(old)])
+"""
+
+
+def test_what_was_held_back_is_said_after_an_exec(traced: Traced, tmp_path: Path) -> None:
+    program = TERMINAL.format(flags="termios.ICANON | termios.ECHO")
+    with on_terminal(traced, tmp_path, program.partition("print(")[0] + EXECS) as (terminal, process):
+        text = terminal.read_until(None)
+        assert process.wait() == 0, text
+    assert text.index("after exec") < text.index("traceloop: stall: ")
+
+
 @pytest.mark.parametrize(
     ("flags", "at_once"),
     [("termios.ECHO", True), ("termios.ICANON | termios.ECHO", False)],
@@ -162,14 +178,37 @@ program.wait()
 """
 
 
-def test_a_program_in_the_background_has_no_screen(traced: Traced, tmp_path: Path) -> None:
-    (tmp_path / "app.py").write_text(HOLDS + GOES_ON)
+#: The collector tells of this, which has a session of its own.
+DEADLOCK = """
+import asyncio
+
+async def wait_for(name):
+    await asyncio.sleep(0)
+    await tasks[name]
+
+async def main():
+    tasks["a"] = asyncio.create_task(wait_for("b"))
+    tasks["b"] = asyncio.create_task(wait_for("a"))
+    await asyncio.sleep(600)
+
+tasks = {}
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [(HOLDS + GOES_ON, "stall over: "), (DEADLOCK, "traceloop: deadlock: ")],
+    ids=["own", "collector"],
+)
+def test_a_program_in_the_background_has_no_screen(program: str, said: str, traced: Traced, tmp_path: Path) -> None:
+    (tmp_path / "app.py").write_text(program)
     shell, descriptor = pty.fork()
     if not shell:
         os.chdir(tmp_path)
         os.execv(sys.executable, [sys.executable, "-c", SHELL, *traced.command, "--no-metrics", "app.py"])
     try:
-        assert HELD not in Terminal(descriptor).read_until("stall over: ")
+        assert HELD not in Terminal(descriptor).read_until(said)
     finally:
         os.kill(shell, signal.SIGTERM)
         os.waitpid(shell, 0)

@@ -9,6 +9,7 @@ import resource
 import signal
 import socket
 
+from traceloop import notices
 from traceloop.record import files
 from traceloop.record.proc import process_start_ticks
 from traceloop.settings import Settings
@@ -33,6 +34,7 @@ def run_process(
     """
     assert settings.run_dir is not None
     try:
+        notices.speak_for(root_pid)
         collector = Collector(settings, root_pid, supervisor)
         # SIGTERM to a whole service comes to us too: the program then has something to say yet.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

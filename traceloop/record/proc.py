@@ -12,12 +12,15 @@ import os
 
 
 class Stat:
-    """A process or thread. ``state``: one letter. cpu_s: user and system. start_ticks: clock ticks since boot."""
+    """A process or thread. ``state``: one letter. cpu_s: user and system. start_ticks: clock ticks since boot.
+    in_background: another process group than its own has its terminal.
+    """
 
-    __slots__ = ("cpu_s", "resident_bytes", "start_ticks", "state")
+    __slots__ = ("cpu_s", "in_background", "resident_bytes", "start_ticks", "state")
 
-    def __init__(self, state: str, cpu_s: float, start_ticks: int, resident_bytes: int) -> None:
+    def __init__(self, state: str, cpu_s: float, start_ticks: int, resident_bytes: int, in_background: bool) -> None:
         self.state = state
+        self.in_background = in_background
         self.cpu_s = cpu_s
         self.start_ticks = start_ticks
         self.resident_bytes = resident_bytes
@@ -53,6 +56,7 @@ def _stat(path: str) -> Stat:
         (int(fields[11]) + int(fields[12])) / _TICKS_PER_SECOND,
         int(fields[19]),
         int(fields[21]) * _PAGE_BYTES,
+        fields[4] != b"0" and fields[5] != fields[2],  # tty_nr; tpgid, pgrp
     )
 
 

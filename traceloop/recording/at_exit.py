@@ -14,6 +14,7 @@ from asyncio import events
 from types import FrameType
 from typing import Any
 
+from .. import notices
 from ..record import files, layout
 from . import process
 from .heaps.sampler import sampler_of
@@ -110,6 +111,7 @@ def hand_over() -> None:
     tell readers that the exec has failed.
     """
     flush()
+    notices.hand_over_held()
     current = _current()
     if current is None or current.directory is None:
         return

@@ -66,12 +66,14 @@ def _find(scope: Scope) -> list[Slow]:
             if is_own_work(callback):
                 continue  # loops.own_work tells of it
             known = examples.get((callback, culprit), [])
+            # Of what is the loop's or ours, and was not measured, the code is not why; and nothing else is known.
+            is_code = calls_the_program(callback)
             weight = sum(length for length, _ in known)
             looked_at: list[tuple[float, StallInfo | None]] = [*known] or [(totals.longest_s, None)]
             for length, info in looked_at:
                 reason, kind = _reason(info, length, loop.callbacks.threshold, busy)
-                if not reason and not calls_the_program(callback):
-                    continue  # its code is not why, and nothing else is known
+                if not reason and not is_code:
+                    continue
                 share = length / weight if weight else 1.0
                 each = _entry(found, reason, culprit, callback, kind, loop)
                 each.runs += totals.runs * share
@@ -86,10 +88,9 @@ def _find(scope: Scope) -> list[Slow]:
                     each.longest, each.example = length, info
             if known:  # the longest of all may have been too long ago to be known
                 reason, kind = _reason(known[0][1], known[0][0], loop.callbacks.threshold, busy)
-                if not reason and not calls_the_program(callback):
-                    continue
-                first = _entry(found, reason, culprit, callback, kind, loop)
-                first.longest = max(first.longest, totals.longest_s)
+                if reason or is_code:
+                    first = _entry(found, reason, culprit, callback, kind, loop)
+                    first.longest = max(first.longest, totals.longest_s)
     for index in indexes:
         _unfinished(index, scope, found, busy)
     return sorted(found.values(), key=lambda each: -each.cost_s)
