@@ -97,9 +97,14 @@ class Style:
 def table(
     style: Style, header: Sequence[str], rows: Sequence[Sequence[str]], *, names: int = 1, indent: int = 4
 ) -> list[str]:
-    """Lines of a table: the first ``names`` columns to the left and shortened to fit, numbers to the right."""
+    """Lines of a table: the first ``names`` columns to the left and shortened to fit, numbers to the right.
+
+    A column of numbers in which no row has anything is left out.
+    """
     if not rows:
         return []
+    kept = [at for at in range(len(header)) if at < names or any(row[at] for row in rows)]
+    header, rows = [header[at] for at in kept], [[row[at] for at in kept] for row in rows]
     numbers = [max(visible(row[column]) for row in (header, *rows)) for column in range(names, len(header))]
     room = style.width - indent - sum(numbers) - 2 * (len(header) - 1)
     widest = [max(visible(row[column]) for row in (header, *rows)) for column in range(names)]

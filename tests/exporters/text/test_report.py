@@ -9,6 +9,7 @@ import time
 import pytest
 
 from traceloop.exporters.text import tables as text_tables
+from traceloop.exporters.text.names import shorten_name
 from traceloop.exporters.text.report import report, summary
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
@@ -145,3 +146,25 @@ def test_names_from_a_record_cannot_drive_the_terminal():
 def test_a_long_name_keeps_its_beginning_and_its_end():
     short = text_tables.shorten("application.services.orders.Handlers.create_order", 24)
     assert len(short) == 24 and short.startswith("app") and short.endswith("create_order")
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "short"),
+    [
+        ("shop.api.read_item", 18, "shop.api.read_item"),
+        ("shop.api.read_item", 12, "…read_item"),
+        ("waits for a processor", 14, "waits for a p…"),
+        ("ready behind shop.api.read_item 1.85 s", 34, "ready behind …api.read_item 1.85 s"),
+        ("ready behind shop.api.read_item 1.85 s", 25, "ready behind re…em 1.85 s"),
+    ],
+)
+def test_words_keep_their_beginning_and_names_their_end(text, width, short):
+    assert shorten_name(text, width) == short
+
+
+def test_a_column_without_anything_in_it_is_left_out():
+    style = text_tables.Style(False, 80)
+    rows = [["load", "3", ""], ["parse", "40", ""]]
+    assert text_tables.table(style, ["name", "runs", "failed"], rows) == [
+        "    name   runs", "    load      3", "    parse    40"
+    ]  # fmt: skip
