@@ -15,7 +15,7 @@ from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
-from traceloop.reading.decoding.decoded import Decoded, NewTask
+from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics import tasks
 from traceloop.reading.statistics.waits import Waits
@@ -245,8 +245,8 @@ def test_abandoned_tasks_are_printed_by_coroutine() -> None:
 def test_a_task_that_was_one_of_too_many_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first step is remembered for the latest tasks only; the next one is not a first step."""
     monkeypatch.setattr(tasks, "_MAX_ALIVE", 64)
-    sites = SiteNames([])
-    statistics = tasks.TaskStatistics(lambda: sites, Waits(), lambda: True)
+    sites, waits = SiteNames([]), Waits()
+    statistics = tasks.TaskStatistics(lambda: sites, waits, lambda: True)
     for begins, first in [(begins, first) for begins in (True, False) for first in range(0, 100, 20)]:
         decoded = Decoded(None)
         for number in range(first, first + 20):
@@ -256,6 +256,11 @@ def test_a_task_that_was_one_of_too_many_is_counted_once(monkeypatch: pytest.Mon
             begun = 1.0 + number + (0.0 if begins else 200.0)
             decoded.runs.append((number + (0 if begins else 100), begun, begun + 0.5, ident, "task", 0.0, 0, 0, 0, 0))
         statistics.feed(decoded)
+        if begins and first == 80:
+            waits.look([Standing(150.0, (number + 1) * SITE_LIMIT + 7.0, 1) for number in range(100)], 1000.0)
     (totals,) = statistics.coroutines.values()
     assert (totals.count, totals.steps) == (100, 200)
     assert totals.alive <= 64
+    # The waits of all are known, of those forgotten too: each counts as the time between two looks at one task.
+    (waited,) = waits.totals.values()
+    assert (waited.count, waited.estimated_s) == (100, 100 * 1000.0)

@@ -14,6 +14,8 @@ from traceloop.record.layout import SITE_LIMIT
 TASK = 5 * SITE_LIMIT + 7.0
 APPLICATION = ("/srv/app/views.py", 12, "app.views", "show")
 LIBRARY = ("/srv/venv/lib/python3.11/site-packages/pool/core.py", 80, "pool.core", "Pool.acquire")
+PUBLIC = ("/v/lib/python3.11/site-packages/anyio/to_thread.py", 63, "anyio.to_thread", "run_sync")
+PRIVATE = ("/v/lib/python3.11/site-packages/anyio/_asyncio.py", 2779, "anyio._backends._asyncio", "Backend.run")
 PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "pool.core.Pool.acquire", wait_kinds.POOL)
 
 
@@ -33,6 +35,11 @@ def waits() -> Waits:
         ([APPLICATION, LIBRARY], PLACE),
         ([LIBRARY, APPLICATION], AwaitPlace("/srv/app/views.py", 12, "app.views.show", "a future")),
         ([LIBRARY], AwaitPlace(LIBRARY[0], 80, "pool.core.Pool.acquire", "a future")),
+        (
+            [LIBRARY, PUBLIC, PRIVATE, PRIVATE],
+            AwaitPlace(LIBRARY[0], 80, "pool.core.Pool.acquire", "anyio.to_thread.run_sync"),
+        ),
+        ([PRIVATE], AwaitPlace(PRIVATE[0], 2779, "anyio._backends._asyncio.Backend.run", "a future")),
         ([], UNKNOWN),
         (
             [APPLICATION, _asyncio_frame("locks", "_Mixin.__aenter__"), _asyncio_frame("locks", "Lock.acquire")],

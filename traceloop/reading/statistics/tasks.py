@@ -366,10 +366,11 @@ class TaskStatistics:
         """A look has found the task suspended before one of these steps of it."""
         looks = self._waits.looks
         looked_at = looks[ident][0]
+        before = before if before >= 0.0 else looked_at  # what was before it is not known, or was forgotten
         for _, start, end, _, _, delay, _, _, _, _ in steps:
             if 0.0 < delay < LATEST:
                 start -= delay
-            if looked_at < start and start > before >= 0.0:
+            if looked_at < start and start > before:
                 self._waits.step(ident, before, start, alive.name)
                 if ident not in looks:
                     return
@@ -395,6 +396,8 @@ class TaskStatistics:
             if before < 0.0:
                 totals.count += 1
                 alive.since = start
+                if ident in looks and looks[ident][0] < start:  # what was before it is not known, or was forgotten
+                    self._waits.step(ident, looks[ident][0], start, alive.name)
             elif start > before:
                 totals.suspended += start - before
                 if ident in looks:

@@ -22,7 +22,7 @@ from array import array
 from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
-from ...record.frames import Frame, is_application, is_library
+from ...record.frames import Frame, is_application, is_library, is_ours
 from ...record.sites import site_of
 from ..decoding.decoded import Standing
 from . import wait_kinds
@@ -108,15 +108,32 @@ def place_of(frames: list[Frame], awaited: str) -> AwaitPlace:
     """The place of a chain, outermost frame first; ``awaited`` is the type of the future at its end."""
     if not frames:
         return UNKNOWN
+    frames = [frame for frame in frames if not is_ours(frame[0])] or frames
     chosen = _innermost(frames, lambda frame: is_application(frame[0], frame[2]))
     if chosen < 0:
-        chosen = _innermost(frames, lambda frame: is_library(frame[0]))
+        chosen = _caller_of_public(frames, _innermost(frames, lambda frame: is_library(frame[0])))
     if chosen < 0:
         chosen = 0
     file, line, module, qualname = frames[chosen]
     function = f"{module}.{qualname}" if module else qualname
     below = frames[chosen + 1 :]
     return AwaitPlace(file, line, function, _inside(below, awaited), wait_kinds.kind_of(below, awaited))
+
+
+def _caller_of_public(frames: list[Frame], innermost: int) -> int:
+    """Of a library's frames, the one that awaits the innermost public function: what is below it is the library's own
+    affair (``_asyncio.py:2779`` says nothing, ``anyio.to_thread.run_sync`` does). ``innermost`` where that is public.
+    """
+    chosen = innermost
+    while chosen > 0 and _is_private(frames[chosen]) and is_library(frames[chosen - 1][0]):
+        chosen -= 1
+    hidden = chosen < innermost and is_library(frames[chosen - 1][0]) and chosen > 0
+    return chosen - 1 if hidden else chosen
+
+
+def _is_private(frame: Frame) -> bool:
+    names = f"{frame[2]}.{frame[3]}".split(".")
+    return any(name.startswith("_") and not name.endswith("__") for name in names)
 
 
 def _inside(below: list[Frame], awaited: str) -> str:
