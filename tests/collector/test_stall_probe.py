@@ -4,11 +4,12 @@ between two Python lines can end the process.
 
 import os
 import signal
+import time
 from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers.observed import observe
+from tests.helpers.observed import Observed, observe, start
 from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
 from traceloop.record.proc import process_start_ticks
@@ -109,3 +110,40 @@ def test_an_advertisement_that_cannot_be_true_is_refused(tmp_path, advert):
     probe = StallProbe(RunFollower(tmp_path))
     probe._ask(SimpleNamespace(folder=folder), SimpleNamespace(), 0.0)
     assert (probe.asked, probe.refused) == (0, {"not advertised": 1})
+
+
+#: A call by ctypes' PyDLL keeps the GIL, and this one sleeps; its twin gives it away.
+SLEEPS = """
+import asyncio, ctypes
+from traceloop import EventLoop
+
+async def main():
+    await asyncio.sleep(0.3)
+    handler()
+
+def handler():
+    ctypes.LIBRARY(None).usleep(2_500_000)
+
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+
+@pytest.mark.parametrize(("library", "told"), [("PyDLL", True), ("CDLL", False)])
+def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, library, told):
+    path = tmp_path / "sleeps.py"
+    path.write_text(SLEEPS.replace("LIBRARY", library))
+    process = start(tmp_path / "run", path)
+    observed = Observed(tmp_path / "run")
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    while process.poll() is None:
+        observed.poll()
+        time.sleep(0.02)
+    _, errors = process.communicate()
+    observed.poll(last=True)
+    assert process.returncode == 0, errors
+    assert [line.startswith("stall: the loop's thread of process ") for line in lines] == ([True] if told else [])
+    assert observed.probe.asked == 0  # a signal would end the sleep
+    # The process itself names the place, at the end or while it lasts.
+    assert any(info.culprit == "__main__.handler" for info in observed.slow())

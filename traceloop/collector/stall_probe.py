@@ -18,6 +18,10 @@ A signal without a handler would end the process. So the collector checks three 
 the process is the one that advertised it, the kernel has a handler for it, and the descriptor it writes to is still the
 dump file. The signal goes to a running thread only: in ``poll`` or ``nanosleep`` it would end the call, whatever
 SA_RESTART says (signal(7)).
+
+C code may also sleep and keep the GIL (a database driver that waits for its server). No dump is asked for then. But the
+kernel says that the loop's thread was not put on a processor once while the watchdog asked for the GIL again and again,
+and so one line says that much, without a place: the process itself names it when the call is over.
 """
 
 from __future__ import annotations
@@ -46,6 +50,10 @@ STALE_SECONDS = 0.15
 #: What the loop's thread must have computed while the watchdog asked for the GIL in vain (s): four times as long as a
 #: thread that runs Python code may keep it.
 KEPT_SECONDS = 0.02
+# The loop's thread must have slept for so long (s), while the watchdog woke so often a second to ask for the GIL (it
+# does so 200 times, unless it has to wait for a processor), to be told.
+_ASLEEP_SECONDS = 0.3
+_ASKS_PER_SECOND = 20.0
 # How long until the next look at a watchdog that is late, s.
 _KEPT_PACE = 0.01
 # A dump is whole when its file has not grown for so long (s); its handler writes it in one go, in some milliseconds.
@@ -61,7 +69,7 @@ _PACE = 0.2
 class _Standing:
     """A loop that stands still, as seen from outside."""
 
-    __slots__ = ("asked", "kept", "next", "since", "told")
+    __slots__ = ("asked", "asleep", "kept", "next", "since", "told")
 
     def __init__(self, since: float, first: float) -> None:
         self.since = since
@@ -71,6 +79,22 @@ class _Standing:
         # While the watchdog is seen waiting at every look: the look that it is late for, how often it had been
         # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
         self.kept: tuple[float, int, float | None] | None = None
+        # While the loop's thread is seen asleep at every look: the look that the watchdog is late for, how often the
+        # two threads had been scheduled at the first, and when that was.
+        self.asleep: tuple[float, int, int, float] | None = None
+
+    def sleeps_with_the_gil(
+        self, late_at: float, loop: tuple[str, float, float, int], watchdog: tuple[str, float, float, int], now: float
+    ) -> bool:
+        """Whether the loop's thread stays in one system call while no thread gets the GIL."""
+        if loop[0] not in ("S", "D") or watchdog[0] not in ("S", "R"):
+            self.asleep = None
+            return False
+        if self.asleep is None or self.asleep[:2] != (late_at, loop[3]):
+            self.asleep = late_at, loop[3], watchdog[3], now
+            return False
+        passed = now - self.asleep[3]
+        return passed >= _ASLEEP_SECONDS and watchdog[3] - self.asleep[2] >= _ASKS_PER_SECOND * passed
 
     def keeps_the_gil(self, late_at: float, cpu_s: float, watchdog: tuple[str, float, float, int]) -> bool:
         """Whether the loop's thread is inside a C call that does not give the GIL away."""
@@ -172,7 +196,12 @@ class StallProbe:
             if seen is None or seen.since != since:
                 seen = process.standing[number] = _Standing(since, now)
             thread = int(reader.word(layout.W_THREAD))
-            state, cpu_s = self._measure(follower, number, thread, now)
+            loop = self._measure(follower, number, thread, now)
+            state, cpu_s, _, _ = loop
+            if state in ("S", "D") and not seen.told:
+                self._next = min(self._next, now + _PACE / 2)
+                if seen.sleeps_with_the_gil(late_at, loop, _thread_state(follower.folder.pid, watchdog), now):
+                    self._tell_asleep(follower, seen, now)
             if state != "R" or now < seen.next or not self._may_ask(process, now):
                 continue
             self._next = min(self._next, now + _KEPT_PACE)
@@ -183,15 +212,15 @@ class StallProbe:
                 seen.next = now + max(threshold, STALE_SECONDS) * 2**seen.asked
                 self._ask(follower, process, now, lambda: _late_at(words) == late_at)
 
-    def _measure(self, follower: FolderFollower, ring: int, thread: int, now: float) -> tuple[str, float]:
-        """Enters what the kernel says of the loop's thread; returns its state as in proc(5), "" if not known, and its
-        CPU time in seconds.
-        """
-        state, cpu_s, waited_s, slices = _thread_state(follower.folder.pid, thread)
+    def _measure(
+        self, follower: FolderFollower, ring: int, thread: int, now: float
+    ) -> tuple[str, float, float, int]:
+        """Enters what the kernel says of the loop's thread; returns it, as ``_thread_state``."""
+        state, cpu_s, waited_s, slices = found = _thread_state(follower.folder.pid, thread)
         process = stat_of(follower.folder.pid) if state else None
         if process is not None:
             self._index(follower).add_sample(ring, (now, cpu_s, process.cpu_s, waited_s, slices))
-        return state, cpu_s
+        return found
 
     def _index(self, follower: FolderFollower) -> StallIndex:
         return stall_statistics.stalls_of(follower.statistics).index
@@ -286,6 +315,13 @@ class StallProbe:
         self._say(
             f"stall: {readable(culprit)}{place}{within} blocks the loop and every other thread of process "
             f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far"
+        )
+
+    def _tell_asleep(self, follower: FolderFollower, standing: _Standing, now: float) -> None:
+        standing.told = True
+        self._say(
+            f"stall: the loop's thread of process {follower.folder.pid} sleeps in a system call, and no other thread "
+            f"gets the GIL: {now - standing.since:.2f} s so far; most likely C code that waits and keeps the GIL"
         )
 
     def _done(self, follower: FolderFollower, process: _Process) -> None:
