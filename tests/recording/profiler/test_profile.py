@@ -1,9 +1,17 @@
 """`--profile`: the line that took the loop's time is named, whatever kept the sampler from looking meanwhile."""
 
+import concurrent.futures
+import threading
+import time
+
 import pytest
 
 from tests.helpers.observed import HEAD, observe
+from tests.helpers.offloads import recorded_loop
 from traceloop.reading.statistics.profile import WORKERS
+from traceloop.record.layout import R_SAMPLE
+from traceloop.recording.outbox import Outbox
+from traceloop.recording.profiler.sampling_profiler import SamplingProfiler
 
 VARIABLE = "OTEL_PYTHON_TRACELOOP_PROFILE"
 
@@ -83,6 +91,27 @@ run(main())
     assert guilty(profile.frames[most].site, lines)
     assert "work" in names(profile, most)
     assert WORKERS not in [line.callback for line in profile.lines(20)]
+
+
+def test_the_first_sample_of_a_worker_counts_no_time_before_the_profile_began():
+    begun, done = threading.Event(), threading.Event()
+
+    def work():
+        begun.set()
+        done.wait()
+
+    with recorded_loop() as (_, process), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        pool.submit(work)
+        begun.wait()
+        outbox = Outbox(process)
+        start = time.monotonic()
+        profiler = SamplingProfiler(process, outbox, 200.0, workers=True)
+        profiler.sample([])
+        longest = time.monotonic() - start
+        done.set()
+    records = outbox.pending if type(outbox.pending) is list else outbox.pending.take()[0]
+    (weight,) = [records[at + 2] for at in range(0, len(records), 3) if records[at + 1] == R_SAMPLE]
+    assert 0.0 <= weight <= longest
 
 
 @pytest.mark.parametrize("text", ["0", "off"])

@@ -1,14 +1,22 @@
 """Who has what a blocked loop waits for: from a program that waits in every way, to its report."""
 
+import sys
+import threading
+from types import SimpleNamespace
 
 import pytest
 
 from tests.helpers.cores import CORES
 from tests.helpers.kept_report import report_of
+from tests.helpers.waiting import until
+from traceloop.loop.event_loop import EventLoop
 from traceloop.recording.watchdog.holders import gil_holder
 from traceloop.recording.watchdog.other_threads import Standing
+from traceloop.recording.watchdog.stacks import find_run
+from traceloop.recording.watchdog.surroundings import _at_this_moment
 
-# Each wait ends when the watchdog has written down who is waited for.
+# Each wait ends when the watchdog has written down who is waited for. What leads to it is over in an earlier step of
+# the task: on a busy machine starting a thread blocks for longer than the threshold, and is another stall.
 PROGRAM = """
 import asyncio, http.client, sys, threading
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +24,14 @@ import traceloop
 from traceloop.recording.process import current_process
 
 told = threading.Event()
-current = "none"
+current = kind = "none"
 
 def hook():
     process = current_process()
     write = process.process_write
     def seen(records, text, now, *more):
         write(records, text, now, *more)
-        wanted = '"kind":"stack"', '"holder"', f'"callback":"__main__.{current}"'
+        wanted = '"kind":"stack"', f'"holder":["{kind}"', f'"callback":"__main__.{current}"'
         if any(all(part in each for part in wanted) for each in text):
             told.set()
     process.process_write = seen
@@ -41,66 +49,79 @@ def hold_explicitly(lock, ready):
     finally:
         lock.release()
 
+working = threading.Event()
+
 def work():
+    working.set()
     told.wait()
 
-def then(action):
+async def is_set(event):
+    while not event.is_set():
+        await asyncio.sleep(0.001)
+
+async def then(action):
     def wait():
         told.wait()
         action()
     threading.Thread(target=wait).start()
+    await asyncio.sleep(0)
 
-def held_by(function, lock):
+async def held_by(function, lock):
     ready = threading.Event()
     threading.Thread(target=function, args=(lock, ready), name="the holder").start()
-    ready.wait()
+    await is_set(ready)
 
 async def plain_lock():
     lock = threading.Lock()
-    held_by(hold, lock)
+    await held_by(hold, lock)
     with lock:
         pass
 
 async def reentrant_lock():
     lock = threading.RLock()
-    held_by(hold, lock)
+    await held_by(hold, lock)
     with lock:
         pass
 
 async def condition():
     lock = threading.Condition(threading.Lock())
-    held_by(hold, lock)
+    await held_by(hold, lock)
     with lock:
         pass
 
 async def semaphore():
     lock = threading.Semaphore(1)
-    held_by(hold, lock)
+    await held_by(hold, lock)
     lock.acquire()
 
 async def acquired_lock():
     lock = threading.Lock()
-    held_by(hold_explicitly, lock)
+    await held_by(hold_explicitly, lock)
     lock.acquire()
 
 async def join():
     thread = threading.Thread(target=work, name="the joined")
     thread.start()
+    await is_set(working)
     thread.join()
 
 async def call():
     with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
-        pool.submit(work).result()
+        asked = pool.submit(work)
+        await is_set(working)
+        asked.result()
 
 async def queued_call():
     with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
         pool.submit(work)
+        await is_set(working)
         pool.submit(int).result()
 
 async def own_coroutine():
-    future = asyncio.run_coroutine_threadsafe(asyncio.sleep(0), asyncio.get_running_loop())
-    then(lambda: future.set_result(None))
-    future.result()
+    made = []
+    await then(lambda: made[0].set_result(None))
+    made.append(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), asyncio.get_running_loop()))
+    made[0].result()
     await asyncio.sleep(0.01)
 
 async def own_pool():
@@ -108,16 +129,17 @@ async def own_pool():
     made = []
     def ask():
         made.append(asyncio.run_coroutine_threadsafe(asyncio.sleep(0), loop))
-        then(lambda: made[0].set_result(None))
         made[0].result()
+    await then(lambda: made[0].set_result(None))
     with ThreadPoolExecutor(1, thread_name_prefix="pool") as pool:
+        await asyncio.wrap_future(pool.submit(int))  # its thread has started
         pool.submit(ask)
         pool.submit(int).result()
     await asyncio.sleep(0.01)
 
 async def own_lock():
     lock = threading.Lock()
-    then(lock.release)
+    await then(lock.release)
     with lock:
         lock.acquire()
 
@@ -128,7 +150,7 @@ async def own_task():
             await asyncio.sleep(3600)
     task = asyncio.create_task(keeper(), name="the keeper")
     await asyncio.sleep(0)
-    then(lock.release)
+    await then(lock.release)
     lock.acquire()
     task.cancel()
 
@@ -137,8 +159,8 @@ async def own_server():
         pass
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
     client = http.client.HTTPConnection("127.0.0.1", server.sockets[0].getsockname()[1])
+    await then(lambda: client.sock.shutdown(2))
     client.connect()
-    then(lambda: client.sock.shutdown(2))
     client.request("GET", "/")
     try:
         client.getresponse()
@@ -146,14 +168,18 @@ async def own_server():
         pass
     server.close()
 
-CASES = [plain_lock, reentrant_lock, condition, semaphore, acquired_lock, join, call, queued_call, own_coroutine,
-         own_pool, own_lock, own_task, own_server]
+CASES = {
+    plain_lock: "lock", reentrant_lock: "lock", condition: "lock", semaphore: "lock", acquired_lock: "lock",
+    join: "join", call: "call", queued_call: "queued", own_coroutine: "own_coroutine", own_pool: "own_pool",
+    own_lock: "own_lock", own_task: "own_task", own_server: "own_server",
+}
 
 async def main():
-    global current
+    global current, kind
     hook()
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)  # results that were set in its place
-    for case in CASES:
+    for case, kind in CASES.items():
+        working.clear()
         told.clear()
         current = case.__name__
         await asyncio.create_task(case())
@@ -231,3 +257,38 @@ def test_a_holder_that_makes_no_sense_is_passed_over(data):
     from traceloop.reading.stalls.watchdog_events import _holder
 
     assert _holder(data) is None
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_what_a_later_run_waits_for_is_not_said_of_an_earlier_one(core, monkeypatch):
+    """On a busy machine much time passes between the look at the frames and the look for a holder."""
+    monkeypatch.setenv("OTEL_PYTHON_TRACELOOP_CORE", core)
+    loop = EventLoop()
+
+    def before():
+        holds.wait()
+
+    def after():
+        holds_on.wait()
+
+    def run_in(name):
+        run = find_run(sys._current_frames().get(thread.ident), loop)
+        return run if run is not None and run.frames[-1][3] == "Condition.wait" and name in str(run.frames) else None
+
+    holds, holds_on = threading.Event(), threading.Event()
+    for callback in (before, after, loop.stop):
+        loop.call_soon(callback)
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    watched = SimpleNamespace(thread=thread.ident, loop=loop)
+    try:
+        earlier = until(lambda: run_in("<locals>.before"))
+        assert _at_this_moment(watched, earlier.start, earlier.frames) is not None
+        holds.set()
+        until(lambda: run_in("<locals>.after"))
+        assert _at_this_moment(watched, earlier.start, earlier.frames) is None
+    finally:
+        holds.set()
+        holds_on.set()
+        thread.join()
+        loop.close()

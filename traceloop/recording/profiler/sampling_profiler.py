@@ -49,7 +49,7 @@ class SamplingProfiler:
         self.due = 0.0
         self._rate = rate
         self._workers = workers
-        self._workers_at = 0.0
+        self._workers_at = monotonic()
         self._outbox = outbox
         self._tree = StackTree(process.site_log.number)
         self._began = -_REPEAT_SECONDS

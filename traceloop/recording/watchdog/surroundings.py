@@ -13,6 +13,7 @@ from ...record.holders import OWN_SERVER, Holder
 from .holders import Look, gil_holder
 from .other_threads import Standing, ThreadClocksOfAll, as_recorded, threads_now
 from .own_connections import is_network_call, waits_for_own_server
+from .stacks import find_run
 from .watched_loop import Stall, Watched
 
 _logger = logging.getLogger("traceloop")
@@ -49,7 +50,10 @@ class Surroundings:
     def _look(
         self, watched: Watched, stall: Stall, frames: Sequence[Frame], now: float
     ) -> tuple[list[list[Any]], Holder | None]:
-        threads, holder = _at_this_moment(watched)
+        found = _at_this_moment(watched, stall.start, frames)
+        if found is None:
+            return [], None
+        threads, holder = found
         since, computed = self._clocks.computed(now)
         modules = [frame[2] for frame in frames[-_INNERMOST:]]
         if holder is None and is_network_call(modules) and waits_for_own_server(watched.loop):
@@ -60,11 +64,22 @@ class Surroundings:
         return as_recorded(threads, computed), holder
 
 
-def _at_this_moment(watched: Watched) -> tuple[list[Standing], Holder | None]:
-    """All that needs the program's frames and objects: none of them is held when this returns."""
+def _at_this_moment(
+    watched: Watched, start: float, frames: Sequence[Frame]
+) -> tuple[list[Standing], Holder | None] | None:
+    """All that needs the program's frames and objects: none of them is held when this returns.
+
+    On a busy machine much time may have passed since ``frames`` were taken. None where the run that began at ``start``
+    is over; no holder where the run stands at another line by now: it would be what something else waits for.
+    """
     tops = sys._current_frames()
     try:
+        run = find_run(tops.get(watched.thread), watched.loop)
+        if run is None or run.start != start:
+            return None
         threads = threads_now(tops, (watched.thread, threading.get_ident()))
+        if run.frames[-1:] != frames[-1:]:
+            return threads, None
         return threads, Look(tops, threads, watched.loop, watched.thread).holder()
     finally:
         del tops
