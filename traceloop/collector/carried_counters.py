@@ -25,6 +25,8 @@ from traceloop.record import files
 from .files import write_file
 
 _EVERY_SECONDS = 2.0
+# While nothing runs there is nothing new but what the watchdog's thread records: so much longer.
+_IDLE_SECONDS = 30.0
 # The share of the time that notes may take.
 _SHARE = 0.005
 _MAX_BYTES = 64 << 20
@@ -41,12 +43,14 @@ class CounterNotes:
     def __init__(self, run_dir: str) -> None:
         self._path = os.path.join(run_dir, files.COUNTERS)
         self._next = time.monotonic() + _EVERY_SECONDS
+        self._ran_at = 0.0
 
-    def note(self, samples: Iterable[Sample], began_ns: int) -> None:
-        """Writes them down, if it is time to."""
+    def note(self, samples: Iterable[Sample], began_ns: int, ran_at: float) -> None:
+        """Writes them down, if it is time to. ``ran_at``: when any loop was last seen to have run something."""
         now = time.monotonic()
-        if now < self._next:
+        if now < self._next + (_IDLE_SECONDS if ran_at == self._ran_at else 0.0):
             return
+        self._ran_at = ran_at
         kept = [[*_key(sample), _plain(sample.value)] for sample in samples if _counts(sample)]
         write_file(self._path, json.dumps({"began_ns": began_ns, "counters": kept}))
         took = time.monotonic() - now

@@ -46,6 +46,7 @@ from .pace import (
     SHUTDOWN_SECONDS,
     STOPPING_SECONDS,
     UNASKED_SECONDS,
+    Pace,
 )
 from .traced_processes import Root, processes_of_run
 from .unrecorded import Unrecorded
@@ -96,6 +97,7 @@ class Collector:
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
         self._look_again = MAX_POLL_SECONDS
+        self._pace = Pace()
         self._turned = 0.0
         self._may_be_quiet = False  # only where the root's end is seen at once
         self._known: set[str] = set()  # processes at the last poll
@@ -190,10 +192,11 @@ class Collector:
                 busy = self.poll()
                 if self._is_finished() or self.stopping or self._waited_long_enough():
                     break
-                # What the watchdog notes once a second is no reason to poll sooner.
-                busy = busy and (self._ran_at >= self._turned or self.follower.processes.keys() != self._known)
-                self._known = set(self.follower.processes)
-                pause = MIN_POLL_SECONDS if busy else min(pause * 1.5, MAX_POLL_SECONDS)
+                due = self._pace.pause()
+                if busy and self.follower.processes.keys() != self._known:
+                    self._known = set(self.follower.processes)
+                    due = pause = MIN_POLL_SECONDS
+                pause = min(pause * 1.5, due)
                 root = self.root.handle
             # A loop that stands still is looked at when its threshold is reached.
             woken = self.pipe.wait(min(pause, self._look_again), root)
@@ -260,6 +263,7 @@ class Collector:
                     found = found or bool(chunks)
                     if any(chunk.decoded.runs for chunk in chunks):
                         self._ran_at = time.monotonic()
+                    self._pace.count(chunks)
                     self.pipeline.take(chunks, time.monotonic())
                 if not found:
                     self.pipeline.take((), time.monotonic())
@@ -284,7 +288,7 @@ class Collector:
                 busy = True
                 self._process_over(name)
             if busy:
-                self._notes.note(self.statistics.samples(), self._began_ns)
+                self._notes.note(self.statistics.samples(), self._began_ns, self._ran_at)
         self._tell_of_others()
         for line in self._lasting.look(self.statistics) if not self._summary_written else ():
             self.tell(line)

@@ -13,7 +13,7 @@ from ..exporters.metrics import asked_for as asked_for_metrics
 from .errors import CollectorError
 from .files import say
 from .listening import listen, url_of
-from .pace import MAX_POLL_SECONDS, MIN_POLL_SECONDS, SHUTDOWN_SECONDS
+from .pace import MIN_POLL_SECONDS, SHUTDOWN_SECONDS, Pace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class CollectorThread:
     """
 
     def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
+        self._pace = Pace()
         self.settings = settings
         self.notices: list[str] = []
         self.url: str | None = None
@@ -101,6 +102,7 @@ class CollectorThread:
             found = False
             for chunks in self.follower.chunks():
                 found = True
+                self._pace.count(chunks)
                 self.pipeline.take(chunks, time.monotonic())
             if not found:
                 self.pipeline.take((), time.monotonic())
@@ -109,7 +111,8 @@ class CollectorThread:
     def _work(self) -> None:
         pause = MIN_POLL_SECONDS
         while not self._stop.wait(pause):
-            pause = MIN_POLL_SECONDS if self.read() else min(pause * 1.5, MAX_POLL_SECONDS)
+            self.read()
+            pause = min(pause * 1.5, self._pace.pause())
 
     def stop(self, timeout: float = SHUTDOWN_SECONDS) -> None:
         """Reads and sends what there is, and ends; waits at most about ``timeout`` s."""

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-# A poll costs 0.4 to 0.8 ms besides what it reads: every 20 ms that was 0.5 us a handle at 50,000 of them a second. A
-# ring holds seconds of them.
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from ..reading.follower import Chunk
+
+# A poll costs 0.5 to 1 ms besides what it reads, and most of what a service of little load costs is this. What is read
+# at once may be no more than a ring holds well, nor than takes long to count: scrapes wait for it.
 MIN_POLL_SECONDS = 0.05
 MAX_POLL_SECONDS = 0.2
+_RECORDS = 16_384
+_SHARE_OF_RING = 0.125
+_RECORD_BYTES = 24
 #: While no loop runs and no ring has anything new, a whole poll comes no later than this.
 QUIET_SECONDS = 1.0
 #: How long children that record nothing yet are waited for after all else is over.
@@ -20,3 +31,29 @@ SHUTDOWN_SECONDS = 5.0
 STOPPING_SECONDS = 10.0
 #: A collector that has died is started again, but not more often than this.
 RESTART_SECONDS = 60.0
+
+
+class Pace:
+    """When to read next, by how fast the rings have filled. A loop that begins to fill its ring faster than that ends
+    the wait by itself (`recording.ring`: it writes to the pipe ``wake`` whenever it has filled a quarter of its ring).
+    """
+
+    def __init__(self) -> None:
+        self._read_at = time.monotonic()
+        # What was read since then, as a share of what is to be read at once, of all rings together.
+        self._share = 0.0
+
+    def count(self, chunks: Iterable[Chunk]) -> None:
+        """These were read."""
+        for chunk in chunks:
+            room = chunk.ring.reader.room * _SHARE_OF_RING / _RECORD_BYTES
+            self._share += chunk.decoded.records / max(1.0, min(_RECORDS, room))
+
+    def pause(self) -> float:
+        """How long to wait until the next reading, s; to be asked once after each."""
+        now = time.monotonic()
+        passed, self._read_at = now - self._read_at, now
+        share, self._share = self._share, 0.0
+        if passed >= MAX_POLL_SECONDS * share:
+            return MAX_POLL_SECONDS
+        return max(MIN_POLL_SECONDS, passed / share)

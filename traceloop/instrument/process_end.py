@@ -20,6 +20,7 @@ import sys
 import time
 
 from .. import notices
+from ..record import files
 from ..settings import COLLECTOR_PID, Settings, choose
 from . import run_end
 
@@ -145,7 +146,7 @@ def _flush_and_wait() -> None:
     if _recording is not None:
         _recording.close()
     if _settings is not None and _settings.run_dir is not None:
-        run_end.wake_collector(_settings.run_dir)
+        files.wake_reader(_settings.run_dir)
         if os.getpid() == _root_pid:
             run_end.finish_run(_settings, _settings.run_dir, _collector_pid, _why_nothing_was_recorded)
 
@@ -164,7 +165,7 @@ def leave_run(settings: Settings) -> None:
         if _recording is not None:
             _recording.leave()
         if settings.run_dir is not None:
-            run_end.wake_collector(settings.run_dir)
+            files.wake_reader(settings.run_dir)
             run_end.finish_run(settings, settings.run_dir, _collector_pid, _why_nothing_was_recorded)
             run_end.tell_left(settings.run_dir)
     finally:

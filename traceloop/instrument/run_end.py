@@ -35,7 +35,7 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
     if settings.collector == "process":
         # It may be the parent of a pool, or a server's master process, which has no folder to say so in.
         _write_empty(os.path.join(run_dir, files.OVER))
-        wake_collector(run_dir)
+        files.wake_reader(run_dir)
     if not recorded:
         notices.say(why_nothing())
         if settings.collector == "none":
@@ -61,7 +61,7 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
 def tell_left(run_dir: str) -> None:
     """Lets the collector know that this process, which began the run, has no part in it any more."""
     _write_empty(os.path.join(run_dir, files.LEFT))
-    wake_collector(run_dir)
+    files.wake_reader(run_dir)
 
 
 def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> str | None:
@@ -89,20 +89,6 @@ def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> st
             return None
         select.poll().poll(pause_ms)
         pause_ms = min(pause_ms * 2, 20)
-
-
-def wake_collector(run_dir: str) -> None:
-    """Ends the collector's wait: there is something to read."""
-    try:
-        pipe = os.open(os.path.join(run_dir, files.WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError:
-        return  # it is gone, or there is none
-    try:
-        os.write(pipe, b"\n")
-    except OSError:
-        pass  # full: it will wake
-    finally:
-        os.close(pipe)
 
 
 def _write_empty(path: str) -> None:

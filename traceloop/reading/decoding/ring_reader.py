@@ -213,7 +213,8 @@ class RingReader:
         position = int(head) if head > 0.0 else 0
         return position - position % _ALIGN
 
-    def _reserved(self) -> int:
+    @property
+    def room(self) -> int:
         """Bytes of the data that have memory behind them; beyond there is nothing."""
         reserved = self.word(layout.W_RESERVED)
         return int(reserved) if 0.0 < reserved < self.capacity else self.capacity
@@ -267,7 +268,7 @@ class RingReader:
     def _find(self, position: int, head: int) -> int:
         """The first place from ``position`` on where a batch may begin, -1 where there is none before ``head``."""
         capacity = self.capacity
-        reserved = self._reserved()
+        reserved = self.room
         while position < head:
             offset = position % capacity
             if offset >= reserved:
@@ -289,7 +290,7 @@ class RingReader:
     def _check(self, position: int, head: int) -> tuple[Batch, int] | None:
         """A copy of the batch at ``position``, and its size, if it is whole; else None."""
         offset = position % self.capacity
-        room = min(self._reserved() - offset, head - position)
+        room = min(self.room - offset, head - position)
         if room < _HEAD_SIZE:
             return None
         copy = self._bytes(layout.DATA_OFFSET + offset, min(room, _FIRST_LOOK))

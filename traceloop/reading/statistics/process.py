@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from ..decoding.ring_reader import RingReader
 
 
+# Whether a process is stopped is asked again after so long, s: it takes 40 us, and each loop's gauges need it.
+_ASK_AGAIN_SECONDS = 0.05
 # How much later another look has to find a task that is not known otherwise, s.
 _FOUND_AGAIN_SECONDS = 0.5
 
@@ -113,7 +115,9 @@ class ProcessStatistics:
         self._records: dict[int, tuple[int, int]] = {}
         self._ended_records = [0, 0]
         self.usage: ProcessUsage | None = None
-        self._ran_at = 0.0
+        # When it was last seen to run; when that was asked last, and whether it ran then.
+        self._ran_at = self._asked_at = 0.0
+        self._runs = True
         self.most_resident_bytes = 0
         self._ended_cpu_s = 0.0
 
@@ -236,8 +240,13 @@ class ProcessStatistics:
 
     def now(self) -> float:
         """Monotonic s; of a process that is stopped (SIGSTOP), when it was seen to run last: nothing lasts in it."""
-        if not (self.attached and self._ran_at and is_stopped(self.pid)):
-            self._ran_at = time.monotonic()
+        now = time.monotonic()
+        if self._ran_at and now - self._asked_at < _ASK_AGAIN_SECONDS:
+            return now if self._runs else self._ran_at
+        self._asked_at = now
+        self._runs = not (self.attached and self._ran_at and is_stopped(self.pid))
+        if self._runs:
+            self._ran_at = now
         return self._ran_at
 
     @property
