@@ -9,6 +9,7 @@ import pytest
 from traceloop.exporters.spans.builder import SpanBuilder
 from traceloop.exporters.spans.sampling import Sampling
 from traceloop.exporters.spans.slow import Explanation, HeldSpans, SlowRuns
+from traceloop.reading.decoding.choose import native
 from traceloop.reading.decoding.decoded import SOON, TASK, Decoded
 from traceloop.reading.decoding.runs import RunRows
 from traceloop.reading.site_names import SiteNames
@@ -17,7 +18,7 @@ from traceloop.reading.stalls.who_waited import WhoWaited
 from traceloop.reading.statistics.callbacks import CallbackStatistics
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.record.layout import SITE_LIMIT
-from traceloop.record.sites import Site
+from traceloop.record.sites import Site, site_of
 
 SITES = SiteNames([Site("app", f"f{n}", "/app.py", n) for n in range(8)])
 
@@ -166,3 +167,37 @@ def test_metric_report_and_span_say_the_same(seed, size):
     waited = sum(attributes["asyncio.blocked.callbacks"] for attributes in slow_spans)
     # A span is sent after 0.3 s, though more may be found to have waited.
     assert waited == handles if size == 1000 else waited <= handles
+
+
+@pytest.mark.parametrize("plumbing", [frozenset(), frozenset((1,))])
+@pytest.mark.parametrize("sites", [3, 200])
+def test_the_c_half_charges_as_each_run_by_itself(plumbing, sites):
+    module = native()
+    if module is None:
+        pytest.skip("the reader's C half was not built (make native)")
+    draw = random.Random(sites)
+    for share_slow in (0.0005, 0.01, 0.1) * 30:
+        plain, together = (WhoWaited(lambda ident: site_of(ident) in plumbing) for _ in range(2))
+        found: tuple[list, list] = ([], [])
+        now, number, iteration = 1.0, 0, 1
+        for _ in range(3):
+            rows, columns = RunRows(), module.new_columns()[0]
+            for _ in range(draw.randrange(1, 300)):
+                number += 1
+                iteration += draw.random() < 0.02
+                length = 0.2 if draw.random() < share_slow else 0.001
+                delay = draw.choice([-1.0, 0.0, draw.uniform(0, 0.4), draw.uniform(0, 0.002)])
+                row = run(number, now, now + length, iteration=iteration, delay=delay, site=draw.randrange(1, sites),
+                          task=draw.randrange(1, 9), scheduler=draw.randrange(max(0, number - 40), number))  # fmt: skip
+                rows.append(row)
+                columns.append(row)
+                now += length
+            found[0].extend(plain.feed(rows, 0.1))
+            found[1].extend(together.feed(columns, 0.1))
+            for one, other in zip(*found, strict=True):
+                assert (one.run, one.complete, one.closed) == (other.run, other.complete, other.closed)
+                assert {site: pytest.approx(numbers) for site, numbers in one.bill.victims.items()} == dict(
+                    other.bill.victims
+                )
+                assert one.bill.waiting == other.bill.waiting
+                assert other.bill.exact == pytest.approx(one.bill.exact)

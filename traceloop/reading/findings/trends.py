@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections import Counter
 from itertools import islice
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
+from ...record.layout import SITE_LIMIT
 from ...record.sites import site_of
 from ..decoding.decoded import Decoded
 
@@ -20,6 +24,8 @@ if TYPE_CHECKING:
 _POINTS: Final = 128
 _STEP_SECONDS: Final = 0.25
 _MAX_COROUTINES: Final = 500
+_START: Final = itemgetter(3)
+_END: Final = itemgetter(2)
 # Monotonic s beyond which a time is none, but damage (thirty years).
 _LATEST: Final = 1e9
 
@@ -47,16 +53,16 @@ class TaskTrends:
         """Takes in one chunk of the loop's record."""
         if self._sites is not self._process.sites:
             self._clear()
-        if self._next >= 0.0 and not any(self._next <= when < _LATEST for when in _last_times(decoded)):
-            return
-        first = max(self._next, 0.0)
-        changes = [(task.start, site_of(task.ident), 1) for task in decoded.tasks if first <= task.start < _LATEST]
-        changes += [(end, site_of(ident), -1) for ident, _, end, _ in decoded.finished if first <= end < _LATEST]
-        changes.sort()
+        last = max((when for when in _last_times(decoded) if when < _LATEST), default=-1.0)
         if self._next < 0.0:
-            if not changes:
+            first = min((when for when in _first_times(decoded) if 0.0 <= when < _LATEST), default=-1.0)
+            if first < 0.0:
                 return
-            self._next = changes[0][0] + self.step
+            self._next = first + self.step
+        if last < self._next:
+            return
+        is_long = last - self._next > self.step * _POINTS
+        changes = self._each_change(decoded) if is_long else self._changes(decoded, last)
         alive = {site: totals.alive for site, totals in islice(self._tasks.coroutines.items(), _MAX_COROUTINES)}
         for site in alive:
             if site not in self.series and len(self.series) < _MAX_COROUTINES:
@@ -67,8 +73,33 @@ class TaskTrends:
             if when >= self._next:
                 self._advance(when, alive)
             alive[site] += change
-        if self._next <= decoded.end < _LATEST:
-            self._advance(decoded.end, alive)
+        self._advance(last, alive)
+
+    def _each_change(self, decoded: Decoded) -> list[tuple[float, int, int]]:
+        """From the next point on, of each task that began or ended: when, the site, 1 or -1."""
+        first = self._next
+        changes = [(each.start, site_of(each.ident), 1) for each in decoded.tasks if first <= each.start < _LATEST]
+        changes += [(end, site_of(ident), -1) for ident, _, end, _ in decoded.finished if first <= end < _LATEST]
+        return sorted(changes)
+
+    def _changes(self, decoded: Decoded, last: float) -> list[tuple[float, int, int]]:
+        """The same added up from each point to the one after it, up to ``last``. Costs 50 ns a task, where a list of all
+        changes took a third of the time that the collector spent on short tasks.
+        """
+        began, ended = decoded.tasks, decoded.finished
+        task, end = bisect_left(began, self._next, key=_START), bisect_left(ended, self._next, key=_END)
+        changes: list[tuple[float, int, int]] = []
+        point = self._next
+        while point <= last:
+            following = point + self.step
+            next_task = bisect_left(began, following, task, key=_START)
+            next_end = bisect_left(ended, following, end, key=_END)
+            more = Counter([each[0] % SITE_LIMIT for each in began[task:next_task]])
+            for site, count in Counter([each[0] % SITE_LIMIT for each in ended[end:next_end]]).items():
+                more[site] -= count
+            changes += [(point, int(site), change) for site, change in more.items() if change]
+            task, end, point = next_task, next_end, following
+        return changes
 
     def _advance(self, now: float, alive: dict[int, int]) -> None:
         """Adds the points up to ``now``. A gap of any length costs no more than a series has points."""
@@ -96,6 +127,14 @@ class TaskTrends:
     def metrics(self) -> Iterator[Sample]:
         """None."""
         return iter(())
+
+
+def _first_times(decoded: Decoded) -> Iterator[float]:
+    """Of the first task that began in a chunk, and the first that ended."""
+    if decoded.tasks:
+        yield decoded.tasks[0].start
+    if decoded.finished:
+        yield decoded.finished[0][2]
 
 
 def _last_times(decoded: Decoded) -> Iterator[float]:

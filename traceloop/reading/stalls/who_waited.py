@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from operator import sub
-from typing import Final
+from typing import Any, Final
 
 from ...record.sites import site_of
 from ..decoding.runs import Run, Runs
@@ -74,6 +74,16 @@ class Bill:
         entry = self._entry(site)
         entry[2] += 1
         entry[3] += most
+
+    def charge_many(self, site: int, handles: int, seconds: float, own_handles: int, own_most: float) -> None:
+        """Handles of one site, some of which the run put in."""
+        self.handles += handles
+        self.exact += seconds
+        self.own_handles += own_handles
+        self.own_most += own_most
+        entry = self._entry(site)
+        for index, more in enumerate((handles, seconds, own_handles, own_most)):
+            entry[index] += more
 
     def rename(self, old: int, new: int, seconds: float) -> None:
         """One wait that was charged by the name of ``old`` was that of ``new``."""
@@ -144,11 +154,21 @@ class WhoWaited:
         found: list[SlowRun] = []
         coming = iter(slow)
         following = next(coming, -1)
-        for index in range(0 if self._open else following, len(runs)):
+        # The reader's C half adds up what waited for a slow run.
+        together = hasattr(runs, "waited")
+        index = 0 if self._open else following
+        while index < len(runs):
+            if together and self._open and not self._passed_on:
+                charged = self._charge_together(runs, index, following if following >= 0 else len(runs))
+                together = charged >= 0  # else each has to be looked at
+                if charged > index:
+                    index = charged
+                    continue
             run = runs[index]
+            index += 1
             if self._open:
                 self._charge(run)
-            if index == following:
+            if index - 1 == following:
                 following = next(coming, -1)
                 found.append(SlowRun(run))
                 self._open.append(found[-1])
@@ -157,6 +177,28 @@ class WhoWaited:
             elif not self._open and following < 0:
                 break
         return found
+
+    def _charge_together(self, runs: Any, index: int, upto: int) -> int:
+        """``_charge`` for runs from ``index`` on, up to ``upto``. Returns the index of the first that is not charged, -1
+        where one of them passes on and nothing was charged.
+        """
+        charged = upto
+        while True:
+            waited = [
+                runs.waited(index, charged, slow.run[0], slow.run[1], slow.run[2], slow.run[8]) for slow in self._open
+            ]
+            if all(each[0] == charged for each in waited):
+                break
+            charged = min(each[0] for each in waited)
+        for _, victims in waited:
+            if any(handles and self._passes_on(ident) for ident, handles, *_ in victims):
+                return -1
+        last = runs[charged - 1][8] if charged > index else 0
+        for slow, (_, victims) in zip(self._open, waited, strict=True):
+            for ident, *more in victims:
+                slow.bill.charge_many(site_of(ident), *more)
+            slow.complete = slow.complete or last > slow.run[8] + 1
+        return charged
 
     def _charge(self, run: Run) -> None:
         """Charges the wait of a run to the slow ones before it.

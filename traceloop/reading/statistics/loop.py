@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
+from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from ...record import layout
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 # A loop publishes that it polls only once it has lingered there for 10 ms: until then it is not known to be running.
 _LINGER_SECONDS: Final = 0.025
+_OUTCOME: Final = itemgetter(1)
 # What a task's last step says in the record, and the word that counts the same.
 _OUTCOME_WORDS: Final = {
     layout.OUTCOME_RESULT: layout.W_TASKS_RESULT,
@@ -141,10 +144,10 @@ class LoopStatistics:
         # The words tell of all tasks, whatever was lost of the record; they may have been read before what it says.
         self._tasks_seen += len(decoded.tasks)
         seen = self._ends_seen
-        for _, outcome, _, _ in decoded.finished:
+        for outcome, count in Counter(map(_OUTCOME, decoded.finished)).items():
             word = _OUTCOME_WORDS.get(outcome)
             if word is not None:
-                seen[word] += 1
+                seen[word] += count
         for index, count in ((layout.W_TASKS_CREATED, self._tasks_seen), *seen.items()):
             if self._words[index] < count:
                 self._words[index] = float(count)

@@ -280,6 +280,73 @@ runs_longer_before(Runs *self, PyObject *args)
     return found != NULL ? Py_BuildValue("(Nn)", found, over ? most : passed) : NULL;
 }
 
+#define MAX_VICTIMS 64
+#define ROUNDING 1e-6 /* as in stalls/who_waited.py */
+
+/* What waited for a slow run, of one site: as in Bill, stalls/who_waited.py. */
+typedef struct {
+    uint32_t site;
+    double first_ident, exact, own_most;
+    long long handles, own_handles;
+} Victim;
+
+/* waited(index, upto, number, begin, end, iteration): of the runs from one on, who waited for the slow run with this
+   number; the twin of WhoWaited._charge. Returns the index of the first that it did not look at, and of
+   each site an ident, handles, seconds, own handles, seconds at most. It ends early where there are many sites, and where
+   the iterations are over in which handles waited. */
+static PyObject *
+runs_waited(Runs *self, PyObject *args)
+{
+    Py_ssize_t index, upto;
+    long long number, iteration;
+    double begin, end;
+    if (!PyArg_ParseTuple(args, "nnLddL", &index, &upto, &number, &begin, &end, &iteration))
+        return NULL;
+    if (index < 0 || upto > self->length || iteration > INT64_MAX - 2)
+        return PyErr_Format(PyExc_ValueError, "no such runs");
+    Victim victims[MAX_VICTIMS];
+    int count = 0, at = 0;
+    for (; index < upto; index++) {
+        const Row *row = &self->rows[index];
+        if (row->iteration > iteration + 2)
+            break;
+        if (row->iteration > iteration + 1 || row->delay < 0.0)
+            continue;
+        double ready = row->start - row->delay;
+        bool is_own = row->scheduler == number && ready > end - ROUNDING;
+        if (!is_own && !(ready < end))
+            continue;
+        uint32_t site = site_of(row->ident);
+        if (at >= count || victims[at].site != site) {
+            for (at = 0; at < count && victims[at].site != site;)
+                at++;
+            if (at == MAX_VICTIMS)
+                break;
+            if (at == count)
+                victims[count++] = (Victim){.site = site, .first_ident = row->ident};
+        }
+        Victim *victim = &victims[at];
+        if (is_own) {
+            victim->own_handles++;
+            victim->own_most += end - begin;
+        }
+        else {
+            victim->handles++;
+            victim->exact += end - (ready > begin ? ready : begin);
+        }
+    }
+    PyObject *found = PyList_New(0);
+    for (at = 0; found != NULL && at < count; at++) {
+        const Victim *each = &victims[at];
+        PyObject *item = Py_BuildValue("(dLdLd)", each->first_ident, each->handles, each->exact, each->own_handles,
+                                       each->own_most);
+        if (item == NULL || PyList_Append(found, item) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(item);
+    }
+    return found != NULL ? Py_BuildValue("(nN)", index, found) : NULL;
+}
+
 static PyObject *
 runs_column(Runs *self, void *at)
 {
@@ -298,6 +365,7 @@ static PyMethodDef runs_methods[] = {
     {"forget_lengths", (PyCFunction)runs_forget_lengths, METH_O, "Runs of this length or more end where they began."},
     {"longer_before", (PyCFunction)runs_longer_before, METH_VARARGS, "Long runs before one, latest first."},
     {"of_tasks", (PyCFunction)runs_of_tasks, METH_O, "The runs of these tasks, in order."},
+    {"waited", (PyCFunction)runs_waited, METH_VARARGS, "Who waited for a slow run."},
     {"of_ident", (PyCFunction)runs_of_ident, METH_O, "The runs of one ident, in order."},
     {NULL},
 };
