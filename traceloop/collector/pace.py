@@ -6,7 +6,7 @@ import time
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from ..reading.follower import Chunk
 
@@ -38,8 +38,9 @@ class Pace:
     the wait by itself (`recording.ring`: it writes to the pipe ``wake`` whenever it has filled a quarter of its ring).
     """
 
-    def __init__(self) -> None:
-        self._read_at = time.monotonic()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._read_at = clock()
         # What was read since then, as a share of what is to be read at once, of all rings together.
         self._share = 0.0
 
@@ -51,7 +52,7 @@ class Pace:
 
     def pause(self) -> float:
         """How long to wait until the next reading, s; to be asked once after each."""
-        now = time.monotonic()
+        now = self._clock()
         passed, self._read_at = now - self._read_at, now
         share, self._share = self._share, 0.0
         if passed >= MAX_POLL_SECONDS * share:
