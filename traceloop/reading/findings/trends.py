@@ -83,8 +83,8 @@ class TaskTrends:
         return sorted(changes)
 
     def _changes(self, decoded: Decoded, last: float) -> list[tuple[float, int, int]]:
-        """The same added up from each point to the one after it, up to ``last``. Costs 50 ns a task, where a list of all
-        changes took a third of the time that the collector spent on short tasks.
+        """The same added up from each point to the one after it, up to ``last``. Costs 50 ns a task, where a list of
+        all changes took a third of the time that the collector spent on short tasks.
         """
         began, ended = decoded.tasks, decoded.finished
         task, end = bisect_left(began, self._next, key=_START), bisect_left(ended, self._next, key=_END)

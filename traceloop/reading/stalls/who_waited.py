@@ -179,8 +179,8 @@ class WhoWaited:
         return found
 
     def _charge_together(self, runs: Any, index: int, upto: int) -> int:
-        """``_charge`` for runs from ``index`` on, up to ``upto``. Returns the index of the first that is not charged, -1
-        where one of them passes on and nothing was charged.
+        """``_charge`` for runs from ``index`` on, up to ``upto``. Returns the index of the first that is not charged;
+        -1 where one of them passes on and nothing was charged.
         """
         charged = upto
         while True:
