@@ -25,6 +25,9 @@ from .model import Source
 _encode: Final[Callable[[Any], str]] = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _SPANS_OF_A_LINE: Final = 2000
 _INTERNAL: Final = 1
+# The beginning of the delay's attribute. Its value is written as an integer with an exponent: a third of the time that
+# a float's shortest digits take.
+_DELAY: Final = '{"key":"asyncio.schedule.delay","value":{"doubleValue":'
 # Of the variables that the exporters heed, those that say what the spans are said of.
 _HEEDED: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
 
@@ -81,7 +84,7 @@ class _File:
         if known is None:
             known = self._resources[process] = _encode({"attributes": _attributes(resource)})
         for first in range(0, len(spans), _SPANS_OF_A_LINE):
-            text = ",".join(map(_span, spans[first : first + _SPANS_OF_A_LINE]))
+            text = _spans(spans[first : first + _SPANS_OF_A_LINE])
             of_scope = f'{{"scope":{self._scope},"spans":[{text}]}}'
             line = f'{{"resourceSpans":[{{"resource":{known},"scopeSpans":[{of_scope}]}}]}}\n'
             self._out.write(line.encode("ascii"))
@@ -99,31 +102,44 @@ class _File:
         """Nothing waits."""
 
 
-def _span(span: Span) -> str:
-    """One span. Most have nothing but what their kind has, a delay and a link: they are formatted by hand."""
-    kind, trace, span_id, parent, start, end, delay, link_trace, link_id, extra = span
-    head, *attributes = kind.packed or _packed(kind)
-    if 0.0 <= delay < math.inf:
-        attributes.append(f'{{"key":"asyncio.schedule.delay","value":{{"doubleValue":{delay!r}}}}}')
-    links = f'{{"traceId":"{link_trace.hex()}","spanId":"{link_id.hex()}"}}' if link_trace else ""
-    rest = ""
-    if extra is not None:
-        rest, more, more_links = _extra(extra)
-        attributes += more
-        links = ",".join([*([links] if links else []), *more_links])
-    return (
-        f'{{"traceId":"{trace.hex()}","spanId":"{span_id.hex()}"'
-        + (f',"parentSpanId":"{parent.hex()}"' if parent else "")
-        + f',"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","kind":{_INTERNAL},{head}{",".join(attributes)}]'
-        + (f',"links":[{links}]' if links else "")
-        + f'{rest},"status":{{}}}}'
-    )
+def _spans(spans: Sequence[Span]) -> str:
+    """The spans, with commas between. Those that have nothing but what their kind has, a delay and a link are most:
+    they are formatted in one go.
+    """
+    texts: list[str] = []
+    last_trace, trace_hex = b"", ""
+    for kind, trace, span_id, parent, start, end, delay, link_trace, link_id, extra in spans:
+        if trace is not last_trace:
+            last_trace, trace_hex = trace, trace.hex()
+        head, comma = kind.packed or _packed(kind)
+        if extra is None and link_trace and 0.0 <= delay < math.inf:
+            texts.append(
+                f'{{"traceId":"{trace_hex}","spanId":"{span_id.hex()}","parentSpanId":"{parent.hex()}",'
+                f'"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","kind":{_INTERNAL},'
+                f"{head}{comma}{_DELAY}{int(delay * 1e9)}e-9}}}}],"
+                f'"links":[{{"traceId":"{link_trace.hex()}","spanId":"{link_id.hex()}"}}],"status":{{}}}}'
+            )
+            continue
+        attributes = [f"{_DELAY}{int(delay * 1e9)}e-9}}}}"] if 0.0 <= delay < math.inf else []
+        links = [f'{{"traceId":"{link_trace.hex()}","spanId":"{link_id.hex()}"}}'] if link_trace else []
+        rest = ""
+        if extra is not None:
+            rest, more, more_links = _extra(extra)
+            attributes += more
+            links += more_links
+        texts.append(
+            f'{{"traceId":"{trace_hex}","spanId":"{span_id.hex()}","parentSpanId":"{parent.hex()}",'
+            f'"startTimeUnixNano":"{start}","endTimeUnixNano":"{end}","kind":{_INTERNAL},'
+            f"{head}{comma if attributes else ''}{','.join(attributes)}],"
+            f'"links":[{",".join(links)}]{rest},"status":{{}}}}'
+        )
+    return ",".join(texts)
 
 
-def _packed(kind: Kind) -> tuple[str, ...]:
-    """The name, with the list of attributes begun, and the attributes that all spans of a kind have."""
+def _packed(kind: Kind) -> tuple[str, str]:
+    """The name, with the list of attributes begun by those that all spans of a kind have; what goes before another."""
     attributes = ",".join(_encode(each) for each in _attributes(kind.attributes))
-    packed = (f'"name":{_encode(kind.name)},"attributes":[', *([attributes] if attributes else ()))
+    packed = (f'"name":{_encode(kind.name)},"attributes":[{attributes}', "," if attributes else "")
     kind.packed = packed
     return packed
 

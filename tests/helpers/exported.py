@@ -35,6 +35,8 @@ async def main():
         for n in range(4):
             group.create_task(child(n), name=f"child-{n}")
     await asyncio.create_task(slow_one(), name="the <slow> one")
+    # What some readers of JSON stumble over: a pair of surrogates, a backslash before the quote.
+    await asyncio.create_task(asyncio.sleep(0), name="\\N{SNAIL} of A:" + chr(92))
     gc.collect()
     waiting = [loop.call_later(600, print) for _ in range(3)]
     # The watchdog counts them once a second.

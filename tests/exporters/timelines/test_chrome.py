@@ -83,3 +83,11 @@ def test_tasks_begin_and_end(events):
         assert Counter(phase for phase, _ in each)["b"] * 2 == len(each)
     names = {each[0][1] for each in tasks.values()}
     assert {f"__main__.child: child-{n}" for n in range(4)} | {"__main__.slow_one: the <slow> one"} <= names
+
+
+def test_names_are_written_as_perfettos_parser_takes_them(kept):
+    # It refuses surrogates as escapes, and takes the quote behind a backslash for an escaped one.
+    text = traceloop("export", kept, "--format", "chrome", "-o", "-").stdout
+    names = {event["name"] for event in json.loads(text)["traceEvents"]}
+    assert "asyncio.tasks.sleep: \N{SNAIL} of A:\\" in names
+    assert "\N{SNAIL} of A:\\u005c\"" in text and '\\\\"' not in text and "\\ud8" not in text
