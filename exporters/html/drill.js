@@ -1,7 +1,5 @@
-// One callback by itself: what is known of its slow runs, who waited for it, which lines took its time, and where its
-// tasks waited. All of it is in the JSON already; this only picks it out.
-
-const BOUNDS = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10];
+// One callback by itself: how long its runs were, its latest slow runs, who waited for it, which lines took its time,
+// and where its tasks waited. All of it is in the JSON already; this only picks it out.
 
 class CallbackView {
   // open: a set that remembers which stacks are shown. closed: called when the view is closed.
@@ -45,27 +43,40 @@ class CallbackView {
     this.title.textContent = row.where ? `${row.name}, ${row.where}` : row.name;
     this.body.replaceChildren(
       element("p", {text: `${count(row.runs)} runs took ${seconds(row.seconds)}, ${percent(row.share)} of the loop's `
-        + `time in callbacks; ${seconds(row.seconds / Math.max(1, row.runs))} on average, ${seconds(row.longest_seconds)} at most`}),
+        + `time in callbacks; ${seconds(row.seconds / Math.max(1, row.runs))} on average, `
+        + `${seconds(row.longest_seconds)} at most`}),
+      ...this.lengths(row),
       ...this.slow(found.stalls),
       ...this.list("Lines that took its time", found.lines, (each) =>
-        `${seconds(each.seconds)}  ${each.file ? `${each.file.split("/").pop()}:${each.line} in ` : ""}${each.function}`),
+        `${seconds(each.seconds)}  ${lineOf(each)}${each.function}`),
       ...this.list("Who waited for its slow runs", byVictim(found.blocked), (each) =>
         `${each.victim_name}: ${count(each.times)} times, ${seconds(each.seconds)}`),
       ...this.list("Where its tasks waited", found.waits, (each) =>
         `${seconds(each.seconds)}  ${each.inside} at ${each.file.split("/").pop()}:${each.line}`));
   }
 
-  slow(stalls) {
-    if (!stalls.length) return [element("p", {class: "dim", text: "No slow run of it is known."})];
-    const counts = BOUNDS.map((bound, index) => stalls.filter((each) =>
-      each.seconds >= bound && (index + 1 === BOUNDS.length || each.seconds < BOUNDS[index + 1])).length);
-    const most = Math.max(...counts);
-    const bars = counts.map((number, index) => [number, index]).filter(([number]) => number).map(([number, index]) => {
+  // A bar for each length, from the shortest that there was to the longest. Runs are few where they are long: bars grow
+  // with the number's logarithm, and the number stands beside them.
+  lengths(row) {
+    const counts = row.runs_by_duration;
+    const first = counts.findIndex((number) => number > 0);
+    if (first < 0) return [];
+    const last = counts.map(Boolean).lastIndexOf(true);
+    const most = Math.log1p(Math.max(...counts));
+    const bars = counts.slice(first, last + 1).map((number, index) => {
+      const at = first + index;
+      const range = at < row.bounds.length
+        ? `to ${seconds(row.bounds[at])}` : `above ${seconds(row.bounds[row.bounds.length - 1])}`;
       const bar = element("span", {class: "bar"});
-      bar.style.width = `${number / most * 12}rem`;
-      return element("li", {}, element("span", {class: "from", text: `from ${seconds(BOUNDS[index])}`}), bar,
+      bar.style.width = `${Math.log1p(number) / most * 12}rem`;
+      return element("li", {"data-value": number}, element("span", {class: "from", text: range}), bar,
         element("span", {text: count(number)}));
     });
+    return [element("h4", {text: "All its runs by length"}), element("ul", {class: "bars"}, ...bars)];
+  }
+
+  slow(stalls) {
+    if (!stalls.length) return [element("p", {class: "dim", text: "No slow run of it is known."})];
     const stacks = stalls.slice(-5).reverse().map((stall) => {
       const key = `drill ${stall.start} ${stall.culprit}`;
       const cause = stall.cause ? ` (${stall.cause.replaceAll("_", " ")})` : "";
@@ -75,8 +86,7 @@ class CallbackView {
       made.addEventListener("toggle", () => made.open ? this.open.add(key) : this.open.delete(key));
       return made;
     });
-    return [element("h4", {text: `The last ${count(stalls.length)} slow runs by length`}),
-      element("ul", {class: "bars"}, ...bars), element("h4", {text: "The latest, with their stacks"}), ...stacks];
+    return [element("h4", {text: "Its latest slow runs, with their stacks"}), ...stacks];
   }
 
   list(title, rows, text) {
@@ -94,4 +104,8 @@ function byVictim(blocked) {
     rows.set(victim_name, {...row, times: row.times + times, seconds: row.seconds + seconds});
   }
   return [...rows.values()].sort((a, b) => b.seconds - a.seconds);
+}
+
+function lineOf(each) {
+  return each.file ? `${each.file.split("/").pop()}:${each.line} in ` : "";
 }

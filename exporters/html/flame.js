@@ -3,6 +3,7 @@
 
 const ROW = 22;
 const THINNEST = 1.5;
+const KINDS = {callback: "callback of the loop", request: "request", library: "library, its frames folded"};
 
 class FlameGraph {
   constructor(label) {
@@ -15,12 +16,14 @@ class FlameGraph {
     this.boxes = new Map();
     this.graph = element("div", {class: "flame", role: "tree", "aria-label": `Flame graph of ${label}`});
     this.note = element("p", {class: "dim", "aria-live": "polite"});
-    this.input = element("input", {type: "search", placeholder: "Find", "aria-label": `Find in the flame graph of ${label}`});
+    this.input = element("input",
+      {type: "search", placeholder: "Find", "aria-label": `Find in the flame graph of ${label}`});
     this.input.addEventListener("input", () => { this.wanted = this.input.value.toLowerCase(); this.draw(); });
     this.back = element("button", {type: "button", text: "Whole graph", click: () => this.widen([])});
     this.choices = ["request", "callback"].map((by) =>
       element("button", {type: "button", text: `By ${by}`, click: () => { this.by = by; this.show(); }}));
-    const tools = element("p", {class: "flame-tools"}, ...this.choices, " ", element("label", {}, this.input), this.back);
+    const tools = element("p", {class: "flame-tools"},
+      ...this.choices, " ", element("label", {}, this.input), this.back);
     this.element = element("div", {}, element("h3", {text: label}), tools, this.graph, this.note);
     this.graph.addEventListener("keydown", (event) => this.press(event));
   }
@@ -78,7 +81,8 @@ class FlameGraph {
       }
     };
     // What leads to a widened box stands above it, over the whole width.
-    way.slice(1, -1).forEach((node, index) => made.push(this.box(node, this.path.slice(0, index + 1), 0, width, index)));
+    way.slice(1, -1).forEach((node, index) =>
+      made.push(this.box(node, this.path.slice(0, index + 1), 0, width, index)));
     const first = Math.max(0, way.length - 2);
     if (this.path.length) place(top, this.path, 0, width, first);
     else this.placeAll(top, width, place);
@@ -108,7 +112,8 @@ class FlameGraph {
     const made = element("div", {
       class: `box ${node.kind}${found ? " found" : this.wanted ? " pale" : ""}`,
       role: "treeitem", "aria-level": path.length, tabindex: -1, "data-row": row, "data-value": node.seconds,
-      "aria-label": `${text}: ${this.measure(node)}`, "aria-selected": JSON.stringify(path) === JSON.stringify(this.chosen),
+      "aria-label": `${text}: ${this.measure(node)}`,
+      "aria-selected": JSON.stringify(path) === JSON.stringify(this.chosen),
       text: room > 30 ? text : "",
     });
     made.style.left = `${left}px`;
@@ -166,14 +171,15 @@ class FlameGraph {
   }
 
   describe(node = this.chosen && this.root ? this.find(this.chosen) : null) {
-    const kinds = {callback: "callback of the loop", request: "request", worker: "", application: "", library: "library, its frames folded"};
     if (!node) {
       this.note.textContent = "Width: time. Arrow keys move, Enter widens, Escape goes back.";
       return;
     }
     const own = node.seconds - node.children.reduce((sum, child) => sum + child.seconds, 0);
-    const kind = kinds[node.kind] ? ` (${kinds[node.kind]})` : "";
-    this.note.textContent = `${node.name}${node.place ? `, ${node.place}` : ""}${kind}: ${this.measure(node)}; itself ${seconds(Math.max(0, own))}`;
+    const kind = KINDS[node.kind] ? ` (${KINDS[node.kind]})` : "";
+    const place = node.place ? `, ${node.place}` : "";
+    this.note.textContent =
+      `${node.name}${place}${kind}: ${this.measure(node)}; itself ${seconds(Math.max(0, own))}`;
   }
 }
 

@@ -1,5 +1,6 @@
 // Values as people read them, as the text report has them; and elements whose text is only ever text.
 
+/** @type {[number, number, string][]} */
 const UNITS = [[1e-6, 1e9, "ns"], [1e-3, 1e6, "µs"], [1, 1e3, "ms"]];
 
 function three(value) {

@@ -18,6 +18,7 @@ function byName(callbacks) {
       runs: row.runs + each.runs,
       seconds: row.seconds + each.seconds,
       longest_seconds: Math.max(row.longest_seconds, each.longest_seconds),
+      runs_by_duration: row.runs_by_duration.map((number, index) => number + each.runs_by_duration[index]),
     });
   }
   return [...rows.values()];
@@ -29,7 +30,10 @@ function section(id, title, ...children) {
   return element("section", {id, "aria-label": title}, element("h2", {text: title}), ...children);
 }
 
-const drill = new CallbackView(state.open, () => { showDrill(); tables.callbacks.element.querySelector("button.link")?.focus(); });
+const drill = new CallbackView(state.open, () => {
+  showDrill();
+  tables.callbacks.element.querySelector("button.link")?.focus();
+});
 
 function openCallback(row) {
   drill.choose(row);
@@ -87,7 +91,8 @@ const tables = {
     measured("full for", (row) => row.full_seconds),
   ], 5),
   profile: new SortedTable("Where the loop's time went by line", [
-    named("line", (row) => row.file ? `${bare(row.function).replace(/^__main__\./, "")}, ${row.file.split("/").pop()}:${row.line}` : row.function),
+    named("line", (row) => row.file
+      ? `${bare(row.function).replace(/^__main__\./, "")}, ${row.file.split("/").pop()}:${row.line}` : row.function),
     named("request or callback", (row) => row.request ?? row.callback),
     measured("time", (row) => row.seconds),
     measured("share", (row) => row.share, percent),
@@ -190,7 +195,8 @@ function show(data) {
   const callbacks = loops.flatMap((loop) => {
     const total = loop.by_callback.reduce((sum, each) => sum + each.seconds, 0);
     return byName(loop.by_callback).map((each) =>
-      ({...each, process: loop.process, where: loop.where, share: total ? each.seconds / total : 0}));
+      ({...each, process: loop.process, where: loop.where, share: total ? each.seconds / total : 0,
+        bounds: data.duration_bounds_seconds}));
   });
   tables.callbacks.update(callbacks);
   drill.update(callbacks);
@@ -275,7 +281,8 @@ function showTimelines(loops) {
 function showProfile(data, loops) {
   const those = data.processes.filter((process) => process.profile !== null);
   tables.profile.update(those.flatMap((process) => process.profile.lines));
-  const shown = those.slice(0, 8).map((process) => [many() ? `process ${process.process} (pid ${process.pid})` : "the loop's time", process]);
+  const shown = those.slice(0, 8).map((process) =>
+    [many() ? `process ${process.process} (pid ${process.pid})` : "the loop's time", process]);
   if (shown.map(([key]) => key).join("\n") !== [...state.flames.keys()].join("\n")) {
     state.flames = new Map(shown.map(([key]) => [key, state.flames.get(key) ?? new FlameGraph(key)]));
     parts.flames.replaceChildren(...[...state.flames.values()].map((each) => each.element));

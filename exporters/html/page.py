@@ -25,6 +25,10 @@ MAX_BYTES: Final = 5 << 20
 _SCRIPTS: Final = ("format.js", "tables.js", "timeline.js", "flame.js", "drill.js", "page.js")
 # Lists are cut to so many entries until the data fits.
 _CUTS: Final = (100, 50, 20, 10, 5, 2)
+# Lists of which the latest entries stay.
+_LATEST: Final = ("timeline", "stalls", "growth")
+# Lists whose entries mean something by their place.
+_WHOLE: Final = ("runs_by_duration", "duration_bounds_seconds")
 
 
 class Page:
@@ -92,8 +96,7 @@ def _small_enough(data: str) -> str:
 def _cut(value: Any, most: int) -> Any:
     if isinstance(value, dict):
         return {
-            # Of what is in order of time the latest stay.
-            key: _cut(each[-most:] if key in ("timeline", "stalls", "growth") else each, most)
+            key: each if key in _WHOLE else _cut(each[-most:] if key in _LATEST else each, most)
             for key, each in value.items()
         }
     if isinstance(value, list):

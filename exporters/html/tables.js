@@ -60,7 +60,8 @@ class SortedTable {
     });
     const limit = 200;
     // A row's button that has the focus has it again in the new row.
-    const focused = this.body.contains(document.activeElement) ? document.activeElement.dataset.key : undefined;
+    const active = document.activeElement;
+    const focused = active instanceof HTMLElement && this.body.contains(active) ? active.dataset.key : undefined;
     this.body.replaceChildren(...shown.slice(0, limit).map((row) =>
       element("tr", {}, ...this.columns.map((each) => this.cell(each, row)))));
     if (focused !== undefined) {

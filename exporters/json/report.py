@@ -18,7 +18,7 @@ from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.model import StallInfo, sum_of
 from traceloop.reading.stalls.parts import loop_stalls_of, stalls_of
 from traceloop.reading.statistics.executors import ExecutorTotals
-from traceloop.reading.statistics.histograms import Histogram
+from traceloop.reading.statistics.histograms import DURATION_BOUNDS, Histogram
 from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
@@ -39,6 +39,7 @@ ROWS: Final = 200
 _STALLS: Final = 100
 _FRAMES: Final = 40
 _TEXT: Final = 500
+_NO_RUNS: Final = Histogram()
 
 
 def dump(statistics: Statistics, *, indent: int | None = None, **about: Any) -> str:
@@ -70,6 +71,7 @@ def report(statistics: Statistics, *, command: str = "", live: bool = False) -> 
             "version": __version__,
             "generated": time.time(),
             "live": live,
+            "duration_bounds_seconds": list(DURATION_BOUNDS),
             "command": command[:_TEXT] or (processes[0]["command"] if processes else ""),
             "overview": {
                 "processes": sum(process.processes for process in statistics.processes.values()),
@@ -195,6 +197,7 @@ def _loop(loop: LoopStatistics, scope: Scope, wall: Callable[[float], float | No
     active, idle = loop.times(now)
     cancelled = loop.gauge(layout.W_TIMERS_CANCELLED)
     callbacks = sorted(loop.callbacks.callbacks.values(), key=lambda each: -each.seconds)
+    lengths = loop.callbacks.lengths()
     slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].seconds)
     causes = causes_of(scope)
     timeline = timeline_of(loop)
@@ -236,6 +239,7 @@ def _loop(loop: LoopStatistics, scope: Scope, wall: Callable[[float], float | No
                 "runs": each.runs,
                 "seconds": each.seconds,
                 "longest_seconds": each.longest_s,
+                **_lengths(lengths.get(each.label, _NO_RUNS)),
             }
             for each in callbacks[:ROWS]
         ],
@@ -329,6 +333,16 @@ def _family(family: dict[str, Histogram]) -> list[dict[str, Any]]:
     every = Histogram().merge(family.values())
     kinds = [("all", every), *sorted(family.items(), key=lambda item: -item[1].count)]
     return [{"kind": kind, **_percentiles(each)} for kind, each in kinds if each.count]
+
+
+def _lengths(histogram: Histogram) -> dict[str, Any]:
+    """How long all runs of a callback were."""
+    up_to = histogram.cumulative()
+    return {
+        "p50_seconds": histogram.quantile(0.5),
+        "p99_seconds": histogram.quantile(0.99),
+        "runs_by_duration": [count - before for before, count in zip([0, *up_to], up_to, strict=False)],
+    }
 
 
 def _percentiles(histogram: Histogram) -> dict[str, Any]:

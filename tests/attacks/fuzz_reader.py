@@ -188,7 +188,9 @@ def fuzz(options: argparse.Namespace) -> None:
             model.catch_up(decoded)
             model.finish(decoded, choice(edges), choice(edges))
             tally.add(decoded.runs, lambda kind, ident: (int(ident) % 7, bool(below(2))))
-            rows += len(tally.take_cells()) + len(tally.take_histograms()) + len(native.group_steps(decoded.runs))
+            cells = tally.take_cells()
+            rows += len(cells) + sum(sum(tally.lengths(cell)) for cell, _, _, _ in cells)
+            rows += len(tally.take_histograms()) + len(native.group_steps(decoded.runs))
             rows += len(list(decoded.runs)) + len(list(decoded.iterations)) + len(decoded.runs.of_ident(1.0))
             rows += len(decoded.runs.starts) + len(decoded.iterations.callbacks)
             delivered = {below(300): (choice(edges), choice(edges), choice(edges), "pool", "app.f", bool(below(2)))}

@@ -44,6 +44,12 @@ def test_its_numbers_are_the_statistics(statistics):
     assert data["command"] == "python troubles.py sleep" and data["live"] is False
     assert data["overview"]["callbacks"] == shown["callbacks"] == loop.callbacks.runs
     assert sum(each["runs"] for each in shown["by_callback"]) == loop.callbacks.runs
+    for each in shown["by_callback"]:
+        assert sum(each["runs_by_duration"]) == each["runs"]
+        assert 0 < each["p50_seconds"] <= each["p99_seconds"] <= each["longest_seconds"]
+        bounds = [0.0, *data["duration_bounds_seconds"], math.inf]
+        longest = max(index for index, count in enumerate(each["runs_by_duration"]) if count)
+        assert bounds[longest] < each["longest_seconds"] <= bounds[longest + 1]
     assert shown["schedule_delay"][0]["kind"] == "all"
     assert shown["slow_callbacks"] == loop.callbacks.slow_runs == sum(each["runs"] for each in shown["slow"])
     first = data["verdict"]["findings"][0]

@@ -121,6 +121,9 @@ def counted(stream: LoopStream, batches: list[Batch]) -> tuple[dict[Any, Any], l
     series: dict[Any, Any] = {}
     for name, labels, value in loop.metrics():
         series[name, labels] = (value.counts, value.sum, value.maximum) if isinstance(value, Histogram) else value
+    for label, lengths in loop.callbacks.lengths().items():
+        series["lengths", label] = (lengths.counts, loop.callbacks.callbacks[label].runs)
+        assert lengths.count <= loop.callbacks.callbacks[label].runs
     tasks = [
         (site, {name: getattr(totals, name) for name in totals.__slots__})
         for site, totals in loop.tasks.coroutines.items()

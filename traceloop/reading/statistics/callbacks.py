@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from operator import add
 from typing import Final
 
 from ...record.sites import UNKNOWN_LABEL, site_of
@@ -11,7 +12,7 @@ from ..decoding.runs import Run
 from ..site_names import SiteNames
 from ..stalls.who_waited import PLUMBING, SlowRun, WhoWaited
 from .counting import NativeRunCounter, RunCounter, TakeSums, run_counter
-from .histograms import Histogram
+from .histograms import DURATIONS, Histogram
 from .labels import OTHER, BoundedLabels
 from .parts import Sample
 
@@ -100,6 +101,8 @@ class CallbackStatistics:
         # What counts runs of the form that was fed last.
         self._counter: RunCounter | NativeRunCounter | None = None
         self._counted: type | None = None
+        # By callback, how long its runs were that counters before that one have counted.
+        self._earlier_lengths: dict[str, list[int]] = {}
         self.who_waited = WhoWaited(lambda ident: self.sites.label_of(ident) in PLUMBING)
         #: The runs of the chunk that was fed last that may be slow: as long as the lowest threshold.
         self.new_slow: list[SlowRun] = []
@@ -131,12 +134,29 @@ class CallbackStatistics:
         lowest = self.lowest_threshold
         if self._counter is None or self._counted is not type(runs):
             self._counted = type(runs)
+            self._earlier_lengths = self._lengths()
             self._counter = run_counter(self.durations, self.delays, self._find_sums, runs)
         self.runs += len(runs)
         longest = self._counter.count(runs, decoded.finished)
         decoded.longest_s = longest
         if longest >= lowest or self.who_waited.is_charging:
             self._take_slow(self.who_waited.feed(runs, lowest))
+
+    def lengths(self) -> dict[str, Histogram]:
+        """How long all the runs of each callback were, by its label. ``sum`` and ``maximum`` are those of its totals."""
+        out = {}
+        for label, counts in self._lengths().items():
+            totals = self.callbacks.get(label)
+            if totals is not None:
+                out[label] = Histogram.of(DURATIONS, counts, totals.seconds, totals.longest_s, {})
+        return out
+
+    def _lengths(self) -> dict[str, list[int]]:
+        lengths = dict(self._earlier_lengths)
+        for label, counts in self._counter.lengths() if self._counter is not None else ():
+            before = lengths.get(label)
+            lengths[label] = counts if before is None else list(map(add, before, counts))
+        return lengths
 
     def _find_sums(self, ident: float) -> tuple[str, TakeSums, bool]:
         totals, is_known = self._find(ident)

@@ -1,11 +1,11 @@
 """What the reader's C half counts, where it is there: runs by callback, iterations. Plain Python counts by list.
 
-Both give the same numbers, but for the last bits of a sum (tests/reading/statistics/test_counting.py).
+Both give the same numbers, but for the last bits of a sum (tests/reading/decoding/test_native.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from operator import sub
 from typing import Any, Final
 
@@ -23,14 +23,17 @@ TakeSums = Callable[[int, float, float], None]
 
 
 class _Cell:
-    """Runs of one callback and kind of handle that are still to be counted: their durations, s."""
+    """Runs of one callback and kind of handle that are still to be counted: their durations, s; and how long all of
+    them were so far.
+    """
 
-    __slots__ = ("durations", "kind", "take")
+    __slots__ = ("durations", "kind", "lengths", "take")
 
     def __init__(self, kind: str, take: TakeSums) -> None:
         self.kind = kind
         self.take = take
         self.durations: list[float] = []
+        self.lengths = Histogram()
 
 
 class RunCounter:
@@ -104,8 +107,14 @@ class RunCounter:
                 cell.take(len(durations), sum(durations), most)
                 if durations:
                     histogram_of(self._durations, cell.kind).add_all(durations)
+                    cell.lengths.add_all(durations)
                 durations.clear()
         return longest
+
+    def lengths(self) -> Iterator[tuple[str, list[int]]]:
+        """By name of callback, how many of its runs so far lie in each fine bucket. A name may come several times."""
+        for (_, name), cell in self._cells.items():
+            yield name, cell.lengths.counts
 
     def forget(self) -> None:
         """Which callback an ident stands for is asked anew."""
@@ -163,6 +172,11 @@ class NativeRunCounter:
             histogram_of(self._durations, kind).add_counted(durations)
             histogram_of(self._delays, kind).add_counted(delays)
         return longest
+
+    def lengths(self) -> Iterator[tuple[str, list[int]]]:
+        """See ``RunCounter``."""
+        for (_, name), number in self._numbers.items():
+            yield name, self._tally.lengths(number)
 
     def forget(self) -> None:
         """See ``RunCounter``."""

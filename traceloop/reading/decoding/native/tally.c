@@ -21,11 +21,12 @@ typedef struct {
     bool used;
 } Histogram;
 
-/* Runs of one callback and kind of handle, since they were last taken. */
+/* Runs of one callback and kind of handle, since they were last taken; and all of them so far by length. */
 typedef struct {
     int64_t runs;
     double seconds, longest;
     bool touched;
+    uint64_t *lengths; /* one for each bucket; the tally's */
 } Cell;
 
 /* Of the table from kind and site to cell; 0 is an empty place, keys are shifted by one. */
@@ -58,17 +59,34 @@ bucket_of(const Buckets *buckets, double value)
     return bucket;
 }
 
-/* Values below zero are unknown, those beyond LATEST damage. */
-static inline void
+/* Values below zero are unknown, those beyond LATEST damage. The bucket, or -1 where the value is none. */
+static inline Py_ssize_t
 add_value(const Buckets *buckets, Histogram *histogram, double value)
 {
     if (!(0.0 <= value && value < LATEST))
-        return;
+        return -1;
+    size_t bucket = bucket_of(buckets, value);
     histogram->used = true;
-    histogram->counts[bucket_of(buckets, value)]++;
+    histogram->counts[bucket]++;
     histogram->sum += value;
     if (value > histogram->largest)
         histogram->largest = value;
+    return (Py_ssize_t)bucket;
+}
+
+/* The counts of all buckets as a list. */
+static PyObject *
+counts_of(const Buckets *buckets, const uint64_t *numbers)
+{
+    PyObject *counts = PyList_New(buckets->count + 1);
+    for (Py_ssize_t index = 0; counts != NULL && index <= buckets->count; index++) {
+        PyObject *count = PyLong_FromUnsignedLongLong(numbers[index]);
+        if (count == NULL)
+            Py_CLEAR(counts);
+        else
+            PyList_SET_ITEM(counts, index, count);
+    }
+    return counts;
 }
 
 /* (counts, sum, largest), or None where nothing was added; empties it. */
@@ -77,17 +95,9 @@ take_histogram(const Buckets *buckets, Histogram *histogram)
 {
     if (!histogram->used)
         Py_RETURN_NONE;
-    PyObject *counts = PyList_New(buckets->count + 1);
+    PyObject *counts = counts_of(buckets, histogram->counts);
     if (counts == NULL)
         return NULL;
-    for (Py_ssize_t index = 0; index <= buckets->count; index++) {
-        PyObject *count = PyLong_FromUnsignedLongLong(histogram->counts[index]);
-        if (count == NULL) {
-            Py_DECREF(counts);
-            return NULL;
-        }
-        PyList_SET_ITEM(counts, index, count);
-    }
     PyObject *result = Py_BuildValue("(Ndd)", counts, histogram->sum, histogram->largest);
     if (result != NULL)
         memset(histogram, 0, sizeof(Histogram));
@@ -214,6 +224,13 @@ find_cell(Tally *self, PyObject *find, const Row *row, uint32_t key)
         return -1;
     if (self->cells_size > size)
         memset(self->cells + size, 0, (self->cells_size - size) * sizeof(Cell));
+    if (self->cells[number].lengths == NULL) {
+        self->cells[number].lengths = PyMem_Calloc((size_t)self->buckets->count + 1, sizeof(uint64_t));
+        if (self->cells[number].lengths == NULL) {
+            PyErr_NoMemory();
+            return -1;
+        }
+    }
     if (for_good && remember(self, key, number) < 0)
         return -1;
     return (Py_ssize_t)number;
@@ -263,8 +280,10 @@ tally_add(Tally *self, PyObject *args)
             row->end = row->start;
             continue;
         }
-        add_value(self->buckets, &self->durations[row->kind], length);
         Cell *cell = &self->cells[number];
+        Py_ssize_t bucket = add_value(self->buckets, &self->durations[row->kind], length);
+        if (bucket >= 0)
+            cell->lengths[bucket]++;
         cell->runs++;
         cell->seconds += length;
         if (length > cell->longest)
@@ -288,10 +307,25 @@ tally_take_cells(Tally *self, PyObject *ignored)
             Py_CLEAR(taken);
         else
             PyList_SET_ITEM(taken, (Py_ssize_t)index, item);
-        *cell = (Cell){0};
+        cell->runs = 0;
+        cell->seconds = cell->longest = 0.0;
+        cell->touched = false;
     }
     self->touched_length = 0;
     return taken;
+}
+
+static PyObject *
+tally_lengths(Tally *self, PyObject *cell)
+{
+    size_t number = PyLong_AsSize_t(cell);
+    if (number == (size_t)-1 && PyErr_Occurred())
+        return NULL;
+    if (number >= self->cells_size || self->cells[number].lengths == NULL) {
+        PyErr_SetString(PyExc_IndexError, "no such cell");
+        return NULL;
+    }
+    return counts_of(self->buckets, self->cells[number].lengths);
 }
 
 static PyObject *
@@ -336,6 +370,8 @@ static void
 tally_dealloc(Tally *self)
 {
     Py_XDECREF(self->buckets);
+    for (size_t number = 0; number < self->cells_size; number++)
+        PyMem_Free(self->cells[number].lengths);
     PyMem_Free(self->cells);
     PyMem_Free(self->touched);
     PyMem_Free(self->known);
@@ -345,6 +381,7 @@ tally_dealloc(Tally *self)
 static PyMethodDef tally_methods[] = {
     {"add", (PyCFunction)tally_add, METH_VARARGS, "Counts runs; returns the length of the longest."},
     {"take_cells", (PyCFunction)tally_take_cells, METH_NOARGS, "(cell, runs, seconds, longest) of what was counted."},
+    {"lengths", (PyCFunction)tally_lengths, METH_O, "How many runs of a cell lie in each bucket, of all so far."},
     {"take_histograms", (PyCFunction)tally_take_histograms, METH_NOARGS, "(kind, durations, delays), counted anew."},
     {"forget", (PyCFunction)tally_forget, METH_NOARGS, "Which cell a run belongs to is asked anew."},
     {NULL},
