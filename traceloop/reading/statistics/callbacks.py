@@ -143,7 +143,7 @@ class CallbackStatistics:
             self._take_slow(self.who_waited.feed(runs, lowest))
 
     def lengths(self) -> dict[str, Histogram]:
-        """How long all the runs of each callback were, by its label. ``sum`` and ``maximum`` are those of its totals."""
+        """How long all runs of each callback were, by its label. ``sum`` and ``maximum`` are those of its totals."""
         out = {}
         for label, counts in self._lengths().items():
             totals = self.callbacks.get(label)
