@@ -20,6 +20,8 @@ from asyncio import get_running_loop
 from collections.abc import Callable
 from typing import Any
 
+from ..core.site_of import site_of
+from ..record.frames import is_application
 from . import server_spans
 from .import_hooks import when_imported
 
@@ -35,8 +37,28 @@ def arrange() -> None:
 
 
 def _arrange_responses(_: Any) -> None:
-    """granian's own methods are not Python's: there the response notes its handler as it is sent."""
+    """granian's own methods are not Python's: there the response notes its handler as it is sent, and an application
+    without a framework as it is called.
+    """
     when_imported("starlette.responses", _patch_responses)
+    when_imported("starlette.websockets", functools.partial(_patch, "WebSocket", "accept", _of_websocket))
+    for name in ("embed", "mp", "mt"):
+        when_imported(f"granian.server.{name}", _patch_granian)
+
+
+def _patch_granian(module: Any) -> None:
+    """By which the module gives its workers an application, as it has imported it; twice is once. Never raises."""
+    original = vars(module).get("_asgi_call_wrap")
+    if not inspect.isfunction(original) or hasattr(original, "_traceloop"):
+        return
+
+    @functools.wraps(original)
+    def wrapping(callback: Any, *args: Any, **options: Any) -> Any:
+        own = _application_behind(callback)
+        return original(callback if own is None else _noting(callback, lambda *_: own, False), *args, **options)
+
+    wrapping._traceloop = True  # type: ignore[attr-defined]
+    module._asgi_call_wrap = wrapping
 
 
 def _patch_responses(module: Any) -> None:
@@ -86,7 +108,28 @@ def _of_asgi(owner: Any, message: Any, *_: Any) -> Any:
     """Of a server's object that has the scope of one request."""
     if message is None or message["type"] not in _BEGINNINGS:
         return None
-    return owner.scope.get("endpoint")
+    endpoint = owner.scope.get("endpoint")
+    if endpoint is not None:
+        return endpoint
+    app = getattr(owner, "app", None)
+    return _application_behind(owner.transport.get_protocol().app if app is None else app)
+
+
+def _application_behind(app: Any) -> Any:
+    """What middleware is wrapped around, which keeps it as its ``app``, where that is the application's own code; None
+    for a framework's.
+    """
+    for _ in range(_MOST_MIDDLEWARE):
+        inner = getattr(app, "__dict__", {}).get("app")
+        if not callable(inner):
+            break
+        app = inner
+    site = site_of(app)
+    return app if is_application(site.file, site.module) else None
+
+
+def _of_websocket(websocket: Any, *_: Any, **__: Any) -> Any:
+    return websocket.scope.get("endpoint")
 
 
 def _of_grpc(generic: Any, details: Any, *_: Any) -> Any:
@@ -117,6 +160,11 @@ def _of_tornado(handler: Any, *_: Any) -> Any:
     return getattr(type(handler), handler.request.method.lower(), None)
 
 
+def _of_tornados_websocket(handler: Any, *_: Any) -> Any:
+    return type(handler).on_message
+
+
+_MOST_MIDDLEWARE = 32
 # ASGI's messages with which an endpoint begins to answer.
 _BEGINNINGS = frozenset(("http.response.start", "websocket.accept"))
 _UVICORN = "uvicorn.protocols."
@@ -131,5 +179,6 @@ _SERVERS: dict[str, tuple[str, str, Callable[..., Any]]] = {
     "hypercorn.protocol.ws_stream": ("WSStream", "app_send", _of_asgi),
     "aiohttp.web_protocol": ("RequestHandler", "finish_response", _of_aiohttp),
     "tornado.web": ("RequestHandler", "finish", _of_tornado),
+    "tornado.websocket": ("WebSocketHandler", "get_websocket_protocol", _of_tornados_websocket),
     "websockets.asyncio.server": ("ServerConnection", "handshake", _of_websockets),
 }
