@@ -86,12 +86,12 @@ lint: install ## ruff, mypy (strict), and a compiler's warnings of the C files
 	$(PROGRESS) "mypy" sh -c 'cd build/__editable__.*/ && $(abspath $(BIN))/mypy --config-file $(CURDIR)/pyproject.toml'
 
 conformance: install ## CPython's own tests of asyncio on our loop, with this interpreter
-	$(BIN)/python tests/conformance/run_cpython.py --python $(BIN)/python
+	$(BIN)/python tests/conformance/run_cpython.py --details --python $(BIN)/python
 
 conformance-all: install ## the same with every interpreter from 3.11 on that is found
 	@for version in 3.11 3.12 3.13 3.14 3.15; do \
 	  command -v python$$version >/dev/null || continue; \
-	  echo "== python$$version"; $(BIN)/python tests/conformance/run_cpython.py --python python$$version || exit 1; \
+	  echo "== python$$version"; $(BIN)/python tests/conformance/run_cpython.py --details --python python$$version || exit 1; \
 	done
 
 bench: install ## the benchmarks' table (docs/performance.md tells how to read it)

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.helpers.traced import started
 from traceloop.cli import tasks as tasks_command
 
 PROGRAM = """
@@ -39,26 +40,12 @@ asyncio.run(main())
 """
 
 
-def started(traced, tmp_path, *options):
-    path = tmp_path / "app.py"
-    path.write_text(PROGRAM)
-    process = subprocess.Popen(
-        [*traced.command, "--no-metrics", *options, str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout.readline() == "ready\n"
-    return process
-
-
 @pytest.fixture
 def program(traced, tmp_path):
-    process = started(traced, tmp_path)
-    yield process
-    process.kill()
-    process.communicate()
+    path = tmp_path / "app.py"
+    path.write_text(PROGRAM)
+    with started(traced, path) as process:
+        yield process
 
 
 def tasks(traced, *arguments):
@@ -108,21 +95,10 @@ async def main():
 
 asyncio.run(main())
 """)
-    process = subprocess.Popen(
-        [*traced.command, "--no-metrics", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    try:
-        assert process.stdout.readline() == "ready\n"
+    with started(traced, path) as process:
         done = tasks(traced, process.pid)
         assert (done.returncode, done.stderr) == (0, "")
         assert "app.py:6 for asyncio.Event.wait" in done.stdout
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_the_tasks_of_a_program_whose_loop_is_blocked(traced, program):
@@ -178,12 +154,12 @@ def test_a_row_for_each_task(traced, program):
 
 
 def test_the_tasks_that_a_killed_program_left(traced, tmp_path):
-    process = started(traced, tmp_path, "--record", str(tmp_path / "record"))
-    process.stdin.write("\n")
-    process.stdin.flush()
-    assert process.stdout.readline() == "blocks\n"
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    path = tmp_path / "app.py"
+    path.write_text(PROGRAM)
+    with started(traced, "--record", tmp_path / "record", path) as process:
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert process.stdout.readline() == "blocks\n"
     subprocess.run([traced.command[0], "report", str(tmp_path / "record")], capture_output=True, timeout=60, check=True)
     done = tasks(traced, tmp_path / "record")
     assert_is_the_tree(done)

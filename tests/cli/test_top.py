@@ -14,6 +14,8 @@ import termios
 
 import pytest
 
+from tests.helpers.traced import started
+
 BUSY = """
 import asyncio, sys, time
 
@@ -42,17 +44,8 @@ def program(traced, tmp_path):
     """A program under `traceloop run` with five tasks that blocks once it has read a line."""
     path = tmp_path / "busy.py"
     path.write_text(BUSY)
-    process = subprocess.Popen(
-        [*traced.command, "--no-metrics", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert process.stdout.readline() == "ready\n"
-    yield process
-    process.kill()
-    process.communicate()
+    with started(traced, path) as process:
+        yield process
 
 
 def top(traced, *arguments):
@@ -194,12 +187,7 @@ asyncio.run(main())
 
 def test_no_callback_has_more_time_than_has_passed(traced, tmp_path):
     (tmp_path / "before.py").write_text(SLOW_BEFORE)
-    process = subprocess.Popen(
-        [*traced.command, "--no-metrics", str(tmp_path / "before.py")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout.readline() == "blocking\n"
+    with started(traced, tmp_path / "before.py", line="blocking") as process:
         # It has run for long when the first look begins, and ends in one of the next.
         assert "has been blocked for" in top(traced, "--once", "--interval", "3", process.pid).stdout
         watcher = subprocess.Popen(
@@ -214,24 +202,15 @@ def test_no_callback_has_more_time_than_has_passed(traced, tmp_path):
                 process.stdin.flush()
         watcher.send_signal(signal.SIGINT)
         watcher.communicate(timeout=60)
-    finally:
-        process.kill()
-        process.communicate()
     assert all(float(re.search(r"([\d.]+)%", line)[1]) <= 100.1 for line in shares), shares
 
 
 def test_a_program_that_has_no_loop_yet(traced):
     code = "import sys; print('imports', flush=True); sys.stdin.readline()"
-    process = subprocess.Popen(
-        [*traced.command, "--no-metrics", "-c", code],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
-    try:
-        assert process.stdout.readline() == "imports\n"
+    with started(traced, "-c", code, line="imports") as process:
         done = top(traced, "--once", "--interval", "0.2", process.pid)
         assert (done.returncode, done.stderr) == (0, "")
         assert "the program has not run an asyncio event loop yet" in done.stdout
-    finally:
         process.communicate("\n", timeout=60)
     assert top(traced, "--once", process.pid).returncode == 1
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.helpers.paths import ROOT
@@ -63,3 +65,20 @@ def make_traced(folder: Path) -> Traced:
             (folder / "bin" / name).write_text(f"#!{result.python}\n" + "".join(lines[1:]))
             (folder / "bin" / name).chmod(0o755)
     return result
+
+@contextlib.contextmanager
+def started(traced: Traced, *words: str | Path, line: str = "ready") -> Iterator[subprocess.Popen[str]]:
+    """A program under `traceloop run`, once it has printed ``line``; killed at the end. ``words``: options, program."""
+    process = subprocess.Popen(
+        [*traced.command, "--no-metrics", *map(str, words)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        assert process.stdout is not None and process.stdout.readline() == f"{line}\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()

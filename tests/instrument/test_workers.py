@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.helpers.differential import clean_environ
 from tests.helpers.served import AIOHTTP, ASGI, ask, free_port
 from tests.helpers.traced import Traced
+from tests.helpers.waiting import PATIENCE
 
 WORKERS = 4
 CLASSES = {
@@ -115,7 +116,7 @@ def test_workers_that_die_under_load_leave_counters_that_never_fall(
         )  # fmt: skip
     stop = threading.Event()
     load = [threading.Thread(target=_ask_until, args=(stop, port)) for _ in range(3)]
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 3 * PATIENCE
     try:
         while ask(port) is None:
             assert time.monotonic() < deadline and server.poll() is None, log.read_text()

@@ -7,6 +7,7 @@ from opentelemetry.sdk.metrics import Counter, Histogram
 from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter, MetricExportResult
 from opentelemetry.sdk.metrics.view import ExponentialBucketHistogramAggregation
 
+from tests.helpers.waiting import PATIENCE
 from traceloop.exporters.metrics.push import MetricsPush
 from traceloop.exporters.otel_sdk.metrics import SdkMetrics, load_exporter
 from traceloop.reading.new_statistics import make_statistics
@@ -47,7 +48,7 @@ def push_to(exporter, notices):
 def test_an_exporter_gets_metrics_with_resource_and_scope():
     exporter, notices = Kept(), []
     push = push_to(exporter, notices)
-    assert push.flush(20)
+    assert push.flush(PATIENCE)
     push.shutdown(5)
     assert exporter.closed and notices == [] and len(exporter.got) == 2
     (resource,) = exporter.got[0].resource_metrics

@@ -8,6 +8,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.helpers.waiting import PATIENCE
 from traceloop.exporters.otel_sdk.sinks import ProviderSink, SdkSink, load_exporter
 from traceloop.exporters.span_exporters import make_sinks, sampling_of, wanted_exporters
 from traceloop.exporters.spans.model import Extra, Kind, Link, SpanEvent
@@ -45,7 +46,7 @@ def test_an_exporter_gets_the_spans_with_every_field():
     span = (KIND, bytes(15) + b"\1", bytes(7) + b"\2", bytes(7) + b"\3", 10, 20, 0.5, bytes(15) + b"\4",
             bytes(7) + b"\4", extra)  # fmt: skip
     sink.put("p", {"service.name": "test"}, [span])
-    assert sink.flush(10)
+    assert sink.flush(PATIENCE)
     (got,) = exporter.get_finished_spans()
     assert (got.name, got.start_time, got.end_time) == ("app.handler", 10, 20)
     assert (got.context.trace_id, got.context.span_id) == (1, 2)
@@ -78,7 +79,7 @@ def test_batches_and_a_full_queue():
         sink.put("p", {}, make_spans(20))
     assert sink.exported.dropped["queue_full"] >= 280
     gate.set()
-    assert sink.flush(10)
+    assert sink.flush(PATIENCE)
     assert sink.exported.sent + sink.exported.dropped["queue_full"] == 400
     assert max(sizes) == 20
     sink.shutdown(5)
@@ -88,7 +89,7 @@ def test_more_than_the_queue_takes_fills_it():
     exporter = InMemorySpanExporter()
     sink = make_sink(exporter, {"OTEL_BSP_MAX_QUEUE_SIZE": "10", "OTEL_BSP_SCHEDULE_DELAY": "10"})
     sink.put("p", {}, make_spans(25))
-    assert sink.flush(10)
+    assert sink.flush(PATIENCE)
     sink.shutdown(5)
     assert sink.exported.sent >= 10
     assert sink.exported.sent + sink.exported.dropped["queue_full"] == 25
@@ -108,7 +109,7 @@ def test_exporters_that_fail_and_raise_are_counted_and_told_once():
     sink = make_sink(Failing())
     for _ in range(3):
         sink.put("p", {}, make_spans(2))
-        assert sink.flush(10)
+        assert sink.flush(PATIENCE)
     assert (sink.exported.sent, sink.exported.dropped["rejected"]) == (2, 4)
     assert len(sink.notices) == 1
     sink.shutdown(5)

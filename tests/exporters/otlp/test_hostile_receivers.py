@@ -13,6 +13,7 @@ import zlib
 import pytest
 
 from tests.helpers.otlp_receiver import Receiver
+from tests.helpers.waiting import PATIENCE, until
 from traceloop.exporters.otlp.connection import OtlpConnection
 from traceloop.exporters.otlp.responses import shown, shown_endpoint
 from traceloop.exporters.otlp.sender import OtlpSender
@@ -25,13 +26,6 @@ KIND = Kind("app.handler", {})
 
 def make_spans(count):
     return [(KIND, os.urandom(16), os.urandom(8), b"", 1, 2, 0.0, b"", b"", None) for _ in range(count)]
-
-
-def until(condition, timeout=20.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
 
 
 class Scripted:
@@ -201,7 +195,7 @@ def test_a_sender_that_raises_lives_on_and_says_so_once(error):
     thread = SenderThread("test", BatchLimits(1, 0.0), exported, send, notices.append)
     for _ in range(3):
         thread.put(Queued(b"", 1, 0, None))
-    assert thread.flush(10)
+    assert thread.flush(PATIENCE)
     thread.shutdown(5)
     assert (exported.sent, exported.dropped["rejected"], len(notices)) == (1, 2, 1)
     # After its end everything is counted as lost.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 
 import pytest
 from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics as sdk_encode
@@ -12,6 +11,7 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportM
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_CUMULATIVE, AGGREGATION_TEMPORALITY_DELTA
 
 from tests.helpers.otlp_receiver import Receiver, attributes_of
+from tests.helpers.waiting import PATIENCE, until
 from traceloop.exporters.catalogue import BY_NAME, CATALOGUE
 from traceloop.exporters.metrics import asked_for
 from traceloop.exporters.metrics.points import ATTRIBUTES, Snapshots, otel_name, otel_unit
@@ -225,13 +225,6 @@ def test_what_cannot_be_sent_to_is_refused_in_one_line(environ, expected):
     assert notices == [expected]
 
 
-def until(condition, timeout=120.0):
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def told(receiver, name="asyncio.callback.duration"):
     """By request: temporality and the sum of the counts of that histogram."""
     out = []
@@ -282,14 +275,14 @@ def test_counts_are_exact_after_an_outage(monkeypatch, preference):
         assert "metrics do not arrive" in notices[0]
         loop.run_until_complete(main(50))
         receiver = Receiver(port=port)
-        until(lambda: told(receiver))
+        until(lambda: told(receiver) and not push.failing)  # the answer is taken in after the request has come
         loop.run_until_complete(main(25))
         loop.close()
         read()
         with statistics.lock:
             truth = sum(each.count for each in next(statistics.loops()).callbacks.durations.values())
-        assert push.flush(20)
-        push.shutdown(10)
+        assert push.flush(PATIENCE)
+        push.shutdown(PATIENCE)
         kinds, counts = zip(*told(receiver), strict=True)
         if preference == "delta":
             assert set(kinds) == {AGGREGATION_TEMPORALITY_DELTA} and sum(counts) == truth

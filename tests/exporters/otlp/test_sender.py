@@ -10,7 +10,7 @@ from email.utils import formatdate
 import pytest
 
 from tests.helpers.otlp_receiver import Receiver, attributes_of
-from tests.helpers.waiting import until
+from tests.helpers.waiting import PATIENCE, until
 from traceloop.exporters.otlp import connection
 from traceloop.exporters.otlp import sender as sending
 from traceloop.exporters.otlp.encoder import encode_spans
@@ -68,7 +68,7 @@ def test_spans_arrive_with_their_resource_on_one_connection(receiver, sender):
     made = sender(to.url)
     spans = make_spans(10_000)
     made.put("p", RESOURCE, spans)
-    assert made.flush(10)
+    assert made.flush(PATIENCE)
     received = to.spans()
     assert {span.span_id for span in received} == ids(spans) and len(received) == 10_000
     assert made.exported.sent == 10_000 and sum(made.exported.dropped.values()) == 0
@@ -84,7 +84,7 @@ def test_compression(receiver, sender, compression):
     to = receiver()
     made = sender(to.url, compression=compression)
     made.put("p", RESOURCE, make_spans(3))
-    assert made.flush(10)
+    assert made.flush(PATIENCE)
     assert to.headers[0]["Content-Encoding"] == compression and len(to.spans()) == 3
 
 
@@ -207,7 +207,7 @@ def test_partial_success_counts_what_was_rejected(receiver, sender):
     to.partial = 2
     made = sender(to.url)
     made.put("p", RESOURCE, make_spans(5))
-    assert made.flush(10)
+    assert made.flush(PATIENCE)
     until(lambda: made.exported.sent == 3)
     assert made.exported.dropped["rejected"] == 2
 
