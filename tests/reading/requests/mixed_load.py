@@ -1,6 +1,6 @@
 """A server of known requests under load, and what its ledger must say of them.
 
-    python tests/reading/requests/mixed_load.py fastapi|aiohttp [--requests 10000] [--connections 40]
+    python tests/reading/requests/mixed_load.py fastapi|aiohttp [--requests 10000] [--connections 40] [--spans]
 
 The requests are a mixture of all that a request can spend its time on; the server itself notes down what is known of
 them: how long each waited for its lock, for how long each computed. Run as a program it prints the table and what was
@@ -136,11 +136,48 @@ async def serve(asked):
 }
 
 
-def run(server: str, requests: int, connections: int, folder: Path, core: str = "") -> tuple[dict[str, Any], Path]:
-    """Serves the requests; what the program knows of them, and its record. ``core``: c or python, the usual one."""
+# What makes a server span for each request, which says its route.
+SPANS = """
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+trace.set_tracer_provider(TracerProvider())
+
+def route_of(path):
+    return f"GET {path}", {"http.route": path}
+"""
+SPANNED = {
+    "fastapi": (
+        "    listening = ",
+        """    from opentelemetry.instrumentation.asgi import OpenTelemetryMiddleware
+    app = OpenTelemetryMiddleware(app, default_span_details=lambda scope: route_of(scope["path"]))
+    listening = """,
+    ),
+    "aiohttp": (
+        "    app = web.Application()",
+        """    @web.middleware
+    async def traced(request, handler):
+        name, attributes = route_of(request.path)
+        kind = trace.SpanKind.SERVER
+        with trace.get_tracer("app").start_as_current_span(name, kind=kind, attributes=attributes):
+            return await handler(request)
+    app = web.Application(middlewares=[traced])""",
+    ),
+}
+
+
+def run(
+    server: str, requests: int, connections: int, folder: Path, core: str = "", *, spans: bool = False
+) -> tuple[dict[str, Any], Path]:
+    """Serves the requests; what the program knows of them, and its record. ``core``: c or python, the usual one.
+    ``spans``: each request has a server span of OpenTelemetry's, which names it.
+    """
     program = folder / "app.py"
     head, main, tail = SERVER.rpartition("async def main():")
-    program.write_text(head + SERVERS[server] + main + tail)
+    serving = SERVERS[server]
+    if spans:
+        assert SPANNED[server][0] in serving
+        serving = SPANS + serving.replace(*SPANNED[server])
+    program.write_text(head + serving + main + tail)
     command = [sys.executable, str(program), str(folder / "kept"), str(requests), str(connections)]
     done = subprocess.run(
         command, cwd=folder, env=_environ(core), check=True, timeout=600, stdout=subprocess.PIPE, text=True
@@ -165,7 +202,8 @@ def ledger_of(kept: Path, core: str = "") -> dict[str, Any]:
 
 def problems_of(known: dict[str, Any], ledger: dict[str, Any]) -> list[str]:
     """What does not hold."""
-    found = {each["request"].rpartition(".")[2]: each for each in ledger["by_name"]}
+    # Named by the handler, or by the server span (GET /plain).
+    found = {each["request"].rpartition(".")[2].rpartition("/")[2]: each for each in ledger["by_name"]}
     counts = {name: each["count"] for name, each in found.items()}
     out = []
 
@@ -214,9 +252,11 @@ def main() -> int:
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--connections", type=int, default=40)
     parser.add_argument("--core", choices=("c", "python"), default="c")
+    parser.add_argument("--spans", action="store_true", help="with server spans of OpenTelemetry's")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        known, kept = run(options.server, options.requests, options.connections, Path(folder), options.core)
+        choice = (options.server, options.requests, options.connections, Path(folder), options.core)
+        known, kept = run(*choice, spans=options.spans)
         ledgers = [ledger_of(kept, core) for core in ("c", "python")]
     for each in ledgers[0]["by_name"]:
         parts = {part: round(spent / each["count"] * 1e3, 3) for part, spent in each["parts"].items()}
