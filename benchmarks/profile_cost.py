@@ -1,9 +1,12 @@
 """What `--profile` costs the program: CPU time of the sampling thread, and CPU time of the loop for the same work.
 
-    python benchmarks/profile_cost.py [SECONDS]
+    python benchmarks/profile_cost.py [PAIRS]
 
-Each rate runs in a process of its own, several times by turns: a loop that is busy all the time, in tasks that call
-each other 20 frames deep, awaited by another task. Both are CPU times of a thread, since a busy machine changes others.
+For each rate so many pairs of processes run (15 by default, two seconds each), one with and one without the profile, by
+turns and in changing order: a loop that is busy all the time, in tasks that call each other 20 frames deep. What is
+compared are CPU times of threads, pair by pair, since a busy machine changes others; the line has the pairs' median and
+their middle half. Where the middle half of two runs without a profile (the first line) is wider than a difference, that
+difference says nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +19,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
 RATES = ("0", "10", "100", "1000")
-ROUNDS = 3
+PAIRS = 15
+#: Tasks of a process: as many in each, so that the same work is compared.
+TASKS = 6000
 DEPTH = 20
 
 
@@ -35,23 +42,41 @@ async def work() -> int:
     return deep(DEPTH)
 
 
-async def main(seconds: float) -> None:
-    done = 0
+async def main() -> None:
+    for _ in range(TASKS // 10):  # until caches are warm and the recording has what it needs
+        await asyncio.create_task(work())
     began, cpu = time.thread_time(), time.process_time()
-    while time.thread_time() - began < seconds:
-        for _ in range(20):
-            await asyncio.create_task(work())
-        done += 20
+    for _ in range(TASKS):
+        await asyncio.create_task(work())
     loop = time.thread_time() - began
-    print(json.dumps({"loop": loop / done, "others": (time.process_time() - cpu - loop) / loop}))
+    print(json.dumps({"loop": loop / TASKS, "others": (time.process_time() - cpu - loop) / loop}))
 
 
-def run(rate: str, seconds: str) -> dict[str, float]:
+def run(rate: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         environment = {**os.environ, "OTEL_PYTHON_TRACELOOP_PROFILE": rate, "OTEL_PYTHON_TRACELOOP_RUN_DIR": folder}
-        command = [sys.executable, __file__, "--run", seconds]
-        out: dict[str, float] = json.loads(subprocess.run(command, env=environment, capture_output=True).stdout)
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        command = [sys.executable, __file__, "--run"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(done.stderr)
+        out: dict[str, float] = json.loads(done.stdout)
         return out
+
+
+def compare(rate: str, pairs: int) -> str:
+    ratios, others = [], []
+    for number in range(pairs):
+        plain = run("0") if number % 2 else None
+        profiled = run(rate)
+        plain = plain or run("0")
+        ratios.append(profiled["loop"] / plain["loop"])
+        others.append(profiled["others"] - plain["others"])
+    low, middle, high = statistics.quantiles(ratios, n=4)
+    return (
+        f"{rate:>5} Hz: the sampling thread {statistics.median(others):+.2%} of the loop's CPU time; "
+        f"the loop's own {middle - 1:+.2%} ({low - 1:+.2%} to {high - 1:+.2%})"
+    )
 
 
 if __name__ == "__main__":
@@ -59,15 +84,7 @@ if __name__ == "__main__":
         from traceloop import EventLoop
 
         with asyncio.Runner(loop_factory=EventLoop) as runner:
-            runner.run(main(float(sys.argv[2])))
+            runner.run(main())
     else:
-        seconds = sys.argv[1] if sys.argv[1:] else "2"
-        results: dict[str, list[dict[str, float]]] = {rate: [] for rate in RATES}
-        for _ in range(ROUNDS):
-            for rate in RATES:
-                results[rate].append(run(rate, seconds))
-        plain = statistics.median(each["loop"] for each in results["0"])
-        for rate in RATES:
-            others = statistics.median(each["others"] for each in results[rate])
-            loop = statistics.median(each["loop"] for each in results[rate])
-            print(f"{rate:>5} Hz: other threads {others:.2%} of the loop's CPU time; the loop's own {loop / plain:.3f}")
+        for each in RATES:
+            print(compare(each, int(sys.argv[1]) if sys.argv[1:] else PAIRS), flush=True)

@@ -93,7 +93,9 @@ def _age(process: Any, tasks: list[Any], now: float, ended: bool) -> str:
     if not text:
         return ""
     begun = [loop.running_at_end for loop in process.loops.values() if loop.running_at_end] if ended else []
-    ran = max([now - since for since in begun] or [loop.running_seconds(now) for loop in process.loops.values()])
+    ran = max(
+        [now - since for since in begun] or [loop.running_seconds(now) for loop in process.loops.values()], default=0.0
+    )
     if ran >= 1.0 and not any(task.state == RUNNING for task in tasks):
         text += f"; for {seconds(ran)} one of them has run, it is not known which"
     return text
@@ -144,6 +146,10 @@ def command(
     follower.poll(last=not living)
     if living:
         _follow(follower, folder, _ask_for_looks(folder, wanted))
+    for problem in follower.problems:
+        click.echo(f"traceloop: {problem}", err=True)
+    if follower.problems and not any(True for _ in statistics.loops()):
+        raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
     processes = [
         process
         for process in follower.processes.values()

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from tests.helpers.exported import record
 from tests.helpers.paths import ROOT
 from traceloop.cli import runs
 from traceloop.record import files
@@ -46,6 +47,23 @@ def test_a_report_of_what_is_no_file(tmp_path, name, what):
         assert done.returncode == 0, done.stderr
     assert all(line.startswith("traceloop: ") for line in done.stderr.splitlines())
     assert len(done.stderr.splitlines()) <= 2
+
+
+@pytest.mark.parametrize("name", [files.PROCESS_RING, files.loop_ring(0)])
+def test_the_tasks_of_what_is_no_ring(tmp_path, name):
+    (tmp_path / "p-1-1").mkdir()
+    (tmp_path / "p-1-1" / name).write_bytes(b"too short")
+    done = command("tasks", str(tmp_path))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines()[0].endswith(f"{name}: too short for a ring")
+    assert done.stderr.splitlines()[1:] == [f"traceloop: nothing of the record in {tmp_path} could be read"]
+
+
+def test_the_tasks_of_a_program_without_a_loop(tmp_path):
+    kept = record(tmp_path, "from traceloop.recording.process import current_process\ncurrent_process()\n")
+    done = command("tasks", str(kept))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.partition(": ")[2] for line in done.stdout.splitlines()[:1]] == ["0 tasks, 0 waiting"]
 
 
 def test_top_looks_into_own_folders_only(tmp_path, monkeypatch):
