@@ -191,6 +191,7 @@ def test_a_process_whose_thread_is_measured_to_wait_all_the_time_is_on_a_busy_ma
 
 
 @pytest.mark.parametrize(("others", "title"), [(0.5, "the machine is busy with something else"),
+                                               (8.5, "the machine is busy with something else"),
                                                (20.0, "its other threads compute")])
 def test_a_loop_that_computes_in_short_callbacks_waits_for_a_processor(others, title):
     """Nothing is slow or late: what its thread waited is all that there is."""
@@ -224,3 +225,13 @@ def test_a_little_waiting_for_a_processor_costs_little(waited, cost, severity):
     made.waited((1.0, 0.0, 0.0, 0.0, 0), (99.0, 5.0, 5.0, waited, 0))
     found = made.one("processor-starved")
     assert (found.cost_s, found.severity) == (pytest.approx(cost), severity)
+
+
+def test_a_run_in_which_the_process_was_stopped_is_no_finding():
+    made = Made()
+    made.slow_run(1.5, 0.0, 0.0)
+    assert [kind for kind, _ in made.kinds()] == ["blocking-call"]
+    stopped = Made()
+    stopped.slow_run(1.5, 0.0, 0.0)
+    stalls_of(stopped.process).index.add_suspension(10.0, 11.5)
+    assert stopped.kinds() == []

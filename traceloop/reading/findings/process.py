@@ -18,6 +18,10 @@ from .scope import Scope
 from .slow import Slow
 from .slow_runs import STARVED, held, kept_from_running
 
+# A loop waits while no processor of several is free: they must have run for longer than it waited.
+_OWN_THREADS: Final = 2.0
+_OWN: Final = "its other threads compute"
+_FOREIGN: Final = "the machine is busy with something else"
 # A poll that is late by less is so by the kernel's timers, s.
 _SHORT_SECONDS: Final = 0.005
 
@@ -209,8 +213,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
         "processor-starved",
         "",
         scope.severity(cost + blocked) if much else NOTE,
-        "The process waits for a processor: "
-        + ("its other threads compute" if others >= measured > 0.0 else "the machine is busy with something else"),
+        f"The process waits for a processor: {_OWN if _are_to_blame(others, measured) else _FOREIGN}",
         f"{seconds(waited)} of {seconds(scope.observed_s)}"
         + (f"; others waited {seconds(blocked)}" if blocked else ""),
         cost + blocked,
@@ -223,6 +226,11 @@ def starved(scope: Scope) -> Iterator[Finding]:
         ),
         "Run fewer processes and threads that compute on this machine, or give it more processors.",
     )
+
+
+def _are_to_blame(others: float, waited: float) -> bool:
+    """Whether the process's other threads, which ran for so long (s), account for what its loop waited."""
+    return others >= _OWN_THREADS * waited > 0.0
 
 
 def _had(times: ProcessorTime) -> Iterator[str]:

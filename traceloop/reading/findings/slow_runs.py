@@ -65,7 +65,10 @@ def _find(scope: Scope) -> list[Slow]:
         for (callback, culprit), totals in loop.callbacks.slow.items():
             if is_own_work(callback):
                 continue  # loops.own_work tells of it
-            known = examples.get((callback, culprit), [])
+            known = examples.get((callback, culprit))
+            if known is not None and not known:
+                continue  # all that is known is that the process was stopped meanwhile
+            known = known or []
             # Of what is the loop's or ours, and was not measured, the code is not why; and nothing else is known.
             is_code = calls_the_program(callback)
             weight = sum(length for length, _ in known)
@@ -123,7 +126,9 @@ def _entry(
 
 
 def _examples(indexes: list[StallIndex]) -> dict[tuple[str, str], list[tuple[float, StallInfo]]]:
-    """The longest runs of each callback and culprit, with what is known of them."""
+    """The longest runs of each callback and culprit, with what is known of them. None of those in which the process was
+    stopped: no code is to blame.
+    """
     by_pair: dict[tuple[str, str], list[tuple[float, StallIndex, tuple[int, float]]]] = {}
     for index in indexes:
         for key in index.slow_runs():
@@ -134,8 +139,10 @@ def _examples(indexes: list[StallIndex]) -> dict[tuple[str, str], list[tuple[flo
         runs.sort(key=lambda run: -run[0])
         for length, index, key in runs[:_EXAMPLES]:
             info = index.lookup(*key)
-            if info is not None and info.parts.cause != SUSPENDED:
-                out.setdefault(pair, []).append((length, info))
+            if info is not None:
+                those = out.setdefault(pair, [])
+                if info.parts.cause != SUSPENDED:
+                    those.append((length, info))
     return out
 
 
