@@ -62,7 +62,7 @@ def _follow(follower: Any, folder: str, asked: list[str]) -> None:
 
 
 def _title(process: Any, known: int, tasks: list[Any]) -> str:
-    """``known``: tasks that the record tells of; ``tasks``: those that are shown."""
+    """``known``: how many tasks the record has; ``tasks``: those that are shown."""
     from traceloop.exporters.text.tables import count, counted
     from traceloop.reading.statistics.task_tree import UNSEEN, WAITING
 

@@ -242,7 +242,7 @@ class SpanPipeline:
                 self._send(process, made)
 
     def followers(self) -> list[ProcessFollower]:
-        """The processes of which something may be held back."""
+        """The processes for which something may be held back."""
         return list(self._processes)
 
     def end_process(self, follower: ProcessFollower) -> None:

@@ -225,7 +225,7 @@ class Settings:
 
     run_dir: the run directory, None where nothing is shared with a collector process.
     slow_threshold: seconds from which a handle run is slow.
-    slow_patterns: (callback pattern, seconds) pairs, of which the first match overrules the threshold.
+    slow_patterns: (callback pattern, seconds) pairs; the first match overrules the threshold.
     metrics_host, metrics_port: where /metrics is served; port 0 takes any free one.
     metrics_port_required: True if the user named the port: a busy one is then an error instead of a reason to pick
         another.

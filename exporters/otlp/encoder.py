@@ -257,8 +257,8 @@ def encode_scope(name: str, version: str) -> bytes:
 
 
 def request_pieces(parts: Iterable[tuple[bytes, bytes, Sequence[Data]]]) -> list[Data]:
-    """The whole request, in pieces, of which the large ones are those that were given. Each part: resource, scope, and
-    what ``encode_spans`` returned for them.
+    """The whole request, in pieces; spans are handed on without a copy. Each part: resource, scope, and what
+    ``encode_spans`` returned for them.
     """
     out: list[Data] = []
     for resource, scope, spans in parts:

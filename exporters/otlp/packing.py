@@ -439,7 +439,7 @@ class PackingBuilder(SpanBuilder):
         self._note_iteration(self._trace, parent, start, end)
 
     def _note_iteration(self, trace: bytes, span_id: bytes, start: float, end: float) -> None:
-        """The span of an iteration, of which the longest is offered as an exemplar."""
+        """The span of an iteration. The longest one is offered as an exemplar."""
         longest = self._longest_iteration
         if longest is None or end - start > longest[3] - longest[2]:
             self._longest_iteration = trace, span_id, start, end

@@ -1,7 +1,7 @@
 """Exemplars: spans that stand for the buckets of the duration and delay histograms, once they have been sent.
 
-A hook is what a sink calls with the spans of a batch, and what it returns is called, from any thread, when that batch
-has arrived.
+A sink calls a hook with the spans of a batch. What the hook returns is called when that batch has arrived, from any
+thread.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from .builder import SpanBuilder
 from .model import Extra, Kind, Span, SpanEvent
 
 _KIND: Final = Kind("asyncio.request", {})
-#: Parts that are told with their details, the longest first.
+#: How many parts are shown with their details, the longest first.
 _MOST_PARTS: Final = 16
 #: Stretches that are events, the longest ones.
 _MOST_EVENTS: Final = 32

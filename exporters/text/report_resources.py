@@ -115,7 +115,7 @@ def growth(process: ProcessStatistics, style: Style) -> list[str]:
 
 
 def _wrapped(text: str, paint: Callable[[str], str], indent: int, style: Style) -> list[str]:
-    """The whole text: names of what grew are what it is about."""
+    """The whole text, never cut: it names what grew."""
     width = style.width - indent
     wrapped = textwrap.wrap(clean(text), width, subsequent_indent="  ", break_on_hyphens=False)
     return [" " * indent + paint(line) for line in wrapped]

@@ -15,7 +15,7 @@ _STATES = {WAITING: "waiting", RUNNING: "running"}
 
 
 def tree(groups: list[Group], style: Style) -> list[str]:
-    """One line for each group of tasks that stand alike, those that it waits for below it."""
+    """One line for each group of tasks at the same place; below it, the tasks that the group waits for."""
     lines: list[str] = []
     for group in groups:
         lines += _branch(group, style, "", "")

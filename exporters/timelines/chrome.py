@@ -1,6 +1,6 @@
 """A record in Chrome's Trace Event Format (JSON), for chrome://tracing, speedscope, and other tools that read it.
 
-What it shows is what the Perfetto trace shows. The file is larger, and slower to open.
+It shows the same as the Perfetto trace. The file is larger, and slower to open.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _dump: Final[Callable[[Any], str]] = json.JSONEncoder(
     ensure_ascii=False, separators=(",", ":"), allow_nan=False
 ).encode
 _MAX_NAMES: Final = 100_000
-# Thread ids of rows that are no threads: above those that Linux gives.
+# Rows that are no threads have thread ids above any that Linux gives.
 _OWN_ROWS: Final = 1 << 23
 _TASK_NUMBERS: Final = int(SITE_LIMIT)
 _LATEST: Final = 2.0**33

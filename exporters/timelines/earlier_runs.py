@@ -1,4 +1,4 @@
-"""Where the latest runs of a ring began: for the arrows from a run to those that it scheduled."""
+"""Where the latest runs of a ring began. An arrow leads from a run to each run that it scheduled."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _INTERNAL: Final = 1
 # The beginning of the delay's attribute. Its value is written as an integer with an exponent: a third of the time that
 # a float's shortest digits take.
 _DELAY: Final = '{"key":"asyncio.schedule.delay","value":{"doubleValue":'
-# Of the variables that the exporters heed, those that say what the spans are said of.
+# The exporters' variables that describe the service that the spans belong to.
 _HEEDED: Final = ("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES")
 
 
@@ -164,7 +164,7 @@ def _attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _value(value: Any) -> dict[str, Any]:
-    """An ``AnyValue``. 64-bit integers are strings in OTLP's JSON, and so is what JSON has no number for."""
+    """An ``AnyValue``. In OTLP's JSON, 64-bit integers and numbers that JSON does not have (NaN) are strings."""
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):

@@ -30,7 +30,7 @@ _IDLE_SECONDS = 30.0
 # The share of the time that notes may take.
 _SHARE = 0.005
 _MAX_BYTES = 64 << 20
-# A reader that begins counts as dropped whatever was overwritten before it, though it was read in time.
+# A new reader counts what was overwritten before it as dropped, although the reader before it had it in time.
 _FROM_THE_READER = "traceloop_records_dropped_total"
 
 _Key = tuple[str, tuple[tuple[str, str], ...]]

@@ -139,7 +139,7 @@ class StallProbe:
         say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``say``: tells people of a stall of which its own process can say nothing, once."""
+        """``say``: reports a stall that its own process cannot report; called once for each."""
         self._follower = follower
         self._say = say
         self._clock = clock
@@ -254,7 +254,7 @@ class StallProbe:
             return
         handle = os.pidfd_open(pid)
         try:
-            # The handle names one process for good; whatever is asked after it was opened is asked of that one.
+            # The handle stands for one process for good: what is checked after opening it holds for that process.
             if process_start_ticks(pid) != ticks:
                 self._refuse("another process")
             elif not signal_masks(pid).get("SigCgt", 0) >> (number - 1) & 1:

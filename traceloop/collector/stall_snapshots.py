@@ -51,7 +51,7 @@ class _Stall(NamedTuple):
 
 
 class _Taken:
-    """A stall of which there is a snapshot."""
+    """A stall that has a snapshot."""
 
     __slots__ = ("at", "bytes", "culprit", "ended_at", "folder", "length", "open", "process", "ring")
 
@@ -93,7 +93,7 @@ class StallSnapshots:
         # By process: how often its watchdog had been scheduled when it was last found late.
         self._slices: dict[str, int] = {}
         self._number = 0
-        #: How many stalls there were of which no snapshot is kept.
+        #: How many stalls have no snapshot.
         self.left_out = 0
 
     @property

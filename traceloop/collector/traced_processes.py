@@ -1,4 +1,4 @@
-"""Who of a run lives beside those that record: the root, and children that may yet begin to.
+"""Processes of a run that do not record: the root, and children that may still begin to.
 
 A process is named by pid and start time (in clock ticks since boot), so that a pid given anew is not taken for the
 one that had it.
@@ -53,7 +53,7 @@ class Root:
 
     @property
     def alive(self) -> bool:
-        """Whether it still runs, as whatever program it has become, and belongs to the run."""
+        """Whether the process still runs and belongs to the run, even if it has become another program."""
         if self.pid == 0 or not self._runs():
             return False
         return not (self._left and os.path.exists(self._left))

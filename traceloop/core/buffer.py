@@ -88,7 +88,7 @@ class Record:
         return self.base + len(self.doubles)
 
     def drop_partial(self) -> None:
-        """Takes out a record of which only a part was appended: an exception or a signal came in its middle."""
+        """Removes a record that was appended only in part, because an exception or a signal came in the middle."""
         doubles = self.doubles
         del doubles[len(doubles) // 3 * 3 :]
 

@@ -54,7 +54,7 @@ def load_native() -> tuple[ModuleType | None, str]:
         return importlib.import_module("._core", __package__), ""
     except ModuleNotFoundError:
         return None, "it was not built into this installation"
-    except Exception as error:  # of whatever kind: asyncio is not as the module knows it
+    except Exception as error:  # of any kind: this asyncio is not the one that the module was written for
         return None, f"it cannot be loaded ({error})"
 
 

@@ -51,7 +51,7 @@ class Handle(asyncio.Handle):
     # The loop asks only for a handle whose callback is gone, which ``cancel`` takes away.
     _cancelled: Any = _seldom(asyncio.Handle._cancelled, False)  # type: ignore[misc]
 
-    if TYPE_CHECKING:  # slots of the base, of which typeshed says nothing
+    if TYPE_CHECKING:  # slots of the base that typeshed does not declare
         _callback: Any
         _args: Any
         _context: Any

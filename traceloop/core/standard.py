@@ -1,8 +1,8 @@
-"""The standard library's modules of which parts of this loop use what is not public.
+"""The standard library's modules whose private names this loop uses.
 
-Their names are looked up in these modules at each call, and not imported: tests, CPython's and other projects', put
-their own `logger`, `socket`, `time`, `os` or `signal` there, and mean every loop by it. Typeshed declares no private
-names, so for the type checker the modules are `Any`.
+Names are looked up in these modules at each call instead of being imported: the tests of CPython and of other projects
+replace `logger`, `socket`, `time`, `os` or `signal` there, and expect every loop to follow. Typeshed declares no
+private names, so for the type checker the modules are `Any`.
 """
 
 from __future__ import annotations

@@ -38,10 +38,10 @@ class OwnPath:
 
 
 class OwnImports:
-    """While it lasts, this thread's imports are resolved as if the program had no folder of its own.
+    """A context manager. Within it, this thread's imports are resolved as if the program had no folder of its own.
 
-    Afterwards every module that it brought in and of which the program has one by the same name is taken out of
-    `sys.modules` again: the program's own `import random` must find the program's `random.py`.
+    At its end it removes from `sys.modules` each module that it imported and whose name the program uses too: the
+    program's own `import random` must find the program's `random.py`.
     """
 
     def __init__(self, finder: "Any", own_path: OwnPath) -> None:

@@ -128,7 +128,7 @@ def _loops(statistics: Statistics) -> Iterator[tuple[ProcessStatistics, LoopStat
 
 
 class _Known(NamedTuple):
-    """A slow run of which something is known. length: s."""
+    """A slow run, with what is known about it. length: s."""
 
     length: float
     info: StallInfo

@@ -74,7 +74,7 @@ W_TRANSPORTS: Final = 10  # open transports
 W_RECORDS: Final = 11  # records ever written
 W_HEARTBEAT: Final = 12  # the watchdog's last look, monotonic s (process ring)
 W_THREAD: Final = 13  # native thread id of the loop's thread; of the watchdog's (process ring)
-# 14 was the number of tasks that ended inside create_task, which older readers add to those that the record tells of.
+# 14 was the number of tasks that ended inside create_task, which older readers add to those in the record.
 W_TASKS_ABANDONED: Final = 15  # tasks destroyed pending or left at the loop's close, ever
 W_ACCEPTED: Final = 16
 W_REFUSED: Final = 17

@@ -152,8 +152,8 @@ class ApplicationSpans:
         self.current = -1
 
     def _number(self, span: Any, known: tuple[int, int] | None) -> int:
-        """Defines ``span``, of which ``known`` tells the last definition, be it another loop's. Returns its number, 0
-        where it is no span to speak of.
+        """Defines ``span`` and returns its number, 0 where it has no valid context. ``known``: its last definition,
+        which may be another loop's.
         """
         context: Any = span.get_span_context()
         kind = type(context)

@@ -137,7 +137,7 @@ class BlockingCalls:
             _monitoring.set_local_events(_tool, code, _monitoring.events.INSTRUCTION)
 
     def returned(self, code: CodeType, frame: FrameType) -> None:
-        """Code of which the next instruction was asked for goes on, or is left by an exception."""
+        """The next instruction of code that made a call: the call has returned, or raised an exception."""
         now = monotonic()
         thread = get_ident()
         lasting = self._lasting.get(thread)

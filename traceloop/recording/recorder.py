@@ -38,7 +38,7 @@ from .watchdog.watchdog import Watchdog
 
 
 class Recorder:
-    """Records what one loop does. Made by ``make_recorder``; the ring is had when the loop first runs."""
+    """Records what one loop does. Made by ``make_recorder``; it takes a ring when the loop first runs."""
 
     def __init__(self, process: Process, record: Record | None = None, fresh: Any = None) -> None:
         """``record`` and ``fresh``: the core's own buffer and queue (of tasks), where it has such."""
@@ -48,7 +48,7 @@ class Recorder:
         self.process = process
         process.recorders.add(self)
         self.record = record
-        #: Tasks of which another thread held the last reference: let go of in the loop's own thread.
+        #: Tasks whose last reference another thread held; they are released in the loop's own thread.
         self.dropped_tasks: list[Any] = []
         #: By the id of a handle in the ready queue: when other threads or a signal put it in, and the signal's number
         #: (0: another thread), first come first. Under 0, an empty list while there is something in ``tasks.created``:

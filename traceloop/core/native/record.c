@@ -235,7 +235,7 @@ static PyMethodDef record_methods[] = {
     {"append", m_append, METH_O, "Adds one double."},
     {"extend", m_extend, METH_O, "Adds several doubles, of whole records; from any thread."},
     {"add_text", m_add_text, METH_O, "Adds an item of text."},
-    {"drop_partial", m_drop_partial, METH_NOARGS, "Takes out a record of which only a part was appended."},
+    {"drop_partial", m_drop_partial, METH_NOARGS, "Removes a record that was appended only in part."},
     {"drop", m_drop, METH_NOARGS, "Drops what waits."},
     {"clear", m_drop, METH_NOARGS, "The same: what waits is a list elsewhere."},
     {"take", m_take, METH_NOARGS, "What waits: the doubles as a memoryview, and their text."},

@@ -104,7 +104,7 @@ class SocketsMixin(LoopPart):
         return size
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, _Address]:
-        """One datagram, of which at most ``bufsize`` bytes are kept, and where it came from."""
+        """Receives one datagram. Returns at most ``bufsize`` bytes of it, and the sender's address."""
         self._check_sock(sock)
         received: tuple[bytes, _Address]
         try:

@@ -343,7 +343,7 @@ class PythonModel:
                         group_left = 0.0
                     pending = self._queue_due(a, b, pending)
                 elif ident == layout.R_TIMER:
-                    # Where there are more, R_DUE tells of more than are known: they are timers, due at some time.
+                    # Those above the limit are timers too: R_DUE counts them, but when they were due is not known.
                     if len(self._timers) < _MAX_TIMERS:
                         self._timers.append((a, self._places.run_at(int(b) // 3) if b > 0.0 else 0))
                 elif ident == layout.R_SKIP:

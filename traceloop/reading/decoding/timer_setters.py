@@ -9,14 +9,14 @@ from typing import Final
 
 from .ring_reader import Batch
 
-# How many records back a place is looked for (as many runs as spans/builder.py remembers), and in how many batches,
-# of which a loop with little to do writes some ten a second. Half a megabyte a loop.
+# How many records back a place is looked for (as many runs as spans/builder.py remembers), and in how many batches: a
+# loop with little to do writes some ten a second. Half a megabyte a loop.
 _RECORDS: Final = 65_536
 _BATCHES: Final = 2048
 
 
 class _Place:
-    """A batch: how many runs were read before it, and its idents, of which the runs are counted when one is asked for.
+    """A batch: how many runs were read before it, and its idents. Its runs are counted when a place in it is asked for.
 
     counts: by position in the batch, how many runs stand before it.
     """

@@ -116,7 +116,7 @@ def _remedy(label: str) -> str:
 
 
 def _stuck(scope: Scope, label: str, totals: ExecutorTotals) -> Finding | None:
-    """A full executor of which no call has ended for long, while calls wait."""
+    """A full executor in which no call has ended for a long time, while calls wait."""
     executors = scope.process.executors
     waiting = [(name, scope.now - submit) for each, name, submit in executors.unstarted() if each == label]
     if not waiting or not totals.max_workers or totals.active < totals.max_workers:

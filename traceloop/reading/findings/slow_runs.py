@@ -182,7 +182,7 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
 
 
 def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow], busy: bool) -> None:
-    """Stalls of which no end was seen: they last, or their process was killed in them."""
+    """Stalls without an end: they go on, or the process was killed during them."""
     for key in index.unfinished():
         info = index.lookup(*key)
         if info is None or not info.stacks:

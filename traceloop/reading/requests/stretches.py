@@ -80,7 +80,7 @@ class Stretches:
 
     def _put_together(self, count: int) -> None:
         """The oldest ``count`` become one for each part, one after the other: how long is kept, when is not."""
-        if self.begin == -inf:  # how long the first one is, nobody knows
+        if self.begin == -inf:  # the length of the first one is not known
             self.begin = self._ends.pop(0)
             del self._parts[0]
             count -= 1

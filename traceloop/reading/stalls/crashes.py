@@ -1,9 +1,12 @@
 """What is known of a process that crashed or was killed: how it ended, and where its loops stood.
 
-Three sources, none of which needs the process: the word by which a loop says when it last left its poll, the
-stacks that the watchdog took of a callback that ran too long, and the file into which faulthandler writes at a fatal
-signal (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT). A callback that SIGKILL ended sooner than the watchdog looks is not
-known by name: what it did is in none of them.
+It comes from three sources that outlive the process:
+
+- the gauge in which a loop publishes when it last left its poll;
+- the stacks that the watchdog took of a callback that ran too long;
+- the file into which faulthandler writes at a fatal signal (SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT).
+
+A callback that SIGKILL ended before the watchdog looked is in none of them: its name is not known.
 """
 
 from __future__ import annotations

@@ -402,7 +402,7 @@ class StallIndex:
         return slow.run[2] - slow.run[1] if slow is not None else 0.0
 
     def unfinished(self) -> list[tuple[int, float]]:
-        """Ring and start of the stalls of which no end was read: they last, or their process was killed in them."""
+        """Ring and start of the stalls without an end: they go on, or the process was killed during them."""
         return [key for key, seen in self._seen.items() if not seen.ended and key not in self._ended]
 
     def ran(self, start: float, end: float) -> float:

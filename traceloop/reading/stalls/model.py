@@ -95,7 +95,7 @@ class StallInfo(NamedTuple):
     """What is known of one slow run.
 
     end: s, infinite where none was read. callback: its label. culprit: the label of the code that held the loop
-    longest, while the run lasts of the code that holds it now; ``unknown`` where no stack was had. held: seconds by
+    longest, while the run lasts of the code that holds it now; ``unknown`` where no stack was taken. held: seconds by
     culprit, the longest first. stacks: in order. parts: cause and measured parts. span: the application's that was
     active when the first stack was taken, without a number, or None. suppressed: stacks left out so far in this
     process. complete: nothing more will come. bill: what it cost others, None where its end was not read yet.

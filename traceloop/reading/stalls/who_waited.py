@@ -76,7 +76,7 @@ class Bill:
         entry[3] += most
 
     def charge_many(self, site: int, handles: int, seconds: float, own_handles: int, own_most: float) -> None:
-        """Handles of one site, some of which the run put in."""
+        """Handles of one site; the run put in some of them."""
         self.handles += handles
         self.exact += seconds
         self.own_handles += own_handles

@@ -194,7 +194,7 @@ class CallbackStatistics:
         self._open = [counted for counted in self._open if not counted.slow.complete]
 
     def count_slow(self, *, final: bool = False) -> None:
-        """Counts the slow runs of which all is known by now; ``final``: nothing more will be."""
+        """Counts the slow runs about which everything is known. ``final``: nothing more will come."""
         rest: list[_Counted] = []
         for counted in self._uncounted:
             if not final and not self.is_known(counted.slow.run):

@@ -334,7 +334,7 @@ class ExecutorStatistics:
             if offload.finish < 0.0 and step.when < self._lost_until:
                 self._forget(step.number)
                 return
-        # A call that was given up runs on; and the ring that tells of its end may be read later than the other.
+        # A call that was given up runs on; and its end is in another ring, which may be read later.
         if executor is not None and offload.finish >= 0.0 and offload.delivered >= 0.0:
             if offload.delivered >= offload.finish:
                 executor.return_delays.add(offload.delivered - offload.finish)

@@ -57,7 +57,7 @@ class HeapGrowth(NamedTuple):
 
 
 def growth_of(data: dict[str, Any]) -> HeapGrowth | None:
-    """The detection that an event tells of; None where it is another event, or damaged."""
+    """The detection in an event; None where the event is of another kind, or damaged."""
     if data.get("kind") != "growth" or data.get("heap") not in HEAPS:
         return None
     try:

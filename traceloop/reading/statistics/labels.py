@@ -93,8 +93,8 @@ class LabelSlots:
 
 
 class FoldedLabels:
-    """Names for things of which some programs make one for each request (thread pools, limiters): those that are called
-    alike share a label once there have been many of them.
+    """Names for things that some programs make for each request (thread pools, limiters). Things of one name share a
+    label once there have been many of them.
 
     The first ``own`` of a family, names that differ in their numbers only, have labels of their own; later ones have
     the family's. Beyond ``limit`` labels there is ``other``.

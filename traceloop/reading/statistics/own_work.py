@@ -33,7 +33,7 @@ class OwnWork(NamedTuple):
 
 
 def own_work_of(data: dict[str, Any], sites: SiteNames) -> OwnWork | None:
-    """What an event tells of; None where it is another event, or damaged."""
+    """The loop's own work in an event; None where the event is of another kind, or damaged."""
     if data.get("kind") != "own_work":
         return None
     try:

@@ -140,7 +140,7 @@ class TaskLooks:
             return
         try:
             _rename(self._asked, self._answering)
-        except OSError:  # nobody asks; or the process may not write there any more
+        except OSError:  # no command asks; or the process may not write there any more
             return
         self._is_asked = True
         self._chains.describe_again()
@@ -189,7 +189,7 @@ class TaskLooks:
             if monotonic() >= until:
                 break
         if not look.asked:
-            # A first look at many tasks lasts for minutes: how long the whole takes is told from its first part on.
+            # A first look at many tasks lasts for minutes: from its first part on, it says how long the whole takes.
             done = 1.0 - len(left) / max(1, look.count)
             look.period = max(LOOK_SECONDS, (now - look.started) / done) if done else look.period
         look.asked = look.asked and bool(left)

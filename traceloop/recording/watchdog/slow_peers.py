@@ -26,7 +26,7 @@ class SlowPeers:
         """``report(event, now)`` writes an event, if there may be one more."""
         self._report = report
         self._looked = 0.0
-        # Rings of which something was reported at the last look.
+        # Rings that something was reported about at the last look.
         self._known: set[int] = set()
         self._failed = False
 

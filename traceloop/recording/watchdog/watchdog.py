@@ -425,7 +425,7 @@ class Watchdog:
             self._processor_waits.poll((watched,), now, ended=True)
 
     def _look(self, watched: Watched, since: float, run: stacks.Run | None, now: float) -> float:
-        """Looks at one loop, of which ``UnderWay`` has found this; returns when to look at it again."""
+        """Looks at one loop, with what ``UnderWay`` has found; returns when to look at it again."""
         threshold, pace, lowest = self._pace(watched)
         stall = watched.stall
         if stall is None and (since == 0.0 or now - since < lowest):

@@ -145,7 +145,7 @@ put_together(Requests *self, Stretches *own, size_t count)
     List *list = &own->list;
     Sums sums = {0}, of_kinds = {0}, *kept = &sums;
     int result = -1;
-    if (own->begin == -INFINITY) { /* how long the first one is, nobody knows */
+    if (own->begin == -INFINITY) { /* the length of the first one is not known */
         drop_first(own, 1);
         count--;
     }
