@@ -61,6 +61,8 @@ class LazyGroup(click.Group):
             formatter.write_dl([(name, COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if sys.stdout is None:  # closed (`>&-`)
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         try:
             return super().main(*args, **{**kwargs, "standalone_mode": False})
         except click.exceptions.NoArgsIsHelpError as error:

@@ -1,4 +1,4 @@
-"""`traceloop report RECORD`: the text that is printed at a run's end, of a record that was kept."""
+"""`traceloop report RECORD`: the text that is printed at a run's end, of a record that was kept, or that grows."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import unwritable
-from .runs import RECORD, command_of, open_record, read
+from .runs import RECORD_OR_PID, collector_of, command_of, lives, open_record, read
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
 
 
 @click.command("report")
-@click.argument("record", required=False, type=RECORD)
+@click.argument("record", required=False, metavar="[RECORD|PID]", type=RECORD_OR_PID)
 @click.option("--full", is_flag=True, help="Print every table, with all its rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (traceloop explain report-json).")
 @click.option("--html", type=click.Path(dir_okay=False), help="Write a page to this file, to open in a browser.")
@@ -26,7 +26,8 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
     """Print the report of RECORD: what is wrong, how bad it is, who does it and what to do; then tables.
 
     RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR
-    itself: then its newest run is taken.
+    itself: then its newest run is taken. PID is a process that runs under `traceloop run` (`traceloop ps` lists them):
+    the report is of what the rings of its run hold by now.
     """
     if record is None:
         raise click.UsageError(
@@ -35,6 +36,10 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
     folder = open_record(record)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
+    if lives(folder):
+        url = str(collector_of(folder).get("url") or "")
+        whole = f"; the whole of it: {url.removesuffix('metrics')}" if url.endswith("/metrics") else ""
+        click.echo(f"traceloop: the run goes on, this is what its rings hold by now{whole}", err=True)
     statistics, crashes, problems = read(folder)
     for problem in problems:
         click.echo(f"traceloop: {problem}", err=True)

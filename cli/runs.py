@@ -35,6 +35,19 @@ class _Folder(click.Path):
 RECORD = _Folder()
 
 
+class _FolderOrPid(_Folder):
+    """A folder that is there, or the PID of a traced process, for which its run's folder stands."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        if isinstance(value, str) and value.isdecimal() and not os.path.exists(value):
+            return choose_run(value)
+        return super().convert(value, parameter, context)
+
+
+#: The type of an argument that names a kept record, or a run that goes on by one of its processes.
+RECORD_OR_PID = _FolderOrPid()
+
+
 def find_run(path: str) -> str | None:
     """The folder of the run: the path itself, or the newest run in it or that is to be kept there."""
     runs = _runs_of(path)

@@ -49,6 +49,16 @@ def test_a_report_of_what_is_no_file(tmp_path, name, what):
     assert len(done.stderr.splitlines()) <= 2
 
 
+@pytest.mark.parametrize("words", [("report",), ("report", "--json"), ("tasks",), ("export", "--format", "jsonl")])
+def test_stdout_that_is_closed(tmp_path, words):
+    kept = record(tmp_path, "from traceloop.recording.process import current_process\ncurrent_process()\n")
+    words = (*words, str(kept), *(["-o", "-"] if words[0] == "export" else []))
+    shell = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "traceloop", *words]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(shell, env=environ, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @pytest.mark.parametrize("name", [files.PROCESS_RING, files.loop_ring(0)])
 def test_the_tasks_of_what_is_no_ring(tmp_path, name):
     (tmp_path / "p-1-1").mkdir()

@@ -68,6 +68,18 @@ def test_a_loop_that_works(traced, program):
     assert any(line.startswith("__main__.wait ") for line in rest)
 
 
+def test_the_report_of_a_program_that_runs(traced, program, tmp_path):
+    path = tmp_path / "now.html"
+    for options in (("--full",), ("--html", path)):
+        words = [traced.command[0], "report", str(program.pid), *map(str, options)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.startswith("traceloop: the run goes on, this is what its rings hold by now")
+        assert "__main__.wait" in (path.read_text() if path.exists() else done.stdout)
+    done = subprocess.run([traced.command[0], "report", "999999999"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "") and "process 999999999 is not traced" in done.stderr
+
+
 def test_a_loop_that_is_blocked(traced, program):
     program.stdin.write("\n")
     program.stdin.flush()
