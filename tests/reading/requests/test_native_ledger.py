@@ -267,3 +267,40 @@ def test_what_is_kept_of_a_quiet_server_takes_as_much_memory_as_its_runs() -> No
         assert tracemalloc.get_traced_memory()[0] - before < 1000 * 500
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize("half", ["python", "c"])
+def test_a_row_of_makers_goes_with_what_was_given_up(half: str) -> None:
+    """Each task makes the next one, the last of them ends, and then records are lost: again and again."""
+    sites, waits = SiteNames(SITES), Waits()
+    requests = Ledger(RequestTotals(), lambda: sites, waits, ExecutorStatistics(sites, BoundedLabels(9)))
+    of_request, of_child = UVICORN % SITE_LIMIT, CHILD % SITE_LIMIT
+    number = 0
+
+    def lose_a_row(length: int) -> None:
+        nonlocal number
+        decoded = Decoded(None)
+        if half == "c":
+            decoded.runs = native.new_columns()[0]
+        decoded.dropped = 1
+        maker = 0.0
+        for each in range(length):
+            number += 1
+            ident = number * SITE_LIMIT + (of_child if each else of_request)
+            decoded.tasks.append(NewTask(ident, "", number, float(number), number - 1 if each else 0, maker, True))
+            ended = 1 if each == length - 1 else 0
+            decoded.runs.append((number, float(number), number + 0.5, ident, TASK, 0.0, 0, 0, 0, ended))
+            maker = ident
+        requests.feed(decoded)
+
+    tracemalloc.start()
+    try:
+        for _ in range(20):  # as many runs as are kept for looking back, and more
+            lose_a_row(1000)
+        before = tracemalloc.get_traced_memory()[0]
+        for _ in range(20):
+            lose_a_row(1000)
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 1_000_000  # a row takes some 300 KB in C, 500 KB in Python

@@ -166,6 +166,8 @@ class Ledger:
         """What the reader's C half does where it is there: ``NativeLedger``."""
         if decoded.dropped:
             self._totals.incomplete += sum(each.root is each for each in self._followed.values())
+            for each in self._followed.values():
+                each.maker = None  # those that ended refer to some of these, and need not the row of their makers
             self._followed.clear()
         self._runs.add(decoded.runs)
         marks = self._marks

@@ -93,11 +93,16 @@ table_put(Table *table, Followed *task)
     table->length++;
 }
 
+/* What still refers to one of them needs it, but not the row of its makers. */
 void
 table_clear(Table *table)
 {
-    while (table->oldest != NULL)
-        release(table_take(table, table->oldest->ident));
+    while (table->oldest != NULL) {
+        Followed *task = table_take(table, table->oldest->ident);
+        release(task->maker);
+        task->maker = NULL;
+        release(task);
+    }
 }
 
 void

@@ -156,7 +156,7 @@ group_steps(PyObject *module, PyObject *argument)
 /* Notes down with each group what is said of its task's beginning: of a NewTask, or with ``ends`` of its end: (ident,
    outcome, when, number of the run). */
 static int
-note_down(const Groups *groups, PyObject *list, bool ends)
+note_begins_or_ends(const Groups *groups, PyObject *list, bool ends)
 {
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(list); index++) {
         PyObject *item = PyList_GET_ITEM(list, index);
@@ -339,8 +339,8 @@ whole_tasks(PyObject *module, PyObject *args)
         PyErr_NoMemory();
         failed = true;
     }
-    failed = make_groups((Runs *)runs, &groups) < 0 || failed || note_down(&groups, tasks, false) < 0 ||
-             note_down(&groups, finished, true) < 0 ||
+    failed = make_groups((Runs *)runs, &groups) < 0 || failed || note_begins_or_ends(&groups, tasks, false) < 0 ||
+             note_begins_or_ends(&groups, finished, true) < 0 ||
              take_whole(&groups, tasks, known, numbers, &coroutines, &count, rest, ended) < 0 ||
              take_others(&groups, finished, others) < 0;
     for (size_t index = 0; !failed && index < count; index++) {
