@@ -37,10 +37,11 @@ def test_a_zombie_and_a_reaped_process_are_not_alive():
     child = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
         start = proc.process_start_ticks(child.pid)
-        assert proc.is_alive(child.pid, start)
+        assert proc.is_alive(child.pid, start) and not proc.stat_of(child.pid).is_exiting
         child.kill()
         os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-        assert proc.stat_of(child.pid).state == "Z" and not proc.is_alive(child.pid, start)
+        stat = proc.stat_of(child.pid)
+        assert stat.state == "Z" and stat.is_exiting and not proc.is_alive(child.pid, start)
     finally:
         child.kill()
         child.communicate()

@@ -27,7 +27,7 @@ import time
 from collections import deque
 
 from traceloop import notices
-from traceloop.record import files, layout
+from traceloop.record import files, layout, proc
 from traceloop.settings import Settings
 
 from ..exporters.metrics import asked_for as asked_for_metrics
@@ -371,8 +371,9 @@ class Collector:
             return not os.path.samestat(os.stat(f"/proc/{self.root.pid}/fd/2"), os.fstat(2))
         except PermissionError:  # it has changed its user
             return False
-        except OSError:  # closed; or the program has ended meanwhile, and of that there is something to say first
-            return self.root.alive and os.path.exists(f"/proc/{self.root.pid}/fd")
+        except OSError:  # closed; or the program ends, closes its files, and there is something to say about its end
+            stat = proc.stat_of(self.root.pid)
+            return stat is not None and not stat.is_exiting and self.root.alive
 
     def _sum_up(self) -> None:
         self._summary_written = True

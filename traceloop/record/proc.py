@@ -13,14 +13,23 @@ import os
 
 class Stat:
     """A process or thread. ``state``: one letter. cpu_s: user and system. start_ticks: clock ticks since boot.
-    in_background: another process group than its own has its terminal.
+    in_background: another process group than its own has its terminal. is_exiting: it ends, or has ended.
     """
 
-    __slots__ = ("cpu_s", "in_background", "resident_bytes", "start_ticks", "state")
+    __slots__ = ("cpu_s", "in_background", "is_exiting", "resident_bytes", "start_ticks", "state")
 
-    def __init__(self, state: str, cpu_s: float, start_ticks: int, resident_bytes: int, in_background: bool) -> None:
+    def __init__(
+        self,
+        state: str,
+        cpu_s: float,
+        start_ticks: int,
+        resident_bytes: int,
+        in_background: bool,
+        is_exiting: bool,
+    ) -> None:
         self.state = state
         self.in_background = in_background
+        self.is_exiting = is_exiting
         self.cpu_s = cpu_s
         self.start_ticks = start_ticks
         self.resident_bytes = resident_bytes
@@ -57,6 +66,8 @@ _AT_ONCE = 1 << 14
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+# Of the kernel's flags of a process (include/linux/sched.h): it ends, and closes its files meanwhile.
+_PF_EXITING = 0x4
 
 
 def _stat(path: str) -> Stat:
@@ -69,6 +80,7 @@ def _stat(path: str) -> Stat:
         int(fields[19]),
         int(fields[21]) * _PAGE_BYTES,
         fields[4] != b"0" and fields[5] != fields[2],  # tty_nr; tpgid, pgrp
+        bool(int(fields[6]) & _PF_EXITING),
     )
 
 

@@ -56,6 +56,7 @@ run(main())
     assert [profile.frames[each].awaits for each in profile.stack_of(node)] == [False, True, False, False, False]
 
 
+@pytest.mark.timing  # the sampling thread has to wake while the GIL is held
 def test_a_call_that_holds_the_gil_gets_its_due(tmp_path):
     profile, lines = run(
         tmp_path,
