@@ -40,8 +40,8 @@ _WRITABLE = ~getattr(select, "EPOLLIN", 0)
 # Records wait in a list until there are this many (each three doubles), or the loop has been quiet for _LINGER.
 _BATCH = 3 * 1024
 _CHUNK = 1024
-# A busy loop writes its gauges no more often than this (2 us), however many batches it fills.
-_GAUGES_SECONDS = 0.005
+# A busy loop writes its gauges no more often, however many batches it fills: readers look every 50 ms at most.
+_GAUGES_SECONDS = 0.02
 # Records wait no longer than this while the loop works, within an iteration too.
 _WAIT_SECONDS = 0.02
 # How long the first part of a waiting poll may last before records are flushed and the loop is published as idle:

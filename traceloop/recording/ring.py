@@ -202,8 +202,9 @@ class Ring:
                 self._wake()
 
     def _pack(self, records: list[float] | memoryview[float]) -> bytes:
-        if isinstance(records, memoryview):  # the C core's: packed already
-            return records.tobytes()
+        if isinstance(records, memoryview):  # the C core's: packed already, a view of the bytes
+            packed = records.obj
+            return packed if type(packed) is bytes and len(packed) == records.nbytes else records.tobytes()
         count = len(records)
         pack = _packers.get(count)
         if pack is None:

@@ -179,10 +179,26 @@ ident_of_function(Run *run, PyObject *function, PyObject *callback, PyObject **t
     return ident != 0.0 ? ident : ask(run, callback, task);
 }
 
+/* ``task._loop_ident``. Where the dict of a plain task lies in the task (up to 3.11) it is asked at once: looking for the
+   attribute in the class first takes four times as long. A new reference; NULL with an exception. */
+static PyObject *
+noted_ident(core_state *st, PyObject *task)
+{
+    if (Py_IS_TYPE(task, st->task_type) && st->task_type->tp_dictoffset > 0) {
+        PyObject *dict = SLOT(task, st->task_type->tp_dictoffset);
+        PyObject *number = dict == NULL ? NULL : PyDict_GetItemWithError(dict, st->s_loop_ident);
+        if (number != NULL)
+            return Py_NewRef(number);
+        if (PyErr_Occurred())
+            return NULL;
+    }
+    return PyObject_GetAttr(task, st->s_loop_ident);
+}
+
 static double
 ident_of_known_task(Run *run, PyObject *task)
 {
-    PyObject *number = PyObject_GetAttr(task, run->st->s_loop_ident);
+    PyObject *number = noted_ident(run->st, task);
     if (number == NULL) {
         if (!PyErr_ExceptionMatches(PyExc_AttributeError))
             return -1.0;
@@ -349,7 +365,7 @@ settle_plain(Run *run, PyObject *task, double ident, int is_first)
     PyObject *state = get(st->task_state, task);
     if (state == NULL)
         return -1.0;
-    int pending = is_text(state, st->pending), finished = is_text(state, st->finished);
+    int pending = is_text(state, st->pending), finished = !pending && is_text(state, st->finished);
     Py_DECREF(state);
     if (pending) {
         if (is_first) {

@@ -76,7 +76,8 @@ scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t coun
 {
     PyObject *given = Py_None;
     if (names != NULL && PyTuple_GET_SIZE(names) > 0) {
-        if (PyTuple_GET_SIZE(names) != 1 || PyUnicode_Compare(PyTuple_GET_ITEM(names, 0), st->s_context) != 0)
+        PyObject *name = PyTuple_GET_ITEM(names, 0); /* asyncio's and the compiler's are interned, as ours is */
+        if (PyTuple_GET_SIZE(names) != 1 || (name != st->s_context && PyUnicode_Compare(name, st->s_context) != 0))
             return PyErr_Occurred() ? -1 : 0;
         given = args[count];
     }
@@ -202,6 +203,25 @@ call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names
     return new_timer(self, args, count, names, 0);
 }
 
+/* A class as a program may have replaced it: ``base_events.MODULE.NAME``. A new reference. */
+static PyObject *
+current_class(core_state *st, PyObject *module_name, PyObject *name)
+{
+    /* From the modules' dicts: they are asked for each future and each task that is made. */
+    PyObject *module = PyDict_GetItemWithError(PyModule_GetDict(st->base_events), module_name);
+    if (module != NULL && PyModule_CheckExact(module)) {
+        PyObject *found = PyDict_GetItemWithError(PyModule_GetDict(module), name);
+        if (found != NULL)
+            return Py_NewRef(found);
+    }
+    if (PyErr_Occurred())
+        return NULL;
+    module = PyObject_GetAttr(st->base_events, module_name);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttr(module, name);
+    Py_XDECREF(module);
+    return found;
+}
+
 /* Task(coro, loop=self, ...), where there is no factory and the loop is not guarded. */
 static PyObject *
 create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -232,9 +252,7 @@ create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *n
     }
     if (!ours)
         return scheduling_in_python(self, st->s_python_create_task, args, count, names);
-    PyObject *tasks = PyObject_GetAttr(st->base_events, st->s_tasks);
-    PyObject *type = tasks == NULL ? NULL : PyObject_GetAttr(tasks, st->s_Task);
-    Py_XDECREF(tasks);
+    PyObject *type = current_class(st, st->s_tasks, st->s_Task);
     if (type == NULL)
         return NULL;
     PyObject *all[] = {args[0], self, name, context};
@@ -249,9 +267,7 @@ static PyObject *
 create_future(PyObject *self, PyObject *unused)
 {
     core_state *st = ((Scheduling *)self)->state;
-    PyObject *futures = PyObject_GetAttr(st->base_events, st->s_futures);
-    PyObject *type = futures == NULL ? NULL : PyObject_GetAttr(futures, st->s_Future);
-    Py_XDECREF(futures);
+    PyObject *type = current_class(st, st->s_futures, st->s_Future);
     if (type == NULL)
         return NULL;
     PyObject *future = PyObject_Vectorcall(type, &self, 0, st->future_keywords);
