@@ -75,6 +75,40 @@ def load(name: str, path: str) -> ModuleType:
     return module
 
 
+class _Owner:
+    """Answers what the ledger of requests asks: every second coroutine is a request, every third a connection."""
+
+    def __init__(self, generator: random.Random) -> None:
+        self._choice = generator.choice
+
+    def label_of(self, site: int) -> tuple[str, bool]:
+        return f"app.f{site}", site != 5
+
+    def kind_of(self, site: int) -> int:
+        return (1, 0, 2)[site % 3]
+
+    def look_within(self, *_: object) -> tuple[str, str] | None:
+        return self._choice((None, ("app.f:3", ""), ("app.f:3", "app.f")))
+
+
+def _change(records: array[float], generator: random.Random, edges: list[float], kinds: list[float]) -> None:
+    """Changes, adds or removes something of the records, three numbers each."""
+    choice, below = generator.choice, generator.randrange
+    how, at = below(8), below(len(records))
+    if how < 3:
+        records[at] = choice(edges)
+    elif how < 5:
+        records[at // 3 * 3 + 1] = choice(kinds)
+    elif how == 5:
+        (bits,) = struct.unpack("<Q", struct.pack("<d", records[at]))
+        (value,) = struct.unpack("<d", struct.pack("<Q", bits ^ 1 << below(64)))
+        records[at] = value if value - value == 0.0 else 1.0
+    elif how == 6 and len(records) < 72:
+        records.extend((below(100) / 8, choice((1.0, 65537.0, 65538.0, 131073.0)), float(below(4))))
+    elif len(records) > 6:
+        del records[at // 3 * 3 : at // 3 * 3 + 3]
+
+
 def fuzz(options: argparse.Namespace) -> None:
     """In the process that has the sanitizers: feeds inputs to the module at ``options.extension``."""
     sys.path.insert(0, ROOT)
@@ -141,37 +175,13 @@ def fuzz(options: argparse.Namespace) -> None:
             builder = new_builder()
         return sum(len(bytes(data)) and spans for data, spans in packed.portions) if packed is not None else 0
 
-    class Owner:
-        """Answers what the ledger of requests asks: every second coroutine is a request, every third a connection."""
-
-        def label_of(self, site: int) -> tuple[str, bool]:
-            return f"app.f{site}", site != 5
-
-        def kind_of(self, site: int) -> int:
-            return (1, 0, 2)[site % 3]
-
-        def look_within(self, *_: object) -> tuple[str, str] | None:
-            return choice((None, ("app.f:3", ""), ("app.f:3", "app.f")))
-
-    owner = Owner()
+    owner = _Owner(generator)
     requests = native.Requests((0.1, 1.0))
     builder = new_builder()
     model, decoded = fresh()
     while done < options.inputs and not (options.seconds and time.monotonic() - begun > options.seconds):
         for _ in range(below(1, 5)):
-            how, at = below(8), below(len(records))
-            if how < 3:
-                records[at] = choice(edges)
-            elif how < 5:
-                records[at // 3 * 3 + 1] = choice(kinds)
-            elif how == 5:
-                (bits,) = struct.unpack("<Q", struct.pack("<d", records[at]))
-                (value,) = struct.unpack("<d", struct.pack("<Q", bits ^ 1 << below(64)))
-                records[at] = value if value - value == 0.0 else 1.0
-            elif how == 6 and len(records) < 72:
-                records.extend((below(100) / 8, choice((1.0, 65537.0, 65538.0, 131073.0)), float(below(4))))
-            elif len(records) > 6:
-                del records[at // 3 * 3 : at // 3 * 3 + 3]
+            _change(records, generator, edges, kinds)
         view = memoryview(array("d", records))
         model.begin(view, choice(texts), choice((done * 8, done, 0, 1e15)), choice(edges))
         while model.decode(decoded) is not None:

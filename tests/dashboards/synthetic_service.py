@@ -136,6 +136,25 @@ def _slow_callbacks(store, chance, loop, slow, at, state):
     return blocked
 
 
+def _executors(store, chance, process, full, blocked):
+    for executor, workers in (("default", 8), ("pdf", 2)):
+        of, busy = process | {"executor": executor}, workers if full and executor == "pdf" else workers * 0.3
+        store.set("asyncio_executor_queue_length", of, 14 + round(6 * chance.random()) if busy == workers else 0)
+        store.set("asyncio_executor_active", of, round(busy))
+        store.set("asyncio_executor_workers", of, workers)
+        store.set("asyncio_executor_max_workers", of, workers)
+        run = 0.3 if executor == "pdf" else 0.02
+        calls = max(1, round(busy * STEP / run))
+        store.observe("asyncio_executor_queue_duration_seconds", of, 2.1 if busy == workers else 1e-4, calls)
+        store.observe("asyncio_executor_run_duration_seconds", of, run * (0.5 + chance.random()), calls)
+        store.observe("asyncio_executor_return_delay_seconds", of, 2e-4 + blocked / 4, calls)
+        for callback in ("shop.pdf.render",) if executor == "pdf" else ("shop.files.read", "socket.getaddrinfo"):
+            store.add("asyncio_executor_runs_total", of | {"callback": callback}, calls)
+            store.add("asyncio_executor_time_seconds_total", of | {"callback": callback}, calls * run)
+            waited = calls * 2.1 if busy == workers else 0
+            store.add("asyncio_executor_blocked_seconds_total", of | {"callback": callback}, waited)
+
+
 def _process(store, chance, process, slot, part, at, state):
     loop = process | {"loop": "MainThread"}
     load = (900 if slot == "0" else 700) * (1 + 0.4 * math.sin(6.3 * part) + 0.1 * chance.random())
@@ -225,23 +244,7 @@ def _process(store, chance, process, slot, part, at, state):
     store.add("process_cpu_throttled_seconds_total", process, active * 0.1)
     store.set("process_open_fds", process, 60 + load / 30)
     store.set("process_start_time_seconds", process, state.born)
-    full = part > 2 / 3 and slot == "0"
-    for executor, workers in (("default", 8), ("pdf", 2)):
-        of, busy = process | {"executor": executor}, workers if full and executor == "pdf" else workers * 0.3
-        store.set("asyncio_executor_queue_length", of, 14 + round(6 * chance.random()) if busy == workers else 0)
-        store.set("asyncio_executor_active", of, round(busy))
-        store.set("asyncio_executor_workers", of, workers)
-        store.set("asyncio_executor_max_workers", of, workers)
-        run = 0.3 if executor == "pdf" else 0.02
-        calls = max(1, round(busy * STEP / run))
-        store.observe("asyncio_executor_queue_duration_seconds", of, 2.1 if busy == workers else 1e-4, calls)
-        store.observe("asyncio_executor_run_duration_seconds", of, run * (0.5 + chance.random()), calls)
-        store.observe("asyncio_executor_return_delay_seconds", of, 2e-4 + blocked / 4, calls)
-        for callback in ("shop.pdf.render",) if executor == "pdf" else ("shop.files.read", "socket.getaddrinfo"):
-            store.add("asyncio_executor_runs_total", of | {"callback": callback}, calls)
-            store.add("asyncio_executor_time_seconds_total", of | {"callback": callback}, calls * run)
-            waited = calls * 2.1 if busy == workers else 0
-            store.add("asyncio_executor_blocked_seconds_total", of | {"callback": callback}, waited)
+    _executors(store, chance, process, part > 2 / 3 and slot == "0", blocked)
     store.add("traceloop_records_total", process, handles)
     store.add("traceloop_records_dropped_total", process, 0)
     target = {key: process[key] for key in ("job", "instance")}
