@@ -1,4 +1,4 @@
-"""Records that were damaged, by accident or on purpose: `report` says what it can and never fails, hangs or grows.
+"""Records that were damaged, by accident or on purpose: readers say what they can, and never fail, hang or grow.
 
 One real record is taken and changed, thousands of times: bytes, lengths, words, batches with a right checksum and
 senseless contents, JSON of another shape, files that are none. `TRACELOOP_ATTACKS=200000` makes more of them.
@@ -6,6 +6,9 @@ senseless contents, JSON of another shape, files that are none. `TRACELOOP_ATTAC
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import json
 import math
 import os
@@ -27,6 +30,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from tests.helpers.paths import ROOT
+from traceloop.cli.export import FORMATS
 from traceloop.cli.runs import read, settings_of
 from traceloop.exporters.otlp.sender import OtlpSender
 from traceloop.exporters.otlp.settings import OtlpSettings
@@ -35,6 +39,7 @@ from traceloop.exporters.span_pipeline import make_pipeline
 from traceloop.exporters.text.live_view import LiveView
 from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
+from traceloop.exporters.timelines.model import NothingToWriteError, Source
 from traceloop.reading.follower import RunFollower
 from traceloop.reading.new_statistics import make_statistics
 from traceloop.record import files, layout
@@ -292,6 +297,21 @@ def export(folder: str) -> list[str]:
     return said
 
 
+def write(folder: str, which: str) -> None:
+    """The record as a file for another tool."""
+    statistics = make_statistics(settings_of(folder))
+    module = importlib.import_module(f"traceloop.exporters.{FORMATS[which].module}")
+    writer = module.make(io.BytesIO(), Source(statistics, ""))
+    follower = RunFollower(folder, statistics)
+    with statistics.lock:
+        for chunks in follower.chunks(last=True):
+            writer.take(chunks)
+        for process in follower.processes.values():
+            writer.end_process(process)
+        with contextlib.suppress(NothingToWriteError):
+            writer.finish()
+
+
 def attack(record: Path, place: Path, seeds: range) -> None:
     """Reads and reports changed records; what fails, hangs or grows says by which seed."""
 
@@ -315,6 +335,8 @@ def attack(record: Path, place: Path, seeds: range) -> None:
                 text = report(statistics, width=100) + "\n".join(LiveView(statistics).lines(style))
                 list(statistics.samples())
                 said = export(str(folder)) if seed % 3 == 0 else []
+                if seed % 6 == 1:
+                    write(str(folder), list(FORMATS)[seed // 6 % len(FORMATS)])
                 for line in (*crashes, *problems, *said, *text.split("\n")):
                     assert line.isprintable() and len(line) < 5000, line
                 spent = time.process_time() - begun

@@ -47,6 +47,8 @@ _MAX_CAPACITY: Final = 4 << 30
 # Seconds that no clock reaches, and numbers that no double counts exactly: words and times beyond are damage.
 _LATEST: Final = 2.0**33
 _EXACT: Final = 2.0**53
+# No writer writes larger numbers, and those who read these may count them in billionths.
+_LARGEST: Final = 2.0**63
 
 
 class RingError(Exception):
@@ -120,8 +122,8 @@ class RingReader:
             raise RingError(f"{name}: {capacity} bytes of data do not fit into a file of {size}")
         if mono >= _LATEST * 1e9 or real >= _LATEST * 1e9:
             raise RingError(f"{name}: made at a time that no clock has shown")
-        # Whether all of a batch's doubles are finite; None in plain Python.
-        self._finite: Callable[[object], bool] | None = getattr(native(), "finite", None)
+        # Whether all of a batch's doubles are below _LARGEST; None in plain Python.
+        self._in_range: Callable[[object], bool] | None = getattr(native(), "in_range", None)
         #: Wall clock minus monotonic clock when the ring was made, ns.
         self.clock_offset_ns: int = real - mono
         self.capacity: int = capacity
@@ -315,13 +317,13 @@ class RingReader:
             return None
         doubles: memoryview[float] | None = view[_HEAD_SIZE:body].cast("d")
         text = layout.unpack_text(bytes(view[body:])) if text_size else []
-        if self._finite is not None and self._finite(doubles):
+        if self._in_range is not None and self._in_range(doubles):
             return Batch(sequence, doubles, text, before, now, 0, False, doubles), size + -size % _ALIGN  # type: ignore[arg-type]
         records = list(doubles)  # type: ignore[arg-type]
-        if not math.isfinite(sum(records)):
+        if not math.hypot(*records) < _LARGEST:  # a quarter of what `min` and `max` take
             # A timer may have been set for NaN: that record is passed over, not the whole batch.
             triples = zip(*[iter(records)] * 3, strict=True)
-            records = [value for triple in triples if all(map(math.isfinite, triple)) for value in triple]
+            records = [value for triple in triples if all(abs(each) < _LARGEST for each in triple) for value in triple]
             doubles = None
         return Batch(sequence, records, text, before, now, 0, False, doubles), size + -size % _ALIGN
 

@@ -2,9 +2,9 @@
 
 #include "requests.h"
 
-/* Whether all of a buffer's doubles are finite. */
+/* Whether all of a buffer's doubles are numbers that a writer may write (LARGEST, ring_reader.py). */
 static PyObject *
-all_finite(PyObject *module, PyObject *argument)
+all_in_range(PyObject *module, PyObject *argument)
 {
     Py_buffer buffer;
     if (PyObject_GetBuffer(argument, &buffer, PyBUF_FORMAT | PyBUF_C_CONTIGUOUS) < 0)
@@ -19,7 +19,7 @@ all_finite(PyObject *module, PyObject *argument)
     for (Py_ssize_t at = 0; at < buffer.len; at += (Py_ssize_t)sizeof(double)) {
         double value;
         memcpy(&value, bytes + at, sizeof(double));
-        all &= isfinite(value) != 0;
+        all &= fabs(value) < LARGEST;
     }
     PyBuffer_Release(&buffer);
     return PyBool_FromLong(all);
@@ -77,7 +77,7 @@ DEFINE_STATE_LIFE(reader_state)
 static PyMethodDef reader_methods[] = {
     {"count_iterations", (PyCFunction)(void (*)(void))count_iterations, METH_FASTCALL,
      "Histograms of iterations: durations, numbers of handles, poll delays."},
-    {"finite", all_finite, METH_O, "Whether all of a buffer's doubles are finite."},
+    {"in_range", all_in_range, METH_O, "Whether all doubles of a buffer are numbers that a writer may write."},
     {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
     {"whole_tasks", whole_tasks, METH_VARARGS, "Sums of the tasks that begin and end within these runs; the others."},
     {"most_at_once", most_at_once, METH_VARARGS, "How many there were at once, by when they began and ended."},

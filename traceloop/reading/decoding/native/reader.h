@@ -49,8 +49,9 @@
 #define SITE_LIMIT 65536.0
 #define OUTCOME 4294967296.0
 #define FIRST_STEP 4
-#define EXACT 9007199254740992.0 /* 2**53 */
-#define LATEST 8589934592.0      /* 2**33 s, as in decoded.py */
+#define EXACT 9007199254740992.0      /* 2**53 */
+#define LARGEST 9223372036854775808.0 /* 2**63, as in ring_reader.py */
+#define LATEST 8589934592.0           /* 2**33 s, as in decoded.py */
 
 /* As in decoded.py: State. */
 enum { STOPPED, ACTIVE, IDLE, UNKNOWN };
