@@ -2,8 +2,11 @@
 
 import pytest
 
-from traceloop.reading.decoding.decoded import Standing
+from tests.helpers.made_statistics import Made
+from traceloop.reading.decoding.decoded import Decoded, Standing
+from traceloop.reading.decoding.rare_records import RareRecords
 from traceloop.reading.statistics.waits import Waits
+from traceloop.record import layout
 from traceloop.record.layout import SITE_LIMIT
 
 ONE, TWO, SITE = SITE_LIMIT + 7.0, 2 * SITE_LIMIT + 7.0, 7
@@ -79,3 +82,31 @@ def test_as_many_are_remembered_as_there_is_room_for():
         if ident in waits.circles:
             waits.circles.left(ident, "", 0.0, 3000.0)
     assert len(waits.circles.broken) <= 20
+
+
+def test_a_look_may_go_on_in_the_next_chunk():
+    process = Made().process
+    records = [
+        (2.0, layout.R_LOOK, 1.0), (ONE, layout.R_AWAIT, 1.0), (ONE, layout.R_AWAITED, TWO),
+        (TWO, layout.R_AWAIT, 2.0), (TWO, layout.R_AWAITED, ONE),
+    ]  # fmt: skip
+    for size in range(1, len(records) + 1):
+        process.waits.new_process()
+        rare = RareRecords()
+        for first in range(0, len(records), size):
+            decoded = Decoded(None)
+            for record in records[first : first + size]:
+                rare.take(*record, iter(()), decoded, (0, 0.0), 0, 0)
+            process.feed(decoded, None)
+        assert process.waits.looks.keys() == {ONE, TWO}
+        assert process.waits.awaited == {ONE: {TWO: None}, TWO: {ONE: None}}
+
+
+def test_a_look_whose_beginning_is_missing_is_not_taken_for_the_one_before():
+    rare, decoded = RareRecords(), Decoded(None)
+    for record in ((2.0, layout.R_LOOK, 1.0), (ONE, layout.R_AWAIT, 1.0)):
+        rare.take(*record, iter(()), decoded, (0, 0.0), 0, 0)
+    rare.lose_place()
+    for record in ((TWO, layout.R_AWAIT, 1.0), (TWO, layout.R_AWAITED, ONE)):
+        rare.take(*record, iter(()), decoded, (0, 0.0), 0, 0)
+    assert decoded.standing == [Standing(2.0, ONE, 1)] and not decoded.awaited

@@ -58,11 +58,13 @@ class RareRecords:
         self.new_tasks: dict[float, tuple[str, bool, int, float]] = {}
         # The first of two records that belong together.
         self._half: tuple[float, float, float] | None = None
+        # When the look began whose records follow, monotonic s; 0 where that is not known.
         self._looked_at = 0.0
 
     def lose_place(self) -> None:
         """Records are missing here."""
         self.override = self._half = None
+        self._looked_at = 0.0
         self.writers.clear()
 
     def take(
@@ -130,9 +132,9 @@ class RareRecords:
                 )
         elif ident == layout.R_WORD:
             decoded.last_words[_number(a)] = b if 0.0 <= b < _EXACT else 0.0
-        elif ident == layout.R_AWAIT:
+        elif ident == layout.R_AWAIT and self._looked_at:
             decoded.standing.append(Standing(self._looked_at, float(_number(a)), _number(b)))
-        elif ident == layout.R_AWAITED:
+        elif ident == layout.R_AWAITED and self._looked_at:
             decoded.awaited.append((self._looked_at, float(_number(a)), float(_number(b))))
         elif ident == layout.R_LOOK:
             self._looked_at = _moment(a)

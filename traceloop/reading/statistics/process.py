@@ -197,7 +197,7 @@ class ProcessStatistics:
         """Takes in a chunk of one of the process's rings; ``loop`` is None for the process ring."""
         if loop is not None:
             loop.feed(decoded)
-        elif decoded.look_period:
+        elif decoded.look_period or decoded.standing or decoded.awaited:  # a look may go on in the next chunk
             self.waits.look(decoded.standing, decoded.look_period, decoded.awaited)
         for number, text in decoded.chains:
             self.waits.chains.define(number, text)

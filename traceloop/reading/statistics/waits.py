@@ -224,14 +224,20 @@ class Waits:
         for when, found in itertools.groupby(standing, lambda each: each.when):
             self._stand(found)
             while now <= when:
-                for _, ident, other in edges:
-                    known = self.awaited.setdefault(ident, {})
-                    if len(known) < _MAX_AWAITED:
-                        known[other] = None
+                self._await(edges)
                 now, edges = next(others, (math.inf, iter(())))
             if when - self._sought_at >= self.period and self.awaited:
                 self._sought_at = when
                 self.circles.look(self.awaited, self.looks, when)
+        while now < math.inf:  # a chunk may end between a task and those that it waits for
+            self._await(edge for edge in edges if edge[1] in self.looks)
+            now, edges = next(others, (math.inf, iter(())))
+
+    def _await(self, edges: Iterable[tuple[float, float, float]]) -> None:
+        for _, ident, other in edges:
+            known = self.awaited.setdefault(ident, {})
+            if len(known) < _MAX_AWAITED:
+                known[other] = None
 
     def _stand(self, standing: Iterable[Standing]) -> None:
         looks = self.looks
