@@ -125,8 +125,9 @@ def release(*, ending: bool = False) -> None:
 def hand_over_held() -> None:
     """Before an exec, which ends what is held here: the collector has it from now on. Never raises."""
     try:
-        texts, _ = _take_held()
-        _hand_over([line.removeprefix("traceloop: ") for text in texts for line in text.splitlines()])
+        texts, more = _take_held()
+        lines = [line.removeprefix("traceloop: ") for text in texts for line in text.splitlines()]
+        _hand_over([*lines, f"and {more:,} more lines, which were not kept"] if more else lines)
     except Exception:
         pass
 

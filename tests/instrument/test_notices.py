@@ -7,13 +7,17 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
 
+import traceloop.notices
 from tests.helpers.differential import clean_environ, notices, outcome
 from tests.helpers.traced import Traced
 from traceloop.cli.runs import read
+from traceloop.record import files
+from traceloop.settings import RUN_DIR
 
 SLOW = """
 import asyncio, time
@@ -109,3 +113,16 @@ def test_a_line_is_said_without_control_characters() -> None:
     code = "from traceloop import notices; notices.say('a\\x1b[2J\\rtraceloop: b\\n\\nc')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr == "traceloop: a\\x1b[2J\\rtraceloop: b\ntraceloop: \ntraceloop: c\n"
+
+
+def test_lines_that_were_not_kept_are_counted_across_an_exec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(tmp_path / files.WAKE)
+    collector = os.open(tmp_path / files.WAKE, os.O_RDONLY | os.O_NONBLOCK)
+    monkeypatch.setenv(RUN_DIR, str(tmp_path))
+    monkeypatch.setattr(traceloop.notices, "_held", deque())
+    for number in range(103):
+        traceloop.notices._hold(f"traceloop: line {number}\n")
+    traceloop.notices.hand_over_held()
+    lines = os.read(collector, 1 << 16).decode().splitlines()
+    os.close(collector)
+    assert lines == [*(f"line {number}" for number in range(100)), "and 3 more lines, which were not kept"]

@@ -20,8 +20,8 @@ from .site_names import SiteLogReader
 
 _MAX_DESCRIPTION = 1 << 20
 # A folder is listed again where it changed since, or so shortly before that its time may not tell: file systems count
-# in ticks of some milliseconds.
-_SAME_TICK_NS = 100_000_000
+# in ticks of some milliseconds, ext4 with small inodes in seconds, FAT in steps of two.
+_SAME_TICK_NS = 2_500_000_000
 _LAST_FILES = frozenset((files.ENDED, files.SNAPSHOT))
 # process.json is written when it says that it was: else the file's times are those of a copy.
 _SAME_TIME_NS = 10_000_000_000
