@@ -55,7 +55,10 @@ def _patch_granian(module: Any) -> None:
 
     @functools.wraps(original)
     def wrapping(callback: Any, *args: Any, **options: Any) -> Any:
-        own = _application_behind(callback)
+        try:
+            own = _application_behind(callback)
+        except Exception:  # an object that lies about itself
+            own = None
         return original(callback if own is None else _noting(callback, lambda *_: own, False), *args, **options)
 
     wrapping._traceloop = True  # type: ignore[attr-defined]
