@@ -89,6 +89,17 @@ def test_a_span_of_a_run_that_was_not_measured_agrees_with_the_report(late):
     assert [found.kind] == [kind for kind, _ in made.kinds()] == [expected]
 
 
+@pytest.mark.parametrize(("length", "threshold", "found"), [(0.7, 0.1, True), (1.6, 1.0, False), (0.7, 0.05, False)])
+def test_a_long_run_that_was_not_measured_is_not_said_to_wait_for_a_processor(length, threshold, found):
+    made = Made()
+    made.late("starved", 20.0)
+    index = stalls_of(made.process).index
+    index.take_loop(1, Decoded(None), [SlowRun((1, 50.0, 50.0 + length, LOAD, 50.0, 0, 0, 0, 0, 0))], threshold)
+    ((ring, start),) = index.slow_runs()
+    finding = finding_of(index, index.lookup(ring, start), length, threshold)
+    assert (finding.kind == "processor-starved") is found
+
+
 def of_the_span(made, length):
     """What the span of the only slow run says, of a loop that has been observed for 100 s by then, as ``Made`` has."""
     index = stalls_of(made.process).index

@@ -1,11 +1,32 @@
-"""The budget of the watchdog's events."""
+"""What the watchdog remembers of a loop, and the budget of its events."""
 
 from __future__ import annotations
+
+from time import monotonic
+
+import pytest
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from traceloop.recording.watchdog.watched_loop import TokenBucket
+from traceloop.recording.watchdog.stacks import Run
+from traceloop.recording.watchdog.watched_loop import TokenBucket, Watched, begin_stall
+
+
+@pytest.mark.parametrize("later", [0, 10, 1000])
+def test_a_run_is_measured_from_before_it_began_however_long_it_is(later: int) -> None:
+    watched = Watched(None, 0, memoryview(bytearray(8)).cast("d"), 0.1)
+    for _ in range(20):
+        before = watched.sample()
+    start = monotonic()
+    for _ in range(later):
+        watched.sample()
+    stall = begin_stall(watched, Run(start, 1.0, [], [], None), 0.1, 0.1)
+    assert stall.before is not None and stall.before[0] <= start
+    assert len(watched.history) <= 32
+    if later <= 10:  # the latest of those before it
+        assert stall.before == before
+        assert len(stall.samples) == later
 
 
 def test_as_many_as_a_minute_has_come_at_once_and_then_at_its_pace() -> None:

@@ -30,8 +30,10 @@ _FRAMES: Final = 5
 _LEAST_WAIT: Final = 0.001
 _OTHERS: Final = 3
 STARVED: Final = "starved"
-# A run that was not measured, shorter than so many thresholds, is the machine's doing where that is busy all the time.
+# A run that was not measured, shorter than so many thresholds and than so many s, is the machine's doing where that is
+# busy all the time.
 _SHORT_RUN: Final = 10.0
+_SHORT_SECONDS: Final = 1.0
 # Of a run that waited for a processor for this share of its time, the cause of the rest cannot be told.
 _NEARLY_ALL: Final = 0.9
 # Of a run that waited for this share, a guess at the rest is not enough to call its code slow.
@@ -152,7 +154,7 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     busy: the process has to wait for a processor again and again.
     """
     if info is None or not info.parts.cause:
-        if busy and length < _SHORT_RUN * threshold:
+        if busy and length < min(_SHORT_RUN * threshold, _SHORT_SECONDS):
             return STARVED, KINDS["unknown"]
         if info is None:
             return "", KINDS["unknown"]

@@ -147,6 +147,17 @@ class StallEvents:
             throttled = self.throttling.during(stall.start, (last + now) / 2)
             self.notices.ended(held or {self.label_of(stall.ident): length}, length, throttled)
 
+    def end_left(self, loops: list[Watched], now: float, suspended: Callable[[float, float], float]) -> None:
+        """The process ends: ends the stalls that are over, of loops that were never stopped. Other libraries turn such
+        loops, or their programs end without closing them.
+        """
+        for watched in loops:
+            if watched.stall is None:
+                continue
+            run = stacks.find_run(sys._current_frames().get(watched.thread), watched.loop)
+            if run is None or run.start != watched.stall.start:
+                self.end(watched, now, suspended)
+
     def name_dumped(self, text: str, now: float) -> None:
         """A dump was asked for from outside: it has files and bare function names, and the modules are known here."""
         files = {line.split('"')[1] for line in text.splitlines() if line.startswith('  File "')}

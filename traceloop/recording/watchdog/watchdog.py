@@ -250,6 +250,7 @@ class Watchdog:
         try:
             self._take_interrupted(monotonic())
             self._end_stopped(monotonic())
+            self._events.end_left([*self._watched.values()], monotonic(), self._lateness.suspended)
             self._events.throttling.look(monotonic())
             self._events.throttling.write(monotonic())
             self._swallowed.write(monotonic())
@@ -374,9 +375,8 @@ class Watchdog:
         due = min(due, self._look_at_missed(due))
         self._lateness.turn_over(now, due, watched_loops)
         self._due = due
-        end = monotonic()
         self._publish(now, due)
-        return max(due - end, 0.001)
+        return max(due - monotonic(), 0.001)
 
     def _is_quiet(self, now: float, watched_loops: list[Watched]) -> bool:
         """Whether this turn would find nothing: it comes in time, and every loop sleeps in its poll."""

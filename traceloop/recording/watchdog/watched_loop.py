@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from time import monotonic
 from typing import Any, Final
 
@@ -11,6 +10,7 @@ from .stacks import Run
 from .thread_clocks import Sample, ThreadClocks
 
 _NONE: Final[Sample] = (0.0, -1.0, -1.0, -1.0, -1)
+_MAX_HISTORY: Final = 32
 
 
 class Stall:
@@ -89,7 +89,8 @@ class Watched:
         self.thread = threading.get_ident()
         self.name = threading.current_thread().name
         self._clocks = ThreadClocks()
-        self.history: deque[Sample] = deque(maxlen=8)
+        #: Samples: the latest all, older ones ever farther apart, so that one from before a long run is among them.
+        self.history: list[Sample] = []
         self.stall: Stall | None = None
         #: Samples of ``ProcessorWaits``: the first, the one that later ones are compared with, and the last written.
         self.first: Sample | None = None
@@ -101,6 +102,8 @@ class Watched:
         """What is measured now. Costs about 10 us."""
         sample = self._clocks.sample()
         self.history.append(sample)
+        if len(self.history) > _MAX_HISTORY:
+            del self.history[1 : _MAX_HISTORY // 2 : 2]
         return sample
 
 
