@@ -137,6 +137,35 @@ def test_what_is_an_estimate_is_called_one():
     assert told == "3 waits, 3.00 s in all"
 
 
+SHARED = """
+class Shared:
+    def __init__(self):
+        self.lock = asyncio.Lock()
+
+    async def use(self):
+        async with self.lock:
+            await asyncio.sleep(0.6)
+
+async def first(shared):
+    await shared.use()
+
+async def second(shared):
+    await shared.use()
+
+async def main():
+    shared = Shared()
+    await asyncio.gather(*[each(shared) for _ in range(3) for each in (first, second)])
+
+run(main())
+"""
+
+
+def test_tasks_of_several_coroutines_that_wait_at_one_line_are_one_finding(tmp_path):
+    (found,) = waiting(tmp_path, SHARED)
+    assert found.who is not None and found.who.function == "__main__.Shared.use"
+    assert "__main__.first" in found.evidence[0] and "__main__.second" in found.evidence[0]
+
+
 def made(awaited, ran_since=False, ended_at=None, kind="deadlock", chain=TASK_AWAITED):
     """Two tasks that stand at a line each since second 1, and whom they wait for."""
     case = Made(active=1.0, idle=9.0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from time import monotonic
 
 import pytest
-
 from hypothesis import given
 from hypothesis import strategies as st
 

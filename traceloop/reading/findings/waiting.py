@@ -25,6 +25,8 @@ _TITLES = {
 }
 
 _LOCK = "asyncio.Lock.acquire"
+# Coroutines that the evidence names.
+_COROUTINES = 3
 _LASTING = "Tasks wait for each other, and none will go on"
 _BROKEN = "Tasks waited for each other, and none went on until they were cancelled or destroyed"
 
@@ -32,13 +34,19 @@ _BROKEN = "Tasks waited for each other, and none went on until they were cancell
 def contended(scope: Scope) -> Iterator[Finding]:
     """Tasks wait for a connection or a lock that other tasks hold."""
     every = scope.process.wait_series.most(scope.now, running=scope.process.attached)
+    by_line: dict[tuple[str, str, str, int], list[Waited]] = {}
     for waited in every:
-        title = _TITLES.get(waited.place.kind)
+        place = waited.place
+        if place.kind in _TITLES:
+            by_line.setdefault((place.kind, place.function, place.file, place.line), []).append(waited)
+    for those in by_line.values():
+        waited = _together(those)
         # What one look saw at one moment says little of all the others.
-        known = waited.seconds - (waited.estimated_s if waited.rounds < thresholds.CONTENDED_ROUNDS else 0.0)
+        known = sum(
+            each.seconds - (each.estimated_s if each.rounds < thresholds.CONTENDED_ROUNDS else 0.0) for each in those
+        )
         if (
-            title is None
-            or (waited.waits < thresholds.CONTENDED_WAITS and not _is_held_long(waited))
+            (waited.waits < thresholds.CONTENDED_WAITS and not any(map(_is_held_long, those)))
             or known < thresholds.CONTENDED_SECONDS
             or known < thresholds.CONTENDED_SHARE * scope.observed_s
         ):
@@ -52,15 +60,27 @@ def contended(scope: Scope) -> Iterator[Finding]:
             "waiting",
             place.kind,
             scope.severity(waited.seconds),
-            f"Tasks {title} at {who.place}",
+            f"Tasks {_TITLES[place.kind]} at {who.place}",
             harm,
             waited.seconds,
             scope.process.slot,
             "",
             who,
-            tuple(_evidence(scope, waited, every)),
+            tuple(_evidence(scope, those, every)),
             _REMEDIES[place.kind],
         )
+
+
+def _together(those: list[Waited]) -> Waited:
+    """What tasks of one coroutine or of several waited at one line; the coroutine is the one that waited most."""
+    return those[0]._replace(
+        seconds=sum(each.seconds for each in those),
+        estimated_s=sum(each.estimated_s for each in those),
+        longest_s=max(each.longest_s for each in those),
+        waits=sum(each.waits for each in those),
+        now=sum(each.now for each in those),
+        rounds=max(each.rounds for each in those),
+    )
 
 
 def _is_held_long(waited: Waited) -> bool:
@@ -77,9 +97,11 @@ def _waits(waited: Waited) -> str:
     return f"{counted(waited.waits, 'wait')}, {seconds(waited.seconds)} in all"
 
 
-def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str]:
-    yield f"they are tasks of {waited.coroutine}, in {waited.place.inside}"
-    holder = _holder(scope, waited, every)
+def _evidence(scope: Scope, those: list[Waited], every: list[Waited]) -> Iterator[str]:
+    for inside, coroutines in _by_what_they_wait_in(those).items():
+        more = f" and {len(coroutines) - _COROUTINES} others" if len(coroutines) > _COROUTINES else ""
+        yield f"they are tasks of {', '.join(coroutines[:_COROUTINES])}{more}, in {inside}"
+    holder = next((found for each in those if (found := _holder(scope, each, every)) is not None), None)
     if holder is not None:
         where = f"{short_path(holder.place.file)}:{holder.place.line}, in {holder.place.inside}"
         some = "some " if holder.rough else ""
@@ -87,6 +109,13 @@ def _evidence(scope: Scope, waited: Waited, every: list[Waited]) -> Iterator[str
     if scope.loops:
         busiest = max(loop.utilization(scope.now) for loop in scope.loops)
         yield f"the loop was active {percent(busiest)} of the time"
+
+
+def _by_what_they_wait_in(those: list[Waited]) -> dict[str, list[str]]:
+    out: dict[str, list[str]] = {}
+    for each in those:
+        out.setdefault(each.place.inside, []).append(each.coroutine)
+    return out
 
 
 def _holder(scope: Scope, waited: Waited, every: list[Waited]) -> Waited | None:
