@@ -16,9 +16,12 @@ from .runs import RECORD, command_of, open_record, settings_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from traceloop.reading.comparison import Change, Durations, Interval
+    from traceloop.reading.comparison import Change, Comparison, Durations
+    from traceloop.reading.shared import Interval
 
 _ROWS = 15
+# A difference of the shares that is told.
+_TOLD_WAITS = 0.1
 
 
 @click.command("diff")
@@ -32,38 +35,38 @@ def command(a: str, b: str, as_json: bool, full: bool, width: int | None) -> Non
 
     A and B are folders of runs that were kept (`traceloop run --record DIR`). Of each name two things are compared:
     what a run usually takes (the mean without the longest tenth of the runs), and the mean of all. The intervals are
-    bootstraps over blocks of runs in a row: 99 in 100 of the ratios drawn lie in them.
+    bootstraps over stretches of runs in a row: 99 in 100 of the ratios drawn lie in them.
 
-    A name is slower or faster where the whole interval of what it usually takes is beyond 5 %, the same where it is
-    within; else it is unclear. Where only the mean of all grew, some runs became slower. Fewer than 30 runs on a side
-    give no verdict. Make both records on the same machine, equally busy: a change that all names share is the
-    machine's.
+    A name is slower or faster where the whole interval of what it usually takes is beyond 5 %, and beyond what the
+    other callbacks became; the same where it is within 5 %; else it is unclear. Where only the mean of all grew, some
+    runs became slower. Fewer than 30 runs on a side give no verdict. Make both records on the same machine, equally
+    busy: a change that all callbacks share is rather the machine's, and gives no verdict.
     """
-    from traceloop.reading.comparison import changes
+    from traceloop.reading.comparison import compare_records
 
     folders = open_record(a), open_record(b)
     before, after = (_durations(folder) for folder in folders)
-    found = {
-        "schedule_delay": changes({"all callbacks": before.delays}, {"all callbacks": after.delays}),
-        "callbacks": changes(before.callbacks, after.callbacks),
-        "requests": changes(before.requests, after.requests),
-    }
+    compared = compare_records(before, after)
+    found = {key: getattr(compared, key) for key in ("schedule_delay", "callbacks", "requests")}
     if as_json:
         document: dict[str, Any] = {"schema": "traceloop-diff/1"}
         document |= {
             name: {"record": folder, "command": command_of(folder)} for name, folder in zip("ab", folders, strict=True)
         }
+        document["shared_ratio"] = compared.shift.ratio if compared.shift.others else None
+        document["processor_wait_shares"] = [*compared.waits]
         document |= {name: [_row(each) for each in rows] for name, rows in found.items()}
         click.echo(json.dumps(document, indent=2))
         return
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 120)
-    for line in _text(found, full, color, columns):
+    for line in _text(found, _machine(compared), full, color, columns):
         click.echo(line)
 
 
 def _durations(folder: str) -> Durations:
     from traceloop.reading.comparison import Durations
+    from traceloop.reading.findings.scope import waiting_share
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
 
@@ -75,6 +78,7 @@ def _durations(folder: str) -> Durations:
             for chunk in chunks:
                 out.take(chunk)
             progress.show(follower)
+        out.waits = waiting_share(follower.statistics)
     progress.close()
     for problem in follower.problems:
         click.echo(f"traceloop: {problem}", err=True)
@@ -96,13 +100,31 @@ def _row(change: Change) -> dict[str, Any]:
     }
 
 
-def _text(found: dict[str, list[Change]], full: bool, color: bool, width: int) -> list[str]:
+def _machine(compared: Comparison) -> str:
+    """What became of all callbacks alike, in a sentence; "" where nothing did."""
+    shift, (before, after) = compared.shift, compared.waits
+    waits = ""
+    if abs(after - before) >= _TOLD_WAITS:
+        waits = f"The loops waited for a processor for {before:.0%} of the time they had work in A, {after:.0%} in B"
+    if not shift.is_everything:
+        return waits
+    how = "slower" if shift.ratio > 1.0 else "faster"
+    said = f"Everything became {how} alike ({shift.ratio:.2f}x as long)"
+    if shift.is_the_loop_too:
+        said += ", the loop's own functions too: rather the machine than the code"
+    else:
+        said += ": the machine, or what all of them use"
+    return f"{said}. {waits}" if waits else said
+
+
+def _text(found: dict[str, list[Change]], machine: str, full: bool, color: bool, width: int) -> list[str]:
     from traceloop.exporters.text.tables import Style, clean
     from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER
 
     style = Style(color, width)
     kind, headline = _headline(found)
     lines = [{SLOWER: style.bad, SOME_SLOWER: style.warn, FASTER: style.good}.get(kind, str)(clean(headline))]
+    lines += [machine] if machine else []
     worth = (SLOWER, SOME_SLOWER, FASTER, ONLY_A, ONLY_B)
     for title, key in (("Requests", "requests"), ("Callbacks", "callbacks"), ("Schedule delay", "schedule_delay")):
         rows = [each for each in found[key] if full or key == "schedule_delay" or each.verdict in worth]

@@ -5,22 +5,27 @@ or an accident, may have stretched these); and the mean of all. A median would s
 of two sorts, one long and one short, and their median is either, by chance.
 
 Runs that follow each other are alike (a full cache, a busy minute), so they are no independent samples. The interval of
-each ratio is therefore a bootstrap over blocks of runs in a row: as many blocks as there are are drawn with repetition,
-again and again, and 99 in 100 of the ratios that come out lie in the interval. 99 and not 95, since many names are
-compared at once. Fewer than ``LEAST_RUNS`` runs on a side give no verdict.
+each ratio is therefore a bootstrap over sixteenths of the record: as many stretches of runs in a row are drawn with
+repetition, again and again, and 99 in 100 of the ratios that come out lie in the interval. 99 and not 95, since many
+names are compared at once; it is widened a little, since sixteen are few. Fewer than ``LEAST_RUNS`` runs on a side give
+no verdict.
 
-What it cannot know: whether the machine was equally busy. A change that all names share is the machine's, more likely
-than not.
+No interval within a record tells how a second run of the same code would have differed: the machine may have been
+busier. The other callbacks tell. What they share is the machine's, more likely than not, and by how much they disagree
+is what two runs of the same code differ by. So a name is slower only where its interval is beyond both what it was and
+what the others became (``shared.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from ..record.sites import site_of
 from .requests.totals import Request
+from .shared import ALONE, Became, Interval, Shift, shared_by
 from .statistics.labels import BoundedLabels
 
 if TYPE_CHECKING:
@@ -33,11 +38,17 @@ LEAST_CHANGE: Final = 1.05
 #: Names that are compared; the ones that took most time.
 MOST_NAMES: Final = 100
 _BLOCKS: Final = 64
+# Stretches of a record that are drawn: long ones, since a busy second is in many runs.
+_STRETCHES: Final = 16
+# Sixteen are few: Student's t to the normal distribution, times sqrt(16/15).
+_FEW: Final = 1.18
 _DRAWS: Final = 200
 # Values that are kept to tell the longest ones: every so manyth of all.
 _KEPT: Final = 512
 _COVERED: Final = 0.99
 _LARGEST: Final = 2.0**33
+# A thread that waits for a processor waits about as long (s) and then runs about as long.
+_SLICE: Final = 0.003
 
 SLOWER: Final = "slower"
 #: What a run usually takes did not grow, the mean did.
@@ -108,14 +119,16 @@ class Blocks:
         return _usual(self.kept) if self.kept else 0.0
 
     def drawn_usual(self, random: Random) -> float:
-        """The same of blocks of values that are kept, drawn with repetition."""
-        size = max(1, len(self.kept) // _BLOCKS)
+        """The same of stretches of values that are kept, drawn with repetition."""
+        size = max(1, len(self.kept) // _STRETCHES)
         starts = random.choices(range(len(self.kept) - size + 1), k=len(self.kept) // size)
         return _usual([value for start in starts for value in self.kept[start : start + size]])
 
     def drawn_mean(self, random: Random) -> float:
-        """The mean of as many blocks as there are, drawn with repetition."""
-        every = random.choices(range(len(self.counts)), k=len(self.counts))
+        """The mean of stretches of blocks, drawn with repetition."""
+        size = max(1, len(self.counts) // _STRETCHES)
+        starts = random.choices(range(len(self.counts) - size + 1), k=len(self.counts) // size)
+        every = [at for start in starts for at in range(start, start + size)]
         return sum([self.sums[at] for at in every]) / sum([self.counts[at] for at in every])
 
 
@@ -134,6 +147,8 @@ class Durations:
         self.callbacks: dict[str, Blocks] = {}
         self.requests: dict[str, Blocks] = {}
         self.delays = Blocks()
+        #: Share of the time in which the loops had work that they waited for a processor, as far as that was measured.
+        self.waits = 0.0
         self._labels, self._names = BoundedLabels(2000), BoundedLabels(200)
 
     def take(self, chunk: Chunk) -> None:
@@ -153,24 +168,6 @@ class Durations:
     def take_request(self, request: Request) -> None:
         """Takes in a request that was answered."""
         self.requests.setdefault(self._names.admit(request.name), Blocks()).add(request.seconds)
-
-
-class Interval(NamedTuple):
-    """A ratio, B to A, and between what it lies."""
-
-    ratio: float
-    low: float
-    high: float
-
-    @property
-    def is_above(self) -> bool:
-        """Whether it is large enough to be reported."""
-        return self.low > LEAST_CHANGE
-
-    @property
-    def is_below(self) -> bool:
-        """The same of smaller."""
-        return self.high < 1.0 / LEAST_CHANGE
 
 
 class Change(NamedTuple):
@@ -195,21 +192,25 @@ class Change(NamedTuple):
         return (self.usual_b - self.usual_a) * self.runs_b
 
 
-def compare(name: str, a: Blocks, b: Blocks) -> Change:
-    """Compares one name. The same records give the same answer: what is drawn is drawn by the name."""
+def compare(name: str, a: Blocks, b: Blocks, usually: Shift = ALONE, on_average: Shift = ALONE) -> Change:
+    """Compares one name with itself and with what the other callbacks became: ``usually``, ``on_average``.
+
+    The same records give the same answer: what is drawn is drawn by the name.
+    """
     out = Change(name, a.count, b.count, a.usual, b.usual, a.mean, b.mean, None, None, TOO_FEW)
     if not a.count or not b.count:
         return out._replace(verdict=ONLY_B if b.count else ONLY_A)
-    if min(a.count, b.count) < LEAST_RUNS or not a.usual or not a.mean:
+    if not _is_enough(a, b):
         return out
     random = Random(name)
     usual = _interval(b.usual / a.usual, lambda: b.drawn_usual(random) / (a.drawn_usual(random) or 1e-9))
     mean = _interval(b.mean / a.mean, lambda: b.drawn_mean(random) / (a.drawn_mean(random) or 1e-9))
-    if usual.is_above:
+    is_longer = mean.low > LEAST_CHANGE * max(1.0, on_average.high)
+    if usual.low > LEAST_CHANGE * max(1.0, usually.high):
         verdict = SLOWER
-    elif usual.is_below and not mean.is_above:
+    elif usual.high < min(1.0, usually.low) / LEAST_CHANGE and not is_longer:
         verdict = FASTER
-    elif mean.is_above:
+    elif is_longer:
         verdict = SOME_SLOWER
     elif usual.low > 1.0 / LEAST_CHANGE and usual.high < LEAST_CHANGE:
         verdict = SAME
@@ -218,20 +219,65 @@ def compare(name: str, a: Blocks, b: Blocks) -> Change:
     return out._replace(usual=usual, mean=mean, verdict=verdict)
 
 
+def _is_enough(a: Blocks, b: Blocks) -> bool:
+    return min(a.count, b.count) >= LEAST_RUNS and min(a.usual, a.mean, b.usual, b.mean) > 0.0
+
+
 def _interval(ratio: float, draw: Callable[[], float]) -> Interval:
     ratios = sorted(draw() for _ in range(_DRAWS))
     beyond = round((1.0 - _COVERED) / 2.0 * _DRAWS)
-    return Interval(ratio, ratios[beyond], ratios[-1 - beyond])
+    low, high = ratios[beyond], ratios[-1 - beyond]
+    if low <= 0.0:
+        return Interval(ratio, 0.0, high)
+    return Interval(ratio, low * min(1.0, low / ratio) ** (_FEW - 1.0), high * max(1.0, high / ratio) ** (_FEW - 1.0))
 
 
-def changes(a: Mapping[str, Blocks], b: Mapping[str, Blocks]) -> list[Change]:
-    """The names of both that took most time, the ones that became slower first, by what that added."""
+def changes(
+    a: Mapping[str, Blocks],
+    b: Mapping[str, Blocks],
+    shifts_of: Callable[[str, Blocks, Blocks], tuple[Shift, Shift]] = lambda *_: (ALONE, ALONE),
+) -> list[Change]:
+    """The names of both that took most time, the ones that became slower first, by what that added.
+
+    shifts_of: what the others of a name became, usually and on average.
+    """
     nothing = Blocks()
     pairs = {name: (a.get(name, nothing), b.get(name, nothing)) for name in {*a, *b}}
     most = sorted(pairs.items(), key=lambda item: (-(item[1][0].total + item[1][1].total), item[0]))[:MOST_NAMES]
-    return sorted(_compared(dict(most)), key=lambda each: (_ORDER.get(each.verdict, 2), -abs(each.added_s), each.name))
+    found = [compare(name, *pair, *shifts_of(name, *pair)) for name, pair in most]
+    return sorted(found, key=lambda each: (_ORDER.get(each.verdict, 2), -abs(each.added_s), each.name))
 
 
-def _compared(pairs: Mapping[str, tuple[Blocks, Blocks]]) -> Iterator[Change]:
-    for name, (before, after) in pairs.items():
-        yield compare(name, before, after)
+class Comparison(NamedTuple):
+    """Two records compared. shift: what the callbacks became, all alike; waits: as ``Durations.waits``, of A and B."""
+
+    requests: list[Change]
+    callbacks: list[Change]
+    schedule_delay: list[Change]
+    shift: Shift
+    waits: tuple[float, float]
+
+
+def compare_records(a: Durations, b: Durations) -> Comparison:
+    """Compares all of both: the names that took most time, the ones that became slower first, by what that added."""
+    waits = a.waits, b.waits
+    both = {name: (a.callbacks[name], b.callbacks[name]) for name in a.callbacks.keys() & b.callbacks.keys()}
+    both = {name: pair for name, pair in both.items() if _is_enough(*pair)}
+    least = {name: min(before.count, after.count) for name, (before, after) in both.items()}
+    usual = {name: Became(after.usual / before.usual, least[name]) for name, (before, after) in both.items()}
+    mean = {name: Became(after.mean / before.mean, least[name]) for name, (before, after) in both.items()}
+
+    def shifts_of(name: str, before: Blocks, after: Blocks, power: float = 1.0) -> tuple[Shift, Shift]:
+        # Short runs seldom wait: those that do are in the longest tenth.
+        waited = waits if power > 1.0 or max(before.usual, after.usual) >= _SLICE else (0.0, 0.0)
+        return shared_by(usual, waited, name).raised(power), shared_by(mean, waits, name).raised(power)
+
+    delays = {"all callbacks": a.delays}, {"all callbacks": b.delays}
+    return Comparison(
+        changes(a.requests, b.requests, shifts_of),
+        changes(a.callbacks, b.callbacks, shifts_of),
+        # Who waits waits for several runs, and for the processor before each of them: delays grow faster than runs.
+        changes(*delays, partial(shifts_of, power=2.0)),
+        shared_by(usual, (0.0, 0.0)),
+        waits,
+    )

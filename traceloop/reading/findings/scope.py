@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..stalls.index import StallIndex
     from ..statistics.loop import LoopStatistics
     from ..statistics.process import ProcessStatistics
+    from ..statistics.run import Statistics
     from .slow import Slow
 
 
@@ -78,6 +79,13 @@ def processor_times(indexes: Iterable[StallIndex]) -> ProcessorTime:
     """What the loops' threads had of processors, as far as ``Scope.processor`` says."""
     every = [each for index in indexes for each in index.processor.values()]
     return ProcessorTime(*map(sum, zip(*every, strict=True))) if every else ProcessorTime()
+
+
+def waiting_share(statistics: Statistics) -> float:
+    """As ``Scope.waiting_share``, of all processes. To be called under the statistics' lock."""
+    every = [Scope(process, 0.0).processor() for process in statistics.processes.values()]
+    ran, waited = sum(each.ran for each in every), sum(each.waited for each in every)
+    return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0
 
 
 def busiest(loop: LoopStatistics, by: Callable[[str], bool] | None = None) -> tuple[str, float, float] | None:
