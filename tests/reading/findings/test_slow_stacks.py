@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.made_statistics import LOAD, Made
+from traceloop.reading.findings.model import NOTE
+from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.statistics.callbacks import SlowTotals
 
+LOAD_LABEL = "app.prices.load"
 SERVER = ["/srv/venv/lib/python3.12/site-packages/server/core.py", 7, "server.core", "run_asgi"]
 ENDPOINT = ["/srv/shop/app/main.py", 23, "app.main", "prices"]
 LOAD_IT = ["/srv/shop/app/prices.py", 31, "app.prices", "load"]
@@ -17,14 +21,19 @@ QUEUE = ["/usr/lib/python3.12/queue.py", 171, "queue", "Queue.get"]
 WAIT = ["/usr/lib/python3.12/threading.py", 355, "threading", "Condition.wait"]
 
 
+def stack_of(made, ring, start, frames, culprit="", threads=()):
+    """The watchdog has taken a stack of a run."""
+    stack = {"kind": "stack", "ring": ring, "run": start, "at": start + 0.1, "ident": LOAD, "culprit": culprit}
+    stack |= {"callback": LOAD_LABEL, "frames": frames, "ready": 0, "suppressed": 0, "before": [], "samples": []}
+    made.events(stack | {"threads": list(threads)})
+
+
 def stalled(frames, threads=(), cpu=0.5):
     """The finding for a run whose stack was taken."""
     made = Made()
     made.slow_run(0.5, cpu, 0.0)
     ((ring, start),) = stalls_of(made.process).index.slow_runs()
-    stack = {"kind": "stack", "ring": ring, "run": start, "at": start + 0.1, "ident": LOAD, "culprit": ""}
-    stack |= {"callback": "app.prices.load", "frames": frames, "ready": 0, "suppressed": 0, "before": [], "samples": []}
-    made.events(stack | {"threads": list(threads)})
+    stack_of(made, ring, start, frames, threads=list(threads))
     return made.one("cpu-on-loop" if cpu else "blocking-call")
 
 
@@ -39,6 +48,56 @@ def stalled(frames, threads=(), cpu=0.5):
 )
 def test_a_recursion_does_not_hide_who_began_it(frames, callers):
     assert stalled(frames).stack == ("app/prices.py:31 in load", *callers)
+
+
+@pytest.mark.parametrize(
+    ("above", "titles"),
+    [
+        ([], ["server/core.py:90 in render"]),
+        ([ENDPOINT], ["app/main.py:23 in prices"]),
+    ],
+    ids=["a library", "called by the application"],
+)
+def test_what_only_a_library_computes_is_one_finding_whatever_functions_of_it_were_seen(above, titles):
+    made = Made()
+    for at, (name, length) in enumerate([("layout", 0.5), ("style", 0.3), ("render", 0.9)]):
+        made.slow_run(length, length, 0.0)
+        ring, start = stalls_of(made.process).index.slow_runs()[-1]
+        frames = [*above, [SERVER[0], 70 + 10 * at, SERVER[2], name]]
+        stack_of(made, ring, start, frames, "app.main.prices" if above else f"server.core.{name}")
+        slow = made.loop.callbacks.slow.setdefault(
+            (LOAD_LABEL, "app.main.prices" if above else f"server.core.{name}"), SlowTotals()
+        )
+        slow.runs, slow.seconds, slow.longest_s = slow.runs + 1, slow.seconds + length, max(slow.longest_s, length)
+    del made.loop.callbacks.slow[LOAD_LABEL, "unknown"]
+    found = [each for each in verdict(made.statistics).findings if each.kind == "cpu-on-loop"]
+    assert [each.who.place for each in found] == titles
+    (one,) = found
+    assert one.harm.startswith("1.70 s in 3 runs, 900 ms at most")
+    assert ("likewise: server.core.layout (500 ms), server.core.style (300 ms)" in one.evidence) is (not above)
+
+
+@pytest.mark.parametrize(
+    ("began", "blocked", "frames", "noted"),
+    [
+        (9.5, 0.0, [SERVER], True),
+        (2.0, 0.0, [SERVER], False),
+        (9.5, 0.7, [SERVER], False),
+        (9.5, 0.0, [SERVER, ENDPOINT], False),
+    ],
+    ids=["start-up", "later", "others waited", "the application's"],
+)
+def test_a_library_that_prepares_itself_once_as_the_loop_begins_is_a_note(began, blocked, frames, noted):
+    made = Made()
+    slow = made.slow_run(1.2, 1.2, 0.0)
+    slow.blocked_s = blocked
+    index = stalls_of(made.process).index
+    ((ring, start),) = index.slow_runs()
+    index.began = began
+    culprit = "app.main.prices" if ENDPOINT in frames else "server.core.run_asgi"
+    stack_of(made, ring, start, frames, culprit)
+    made.loop.callbacks.slow[LOAD_LABEL, culprit] = made.loop.callbacks.slow.pop((LOAD_LABEL, "unknown"))
+    assert (made.one("cpu-on-loop").severity == NOTE) is noted
 
 
 @pytest.mark.parametrize(

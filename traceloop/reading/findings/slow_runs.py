@@ -18,7 +18,7 @@ from . import thresholds
 from .blocking_kinds import KINDS, BlockingKind, kind_of
 from .model import CRITICAL, NOTE, Finding, Who, place_of
 from .scope import Scope, frame_line, processor_times
-from .slow import Slow
+from .slow import Slow, by_library
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
@@ -29,6 +29,8 @@ _FRAMES: Final = 5
 # Others that waited for less than this (s) do not count.
 _LEAST_WAIT: Final = 0.001
 _OTHERS: Final = 3
+# What begins so many s after the loop belongs to the start of the program.
+_START_UP: Final = 1.0
 STARVED: Final = "starved"
 # A run that was not measured, shorter than so many thresholds and than so many s, is the machine's doing where that is
 # busy all the time.
@@ -211,16 +213,17 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
 
 def blocking_calls(scope: Scope) -> Iterator[Finding]:
     """A callback waits in a call that blocks the loop: sleep, file, network, lock, ..."""
-    for each in slow_of(scope):
-        if _rule_of(each.reason, each.kind) == "blocking-call":
-            yield _finding(scope, "blocking-call", each)
+    those = [each for each in slow_of(scope) if _rule_of(each.reason, each.kind) == "blocking-call"]
+    # What waits differs from call to call, also within one library; but for imports.
+    imports = by_library(each for each in those if each.kind.name == "import")
+    for each in [*imports, *(each for each in those if each.kind.name != "import")]:
+        yield _finding(scope, "blocking-call", each)
 
 
 def computing(scope: Scope) -> Iterator[Finding]:
     """A callback computes on the loop for longer than the threshold."""
-    for each in slow_of(scope):
-        if _rule_of(each.reason, each.kind) == "cpu-on-loop":
-            yield _finding(scope, "cpu-on-loop", each)
+    for each in by_library(each for each in slow_of(scope) if _rule_of(each.reason, each.kind) == "cpu-on-loop"):
+        yield _finding(scope, "cpu-on-loop", each)
 
 
 def _rule_of(reason: str, kind: BlockingKind) -> str:
@@ -262,8 +265,8 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     if each.blocked >= _LEAST_WAIT:
         harm += f"; others waited {seconds(each.blocked)} for it"
     severity = scope.severity(each.cost_s)
-    if each.kind.name == "import" and each.blocked < _LEAST_WAIT:
-        severity = NOTE  # servers import their protocols when their loop has begun
+    if each.blocked < _LEAST_WAIT and (each.kind.name == "import" or _is_start_up(scope, each)):
+        severity = NOTE  # servers import their protocols, and prepare themselves, when their loop has begun
     elif each.longest >= thresholds.BLOCKED_SECONDS:
         severity = CRITICAL
     return Finding(
@@ -280,6 +283,15 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
         each.kind.remedy,
         stack,
     )
+
+
+def _is_start_up(scope: Scope, each: Slow) -> bool:
+    """Whether a library was slow once, when the loop had just begun."""
+    info = each.example
+    if info is None or round(each.runs) > 1 or not each.library:
+        return False
+    stalls = stalls_of(scope.process)
+    return any(0.0 <= info.start - index.began <= _START_UP for index in (*stalls.earlier, stalls.index))
 
 
 def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
@@ -350,6 +362,10 @@ def _evidence(each: Slow) -> Iterator[str]:
         yield f"within {readable(info.callback)}"
     if not info.stacks:
         yield "no stack was taken"
+    if each.others:
+        some = ", ".join(f"{readable(other.culprit)} ({seconds(other.seconds)})" for other in each.others[:_OTHERS])
+        more = f" and {len(each.others) - _OTHERS} more" if len(each.others) > _OTHERS else ""
+        yield f"likewise: {some}{more}"
 
 
 def held(info: StallInfo) -> Iterator[str]:
