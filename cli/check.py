@@ -162,14 +162,24 @@ def _conclude(
 ) -> int:
     """Judges, prints, writes the files; returns the exit status."""
     from traceloop.reading.budgets import callbacks_run, judge
-    from traceloop.reading.units import counted
+    from traceloop.reading.findings.process import is_mostly_lost
+    from traceloop.reading.units import count, counted
 
     with statistics.lock:
         ran = callbacks_run(statistics)
         dropped = sum(process.dropped for process in statistics.processes.values())
+        records = sum(process.records for process in statistics.processes.values())
         judged = judge(statistics, budgets)
-    if not ran:
+    mostly_lost = is_mostly_lost(records, dropped)
+    if mostly_lost:
+        click.echo(
+            f"traceloop: {count(dropped)} of {counted(records, 'record')} could not be read (overwritten, or damaged): "
+            "the rest is too little to pass it",
+            err=True,
+        )
+    elif not ran:
         click.echo("traceloop: no callback ran on a traced loop: there is nothing to check", err=True)
+    if not ran:
         return 2
     for each in judged:
         say(f"{'ok  ' if each.kept else 'FAIL'}  {each.title}")
@@ -177,16 +187,18 @@ def _conclude(
             say(printable(f"      {offender.text}", 1000))
         if len(each.offenders) > _SHOWN:
             say(f"      and {counted(len(each.offenders) - _SHOWN, 'more offender')}")
-    if dropped:
+    if dropped and not mostly_lost:
         say(f"{counted(dropped, 'record')} had been overwritten or were damaged: what they held was not checked")
     try:
         if json_file is not None:
-            _write(json_file, json.dumps(_document(judged, ran, dropped), indent=2) + "\n")
+            _write(json_file, json.dumps(_document(judged, ran, dropped, mostly_lost), indent=2) + "\n")
         if junit is not None:
             _write(junit, _junit(judged))
     except OSError as error:
         raise unwritable(error.filename, error) from None
-    return 0 if all(each.kept for each in judged) else 1
+    if not all(each.kept for each in judged):
+        return 1
+    return 2 if mostly_lost else 0
 
 
 def _write(path: str, text: str) -> None:
@@ -194,11 +206,11 @@ def _write(path: str, text: str) -> None:
         file.write(text)
 
 
-def _document(judged: Sequence[Judgement], ran: int, dropped: int) -> dict[str, Any]:
+def _document(judged: Sequence[Judgement], ran: int, dropped: int, mostly_lost: bool) -> dict[str, Any]:
     """The result as docs/cli.md has it."""
     return {
         "schema": "traceloop-check/1",
-        "kept": all(each.kept for each in judged),
+        "kept": all(each.kept for each in judged) and not mostly_lost,
         "callbacks": ran,
         "records_dropped": dropped,
         "budgets": [

@@ -15,6 +15,7 @@ from tests.helpers.made_statistics import Made
 from traceloop.reading.budgets import Budgets, judge
 from traceloop.reading.statistics.callbacks import SlowTotals
 from traceloop.reading.statistics.histograms import Histogram
+from traceloop.record import files, layout
 
 # What it waits for a processor is taken off: enough is left, however busy the machine is.
 SLEEPS = """
@@ -188,3 +189,19 @@ def test_the_budgets_of_a_busy_record_are_those_of_its_report(tmp_path):
     verdicts = {line.split()[1]: line.split()[0] for line in done.stdout.splitlines() if not line.startswith(" ")}
     assert {verdicts[name] for name in ("max-callback", "max-delay-p99", "no-slow", "no-findings")} == {"FAIL"}
     assert verdicts["no-leak"] == "ok"
+
+
+def test_a_record_that_could_mostly_not_be_read_is_not_passed(tmp_path):
+    kept = record(tmp_path, "async def main():\n    for _ in range(50):\n        await asyncio.sleep(0)\nrun(main())\n")
+    (ring,) = kept.glob(f"*/{files.loop_ring(0)}")
+    data = bytearray(ring.read_bytes())
+    for at in range(layout.DATA_OFFSET, len(data), 8):
+        data[at] ^= 0xFF
+    ring.write_bytes(data)
+    out = tmp_path / "out.json"
+    done = traceloop("check", "--max-callback", "60s", "--json", out, kept)
+    assert done.returncode == 2 and " could not be read (overwritten, or damaged)" in done.stderr
+    said = traceloop("report", kept).stdout
+    assert "Most of the record could not be read" in said and "o trouble found" not in said
+    document = json.loads(traceloop("report", "--json", kept).stdout)
+    assert not document["verdict"]["healthy"]

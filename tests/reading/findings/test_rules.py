@@ -401,6 +401,14 @@ def test_dropped_records(dropped, found):
     assert (("data-dropped", "records") in made.kinds()) == found
 
 
+def test_a_record_that_could_mostly_not_be_read_is_no_all_clear():
+    made = Made()
+    made.process.count_records(0, 376, 372)
+    found = made.one("data-dropped")
+    assert (found.detail, found.severity, found.harm) == ("unreadable", WARNING, "372 of 376 records (98.9%)")
+    assert "no trouble" not in verdict(made.statistics).line and "Record it again" in found.remedy
+
+
 def test_dropped_spans():
     from traceloop.reading.statistics.parts import Sample
 

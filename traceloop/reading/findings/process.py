@@ -291,18 +291,42 @@ def _kept(worst: Slow | None, what: str) -> Iterator[str]:
         yield f"slow callbacks {what}: {counted(round(worst.runs), 'run')} of {worst.culprit}, {seconds(worst.seconds)}"
 
 
+def is_mostly_lost(records: int, dropped: int) -> bool:
+    """Whether so many of the records could not be read that the rest is no ground for an all-clear."""
+    return 0 < dropped >= thresholds.UNREADABLE_SHARE * records
+
+
 def dropped(scope: Scope) -> Iterator[Finding]:
     """Records were overwritten before they were read: what is said here is of the rest."""
     process = scope.process
     if not process.dropped or process.dropped < thresholds.DROPPED_SHARE * max(1, process.records):
+        return
+    lost = (
+        f"{count(process.dropped)} of {counted(process.records, 'record')} "
+        f"({percent(process.dropped / max(1, process.records))})"
+    )
+    if is_mostly_lost(process.records, process.dropped):
+        yield Finding(
+            "data-dropped",
+            "unreadable",
+            WARNING,
+            "Most of the record could not be read, so that nothing can be said of the program",
+            lost,
+            scope.observed_s,
+            process.slot,
+            "",
+            None,
+            ("they were overwritten before they were read, or the record's files are damaged",),
+            "Record it again. If the program writes more than the collector reads, make the ring larger "
+            "(`--ring-size 32M`), or give the collector more of a processor.",
+        )
         return
     yield Finding(
         "data-dropped",
         "records",
         NOTE,
         "Part of the record was overwritten before it was read",
-        f"{count(process.dropped)} of {counted(process.records, 'record')} "
-        f"({percent(process.dropped / max(1, process.records))})",
+        lost,
         0.0,
         process.slot,
         "",

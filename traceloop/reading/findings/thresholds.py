@@ -73,6 +73,7 @@ REFUSED: Final = 1
 
 # traceloop itself.
 DROPPED_SHARE: Final = 0.001  # of the records (alert: TraceloopRecordsDropped)
+UNREADABLE_SHARE: Final = 0.5  # of the records: what is left is no ground for an all-clear
 
 
 def table() -> dict[str, float]:
