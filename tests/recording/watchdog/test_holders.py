@@ -1,5 +1,6 @@
 """Who has what a blocked loop waits for: from a program that waits in every way, to its report."""
 
+import asyncio
 import sys
 import threading
 from types import SimpleNamespace
@@ -292,3 +293,26 @@ def test_what_a_later_run_waits_for_is_not_said_of_an_earlier_one(core, monkeypa
         holds_on.set()
         thread.join()
         loop.close()
+
+
+def test_who_awaits_a_task_is_not_named_for_the_end_of_its_step():
+    """On a busy machine a stack may be taken when the coroutine has returned: its step wakes up who awaits the task."""
+    seen = []
+
+    class Looking(EventLoop):
+        def call_soon(self, callback, *args, context=None):
+            run = find_run(sys._getframe(), self)
+            task = asyncio.current_task(self)
+            if run is not None and task is not None and task.get_name() == "the child":
+                seen.append([name.rpartition(".")[2] for _, _, _, name in run.awaiting])
+            return super().call_soon(callback, *args, context=context)
+
+    async def child():
+        asyncio.get_running_loop().call_soon(int)
+
+    async def main():
+        await asyncio.create_task(child(), name="the child")
+
+    with asyncio.Runner(loop_factory=Looking) as runner:
+        runner.run(main())
+    assert seen == [["main"], []]

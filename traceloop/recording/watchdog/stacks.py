@@ -135,10 +135,13 @@ def qualname_of(code: CodeType) -> str:
 
 def awaiting_frames(callback: Any) -> list[Frame]:
     """The coroutines that wait for the task whose step ``callback`` is, nearest first: of each waiting task the
-    coroutine that awaits, then those above it, and so on through the tasks that wait for that one.
+    coroutine that awaits, then those above it, and so on through the tasks that wait for that one. None of a task whose
+    coroutine has returned, and whose step wakes up who awaits it: the time was not spent for those.
     """
     out: list[Frame] = []
     task = getattr(callback, "__self__", None)
+    if isinstance(task, asyncio.Task) and getattr(task.get_coro(), "cr_frame", task) is None:
+        return out
     seen: set[int] = set()
     for _ in range(_MAX_AWAITING_TASKS):
         if not isinstance(task, asyncio.Task) or id(task) in seen:
