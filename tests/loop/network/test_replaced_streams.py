@@ -202,6 +202,25 @@ def test_each_kind_of_buffer_is_sent(ours, data):
     ours(main)
 
 
+class Longer(bytes):
+    """Says that it has one byte more than it has."""
+
+    def __len__(self):
+        return super().__len__() + 1
+
+
+def test_data_with_a_length_of_its_own_leaves_nothing_behind(ours):
+    async def main(loop):
+        client, server = await pair(loop, Peer, Peer)
+        client.transport.write(Longer(b"abc"))
+        assert not client.transport._buffer
+        client.transport.close()
+        await client.lost(), await server.lost()
+        assert server.data == b"abc"
+
+    ours(main)
+
+
 def test_a_view_with_gaps_is_refused(run):
     async def main(loop):
         loop.set_exception_handler(lambda *_: None)

@@ -228,6 +228,23 @@ def test_what_another_thread_waited_that_had_a_loop_in_the_same_ring_does_not_co
     assert made.kinds() == []  # not known at first
 
 
+def test_threads_that_wait_for_a_processor_at_the_same_time_do_not_wait_longer_than_there_was_time():
+    made = Made()
+    first, last = (1.0, 0.0, 0.0, 0.0, 0), (99.0, 5.0, 5.0, 20.0, 0)
+    for ring in range(2, 52):
+        made.events({"kind": "processor", "loops": [[ring, first, last]]})
+    made.waited(first, (40.0, 2.0, 2.0, 14.0, 0))
+    made.waited((50.0, 0.0, 0.0, 0.0, 0), (90.0, 2.0, 2.0, 10.0, 0))  # the ring's next loop
+    assert made.one("processor-starved").harm == "24.0 s of 1 min 40 s"
+
+
+def test_slow_runs_of_loops_beside_each_other_did_not_wait_longer_than_there_was_time():
+    made = Made(active=2.0, idle=1.0)
+    for _ in range(5):
+        made.slow_run(1.0, 0.05, 0.94)
+    assert made.one("processor-starved").harm.startswith("3.00 s of 3.00 s")
+
+
 @pytest.mark.parametrize(
     ("waited", "cost", "severity"), [(6.0, 0.36, WARNING), (30.0, 9.0, WARNING), (50.0, 25.0, CRITICAL)]
 )

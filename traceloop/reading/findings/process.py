@@ -180,7 +180,8 @@ def starved(scope: Scope) -> Iterator[Finding]:
     active = max((loop.utilization(scope.now) for loop in scope.loops), default=0.0)
     late = _late(scope, "starved")
     polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
-    waited = max(lost, active * late, min(polls, late))
+    # Slow runs of several loops lie beside each other: no loop waits for longer than it was observed.
+    waited = min(max(lost, active * late, min(polls, late)), scope.observed_s)
     _, measured, others = scope.processor()
     cost = max(waited, measured * measured / max(scope.observed_s, 1e-9))
     waited = max(waited, measured)

@@ -76,8 +76,24 @@ class Scope:
 
 
 def processor_times(indexes: Iterable[StallIndex]) -> ProcessorTime:
-    """What the loops' threads had of processors, as far as ``Scope.processor`` says."""
-    every = [each for index in indexes for each in index.processor.values()]
+    """What the loops' threads had of processors, as far as ``Scope.processor`` says.
+
+    Threads wait at the same time, and so their waits don't add up: of each index, this is the thread that waited
+    longest. ``indexes``: of one process slot, one after the other.
+    """
+    return _sum(max(_by_ring(index), key=lambda each: each.waited, default=ProcessorTime()) for index in indexes)
+
+
+def _by_ring(index: StallIndex) -> list[ProcessorTime]:
+    """Of each ring, whose loops run one after the other."""
+    rings: dict[int, list[ProcessorTime]] = {}
+    for (ring, _), times in index.processor.items():
+        rings.setdefault(ring, []).append(times)
+    return [_sum(every) for every in rings.values()]
+
+
+def _sum(times: Iterable[ProcessorTime]) -> ProcessorTime:
+    every = list(times)
     return ProcessorTime(*map(sum, zip(*every, strict=True))) if every else ProcessorTime()
 
 

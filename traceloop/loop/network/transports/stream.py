@@ -224,9 +224,11 @@ class _SelectorSocketTransport(_SelectorTransport):
 
     def _queue(self, data: Any, sent: int) -> None:
         """Keeps what is left of ``data`` after ``sent`` bytes until the socket is ready again."""
+        rest = _rest(data, sent)
+        if not rest:  # its `__len__` has another opinion; an empty piece could never be sent
+            return
         if not self._buffer:
             self._add_writer(self._sock_fd, self._write_ready)
-        rest = _rest(data, sent)
         self._buffer.append(rest)
         self._buffer_size += len(rest)
         self._maybe_pause_protocol()
