@@ -60,9 +60,8 @@ def _name(error: click.BadParameter) -> str:
 
 def _missing(error: click.MissingParameter) -> str:
     kind = error.param.type if error.param is not None else None
-    if isinstance(kind, click.Choice):
-        return f"expected one of {', '.join(map(str, kind.choices))}"
-    return f"{_name(error)} is missing"
+    expected = f": expected one of {', '.join(map(str, kind.choices))}" if isinstance(kind, click.Choice) else ""
+    return f"{_name(error)} is missing{expected}"
 
 
 def _said(message: str) -> str:

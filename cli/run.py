@@ -67,7 +67,7 @@ def main(words: Sequence[str]) -> int:
             raise options.UsageError("--report: with --collector none the record is not read; use traceloop report")
         if not program_words:
             raise options.UsageError("what is to be run? For example: traceloop run app.py; see traceloop run --help")
-        program = programs.resolve(program_words, os.environ, _own_options())
+        program = _resolve(program_words, settings)
         disabled = _sdk_disabled(os.environ)
         if disabled and (settings.report or settings.html or settings.record):
             say("OTEL_SDK_DISABLED is true: the program runs untraced, without a report or a record")
@@ -78,6 +78,15 @@ def main(words: Sequence[str]) -> int:
     except (options.UsageError, programs.Refused, SettingsError) as error:
         say(str(error))
         return 2
+
+
+def _resolve(words: Sequence[str], settings: Settings) -> programs.Program:
+    try:
+        return programs.resolve(words, os.environ, _own_options())
+    except programs.Refused as error:
+        if settings.profile and words[0].isdecimal():
+            raise programs.Refused(f"{error}; if that is the rate: --profile={words[0]}") from None
+        raise
 
 
 def _fill_standard_descriptors() -> None:

@@ -61,6 +61,16 @@ def test_the_slowest_callbacks_are_shown(tmp_path: Path) -> None:
     assert re.fullmatch(r"of \d+ callbacks", table[-2])
 
 
+def test_plumbing_is_called_what_it_does_as_in_the_report(tmp_path: Path) -> None:
+    suite = """
+        import asyncio
+        def test_sleep():
+            asyncio.run(asyncio.sleep(0.01))
+    """
+    result = run(tmp_path, "--traceloop", suite=suite)
+    assert re.search(r" ms  ending a sleep .* test_suite\.py::test_sleep", result.stdout), result.stdout
+
+
 def test_a_callback_over_the_limit_fails_its_test_only(tmp_path: Path) -> None:
     result = run(tmp_path, "--traceloop-slow=100ms")
     assert result.returncode == 1

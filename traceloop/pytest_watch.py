@@ -26,6 +26,7 @@ from .reading.follower import PrivateFollower
 from .reading.new_statistics import make_statistics
 from .reading.stalls.parts import stalls_of
 from .record.frames import Frame, called_by, culprit_frame, place
+from .record.plumbing import readable
 from .record.proc import schedule_of
 from .record.sites import Site, site_of
 from .recording import blocking_calls
@@ -248,7 +249,7 @@ class Watch:
         terminalreporter.section("slowest callbacks (traceloop)")
         for run in self._slowest():
             where = f" ({run.where})" if run.where else ""
-            terminalreporter.write_line(f"{run.seconds * 1e3:10.2f} ms  {run.callback}{where}  {run.test}")
+            terminalreporter.write_line(f"{run.seconds * 1e3:10.2f} ms  {readable(run.callback)}{where}  {run.test}")
         lost = f", {self.dropped} more were overwritten before they were read" if self.dropped else ""
         words = f"of {self.callbacks} callbacks{lost}" if self.callbacks else "no traced event loop ran"
         terminalreporter.write_line(words)

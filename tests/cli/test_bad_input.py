@@ -48,6 +48,11 @@ def test_an_unknown_command_of_path(tmp_path: Path) -> None:
     assert_refused(traceloop("run", "nosuchcommand", folder=tmp_path), "no such command on PATH: nosuchcommand")
 
 
+def test_a_rate_that_stands_apart_from_its_option(tmp_path: Path) -> None:
+    result = traceloop("run", "--profile", "50", "x.py", folder=tmp_path)
+    assert_refused(result, "no such command on PATH: 50; if that is the rate: --profile=50")
+
+
 def test_a_missing_file_is_told_by_the_interpreter(tmp_path: Path) -> None:
     result = traceloop("run", "missing.py", folder=tmp_path)
     assert result.returncode == 2
@@ -208,7 +213,8 @@ def test_what_is_misspelt_is_refused_in_one_line_with_what_was_meant(words: list
         (["dashboards", "export", "file"], "DIRECTORY: file is a file, and a folder is expected"),
         (["export", ".", "--format", "xml"], "--format: expected one of perfetto, chrome, otlp, jsonl,"),
         (["diff", "file"], "A: file is a file, and a folder is expected; see traceloop diff --help"),
-        (["completion"], "expected one of bash, zsh, fish; see traceloop completion --help"),
+        (["export", "."], "--format is missing: expected one of perfetto, chrome, otlp, jsonl,"),
+        (["completion"], "SHELL is missing: expected one of bash, zsh, fish; see traceloop completion --help"),
         (["completion", "tcsh"], "SHELL: expected one of bash, zsh, fish, got 'tcsh'"),
         (["check", "--max-callback", "fast", "--", "a.py"], "--max-callback: expected a duration above 0"),
     ],

@@ -5,9 +5,11 @@ Of a twin it is only asked that the trouble in question is not found: a busy mac
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tests.helpers.observed import observe, program
+from tests.helpers.observed import Observed, observe, program, start, wait_for
 from traceloop.reading.findings.verdict import verdict
 
 # Stacks and causes are told by clocks: on a busy machine something else is to blame.
@@ -117,6 +119,37 @@ def test_what_blocks_the_loop_is_told_by_kind(tmp_path):
     lines = (tmp_path / "program.py").read_text().splitlines()
     assert lines[told["sleeps"].who.line - 1].strip() == "time.sleep(SECONDS)"
     assert told["sleeps"].title.endswith(f"program.py:{told['sleeps'].who.line} in sleeps blocks the loop: it sleeps")
+
+
+def test_a_run_that_goes_on_is_told_apart_from_those_that_ended(tmp_path):
+    text = """
+def hold(seconds):
+    time.sleep(seconds)
+
+async def main():
+    for seconds in (0.3, 0.3, 600):
+        hold(seconds)
+        await asyncio.sleep(0)
+
+run(main())
+"""
+    process = start(tmp_path / "run", program(tmp_path, text))
+    observed = Observed(tmp_path / "run")
+
+    def harm():
+        observed.poll()
+        return [each.harm for each in verdict(observed.statistics).findings if "in hold" in each.title]
+
+    # The last run that ended counts when the next has: not yet.
+    goes_on = r"in [23] runs, .* at most; one goes on, for [\d.]+ s so far"
+    try:
+        wait_for(lambda: re.search(goes_on, " ".join(harm())), "the third run")
+    finally:
+        process.kill()
+        process.communicate()
+    observed.poll(last=True)
+    (told,) = harm()
+    assert re.search(r"in 3 runs, .* at most; one was never seen to end, after [\d.]+ m?s or more", told)
 
 
 def test_the_same_in_threads_blocks_nothing(tmp_path):

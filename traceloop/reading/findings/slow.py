@@ -14,6 +14,7 @@ class Slow:
 
     runs, seconds, longest, blocked: as ``SlowTotals``, in parts where the runs of one callback had several reasons.
     starved: of these seconds, those of waiting for a processor. example: the longest run that was looked at, if any.
+    unended: how long the longest of those had run of which no end is known, 0 if there is none. goes_on: it runs now.
     """
 
     def __init__(self, reason: str, culprit: str, callback: str, kind: BlockingKind, loop: str) -> None:
@@ -25,7 +26,8 @@ class Slow:
         self.runs = 0.0
         self.seconds = self.longest = self.blocked = self.starved = 0.0
         self.example: StallInfo | None = None
-        self.ended = True
+        self.unended = 0.0
+        self.goes_on = False
         #: Where this stands for several culprits of one library: the others, the costliest first.
         self.others: list[Slow] = []
 
@@ -63,7 +65,8 @@ def _together(those: list[Slow]) -> Slow:
     longest = max(those, key=lambda each: each.longest)
     whole = Slow(longest.reason, longest.culprit, longest.callback, longest.kind, longest.loop)
     whole.example, whole.longest = longest.example, longest.longest
-    whole.ended = all(each.ended for each in those)
+    unended = max(those, key=lambda each: each.unended)
+    whole.unended, whole.goes_on = unended.unended, unended.goes_on
     whole.others = [each for each in those if each is not longest]
     for each in those:
         whole.runs += each.runs

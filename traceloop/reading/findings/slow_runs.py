@@ -193,8 +193,12 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
             continue
         last = info.stacks[-1].at
         loop = next((each for each in scope.loops if each.reader is not None and each.reader.number == info.ring), None)
+        if loop is None and len(scope.loops) == 1:
+            loop = scope.loops[0]  # of a process that has ended no loop has its ring any more
+        goes_on = False
         if loop is not None and loop.running_seconds(scope.now) > 0.0:
             last = max(last, scope.now)
+            goes_on = scope.process.attached  # the loop of a process that was killed says for ever that it runs
         length = last - info.start
         limit = loop.callbacks.threshold if loop is not None else 0.0
         if length < limit:
@@ -203,7 +207,8 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
         each = _entry(found, reason, info.culprit, info.callback, kind, loop)
         each.runs += 1
         each.seconds += length
-        each.ended = False
+        if length > each.unended:
+            each.unended, each.goes_on = length, goes_on
         if length > each.longest:
             each.longest, each.example = length, info
 
@@ -257,11 +262,7 @@ def finding_of(index: StallIndex, info: StallInfo, length: float, threshold: flo
 
 def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     who, stack = _who(scope, each)
-    runs = max(1, round(each.runs))
-    harm = f"{seconds(each.seconds)} in {counted(runs, 'run')}" if runs > 1 else f"{seconds(each.longest)} once"
-    harm += f", {seconds(each.longest)} at most" if runs > 1 else ""
-    if not each.ended:
-        harm = f"{seconds(each.longest)} or more, never seen to end"
+    harm = _harm(each)
     if each.blocked >= _LEAST_WAIT:
         harm += f"; others waited {seconds(each.blocked)} for it"
     severity = scope.severity(each.cost_s)
@@ -292,6 +293,19 @@ def _is_start_up(scope: Scope, each: Slow) -> bool:
         return False
     stalls = stalls_of(scope.process)
     return any(0.0 <= info.start - index.began <= _START_UP for index in (*stalls.earlier, stalls.index))
+
+
+def _harm(each: Slow) -> str:
+    runs = max(1, round(each.runs))
+    open_end = f"{seconds(each.unended)} so far" if each.goes_on else f"{seconds(each.unended)} or more"
+    if runs == 1:
+        if each.unended:
+            return f"{open_end}, and goes on" if each.goes_on else f"{open_end}, never seen to end"
+        return f"{seconds(each.longest)} once"
+    harm = f"{seconds(each.seconds)} in {counted(runs, 'run')}, {seconds(each.longest)} at most"
+    if each.unended:
+        harm += f"; one goes on, for {open_end}" if each.goes_on else f"; one was never seen to end, after {open_end}"
+    return harm
 
 
 def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
