@@ -110,6 +110,7 @@ KINDS = {
 }
 
 
+@pytest.mark.timing  # what computes or hashes for less than it waits for a processor is the machine's doing
 def test_what_blocks_the_loop_is_told_by_kind(tmp_path):
     found = findings(tmp_path, BLOCKING.replace("CALL", "function()"))
     told = {each.who.function.removeprefix("__main__."): each for each in found if each.who is not None}
