@@ -1,7 +1,7 @@
 """The collector's life: it follows every traced process of a run until the last has ended and been read.
 
-It polls every 50 to 200 ms (while nothing runs it only glances at the rings, but once a second), for each scrape, and
-whenever a process that is about to end writes a byte to the ``wake`` pipe of the run directory. A poll has these steps:
+It polls every 50 to 200 ms (while nothing runs every 2 s; it only glances at the rings meanwhile), for each scrape, and
+whenever a process ends, or has filled a quarter of a ring, and writes to the ``wake`` pipe. A poll has these steps:
 
 1. Read the rings of all processes into statistics and spans.
 2. For each process that has ended and was read to its end: free what it has left. If it was killed: report it, and
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
 
     from ..exporters.metrics.push import MetricsPush
     from ..exporters.span_pipeline import SpanPipeline
+    from .stall_snapshots import StallSnapshots
 
 
 #: Lines for processes that have another stderr than the root's.
@@ -113,16 +114,19 @@ class Collector:
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
 
-        from ..reading.findings.lasting import Lasting
+        from ..reading.findings.lasting import LOOK_SECONDS, Lasting
         from .stall_probe import StallProbe
-        from .stall_snapshots import make_snapshots
 
-        self._lasting = Lasting()
+        self._lasting = Lasting(time.monotonic() + LOOK_SECONDS)
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
         self._ended = EndedProcesses(self.follower, self.run_dir, all_kept=self.settings.record is not None)
         self.probe = StallProbe(self.follower, say)
-        self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
+        self.snapshots: StallSnapshots | None = None
+        if self.settings.snapshot_on_stall is not None:
+            from .stall_snapshots import make_snapshots
+
+            self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
         self.pipeline: SpanPipeline | NoSpans
         if may_export_spans(self.settings, os.environ):
             from ..exporters.span_pipeline import make_pipeline
@@ -211,6 +215,7 @@ class Collector:
             self._may_be_quiet
             and not self._asked_to_end
             and time.monotonic() - self._turned < QUIET_SECONDS
+            and not (self.snapshots and self.snapshots.unfinished)
             and self.follower.is_quiet()
         )
 

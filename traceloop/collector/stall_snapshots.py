@@ -101,6 +101,11 @@ class StallSnapshots:
         """Folders of the snapshots, in the order in which they were taken."""
         return [taken.folder for taken in self._taken]
 
+    @property
+    def unfinished(self) -> bool:
+        """Whether a snapshot waits for its second copy."""
+        return any(taken.open for taken in self._taken)
+
     def lines(self) -> list[str]:
         """The lines about the snapshots that are printed at the end."""
         told = f"a stall of {self._seconds:g} s and more: the record around it is kept in"

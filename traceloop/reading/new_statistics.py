@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .findings import verdict
+from .findings import trends
 from .requests import parts as request_parts
 from .stalls import parts as stall_statistics
 from .statistics.run import Statistics
@@ -25,7 +25,7 @@ def new_statistics(
     """
     statistics = Statistics(**choices)
     stall_statistics.add_to(statistics)
-    verdict.add_to(statistics)
+    trends.add_to(statistics)  # not by way of the rules: none of them is needed before there is something to judge
     if requests:
         request_parts.add_to(statistics, *watchers)
     statistics.loop_parts.append(Timeline)

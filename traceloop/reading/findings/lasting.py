@@ -36,12 +36,14 @@ _MAX_KNOWN: Final = 500
 class Lasting:
     """What was reported of one run. For one thread."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: float = 0.0) -> None:
+        """``first``: no look at the rules before this moment (monotonic s); to bring them in takes 30 ms."""
         # By finding: when it was reported (s), and how bad it was then; and how bad it was at the look before.
         self._told: dict[tuple[str, int, str], tuple[float, str]] = {}
         self._seen: dict[tuple[str, int, str], str] = {}
         self._said: deque[float] = deque(maxlen=LINES_A_MINUTE)
-        self._next = self._next_executors = 0.0
+        self._next = first
+        self._next_executors = 0.0
 
     def look(self, statistics: Statistics) -> list[str]:
         """The lines to print now: none between two looks. Takes the statistics' lock."""

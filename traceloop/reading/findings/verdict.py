@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..statistics.histograms import Histogram
 from ..units import count, counted, seconds
-from . import executors, loops, peers, process, slow_runs, swallowed, tasks, thresholds, trends, waiting
+from . import executors, loops, peers, process, slow_runs, swallowed, tasks, thresholds, waiting
 from .model import NOTE, SEVERITIES, Finding, Verdict
 from .scope import Scope
 
@@ -72,11 +72,6 @@ KINDS: Final = (
 
 
 _MAX_BUSY: Final = 4
-
-
-def add_to(statistics: Statistics) -> None:
-    """What the rules watch over time becomes a part of these statistics; before the first process is attached."""
-    trends.add_to(statistics)
 
 
 def verdict(statistics: Statistics, now: float | None = None) -> Verdict:

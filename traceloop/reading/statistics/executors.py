@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any, Final, NamedTuple
 
 from ...record.frames import Frame
+from ...record.layout import SITE_LIMIT
+from ...record.sites import UNKNOWN_SITE, site_of
 from ..decoding.decoded import Decoded, OffloadStep
 from ..site_names import SiteNames
 from .histograms import Histogram
@@ -171,6 +173,8 @@ class ExecutorStatistics:
         self._early_workers: dict[int, int] = {}
         self._early_workers_at: dict[str, WorkersAt] = {}
         self._open: dict[int, _Offload] = {}
+        # By ident of the function; of sites that are known, whose label stays.
+        self._labels_of: dict[float, str] = {}
         # Records of starts and ends were lost, and what the process's ring still has of them begins after this moment.
         self._lossy = False
         self._lost_until = -1.0
@@ -184,6 +188,7 @@ class ExecutorStatistics:
         self._open.clear()
         for number in list(self._by_number):
             self._gone(number)
+        self._labels_of.clear()
         self._folded.forget()
         self._gone_early.clear()
         self._gone_totals.clear()
@@ -293,17 +298,18 @@ class ExecutorStatistics:
                     new.active += 1
 
     def _step(self, step: OffloadStep) -> None:
-        offload = self._open.get(step.number)
+        kind, when, number, executor_number, ident, _, _, worker, outcome = step
+        offload = self._open.get(number)
         if offload is None:
             while len(self._open) >= _MAX_OPEN:
                 self._forget(next(iter(self._open)))
-            offload = self._open[step.number] = _Offload()
+            offload = self._open[number] = _Offload()
         executor = offload.executor
-        if step.step == "submit":
-            offload.executor = executor = self._executor(step.executor, "").totals
-            offload.number = step.executor
-            offload.ident = step.ident
-            offload.submit = step.when
+        if kind == "submit":
+            offload.executor = executor = self._executor(executor_number, "").totals
+            offload.number = executor_number
+            offload.ident = ident
+            offload.submit = when
             if offload.start >= 0.0:
                 executor.active += 1
                 if offload.counted:
@@ -312,33 +318,33 @@ class ExecutorStatistics:
                 executor.waiting += 1
             if offload.finish >= 0.0:
                 self._finished(offload, executor)
-        elif step.step == "start":
+        elif kind == "start":
             first = offload.start < 0.0
-            offload.start = step.when
+            offload.start = when
             if executor is not None:
                 if first:
                     executor.waiting -= 1
                     executor.active += 1
-                if step.worker and not offload.counted:
+                if worker and not offload.counted:
                     self._waited(offload, executor)
-            offload.counted = offload.counted or bool(step.worker)
-        elif step.step == "finish":
-            offload.finish = step.when
-            offload.outcome = step.outcome
+            offload.counted = offload.counted or bool(worker)
+        elif kind == "finish":
+            offload.finish = when
+            offload.outcome = outcome
             if executor is not None:
                 if offload.start < 0.0:
                     executor.waiting -= 1
                 self._finished(offload, executor)
-        elif step.step == "deliver":
-            offload.delivered = step.when
-            if offload.finish < 0.0 and step.when < self._lost_until:
-                self._forget(step.number)
+        elif kind == "deliver":
+            offload.delivered = when
+            if offload.finish < 0.0 and when < self._lost_until:
+                self._forget(number)
                 return
         # A call that was given up runs on; and its end is in another ring, which may be read later.
         if executor is not None and offload.finish >= 0.0 and offload.delivered >= 0.0:
             if offload.delivered >= offload.finish:
                 executor.return_delays.add(offload.delivered - offload.finish)
-            del self._open[step.number]
+            del self._open[number]
 
     def _lose(self, decoded: Decoded) -> None:
         """Something is missing in the process's ring. What was delivered before the latest that was read of it has
@@ -390,7 +396,12 @@ class ExecutorStatistics:
         function.seconds += duration
 
     def _label(self, offload: _Offload, executor: ExecutorTotals) -> str:
-        label = self.labels.admit(self.sites.label_of(offload.ident))
+        label = self._labels_of.get(offload.ident)
+        if label is None:
+            site = self.sites.site(site_of(offload.ident))
+            label = self.labels.admit((site or UNKNOWN_SITE).label)
+            if site is not None and len(self._labels_of) < SITE_LIMIT:
+                self._labels_of[offload.ident] = label
         return OTHER if self._pairs >= _MAX_PAIRS and label not in executor.functions else label
 
     def _function(self, label: str, executor: ExecutorTotals) -> FunctionTotals:

@@ -7,7 +7,6 @@ tasks wait for each other there is no top: they are a **deadlock**, and the tree
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
 from functools import cache
 from itertools import chain as chained
 from types import MappingProxyType
@@ -29,7 +28,9 @@ _PATIENCE_SECONDS: Final = 2.0
 _MAX_DEPTH: Final = 50
 
 
-@dataclass(slots=True)
+# No dataclasses here: what that module imports was a quarter of what the collector's start took.
+
+
 class TaskNow:
     """One task. Times in seconds before now; ``waited_s`` is the time since its last step, of one that runs since the
     beginning of this one.
@@ -39,20 +40,52 @@ class TaskNow:
     did, until it was cancelled or destroyed.
     """
 
-    ident: float
-    coroutine: str
-    name: str
-    state: str
-    age_s: float
-    waited_s: float
-    place: AwaitPlace
-    frames: list[Frame]
-    made_by: str
-    loop: str
-    awaits: list[TaskNow] = field(default_factory=list)
-    awaited: bool = False
-    in_circle: bool = False
-    is_over: bool = False
+    __slots__ = (
+        "age_s",
+        "awaited",
+        "awaits",
+        "coroutine",
+        "frames",
+        "ident",
+        "in_circle",
+        "is_over",
+        "loop",
+        "made_by",
+        "name",
+        "place",
+        "state",
+        "waited_s",
+    )
+
+    def __init__(
+        self,
+        ident: float,
+        coroutine: str,
+        name: str,
+        state: str,
+        age_s: float,
+        waited_s: float,
+        place: AwaitPlace,
+        frames: list[Frame],
+        made_by: str,
+        loop: str,
+        in_circle: bool = False,
+        is_over: bool = False,
+    ) -> None:
+        self.ident = ident
+        self.coroutine = coroutine
+        self.name = name
+        self.state = state
+        self.age_s = age_s
+        self.waited_s = waited_s
+        self.place = place
+        self.frames = frames
+        self.made_by = made_by
+        self.loop = loop
+        self.awaits: list[TaskNow] = []
+        self.awaited = False
+        self.in_circle = in_circle
+        self.is_over = is_over
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON: plain values; other tasks by their names."""
@@ -74,12 +107,14 @@ class TaskNow:
         }
 
 
-@dataclass(slots=True)
 class Group:
     """Tasks that stand alike: of one coroutine, at one place, awaiting groups that are alike (``below``)."""
 
-    tasks: list[TaskNow]
-    below: list[Group]
+    __slots__ = ("below", "tasks")
+
+    def __init__(self, tasks: list[TaskNow], below: list[Group]) -> None:
+        self.tasks = tasks
+        self.below = below
 
 
 def tasks_now(

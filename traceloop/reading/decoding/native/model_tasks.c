@@ -135,12 +135,109 @@ take_request(Model *self, double site)
     return result;
 }
 
+/* Offloads have five records each: worth a way of their own, the twin of RareRecords._take_offload. */
+typedef struct {
+    PyObject *step;
+    double when, number, ident;
+    int64_t executor, run, context, worker, outcome;
+} Step;
+
+/* Appends an OffloadStep, or counts a record that makes no sense. */
+static int
+add_step(Model *self, const Step *step)
+{
+    reader_state *st = state_of(Py_TYPE(self));
+    bool makes_sense = step->when >= 0.0 && step->when < LATEST && step->number >= 0.0 && step->number < EXACT;
+    if (!makes_sense || step->executor < 0) {
+        self->damaged++;
+        return 0;
+    }
+    PyTypeObject *type = (PyTypeObject *)st->offload_step;
+    PyObject *item = type->tp_alloc(type, 9);
+    if (item == NULL)
+        return -1;
+    PyTuple_SET_ITEM(item, 0, Py_NewRef(step->step));
+    PyTuple_SET_ITEM(item, 1, PyFloat_FromDouble(step->when));
+    PyTuple_SET_ITEM(item, 2, PyLong_FromLongLong((long long)step->number));
+    PyTuple_SET_ITEM(item, 3, PyLong_FromLongLong(step->executor));
+    PyTuple_SET_ITEM(item, 4, PyFloat_FromDouble(step->ident));
+    PyTuple_SET_ITEM(item, 5, PyLong_FromLongLong(step->run));
+    PyTuple_SET_ITEM(item, 6, PyLong_FromLongLong(step->context));
+    PyTuple_SET_ITEM(item, 7, PyLong_FromLongLong(step->worker));
+    PyTuple_SET_ITEM(item, 8, PyLong_FromLongLong(step->outcome));
+    PyObject *offloads = PyErr_Occurred() ? NULL : PyObject_GetAttr(self->decoded, st->text_offloads);
+    int result = offloads != NULL && PyList_Check(offloads) ? PyList_Append(offloads, item) : -1;
+    Py_XDECREF(offloads);
+    Py_DECREF(item);
+    return result;
+}
+
+/* The number below OUTCOME, and in ``above`` what stands above it; -1 for what is no count. */
+static double
+split(double value, int64_t *above)
+{
+    if (!(value >= 0.0 && value < EXACT))
+        return -1.0;
+    *above = (int64_t)(value / OUTCOME);
+    return value - (double)*above * OUTCOME;
+}
+
+/* Takes a record that belongs to an offload; 1 where RareRecords is to have it. */
+static int
+take_offload(Model *self, double a, double ident, double b)
+{
+    reader_state *st = state_of(Py_TYPE(self));
+    long long writer = self->state == ACTIVE ? self->runs + 1 : 0;
+    Step step = {.when = a, .number = b};
+    if (ident == R_SUBMIT && !self->rare_waits) {
+        self->submitted = true;
+        self->submitted_at = a;
+        self->submitted_number = b;
+        return 0;
+    }
+    if (ident == R_SUBMIT_INFO && self->submitted) {
+        self->submitted = false;
+        step.step = st->text_submit;
+        step.when = self->submitted_at;
+        step.number = self->submitted_number;
+        step.executor = a >= 0.0 && a < EXACT ? (int64_t)a : -1;
+        step.ident = b >= 0.0 && b < EXACT ? b : 0.0;
+        step.run = writer;
+        step.context = self->context;
+    }
+    else if (ident == R_START) {
+        step.step = st->text_start;
+        step.number = split(b, &step.worker);
+    }
+    else if (ident == R_FINISH) {
+        step.step = st->text_finish;
+        step.number = split(b, &step.outcome);
+    }
+    else if (ident == R_DELIVER) {
+        step.step = st->text_deliver;
+        step.run = writer;
+    }
+    else {
+        /* RareRecords remembers the first of two records in one place, whatever they are of. */
+        bool is_first = ident == R_GC || ident == R_SAMPLE || ident == R_SUBMIT;
+        if (is_first || ident == R_GC_INFO || ident == R_SAMPLE_OF || ident == R_SUBMIT_INFO) {
+            self->rare_waits = is_first;
+            self->submitted = false;
+        }
+        return 1;
+    }
+    return add_step(self, &step);
+}
+
 /* Every other kind of record. ``take`` of RareRecords never raises for what a record says. */
 int
 model_take_rare(Model *self, double a, double ident, double b)
 {
     if (ident == R_REQUEST && a == 0.0)
         return take_request(self, b);
+    int rest = take_offload(self, a, ident, b);
+    if (rest <= 0)
+        return rest;
     long long writer = self->state == ACTIVE ? self->runs + 1 : 0;
     long long before = self->running ? self->runs : 0;
     PyObject *taken = PyObject_CallMethod(self->rare, "take", "dddOO(Ld)LL", a, ident, b, (PyObject *)self,

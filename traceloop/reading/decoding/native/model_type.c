@@ -111,6 +111,7 @@ lose_place(Model *self)
     self->writers.length = self->timers.length = 0;
     self->context = 0;
     self->automatic_name = -1;
+    self->submitted = self->rare_waits = false;
     self->state = UNKNOWN;
     PyObject *result = PyObject_CallMethodNoArgs(self->rare, state_of(Py_TYPE(self))->text_lose_place);
     Py_XDECREF(result);

@@ -46,7 +46,9 @@ reader_exec(PyObject *module)
         {offsetof(reader_state, text_tasks), "tasks"},           {offsetof(reader_state, text_finished), "finished"},
         {offsetof(reader_state, text_closed), "closed"},         {offsetof(reader_state, text_end), "end"},
         {offsetof(reader_state, text_lose_place), "lose_place"}, {offsetof(reader_state, text_new_tasks), "new_tasks"},
-        {offsetof(reader_state, text_requests), "requests"},
+        {offsetof(reader_state, text_requests), "requests"},     {offsetof(reader_state, text_offloads), "offloads"},
+        {offsetof(reader_state, text_submit), "submit"},         {offsetof(reader_state, text_start), "start"},
+        {offsetof(reader_state, text_finish), "finish"},         {offsetof(reader_state, text_deliver), "deliver"},
     };
     for (size_t index = 0; index < sizeof(texts) / sizeof(texts[0]); index++) {
         PyObject *text = PyUnicode_InternFromString(texts[index].text);
@@ -61,11 +63,13 @@ reader_exec(PyObject *module)
         return -1;
     st->kinds = attribute_of("traceloop.reading.decoding.decoded", "KINDS");
     st->new_task = st->kinds ? attribute_of("traceloop.reading.decoding.decoded", "NewTask") : NULL;
-    st->iteration = st->new_task ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
+    st->offload_step = st->new_task ? attribute_of("traceloop.reading.decoding.decoded", "OffloadStep") : NULL;
+    st->iteration = st->offload_step ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
     if (st->iteration == NULL)
         return -1;
     if (!PyTuple_Check(st->kinds) || PyTuple_GET_SIZE(st->kinds) != KINDS || !PyType_Check(st->new_task) ||
-        !PyType_IsSubtype((PyTypeObject *)st->new_task, &PyTuple_Type)) {
+        !PyType_IsSubtype((PyTypeObject *)st->new_task, &PyTuple_Type) || !PyType_Check(st->offload_step) ||
+        !PyType_IsSubtype((PyTypeObject *)st->offload_step, &PyTuple_Type)) {
         PyErr_SetString(PyExc_ImportError, "not the module that belongs to these sources");
         return -1;
     }

@@ -43,8 +43,17 @@
 #define R_CONTEXT (-12.0)
 #define R_LOOP (-13.0)
 #define R_END (-14.0)
+#define R_GC (-15.0)
+#define R_GC_INFO (-16.0)
+#define R_SUBMIT (-17.0)
+#define R_SUBMIT_INFO (-18.0)
+#define R_START (-19.0)
+#define R_FINISH (-20.0)
+#define R_DELIVER (-21.0)
 #define R_RUN (-28.0)
 #define R_REQUEST (-34.0)
+#define R_SAMPLE (-36.0)
+#define R_SAMPLE_OF (-37.0)
 #define R_FOUND (-1024.0)
 #define SITE_LIMIT 65536.0
 #define OUTCOME 4294967296.0
@@ -145,6 +154,9 @@ typedef struct {
     Timers timers;
     Writers writers;
     Places places;
+    /* An offload's first record, whose second comes next; and whether ``rare`` has the first of another two. */
+    bool submitted, rare_waits;
+    double submitted_at, submitted_number;
     int64_t automatic_name; /* the number in the automatic name read last, -1: none */
     double written_at;
     /* The batch: its records, how many were decoded, its text. */
@@ -164,16 +176,18 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *runs, *iterations, *model, *buckets, *tally, *requests;
-    PyObject *iteration, *new_task; /* decoded.Iteration, decoded.NewTask */
-    PyObject *kinds;                /* the tuple KINDS */
+    PyObject *iteration, *new_task, *offload_step; /* decoded.Iteration, decoded.NewTask, decoded.OffloadStep */
+    PyObject *kinds;                               /* the tuple KINDS */
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
-        *text_end, *text_lose_place, *text_new_tasks, *text_requests;
+        *text_end, *text_lose_place, *text_new_tasks, *text_requests, *text_offloads, *text_submit, *text_start,
+        *text_finish, *text_deliver;
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
     DO(runs) DO(iterations) DO(model) DO(buckets) DO(tally) DO(requests) DO(iteration) DO(new_task) DO(kinds)          \
     DO(text_active_s) DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished)               \
-    DO(text_closed) DO(text_end) DO(text_lose_place) DO(text_new_tasks) DO(text_requests)
+    DO(text_closed) DO(text_end) DO(text_lose_place) DO(text_new_tasks) DO(text_requests)               \
+    DO(text_offloads) DO(text_submit) DO(text_start) DO(text_finish) DO(text_deliver) DO(offload_step)
 
 extern struct PyModuleDef reader_module;
 
