@@ -125,6 +125,7 @@ def fuzz(options: argparse.Namespace) -> None:
     packer = load("traceloop.exporters.otlp._packer", options.extension.replace("_reader", "_packer"))
     every = sorted({value for name, value in vars(layout).items() if name.startswith("R_")})
     hot = [-1.0, -2.0, -3.0, -4.0, -5.0, -7.0, -9.0, -10.0, -12.0, -13.0, -14.0, -28.0, -1024.0, -1026.0, 1.0, 65537.0]
+    hot += [-17.0, -18.0, -19.0, -20.0, -21.0]
     # Mostly those that C takes in itself.
     kinds = hot * 12 + every
     edges = [0.0, -0.0, 1.0, -1.0, 2.0, 3.0, 1e9, 1e15, 2.0**53, -(2.0**53), 2.0**63, 2.0**64, 1e300, -1e300, 5e-324]
@@ -197,6 +198,9 @@ def fuzz(options: argparse.Namespace) -> None:
         if not done % 1000:
             model.catch_up(decoded)
             model.finish(decoded, choice(edges), choice(edges))
+            for _ in range(8):
+                length = len(decoded.runs)
+                decoded.runs.waited(below(length + 1), below(length + 1), below(99), choice(edges), choice(edges), below(9))
             tally.add(decoded.runs, lambda kind, ident: (int(ident) % 7, bool(below(2))))
             cells = tally.take_cells()
             rows += len(cells) + sum(sum(tally.lengths(cell)) for cell, _, _, _ in cells)
