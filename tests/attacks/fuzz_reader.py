@@ -199,8 +199,8 @@ def fuzz(options: argparse.Namespace) -> None:
             model.catch_up(decoded)
             model.finish(decoded, choice(edges), choice(edges))
             for _ in range(8):
-                length = len(decoded.runs)
-                decoded.runs.waited(below(length + 1), below(length + 1), below(99), choice(edges), choice(edges), below(9))
+                least, most = below(len(decoded.runs) + 1), below(len(decoded.runs) + 1)
+                decoded.runs.waited(least, most, below(99), choice(edges), choice(edges), below(9))
             tally.add(decoded.runs, lambda kind, ident: (int(ident) % 7, bool(below(2))))
             cells = tally.take_cells()
             rows += len(cells) + sum(sum(tally.lengths(cell)) for cell, _, _, _ in cells)

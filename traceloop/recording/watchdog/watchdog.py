@@ -56,7 +56,7 @@ _PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
 # While all loops sleep, most of what a turn looks at can wait for so long (s).
-_QUIET = 0.8
+_QUIET = 0.4
 # The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
 _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
