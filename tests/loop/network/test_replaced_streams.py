@@ -9,6 +9,7 @@ import array
 import asyncio
 import errno
 import gc
+import os
 import socket
 import struct
 import sys
@@ -231,6 +232,63 @@ def test_a_view_with_gaps_is_refused(run):
         assert server.data == b""
 
     run(main)
+
+
+def test_a_view_without_a_length_is_refused(run):
+    async def main(loop):
+        client, server = await pair(loop, Peer, Peer)
+        with pytest.raises(TypeError):
+            client.transport.write(memoryview(b"a").cast("B", []))
+        client.transport.close()
+        await client.lost(), await server.lost()
+        assert server.data == b""
+
+    run(main)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="buffers are not written in Python")
+def test_a_buffer_that_closes_the_socket_reads_from_no_other(run):
+    """Its descriptor is another file's by then."""
+
+    class Closing:
+        def __init__(self, sock):
+            self.sock = sock
+
+        def __len__(self):
+            return 8
+
+        def __buffer__(self, flags):
+            if self.sock.fileno() >= 0:
+                number = self.sock.fileno()
+                self.sock.close()
+                os.dup2(other.fileno(), number)
+                taken.append(number)
+            return memoryview(bytearray(8))
+
+    class Reader(BufferedPeer):
+        def get_buffer(self, size_hint):
+            return Closing(self.transport._sock)
+
+    taken = []
+
+    async def main(loop):
+        client, server = await pair(loop, Peer, Reader)
+        client.transport.write(b"data")
+        error = await server.lost()
+        assert isinstance(error, OSError) and error.errno == errno.EBADF
+        assert other.recv(8) == b"kept"
+        client.transport.abort()
+        await client.lost()
+
+    other, writing = socket.socketpair()
+    with other, writing:
+        writing.send(b"kept")
+        other.setblocking(False)
+        try:
+            run(main)
+        finally:
+            for number in taken:
+                os.close(number)
 
 
 def test_exits_raised_by_a_protocol_end_the_loop(loop_factory):

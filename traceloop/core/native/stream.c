@@ -291,10 +291,11 @@ read_into_buffer(core_state *st, PyObject *self)
     PyObject *buffer = get_buffer(st, self);
     if (buffer == NULL)
         return fatal(st, self, "Fatal error: protocol.get_buffer() call failed.");
-    /* The protocol may have done anything meanwhile. */
-    int descriptor = descriptor_of(st, SLOT(self, st->streams.sock));
     Py_buffer view = {0};
-    if (descriptor < 0 || PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) < 0 || view.len == 0) {
+    int filled = PyObject_GetBuffer(buffer, &view, PyBUF_WRITABLE) == 0 && view.len > 0;
+    /* The protocol may have done anything meanwhile, and so may a buffer that is written in Python. */
+    int descriptor = filled ? descriptor_of(st, SLOT(self, st->streams.sock)) : -1;
+    if (descriptor < 0) {
         PyErr_Clear();
         if (view.obj != NULL)
             PyBuffer_Release(&view);
@@ -364,7 +365,8 @@ static int
 send_at_once(core_state *st, PyObject *self, PyObject *data)
 {
     Py_buffer view;
-    if (!may_send(st, self))
+    /* A view without dimensions has no length: TypeError. */
+    if (!may_send(st, self) || (PyMemoryView_Check(data) && PyMemoryView_GET_BUFFER(data)->ndim == 0))
         return 0;
     if (PyObject_GetBuffer(data, &view, PyBUF_SIMPLE) < 0) {
         PyErr_Clear();
