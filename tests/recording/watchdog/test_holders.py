@@ -208,6 +208,7 @@ EXPECTED = {
 }
 
 
+@pytest.mark.timing  # the watchdog has to look while each of the thirteen waits
 @pytest.mark.parametrize("core", CORES)
 def test_every_holder_is_named_in_the_report(tmp_path, core):
     report = report_of(tmp_path, PROGRAM, core, timeout=300)
