@@ -68,8 +68,9 @@ demo: $(BIN)/python ## install, then run examples/service.py under traceloop for
 	$(BIN)/traceloop run --report examples/service.py --seconds $(DEMO_SECONDS)
 
 test: debian-packages install lint ## everything that has to pass: lint, types, tests, CPython's tests on this interpreter
-	$(PYTEST) -n $(WORKERS) --dist worksteal -m "not slow and not timing"
-	@# With nothing beside them. Those that are run again are named and counted, and are few or it fails.
+	@# Those that are run again are named and counted, and are few or it fails: each is a fault to be looked into.
+	$(PYTEST) -n $(WORKERS) --dist worksteal --reruns 1 -m "not slow and not timing"
+	@# With nothing beside them.
 	$(PYTEST) -n 1 --reruns 2 -m "timing and not slow"
 	$(MAKE) conformance
 
