@@ -181,7 +181,7 @@ class Service:
         """A thread that asks for long computations in C, between which alone the interpreter can change threads."""
         while not self.stopped.wait(0.5):
             if "gil" in self.on:
-                _ = 7**500_000
+                pow(7, 500_000)
 
 
 def freeze() -> None:

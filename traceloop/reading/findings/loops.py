@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _LEAST_SHARE_OF_LINE: Final = 0.1
 # As many callbacks of one iteration are very many, and short.
 _MANY: Final = 50
+# A poll that is late by less is so by the kernel's timers, s.
+_SHORT_SECONDS: Final = 0.005
 _SHORT: Final = "Very many short callbacks run in one go"
 
 
@@ -244,6 +246,18 @@ def poll_late(scope: Scope) -> Iterator[Finding]:
             (f"{counted(delays.count, 'poll')} with a timeout, {seconds(delays.sum)} late in all",),
             "Other threads that hold the GIL, a busy machine and a suspended virtual machine do this: look for those.",
         )
+
+
+def late_polls(scope: Scope) -> float:
+    """Seconds by which polls were late, of those that were late by more than the kernel's timers are."""
+    return sum(_above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
+
+
+def _above(histogram: Histogram, least: float) -> float:
+    """The sum of a histogram's values from ``least`` on, each taken as its bucket's lower bound."""
+    bounds = histogram.bounds.fine
+    counts = histogram.counts
+    return sum(bounds[index - 1] * counts[index] for index in range(1, len(counts)) if bounds[index - 1] >= least)
 
 
 def is_poll_late(loop: LoopStatistics) -> bool:

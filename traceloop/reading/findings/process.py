@@ -1,4 +1,4 @@
-"""Rules on a whole process: heaps that grow, garbage collection, the processor, the GIL, and the record itself."""
+"""Rules on a whole process: heaps that grow, garbage collection, the processor, and the record itself."""
 
 from __future__ import annotations
 
@@ -6,24 +6,20 @@ from collections.abc import Iterator
 from typing import Final
 
 from ...record import layout
-from ..stalls.causes import GC, GIL
+from ..stalls.causes import GC
 from ..stalls.model import ProcessorTime
-from ..stalls.parts import stalls_of
 from ..statistics.growth import HeapGrowth
 from ..statistics.histograms import Histogram
 from ..units import count, counted, percent, seconds, size
 from . import loops, thresholds
 from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
-from .slow import Slow
-from .slow_runs import STARVED, held, kept_from_running
+from .slow_runs import STARVED, kept, kept_from_running
 
 # A loop waits while no processor of several is free: they must have run for longer than it waited.
 _OWN_THREADS: Final = 2.0
 _OWN: Final = "its other threads compute"
 _FOREIGN: Final = "the machine is busy with something else"
-# A poll that is late by less is so by the kernel's timers, s.
-_SHORT_SECONDS: Final = 0.005
 
 
 def heaps(scope: Scope) -> Iterator[Finding]:
@@ -178,8 +174,8 @@ def starved(scope: Scope) -> Iterator[Finding]:
     lost, blocked, worst = kept_from_running(scope, STARVED)
     # The watchdog's lateness is the loop's as far as that has something to do.
     active = max((loop.utilization(scope.now) for loop in scope.loops), default=0.0)
-    late = _late(scope, "starved")
-    polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
+    late = scope.late("starved")
+    polls = loops.late_polls(scope)
     # Slow runs of several loops lie beside each other: no loop waits for longer than it was observed.
     waited = min(max(lost, active * late, min(polls, late)), scope.observed_s)
     _, measured, others = scope.processor()
@@ -201,7 +197,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
             scope.process.slot,
             "",
             None,
-            tuple(_kept(worst, "that waited for a processor")),
+            tuple(kept(worst, "that waited for a processor")),
             "Raise the CPU limit (`resources.limits.cpu`), or leave it out and set the request; fewer threads use it "
             "up more slowly.",
         )
@@ -222,7 +218,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
         "",
         None,
         (
-            *_kept(worst, "that waited for a processor"),
+            *kept(worst, "that waited for a processor"),
             *_had(scope.processor()),
         ),
         "Run fewer processes and threads that compute on this machine, or give it more processors.",
@@ -240,56 +236,6 @@ def _had(times: ProcessorTime) -> Iterator[str]:
             f"the loop's thread ran for {seconds(times.ran)} and waited {seconds(times.waited)} for a processor; the "
             f"process's other threads ran for {seconds(times.others)}"
         )
-
-
-def gil(scope: Scope) -> Iterator[Finding]:
-    """Other threads of the process hold the GIL while the loop has work."""
-    lost, blocked, worst = kept_from_running(scope, GIL)
-    # A poll that returns late while the watchdog waited for the GIL as well did so for the same reason. (The watchdog
-    # alone says nothing: it also waits for a loop that computes.)
-    polls = sum(above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
-    waited = lost + min(polls, _late(scope, "gil"))
-    much = waited >= thresholds.GIL_SECONDS and waited >= thresholds.GIL_SHARE * scope.observed_s
-    if worst is None and not much:
-        return
-    cost = waited + blocked
-    yield Finding(
-        "gil-contention",
-        "",
-        scope.severity(cost) if much else NOTE,
-        "Other threads hold the GIL while the loop has work to do",
-        f"the loop's thread waited {seconds(waited)} of {seconds(scope.observed_s)}"
-        + (f"; callbacks waited {seconds(blocked)} behind it" if blocked else ""),
-        cost,
-        scope.process.slot,
-        "",
-        None,
-        tuple(_kept(worst, "that waited for the GIL")),
-        "Move the threads' computing to processes (`ProcessPoolExecutor`); C code that holds the GIL for long must be "
-        "called in smaller pieces or in another process.",
-    )
-
-
-def above(histogram: Histogram, least: float) -> float:
-    """The sum of a histogram's values from ``least`` on, each taken as its bucket's lower bound."""
-    bounds = histogram.bounds.fine
-    counts = histogram.counts
-    return sum(bounds[index - 1] * counts[index] for index in range(1, len(counts)) if bounds[index - 1] >= least)
-
-
-def _late(scope: Scope, reason: str) -> float:
-    try:
-        stalls = stalls_of(scope.process)
-    except LookupError:
-        return 0.0
-    return sum(index.late.get(reason, 0.0) for index in [*stalls.earlier, stalls.index])
-
-
-def _kept(worst: Slow | None, what: str) -> Iterator[str]:
-    if worst is not None:
-        if worst.reason == GIL and worst.example is not None:
-            yield from held(worst.example)
-        yield f"slow callbacks {what}: {counted(round(worst.runs), 'run')} of {worst.culprit}, {seconds(worst.seconds)}"
 
 
 def is_mostly_lost(records: int, dropped: int) -> bool:

@@ -59,11 +59,19 @@ class Scope:
         """What the loops' threads had of processors, as far as that was written down: of loops that had to wait much
         at times.
         """
+        return processor_times(self.indexes())
+
+    def indexes(self) -> list[StallIndex]:
+        """Of the processes that had this slot, one after the other; none where stalls are no part of the statistics."""
         try:
             stalls = stalls_of(self.process)
         except LookupError:
-            return ProcessorTime()
-        return processor_times([*stalls.earlier, stalls.index])
+            return []
+        return [*stalls.earlier, stalls.index]
+
+    def late(self, reason: str) -> float:
+        """Seconds by which the watchdog came late for this reason: gil, starved, suspended."""
+        return sum(index.late.get(reason, 0.0) for index in self.indexes())
 
     def waiting_share(self) -> float:
         """Of the time in which the loops' threads had work, the share in which they waited for a processor."""

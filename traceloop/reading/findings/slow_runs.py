@@ -12,7 +12,6 @@ from ...record.sites import UNKNOWN_LABEL, is_own_work
 from ..stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED
 from ..stalls.index import StallIndex
 from ..stalls.model import StallInfo
-from ..stalls.parts import stalls_of
 from ..units import counted, seconds
 from . import thresholds
 from .blocking_kinds import KINDS, BlockingKind, kind_of
@@ -56,12 +55,7 @@ def slow_of(scope: Scope) -> list[Slow]:
 
 
 def _find(scope: Scope) -> list[Slow]:
-    try:
-        stalls = stalls_of(scope.process)
-    except LookupError:
-        indexes: list[StallIndex] = []
-    else:
-        indexes = [*stalls.earlier, stalls.index]
+    indexes = scope.indexes()
     examples = _examples(indexes)
     busy = waits_for_processors(indexes, scope.observed_s)
     found: dict[tuple[str, str, str, str], Slow] = {}
@@ -291,8 +285,7 @@ def _is_start_up(scope: Scope, each: Slow) -> bool:
     info = each.example
     if info is None or round(each.runs) > 1 or not each.library:
         return False
-    stalls = stalls_of(scope.process)
-    return any(0.0 <= info.start - index.began <= _START_UP for index in (*stalls.earlier, stalls.index))
+    return any(0.0 <= info.start - index.began <= _START_UP for index in scope.indexes())
 
 
 def _harm(each: Slow) -> str:
@@ -410,6 +403,14 @@ def causes_of(scope: Scope) -> dict[str, str]:
         detail = f" ({each.kind.name})" if each.kind.name not in ("cpu", "waiting", "unknown") else ""
         out[each.culprit] = _SHORT_CAUSES.get(each.reason, each.reason) + detail
     return out
+
+
+def kept(worst: Slow | None, what: str) -> Iterator[str]:
+    """The slow runs that were kept from running, in a line: the costliest. what: continues "slow callbacks"."""
+    if worst is not None:
+        if worst.reason == GIL and worst.example is not None:
+            yield from held(worst.example)
+        yield f"slow callbacks {what}: {counted(round(worst.runs), 'run')} of {worst.culprit}, {seconds(worst.seconds)}"
 
 
 def kept_from_running(scope: Scope, reason: str) -> tuple[float, float, Slow | None]:

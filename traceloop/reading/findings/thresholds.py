@@ -63,6 +63,7 @@ THROTTLED_SHARE: Final = 0.02  # of the time in which the container's CPU limit 
 THROTTLED_SECONDS: Final = 0.2
 GIL_SHARE: Final = 0.05  # of the time in which threads of ours waited for the GIL
 GIL_SECONDS: Final = 0.5
+GIL_RETURNS_SHARE: Final = 0.2  # returns from polls, which wait some milliseconds each, count from this share on
 
 # The network.
 PAUSED_SHARE: Final = 0.1  # writing paused by peers that do not read, of the time observed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from ..statistics.histograms import Histogram
 from ..units import count, counted, seconds
-from . import executors, loops, peers, process, slow_runs, swallowed, tasks, thresholds, waiting
+from . import executors, gil, loops, peers, process, slow_runs, swallowed, tasks, thresholds, waiting
 from .model import NOTE, SEVERITIES, Finding, Verdict
 from .scope import Scope
 
@@ -37,7 +37,7 @@ RULES: Final[tuple[Rule, ...]] = (
     process.cancelled_timers,
     process.garbage,
     process.starved,
-    process.gil,
+    gil.contended,
     process.dropped,
     process.debug_mode,
 )

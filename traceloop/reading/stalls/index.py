@@ -42,7 +42,7 @@ class StallIndex:
     matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which the process stood
     still as a whole. began: when its first iteration that was read did, monotonic s. late: seconds by which the
     watchdog came late, by reason. processor: by ring and when its loop was first measured, how long the loop's thread
-    has run on a processor and waited for one since, s.
+    has run on a processor and waited for one since, s. gil: how the watchdog found the GIL.
     """
 
     def __init__(self, label_of: Callable[[int], str], threshold_for: Callable[[str, float], float]) -> None:
@@ -72,6 +72,7 @@ class StallIndex:
         self.began = _NEVER
         self.late = self._events.late
         self.processor = self._events.processor
+        self.gil = self._events.gil
 
     # -- what was recorded
 

@@ -157,6 +157,21 @@ class StallStack(NamedTuple):
     span: SpanContext | None
 
 
+class GilHeld:
+    """How the watchdog found the GIL while other threads of the process computed. held_s: for how long it was held, an
+    estimate; others_s: for how long they computed, which it was at most; waits, waited_s: how often the watchdog waited
+    for it, and for how long, s. by: CPU time (s) of the threads that were seen then, by their names and the frame of
+    the application at which they stood.
+    """
+
+    __slots__ = ("by", "held_s", "others_s", "waited_s", "waits")
+
+    def __init__(self) -> None:
+        self.held_s = self.others_s = self.waited_s = 0.0
+        self.waits = 0
+        self.by: dict[tuple[str, Frame], float] = {}
+
+
 class Congestion:
     """Iterations that were long for having many handles, none of them slow."""
 

@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from ...record.frames import Frame
+from ...record.frames import Frame, culprit_frame
 from ...record.holders import KINDS, Holder
 from ...record.sites import UNKNOWN_LABEL
 from ...record.throttles import Held
@@ -15,7 +15,7 @@ from ..decoding.decoded import Event, SpanContext
 from ..source_lines import source_line
 from ..statistics.throttling import held_of
 from .causes import Sample, is_sample
-from .model import OtherThreads, ProcessorTime, StackTaken, StallStack
+from .model import GilHeld, OtherThreads, ProcessorTime, StackTaken, StallStack
 
 _MAX_RUNS: Final = 4096
 _MAX_STACKS: Final = 32
@@ -28,6 +28,7 @@ _BUSY_MACHINE: Final = 0.1
 _MAX_HELD: Final = 4096
 _MAX_THREADS: Final = 64
 _MAX_NAMES: Final = 8
+_MAX_GIL_HOLDERS: Final = 256
 # Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
 _LATEST: Final = 2.0**33
 
@@ -53,8 +54,8 @@ class WatchdogEvents:
     seen: by ring and start of the run. last: by ring, the key of the stall seen last. lateness: from, until, reason
     and measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
     measurements by ring. processor: by ring and when its loop was first measured, what its thread has had of
-    processors since then. suspensions: (from, to) in which the process stood still as a whole.
-    modules: by file. fresh: stacks that came in, for those who report stalls while they last; the latest of them.
+    processors since then. gil: how it found the GIL. suspensions: (from, to) in which the process stood still as a
+    whole. modules: by file. fresh: stacks that came in, for those who report stalls while they last; the latest.
     """
 
     def __init__(self) -> None:
@@ -64,6 +65,7 @@ class WatchdogEvents:
         self.late: dict[str, float] = {}
         self.samples: deque[tuple[int, Sample]] = deque(maxlen=1024)
         self.processor: dict[tuple[int, float], ProcessorTime] = {}
+        self.gil = GilHeld()
         self.suspensions: deque[tuple[float, float]] = deque(maxlen=256)
         self.throttles: deque[Held] = deque(maxlen=_MAX_HELD)
         self.modules: dict[str, str] = {}
@@ -91,6 +93,8 @@ class WatchdogEvents:
             elif kind == "processor":
                 for ring, first, last in data["loops"]:
                     self._take_processor(int(ring), first, last)
+            elif kind == "gil":
+                self._take_gil(data)
             elif kind == "modules" and len(self.modules) < _MAX_MODULES:
                 self.modules.update({str(file): str(module) for file, module in data["files"].items()})
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
@@ -161,6 +165,26 @@ class WatchdogEvents:
         key = ring, float(first[0])
         if min(ran, waited, first[1], first[3]) >= 0.0 and (key in self.processor or len(self.processor) < _MAX_RUNS):
             self.processor[key] = ProcessorTime(ran, waited, max(0.0, process - ran))
+
+    def _take_gil(self, data: Mapping[str, Any]) -> None:
+        passed = max(0.0, _moment(data["to"]) - _moment(data["from"]))
+        turns, waits, waited = int(data["turns"]), int(data["waits"]), _moment(data["waited"])
+        if not 0 < waits <= turns:
+            return
+        by_others = 0.0
+        for _, first, last in data["loops"]:
+            if is_sample(first) and is_sample(last):
+                by_others = max(by_others, (last[2] - first[2]) - (last[1] - first[1]))
+        self.gil.held_s += min(passed * waits / turns, by_others)
+        self.gil.others_s += min(passed, by_others)
+        self.gil.waits += waits
+        self.gil.waited_s += waited
+        for each in _threads(data.get("threads") or ()):
+            if not each.frames:
+                continue
+            key = each.title, culprit_frame(each.frames) or each.frames[-1]
+            if key in self.gil.by or len(self.gil.by) < _MAX_GIL_HOLDERS:
+                self.gil.by[key] = self.gil.by.get(key, 0.0) + each.cpu_s
 
 
 def _starved_of(length: float, waited: float, loops: Iterable[tuple[int, Any, Any]]) -> float:

@@ -15,6 +15,7 @@ from time import monotonic
 from typing import Any
 
 from ..kernel_files import schedule_of_thread
+from .gil_waits import GilWaits
 from .thread_clocks import COUNTS_SWITCHES, switches
 from .watched_loop import Watched
 
@@ -39,6 +40,12 @@ class Lateness:
         self._process_cpu = 0.0
         self._own_wait = 0.0
         self._was_late = False
+        self._gil_waits = GilWaits(report)
+
+    def turn_begins(self, now: float, loops: Sequence[Watched]) -> None:
+        """Called before anything in a turn gives the GIL away."""
+        if self._due:
+            self._gil_waits.turn(now - self._due, lambda: switches() - self._switches, loops)
 
     def forget(self) -> None:
         """The thread begins anew: nothing was due."""
@@ -65,6 +72,8 @@ class Lateness:
         """
         if (end := monotonic()) - began >= _MIN_SUSPENSION:
             self._check(end, began, loops)
+        if not quiet:
+            self._gil_waits.poll(began, loops)
         self._due = due
         self._switches = switches()
         self._process_cpu = time.process_time()

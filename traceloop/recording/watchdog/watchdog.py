@@ -333,6 +333,7 @@ class Watchdog:
                 self._publish(now, 0.0)
                 return None
         found = self._under_way.begin(watched_loops, now)
+        self._lateness.turn_begins(now, watched_loops)
         with self._lock:
             quiet = now - self._looked_whole < _QUIET and self._is_quiet(now, watched_loops)
             size = 0
@@ -453,9 +454,8 @@ class Watchdog:
 
     def _look_at_missed(self, due: float) -> float:
         """Looks at what was found while the turn was held up; returns when to look again, at the latest at ``due``."""
-        missed = self._under_way.missed
-        while missed:
-            due = min(due, self._look(*missed.pop(0)))
+        while self._under_way.missed:
+            due = min(due, self._look(*self._under_way.missed.pop(0)))
         return due
 
     def _note_interrupted(self) -> None:
