@@ -58,6 +58,7 @@ def accelerated_stream(transport_class: type, native: ModuleType) -> type:
         "__module__": base.__module__,
         "__qualname__": base.__qualname__,
         "__doc__": base.__doc__,
+        "_own_write": native.Stream.write,
         "_python_write": base.write,
     }
     made: type = type(base.__name__, (native.Stream, base), members)

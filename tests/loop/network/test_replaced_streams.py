@@ -364,3 +364,28 @@ def test_a_protocol_that_is_exchanged_while_it_reads_is_let_go(run):
         await second.lost(), await server.lost()
 
     run(main)
+
+
+@pytest.mark.parametrize("pieces", [[b"some", b" pieces"], [b"L" * 9000, b"ong"] * 9])
+def test_writelines_calls_a_replaced_write_where_the_standard_one_does(run, pieces):
+    """That is before 3.12. A program that counts what both send would count it twice, or not at all."""
+
+    async def main(loop):
+        client, server = await pair(loop)
+        seen = []
+        write = client.transport.write
+
+        def counted(data):
+            seen.append(len(data))
+            write(data)
+
+        client.transport.write = counted
+        size = len(b"".join(pieces))
+        client.transport.writelines(piece for piece in pieces)
+        client.transport.writelines(pieces)
+        assert await server.received(2 * size) == b"".join(pieces) * 2
+        assert seen == ([size, size] if sys.version_info < (3, 12) else [])
+        client.transport.close()
+        await client.lost(), await server.lost()
+
+    run(main)

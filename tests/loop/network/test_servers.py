@@ -120,6 +120,8 @@ def test_serving_for_ever_until_cancelled(run):
         assert not server.is_serving()
         with pytest.raises(RuntimeError, match="is closed"):
             await server.serve_forever()
+        with pytest.raises(TypeError):
+            await server.start_serving()
         server = await loop.create_server(EchoPeer, "127.0.0.1", 0)
         serving = asyncio.create_task(server.serve_forever())
         await asyncio.sleep(0)

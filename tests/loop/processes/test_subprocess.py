@@ -425,3 +425,15 @@ def test_our_threaded_watcher_reaps_for_a_closed_loop(caplog):
     # Nobody could tell Popen, which would warn of a process that still runs.
     transport._proc.wait()
     assert any("is closed" in text for text in caplog.messages)
+
+
+def test_transports_have_the_names_that_stand_in_logs(run):
+    async def main():
+        process = await asyncio.create_subprocess_exec(*PYTHON, "input()", stdin=PIPE, stdout=PIPE)
+        transport = process._transport
+        ends = [transport, transport.get_pipe_transport(0), transport.get_pipe_transport(1)]
+        names = [repr(end).strip("<").split(" ")[0] for end in ends]
+        assert names == ["_UnixSubprocessTransport", "_UnixWritePipeTransport", "_UnixReadPipeTransport"]
+        await process.communicate(b"go on\n")
+
+    run(main())

@@ -90,7 +90,8 @@ class Server(asyncio.Server):
             return
         self._serving = True
         context = {"context": self._context} if _PASS_CONTEXT else {}
-        for sock in self._sockets or ():
+        sockets: Any = self._sockets  # None where the server is closed: TypeError
+        for sock in sockets:
             sock.listen(self._backlog)
             self._loop._start_serving(
                 self._protocol_factory,

@@ -146,7 +146,7 @@ class _PipeTransport:
             self._loop.call_soon(_standard.futures._set_result_unless_cancelled, waiter, None)
 
 
-class UnixReadPipeTransport(_PipeTransport, asyncio.ReadTransport):
+class _UnixReadPipeTransport(_PipeTransport, asyncio.ReadTransport):
     """The reading end of a pipe. Data goes to ``protocol.data_received``, the end to ``eof_received``."""
 
     max_size = _MAX_READ
@@ -227,7 +227,7 @@ class UnixReadPipeTransport(_PipeTransport, asyncio.ReadTransport):
         self._loop.call_soon(self._call_connection_lost, error)
 
 
-class UnixWritePipeTransport(_PipeTransport, FlowControl, asyncio.WriteTransport):
+class _UnixWritePipeTransport(_PipeTransport, FlowControl, asyncio.WriteTransport):
     """The writing end of a pipe, with flow control: what the pipe does not take at once waits in a buffer."""
 
     _polled_event = selectors.EVENT_WRITE

@@ -28,8 +28,8 @@ _PIPE = -1
 class _WritePipeProtocol(asyncio.BaseProtocol):
     """The protocol of the child's standard input; passes everything on to the process' transport."""
 
-    def __init__(self, process: UnixSubprocessTransport, fd: int) -> None:
-        self.proc: UnixSubprocessTransport | None = process
+    def __init__(self, process: _UnixSubprocessTransport, fd: int) -> None:
+        self.proc: _UnixSubprocessTransport | None = process
         self.fd = fd
         self.pipe: Any = None
         self.disconnected = False
@@ -63,7 +63,7 @@ class _ReadPipeProtocol(_WritePipeProtocol, asyncio.Protocol):
         self.proc._pipe_data_received(self.fd, data)
 
 
-class UnixSubprocessTransport(asyncio.SubprocessTransport):
+class _UnixSubprocessTransport(asyncio.SubprocessTransport):
     """A child process and its pipes. All of it is for the loop's thread.
 
     ``waiter`` is done when the pipes are connected. What the pipes say before ``connection_made`` is held

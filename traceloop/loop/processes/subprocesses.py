@@ -12,8 +12,8 @@ from typing import Any
 
 from ..loop_part import LoopPart
 from .child_watchers import PidfdChildWatcher, ThreadedChildWatcher, make_watcher
-from .pipe_transport import UnixReadPipeTransport, UnixWritePipeTransport
-from .subprocess_transport import UnixSubprocessTransport
+from .pipe_transport import _UnixReadPipeTransport, _UnixWritePipeTransport
+from .subprocess_transport import _UnixSubprocessTransport
 
 _base: Any = base_events
 
@@ -57,10 +57,10 @@ class SubprocessesMixin(LoopPart):
         return transport, protocol
 
     def _make_read_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
-        return UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
+        return _UnixReadPipeTransport(self, pipe, protocol, waiter, extra)
 
     def _make_write_pipe_transport(self, pipe: Any, protocol: Any, waiter: Any = None, extra: Any = None) -> Any:
-        return UnixWritePipeTransport(self, pipe, protocol, waiter, extra)
+        return _UnixWritePipeTransport(self, pipe, protocol, waiter, extra)
 
     # -- processes
 
@@ -173,7 +173,7 @@ class SubprocessesMixin(LoopPart):
                 # Raised before the process exists: it would never be reaped.
                 raise RuntimeError("asyncio.get_child_watcher() is not activated, subprocess support is not installed.")
             waiter = self.create_future()
-            transport = UnixSubprocessTransport(
+            transport = _UnixSubprocessTransport(
                 self,
                 protocol,
                 args,
@@ -211,7 +211,7 @@ class SubprocessesMixin(LoopPart):
                 self._watcher = make_watcher()
             return self._watcher
 
-    def _child_watcher_callback(self, pid: int, returncode: int, transport: UnixSubprocessTransport) -> None:
+    def _child_watcher_callback(self, pid: int, returncode: int, transport: _UnixSubprocessTransport) -> None:
         if sys.version_info >= (3, 14):
             transport._process_exited(returncode)
         elif sys.version_info >= (3, 12):

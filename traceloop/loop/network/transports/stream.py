@@ -33,6 +33,10 @@ if _HAS_SENDMSG:
 # Up to this many bytes, joining small pieces and one send cost less than sendmsg (11 against 15 us with two pieces).
 _JOINED_SIZE = 16 * 1024
 
+# Before 3.12 the standard transport's writelines calls write, and so does one that the program put in its place.
+_WRITELINES_IS_WRITE = sys.version_info < (3, 12)
+_WRITELINES = "write" if _WRITELINES_IS_WRITE else "writelines"
+
 _NOT_BYTES = (
     "data argument must be a bytes, bytearray, or memoryview object, not {!r}"
     if sys.version_info >= (3, 14)
@@ -222,6 +226,8 @@ class _SelectorSocketTransport(_SelectorTransport):
                     return
         self._queue(data, sent)
 
+    _own_write = write  # what the program has not replaced; the C core puts its own here
+
     def _queue(self, data: Any, sent: int) -> None:
         """Keeps what is left of ``data`` after ``sent`` bytes until the socket is ready again."""
         rest = _rest(data, sent)
@@ -236,10 +242,13 @@ class _SelectorSocketTransport(_SelectorTransport):
     def writelines(self, list_of_data: Any) -> None:
         """Sends several pieces with as few system calls and copies as can be."""
         if self._eof:
-            raise RuntimeError("Cannot call writelines() after write_eof()")
+            raise RuntimeError(f"Cannot call {_WRITELINES}() after write_eof()")
         if self._empty_waiter is not None:
-            raise RuntimeError("unable to writelines; sendfile is in progress")
+            raise RuntimeError(f"unable to {_WRITELINES}; sendfile is in progress")
         if not list_of_data:
+            return
+        if _WRITELINES_IS_WRITE and ("write" in self.__dict__ or type(self).write is not type(self)._own_write):
+            self.write(b"".join(list_of_data))
             return
         if (
             not self._buffer
@@ -247,7 +256,7 @@ class _SelectorSocketTransport(_SelectorTransport):
             and len(list_of_data) > 1
             and sum(map(len, list_of_data)) <= _JOINED_SIZE
         ):
-            self.write(b"".join(list_of_data))
+            self._own_write(b"".join(list_of_data))
             return
         # All of it is looked at before any is queued: a wrong item must not leave half a message behind.
         pieces = [data if type(data) is bytes else _bytes_view(data) for data in list_of_data]
