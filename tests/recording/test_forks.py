@@ -215,3 +215,51 @@ def test_a_child_without_hooks_closes_its_own_loop_and_not_its_parents(tmp_path,
     assert done.stdout == "1.0 0.0 True\n", done.stderr
     for folder in re.findall(r"the record is in (\S+);", done.stderr):
         subprocess.run(["rm", "-r", folder], check=True)
+
+
+# A thread stands for the watchdog's, which a busy machine may have stopped in the middle of its work.
+LOCKED = """
+import asyncio, ctypes, os, signal, sys, threading
+import traceloop
+from traceloop.recording.watchdog import process_watchdog
+
+sys.setswitchinterval(1000.0)  # the child has no other thread that could take the GIL
+
+async def main():
+    watchdog = process_watchdog._active
+    held, over = threading.Event(), threading.Event()
+    def hold():
+        with watchdog._looking, watchdog._lock:
+            held.set()
+            over.wait()
+    thread = threading.Thread(target=hold, daemon=True)
+    thread.start()
+    held.wait()
+    child = ctypes.PyDLL(None).fork()  # without the interpreter's hooks
+    if child == 0:
+        signal.alarm(60)
+        if sys.argv[1] == "loop":
+            asyncio._set_running_loop(None)
+            traceloop.run(asyncio.sleep(0))
+            os._exit(3)
+        sys.exit(3)
+    status = os.waitpid(child, 0)[1]
+    over.set()
+    thread.join()
+    print(os.waitstatus_to_exitcode(status))
+
+with traceloop.start(collector="none", report=False):
+    traceloop.run(main())
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 15), reason="a task's step cannot end in the child of a fork")
+@pytest.mark.parametrize("how", ["ends", "loop"])
+def test_a_child_without_hooks_waits_for_no_lock_of_its_parents_watchdog(tmp_path, how):
+    pytest.importorskip("ctypes")
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", LOCKED, how]
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    assert done.stdout == "3\n", done.stderr
+    for folder in re.findall(r"the record is in (\S+);", done.stderr):
+        subprocess.run(["rm", "-r", folder], check=True)

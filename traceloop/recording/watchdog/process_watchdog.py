@@ -24,16 +24,27 @@ def watchdog_of(process: Process) -> Watchdog | None:
     global _active
     if process.pid != os.getpid() or process.left or not _HAS_GIL:
         return None
-    if _active is None or _active._process is not process:
-        if _active is not None:
-            _active.end()
+    active = _own()
+    if active is None or active._process is not process:
+        if active is not None:
+            active.end()
         _active = Watchdog(process, process.settings.slow_patterns, process.settings.threshold_for)
     return _active
 
 
+def _own() -> Watchdog | None:
+    """The watchdog, where it is this process's. A fork from C runs none of the hooks below: its child has its parent's,
+    whose thread is not there, and may have left locked what `end` takes.
+    """
+    if _active is not None and _active._process.pid != os.getpid():
+        _after_fork_in_child()
+    return _active
+
+
 def _before_fork() -> None:
-    if _active is not None:
-        _active.stop()
+    active = _own()
+    if active is not None:
+        active.stop()
 
 
 def _after_fork_in_parent() -> None:
@@ -55,20 +66,23 @@ def _after_fork_in_child() -> None:
 
 def pause() -> None:
     """No thread of ours until a loop flushes next."""
-    if _active is not None:
-        _active.pause()
+    active = _own()
+    if active is not None:
+        active.pause()
 
 
 def withdraw() -> None:
     """No dumps on demand from now on: there may be no right to take their advertisement back later."""
-    if _active is not None:
-        _active.faults.withdraw(for_good=True)
+    active = _own()
+    if active is not None:
+        active.faults.withdraw(for_good=True)
 
 
 def end() -> None:
     """This process ends: no watchdog from now on."""
-    if _active is not None:
-        _active.end()
+    active = _own()
+    if active is not None:
+        active.end()
 
 
 # After logging's own hooks, and hence before them at a fork: the thread may be waiting for a handler's lock.
