@@ -6,7 +6,6 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
-from xml.sax.saxutils import quoteattr
 
 import click
 
@@ -15,6 +14,7 @@ from traceloop.record.text import printable
 
 from . import programs
 from .errors import unwritable
+from .junit import as_junit
 from .runs import open_record, read, settings_of
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ def _conclude(
         if json_file is not None:
             _write(json_file, json.dumps(_document(judged, ran, dropped, mostly_lost), indent=2) + "\n")
         if junit is not None:
-            _write(junit, _junit(judged))
+            _write(junit, as_junit(judged, ran))
     except OSError as error:
         raise unwritable(error.filename, error) from None
     if not all(each.kept for each in judged):
@@ -223,21 +223,3 @@ def _document(judged: Sequence[Judgement], ran: int, dropped: int, mostly_lost: 
             for each in judged
         ],
     }
-
-
-def _junit(judged: Sequence[Judgement]) -> str:
-    """JUnit's XML as CI servers read it: a suite with a test for each budget."""
-    broken = sum(not each.kept for each in judged)
-    lines = ['<?xml version="1.0" encoding="utf-8"?>']
-    lines.append(f'<testsuite name="traceloop check" tests="{len(judged)}" failures="{broken}" errors="0" skipped="0">')
-    for each in judged:
-        case = f'  <testcase classname="traceloop.check" name={quoteattr(each.title)} time="0"'
-        if each.kept:
-            lines.append(f"{case}/>")
-            continue
-        texts = [printable(offender.text, 1000) for offender in each.offenders]
-        lines.append(f"{case}>")
-        # An attribute's value keeps what is no markup as it is, and line breaks as references.
-        lines.append(f"    <failure type={quoteattr(each.budget)} message={quoteattr(chr(10).join(texts))}/>")
-        lines.append("  </testcase>")
-    return "\n".join([*lines, "</testsuite>", ""])

@@ -122,6 +122,7 @@ def _text(found: dict[str, list[Change]], machine: str, full: bool, color: bool,
     from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER
 
     style = Style(color, width)
+    found = {key: _named(rows) for key, rows in found.items()}
     kind, headline = _headline(found)
     lines = [{SLOWER: style.bad, SOME_SLOWER: style.warn, FASTER: style.good}.get(kind, str)(clean(headline))]
     lines += [machine] if machine else []
@@ -136,6 +137,21 @@ def _text(found: dict[str, list[Change]], machine: str, full: bool, color: bool,
         if left:
             lines.append(style.dim(f"    and {left} more (--full)"))
     return lines
+
+
+def _named(rows: list[Change]) -> list[Change]:
+    """The same with names as people read them: plumbing by what it does, and by its function where several do that."""
+    from traceloop.record.plumbing import readable
+
+    words = {each.name: readable(each.name) for each in rows}
+    doing = Counter(words.values())
+
+    def named(label: str) -> str:
+        if doing[words[label]] == 1:
+            return words[label]
+        return f"{words[label]} ({label.rpartition('.')[2]})" if words[label] != label else label
+
+    return [each._replace(name=named(each.name)) for each in rows]
 
 
 def _headline(found: dict[str, list[Change]]) -> tuple[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,10 @@ from traceloop.settings import Settings
 
 #: Characters of a command in a line that says which run was chosen.
 _SHOWN = 60
+#: PIDs of other runs in that line.
+_OTHERS = 8
+#: A run that has lasted so long is rather a service than a script.
+_SETTLED_NS = 5_000_000_000
 
 
 class _Folder(click.Path):
@@ -166,16 +171,29 @@ def choose_run(which: str | None) -> str:
         raise click.ClickException(
             f"process {which} is not traced, or its record is not readable by this user; `traceloop ps` lists what is"
         )
-    if which is None and len(runs) > 1:
-        chosen, *others = [_root_or_first(folder) for folder in reversed(runs)]
-        command = command_of(runs[-1])
+    if len(runs) == 1:
+        return runs[0]
+    now_ns = time.time_ns()
+    chosen = max(runs, key=lambda folder: _worth_watching(folder, now_ns))
+    if which is None:
+        command = command_of(chosen)
+        others = [str(_root_or_first(folder)) for folder in runs if folder != chosen]
         click.echo(
-            f"traceloop: {len(runs)} programs are traced; this is {chosen}, "
+            f"traceloop: {len(runs)} programs are traced; this is {_root_or_first(chosen)}, "
             f"{command if len(command) <= _SHOWN else command[: _SHOWN - 3] + '...'}; name one of the others by its "
-            f"PID: {', '.join(map(str, reversed(others)))}",
+            f"PID: {', '.join(others[-_OTHERS:])}{' and more (traceloop ps)' if len(others) > _OTHERS else ''}",
             err=True,
         )
-    return runs[-1]
+    return chosen
+
+
+def _worth_watching(folder: str, now_ns: int) -> tuple[bool, bool, int]:
+    """What a run is chosen by where several go on: one that records, and is no script that may be over in a moment; of
+    these the one that began last.
+    """
+    began = described(folder).get("started_ns")
+    began_ns = began if isinstance(began, int) else 0
+    return bool(living_processes(folder)), now_ns - began_ns >= _SETTLED_NS, began_ns
 
 
 def _nothing_in(which: str) -> click.ClickException:

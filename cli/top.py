@@ -37,8 +37,9 @@ def command(which: str | None, interval: float, once: bool, width: int | None) -
     heaps: keys 1 to 6, or Tab. There s sorts by the next column and r turns the order round; / asks for a text, and
     only rows that have it are shown (Escape: all). The space bar stops the picture and lets it go on.
 
-    Without an argument the run of yours that was started last; else that of the process PID, or the one that keeps
-    its record in the folder RECORD. It reads the record beside the collector: the program does not notice.
+    Without an argument the run of yours that was started last, among those that have lasted for 5 s; else that of the
+    process PID, or the one that keeps its record in the folder RECORD. It reads the record beside the collector: the
+    program does not notice.
     """
     folder = choose_run(which)
     from traceloop.exporters.text.live_view import LiveView

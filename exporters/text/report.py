@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import textwrap
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 
 from traceloop.reading.findings.scope import Scope
 from traceloop.reading.findings.slow_runs import causes_of
@@ -22,22 +22,31 @@ from traceloop.record.sites import UNKNOWN_LABEL
 from . import (
     report_blocking,
     report_findings,
+    report_loops,
     report_profile,
     report_requests,
     report_resources,
     report_stalls,
     report_waits,
 )
-from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table
+from .tables import Style, bar, clean, count, counted, percent, seconds, shorten, size, table, visible
 
 #: Rows of a table of callbacks.
 TOP = 10
-#: Loops of one process that are shown in full: those with the most callbacks.
+#: Loops of one process that are shown: those with the most callbacks.
 TOP_LOOPS = 8
+#: In the short report, more loops than these are a row each; of more processes, these are shown, and a row each.
+FEW_LOOPS = 2
+FEW_PROCESSES = 2
 _QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
 
 #: Rows of a table of the short report.
-FEW = 5
+FEW = 4
+# Callbacks with less of the time are left out of the short report, but the first.
+_LEAST_SHARE = 0.01
+
+
+_MORE = "All tables: traceloop report --full. The words: traceloop explain reading-a-report"
 
 
 def report(statistics: Statistics, color: bool = False, width: int = 100, full: bool = False) -> str:
@@ -50,13 +59,16 @@ def report(statistics: Statistics, color: bool = False, width: int = 100, full: 
         judged = verdict(statistics)
         lines = [style.bold(line) for line in textwrap.wrap(f"traceloop: {_overview(statistics)}", style.width)]
         lines += ["", *report_findings.findings(judged, style, len(statistics.processes), full)]
-        for _, process in sorted(statistics.processes.items()):
-            lines += ["", *_process(process, style, full)]
-        if statistics.processes and not full:
-            lines += [
-                "",
-                style.dim("All tables: traceloop report --full. The words: traceloop explain reading-a-report"),
-            ]
+        told = {name for found in judged.troubles if found.who is not None for name in found.who[::3]}
+        processes = [process for _, process in sorted(statistics.processes.items())]
+        shown = processes if full else sorted(processes, key=lambda each: -_runs_of(each))[:FEW_PROCESSES]
+        for process in processes:
+            if process in shown:
+                lines += ["", *_process(process, style, full, told)]
+        if len(processes) > len(shown):
+            lines += ["", *report_loops.processes([each for each in processes if each not in shown], style)]
+        if processes and not full:
+            lines += ["", *(style.dim(line) for line in textwrap.wrap(_MORE, style.width))]
     return "\n".join(lines) + "\n"
 
 
@@ -103,7 +115,12 @@ def _spans_sent(statistics: Statistics) -> list[str]:
 # -- a process
 
 
-def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str]:
+def _runs_of(process: ProcessStatistics) -> int:
+    return sum(loop.callbacks.runs for loop in process.loops.values())
+
+
+def _process(process: ProcessStatistics, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
+    """One process. ``told``: the functions that the findings name."""
     scope = Scope(process, time.monotonic())
     facts = [f"pid {process.pid}"] if process.pid else []
     if process.processes > 1:
@@ -115,22 +132,19 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
     command = clean(str(process.description.get("command", "")))
     line = f"{title}  {rest}  "
     yield style.bold(title) + style.dim(f"  {rest}  {shorten(command, max(10, style.width - len(line)))}".rstrip())
-    yield "  " + ", ".join(_usage(process, style))
-    busiest = sorted(process.loops.values(), key=lambda loop: -loop.callbacks.runs)
-    shown = busiest[:TOP_LOOPS]
-    for loop in process.loops.values():
-        if loop in shown:
-            yield ""
-            yield from _loop(loop, scope, style, full)
-    if len(busiest) > len(shown):
-        runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
+    yield from _wrapped(_usage(process, style, full), ", ", style)
+    loops = list(process.loops.values())
+    if len(loops) > FEW_LOOPS and not full:
+        yield from report_loops.loops(loops, style, TOP_LOOPS)
         yield ""
-        yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
+        yield from _most_time(loops, style, FEW, _LEAST_SHARE)
+    else:
+        yield from _loops(loops, scope, style, full, told)
     lines = report_profile.profile(process, style, full)
     if lines:
         yield ""
         yield from lines
-    stalls = report_stalls.stalls(process, style, full)
+    stalls = report_stalls.stalls(process, style) if full else []
     if stalls:
         yield ""
         yield from stalls
@@ -162,13 +176,26 @@ def _process(process: ProcessStatistics, style: Style, full: bool) -> Iterator[s
         yield from grown
 
 
-def _usage(process: ProcessStatistics, style: Style) -> Iterator[str]:
+def _wrapped(parts: Iterable[str], between: str, style: Style) -> Iterator[str]:
+    """The parts in a row, on as many lines as they take. They may be painted."""
+    line = ""
+    for part in parts:
+        if line and visible(line) + len(between) + visible(part) > style.width - 2:
+            yield f"  {line}{between.rstrip()}"
+            line = f"  {part}"
+        else:
+            line += between + part if line else part
+    if line:
+        yield f"  {line}"
+
+
+def _usage(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str]:
     usage = process.usage
     if usage is not None:
         yield f"memory {size(usage.resident_bytes)} (at most {size(process.most_resident_bytes)})"
     elif process.most_resident_bytes:
         yield f"memory at most {size(process.most_resident_bytes)}"
-    if process.memory.most_blocks:
+    if process.memory.most_blocks and full:
         yield f"{count(process.memory.most_blocks)} allocated blocks at most"
     pauses = process.collections.pauses
     if pauses:
@@ -188,7 +215,21 @@ def _usage(process: ProcessStatistics, style: Style) -> Iterator[str]:
 # -- a loop
 
 
-def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool) -> Iterator[str]:
+def _loops(loops: list[LoopStatistics], scope: Scope, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
+    busiest = sorted(loops, key=lambda loop: -loop.callbacks.runs)
+    shown = busiest[:TOP_LOOPS]
+    for loop in loops:
+        if loop in shown:
+            if full or len(loops) > 1:
+                yield ""
+            yield from _loop(loop, scope, style, full, told)
+    if len(busiest) > len(shown):
+        runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
+        yield ""
+        yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
+
+
+def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
     active, idle = loop.times()
     share = active / (active + idle) if active + idle else 0.0
     title = f"Loop {clean(loop.label)}"
@@ -196,20 +237,19 @@ def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool) -> Itera
         title += f" ({loop.loops} loops, one after the other)"
     yield "  " + style.bold(title)
     paint = style.bad if share > 0.9 else style.warn if share > 0.7 else style.good
-    yield (
-        f"    active {seconds(active)} {paint(bar(share, 20))} {percent(share)}, idle {seconds(idle)}; "
-        f"{counted(loop.iterations, 'iteration')} with {counted(loop.callbacks.runs, 'callback')}"
-    )
+    yield f"    active {seconds(active)} {paint(bar(share, 20))} {percent(share)}, idle {seconds(idle)}"
     if loop.running_at_end:
         yield "    " + style.bad("its process ended while the loop was running handles")
     elif loop.is_open and (running := loop.running_seconds()) > 1.0:
         yield "    " + style.bad(f"has been running for {seconds(running)} without a poll")
-    yield "    " + "; ".join(_tasks_and_timers(loop))
+    facts = ["; ".join(_counts(loop)), *([] if full else _percentiles(loop))]
+    for each in facts:
+        yield from textwrap.wrap(each, style.width, initial_indent="    ", subsequent_indent="      ")
     sections = (
-        _delays_and_durations(loop, style, full),
-        _most_time(loop, style, TOP if full else FEW),
+        _delays_and_durations(loop, style) if full else [],
+        _most_time([loop], style, TOP) if full else _most_time([loop], style, FEW, _LEAST_SHARE),
         report_resources.tasks(loop, style, full),
-        _slow(loop, scope, style, TOP if full else FEW),
+        _slow(loop, scope, style, TOP) if full else _slow(loop, scope, style, FEW, told),
     )
     for lines in sections:
         if lines:
@@ -217,7 +257,8 @@ def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool) -> Itera
             yield from lines
 
 
-def _tasks_and_timers(loop: LoopStatistics) -> Iterator[str]:
+def _counts(loop: LoopStatistics) -> Iterator[str]:
+    yield f"{counted(loop.iterations, 'iteration')} with {counted(loop.callbacks.runs, 'callback')}"
     finished = loop.tasks_finished()
     ends = [f"{count(number)} {outcome}" for outcome, number in finished.items() if number and outcome != "result"]
     text = f"tasks: {count(loop.tasks_created)} made, {count(sum(finished.values()))} ended"
@@ -236,15 +277,23 @@ def _tasks_and_timers(loop: LoopStatistics) -> Iterator[str]:
     yield from report_resources.transports(loop)
 
 
-def _delays_and_durations(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
-    """Percentiles of what ran; in full by kind of callback."""
+def _percentiles(loop: LoopStatistics) -> Iterator[str]:
+    """How late callbacks ran, and how long."""
+    for title, family in (("schedule delay", loop.callbacks.delays), ("duration", loop.callbacks.durations)):
+        every = Histogram().merge(family.values())
+        if every.count:
+            parts = [f"{seconds(every.quantile(share))} {name}" for share, name in _QUANTILES[:-1]]
+            yield f"{title} of callbacks: {', '.join(parts)}, {seconds(every.maximum)} longest"
+
+
+def _delays_and_durations(loop: LoopStatistics, style: Style) -> list[str]:
+    """Percentiles of what ran, by kind of callback."""
     rows: list[list[str]] = []
     empty = Histogram()
     for title, family in (("schedule delay", loop.callbacks.delays), ("duration", loop.callbacks.durations)):
         kinds = sorted(family.items(), key=lambda each: -each[1].count)
         if len(kinds) > 1:
             kinds.insert(0, ("all", Histogram().merge(family.values())))
-        kinds = kinds if full else kinds[:1]
         for position, (kind, histogram) in enumerate(kinds or [("all", empty)]):
             rows.append(
                 [title if position == 0 else "", kind, count(histogram.count)]
@@ -273,9 +322,10 @@ def _by_name(callbacks: Iterable[CallbackTotals]) -> list[CallbackTotals]:
     return list(out.values())
 
 
-def _most_time(loop: LoopStatistics, style: Style, limit: int) -> list[str]:
-    """The callbacks that took most time."""
-    callbacks = sorted(_by_name(loop.callbacks.callbacks.values()), key=lambda each: -each.seconds)
+def _most_time(loops: list[LoopStatistics], style: Style, limit: int, least: float = 0.0) -> list[str]:
+    """The callbacks that took most time, up to ``limit``; behind the first none with less than this share of it."""
+    every = (each for loop in loops for each in loop.callbacks.callbacks.values())
+    callbacks = sorted(_by_name(every), key=lambda each: -each.seconds)
     total = sum(each.seconds for each in callbacks)
     rows = [
         [
@@ -286,8 +336,8 @@ def _most_time(loop: LoopStatistics, style: Style, limit: int) -> list[str]:
             seconds(each.seconds / each.runs if each.runs else 0.0),
             seconds(each.longest_s),
         ]
-        for each in callbacks[:limit]
-        if each.seconds > 0.0
+        for position, each in enumerate(callbacks[:limit])
+        if each.seconds > (least * total if position else 0.0)
     ]
     left_out = len(callbacks) - len(rows)
     lines = table(style, ["callbacks by time", "runs", "time", "share", "mean", "longest"], rows)
@@ -296,14 +346,15 @@ def _most_time(loop: LoopStatistics, style: Style, limit: int) -> list[str]:
     return lines
 
 
-def _slow(loop: LoopStatistics, scope: Scope, style: Style, limit: int) -> list[str]:
-    """The slow callbacks: whose fault, why, and what they did to others."""
+def _slow(loop: LoopStatistics, scope: Scope, style: Style, limit: int, told: Container[str] = ()) -> list[str]:
+    """The slow callbacks: whose fault, why, and what they did to others; without those that were told of."""
     threshold = seconds(loop.callbacks.threshold)
     if not loop.callbacks.slow:
         if threshold == "∞":
             return ["    " + style.dim("no callback counts as slow: loop.slow_callback_duration is infinite")]
         return ["    " + style.good(f"no callback ran for {threshold} or longer")]
     slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].seconds)
+    slow = [each for each in slow if each[0][0 if each[0][1] == UNKNOWN_LABEL else 1] not in told]
     causes = causes_of(scope)
     rows = [
         [
@@ -343,11 +394,13 @@ def _executors(executors: list[ExecutorTotals], style: Style, full: bool) -> lis
                 seconds(each.return_delays.quantile(0.99)),
             ]
         )
-    lines = ["  " + style.bold("Executors")]
+    lines = ["  " + style.bold("Executors")] if full else []
     header = ["executor", "runs", "gave up", "time", "queued p50", "p99", "ran p50", "p99", "returned p99"]
     if not any(each.gave_up for each in executors):
         header, rows = [*header[:2], *header[3:]], [[*row[:2], *row[3:]] for row in rows]
     lines += table(style, header, rows)
+    if not full:
+        return lines
     for each in executors:
         lines += report_resources.workers(each, style)
     functions = [
@@ -356,7 +409,7 @@ def _executors(executors: list[ExecutorTotals], style: Style, full: bool) -> lis
     functions.sort(key=lambda each: -each[2].seconds)
     rows = [
         [name, label, count(totals.runs), seconds(totals.seconds), seconds(totals.seconds / max(1, totals.runs))]
-        for label, name, totals in functions[: TOP if full else FEW]
+        for label, name, totals in functions[:TOP]
         if totals.runs
     ]
     if rows:

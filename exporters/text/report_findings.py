@@ -11,6 +11,8 @@ from .tables import Style, clean, counted
 
 #: Findings that are shown with all they have; of the rest only the title.
 SHOWN = 8
+#: Lines of evidence of one finding in the short report.
+_EVIDENCE = 2
 
 
 def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = False) -> list[str]:
@@ -25,7 +27,7 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
         lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first")]
     limit = len(troubles) if full else SHOWN
     for number, found in enumerate(troubles[:limit], 1):
-        lines += ["", *_finding(number, found, style, processes)]
+        lines += ["", *_finding(number, found, style, processes, full)]
     for number, found in enumerate(troubles[limit:], limit + 1):
         lines += _wrap(f"{number}  {found.title}: {found.harm}", 0, style, hang=3)
     if notes:
@@ -38,19 +40,26 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     return lines
 
 
-def _finding(number: int, found: Finding, style: Style, processes: int) -> Iterator[str]:
+def _finding(number: int, found: Finding, style: Style, processes: int, full: bool) -> Iterator[str]:
     paint = style.bad if found.severity == CRITICAL else style.warn
     where = f" (process {found.process})" if processes > 1 else ""
     for line in _wrap(f"{number:>2}  {found.title}{where}", 0, style, hang=4):
         yield paint(line)
     yield from _wrap(found.harm, 4, style)
-    for line in found.evidence:
+    for line in found.evidence[: None if full else _EVIDENCE]:
         yield from (style.dim(each) for each in _wrap(line, 4, style))
     # The first line of the stack is in the title already.
     if len(found.stack) > 1:
         yield from (style.dim(each) for each in _wrap("called by " + ", by ".join(found.stack[1:]), 4, style))
-    yield from _wrap(f"What to do: {found.remedy}", 4, style)
-    yield "    " + style.dim(f"More: {found.explained_by}")
+    *lines, last = _wrap(f"What to do: {found.remedy}", 4, style)
+    yield from lines
+    # On a line of its own where it does not fit: it is there to be copied.
+    more = f"More: {found.explained_by}"
+    if len(last) + 1 + len(more) <= style.width:
+        yield f"{last} {style.dim(more)}"
+    else:
+        yield last
+        yield "    " + style.dim(more)
 
 
 def _wrap(text: str, indent: int, style: Style, hang: int = 0) -> list[str]:

@@ -12,8 +12,7 @@ from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, counted, seconds, table
 
-_ROWS = 8
-_SLOWEST = 5
+_FEW = 5
 _GROUPS = ("running", "ready", "executor", "waiting")
 # What the details of a part are called in a sentence.
 _WORDS = {
@@ -32,24 +31,26 @@ _WORDS = {
 
 
 def requests(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
-    """A row for each name, most time first, with the mean of each part; nothing where no request was answered."""
+    """A row for each name, most time first, with the mean of each part; nothing where no request was answered. In full
+    also the slowest ones."""
     known = requests_of(process)
     if known is None or not known.by_name:
         return []
     ranked = known.most()
-    shown = ranked if full else ranked[:_ROWS]
+    shown = ranked if full else ranked[:_FEW]
     rows = [_row(name, totals) for name, totals in shown]
     header = ["requests", "count", "p50", "p99", *_GROUPS, "at p99 most"]
     lines = table(style, header, rows)
-    lines.append(style.dim("    running to waiting: of one request, on average"))
+    if full:
+        lines.append(style.dim("    running to waiting: of one request, on average"))
     if len(ranked) > len(shown):
         lines.append(style.dim(f"    and {counted(len(ranked) - len(shown), 'more name')}"))
     if known.incomplete:
         lines.append(style.dim(f"    {counted(known.incomplete, 'request')} could not be followed to the end"))
-    lines.append("")
-    slowest = known.slowest()
-    rows = [_slow(request) for request in (slowest if full else slowest[:_SLOWEST])]
-    return lines + table(style, ["slowest requests", "most of all", "took", *_GROUPS], rows, names=2)
+    if not full:
+        return lines
+    rows = [_slow(request) for request in known.slowest()]
+    return [*lines, "", *table(style, ["slowest requests", "most of all", "took", *_GROUPS], rows, names=2)]
 
 
 def _row(name: str, totals: NameTotals) -> list[str]:

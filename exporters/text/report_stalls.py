@@ -32,20 +32,17 @@ class _Stall(NamedTuple):
     ended: bool
 
 
-def stalls(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
-    """What is known of the stalls of a process slot; nothing where there were none. The findings have the worst: in
-    short, this says only who waited for whom.
+def stalls(process: ProcessStatistics, style: Style) -> list[str]:
+    """What is known of the stalls of a process slot; nothing where there were none. For the full report: the findings
+    have the worst.
     """
     try:
         known = stalls_of(process)
     except LookupError:
         return []
     indexes = [*known.earlier, known.index]
-    parts = [_matrix(indexes, style, _PAIRS if full else _FEW)]
-    if full:
-        parts = [_worst(indexes, style), *parts, _congestion(indexes, style)]
     lines: list[str] = []
-    for part in parts:
+    for part in (_worst(indexes, style), _matrix(indexes, style), _congestion(indexes, style)):
         if part:
             lines += ["", *part] if lines else part
     return ["  " + style.bold("Stalls"), *lines] if lines else []
@@ -161,7 +158,7 @@ def _place(frame: tuple[str, int, str, str]) -> str:
 # -- who paid
 
 
-def _matrix(indexes: list[StallIndex], style: Style, limit: int) -> list[str]:
+def _matrix(indexes: list[StallIndex], style: Style) -> list[str]:
     """Blockers and victims, by what the victims waited."""
     pairs = sum_of(index.matrix for index in indexes)
     ordered = sorted(pairs.items(), key=lambda each: (each[1].exact, each[1].at_most), reverse=True)
@@ -174,12 +171,12 @@ def _matrix(indexes: list[StallIndex], style: Style, limit: int) -> list[str]:
             # What the blocker itself had put in waited somewhere between nothing and this.
             f"{count(entry.own_handles)}, up to {seconds(entry.at_most)}" if entry.own_handles else "",
         ]
-        for (callback, culprit, victim), entry in ordered[:limit]
+        for (callback, culprit, victim), entry in ordered[:_PAIRS]
         if entry.exact > 0.0 or entry.own_handles
     ]
     lines = table(style, ["who blocked", "who waited", "times", "waited", "put in by itself"], rows, names=2)
-    if len(ordered) > limit:
-        lines.append(style.dim(f"    and {counted(len(ordered) - limit, 'more pair')}"))
+    if len(ordered) > _PAIRS:
+        lines.append(style.dim(f"    and {counted(len(ordered) - _PAIRS, 'more pair')}"))
     return lines
 
 

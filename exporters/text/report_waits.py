@@ -11,7 +11,7 @@ from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, counted, percent, seconds, table
 
-_ROWS = 8
+_ROWS = 3
 #: Waiting that is a server's or a worker's rest rather than a problem is left to `--full` and the metrics.
 _LEAST_SECONDS = 1.0
 #: A look at all tasks that takes so long (s) is one of many tasks: a part of them is looked at.
@@ -32,16 +32,17 @@ def waits(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
     shown = found if full else found[:_ROWS]
     rows = [_row(each) for each in shown]
     lines = table(style, header, rows, names=3)
+    notes = []
     if any(row[4].startswith("~") for row in rows):
-        shorter = f"waits shorter than {seconds(process.waits.period)} are seen by chance"
-        lines.append(style.dim(f"    ~ estimated: {shorter}"))
+        notes.append(f"~ estimated: waits shorter than {seconds(process.waits.period)} are seen by chance")
+    if len(found) > len(shown):
+        notes.append(f"and {counted(len(found) - len(shown), 'more place')} (--full)")
+    if notes:
+        lines.append(style.dim(f"    {'; '.join(reversed(notes))}"))
     period = process.waits.period
     if period >= _MANY_SECONDS:
         part = f"{percent(LOOK_SECONDS / period)} of them a second, each once in {seconds(period)}"
         lines.append(style.dim(f"    there were too many tasks to look at each: {part}"))
-    if len(found) > len(shown):
-        more = counted(len(found) - len(shown), "more place")
-        lines.append(style.dim(f"    and {more} (--full shows all)"))
     return lines
 
 

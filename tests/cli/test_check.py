@@ -7,12 +7,15 @@ import os
 import signal
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from pathlib import Path
 
 import pytest
+import xmlschema
 
 from tests.helpers.exported import PROGRAM, record, traceloop
 from tests.helpers.made_statistics import Made
-from traceloop.reading.budgets import Budgets, judge
+from traceloop.cli.junit import as_junit
+from traceloop.reading.budgets import Budgets, Judgement, Offender, judge
 from traceloop.reading.statistics.callbacks import SlowTotals
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.record import files, layout
@@ -20,11 +23,14 @@ from traceloop.record import files, layout
 # What it waits for a processor is taken off: enough is left, however busy the machine is.
 SLEEPS = """
 async def sleeper():
-    time.sleep(0.4)
+    time.sleep(1.5)  # long enough for the watchdog to see it on a busy machine
 async def main():
     await asyncio.create_task(sleeper())
 run(main())
 """
+
+
+JUNIT = xmlschema.XMLSchema(Path(__file__).with_name("junit.xsd"))
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +55,11 @@ def test_a_broken_budget_names_the_offender(kept, tmp_path):
     assert late["kept"] and not slow["kept"] and slow["offenders"][0]["where"].startswith(place)
     suite = ElementTree.parse(xml).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
-    failed = [case.get("name") for case in suite if case.find("failure") is not None]
+    JUNIT.validate(str(xml))
+    failed = [case.get("name") for case in suite.findall("testcase") if case.find("failure") is not None]
     assert failed == ["max-callback 10.0 ms", "no-slow"]
-    assert "__main__.sleeper" in suite[0].find("failure").get("message")
+    (failure,) = suite.findall("testcase")[0]
+    assert failure.get("message").startswith("__main__.sleeper, ") and failure.text.startswith(failure.get("message"))
 
 
 def test_budgets_that_are_kept(kept):
@@ -83,6 +91,16 @@ def test_an_offender_is_called_as_in_the_report(callback, words):
     (offender,) = no_slow.offenders
     assert offender.text == f"{words}, 1 time, 700 ms at most"
     assert offender.name == callback  # for programs
+
+
+def test_junit_of_names_that_are_markup_or_no_text_at_all():
+    names = ['</failure><![CDATA["&', "a\x00\x1b[2J\ufffe\udc80b", "line\nline", "\U0001f600 " * 1000]
+    offenders = tuple(Offender(name, "1.00 s", 1.0, "app.f (app.py:1)") for name in names)
+    text = as_junit([Judgement("max-callback", "50.0 ms", offenders), Judgement("no-slow", "", ())], 7)
+    JUNIT.validate(text)
+    (failure,) = ElementTree.fromstring(text.encode()).iter("failure")
+    lines = failure.text.splitlines()
+    assert len(lines) == 4 and lines[0] == failure.get("message") == '</failure><![CDATA["&, 1.00 s: app.f (app.py:1)'
 
 
 def test_tasks_that_are_destroyed_are_a_leak(tmp_path):

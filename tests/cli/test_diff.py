@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.helpers.exported import record, traceloop
-from traceloop.cli.diff import _headline
+from traceloop.cli.diff import _headline, _named
 from traceloop.reading.comparison import (
     FASTER,
     ONLY_A,
@@ -121,6 +121,22 @@ def test_the_first_line_gives_no_false_all_clear(requests, delay, kind, line):
     found = {"requests": requests, "callbacks": [], "schedule_delay": [change("all callbacks", delay, 2.0)]}
     said, text = _headline(found)
     assert said == kind and text.startswith(line)
+
+
+def test_plumbing_is_called_by_what_it_does():
+    labels = [
+        "app.handler",
+        "traceloop.loop.network.transports.stream.StreamTransport._read_ready",
+        "traceloop.loop.network.servers.Server._accept",
+        "traceloop.loop.network.servers.Server._accepted",
+    ]
+    named = [each.name for each in _named([change(label, SAME) for label in labels])]
+    assert named == [
+        "app.handler",
+        "reading from connections",
+        "accepting connections (_accept)",
+        "accepting connections (_accepted)",
+    ]
 
 
 def test_what_it_refuses(records, tmp_path):

@@ -8,12 +8,14 @@ import time
 
 import pytest
 
+from tests.helpers.made_statistics import SITES, Made
 from traceloop.exporters.text import tables as text_tables
 from traceloop.exporters.text.names import shorten_name
 from traceloop.exporters.text.report import report, summary
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
 from traceloop.reading.new_statistics import new_statistics
+from traceloop.reading.site_names import SiteNames
 from traceloop.recording import process
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -56,12 +58,14 @@ def test_the_summary_is_one_line_with_the_worst_by_name(statistics):
 
 def test_the_report_says_what_happened(statistics):
     text = report(statistics, color=False, width=120)
-    assert "Loop MainThread" in text
-    for word in ("active", "idle", "schedule delay", "duration", "p99.9", "timers:", "tasks:", "memory", "Executors"):
-        assert word in text
-    line = next(line for line in text.splitlines() if "quick" in line)
+    whole = report(statistics, color=False, width=120, full=True)
+    words = ["active", "idle", "schedule delay", "duration", "timers:", "tasks:", "memory", "Loop MainThread", "queued"]
+    assert [word for word in words if word not in text] == []
+    words += ["p99.9", "Executors", "who blocked", "offloaded functions by time", "allocated blocks"]
+    assert [word for word in words if word not in whole] == []
+    line = next(line for line in whole.splitlines() if "quick" in line)
     assert " 303 " in line or " 306 " in line  # three tasks, a hundred sleeps each, and their last step
-    assert "time.sleep" in text
+    assert "time.sleep" in whole
 
 
 def test_the_steps_of_one_thing_are_one_row():
@@ -96,7 +100,7 @@ def test_the_steps_of_one_thing_are_one_row():
 @pytest.mark.parametrize("width", [60, 80, 100, 200])
 @pytest.mark.parametrize("color", [False, True])
 def test_tables_keep_to_the_width_and_line_up(statistics, width, color):
-    text = report(statistics, color=color, width=width)
+    text = report(statistics, color=color, width=width, full=True)
     assert bool(ESCAPE.search(text)) == color
     lines = ESCAPE.sub("", text).splitlines()
     assert not any(line != line.rstrip() for line in lines)
@@ -105,6 +109,39 @@ def test_tables_keep_to_the_width_and_line_up(statistics, width, color):
     if width >= 80:
         tables = [line for line in table if "active" not in line]
         assert all(len(line) <= width for line in tables)
+
+
+def test_the_short_report_keeps_to_the_width(statistics):
+    for width in (80, 100, 200):
+        lines = report(statistics, width=width).splitlines()
+        assert [line for line in lines if len(line) > width] == []
+        assert len(lines) < 40
+
+
+def test_of_many_loops_each_is_a_row_of_the_short_report():
+    made = Made()
+    for number in range(1, 13):
+        made.loop = made.process.open_loop(f"worker-{number}", 1 + number, 0.0, None, None)
+        made.ran("app.prices.load", number, 0.001)
+    lines = report(made.statistics, width=120).splitlines()
+    (head,) = (at for at, line in enumerate(lines) if line.split()[:1] == ["loop"])
+    shown = [line.split()[0] for line in lines[head + 1 : head + 9]]
+    assert shown == [f"worker-{number}" for number in range(12, 4, -1)]
+    assert lines[head + 9].strip() == "and 5 more loops with 10 callbacks"
+    assert any(line.split()[:2] == ["app.prices.load", "78"] for line in lines)  # of all loops together
+    assert sum(line.startswith("  Loop ") for line in report(made.statistics, full=True).splitlines()) == 8
+
+
+def test_of_many_processes_two_are_shown_and_each_other_is_a_row():
+    made = Made()
+    for number in range(1, 6):
+        made.process = made.statistics.attach(number, SiteNames(SITES))
+        made.loop = made.process.open_loop("MainThread", 1, 0.0, None, None)
+        made.ran("app.prices.load", number, 0.001)
+    lines = report(made.statistics, width=120).splitlines()
+    assert [line.split()[1] for line in lines if line.startswith("Process ")] == ["4", "5"]
+    (head,) = (at for at, line in enumerate(lines) if line.split()[:2] == ["other", "processes"])
+    assert [line.split()[1].rstrip(",") for line in lines[head + 1 : head + 5]] == ["3", "2", "1", "0"]
 
 
 def test_an_empty_run_has_a_report_too():

@@ -66,7 +66,7 @@ def test_the_report_tells_at_which_line_the_workers_of_a_full_pool_stand(tmp_pat
     line = PROGRAM.splitlines().index("    stuck.get()") + 1
     assert (place["workers"], place["function"], place["line"]) == (2, "__main__.take", line)
     assert place["inside"] == "threading.Condition.wait"
-    text = subprocess.run([sys.executable, "-m", "traceloop", "report", str(kept)], **options).stdout
+    text = subprocess.run([sys.executable, "-m", "traceloop", "report", "--full", str(kept)], **options).stdout
     assert f"2 of 2 workers stood at app.py:{line} in take, in threading.Condition.wait" in text
 
 

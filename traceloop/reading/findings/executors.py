@@ -55,12 +55,11 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
     ranked = sorted(saturation.fillers.items(), key=lambda item: -item[1].seconds)
     function, filler = ranked[0]
     who = scope.who(function)
-    evidence = [f"full for {seconds(saturation.seconds)}; the longest wait {seconds(saturation.longest)}"]
+    evidence = _stood(totals)
     for name, each in ranked[:3]:
         waiters = sorted(each.waiters.items(), key=lambda item: -item[1])[:2]
         those = ", ".join(f"{waiter} {seconds(spent)}" for waiter, spent in waiters)
         evidence.append(f"calls waited {seconds(each.seconds)} for workers that {name} had: {those}")
-    evidence += _stood(totals)
     askers = _askers(scope)
     itself = bool(askers) and len(filler.waiters) > 0 and any(name != function for name in filler.waiters)
     harm = f"{counted(saturation.waits, 'call')} waited {seconds(waited)} for a worker"
@@ -77,8 +76,9 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
             "",
             who,
             (
-                *evidence,
                 *(f"threads ask the loop and wait: {counted(made, 'task')} made by {name}" for name, made in askers),
+                f"full for {seconds(saturation.seconds)}; the longest wait {seconds(saturation.longest)}",
+                *evidence,
             ),
             "Never wait in a worker (`run_coroutine_threadsafe(...).result()`) for what needs a worker of the same "
             "pool: give the inner calls an executor of their own, or make the outer function a coroutine.",

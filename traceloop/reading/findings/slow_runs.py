@@ -353,7 +353,8 @@ def _evidence(each: Slow) -> Iterator[str]:
         guess = " (a guess)" if parts.guess else ""
         measured = f": {seconds(parts.cpu)} of CPU time" if parts.cpu >= 0.0 else ""
         yield f"of the longest run of {seconds(each.longest)}: {_CAUSES.get(parts.cause, parts.cause)}{guess}{measured}"
-    yield from held(info)
+    if each.kind.name != "sleep" or info.holder is not None:  # who sleeps waits for nobody
+        yield from held(info)
     if parts.processor_wait >= 0.01:
         yield f"{seconds(parts.processor_wait)} of it waited for a processor"
     if parts.throttled >= 0.01:
