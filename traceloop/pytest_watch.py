@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +32,7 @@ from .record.sites import Site, site_of
 from .recording import blocking_calls
 from .recording.blocking_calls import Call
 from .recording.process import current_process, existing_process
+from .recording.tasks import destroyed_watchers
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ _SHOWN = 10
 #: Slow callbacks, and leaked tasks, that a failure names one by one.
 _NAMED = 5
 _FRAMES = 12
-#: What is measured of a run's waiting for a processor may be too little by so much, s.
-_BLUR = 0.05
 #: Of a shorter run no stack is looked for, s.
 _LEAST_WITH_STACK = 0.01
 #: For how long the watchdog's last words about a slow run are waited for, s.
@@ -109,6 +108,7 @@ class Watch:
         self.dropped = 0
         self.leaks = Leaks()
         rebinding.running_loop_watchers.append(self.leaks.loop_runs)
+        destroyed_watchers.append(self.leaks.destroyed)
         self._untraced = rebinding.untraced
         self._follower: Any = None
 
@@ -154,7 +154,7 @@ class Watch:
         for ring, run, callback in slow:
             info = self._info(ring, run)
             length = run[2] - run[1]
-            seconds = net_seconds(length, info, _BLUR, most)
+            seconds = net_seconds(length, info, most)
             if seconds > limit:
                 out.append(_slow_text(length, length - seconds, callback, limit, info))
         if len(out) > _NAMED:
@@ -346,40 +346,49 @@ def _exchange_threshold(seconds: float) -> float:
 
 
 class Leaks:
-    """Tasks that a test has made and left behind: of a loop that is still open, or cancelled by `asyncio.Runner`.
+    """Tasks that a test has made and left behind: of a loop that is open or closed by now, cancelled by
+    `asyncio.Runner`, or collected by the garbage collector before they were done.
 
     `asyncio.run` cancels what is left before anybody else can look, in a run of the loop of its own: `loop_runs` sees
     it begin. `begin` and `end` are called around the test.
     """
 
     def __init__(self) -> None:
-        self._before: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._cancelled: list[str] = []
+        self._before: dict[int, weakref.ref[Any]] = {}
+        self._left: dict[int, str] = {}
 
     def begin(self) -> None:
-        """The test begins: what is there by now is its fixtures'."""
-        self._cancelled = []
-        self._before = weakref.WeakSet(self._pending())
+        """The test begins: what is there by now is its fixtures', or an earlier test's."""
+        self._left = {}
+        self._before = {id(task): weakref.ref(task) for task in self._pending()}
 
     def end(self) -> list[str]:
         """The test is over: what it left, a line for each."""
-        left, self._cancelled = self._cancelled, []
-        left += [_describe(task) for task in self._pending() if task not in self._before]
-        self._before = weakref.WeakSet()
-        return left
+        self._add(self._pending())
+        left, self._left = self._left, {}
+        return list(left.values())
 
     def loop_runs(self, loop: Any) -> None:
         """A loop begins to run in this thread (None: has ended)."""
-        if loop is None or not _is_below("_cancel_all_tasks"):
-            return
-        self._cancelled += [_describe(task) for task in asyncio.all_tasks(loop) if task not in self._before]
+        if loop is not None and _is_below("_cancel_all_tasks"):
+            self._add(asyncio.all_tasks(loop))
+
+    def destroyed(self, task: Any) -> None:
+        """A task is destroyed that is not done. By identity: the collector may have cleared the weak references."""
+        if self._before.pop(id(task), None) is None:
+            self._left[id(task)] = _describe(task)
+
+    def _add(self, tasks: Iterable[Any]) -> None:
+        for task in tasks:
+            known = self._before.get(id(task))
+            if known is None or known() is not task:
+                self._left[id(task)] = _describe(task)
 
     @staticmethod
     def _pending() -> Iterator[Any]:
         process = existing_process()
         for loop in list(process.loops) if process is not None else ():
-            if not loop.is_closed():
-                yield from asyncio.all_tasks(loop)
+            yield from asyncio.all_tasks(loop)
 
 
 def _is_below(function: str) -> bool:
@@ -394,11 +403,14 @@ def _is_below(function: str) -> bool:
 
 
 def _describe(task: Any) -> str:
-    """`NAME: module.qualname, waits at FILE:LINE`; the line is where the task's own coroutine stands."""
+    """`NAME: module.qualname, at FILE:LINE`; the line is where the task's own coroutine stands. Of one that has been
+    closed, `NAME: qualname, of FILE:LINE`, where it is defined.
+    """
     coroutine = task.get_coro()
     frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
     name = getattr(coroutine, "__qualname__", type(coroutine).__name__)
     if frame is None:
-        return f"{task.get_name()}: {name}"
+        code = getattr(coroutine, "cr_code", None) or getattr(coroutine, "gi_code", None)
+        return f"{task.get_name()}: {name}" + (f", of {code.co_filename}:{code.co_firstlineno}" if code else "")
     module = frame.f_globals.get("__name__", "")
     return f"{task.get_name()}: {module}.{name}, at {frame.f_code.co_filename}:{frame.f_lineno}"

@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from .statistics.process import ProcessStatistics
     from .statistics.run import Statistics
 
-#: What is measured of a run's waiting for a processor may be too little by this share of it, since on a starved machine
-#: the watchdog that measures comes late too.
-BLUR_SHARE: Final = 0.15
 #: Kinds of findings that are leaks.
 LEAKS: Final = frozenset(("task-leak", "timer-leak", "memory-leak", "lost-tasks"))
 _MAX_OFFENDERS: Final = 200
@@ -78,18 +75,21 @@ class Judgement(NamedTuple):
         return f"{self.budget} {self.limit}".strip()
 
 
-def net_seconds(length: float, info: StallInfo | None, blur: float = 0.0, most: float = inf) -> float:
+def net_seconds(length: float, info: StallInfo | None, most: float = inf) -> float:
     """How long a run was without what the machine owes it, s: 0 where its process was stopped as a whole.
 
-    ``blur``: s by which the measured wait may be too small. ``most``: s that its thread can have waited at all.
+    Where the samples around a run leave open how long it waited for a processor, it waited for as long as they allow.
+    Where that is most of the time in which it did not compute, the rest of that time is taken off too: another thread,
+    the watchdog for one, held the GIL and waited for a processor itself. ``most``: s that its thread can have waited.
     """
-    if info is None:
-        return length - (most if most < inf else 0.0)
-    if info.parts.cause == SUSPENDED:
+    if info is not None and info.parts.cause == SUSPENDED:
         return 0.0
-    if info.parts.processor_wait < 0.0:
+    if info is None or info.parts.processor_wait < 0.0:
         return length - (most if most < inf else 0.0)
-    return length - min(most, info.parts.processor_wait * (1 + BLUR_SHARE) + blur)
+    waited = min(most, max(info.parts.processor_wait, info.parts.longest_wait))
+    if info.parts.cpu >= 0.0 and waited > (length - info.parts.cpu) / 2:
+        return min(length, info.parts.cpu)
+    return length - waited
 
 
 def judge(statistics: Statistics, budgets: Budgets) -> list[Judgement]:

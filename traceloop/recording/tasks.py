@@ -18,6 +18,9 @@ _RESULT = layout.OUTCOME * layout.OUTCOME_RESULT
 _EXCEPTION = layout.OUTCOME * layout.OUTCOME_EXCEPTION
 _CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
 
+#: Called with each task that is destroyed while it is pending, in the thread in which the garbage collector runs.
+destroyed_watchers: list[Callable[[Any], None]] = []
+
 
 class Tasks:
     """``stamps`` is the recorder's: under the key 0 it says that there is something in ``created``."""
@@ -147,6 +150,8 @@ class Tasks:
 
     def destroyed(self, task: Any) -> None:
         """``task`` was destroyed while it was pending, as the exception handler reports."""
+        for watcher in destroyed_watchers:
+            watcher(task)
         ident = getattr(task, "_loop_ident", 0.0)
         if ident and not task.done():
             self.abandoned += 1

@@ -6,7 +6,9 @@ import math
 
 import pytest
 
+from traceloop.reading.budgets import net_seconds
 from traceloop.reading.stalls.causes import CPU, GC, GIL, OFF_CPU, SUSPENDED, is_sample, parts_of
+from traceloop.reading.stalls.model import StallInfo
 
 
 def between(begin, end, *, cpu=0.0, process=None, wait=0.0, slices=0):
@@ -25,6 +27,7 @@ CASES = {
     "clocks that are not read": (UNKNOWN, [], [], "", False),
     "it computed": (between(10, 11, cpu=1.0), [], [], CPU, False),
     "it computed for most of it": (between(10, 11, cpu=0.6), [], [], CPU, False),
+    "a collection that waited itself": (between(10, 11, cpu=0.05, wait=0.94), [(10.1, 0.8)], [], GC, True),
     "it slept": (between(10, 11, cpu=0.01), [], [], OFF_CPU, False),
     "others computed and it woke for the GIL": (between(10, 11, cpu=0.05, process=1.0, slices=150), [], [], GIL, False),
     "others computed and it slept": (between(10, 11, cpu=0.05, process=1.0, slices=3), [], [], OFF_CPU, False),
@@ -69,6 +72,26 @@ def test_a_sum_is_between_its_bounds():
     assert 0.0 <= parts.cpu <= 1.0 and parts.guess
 
 
+def test_a_wait_is_the_runs_though_it_is_counted_when_it_ends():
+    """The kernel counts a wait at its end: measured in the middle of one, nothing has been waited for yet."""
+    samples = [
+        (10.0, 5.0, 7.0, 1.0, 10),
+        (10.6, 5.0, 7.0, 1.0, 10),
+        (10.9, 5.1, 7.1, 1.8, 12),
+        (11.0, 5.1, 7.1, 1.9, 13),
+    ]
+    parts = parts_of(10.0, 11.0, samples)
+    assert parts.processor_wait == pytest.approx(0.9) == parts.longest_wait
+    assert parts.cpu == pytest.approx(0.1)
+
+
+def test_as_much_as_a_run_can_have_waited():
+    """Measured before it and after it, at a distance: all that was waited for may have been in it."""
+    parts = parts_of(10.0, 11.0, between(9.5, 11.5, cpu=0.5, wait=0.9))
+    assert parts.longest_wait == pytest.approx(0.9) and parts.processor_wait < 0.6
+    assert parts_of(10.0, 11.0, between(10.0, 10.75, wait=0.5)).longest_wait == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("value", "is_one"),
     [
@@ -85,3 +108,20 @@ def test_a_sum_is_between_its_bounds():
 )
 def test_measurements_out_of_a_record(value, is_one):
     assert is_sample(value) is is_one
+
+
+def test_what_the_machine_owes_a_run_is_taken_off():
+    """Of a run of 1 s: what is left as its own."""
+
+    def net(cpu, wait, most=10.0):
+        parts = parts_of(10.0, 11.0, between(10, 11, cpu=cpu, wait=wait))
+        run = StallInfo(0, 10.0, 11.0, 0.0, "app.work", "app.work", {}, [], parts, None, 0, True, None)
+        return net_seconds(1.0, run, most)
+
+    assert net(cpu=0.1, wait=0.2) == pytest.approx(0.8)
+    # It waited most of the time: whatever else it waited for, its holder may have waited for a processor too.
+    assert net(cpu=0.1, wait=0.6) == pytest.approx(0.1)
+    assert net(cpu=0.6, wait=0.1) == pytest.approx(0.9)
+    # No more than the thread can have waited.
+    assert net(cpu=0.1, wait=0.6, most=0.1) == pytest.approx(0.9)
+    assert net_seconds(1.0, None, 0.3) == pytest.approx(0.7) and net_seconds(1.0, None) == 1.0

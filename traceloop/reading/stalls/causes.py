@@ -31,7 +31,8 @@ _LARGEST: Final = 2.0**53
 
 class Parts(NamedTuple):
     """What a run's time was, s; -1 where it is not known. guess: the bounds do not decide the cause ("": unknown).
-    throttled: the part of ``processor_wait`` in which a container's CPU limit held the process.
+    throttled: the part of ``processor_wait`` in which a container's CPU limit held the process. longest_wait: as much
+    as ``processor_wait`` can have been, by the samples around the run.
     """
 
     cause: str
@@ -41,11 +42,15 @@ class Parts(NamedTuple):
     processor_wait: float
     suspended: float
     throttled: float = 0.0
+    longest_wait: float = -1.0
 
 
 class _Bounded(NamedTuple):
+    """measured: the upper bound without the time at either end that no samples lie around."""
+
     low: float
     high: float
+    measured: float
 
     @property
     def middle(self) -> float:
@@ -65,29 +70,33 @@ def parts_of(
     gc = sum((_overlap(start, end, begin, begin + duration) for begin, duration in collections), 0.0)
     series = sorted({tuple(map(float, sample)) for sample in samples if is_sample(sample)})
     cpu = _during(start, end, [(sample[0], sample[1]) for sample in series if sample[1] >= 0.0])
-    wait = _during(start, end, [(sample[0], sample[3]) for sample in series if sample[3] >= 0.0])
-    known_cpu = cpu.middle if cpu is not None else -1.0
-    known_wait = wait.middle if wait is not None else -1.0
+    wait = _during(start, end, _counted_at_once([(sample[0], sample[3]) for sample in series if sample[3] >= 0.0]))
+
+    def said(cause: str, guess: bool = False) -> Parts:
+        known_cpu = cpu.middle if cpu is not None else -1.0
+        known_wait, longest_wait = (wait.middle, wait.measured) if wait is not None else (-1.0, -1.0)
+        return Parts(cause, guess, known_cpu, gc, known_wait, suspended, longest_wait=longest_wait)
+
     if length <= 0.0:
-        return Parts("", False, known_cpu, gc, known_wait, suspended)
+        return said("")
     if suspended >= length / 2:
-        return Parts(SUSPENDED, False, known_cpu, gc, known_wait, suspended)
+        return said(SUSPENDED)
     rest = length - suspended
-    if gc >= rest / 2:
-        return Parts(GC, False, known_cpu, gc, known_wait, suspended)
-    if cpu is None:
-        return Parts("", False, known_cpu, gc, known_wait, suspended)
     # Waiting for a processor is the machine's doing: it is reported separately, and what remains decides.
     waited = wait.middle if wait is not None else 0.0
-    half = max(0.0, rest - waited) / 2
-    off = max(0.0, rest - cpu.middle - waited)
     # Where it waited for a processor nearly all the time, what remains is too little to tell by.
     starved = waited >= _STARVED * rest
+    if gc >= rest / 2:
+        return said(GC, starved)
+    if cpu is None:
+        return said("")
+    half = max(0.0, rest - waited) / 2
+    off = max(0.0, rest - cpu.middle - waited)
     if cpu.middle >= half:
-        return Parts(CPU, starved or cpu.low < half, known_cpu, gc, known_wait, suspended)
+        return said(CPU, starved or cpu.low < half)
     guess = starved or cpu.high > half
     gil, sure = _waits_for_gil(series, off)
-    return Parts(GIL if gil else OFF_CPU, guess or not sure, known_cpu, gc, known_wait, suspended)
+    return said(GIL if gil else OFF_CPU, guess or not sure)
 
 
 def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, bool]:
@@ -121,6 +130,18 @@ def _overlap(start: float, end: float, begin: float, until: float) -> float:
     return max(0.0, min(end, until) - max(start, begin))
 
 
+def _counted_at_once(series: list[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Time waited, as it would be if the kernel counted it while it passes: it counts a wait when that ends.
+
+    A sample in the middle of a wait lacks it, and the next one has more than the time between the two.
+    """
+    out = series[:]
+    for index in range(len(out) - 2, -1, -1):
+        (t0, v0), (t1, v1) = out[index : index + 2]
+        out[index] = t0, max(v0, v1 - (t1 - t0))
+    return out
+
+
 def _during(start: float, end: float, series: list[tuple[float, float]]) -> _Bounded | None:
     """How far a clock that never runs faster than the time advanced from start to end; None where nothing tells."""
     low = high = covered = 0.0
@@ -135,4 +156,4 @@ def _during(start: float, end: float, series: list[tuple[float, float]]) -> _Bou
         covered += inside
     if covered < (end - start) / 2:
         return None
-    return _Bounded(low, high + (end - start - covered))
+    return _Bounded(low, high + (end - start - covered), high)
