@@ -59,7 +59,7 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
             at = time.strftime(" at %H:%M:%S", time.localtime(process.noted_ns / 1e9)) if process.noted_ns else ""
             click.echo(f"traceloop: a snapshot of process {process.pid}, taken{at} while it ran")
     for crash in crashes:
-        click.echo(f"traceloop: {crash}; `traceloop report {folder}` shows its record")
+        click.echo(f"traceloop: {crash}")
     click.echo(report(statistics, color=color, width=max(60, columns), full=full), nl=False)
 
 

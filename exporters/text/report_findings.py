@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from traceloop.reading.findings.model import CRITICAL, NOTE, Finding, Verdict
 
@@ -13,6 +13,8 @@ from .tables import Style, clean, counted
 SHOWN = 8
 #: Lines of evidence of one finding in the short report.
 _EVIDENCE = 2
+#: Processes in which a finding is the same, that are named.
+_OTHERS = 4
 
 
 def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = False) -> list[str]:
@@ -23,13 +25,16 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
         lines = [style.good(line) for line in _wrap(f"No trouble found: {verdict.basis}.", 0, style)]
         for sentence in verdict.busy:
             lines += _wrap(f"{sentence}.", 0, style)
-    else:
-        lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first")]
-    limit = len(troubles) if full else SHOWN
-    for number, found in enumerate(troubles[:limit], 1):
-        lines += ["", *_finding(number, found, style, processes, full)]
-    for number, found in enumerate(troubles[limit:], limit + 1):
-        lines += _wrap(f"{number}  {found.title}: {found.harm}", 0, style, hang=3)
+    groups = _groups(troubles)
+    if troubles:
+        together = "; each once that several processes have" if len(groups) < len(troubles) else ""
+        lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first{together}")]
+    limit = len(groups) if full else SHOWN
+    for number, (found, *others) in enumerate(groups[:limit], 1):
+        lines += ["", *_finding(number, found, others, style, processes, full)]
+    for number, (found, *others) in enumerate(groups[limit:], limit + 1):
+        also = f"; {_likewise(others)}" if others else ""
+        lines += _wrap(f"{number}  {found.title}: {found.harm}{also}", 0, style, hang=3)
     if notes:
         lines.append("")
         for found in notes[: None if full else SHOWN]:
@@ -40,12 +45,34 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     return lines
 
 
-def _finding(number: int, found: Finding, style: Style, processes: int, full: bool) -> Iterator[str]:
+def _groups(troubles: Iterable[Finding]) -> list[list[Finding]]:
+    """The findings that several processes have alike (workers of a server), each group where its worst one stands."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for found in troubles:
+        those = groups.setdefault((found.kind, found.title), [])
+        if any(each.process == found.process for each in those):
+            groups[found.kind, f"{found.title} {len(groups)}"] = [found]  # two of one process are two
+        else:
+            those.append(found)
+    return list(groups.values())
+
+
+def _likewise(others: list[Finding]) -> str:
+    some = "; ".join(f"in process {each.process} {each.harm}" for each in others[:_OTHERS])
+    more = f"; and in {counted(len(others) - _OTHERS, 'more process', 'more processes')}"
+    return f"likewise {some}" + (more if len(others) > _OTHERS else "")
+
+
+def _finding(
+    number: int, found: Finding, others: list[Finding], style: Style, processes: int, full: bool
+) -> Iterator[str]:
     paint = style.bad if found.severity == CRITICAL else style.warn
     where = f" (process {found.process})" if processes > 1 else ""
     for line in _wrap(f"{number:>2}  {found.title}{where}", 0, style, hang=4):
         yield paint(line)
     yield from _wrap(found.harm, 4, style)
+    if others:
+        yield from _wrap(_likewise(others), 4, style)
     for line in found.evidence[: None if full else _EVIDENCE]:
         yield from (style.dim(each) for each in _wrap(line, 4, style))
     # The first line of the stack is in the title already.

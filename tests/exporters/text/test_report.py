@@ -16,6 +16,7 @@ from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
 from traceloop.reading.new_statistics import new_statistics
 from traceloop.reading.site_names import SiteNames
+from traceloop.reading.statistics.callbacks import SlowTotals
 from traceloop.recording import process
 
 ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
@@ -142,6 +143,22 @@ def test_of_many_processes_two_are_shown_and_each_other_is_a_row():
     assert [line.split()[1] for line in lines if line.startswith("Process ")] == ["4", "5"]
     (head,) = (at for at, line in enumerate(lines) if line.split()[:2] == ["other", "processes"])
     assert [line.split()[1].rstrip(",") for line in lines[head + 1 : head + 5]] == ["3", "2", "1", "0"]
+
+
+def test_a_finding_that_several_workers_have_is_told_once():
+    made = Made()
+    for number in range(1, 4):
+        if number > 1:
+            made.process = made.statistics.attach(number, SiteNames(SITES))
+            made.loop = made.process.open_loop("MainThread", 1, 0.0, None, None)
+            made.loop.active_s, made.loop.idle_s, made.loop.iterations = 1.0, 99.0, 1000
+        slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+        slow.runs, slow.seconds, slow.longest_s = 1, 0.1 + number / 10, 0.1 + number / 10
+    lines = report(made.statistics, width=120).splitlines()
+    assert lines[2] == "3 findings, the worst first; each once that several processes have"
+    titles = [line for line in lines if line.startswith(" 1  ") or line.startswith(" 2  ")]
+    assert titles == [" 1  app/prices.py:31 in load blocks the loop: it runs for too long (process 3)"]
+    assert "    likewise in process 2 300 ms once; in process 0 200 ms once" in lines
 
 
 def test_an_empty_run_has_a_report_too():

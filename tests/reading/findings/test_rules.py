@@ -18,6 +18,7 @@ from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.index import Congestion
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.statistics.labels import DEFAULT_LIMIT
 from traceloop.reading.statistics.saturation import Filler
 from traceloop.record import layout
 
@@ -39,6 +40,29 @@ def test_a_slow_callback_of_which_no_stack_is_known():
     assert found.title == "app/prices.py:31 in load blocks the loop: it runs for too long"
     assert found.harm == "900 ms in 3 runs, 400 ms at most; others waited 5.00 s for it"
     assert found.cost_s == 5.9 and found.severity == WARNING
+
+
+def test_of_a_callback_beyond_the_names_that_are_counted_the_cause_and_the_line_are_known():
+    """The statistics call it `other`; what is known of its runs goes by its own name."""
+    made = Made()
+    for number in range(DEFAULT_LIMIT):
+        made.process.labels.admit(f"app.many.f{number}")
+    made.slow_run(0.3, cpu=0.29, waited=0.0)
+    made.loop.callbacks.slow["other", "unknown"] = made.loop.callbacks.slow.pop(("app.prices.load", "unknown"))
+    found = made.one("cpu-on-loop")
+    assert found.harm == "300 ms once" and any("290 ms of CPU time" in line for line in found.evidence)
+
+
+def test_the_same_code_that_blocks_several_loops_is_one_finding():
+    made = Made()
+    for name, longest in (("MainThread", 0.3), ("worker-1", 0.4), ("worker-2", 0.2)):
+        loop = made.loop if name == "MainThread" else made.process.open_loop(name, 2, 0.0, None, None)
+        loop.active_s, loop.idle_s, loop.iterations = 1.0, 99.0, 1000
+        slow = loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
+        slow.runs, slow.seconds, slow.longest_s = 1, longest, longest
+    found = made.one("blocking-call")
+    assert (found.loop, found.harm) == ("", "900 ms in 3 runs, 400 ms at most")
+    assert "in 3 loops: MainThread, worker-1, worker-2" in found.evidence
 
 
 @pytest.mark.parametrize(("seconds", "severity"), [(0.05, NOTE), (2.0, WARNING), (20.0, CRITICAL)])

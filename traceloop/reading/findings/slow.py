@@ -22,7 +22,8 @@ class Slow:
         self.culprit = culprit
         self.callback = callback
         self.kind = kind
-        self.loop = loop
+        #: Labels of the loops in which it ran.
+        self.loops = {loop}
         self.runs = 0.0
         self.seconds = self.longest = self.blocked = self.starved = 0.0
         self.example: StallInfo | None = None
@@ -30,6 +31,17 @@ class Slow:
         self.goes_on = False
         #: Where this stands for several culprits of one library: the others, the costliest first.
         self.others: list[Slow] = []
+
+    @property
+    def loop(self) -> str:
+        """The loop in which all of it ran, "" if there were several, or it is not known."""
+        return next(iter(self.loops)) if len(self.loops) == 1 else ""
+
+    def take_loop(self, label: str) -> None:
+        """Some of it ran in this loop too, "" if it is not known in which."""
+        if label:
+            self.loops.discard("")
+            self.loops.add(label)
 
     @property
     def cost_s(self) -> float:
@@ -55,7 +67,7 @@ def by_library(every: Iterable[Slow]) -> list[Slow]:
     for each in every:
         library = each.library
         imported = "" if each.kind.name == "import" else library
-        groups.setdefault((each.loop, each.kind.name, imported) if library else (id(each),), []).append(each)
+        groups.setdefault((each.kind.name, imported) if library else (id(each),), []).append(each)
     return [_together(those) for those in groups.values()]
 
 
@@ -69,6 +81,8 @@ def _together(those: list[Slow]) -> Slow:
     whole.unended, whole.goes_on = unended.unended, unended.goes_on
     whole.others = [each for each in those if each is not longest]
     for each in those:
+        for label in each.loops:
+            whole.take_loop(label)
         whole.runs += each.runs
         whole.seconds += each.seconds
         whole.blocked += each.blocked

@@ -21,6 +21,7 @@ from .slow import Slow, by_library
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
+    from ..statistics.process import ProcessStatistics
 
 # Runs of one callback and culprit that are looked at: the longest, and the latest.
 _EXAMPLES: Final = 12
@@ -56,9 +57,9 @@ def slow_of(scope: Scope) -> list[Slow]:
 
 def _find(scope: Scope) -> list[Slow]:
     indexes = scope.indexes()
-    examples = _examples(indexes)
+    examples = _examples(indexes, scope.process)
     busy = waits_for_processors(indexes, scope.observed_s)
-    found: dict[tuple[str, str, str, str], Slow] = {}
+    found: dict[tuple[str, str, str], Slow] = {}
     for loop in scope.loops:
         for (callback, culprit), totals in loop.callbacks.slow.items():
             if is_own_work(callback):
@@ -108,7 +109,7 @@ def waits_for_processors(indexes: Sequence[StallIndex], observed_s: float) -> bo
 
 
 def _entry(
-    found: dict[tuple[str, str, str, str], Slow],
+    found: dict[tuple[str, str, str], Slow],
     reason: str,
     culprit: str,
     callback: str,
@@ -116,21 +117,25 @@ def _entry(
     loop: LoopStatistics | None,
 ) -> Slow:
     name = culprit if culprit != UNKNOWN_LABEL else callback
-    key = (reason, name, kind.name, loop.label if loop is not None else "")
-    each = found.get(key)
+    label = loop.label if loop is not None else ""
+    each = found.get((reason, name, kind.name))
     if each is None:
-        each = found[key] = Slow(reason, name, callback, kind, key[3])
+        each = found[reason, name, kind.name] = Slow(reason, name, callback, kind, label)
+    each.take_loop(label)
     return each
 
 
-def _examples(indexes: list[StallIndex]) -> dict[tuple[str, str], list[tuple[float, StallInfo]]]:
-    """The longest runs of each callback and culprit, with what is known of them. None of those in which the process was
-    stopped: no code is to blame.
+def _examples(
+    indexes: list[StallIndex], process: ProcessStatistics
+) -> dict[tuple[str, str], list[tuple[float, StallInfo]]]:
+    """The longest runs of each callback and culprit, as these are counted (there is a bound to names), with what is
+    known of them. None of those in which the process was stopped: no code is to blame.
     """
     by_pair: dict[tuple[str, str], list[tuple[float, StallIndex, tuple[int, float]]]] = {}
     for index in indexes:
         for key in index.slow_runs():
-            pair = index.pair_of(*key)
+            callback, culprit = index.pair_of(*key)
+            pair = process.labels.admit(callback), process.culprits.admit(culprit)
             by_pair.setdefault(pair, []).append((index.length_of(*key), index, key))
     out: dict[tuple[str, str], list[tuple[float, StallInfo]]] = {}
     for pair, runs in by_pair.items():
@@ -179,7 +184,7 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     return parts.cause, kind
 
 
-def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str, str], Slow], busy: bool) -> None:
+def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str], Slow], busy: bool) -> None:
     """Stalls without an end: they go on, or the process was killed during them."""
     for key in index.unfinished():
         info = index.lookup(*key)
@@ -370,10 +375,17 @@ def _evidence(each: Slow) -> Iterator[str]:
         yield f"within {readable(info.callback)}"
     if not info.stacks:
         yield "no stack was taken"
+    if len(each.loops) > 1:
+        yield f"in {counted(len(each.loops), 'loop')}: {_list(each.loops)}"
     if each.others:
         some = ", ".join(f"{readable(other.culprit)} ({seconds(other.seconds)})" for other in each.others[:_OTHERS])
         more = f" and {len(each.others) - _OTHERS} more" if len(each.others) > _OTHERS else ""
         yield f"likewise: {some}{more}"
+
+
+def _list(loops: Iterable[str]) -> str:
+    names = sorted(loops)
+    return ", ".join(names[:_OTHERS]) + (f" and {len(names) - _OTHERS} more" if len(names) > _OTHERS else "")
 
 
 def held(info: StallInfo) -> Iterator[str]:
