@@ -58,7 +58,7 @@ def _groups(troubles: Iterable[Finding]) -> list[list[Finding]]:
 
 
 def _likewise(others: list[Finding]) -> str:
-    some = "; ".join(f"in process {each.process} {each.harm}" for each in others[:_OTHERS])
+    some = "; ".join(f"in process {each.process}: {each.harm}" for each in others[:_OTHERS])
     more = f"; and in {counted(len(others) - _OTHERS, 'more process', 'more processes')}"
     return f"likewise {some}" + (more if len(others) > _OTHERS else "")
 

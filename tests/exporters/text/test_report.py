@@ -157,8 +157,8 @@ def test_a_finding_that_several_workers_have_is_told_once():
     lines = report(made.statistics, width=120).splitlines()
     assert lines[2] == "3 findings, the worst first; each once that several processes have"
     titles = [line for line in lines if line.startswith(" 1  ") or line.startswith(" 2  ")]
-    assert titles == [" 1  app/prices.py:31 in load blocks the loop: it runs for too long (process 3)"]
-    assert "    likewise in process 2 300 ms once; in process 0 200 ms once" in lines
+    assert titles == [" 1  app/prices.py:31 in load blocks the loop: it runs for too long (process 2)"]
+    assert "    likewise in process 1: 300 ms once; in process 0: 200 ms once" in lines
 
 
 def test_an_empty_run_has_a_report_too():

@@ -349,6 +349,8 @@ _CAUSES: Final = {
 
 
 def _evidence(each: Slow) -> Iterator[str]:
+    if len(each.loops) > 1:
+        yield f"in {counted(len(each.loops), 'loop')}: {_list(each.loops)}"
     info = each.example
     if info is None:
         yield "no stack was taken"
@@ -375,8 +377,6 @@ def _evidence(each: Slow) -> Iterator[str]:
         yield f"within {readable(info.callback)}"
     if not info.stacks:
         yield "no stack was taken"
-    if len(each.loops) > 1:
-        yield f"in {counted(len(each.loops), 'loop')}: {_list(each.loops)}"
     if each.others:
         some = ", ".join(f"{readable(other.culprit)} ({seconds(other.seconds)})" for other in each.others[:_OTHERS])
         more = f" and {len(each.others) - _OTHERS} more" if len(each.others) > _OTHERS else ""
