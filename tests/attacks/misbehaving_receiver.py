@@ -69,7 +69,7 @@ class Receiver(BaseHTTPRequestHandler):
         self._good(data, 7)
 
     def _hang(self, data: bytes) -> None:
-        self.good.wait(60)
+        self.good.wait(120)
 
     def _reset(self, data: bytes) -> None:
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -99,7 +99,7 @@ class Receiver(BaseHTTPRequestHandler):
         self.wfile.write(b"\x00\xff this is no HTTP\r\n\r\n")
 
     def _until_closed(self, piece: bytes, pause: float) -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline and not self.good.wait(pause):
             self.wfile.write(piece)
 

@@ -112,7 +112,7 @@ def limited() -> Iterator[list[str]]:
         pytest.skip("no control group can be made here")
     yield ["sh", "-c", f'echo $$ > {group}/cgroup.procs && exec "$@"', "sh"]
     for pid in (group / "cgroup.procs").read_text().split():  # a collector that lives a moment longer
-        subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=20, check=True)
+        subprocess.run(["tail", f"--pid={pid}", "-f", "/dev/null"], timeout=120, check=True)
     group.rmdir()
 
 

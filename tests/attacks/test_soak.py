@@ -67,7 +67,7 @@ def resident(pid: int) -> int:
 
 def scrape(url: str) -> dict[str, float]:
     """Sums of the series by name, and of buckets by name and bound."""
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         text = answer.read().decode()
     found: dict[str, float] = {}
     for line in text.splitlines():

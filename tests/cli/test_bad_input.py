@@ -21,7 +21,7 @@ def traceloop(*words: str, folder: Path, environ: dict[str, str] | None = None) 
         env={**clean, "PYTHONPATH": str(ROOT), **(environ or {})},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -186,7 +186,7 @@ def test_every_command_has_a_short_option_for_its_help(words: list[str], tmp_pat
 )
 def test_what_is_misspelt_is_refused_in_one_line_with_what_was_meant(words: list[str], expected: str) -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from traceloop.cli.main import main; main()"
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, timeout=120)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
     assert line.startswith("traceloop: ") and expected in line

@@ -19,7 +19,7 @@ def traceloop(*words: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 
@@ -37,7 +37,7 @@ def test_the_script_is_one_that_the_shell_takes(shell: str, tmp_path: os.PathLik
     assert (done.returncode, done.stderr) == (0, "")
     assert "_TRACELOOP_COMPLETE" in done.stdout
     if shutil.which(shell):
-        checked = subprocess.run([shell, "-n"], input=done.stdout, capture_output=True, text=True, timeout=60)
+        checked = subprocess.run([shell, "-n"], input=done.stdout, capture_output=True, text=True, timeout=120)
         assert (checked.returncode, checked.stderr) == (0, "")
 
 

@@ -107,7 +107,7 @@ def test_an_installed_package_has_its_pages(traced: Traced, tmp_path: Path) -> N
     script = Path(traced.command[0])
     environ = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     done = subprocess.run(
-        [script, "explain", "deadlock"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+        [script, "explain", "deadlock"], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("Tasks wait for each other\n")
     (tmp_path / "app.py").write_text("import asyncio, time\nasync def main(): time.sleep(0.3)\nasyncio.run(main())\n")
@@ -123,7 +123,7 @@ def test_an_installed_package_has_its_pages(traced: Traced, tmp_path: Path) -> N
     assert len(named) >= 2, run.stderr
     for words in named:
         shown = subprocess.run(
-            [script, *"".join(words).split()], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60
+            [script, *"".join(words).split()], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=120
         )
         assert (shown.returncode, shown.stderr) == (0, "") and "\n\n" in shown.stdout
 
@@ -136,5 +136,5 @@ def test_an_installation_without_pages_says_so(tmp_path: Path, monkeypatch: pyte
 
 def test_a_reader_that_goes_away_ends_it_quietly() -> None:
     command = f"{sys.executable} -m traceloop explain telemetry | head -1; exit ${{PIPESTATUS[0]}}"
-    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout == "What traceloop emits\n" and done.stderr == ""

@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_nothing(kept, tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 130, done
     assert "Traceback" not in done.stderr

@@ -230,7 +230,7 @@ def library(code: str, **environ: str) -> subprocess.CompletedProcess[str]:
         env={**inherited, **{P + name: value for name, value in environ.items()}},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
 

@@ -50,7 +50,10 @@ def program(traced, tmp_path):
 
 def tasks(traced, *arguments):
     return subprocess.run(
-        [traced.command[0], "tasks", "--width", "120", *map(str, arguments)], capture_output=True, text=True, timeout=60
+        [traced.command[0], "tasks", "--width", "120", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
 
 
@@ -115,7 +118,7 @@ def test_the_tasks_of_a_program_whose_loop_is_blocked(traced, program):
 
 def repeated(traced, pid, words):
     """What the command prints once these words are in it: what they rest on may be some seconds late."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while words not in (done := tasks(traced, pid)).stdout and time.monotonic() < deadline:
         pass
     assert words in done.stdout
@@ -160,7 +163,8 @@ def test_the_tasks_that_a_killed_program_left(traced, tmp_path):
         process.stdin.write("\n")
         process.stdin.flush()
         assert process.stdout.readline() == "blocks\n"
-    subprocess.run([traced.command[0], "report", str(tmp_path / "record")], capture_output=True, timeout=60, check=True)
+    report = [traced.command[0], "report", str(tmp_path / "record")]
+    subprocess.run(report, capture_output=True, timeout=120, check=True)
     done = tasks(traced, tmp_path / "record")
     assert_is_the_tree(done)
     assert done.stdout.splitlines()[1].startswith("the process has ended: its tasks at its end, looked at ")

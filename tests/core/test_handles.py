@@ -45,7 +45,7 @@ def loop(request):
 def test_a_long_chain_of_handles_is_freed_without_recursion(core):
     """Each handle is the callback of the next one: freeing the last frees them all."""
     done = subprocess.run(
-        [sys.executable, "-c", CHAIN, core], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", CHAIN, core], cwd=ROOT, capture_output=True, text=True, timeout=120, check=False
     )
     assert (done.returncode, done.stdout) == (0, "freed\n"), done.stderr
 

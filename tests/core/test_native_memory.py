@@ -75,7 +75,7 @@ print(len(doubles) % 3, doubles[:3], doubles[-3:])
 )
 def test_what_waits_survives_a_lack_of_memory(program, output):
     result = subprocess.run(
-        [sys.executable, "-c", LITTLE_MEMORY + program], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", LITTLE_MEMORY + program], capture_output=True, text=True, timeout=120
     )
     assert (result.returncode, result.stdout) == (0, output), result.stderr
 

@@ -18,7 +18,7 @@ from traceloop.dashboards import shortened
 
 
 def get(url):
-    with urllib.request.urlopen(url, timeout=60) as answer:
+    with urllib.request.urlopen(url, timeout=120) as answer:
         return answer.read().decode()
 
 
@@ -36,10 +36,10 @@ def demo(python, *options):
             yield f"http://localhost:{port}", f"http://localhost:{metrics}/metrics"
         finally:
             process.send_signal(signal.SIGTERM)
-            process.communicate(timeout=60)
+            process.communicate(timeout=120)
 
 
-def until(url, pattern, seconds=60):
+def until(url, pattern, seconds=120):
     deadline = time.monotonic() + seconds
     while True:
         text = get(url)
@@ -74,7 +74,7 @@ def test_troubles_show_in_the_metrics_and_go_when_switched_off(python):
     ],
 )
 def test_what_cannot_be_used_is_refused_in_one_line(python, words, expected):
-    done = subprocess.run([python, "-m", "traceloop", "demo", *words], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([python, "-m", "traceloop", "demo", *words], capture_output=True, text=True, timeout=120)
     (line,) = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
     assert line.startswith("traceloop: ") and expected in line
@@ -84,7 +84,7 @@ def test_a_taken_port_is_told_in_one_line(python):
     with socket.create_server(("localhost", 0)) as taken:
         port = str(taken.getsockname()[1])
         command = [python, "-m", "traceloop", "demo", "--host", "127.0.0.1", "--port", port, "--metrics-port", "0"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert f"the demo cannot listen on 127.0.0.1, port {port}: " in done.stderr
 
@@ -104,7 +104,7 @@ def test_what_it_prints_first_is_true_and_troubles_come_by_turns(python):
             assert "[x] pool" in get(f"http://{switch}/pool/on")
         finally:
             process.send_signal(signal.SIGINT)
-            _, rest = process.communicate(timeout=60)
+            _, rest = process.communicate(timeout=120)
     assert process.returncode == 0, rest
 
 

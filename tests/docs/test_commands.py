@@ -116,7 +116,8 @@ def test_the_commands_run(traced, folder: Path) -> None:
         subprocess.run(command, cwd=folder, env=environ, check=True)
     failed = []
     for command in filter(RUNNABLE.match, COMMANDS_SHOWN):
-        done = subprocess.run(shlex.split(command), cwd=folder, env=environ, capture_output=True, text=True, timeout=60)
+        words = shlex.split(command)
+        done = subprocess.run(words, cwd=folder, env=environ, capture_output=True, text=True, timeout=120)
         if done.returncode:
             failed.append((command, done.stderr))
     assert not failed

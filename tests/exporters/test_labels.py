@@ -97,7 +97,7 @@ def hostile_program():
 
     thread = threading.Thread(target=work, name="T" + HOSTILE)
     thread.start()
-    thread.join(60)
+    thread.join(120)
     for pool in pools:
         pool.shutdown()
     return found[0]
@@ -132,7 +132,7 @@ def test_they_are_served(statistics):
     try:
         for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
             request = urllib.request.Request(server.url, headers={"Accept": accept})
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 text = answer.read().decode()
         assert sum(1 for family in parse_openmetrics(text) for _ in family.samples) > 1000
     finally:

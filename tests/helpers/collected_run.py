@@ -56,7 +56,7 @@ class Run:
         return program
 
     def scrape(self):
-        with urllib.request.urlopen(self.handle.url, timeout=60) as answer:
+        with urllib.request.urlopen(self.handle.url, timeout=120) as answer:
             return answer.read().decode()
 
     def value(self, name, **labels):

@@ -21,7 +21,7 @@ def fetch(url, **parameters):
     """The JSON answer to a POST of form parameters, or to a GET without any."""
     body = urllib.parse.urlencode(parameters).encode() if parameters else None
     try:
-        with urllib.request.urlopen(url, body, timeout=60) as answer:
+        with urllib.request.urlopen(url, body, timeout=120) as answer:
             return json.load(answer)
     except urllib.error.HTTPError as error:
         with error:
@@ -49,10 +49,10 @@ def running(command, ready, log):
     """The process of `command` until the block ends; waits until the URL `ready` answers."""
     with open(log, "wb") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         try:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 120
             while True:
                 try:
-                    with urllib.request.urlopen(ready, timeout=60):
+                    with urllib.request.urlopen(ready, timeout=120):
                         break
                 except OSError:
                     assert process.poll() is None, log.read_text()

@@ -256,7 +256,7 @@ def test_a_program_that_goes_on_as_an_interpreter_without_traceloop_is_told_of(t
         assert process.stdout.readline() == b"ran\n"
         # The collector has begun to look.
         url = until(lambda: re.search(r"http://\S+/metrics", (tmp_path / "stderr").read_text()))[0]
-        urllib.request.urlopen(url, timeout=60).close()
+        urllib.request.urlopen(url, timeout=120).close()
         process.communicate(b"")
     assert process.returncode == 0
     line = until(lambda: re.search("nothing was recorded: .*\n", (tmp_path / "stderr").read_text()))[0]

@@ -108,7 +108,7 @@ loop = Loop()
 print(type(loop._scheduled).__name__)
 loop.close()
 """
-    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "Untouchable\n"), done.stderr
 
 
@@ -119,7 +119,7 @@ import asyncio, {module}
 async def main(): print(asyncio.current_task().get_name())
 asyncio.run(main())
 """
-    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "Task-1\n"
 
 

@@ -96,7 +96,7 @@ def test_a_stderr_that_cannot_be_written_harms_nothing(how: str, traced: Traced,
             stdout=subprocess.PIPE,
             stderr=stderr,
             text=True,
-            timeout=60,
+            timeout=120,
         )
     finally:
         os.close(stderr)
@@ -105,7 +105,7 @@ def test_a_stderr_that_cannot_be_written_harms_nothing(how: str, traced: Traced,
 
 def test_a_refusal_that_cannot_be_said_has_its_status(traced: Traced, tmp_path: Path) -> None:
     with open("/dev/full", "w") as full:
-        done = subprocess.run([*traced.command, "--no-such-option", "app.py"], cwd=tmp_path, stderr=full, timeout=60)
+        done = subprocess.run([*traced.command, "--no-such-option", "app.py"], cwd=tmp_path, stderr=full, timeout=120)
     assert done.returncode == 2
 
 

@@ -336,9 +336,9 @@ def test_the_port_of_a_killed_collector_stays(traced: Traced, tmp_path: Path) ->
             "url = os.environ['OTEL_PYTHON_TRACELOOP_METRICS_URL']\n"
             "async def work():\n"
             "    loop = asyncio.get_running_loop()\n"
-            "    before = await loop.run_in_executor(None, lambda: urlopen(url, timeout=60).read())\n"
+            "    before = await loop.run_in_executor(None, lambda: urlopen(url, timeout=120).read())\n"
             "    await kill_and_wait()\n"
-            "    after = await loop.run_in_executor(None, lambda: urlopen(url, timeout=60).read())\n"
+            "    after = await loop.run_in_executor(None, lambda: urlopen(url, timeout=120).read())\n"
             "    print(b'traceloop_' in before, b'traceloop_' in after)\n"
             "asyncio.run(work())"
         )

@@ -50,7 +50,7 @@ def left_of(code_output: str) -> list[str]:
     """Folders of runs that are still there some seconds after their end; PREAMBLE's `folders` named them."""
     names = [line.partition(" ")[2] for line in code_output.splitlines() if line.startswith("folder ")]
     assert names
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while (left := [name for name in names if Path(name).exists()]) and time.monotonic() < deadline:
         time.sleep(0.05)
     return left

@@ -60,7 +60,7 @@ class Scraper:
         self.slots: set[str] = set()
 
     def scrape(self) -> None:
-        with urllib.request.urlopen(self.url, timeout=60) as answer:
+        with urllib.request.urlopen(self.url, timeout=120) as answer:
             text = answer.read().decode()
         seen: dict[Key, float] = {}
         self.infos = {}
@@ -160,7 +160,7 @@ def test_workers_that_die_under_load_leave_counters_that_never_fall(
         stop.set()
         server.send_signal(signal.SIGTERM)
         try:
-            server.wait(30)
+            server.wait(120)
         except subprocess.TimeoutExpired:
             pass
         try:

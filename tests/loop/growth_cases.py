@@ -50,8 +50,8 @@ def check_growth(loop, work, times):
 
 
 def settle(blocks, fds, wait):
-    """What has grown since, once that is less than the slack or for a minute; an empty text for nothing."""
-    deadline = time.monotonic() + 60
+    """What has grown since, once that is less than the slack or for two minutes; an empty text for nothing."""
+    deadline = time.monotonic() + 120
     while True:
         more_blocks, more_fds = allocated() - blocks, descriptors() - fds
         if more_blocks <= SLACK_BLOCKS and more_fds <= 0:

@@ -101,7 +101,7 @@ def test_shutdown_waits_for_what_runs(loop_factory):
     done = []
 
     async def main():
-        running = loop.run_in_executor(None, lambda: (gate.wait(10), done.append(1)))
+        running = loop.run_in_executor(None, lambda: (gate.wait(120), done.append(1)))
         loop.call_later(0.01, gate.set)
         await loop.shutdown_default_executor()
         assert done == [1]

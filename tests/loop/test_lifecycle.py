@@ -302,7 +302,7 @@ def test_many_loops_in_many_threads(loop_factory):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(120)
     assert sorted(number for number, _ in results) == list(range(8))
     assert len({id(each) for _, each in results}) == 8
 

@@ -51,7 +51,7 @@ def runs_of_steps(statistics):
 
 def test_a_run_that_ended_is_read_whole(tmp_path):
     child = program(tmp_path, "run(steps(1001)); current_process().end()")
-    assert child.wait(60) == 0
+    assert child.wait(120) == 0
     child.stdout.close()
     statistics = read_run(tmp_path)
     assert runs_of_steps(statistics) == [1001]
@@ -71,7 +71,7 @@ def test_a_process_killed_in_the_middle_of_a_callback_leaves_what_it_did(tmp_pat
         run(main())
         """,
     )
-    assert child.wait(60) == -signal.SIGKILL
+    assert child.wait(120) == -signal.SIGKILL
     child.stdout.close()
     follower = RunFollower(tmp_path, new_statistics())
     follower.poll(last=True)
@@ -96,7 +96,7 @@ def test_a_forked_child_is_a_process_of_its_own(tmp_path):
         current_process().end()
         """,
     )
-    assert child.wait(60) == 0
+    assert child.wait(120) == 0
     child.stdout.close()
     statistics = read_run(tmp_path)
     assert sorted(runs_of_steps(statistics)) in ([20, 40],)
@@ -146,7 +146,7 @@ def test_a_living_process_is_followed_and_gives_its_slot_to_the_next(tmp_path):
         (process,) = follower.statistics.processes.values()
         assert process.attached and process.pid == child.pid
         child.kill()
-        child.wait(60)
+        child.wait(120)
         child.stdout.close()
         follower.poll()
         assert not process.attached
@@ -174,7 +174,7 @@ def test_tasks_of_a_process_that_was_killed_are_none_of_the_next_one_s(tmp_path)
             alive = [loop.tasks_alive for loop in follower.statistics.loops() if loop.loops > killed]
         assert alive == [5]
         child.kill()
-        child.wait(60)
+        child.wait(120)
         child.stdout.close()
         follower.poll()
         (loop,) = follower.statistics.loops()
@@ -188,7 +188,7 @@ def test_a_folder_without_a_record_is_refused(tmp_path):
 
 def test_rubbish_in_a_run_directory_is_told_and_passed_over(tmp_path):
     child = program(tmp_path, "run(steps(50)); current_process().end()")
-    assert child.wait(60) == 0
+    assert child.wait(120) == 0
     child.stdout.close()
     (tmp_path / "p-1-2-x").mkdir()
     (tmp_path / "p-99999999-5").mkdir()
@@ -222,7 +222,7 @@ def test_the_last_poll_of_an_idle_service_counts_however_it_ended(tmp_path, how)
         follower.poll()
         time.sleep(0.05)
     child.send_signal(how)
-    child.wait(60)
+    child.wait(120)
     ended = time.monotonic()
     child.stdout.close()
     # By one that saw it alive, and by one that comes afterwards: a killed process leaves only its watchdog's word.
@@ -239,7 +239,7 @@ def test_files_of_a_copy_that_have_lost_their_times_say_nothing_of_the_end(tmp_p
     child = program(tmp_path, WAITS)
     child.stdout.readline()
     child.terminate()
-    child.wait(60)
+    child.wait(120)
     child.stdout.close()
     (folder,) = tmp_path.iterdir()
     for path in folder.iterdir():

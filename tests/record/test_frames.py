@@ -142,7 +142,7 @@ def test_a_worker_of_anyio_waits_for_work_between_two_calls():
 
     def call():
         entered.set()
-        go_on.wait(60)
+        go_on.wait(120)
 
     async def main():
         async with anyio.create_task_group() as group:

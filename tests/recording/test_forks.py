@@ -136,7 +136,7 @@ def test_each_process_of_a_fork_has_exactly_its_own_callbacks(traced, tmp_path, 
     told = tmp_path / "told"
     told.mkdir()
     words = [*traced.command, "--collector", "none", str(program), how, str(told)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     run_dir = re.search(r"the record is in (\S+);", done.stderr)[1]
     try:
@@ -179,7 +179,7 @@ def test_a_child_that_goes_on_in_the_loop_publishes_nothing_in_its_parents_name(
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     environ |= {"OTEL_PYTHON_TRACELOOP_CORE": core, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-W", "ignore", "-c", PUBLISHED]
-    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "True True\n"), done.stderr
     for run_dir in re.findall(r"the record is in (\S+);", done.stderr):
         subprocess.run(["rm", "-r", run_dir], check=True)

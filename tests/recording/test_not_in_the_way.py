@@ -292,6 +292,6 @@ def test_loops_in_a_circle_that_nobody_closed_go_without_a_word(tmp_path, core):
     program.write_text(LEFT_OPEN)
     environ = {**clean_environ(), "PYTHONPATH": str(ROOT), "OTEL_PYTHON_TRACELOOP_CORE": core}
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", program], env=environ, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "ignore", program], env=environ, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

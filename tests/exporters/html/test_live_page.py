@@ -49,11 +49,11 @@ class Program:
         self.url = found[1]
 
     def get(self, path: str):
-        return urllib.request.urlopen(self.url + path, timeout=20)
+        return urllib.request.urlopen(self.url + path, timeout=120)
 
     def end(self) -> str:
         """Ends it and returns what it said."""
-        _, errors = self.process.communicate("\n", timeout=30)
+        _, errors = self.process.communicate("\n", timeout=120)
         return self.errors + errors
 
 
@@ -127,7 +127,7 @@ def test_what_is_served_where(program, tmp_path):
         assert b"asyncio_eventloop_time_seconds_total" in answer.read()
     request = urllib.request.Request(running.url + "/data.json", headers={"Host": "evil.example"})
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        urllib.request.urlopen(request, timeout=20)
+        urllib.request.urlopen(request, timeout=120)
     said = running.end()
     assert f"traceloop: wrote {tmp_path / 'end.html'}" in said.splitlines()
     written = data_in((tmp_path / "end.html").read_text())

@@ -68,7 +68,7 @@ def test_batches_and_a_full_queue():
     class Slow(SpanExporter):
         def export(self, spans):
             sizes.append(len(spans))
-            gate.wait(10)
+            gate.wait(120)
             return SpanExportResult.SUCCESS
 
     variables = {
@@ -121,11 +121,11 @@ def test_a_shutdown_is_bounded():
 
     class Hanging(SpanExporter):
         def export(self, spans):
-            gate.wait(30)
+            gate.wait(120)
             return SpanExportResult.SUCCESS
 
         def shutdown(self):
-            gate.wait(30)
+            gate.wait(120)
 
     sink = make_sink(Hanging())
     sink.put("p", {}, make_spans(3))

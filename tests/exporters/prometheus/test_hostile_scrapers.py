@@ -38,7 +38,7 @@ class Page:
 
     def get(self, path="/metrics", **headers):
         with urllib.request.urlopen(
-            urllib.request.Request(f"http://127.0.0.1:{self.server.port}{path}", headers=headers), timeout=30
+            urllib.request.Request(f"http://127.0.0.1:{self.server.port}{path}", headers=headers), timeout=120
         ) as answer:
             return answer.read()
 
@@ -60,7 +60,7 @@ def threads():
     return len(os.listdir("/proc/self/task"))
 
 
-def is_closed(connection, timeout=20.0):
+def is_closed(connection, timeout=120.0):
     connection.settimeout(timeout)
     try:
         while connection.recv(65536):
@@ -132,7 +132,7 @@ def test_those_who_ask_at_once_share_an_answer_that_is_made_after_they_asked(pag
     original = at.server._application
 
     def slow(environ, start_response):
-        release.wait(20)
+        release.wait(120)
         return original(environ, start_response)
 
     at.server._application = slow

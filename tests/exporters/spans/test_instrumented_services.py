@@ -45,7 +45,7 @@ server = uvicorn.Server(uvicorn.Config(OpenTelemetryMiddleware(app), loop="none"
 
 def ask():
     for number in range(REQUESTS):
-        connection = http.client.HTTPConnection(*listener.getsockname(), timeout=30)
+        connection = http.client.HTTPConnection(*listener.getsockname(), timeout=120)
         headers = {"traceparent": f"00-{number + 1:032x}-{7:016x}-01"} if number % 2 else {}
         connection.request("GET", f"/{number}", headers=headers)
         assert connection.getresponse().read() == b"ok"
@@ -74,7 +74,7 @@ def spans(tmp_path_factory):
     try:
         program = run.start(PROGRAM.replace("REQUESTS", str(REQUESTS)))
         run.drained(program)
-        assert program.wait(60) == 0
+        assert program.wait(120) == 0
         count = until(lambda: run.value("traceloop_records_total"))
         assert count
 

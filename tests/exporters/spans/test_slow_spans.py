@@ -79,7 +79,7 @@ def seen(tmp_path_factory):
     try:
         program = run.start(PROGRAM)
         told = {name: (trace, span) for name, trace, span in map(json.loads, program.stdout)}
-        program.wait(60)
+        program.wait(120)
         names = {"__main__.request", "__main__.in_context", "__main__.without"}
 
         def arrived(spans):
@@ -93,7 +93,7 @@ def seen(tmp_path_factory):
         )
 
         def exemplars():
-            with urllib.request.urlopen(request, timeout=60) as answer:
+            with urllib.request.urlopen(request, timeout=120) as answer:
                 text = answer.read().decode()
             # In a bucket of its own: the latest run of a bucket stands for it.
             pattern = (
@@ -194,7 +194,7 @@ def test_a_prometheus_stores_the_exemplars(seen, tmp_path):
             {"query": "asyncio_callback_duration_seconds_bucket", "start": time.time() - 600, "end": time.time() + 60}
         )
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_exemplars?{query}", timeout=60) as got:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/v1/query_exemplars?{query}", timeout=120) as got:
                 series = json.load(got)["data"]
         except urllib.error.HTTPError as error:  # not ready yet
             error.close()

@@ -284,7 +284,7 @@ def test_from_a_loop_in_another_thread(loop_factory):
 
     thread = threading.Thread(target=other)
     thread.start()
-    thread.join(30)
+    thread.join(120)
     assert results == [b"data"]
 
 
@@ -420,7 +420,7 @@ def test_our_threaded_watcher_reaps_for_a_closed_loop(caplog):
         transport = runner.run(main())
         (thread,) = watcher._threads.values()
     transport.close()
-    thread.join(10)
+    thread.join(120)
     assert not watcher._threads
     # Nobody could tell Popen, which would warn of a process that still runs.
     transport._proc.wait()

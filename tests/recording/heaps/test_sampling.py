@@ -325,7 +325,7 @@ def test_a_child_does_not_go_on_tracing() -> None:
         print(tracemalloc.is_tracing())
     """
     out = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=False
     )
     assert out.stdout == "True\n", out.stderr
 
@@ -399,11 +399,11 @@ def test_what_waits_when_a_loop_stops_is_written_after_another_writer(loop: Even
     def write() -> None:
         with process.process_lock:
             held.set()
-            collected.wait(30)
+            collected.wait(120)
             time.sleep(0.05)
 
     def work() -> None:
-        held.wait(30)
+        held.wait(120)
         gc.collect()
         collected.set()
         loop.stop()
@@ -438,7 +438,7 @@ def test_a_fork_takes_the_parents_callback_away() -> None:
     """
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert out.stdout == "done\n", out.stderr
 

@@ -148,12 +148,12 @@ def test_cancelled_while_it_runs_it_runs_to_its_end(loop: Any) -> None:
 
         def work() -> None:
             started.set()
-            go.wait(10)
+            go.wait(120)
             ran.append("to the end")
 
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             future = loop.run_in_executor(pool, work)
-            await loop.run_in_executor(None, started.wait, 10)
+            await loop.run_in_executor(None, started.wait, 120)
             future.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await future

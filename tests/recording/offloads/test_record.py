@@ -216,7 +216,7 @@ def test_a_fork_inside_a_worker_writes_nothing_into_the_parents_rings() -> None:
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert out.stdout.split() == ["7", "start", "finish"], out.stderr
@@ -282,7 +282,7 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
                if step.step == "submit"])
     """
     out = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=60, check=False
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120, check=False
     )
     assert out.returncode == 0, out.stderr
     assert out.stdout.strip() == "['builtins.len']"

@@ -46,7 +46,7 @@ def alone():
 
 
 def run_program(text):
-    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=True)
+    return subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, timeout=120, check=True)
 
 
 def test_a_loop_without_a_run_says_nothing():
