@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from tests.helpers.waiting import until
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
 from traceloop.reading.statistics import slow_places
@@ -26,12 +27,18 @@ def series(statistics, name):
 
 
 def run(main):
+    """The statistics, once they count the slow run: by then the watchdog has written what it saw of it."""
+
+    def counted():
+        statistics = read_loop(loop)
+        return statistics if series(statistics, "asyncio_slow_callbacks_startup_total") else None
+
     loop = EventLoop()
     loop.set_exception_handler(lambda *_: None)
     loop.slow_callback_duration = 0.1
     try:
         loop.run_until_complete(main())
-        return read_loop(loop)
+        return until(counted, "a slow run's count")
     finally:
         loop.close()
 
@@ -47,10 +54,8 @@ async def serve_and_block():
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
     await accepted.wait()
-    await asyncio.sleep(0.03)
     asyncio.get_running_loop().call_soon(load)
     await asyncio.sleep(0)  # it runs
-    await asyncio.sleep(0.03)  # by then all that the watchdog saw of it is written
     writer.close()
     server.close()
 
@@ -58,7 +63,6 @@ async def serve_and_block():
 async def block():
     asyncio.get_running_loop().call_soon(load)
     await asyncio.sleep(0)  # it runs
-    await asyncio.sleep(0.03)  # by then all that the watchdog saw of it is written
 
 
 def test_a_run_that_is_over_is_known_with_its_length_and_its_line():

@@ -51,13 +51,14 @@ def test_connections_and_open_transports_by_kind(loop: EventLoop) -> None:
         pairs = [await asyncio.open_connection(*server.sockets[0].getsockname()) for _ in range(3)]
         udp, _ = await loop.create_datagram_endpoint(asyncio.DatagramProtocol, ("127.0.0.1", 0))
         pairs[0][1].write(b"x" * 1000)
-        await asyncio.sleep(0.05)
+        while len(accepted) < 3 or series(loop)["asyncio_transport_bytes_total in"] < 1000:
+            await asyncio.sleep(0.001)
         open_now = series(loop)
         udp.close()
         for writer in [*accepted, *(writer for _, writer in pairs)]:
             writer.close()
+            await writer.wait_closed()
         server.close()
-        await asyncio.sleep(0.05)
         return open_now
 
     found = loop.run_until_complete(main())
@@ -125,8 +126,10 @@ def test_a_transport_closed_while_paused_ends_its_pause(loop: EventLoop) -> None
         _, writer = await asyncio.open_connection(sock=ours)
         writer.write(b"x" * (4 << 20))
         await asyncio.sleep(0)
+        assert loop._io.paused == 1
         writer.transport.abort()
-        await asyncio.sleep(0.05)
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
         theirs.close()
 
     loop.run_until_complete(main())

@@ -135,17 +135,19 @@ async def anyio_limiter(start):
 
 
 async def slow_server():
-    """An HTTP server whose answers take HOLD."""
+    """The address of an HTTP server whose answers take HOLD, and an event: it has got the first request."""
+    asked = asyncio.Event()
 
     async def serve(reader, writer):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
             while await reader.readuntil(b"\r\n\r\n"):
+                asked.set()
                 await asyncio.sleep(HOLD)
                 writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
         writer.close()
 
     server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    return f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/", asked
 
 
 # For the connection, then for the answer.
@@ -153,10 +155,10 @@ async def slow_server():
 async def aiohttp_connector(start):
     import aiohttp
 
-    url = await slow_server()
+    url, asked = await slow_server()
     async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=1)) as session:
         other = asyncio.ensure_future(first(session, url))
-        await asyncio.sleep(0.05)
+        await asked.wait()
         await session.get(url)  # here
         await other
 
@@ -170,11 +172,11 @@ async def first(session, url):
 async def httpx_pool(start):
     import httpx
 
-    url = await slow_server()
+    url, asked = await slow_server()
     limits = httpx.Limits(max_connections=1)
     async with httpx.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
         other = asyncio.ensure_future(client.get(url))
-        await asyncio.sleep(0.05)
+        await asked.wait()
         await client.get(url)  # here
         await other
 

@@ -17,6 +17,7 @@ import pytest
 
 from tests.helpers import offloaded_functions as functions
 from tests.helpers.offloads import decode, offloads, recorded_loop, run
+from tests.helpers.waiting import PATIENCE, until
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.executors import ExecutorStatistics
 from traceloop.reading.statistics.labels import BoundedLabels
@@ -75,11 +76,13 @@ def test_active_is_what_has_started_and_the_rest_waits() -> None:
     async def main(loop: Any, process: Any) -> None:
         go = threading.Event()
         with concurrent.futures.ThreadPoolExecutor(2, thread_name_prefix="full") as pool:
-            futures = [loop.run_in_executor(pool, go.wait, 10) for _ in range(5)]
-            # The loop sleeps in its poll meanwhile, and flushes nothing.
-            await asyncio.sleep(0.2)
-            statistics = _statistics(process)
-            full = statistics.executors["full"]
+            futures = [loop.run_in_executor(pool, go.wait, PATIENCE) for _ in range(5)]
+            begun, full = time.monotonic(), None
+            while full is None or (full.active < 2 and time.monotonic() - begun < PATIENCE):
+                # The loop sleeps in its poll meanwhile, and flushes nothing.
+                await asyncio.sleep(0.2)
+                statistics = _statistics(process)
+                full = statistics.executors["full"]
             assert (full.active, full.waiting, full.workers, full.max_workers) == (2, 3, 2, 2)
             assert [name for _, name, _ in statistics.running(time.monotonic())] == ["threading.Event.wait"] * 2
             go.set()
@@ -100,14 +103,20 @@ def test_active_is_what_has_started_and_the_rest_waits() -> None:
 def test_starts_and_ends_are_told_while_the_loop_is_blocked() -> None:
     async def main(loop: Any, process: Any) -> None:
         with concurrent.futures.ThreadPoolExecutor(1, thread_name_prefix="blocked") as pool:
-            first = loop.run_in_executor(pool, functions.nap, 0.1)
-            second = loop.run_in_executor(pool, functions.nap, 0.4)
+            ends = [threading.Event(), threading.Event()]
+            futures = [loop.run_in_executor(pool, each.wait, PATIENCE) for each in ends]
             await asyncio.sleep(0.05)
-            time.sleep(0.2)
-            blocked = _statistics(process).executors["blocked"]
-            assert blocked.active == 1
-            assert blocked.functions[f"{MODULE}.nap"].runs == 1
-            await asyncio.gather(first, second)
+
+            def told(runs: int) -> bool:
+                blocked = _statistics(process).executors["blocked"]
+                return blocked.active == 1 and blocked.functions["threading.Event.wait"].runs == runs
+
+            until(lambda: told(0), "word of the first call's start")
+            ends[0].set()
+            until(lambda: told(1), "word of the first call's end and the second one's start")
+            assert not futures[0].done()  # the loop has not run since
+            ends[1].set()
+            await asyncio.gather(*futures)
 
     with recorded_loop() as (loop, process):
         run(loop, main(loop, process))
