@@ -12,12 +12,12 @@ from traceloop.recording.ring import FIRST_BYTES, Ring
 
 
 def pause_after(seconds, *rings):
-    """``rings``: bytes of room, and records read."""
+    """``rings``: their capacity in bytes, and records read."""
     now = [100.0]
     pace = Pace(clock=lambda: now[0])
     pace.count(
         SimpleNamespace(
-            ring=SimpleNamespace(reader=SimpleNamespace(room=room)), decoded=SimpleNamespace(records=records)
+            ring=SimpleNamespace(reader=SimpleNamespace(capacity=room)), decoded=SimpleNamespace(records=records)
         )
         for room, records in rings
     )
@@ -32,6 +32,7 @@ def pause_after(seconds, *rings):
         (0.2, [(8 << 20, 100)], MAX_POLL_SECONDS),
         (0.1, [(8 << 20, 16_384)], 0.1),
         (0.1, [(8 << 20, 8_192), (8 << 20, 8_192)], 0.1),
+        (0.2, [(8 << 20, 8_192)], 0.4),
         (0.2, [(8 << 20, 300_000)], MIN_POLL_SECONDS),
         # An eighth of a small ring.
         (0.1, [(192_000, 1_000)], 0.1),

@@ -1,7 +1,8 @@
 """The collector's life: it follows every traced process of a run until the last has ended and been read.
 
-It polls every 50 to 200 ms (while nothing runs every 2 s; it only glances at the rings meanwhile), for each scrape, and
-whenever a process ends, or has filled a quarter of a ring, and writes to the ``wake`` pipe. A poll has these steps:
+It polls once a second (more often where rings fill fast, spans are sent or a loop stands still, less often while
+nothing runs; pace.py), for each scrape, and whenever a process ends, or has filled a quarter of a ring, and writes to
+the ``wake`` pipe. Between two polls it only looks whether a loop stands still. A poll has these steps:
 
 1. Read the rings of all processes into statistics and spans.
 2. For each process that has ended and was read to its end: free what it has left. If it was killed: report it, and
@@ -40,12 +41,11 @@ from .orders import RELEASE_LISTENER, RELEASE_STDERR
 from .pace import (
     EXPECTED_SECONDS,
     FLUSH_SECONDS,
-    MAX_POLL_SECONDS,
     MIN_POLL_SECONDS,
     QUIET_SECONDS,
     SHUTDOWN_SECONDS,
+    SOON_SECONDS,
     STOPPING_SECONDS,
-    UNASKED_SECONDS,
     Pace,
 )
 from .traced_processes import Root, processes_of_run
@@ -97,10 +97,10 @@ class Collector:
         self._seen_over = 0  # processes that have ended
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr_released = False
-        self._look_again = MAX_POLL_SECONDS
+        self._look_again = SOON_SECONDS
         self._pace = Pace()
         self._turned = 0.0
-        self._may_be_quiet = False  # only where the root's end is seen at once
+        self._due = 0.0  # the next poll
         self._known: set[str] = set()  # processes at the last poll
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
@@ -134,6 +134,8 @@ class Collector:
             self.pipeline = make_pipeline(self.settings, self.statistics, say)
         else:
             self.pipeline = NoSpans()
+        if self.snapshots is not None or not isinstance(self.pipeline, NoSpans):
+            self._pace = Pace(SOON_SECONDS)
         if again:
             self._carry_on()
         self.push: MetricsPush | None = None
@@ -159,10 +161,10 @@ class Collector:
             self.statistics.began_ns = self._began_ns = carried.began_ns
 
     def _serve_metrics(self, listener: socket.socket) -> None:
-        """Serves from the first request on, or after a while: a short program need not wait for its imports."""
+        """Serves from the first request on: a run that nobody scrapes need not pay for these imports."""
         poll = select.poll()
         poll.register(listener, select.POLLIN)
-        poll.poll(UNASKED_SECONDS * 1000)
+        poll.poll()
         if self._listener is None:
             return  # the run is over
         try:
@@ -189,35 +191,39 @@ class Collector:
     def run(self) -> None:
         """Polls until the run is over or ``stop`` was called."""
         pause = MIN_POLL_SECONDS
+        root = -1
         woken = True
         while True:
-            if woken or not self._is_quiet():
+            if woken or self._is_due(root):
                 self._turned = time.monotonic()
                 busy = self.poll()
                 if self._is_finished() or self.stopping or self._waited_long_enough():
                     break
-                due = self._pace.pause()
+                longest = self._pace.pause()
                 if busy and self.follower.processes.keys() != self._known:
                     self._known = set(self.follower.processes)
-                    due = pause = MIN_POLL_SECONDS
-                pause = min(pause * 1.5, due)
+                    longest = pause = MIN_POLL_SECONDS
+                pause = min(pause * 1.5, longest)
+                self._due = self._turned + pause
                 root = self.root.handle
             # A loop that stands still is looked at when its threshold is reached.
-            woken = self.pipe.wait(min(pause, self._look_again), root)
-            if woken:
-                pause = MIN_POLL_SECONDS
-            self._may_be_quiet = root >= 0
+            woken = self.pipe.wait(min(max(0.0, self._due - time.monotonic()), self._look_again), root)
         self.finish()
 
-    def _is_quiet(self) -> bool:
-        """Whether a poll would find nothing, and the last one was a moment ago. Costs a tenth of a poll."""
-        return (
-            self._may_be_quiet
-            and not self._asked_to_end
-            and time.monotonic() - self._turned < QUIET_SECONDS
-            and not (self.snapshots and self.snapshots.unfinished)
-            and self.follower.is_quiet()
-        )
+    def _is_due(self, root: int) -> bool:
+        """Whether to poll now. ``root``: by which its end would have been seen, -1 where that takes a poll."""
+        with self.statistics.lock:
+            self._look_again = self.probe.look()
+        now = time.monotonic()
+        if now - self._turned >= SOON_SECONDS and (root < 0 or self._asked_to_end or self.probe.stands):
+            return True
+        if now < self._due:
+            return False
+        if now - self._turned < QUIET_SECONDS and not self._asked_to_end and self.follower.is_quiet():
+            # A poll would find nothing. This costs a tenth of one.
+            self._due = now + SOON_SECONDS
+            return False
+        return True
 
     def stop(self) -> None:
         """Makes ``run`` read what there is and return; from any thread and from signal handlers."""

@@ -10,10 +10,13 @@ if TYPE_CHECKING:
 
     from ..reading.follower import Chunk
 
-# A poll costs 0.5 to 1 ms besides what it reads, and most of what a service of little load costs is this. What is read
-# at once may be no more than a ring holds well, nor than takes long to count: scrapes wait for it.
+# A poll costs 1 to 3 ms besides what it reads: its code has left the processor's caches since the last one. For a
+# service of little load that is most of what the collector costs. What is read at once may be no more than a ring holds
+# well, nor than takes long to count: scrapes wait for it.
 MIN_POLL_SECONDS = 0.05
-MAX_POLL_SECONDS = 0.2
+#: Where something waits for what is read: spans to be sent, the copy of a stall's record, a process that is to end.
+SOON_SECONDS = 0.2
+MAX_POLL_SECONDS = 1.0
 _RECORDS = 16_384
 _SHARE_OF_RING = 0.125
 _RECORD_BYTES = 24
@@ -21,8 +24,6 @@ _RECORD_BYTES = 24
 QUIET_SECONDS = 2.0
 #: How long children that record nothing yet are waited for after all else is over.
 EXPECTED_SECONDS = 5.0
-#: After how long the metrics are served even without a scrape.
-UNASKED_SECONDS = 1.0
 #: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
 FLUSH_SECONDS = 0.5
 SHUTDOWN_SECONDS = 5.0
@@ -38,7 +39,9 @@ class Pace:
     the wait by itself (`recording.ring`: it writes to the pipe ``wake`` whenever it has filled a quarter of its ring).
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, longest: float = MAX_POLL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
+        """``longest``: how long a pause may be, s."""
+        self._longest = longest
         self._clock = clock
         self._read_at = clock()
         # What was read since then, as a share of what is to be read at once, of all rings together.
@@ -47,7 +50,9 @@ class Pace:
     def count(self, chunks: Iterable[Chunk]) -> None:
         """These were read."""
         for chunk in chunks:
-            room = chunk.ring.reader.room * _SHARE_OF_RING / _RECORD_BYTES
+            # Of the ring as large as it may become: it grows before it is written over, and where it cannot grow, a
+            # quarter of what it has is soon full.
+            room = chunk.ring.reader.capacity * _SHARE_OF_RING / _RECORD_BYTES
             self._share += chunk.decoded.records / max(1.0, min(_RECORDS, room))
 
     def pause(self) -> float:
@@ -55,6 +60,6 @@ class Pace:
         now = self._clock()
         passed, self._read_at = now - self._read_at, now
         share, self._share = self._share, 0.0
-        if passed >= MAX_POLL_SECONDS * share:
-            return MAX_POLL_SECONDS
+        if passed >= self._longest * share:
+            return self._longest
         return max(MIN_POLL_SECONDS, passed / share)

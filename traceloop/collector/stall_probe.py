@@ -147,6 +147,8 @@ class StallProbe:
         #: Dumps asked for, and those that were not for lack of a handler, by reason.
         self.asked = 0
         self.refused: dict[str, int] = {}
+        #: Whether the last look found a loop that stands still.
+        self.stands = False
         self._next = 0.0
 
     def look(self) -> float:
@@ -155,6 +157,7 @@ class StallProbe:
         """
         now = self._clock()
         self._next = now + _PACE
+        self.stands = False
         for name, follower in list(self._follower.processes.items()):
             if name in self._follower.ended:
                 self._processes.pop(name, None)
@@ -169,16 +172,15 @@ class StallProbe:
         return max(0.005, self._next - now)
 
     def _look_at(self, follower: FolderFollower, process: _Process, now: float) -> None:
-        late_at, watchdog, words = 0.0, 0, None
+        words = None
         standing: list[tuple[int, Any, float, float]] = []
         for ring in follower.rings.values():
             if not ring.is_loop:
                 words = ring.reader
-                late_at = _late_at(words)
-                watchdog = int(words.word(layout.W_THREAD))
                 continue
-            since, threshold = ring.reader.word(layout.W_RUNNING), ring.reader.word(layout.W_THRESHOLD)
-            if since > 0.0 and 0.0 < threshold < now - since:
+            since = ring.reader.word(layout.W_RUNNING)
+            threshold = ring.reader.word(layout.W_THRESHOLD) if since > 0.0 else 0.0
+            if 0.0 < threshold < now - since:
                 standing.append((ring.number, ring.reader, since, threshold))
             else:
                 process.standing.pop(ring.number, None)
@@ -186,8 +188,13 @@ class StallProbe:
                     self._next = min(self._next, since + threshold)
         if process.asked_at:
             self._collect(follower, process, now)
-        if not standing or not late_at:
+        if not standing:
             return
+        self.stands = True
+        late_at = _late_at(words) if words is not None else 0.0
+        if words is None or not late_at:
+            return
+        watchdog = int(words.word(layout.W_THREAD))
         if now < late_at:
             self._next = min(self._next, late_at)
             return

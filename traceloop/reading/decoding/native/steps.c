@@ -7,6 +7,7 @@
 #include <stdlib.h>
 
 #define MAX_CREATORS 64 /* as in statistics/tasks.py */
+#define BUCKETS 256     /* of coroutines by site */
 
 /* ``begun``: steps before which the task had no step that ended at a time of a clock; ``since``: the last of these. */
 typedef struct {
@@ -27,15 +28,23 @@ typedef struct {
     size_t count, size;
 } Groups;
 
-/* The whole tasks of one coroutine. ``since``, ``until``: when each was there. */
+/* The whole tasks of one coroutine. ``since``, ``until``: when each was there. ``next``: see Coroutines. */
 typedef struct {
     double running, longest, ready, suspended;
     long long steps, outcomes[FIRST_STEP];
     size_t count, size, until_size;
     double *since, *until;
-    uint32_t site, creator_count, creators[MAX_CREATORS];
+    uint32_t site, next, creator_count, creators[MAX_CREATORS];
     long long made[MAX_CREATORS];
 } Coroutine;
+
+/* ``buckets``: by site, the number and one of the latest coroutine there, whose ``next`` is the same of another; 0 where
+   there is none. */
+typedef struct {
+    Coroutine *items;
+    size_t count, size;
+    uint32_t buckets[BUCKETS];
+} Coroutines;
 
 static inline void
 add_step(Group *group, const Row *row)
@@ -60,13 +69,14 @@ add_step(Group *group, const Row *row)
     group->last_end = row->end;
 }
 
+/* Of 24 bits. The number of a task stands in the upper half of a double: lower bits of the product do not depend on it. */
 static inline size_t
 hash(double ident)
 {
     uint64_t bits;
     memcpy(&bits, &ident, 8);
     bits *= 0x9E3779B97F4A7C15u;
-    return (size_t)(bits >> 32);
+    return (size_t)(bits >> 40);
 }
 
 /* The groups but those of whole tasks, which are not wanted one by one. */
@@ -235,13 +245,37 @@ add_whole(Coroutine *coroutine, const Group *group)
     return 0;
 }
 
-/* The tasks that are not whole; the whole ones are added up in ``coroutines``, the ends of their last steps go to
-   ``ended``. ``numbers``: by site, the number of its coroutine and one; 0 at first. */
-static int
-take_whole(const Groups *groups, PyObject *tasks, PyObject *known, uint32_t *numbers, Coroutine **coroutines,
-           size_t *count, PyObject *rest, PyObject *ended)
+static Coroutine *
+coroutine_of(Coroutines *self, uint32_t site)
 {
-    size_t size = 0;
+    uint32_t *bucket = &self->buckets[site % BUCKETS];
+    for (uint32_t number = *bucket; number; number = self->items[number - 1].next)
+        if (self->items[number - 1].site == site)
+            return &self->items[number - 1];
+    if (reserve((void **)&self->items, &self->size, self->count + 1, sizeof(Coroutine)) < 0)
+        return NULL;
+    Coroutine *made = &self->items[self->count++];
+    *made = (Coroutine){.site = site, .next = *bucket};
+    *bucket = (uint32_t)self->count;
+    return made;
+}
+
+static void
+free_coroutines(Coroutines *self)
+{
+    for (size_t index = 0; index < self->count; index++) {
+        PyMem_Free(self->items[index].since);
+        PyMem_Free(self->items[index].until);
+    }
+    PyMem_Free(self->items);
+}
+
+/* The tasks that are not whole; the whole ones are added up in ``coroutines``, the ends of their last steps go to
+   ``ended``. */
+static int
+take_whole(const Groups *groups, PyObject *tasks, PyObject *known, Coroutines *coroutines, PyObject *rest,
+           PyObject *ended)
+{
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(tasks); index++) {
         PyObject *task = PyList_GET_ITEM(tasks, index), *ident = PyTuple_GET_ITEM(task, 0);
         size_t place;
@@ -258,14 +292,8 @@ take_whole(const Groups *groups, PyObject *tasks, PyObject *known, uint32_t *num
                 return -1;
             continue;
         }
-        uint32_t site = site_of(group->ident);
-        if (!numbers[site]) {
-            if (reserve((void **)coroutines, &size, *count + 1, sizeof(Coroutine)) < 0)
-                return -1;
-            (*coroutines)[(*count)++] = (Coroutine){.site = site};
-            numbers[site] = (uint32_t)*count;
-        }
-        if (add_whole(&(*coroutines)[numbers[site] - 1], group) < 0)
+        Coroutine *coroutine = coroutine_of(coroutines, site_of(group->ident));
+        if (coroutine == NULL || add_whole(coroutine, group) < 0)
             return -1;
         group->is_whole = true;
         PyObject *end = PyFloat_FromDouble(group->last_end);
@@ -330,33 +358,22 @@ whole_tasks(PyObject *module, PyObject *args)
             return NULL;
         }
     Groups groups;
-    Coroutine *coroutines = NULL;
-    uint32_t *numbers = NULL;
-    size_t count = 0;
+    Coroutines coroutines = {0};
     PyObject *rest = PyList_New(0), *others = PyList_New(0), *sums = PyList_New(0), *ended = PyDict_New();
     bool failed = rest == NULL || others == NULL || sums == NULL || ended == NULL;
-    if (PyList_GET_SIZE(tasks) && (numbers = PyMem_Calloc((size_t)SITE_LIMIT, sizeof(uint32_t))) == NULL) {
-        PyErr_NoMemory();
-        failed = true;
-    }
     failed = make_groups((Runs *)runs, &groups) < 0 || failed || note_begins_or_ends(&groups, tasks, false) < 0 ||
              note_begins_or_ends(&groups, finished, true) < 0 ||
-             take_whole(&groups, tasks, known, numbers, &coroutines, &count, rest, ended) < 0 ||
+             take_whole(&groups, tasks, known, &coroutines, rest, ended) < 0 ||
              take_others(&groups, finished, others) < 0;
-    for (size_t index = 0; !failed && index < count; index++) {
-        PyObject *item = told(&coroutines[index]);
+    for (size_t index = 0; !failed && index < coroutines.count; index++) {
+        PyObject *item = told(&coroutines.items[index]);
         failed = item == NULL || PyList_Append(sums, item) < 0;
         Py_XDECREF(item);
     }
     PyObject *list = failed ? NULL : listed(&groups);
     if (list != NULL)
         result = Py_BuildValue("(OOOOO)", list, rest, others, sums, ended);
-    for (size_t index = 0; index < count; index++) {
-        PyMem_Free(coroutines[index].since);
-        PyMem_Free(coroutines[index].until);
-    }
-    PyMem_Free(coroutines);
-    PyMem_Free(numbers);
+    free_coroutines(&coroutines);
     free_groups(&groups);
     Py_XDECREF(list);
     Py_XDECREF(rest);
