@@ -132,3 +132,20 @@ def test_a_record_that_finds_no_room_stays_where_it_is(traced: Traced, tmp_path:
     )
     subprocess.run(["rm", "-r", kept[0]], check=True)
     assert "__main__.main" in again.stdout
+
+
+def test_a_run_without_room_for_its_record_says_so(traced: Traced, tmp_path: Path) -> None:
+    """It said that the program had run no event loop."""
+    (tmp_path / "app.py").write_text("import asyncio\nasyncio.run(asyncio.sleep(0))\n")
+    script = 'mount --make-rprivate / && mount -t tmpfs -o nr_inodes=5 tmpfs /dev/shm && exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "-", *traced.command, "--no-metrics", "app.py"],
+        cwd=tmp_path, env=clean_environ({"OTEL_PYTHON_TRACELOOP_EXIT_TIMEOUT": "30"}),
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    if "unshare" in done.stderr or "mount:" in done.stderr:
+        pytest.skip("needs the right to mount")
+    assert done.returncode == 0
+    first, last = notices(done)
+    assert re.fullmatch(r"traceloop: cannot record into \S+ \(No space left on device\); .* private memory", first)
+    assert last == "traceloop: nothing was recorded that others can read: there was no room for the record"

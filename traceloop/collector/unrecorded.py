@@ -42,7 +42,7 @@ class Unrecorded:
         self._told = True
         if any(os.path.exists(os.path.join(self._run_dir, name)) for name in _SAID_BY_ROOT):
             return ""
-        if processes_of_run(self._run_dir, ()):
+        if processes_of_run(self._run_dir, ()) or _is_full(self._run_dir):
             return ""
         seen = f" (last seen as {self._seen_as})" if self._seen_as else ""
         python = self._seen_as if "python" in os.path.basename(self._seen_as) else "PYTHON"
@@ -50,3 +50,11 @@ class Unrecorded:
             f"nothing was recorded: the program{seen} was killed or left by os._exit, or went on by exec in an "
             f"interpreter without traceloop; `{python} -m pip install PATH_OR_WHEEL` puts it there"
         )
+
+
+def _is_full(run_dir: str) -> bool:
+    """Whether the root could neither record there nor leave word."""
+    try:
+        return os.statvfs(run_dir).f_favail == 0
+    except OSError:
+        return True

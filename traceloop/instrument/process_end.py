@@ -198,6 +198,8 @@ def _why_nothing_was_recorded() -> str:
             "no traced event loop ran, so nothing was recorded: traceloop.start() records the loops of traceloop.run() "
             "and traceloop.new_event_loop(), and all that asyncio makes after traceloop.install()"
         )
+    if _recording is not None and _recording.has_no_room():
+        return "nothing was recorded that others can read: there was no room for the record"
     if _untraced:
         return "nothing was recorded: every event loop of the program ran untraced"
     if others and "asyncio" not in sys.modules:

@@ -60,6 +60,12 @@ def flush() -> None:
     recorder.flush(loop, time.monotonic())
 
 
+def has_no_room() -> bool:
+    """Whether the process had to record into private memory, and has said so."""
+    current = _current()
+    return current is not None and current.notice is not None
+
+
 def close() -> None:
     """Ends the recording: writes what is left and says that nothing follows. Nothing, where nothing was recorded."""
     current = _current()
