@@ -103,6 +103,25 @@ def test_what_computes(tmp_path, line, kind):
     assert kind_of(frames(tmp_path, line), "cpu").name == kind
 
 
+def test_a_handler_of_logging_that_is_the_applications_own(tmp_path):
+    (tmp_path / "slow.py").write_text("time.sleep(1)\n")
+    inner = [("/lib/python3.12/logging/__init__.py", 1, "logging", "Logger.callHandlers"),
+             (str(tmp_path / "slow.py"), 1, "slow", "Slow.emit")]  # fmt: skip
+    assert kind_of(frames(tmp_path, "log.warning('x')", *inner), "off_cpu").name == "logging"
+
+
+@pytest.mark.parametrize(
+    ("line", "cause", "kind"),
+    [
+        ("for folder, _, files in os.walk(top):", "off_cpu", "file"),
+        ("for folder, _, files in os.walk(top):", "cpu", "cpu"),
+        ("found = index.search(word)", "off_cpu", "waiting"),  # a method of that name need be no regular expression
+    ],
+)
+def test_what_waits_in_a_library_that_tells_nothing_is_told_by_the_applications_line(tmp_path, line, cause, kind):
+    assert kind_of(frames(tmp_path, line, ("/lib/python3.12/os.py", 1, "os", "walk")), cause).name == kind
+
+
 def test_a_module_that_blocks_while_it_is_imported(tmp_path):
     stack = [
         *frames(tmp_path, "import slow"),

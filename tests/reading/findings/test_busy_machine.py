@@ -263,3 +263,17 @@ def test_a_run_in_which_the_process_was_stopped_is_no_finding():
     stopped.slow_run(1.5, 0.0, 0.0)
     stalls_of(stopped.process).index.add_suspension(10.0, 11.5)
     assert stopped.kinds() == []
+
+
+@pytest.mark.parametrize(("cpu", "kind"), [(0.3, "cpu-on-loop"), (0.05, "blocking-call")])
+def test_code_that_only_computes_did_so_though_it_was_off_the_processor_for_longer(tmp_path, cpu, kind):
+    file = tmp_path / "app.py"
+    file.write_text("rows = json.loads(text)\n")
+    made = Made()
+    slow = made.slow_run(1.0, cpu, 0.1)
+    slow.blocked_s = 1.0
+    frames = [[str(file), 1, "app", "load"]]
+    stack = {"kind": "stack", "ring": 1, "run": 10.0, "at": 10.1, "ident": LOAD, "culprit": "", "frames": frames}
+    stack |= {"callback": "app.prices.load", "ready": 0, "suppressed": 0, "before": [], "samples": []}
+    made.events(stack)
+    assert made.one(kind).detail == "json"

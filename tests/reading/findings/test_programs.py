@@ -10,7 +10,10 @@ import re
 import pytest
 
 from tests.helpers.observed import Observed, observe, program, start, wait_for
+from tests.helpers.paths import CERTIFICATE
+from traceloop.reading.findings import thresholds
 from traceloop.reading.findings.verdict import verdict
+from traceloop.record import layout
 
 # Stacks and causes are told by clocks: on a busy machine something else is to blame.
 pytestmark = pytest.mark.timing
@@ -394,6 +397,31 @@ run(main())
         {"RECONNECT": "writer.close(); reader, writer = await asyncio.open_connection(*address)"},
         {"RECONNECT": "pass"},
     ),
+    "errors-swallowed": (
+        """
+import gc, logging, warnings
+
+logging.disable()
+warnings.simplefilter("ignore")
+
+async def notify(user):
+    if user < 0:
+        raise LookupError(user)
+
+def fails():
+    raise LookupError
+
+async def main():
+    for user in USERS:
+        CALL
+    await asyncio.sleep(0.1)
+    gc.collect()
+
+run(main())
+""",
+        {"USERS": "(1, -1, 2)", "CALL": "notify(user) if user > 0 else asyncio.create_task(notify(user))"},
+        {"USERS": "(1, 2, 3)", "CALL": "await notify(user)"},
+    ),
     "connections-refused": (
         """
 import os, socket
@@ -476,6 +504,63 @@ run(main())
         {"SET": "pass"},
     ),
 }
+
+
+STORM = """
+import ssl
+
+server_side = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+server_side.load_cert_chain(CERTIFICATE)
+client_side = ssl.create_default_context(cafile=CERTIFICATE)
+
+async def serve(reader, writer):
+    while data := await reader.read(100):
+        writer.write(data)
+    writer.close()
+
+async def ask(address, number):
+    reader = None
+    for _ in range(number):
+        if reader is None or AGAIN:
+            reader, writer = await asyncio.open_connection(*address, ssl=client_side, server_hostname="localhost")
+        writer.write(b"x")
+        await reader.read(1)
+        if AGAIN:
+            writer.transport.abort()
+    writer.close()
+
+async def main():
+    server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=server_side)
+    await asyncio.gather(*(ask(server.sockets[0].getsockname(), 55) for _ in range(4)))
+    server.close()
+
+run(main())
+"""
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_tls_connections_that_are_made_over_and_over(tmp_path, again):
+    text = STORM.replace("CERTIFICATE", repr(str(CERTIFICATE))).replace("AGAIN", str(again))
+    observed = observe(tmp_path, program(tmp_path, text))
+    ((loop, seconds),) = [(each, sum(each.times(0.0))) for each in observed.statistics.loops()]
+    found = [each for each in verdict(observed.statistics).findings if each.kind == "connection-storm"]
+    # Both ends are this program's. A machine ten times slower makes fewer a second than are a finding.
+    fast = loop.counter(layout.W_TLS_HANDSHAKES) >= thresholds.STORM_RATE * seconds
+    assert [each.detail for each in found] == ["tls"] * (again and fast)
+    assert loop.counter(layout.W_TLS_HANDSHAKES) == (440 if again else 8)
+
+
+def test_each_way_in_which_errors_are_swallowed(tmp_path):
+    text, wrong, _ = TROUBLES["errors-swallowed"]
+    for name, value in wrong.items():
+        text = text.replace(name, value)
+    before = "    await asyncio.sleep(0.1)\n"
+    text = text.replace(before, "    asyncio.get_running_loop().call_soon(fails)\n" + before)
+    found = {each.detail: each for each in findings(tmp_path, text) if each.kind == "errors-swallowed"}
+    assert sorted(found) == ["callback", "not_awaited", "not_retrieved"]
+    names = {detail: each.who.function.rpartition(".")[2] for detail, each in found.items() if each.who is not None}
+    # Whoever made a coroutine and left it is named, not the coroutine.
+    assert names == {"callback": "fails", "not_awaited": "main", "not_retrieved": "notify"}
 
 
 def test_tasks_that_a_loop_run_by_hand_leaves_at_its_end_are_a_note(tmp_path):

@@ -215,8 +215,10 @@ _LINES: Final = tuple(
         ("import", r"^\s*(import|from)\s|\bimport_module\s*\(|\b__import__\s*\("),
     )
 )
+#: What only computes, in C: a thread that is off the processor there was kept from it.
+COMPUTE: Final = frozenset(("json", "regex", "hashing", "compression", "pickle"))
 # What a callback that computes may be said to do; the other kinds wait, and a wait takes no processor.
-_COMPUTING: Final = frozenset(("json", "regex", "hashing", "compression", "pickle", "import", "tls-context", "logging"))
+_COMPUTING: Final = COMPUTE | {"import", "tls-context", "logging"}
 
 
 def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
@@ -243,7 +245,10 @@ def _told_by(frames: Sequence[Frame]) -> str:
     if any(file.startswith("<frozen importlib") for file, *_ in looked_at):
         return "import"
     modules = [(module, qualname) for _, _, module, qualname in inner]
-    if any(module == "logging" or module.startswith("logging.") for module, _ in modules):
+    # A handler may be the application's own: who logs waits for it all the same.
+    if any(module == "logging" or module.startswith("logging.") for module, _ in modules) or any(
+        frame[2:] == ("logging", "Logger.callHandlers") for frame in frames[-_DEPTH:]
+    ):
         return "logging"
     if any(_LINES_TLS.search(qualname) for _, qualname in modules):
         return "tls-context"
@@ -254,7 +259,12 @@ def _told_by(frames: Sequence[Frame]) -> str:
         return by_line
     # The outermost library that means something: a database driver waits in a socket, a request in a lock.
     outermost = [_by_module(module) for module, _ in reversed(modules)]
-    return next((found for found in outermost if found), "") or by_line
+    found = next((found for found in outermost if found), "") or by_line
+    if found or len(inner) < 2:
+        return found
+    # What the application's own line calls, and waits for within a library that tells nothing: `os.walk`.
+    by_line = _by_line(source_line(inner[-1][0], inner[-1][1]))
+    return by_line if by_line not in _COMPUTING else ""
 
 
 _TRANSPORTS: Final = "traceloop.loop.network."

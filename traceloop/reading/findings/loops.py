@@ -143,8 +143,12 @@ def congested(scope: Scope) -> Iterator[Finding]:
         (
             "no single callback of these iterations was slow",
             *([f"some {seconds(waited)} of it waited for a processor"] if waited else ()),
+            *([f"in the longest they took {seconds(longest / callbacks)} each"] if 0 < callbacks < _MANY else ()),
         ),
-        "Start fewer tasks at once (`asyncio.Semaphore`, a bounded queue with some workers), or await between batches.",
+        "Start fewer tasks at once (`asyncio.Semaphore`, a bounded queue with some workers), or await between batches."
+        if callbacks >= _MANY
+        else "Each of them holds the loop for a good while: what computes belongs in a process pool, what waits in "
+        "`asyncio.to_thread`. `--profile` names the lines.",
     )
 
 

@@ -14,7 +14,7 @@ from ..stalls.index import StallIndex
 from ..stalls.model import StallInfo
 from ..units import counted, seconds
 from . import thresholds
-from .blocking_kinds import KINDS, BlockingKind, kind_of
+from .blocking_kinds import COMPUTE, KINDS, BlockingKind, kind_of
 from .model import CRITICAL, NOTE, Finding, Who, place_of
 from .scope import Scope, frame_line, processor_times
 from .slow import Slow, by_library
@@ -40,6 +40,8 @@ _SHORT_SECONDS: Final = 1.0
 _NEARLY_ALL: Final = 0.9
 # Of a run that waited for this share, a guess at the rest is not enough to call its code slow.
 _MUCH: Final = 1 / 3
+# Code that only computes was at it, whatever else happened, where it had a processor for this share of its own time.
+_SOME: Final = 1 / 4
 # Kinds of waiting that may be for another thread of the process.
 _OTHER_THREADS: Final = ("waiting", "unknown", "lock")
 # What to do about these is the same whether they compute or wait.
@@ -173,6 +175,8 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
         return STARVED, KINDS["unknown"]
     taken = info.stack
     kind = kind_of(taken.frames if taken is not None else [], parts.cause)
+    if parts.cause == OFF_CPU and kind.name in COMPUTE and parts.cpu >= _SOME * own:
+        return CPU, kind
     if parts.cause == GIL or (parts.cause == OFF_CPU and kind.name in _OTHER_THREADS):
         # Off the processor, and no line says why. On a busy machine the threads that it waited for (the holder of the
         # GIL is one) wait for a processor too.

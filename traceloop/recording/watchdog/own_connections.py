@@ -21,13 +21,14 @@ _ESTABLISHED: Final = "01"
 
 
 def waits_for_own_server(loop: Any) -> bool:
-    """Whether a socket of ``loop`` is ready for which a connection of this process waits. False where that is not known
-    (no Linux, no epoll, no TCP).
+    """Whether a socket of ``loop`` is ready for which a connection of this process waits: one that the loop does not
+    look after itself, as it does after its own clients, which block nobody. False where that is not known (no Linux, no
+    epoll, no TCP).
     """
     ports = _ready_ports(loop)
     if not ports:
         return False
-    inodes = _own_inodes()
+    inodes = _inodes_without(_looked_after(loop))
     # The client's end is ours, and goes to the port of a ready socket.
     return any(remote in ports and inode in inodes for _, remote, inode in _connections())
 
@@ -62,10 +63,21 @@ def _port_of(fd: int) -> set[int]:
     return set()
 
 
-def _own_inodes() -> set[str]:
+def _looked_after(loop: Any) -> set[int]:
+    """The descriptors that the loop polls for."""
+    try:
+        return set(loop._selector._fd_to_key)
+    except (AttributeError, RuntimeError, TypeError):
+        return set()
+
+
+def _inodes_without(descriptors: set[int]) -> set[str]:
+    """The inodes of this process's sockets but these."""
     found: set[str] = set()
     with contextlib.suppress(OSError):
         for fd in os.listdir("/proc/self/fd")[:_MAX_DESCRIPTORS]:
+            if int(fd) in descriptors:
+                continue
             with contextlib.suppress(OSError):
                 target = os.readlink(f"/proc/self/fd/{fd}")
                 if target.startswith("socket:["):

@@ -1,0 +1,44 @@
+"""Whether a loop waits for a server of its own: its own clients, which it looks after, block nobody."""
+
+import asyncio
+import socket
+import sys
+
+import pytest
+
+from traceloop.loop.event_loop import EventLoop
+from traceloop.recording.watchdog.own_connections import waits_for_own_server
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp is Linux's")
+
+
+def test_only_a_connection_that_the_loop_does_not_look_after_is_waited_for():
+    async def main():
+        ended = asyncio.Event()
+
+        async def serve(reader, writer):
+            await reader.read()
+            writer.close()
+            await writer.wait_closed()
+            if not server.is_serving():
+                ended.set()
+
+        loop = asyncio.get_running_loop()
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        where = server.sockets[0].getsockname()
+        _, writer = await asyncio.open_connection(*where)
+        writer.write(b"x")  # the server's end is ready from now on, as the loop does not come to read it
+        found = [waits_for_own_server(loop)]
+        with socket.create_connection(where):
+            found.append(waits_for_own_server(loop))
+        server.close()
+        writer.close()
+        await writer.wait_closed()
+        await ended.wait()
+        return found
+
+    loop = EventLoop()
+    try:
+        assert loop.run_until_complete(main()) == [False, True]
+    finally:
+        loop.close()
