@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -193,7 +192,26 @@ def _worth_watching(folder: str, now_ns: int) -> tuple[bool, bool, int]:
     """
     began = described(folder).get("started_ns")
     began_ns = began if isinstance(began, int) else 0
-    return bool(living_processes(folder)), now_ns - began_ns >= _SETTLED_NS, began_ns
+    return _runs_a_loop(folder), now_ns - began_ns >= _SETTLED_NS, began_ns
+
+
+def _runs_a_loop(folder: str) -> bool:
+    """Whether a loop of the run is open now."""
+    from traceloop.reading.decoding.ring_reader import RingError, RingReader
+    from traceloop.record import layout
+
+    for process in living_processes(folder):
+        for path in process.rings():
+            try:
+                reader = RingReader(path)
+            except (OSError, RingError):
+                continue
+            try:
+                if reader.kind == layout.KIND_LOOP and reader.word(layout.W_OPEN) == 1.0:
+                    return True
+            finally:
+                reader.close()
+    return False
 
 
 def _nothing_in(which: str) -> click.ClickException:
@@ -279,8 +297,7 @@ def lives(folder: str) -> bool:
 
 
 def command_of(folder: str) -> str:
-    """What was run, as a shell takes it."""
-    try:
-        return printable(shlex.join(map(str, described(folder)["command"])))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return folder
+    """What was run, as a shell takes it; the folder where that is not known."""
+    from traceloop.reading.process_folders import RunDirectory
+
+    return RunDirectory(folder).command() or folder

@@ -234,14 +234,35 @@ function showDrill() {
     element("a", {href: `#${part.id}`, text: part.getAttribute("aria-label")})));
 }
 
+// What several processes have alike (workers of a server) is one entry, where the worst of it stands.
+function together(findings) {
+  const groups = new Map();
+  for (const each of findings) {
+    const key = `${each.kind} ${each.title}`;
+    const those = groups.get(key);
+    if (those === undefined) groups.set(key, [each]);
+    else if (those.some((one) => one.process === each.process)) groups.set(`${key} ${groups.size}`, [each]);
+    else those.push(each);
+  }
+  return [...groups.values()];
+}
+
+function processOf(finding) {
+  const process = state.data.processes.find((each) => each.process === finding.process);
+  return `process ${process?.pid || finding.process}`;
+}
+
 function showFindings(data) {
   const found = JSON.stringify(data.verdict);
   if (found === state.findings) return;
   state.findings = found;
-  const shown = data.verdict.findings.map((each) => element("article", {class: `finding ${each.severity}`},
+  const shown = together(data.verdict.findings).map(([each, ...others]) =>
+    element("article", {class: `finding ${each.severity}`},
     element("span", {class: "badge", text: each.severity}),
-    element("h3", {text: each.title}),
+    element("h3", {text: each.title + (many() ? ` (${processOf(each)})` : "")}),
     element("p", {text: each.harm}),
+    others.length
+      ? element("p", {text: `likewise ${others.map((one) => `in ${processOf(one)}: ${one.harm}`).join("; ")}`}) : null,
     each.evidence.length ? element("ul", {}, ...each.evidence.map((line) => element("li", {text: line}))) : null,
     each.stack.length > 1 ? element("p", {class: "stack", text: each.stack.join(", called by ")}) : null,
     element("p", {class: "remedy"}, "What to do: ", ...withCode(each.remedy)),

@@ -59,7 +59,7 @@ def _sound(value: Any) -> Any:
 
 
 def report(statistics: Statistics, *, command: str = "", live: bool = False) -> dict[str, Any]:
-    """The report as plain values. ``command``: of the run. ``live``: whether it goes on."""
+    """The report as plain values. ``command``: of the run, where the record does not say it. ``live``: it goes on."""
     with statistics.lock:
         now = time.monotonic()
         judged = verdict(statistics, now)
@@ -72,7 +72,7 @@ def report(statistics: Statistics, *, command: str = "", live: bool = False) -> 
             "generated": time.time(),
             "live": live,
             "duration_bounds_seconds": list(DURATION_BOUNDS),
-            "command": command[:_TEXT] or (processes[0]["command"] if processes else ""),
+            "command": (command or statistics.command() or (processes[0]["command"] if processes else ""))[:_TEXT],
             "overview": {
                 "processes": sum(process.processes for process in statistics.processes.values()),
                 "loops": sum(loop.loops for loop in statistics.loops()),

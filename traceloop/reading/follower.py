@@ -384,6 +384,7 @@ class RunFollower:
     def __init__(self, path: str | os.PathLike[str], statistics: Statistics | None = None) -> None:
         self.statistics = statistics if statistics is not None else Statistics()
         self.directory = RunDirectory(path)
+        self.statistics.command = self.directory.command
         self.processes: dict[str, FolderFollower] = {}
         #: Names of folders whose process has ended and was read to its end, and of those that crashed or were killed.
         self.ended: set[str] = set()

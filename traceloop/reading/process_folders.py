@@ -15,7 +15,7 @@ from typing import Any
 
 from ..record import files
 from ..record.proc import is_alive
-from ..record.text import printable_data
+from ..record.text import MAX_TEXT, printable, printable_data
 from .site_names import SiteLogReader
 
 _MAX_DESCRIPTION = 1 << 20
@@ -171,6 +171,18 @@ class RunDirectory:
         self._listing = _Listing(self.path)
         self._found_in: frozenset[str] = frozenset()
         self._folders: dict[str, ProcessFolder] = {}
+
+    def command(self) -> str:
+        """What was run, as a shell takes it; "" where it is not known."""
+        import shlex  # a collector that nobody asks for the page does without
+
+        try:
+            words = json.loads(files.read_file(os.path.join(self.path, files.RUN), _MAX_DESCRIPTION))["command"]
+            words = [str(word) for word in words]
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return ""
+        # Without the program's arguments it is one word, `-m pytest`.
+        return printable(shlex.join(words) if len(words) > 1 else "".join(words), MAX_TEXT)
 
     def processes(self) -> list[ProcessFolder]:
         """All processes found so far, in the order of their start. Empty where there is no such directory."""

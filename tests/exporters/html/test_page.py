@@ -163,6 +163,23 @@ def test_names_with_markup_stay_text(statistics, tmp_path):
         assert complaints(opened) == []
 
 
+def test_what_several_workers_have_alike_is_one_entry(statistics, tmp_path):
+    data = json.loads(dump(statistics))
+    (process,), (first, *_) = data["processes"], data["verdict"]["findings"]
+    data["processes"] = [{**process, "process": number, "pid": 100 + number} for number in range(3)]
+    data["verdict"]["findings"] = [{**first, "process": number, "harm": f"{number} s once"} for number in (2, 0, 1)]
+    data["verdict"]["findings"].append({**first, "title": "another", "process": 1})
+    path = tmp_path / "workers.html"
+    path.write_text(the_page().text(json.dumps(data)))
+    with browser() as opened:
+        opened.get(path.as_uri())
+        titles = [each.text for each in opened.find_elements("css selector", "#findings h3")]
+        assert titles == [f"{first['title']} (process 102)", "another (process 101)"]
+        said = [each.text for each in opened.find_elements("css selector", "#findings article:first-of-type p")]
+        assert said[:2] == ["2 s once", "likewise in process 100: 0 s once; in process 101: 1 s once"]
+        assert complaints(opened) == []
+
+
 def test_it_fits_a_phone(statistics, tmp_path):
     path = tmp_path / "report.html"
     data = json.loads(dump(statistics))

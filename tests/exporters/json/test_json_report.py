@@ -11,7 +11,9 @@ import pytest
 from tests.helpers.observed import TROUBLES, observe
 from tests.helpers.paths import ROOT
 from traceloop.exporters.json.report import dump, report
+from traceloop.reading.follower import RunFollower
 from traceloop.reading.new_statistics import new_statistics
+from traceloop.reading.site_names import SiteNames
 
 DOCS = (ROOT / "docs" / "report-json.md").read_text()
 
@@ -83,3 +85,21 @@ def test_what_is_no_number_is_null(statistics):
     finally:
         loop.callbacks.threshold = threshold
     assert shown["slow_threshold_seconds"] is None
+
+
+@pytest.mark.parametrize(
+    ("run", "command"),
+    [
+        ({"command": ["uvicorn"]}, "uvicorn"),
+        ({"command": ["-m pytest"]}, "-m pytest"),
+        ({"command": ["python", "an app.py", "\x1b[2J"]}, "python 'an app.py' '\\x1b[2J'"),
+        ({"command": 3}, ""),
+        ([], ""),
+    ],
+)
+def test_it_is_called_by_what_was_run_and_not_by_its_first_process(tmp_path, run, command):
+    (tmp_path / "run.json").write_text(json.dumps(run))
+    statistics = RunFollower(tmp_path, new_statistics()).statistics
+    assert report(statistics)["command"] == command
+    statistics.attach(1, SiteNames([]), {"command": "multiprocessing"})
+    assert report(statistics)["command"] == (command or "multiprocessing")

@@ -353,7 +353,7 @@ _CAUSES: Final = {
 
 
 def _evidence(each: Slow) -> Iterator[str]:
-    if len(each.loops) > 1:
+    if 1 < len(each.loops) <= round(each.runs):  # of a few runs it is not known in which loop they were
         yield f"in {counted(len(each.loops), 'loop')}: {_list(each.loops)}"
     info = each.example
     if info is None:

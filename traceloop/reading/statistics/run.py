@@ -45,6 +45,8 @@ class Statistics:
         #: Adds what another collector has counted before; since when that was counted (wall clock, ns; 0: none has).
         self.carry: Callable[[Iterable[Sample]], Iterator[Sample]] | None = None
         self.began_ns = 0
+        #: What was run; "" where that is not known.
+        self.command: Callable[[], str] = lambda: ""
         self.processes: dict[int, ProcessStatistics] = {}
         self._slots = NumberSlots()
 
