@@ -11,7 +11,6 @@ import contextlib
 import sys
 import threading
 import time
-import weakref
 from collections.abc import Generator, Iterable, Iterator
 from operator import sub
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -354,19 +353,18 @@ class Leaks:
     """
 
     def __init__(self) -> None:
-        self._before: dict[int, weakref.ref[Any]] = {}
-        self._left: dict[int, str] = {}
+        self._left: list[str] = []
 
     def begin(self) -> None:
         """The test begins: what is there by now is its fixtures', or an earlier test's."""
-        self._left = {}
-        self._before = {id(task): weakref.ref(task) for task in self._pending()}
+        self._add(self._pending())
+        self._left = []
 
     def end(self) -> list[str]:
         """The test is over: what it left, a line for each."""
         self._add(self._pending())
-        left, self._left = self._left, {}
-        return list(left.values())
+        left, self._left = self._left, []
+        return left
 
     def loop_runs(self, loop: Any) -> None:
         """A loop begins to run in this thread (None: has ended)."""
@@ -374,21 +372,34 @@ class Leaks:
             self._add(asyncio.all_tasks(loop))
 
     def destroyed(self, task: Any) -> None:
-        """A task is destroyed that is not done. By identity: the collector may have cleared the weak references."""
-        if self._before.pop(id(task), None) is None:
-            self._left[id(task)] = _describe(task)
+        """An error is reported with this task: mostly, that it is destroyed while it is pending."""
+        try:
+            if not task.done():
+                self._add((task,))
+        except Exception:  # the program may report anything as a task
+            pass
 
     def _add(self, tasks: Iterable[Any]) -> None:
-        for task in tasks:
-            known = self._before.get(id(task))
-            if known is None or known() is not task:
-                self._left[id(task)] = _describe(task)
+        self._left += [_describe(task) for task in tasks if _is_new(task)]
 
     @staticmethod
     def _pending() -> Iterator[Any]:
         process = existing_process()
         for loop in list(process.loops) if process is not None else ():
             yield from asyncio.all_tasks(loop)
+
+
+def _is_new(task: Any) -> bool:
+    """Whether the task is seen for the first time. The mark is on the task itself: another may get its address, and the
+    garbage collector clears weak references before it destroys a task.
+    """
+    if getattr(task, "_traceloop_seen", False):
+        return False
+    try:
+        task._traceloop_seen = True
+    except AttributeError:  # something task-like
+        return False
+    return True
 
 
 def _is_below(function: str) -> bool:
