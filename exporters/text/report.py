@@ -45,7 +45,6 @@ FEW = 4
 # Callbacks with less of the time are left out of the short report, but the first.
 _LEAST_SHARE = 0.01
 
-
 _MORE = "All tables: traceloop report --full. The words: traceloop explain reading-a-report"
 
 
@@ -59,7 +58,8 @@ def report(statistics: Statistics, color: bool = False, width: int = 100, full: 
         judged = verdict(statistics)
         lines = [style.bold(line) for line in textwrap.wrap(f"traceloop: {_overview(statistics)}", style.width)]
         lines += ["", *report_findings.findings(judged, style, len(statistics.processes), full)]
-        told = {name for found in judged.troubles if found.who is not None for name in found.who[::3]}
+        those = [found.who for found in judged.troubles if found.who is not None]
+        told = {who.function for who in those} | {who.callback for who in those}
         processes = [process for _, process in sorted(statistics.processes.items())]
         shown = processes if full else sorted(processes, key=lambda each: -_runs_of(each))[:FEW_PROCESSES]
         for process in processes:

@@ -71,13 +71,25 @@ def test_threads_of_a_pool_at_one_function_are_one_holder():
         {"turns": 9, "waits": 9, "loops": [[1, [], None]]},
         {"turns": 9, "waits": 9, "threads": [[["x"], 1, float("nan"), []]]},
         {"turns": 9, "waits": 9, "from": 1e300, "to": 0},
+        {"turns": 10**400, "waits": 9},
+        {"turns": 10**308, "waits": 10**308},
     ],
 )
 def test_damaged_records_of_it_are_passed_over(event):
     made = Made()
     made.loop.poll_delays.add_all([0.06] * 170)
-    made.events({"kind": "gil", "from": 10.0, "to": 20.0, "waited": 0.1, "loops": [], "threads": [], **event})
+    whole = {"kind": "gil", "from": 10.0, "to": 20.0, "waited": 0.1, "loops": [], "threads": [], **event}
+    made.events(whole, whole)
     assert kinds(made) == ["poll-late"]
+
+
+def test_no_loop_waits_for_longer_than_it_was_observed():
+    """Several loops of a process wait beside each other."""
+    made = Made()
+    made.loop.poll_delays.add_all([0.5] * 1000)
+    made.gil(90.0, 900, 880, 400.0, 85.0, 4.0, [HOG])
+    made.gil(90.0, 900, 880, 400.0, 85.0, 4.0, [HOG])
+    assert made.one("gil-contention").cost_s <= 100.0
 
 
 def test_a_thread_without_frames_is_no_holder():

@@ -79,6 +79,19 @@ def test_it_is_written_ever_more_rarely_while_it_lasts():
     assert events[:4] == pytest.approx([101.0, 103.0, 107.0, 115.0], abs=0.2)
 
 
+def test_the_time_in_which_the_watchdog_had_no_thread_is_not_counted():
+    events = []
+    waits = GilWaits(lambda event, now: events.append(event) or True)
+    loop, _ = watched(0.0, 0.0)
+    waits.poll(100.0, [loop])
+    waits.turn(0.005, lambda: 3, [loop])
+    waits.forget()
+    loop.history.append((700.0, 0.0, 600.0, 0.0, 0))
+    waits.turn(0.005, lambda: 3, [loop])
+    waits.poll(700.0, [loop])
+    assert events == []
+
+
 def test_without_a_loop_that_runs_nothing_is_counted():
     events = []
     waits = GilWaits(lambda event, now: events.append(event) or True)

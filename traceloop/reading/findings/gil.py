@@ -36,7 +36,8 @@ def contended(scope: Scope) -> Iterator[Finding]:
     held = max(scope.late("gil"), found.held_s)
     explained = held >= _EXPLAINED * polls
     returns = _returns(scope, found)
-    waited = lost + max(min(polls, max(held, found.others_s) if explained else held), returns)
+    # Several loops wait beside each other: none waits for longer than it was observed.
+    waited = min(lost + max(min(polls, max(held, found.others_s) if explained else held), returns), scope.observed_s)
     woken_late = explained and any(loops.is_poll_late(loop) for loop in scope.loops)
     much = woken_late or waited >= max(thresholds.GIL_SECONDS, thresholds.GIL_SHARE * scope.observed_s)
     if worst is None and not much:

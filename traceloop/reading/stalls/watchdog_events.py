@@ -29,6 +29,8 @@ _MAX_HELD: Final = 4096
 _MAX_THREADS: Final = 64
 _MAX_NAMES: Final = 8
 _MAX_GIL_HOLDERS: Final = 256
+# Of one event. The watchdog makes some thousand turns in a minute; what is more than any number of them is damage.
+_MAX_TURNS: Final = 1 << 32
 # Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
 _LATEST: Final = 2.0**33
 
@@ -169,7 +171,7 @@ class WatchdogEvents:
     def _take_gil(self, data: Mapping[str, Any]) -> None:
         passed = max(0.0, _moment(data["to"]) - _moment(data["from"]))
         turns, waits, waited = int(data["turns"]), int(data["waits"]), _moment(data["waited"])
-        if not 0 < waits <= turns:
+        if not 0 < waits <= turns <= _MAX_TURNS:
             return
         by_others = 0.0
         for _, first, last in data["loops"]:

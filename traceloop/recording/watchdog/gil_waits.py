@@ -35,10 +35,15 @@ class GilWaits:
         self._report = report
         self._clocks = ThreadClocksOfAll()
         self._length = _FIRST_SECONDS
+        self.forget()
+
+    def forget(self) -> None:
+        """The watchdog's thread begins anew: counts from its first turn on, not over the time in which there was none.
+        """
         self._begin(0.0, ())
 
     def _begin(self, now: float, loops: Sequence[Watched]) -> None:
-        """Counts anew from ``now`` (s) on; 0: from the next turn on."""
+        """Counts anew from ``now`` (s) on; 0: from the next ``poll`` on."""
         self._began = now
         self._turns = self._waits = 0
         self._waited = self._longest = 0.0

@@ -50,6 +50,7 @@ class Lateness:
     def forget(self) -> None:
         """The thread begins anew: nothing was due."""
         self._due = 0.0
+        self._gil_waits.forget()
 
     def suspended(self, start: float, now: float) -> float:
         """For how long (s) the whole process stood still between the two moments, as far as is known."""
