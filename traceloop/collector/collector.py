@@ -2,7 +2,8 @@
 
 It polls once a second (more often where rings fill fast, spans are sent or a loop stands still, less often while
 nothing runs; pace.py), for each scrape, and whenever a process ends, or has filled a quarter of a ring, and writes to
-the ``wake`` pipe. Between two polls it only looks whether a loop stands still. A poll has these steps:
+the ``wake`` pipe. Between two polls it only looks, five times a second or more, whether a loop stands still, or a ring
+fills whose process may not write to the pipe. A poll has these steps:
 
 1. Read the rings of all processes into statistics and spans.
 2. For each process that has ended and was read to its end: free what it has left. If it was killed: report it, and
@@ -99,7 +100,7 @@ class Collector:
         self._stderr_released = False
         self._look_again = SOON_SECONDS
         self._pace = Pace()
-        self._turned = 0.0
+        self._polled_at = 0.0
         self._due = 0.0  # the next poll
         self._known: set[str] = set()  # processes at the last poll
         self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
@@ -194,8 +195,8 @@ class Collector:
         root = -1
         woken = True
         while True:
-            if woken or self._is_due(root):
-                self._turned = time.monotonic()
+            if woken or self._is_due(sees_end=root >= 0):
+                self._polled_at = time.monotonic()
                 busy = self.poll()
                 if self._is_finished() or self.stopping or self._waited_long_enough():
                     break
@@ -204,22 +205,28 @@ class Collector:
                     self._known = set(self.follower.processes)
                     longest = pause = MIN_POLL_SECONDS
                 pause = min(pause * 1.5, longest)
-                self._due = self._turned + pause
+                self._due = self._polled_at + pause
                 root = self.root.handle
             # A loop that stands still is looked at when its threshold is reached.
             woken = self.pipe.wait(min(max(0.0, self._due - time.monotonic()), self._look_again), root)
         self.finish()
 
-    def _is_due(self, root: int) -> bool:
-        """Whether to poll now. ``root``: by which its end would have been seen, -1 where that takes a poll."""
+    def _is_due(self, *, sees_end: bool) -> bool:
+        """Whether to poll now. ``sees_end``: the wait before would have ended with the root; else only a poll sees that
+        the root has ended.
+        """
         with self.statistics.lock:
             self._look_again = self.probe.look()
         now = time.monotonic()
-        if now - self._turned >= SOON_SECONDS and (root < 0 or self._asked_to_end or self.probe.stands):
+        passed = now - self._polled_at
+        if self.follower.is_filling():
+            return True
+        if passed >= SOON_SECONDS and (not sees_end or self._asked_to_end or self.probe.stands):
             return True
         if now < self._due:
             return False
-        if now - self._turned < QUIET_SECONDS and not self._asked_to_end and self.follower.is_quiet():
+        unfinished = self.snapshots is not None and self.snapshots.unfinished
+        if passed < QUIET_SECONDS and not self._asked_to_end and not unfinished and self.follower.is_quiet():
             # A poll would find nothing. This costs a tenth of one.
             self._due = now + SOON_SECONDS
             return False
@@ -478,30 +485,10 @@ class Collector:
         record = self.settings.record
         if record is None or self._copied == self._seen_over:
             return
-        import shutil
+        from .record_copy import copy_record
 
         self._copied = self._seen_over
-        target = os.path.join(record, os.path.basename(os.path.normpath(self.run_dir)))
-        unfinished = f"{target}.unfinished"
-        try:
-            os.makedirs(record, mode=0o700, exist_ok=True)
-            own = shutil.ignore_patterns(*_NOT_COPIED, f"{files.SAID_PREFIX}*")
-            shutil.copytree(self.run_dir, unfinished, ignore=own)
-            shutil.rmtree(target, ignore_errors=True)  # of an earlier end, after which more has come
-            os.rename(unfinished, target)
-        except (OSError, shutil.Error) as error:
-            shutil.rmtree(unfinished, ignore_errors=True)
+        problem = copy_record(self.run_dir, record)
+        if problem:
             self._keep = True
-            self.tell(f"the record could not be kept in {record}: {_reason_of(error)}; it stays in {self.run_dir}")
-
-
-#: What is of no use in a copy of a record.
-_NOT_COPIED = (files.COUNTERS, files.WAKE, files.COLLECTOR, files.LOCK, files.LEFT, files.OVER, files.RECORDED)
-
-
-def _reason_of(error: OSError) -> str:
-    """Why a copy failed. shutil.Error has a list of (source, target, text) for its text."""
-    problems = error.args[0] if error.args else None
-    if isinstance(problems, list) and problems:
-        return str(problems[0][-1])
-    return error.strerror or str(error)
+            self.tell(f"the record could not be kept in {record}: {problem}; it stays in {self.run_dir}")

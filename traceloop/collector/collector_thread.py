@@ -13,7 +13,7 @@ from ..exporters.metrics import asked_for as asked_for_metrics
 from .errors import CollectorError
 from .files import say
 from .listening import listen, url_of
-from .pace import MIN_POLL_SECONDS, SHUTDOWN_SECONDS, Pace
+from .pace import MIN_POLL_SECONDS, SHUTDOWN_SECONDS, SOON_SECONDS, Pace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class CollectorThread:
     """
 
     def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
-        self._pace = Pace()
+        # Nothing ends its wait where a ring fills fast.
+        self._pace = Pace(SOON_SECONDS)
         self.settings = settings
         self.notices: list[str] = []
         self.url: str | None = None

@@ -81,6 +81,11 @@ class RingFollower:
             return self.reader.behind <= _LITTLE
         return self.reader.behind == 0 and not self.reader.word(layout.W_RUNNING)
 
+    @property
+    def is_filling(self) -> bool:
+        """Whether a quarter of the ring has been written and not been read."""
+        return 4 * self.reader.behind >= self.reader.room
+
     def fetch(self, *, final: bool) -> None:
         """Copies what there is, of a loop's ring a chunk at most."""
         if self.is_loop:
@@ -395,6 +400,13 @@ class RunFollower:
         with self.statistics.lock:
             living = [process for name, process in self.processes.items() if name not in self.ended]
             return bool(living) and all(process.is_quiet() for process in living)
+
+    def is_filling(self) -> bool:
+        """Whether a ring has to be read soon. Its writer ends the collector's wait then, but may have lost the right to
+        (a server that has changed its user)."""
+        with self.statistics.lock:
+            living = [process for name, process in self.processes.items() if name not in self.ended]
+            return any(ring.is_filling for process in living for ring in process.rings.values())
 
     def poll(self, *, last: bool = False) -> list[Chunk]:
         """Reads what is new of every process. ``last``: as far as there is anything, living processes too."""
