@@ -217,6 +217,7 @@ void queue_trim(ReadyQueue *queue);                  /* gives back what a burst 
 
 /* timers.c */
 extern PyType_Spec core_timers_spec;
+int core_clock_is_ours(core_state *st); /* ``monotonic`` was not replaced in our modules; -1: an exception */
 int timers_push(Timers *timers, double when, PyObject *handle);
 PyObject *timers_pop(Timers *timers); /* of the native shape, not empty; a new reference */
 int timers_sweep(Timers *timers);
@@ -233,7 +234,6 @@ int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for w
 PyObject *scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count, PyObject *names);
 int scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names,
                               Py_ssize_t skipped, PyObject **tuple, PyObject **context);
-int core_clock_is_ours(core_state *st);    /* ``monotonic`` was not replaced in our modules; -1: an exception */
 
 /* wakeup.c */
 PyObject *scheduling_wake(PyObject *self, PyObject *unused);

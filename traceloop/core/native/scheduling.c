@@ -38,16 +38,6 @@ scheduling_is_clean(Scheduling *loop)
     return same;
 }
 
-/* freezegun and its like replace ``monotonic`` in every module that has it: our Python methods would go by that. */
-int
-core_clock_is_ours(core_state *st)
-{
-    if (st->clock_globals == NULL)
-        return 0;
-    PyObject *found = PyDict_GetItemWithError(st->clock_globals, st->s_monotonic);
-    return found == NULL && PyErr_Occurred() ? -1 : found == st->clock;
-}
-
 static int
 record_place(Scheduling *loop, int64_t *place)
 {
