@@ -308,8 +308,20 @@ class Recorder:
             failures.report("recording failed and has stopped", error)
 
 
-# How many modules there were when ``_arrange_imports`` last looked, and whether for requests too.
-_arranged = (0, False)
+# What ``_arrange_imports`` last saw, and whether it looked for requests too.
+_arranged: tuple[Any, bool] | None = None
+
+
+def _imported() -> Any:
+    """Another value wherever a module came: how many there are, and the last one. One that was thrown out and imported
+    anew is another one, though as many are there as before.
+    """
+    modules = sys.modules
+    try:
+        name = next(reversed(modules))
+        return len(modules), name, id(modules.get(name))
+    except (RuntimeError, StopIteration):  # another thread imports
+        return None
 
 
 def _arrange_imports(process: Process) -> None:
@@ -318,12 +330,13 @@ def _arrange_imports(process: Process) -> None:
     """
     global _arranged
     wanted = process.settings.requests
-    if (len(sys.modules), wanted) == _arranged:
+    imported = _imported()
+    if imported is not None and (imported, wanted) == _arranged:
         return
     anyio_threads.arrange()
     if wanted:
         request_handlers.arrange()
-    _arranged = (len(sys.modules), wanted)
+    _arranged = (_imported(), wanted)
 
 
 def _look_for_blocking_calls(process: Process) -> None:

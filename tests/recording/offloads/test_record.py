@@ -297,6 +297,24 @@ def test_anyio_is_found_whenever_it_is_imported() -> None:
     assert out.stdout.strip() == "['builtins.len']"
 
 
+def test_anyio_is_found_again_where_a_program_imports_it_anew() -> None:
+    pytest.importorskip("anyio")
+    program = """
+        import importlib, sys
+        import anyio._backends._asyncio as backend
+        import traceloop
+        traceloop.new_event_loop().close()
+        anew = sys.modules.pop(backend.__name__)
+        number = len(sys.modules)
+        anew = importlib.import_module(backend.__name__)
+        assert anew is not backend and len(sys.modules) == number + 1
+        traceloop.new_event_loop().close()
+        print([hasattr(each.AsyncIOBackend.run_sync_in_worker_thread, "_traceloop") for each in (backend, anew)])
+    """
+    out = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    assert out.stdout.strip() == "[True, True]", out.stderr
+
+
 def _statistics(process: Any) -> ExecutorStatistics:
     statistics = ExecutorStatistics(SiteNames(process.site_log.sites), BoundedLabels())
     for chunk in decode(process):
