@@ -15,19 +15,24 @@ from pathlib import Path
 from tests.helpers.differential import clean_environ
 from tests.helpers.traced import Traced
 
-ASGI = """
+#: For programs that are ASGI applications.
+LIFESPAN = """
+async def lifespan(receive, send):
+    message = None
+    while message is None or message["type"] != "lifespan.shutdown":
+        message = await receive()
+        await send({"type": message["type"] + ".complete"})
+"""
+ASGI = f"""
 import asyncio, os
+{LIFESPAN}
 async def app(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
-    body = f"{type(asyncio.get_running_loop()).__mro__} {os.getpid()}".encode()
+        return await lifespan(receive, send)
+    body = f"{{type(asyncio.get_running_loop()).__mro__}} {{os.getpid()}}".encode()
     headers = [(b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    await send({{"type": "http.response.start", "status": 200, "headers": headers}})
+    await send({{"type": "http.response.body", "body": body}})
 """
 AIOHTTP = """
 import asyncio, os, sys

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.served import ask, free_port, started
+from tests.helpers.served import LIFESPAN, ask, free_port, started
 from tests.helpers.traced import Traced
 from tests.helpers.waiting import PATIENCE
 from traceloop.reading import read_run
@@ -58,14 +58,10 @@ def test_requests_are_named_by_the_endpoint(name: str, traced: Traced, tmp_path:
     assert list(counts) == ["app.quick"]
     assert counts["app.quick"] >= ASKED  # a client that gave up was answered all the same
 
-BARE = """
+BARE = LIFESPAN + """
 async def shop(scope, receive, send):
     if scope["type"] == "lifespan":
-        while True:
-            message = await receive()
-            await send({"type": message["type"] + ".complete"})
-            if message["type"] == "lifespan.shutdown":
-                return
+        await lifespan(receive, send)
     elif scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.accept"})
