@@ -3,6 +3,7 @@
 import signal
 import sysconfig
 
+import hypothesis
 import pytest
 
 from tests.helpers.collected_run import Run
@@ -13,6 +14,12 @@ from tests.helpers.paths import ROOT
 from tests.helpers.reporting import Progress, Reruns
 from tests.helpers.traced import Traced, make_traced
 
+# The same examples each time: what fails, fails for everybody. `--hypothesis-profile default` draws others. Whether one
+# takes 0.2 s, or drawing them longer than a second, says how busy the machine is and nothing else.
+hypothesis.settings.register_profile(
+    "same", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("same")
 # `nohup make test`: programs that are sent SIGHUP would inherit that it is ignored.
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)

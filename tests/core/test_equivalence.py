@@ -266,7 +266,7 @@ def runs(record: list[Any]) -> list[str]:
     return [each[0][0] for each in record if isinstance(each, tuple) and isinstance(each[0], tuple)]
 
 
-@hypothesis.settings(max_examples=25, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+@hypothesis.settings(max_examples=25, suppress_health_check=list(hypothesis.HealthCheck))
 @hypothesis.given(st.lists(programs, min_size=1, max_size=6))
 def test_all_ways_run_the_same_and_record_the_same(ops):
     check(ops)

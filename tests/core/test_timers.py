@@ -125,4 +125,4 @@ class TimerHeap(RuleBasedStateMachine):
 
 
 TestTimerHeap = TimerHeap.TestCase
-TestTimerHeap.settings = hypothesis.settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestTimerHeap.settings = hypothesis.settings(max_examples=25, stateful_step_count=25)

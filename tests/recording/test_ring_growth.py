@@ -42,7 +42,7 @@ def test_a_ring_grows_to_its_capacity_and_loses_nothing(tmp_path):
     assert reader.dropped == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     steps=st.lists(st.tuples(st.integers(1, 900), st.booleans()), min_size=1, max_size=120),
     allowed=st.integers(FIRST_BYTES, CAPACITY),

@@ -129,7 +129,7 @@ ATTRIBUTES = st.dictionaries(st.text(min_size=1), VALUES, max_size=4)
 TIMES = st.integers(0, 2**63 - 1)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     name=st.text(min_size=1),
     attributes=ATTRIBUTES,

@@ -139,7 +139,7 @@ def decoded_of(drawn: Any) -> list[Decoded]:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(CHUNKS, st.sampled_from(["all", 0.4, "slow"]), st.sampled_from([OFFSET, (400 << 52) - 3_000_005 * 10**9]))
 def test_the_same_runs_give_the_same_bytes(drawn: Any, sampling: Any, offset: int) -> None:
     expected, found = Made(sampling, offset, native=False), Made(sampling, offset, native=True)

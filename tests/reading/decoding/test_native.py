@@ -95,7 +95,7 @@ def everything(stream: LoopStream, batches: list[Batch]) -> list[Any]:
     return out
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(BATCHES)
 def test_the_same_records_give_the_same_rows(drawn: Any) -> None:
     batches = batches_of(drawn)
@@ -143,7 +143,7 @@ def close(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(BATCHES)
 def test_the_same_records_give_the_same_numbers(drawn: Any) -> None:
     batches = batches_of(drawn)

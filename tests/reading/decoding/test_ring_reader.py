@@ -62,7 +62,7 @@ def test_a_file_is_followed_while_it_grows(tmp_path):
     ring.close()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 700), st.booleans(), st.integers(0, 300)), max_size=60))
 def test_overwriting_drops_the_oldest_and_counts_them_exactly(steps):
     """Whatever the sizes and however seldom the reader comes: read and dropped add up, and nothing is out of order."""
@@ -193,7 +193,7 @@ def test_what_is_no_ring_is_refused_in_one_line(tmp_path, content, message):
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_no_bytes_crash_or_hang_a_reader(data):
     """Damage at random places of a ring in use, the words that say where the head is among them."""
@@ -220,7 +220,7 @@ DOUBLES = st.one_of(st.floats(), st.integers(-5, 5).map(float), st.sampled_from(
 TRIPLES = st.lists(st.tuples(DOUBLES, st.one_of(st.sampled_from(KINDS), DOUBLES), DOUBLES), max_size=40)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.tuples(TRIPLES, st.lists(st.text(max_size=20), max_size=4), DOUBLES), max_size=6))
 def test_no_records_crash_or_hang_a_decoder(parts):
     """Batches with a right checksum and senseless contents."""

@@ -203,7 +203,7 @@ OF_VERY_MANY_STEPS = [
 ]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(CHUNKS, st.booleans())
 @example([(OF_A_TASK, 0)], False)
 @example([(OF_A_TASK[:3], 0), (OF_A_TASK[3:], 0)], True)
