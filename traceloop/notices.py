@@ -206,6 +206,15 @@ def usable() -> bool:
     return _usable_descriptor() is not None
 
 
+def is_pipe() -> bool:
+    """Whether stderr is a pipe or a socket, whose reader may wait for its end."""
+    try:
+        mode = os.fstat(2).st_mode
+    except OSError:
+        return False
+    return stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode)
+
+
 def _usable_descriptor() -> int | None:
     return 2 if _at_start is not None and _identity(2) == _at_start else None
 

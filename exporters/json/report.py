@@ -475,8 +475,8 @@ def _waits(process: ProcessStatistics, now: float) -> list[dict[str, Any]]:
             "line": each.place.line,
             "inside": each.place.inside,
             "waits": each.waits,
-            "seconds": each.seconds,
-            "estimated_seconds": each.estimated_s,
+            "seconds": each.shown_s,
+            "estimated_seconds": 0.0 if each.seen_once else each.estimated_s,
             "longest_seconds": each.longest_s,
             "now": each.now,
         }

@@ -25,7 +25,8 @@ def waits(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
     """
     now = time.monotonic()
     least = 0.0 if full else _LEAST_SECONDS
-    found = [each for each in process.wait_series.most(now, running=process.attached) if each.seconds >= least]
+    every = process.wait_series.most(now, running=process.attached)
+    found = sorted((each for each in every if each.shown_s >= least), key=lambda each: -each.shown_s)
     if not found:
         return []
     header = ["where tasks waited", "for", "task", "waits", "in all", "longest", "now"]
@@ -33,8 +34,9 @@ def waits(process: ProcessStatistics, style: Style, full: bool) -> list[str]:
     rows = [_row(each) for each in shown]
     lines = table(style, header, rows, names=3)
     notes = []
-    if any(row[4].startswith("~") for row in rows):
-        notes.append(f"~ estimated: waits shorter than {seconds(process.waits.period)} are seen by chance")
+    if any(each.rough or each.seen_once for each in shown):
+        shorter = f"waits shorter than {seconds(process.waits.period)} are seen by chance"
+        notes.append(f"{'~ estimated: ' if any(each.rough for each in shown) else ''}{shorter}")
     if len(found) > len(shown):
         notes.append(f"and {counted(len(found) - len(shown), 'more place')} (--full)")
     if notes:
@@ -53,7 +55,7 @@ def _row(each: Waited) -> list[str]:
         each.place.inside,
         readable(each.coroutine),
         count(each.waits),
-        mark + seconds(each.seconds),
+        mark + seconds(each.shown_s),
         seconds(each.longest_s),
         count(each.now) if each.now else "",
     ]

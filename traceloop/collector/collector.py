@@ -29,14 +29,14 @@ import time
 from collections import deque
 
 from traceloop import notices
-from traceloop.record import files, layout, proc
+from traceloop.record import files, layout
 from traceloop.settings import Settings
 
 from ..exporters.metrics import asked_for as asked_for_metrics
 from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
 from .carried_counters import CounterNotes, carried_counters
 from .ended_processes import EndedProcesses
-from .files import keep_traceback, release_stderr, say, write_file
+from .files import keep_traceback, say, write_file
 from .listening import close_listener
 from .orders import RELEASE_LISTENER, RELEASE_STDERR
 from .pace import (
@@ -49,6 +49,7 @@ from .pace import (
     STOPPING_SECONDS,
     Pace,
 )
+from .root_stderr import RootStderr
 from .traced_processes import Root, processes_of_run
 from .unrecorded import Unrecorded
 from .wake_pipe import WakePipe
@@ -90,14 +91,13 @@ class Collector:
         self._keep = False  # the run directory, to find out what went wrong
         self._told_failure = False
         self._summary_written = False
-        self._next_look = 0.0
         self._expected_until = 0.0
         self._root_over = False
         self._recorded = False
         self._unrecorded = Unrecorded(self.run_dir, self.root)
         self._seen_over = 0  # processes that have ended
         self._copied = 0  # how many processes had ended when the record was copied
-        self._stderr_released = False
+        self._stderr = RootStderr(self.run_dir, self.root, report=self.settings.report)
         self._look_again = SOON_SECONDS
         self._pace = Pace()
         self._polled_at = 0.0
@@ -318,7 +318,7 @@ class Collector:
                 self._unrecorded.look()
             elif line := self._unrecorded.line():
                 self.tell(line)
-        if root_gone or self._summary_written or self._root_let_go():
+        if self._summary_written or self._stderr.let_go() or (root_gone and not self._stderr.is_owed_a_report()):
             self._release_stderr()
         return busy
 
@@ -378,21 +378,6 @@ class Collector:
             self._root_over = os.path.exists(os.path.join(self.run_dir, files.OVER))
         return self._recorded and (self._root_over or not self.root.alive) and self._everybody_over()
 
-    def _root_let_go(self) -> bool:
-        """Whether the program has closed what was its stderr at the start, or made it something else: its readers may
-        wait for the end."""
-        now = time.monotonic()
-        if now < self._next_look or not notices.usable():
-            return False
-        self._next_look = now + 1.0
-        try:
-            return not os.path.samestat(os.stat(f"/proc/{self.root.pid}/fd/2"), os.fstat(2))
-        except PermissionError:  # it has changed its user
-            return False
-        except OSError:  # closed; or the program ends, closes its files, and there is something to say about its end
-            stat = proc.stat_of(self.root.pid)
-            return stat is not None and not stat.is_exiting and self.root.alive
-
     def _sum_up(self) -> None:
         self._summary_written = True
         if self.snapshots is not None:
@@ -413,7 +398,7 @@ class Collector:
         # A program that is started again at once finds the port free.
         self._close_listener()
         notices.release(ending=True)
-        if not self.root.alive:
+        if not self._stderr.root_listens():
             for line in self.notices:
                 say(line)
             notices.say_report(report) if report else say(summary)
@@ -429,9 +414,7 @@ class Collector:
             self._order(RELEASE_LISTENER)
 
     def _release_stderr(self) -> None:
-        if not self._stderr_released:
-            self._stderr_released = True
-            release_stderr()
+        if self._stderr.release():
             self._order(RELEASE_STDERR)
 
     def _order(self, order: bytes) -> None:

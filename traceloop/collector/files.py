@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 
 from traceloop import notices
 from traceloop.record import files
@@ -29,14 +28,13 @@ def keep_traceback(run_dir: str) -> str:
 
 def release_stderr() -> None:
     """Lets go of the program's stderr where that is a pipe: who reads it waits for its end."""
-    try:
-        mode = os.fstat(2).st_mode
-        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):
+    if notices.is_pipe():
+        try:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
             os.dup2(null, 2)
             os.close(null)
-    except OSError:
-        pass  # it has none
+        except OSError:
+            pass  # no descriptor is left for it
 
 
 def write_file(path: str, text: str, time_ns: int = 0) -> None:

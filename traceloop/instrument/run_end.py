@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from ..settings import Settings
 
+# The collector has begun to write the summary: it is there in a moment.
+_WRITING_SECONDS = 5.0
+
 
 def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing: Callable[[], str]) -> None:
     """Waits until the collector has read everything, and says what it has to say. In the root process, at its exit.
@@ -45,7 +48,8 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
         notices.say(f"the record is in {run_dir}; `traceloop report {run_dir}` reads it")
     if settings.collector != "process":
         return
-    summary = _wait_for(os.path.join(run_dir, files.SUMMARY), run_dir, settings.exit_timeout, collector_pid)
+    path = os.path.join(run_dir, files.SUMMARY)
+    summary = _wait_for(path, run_dir, settings.exit_timeout, collector_pid, report=settings.report)
     if summary is None:
         return
     report = _read(os.path.join(run_dir, files.REPORT)) if settings.report else None
@@ -64,9 +68,13 @@ def tell_left(run_dir: str) -> None:
     files.wake_reader(run_dir)
 
 
-def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> str | None:
-    """The text of the file once it is there; None, with a notice where one is due, if it won't come in time."""
+def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int, *, report: bool) -> str | None:
+    """The text of the file once it is there; None, with a notice where one is due, if it won't come in time.
+
+    ``report``: whether one was asked for.
+    """
     deadline = time.monotonic() + timeout
+    is_being_written = False
     pause_ms = 2
     while True:
         text = _read(path)
@@ -79,16 +87,25 @@ def _wait_for(path: str, run_dir: str, timeout: float, collector_pid: int) -> st
                 why = f"; its traceback is in {traceback}" if os.path.exists(traceback) else ""
                 notices.say(f"the collector has ended before the program{why}; the record is in {run_dir}")
             return text
-        if _others_alive(run_dir):
-            notices.say("the run goes on in other processes")
-            return None
-        if time.monotonic() >= deadline:
-            # The collector goes on, and says the rest itself.
-            late = f"the last records were not read within {timeout:g} s"
-            notices.say(f"{late}: the summary follows when they are (--exit-timeout waits longer)")
-            return None
+        others = _others_alive(run_dir)
+        is_late = time.monotonic() >= deadline
+        if is_late or (others and not is_being_written):
+            # The collector goes on, and says the rest itself; unless it is about to write what is waited for here.
+            if is_being_written or files.settle_who_prints(run_dir, "" if others else files.LATE):
+                notices.say("the run goes on in other processes" if others else _late(timeout, report))
+                return None
+            is_being_written = True
+            deadline = time.monotonic() + _WRITING_SECONDS
         select.poll().poll(pause_ms)
         pause_ms = min(pause_ms * 2, 20)
+
+
+def _late(timeout: float, report: bool) -> str:
+    late = f"the last records were not read within {timeout:g} s"
+    if not report and notices.is_pipe():
+        # Who reads a pipe to its end is not to wait for the collector.
+        return f"{late}: the summary may be missing (--exit-timeout waits longer)"
+    return f"{late}: the {'report' if report else 'summary'} follows when they are (--exit-timeout waits longer)"
 
 
 def _write_empty(path: str) -> None:

@@ -26,6 +26,7 @@
         read-by-parent            the process that began the run reads the record itself, and removes it
         left                      the process that began the run lives on, and has left it
         over                      the process that began the run is about to end
+        unheard                   it is settled who prints the summary: see ``settle_who_prints``
 
 Readers open these files with ``open_file``. A record may come from another user, and one of its names may be a link
 to a device or a pipe without a writer.
@@ -55,6 +56,9 @@ COLLECTOR_TRACEBACK: Final = "collector-traceback.txt"
 CRASHED: Final = "crashed"
 LEFT: Final = "left"
 OVER: Final = "over"
+UNHEARD: Final = "unheard"
+#: Its content where the program's process has ended before the last records were read.
+LATE: Final = "late"
 #: The process that started the program reads the record while it runs, and prints the result.
 READ_BY_PARENT: Final = "read-by-parent"
 RECORDED: Final = "recorded"
@@ -138,6 +142,31 @@ def wake_reader(run_dir: str) -> None:
         pass  # full: it will wake
     finally:
         os.close(pipe)
+
+
+# -- the end
+
+
+def settle_who_prints(run_dir: str, why: str = "") -> bool:
+    """Whether the caller is the first to ask. The program's process asks as it gives up waiting for the summary, the
+    collector as it is about to write it: who comes too late leaves the printing to the other, so that it is printed
+    once. True where nothing can be written: the run's folder is gone, or its disk is full. ``why``: becomes the file's
+    content.
+    """
+    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
+    try:
+        descriptor = os.open(os.path.join(run_dir, UNHEARD), flags, 0o600)
+    except FileExistsError:
+        return False
+    except OSError:
+        return True
+    try:
+        os.write(descriptor, why.encode())
+    except OSError:
+        pass
+    finally:
+        os.close(descriptor)
+    return True
 
 
 # -- opening

@@ -174,7 +174,9 @@ R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
 R_LOOK: Final = -30.0
 R_AWAIT: Final = -31.0  # a suspended task. a: its ident; b: number of its chain of coroutines
 R_AWAITED: Final = -32.0  # a task waits for another one. a: its ident; b: the other's
-R_CHAIN: Final = -33.0  # a: number of a chain; b: 0. Text: JSON, [[[file, line, module, qualname], ...], type awaited]
+# a: number of a chain; b: 0. Text: JSON, [[[file, line, module, qualname], ...], type awaited]; where it waits for a
+# call in an executor with a third item, [label of the executor, file, line, module, qualname]
+R_CHAIN: Final = -33.0
 # The run under way answers a request. a: number of its server span in the application (R_SPAN), 0 none; b: ident of the
 # function that handles it, or of a site whose name is that of the server span.
 R_REQUEST: Final = -34.0

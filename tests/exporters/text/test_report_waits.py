@@ -41,6 +41,24 @@ def test_every_place_is_in_the_full_report(process):
     assert "more place" not in "\n".join(lines)
 
 
+@pytest.mark.parametrize(
+    ("waits", "told"), [(1, ["1", "8.00", "ms", "8.00", "ms"]), (2, ["2", "~2.00", "s", "8.00", "ms"])]
+)
+def test_one_short_wait_is_no_estimate(waits, told):
+    process = Made().process
+    frames = [["/srv/shop/app/prices.py", 7, "app.prices", "load"]]
+    process.waits.chains.define(1, json.dumps([frames, "_asyncio.Future"]))
+    for number in range(1, waits + 1):
+        process.waits.look([Standing(9.0 + number, SITE_LIMIT + 1.0, 1)], 1.0)
+        process.waits.step(SITE_LIMIT + 1.0, 8.996 + number, 9.004 + number)
+    lines = report_waits.waits(process, Style(False, 120), full=True)
+    assert lines[1].split()[-5:] == told
+    assert ("~ estimated" in lines[-1]) == (waits > 1)
+    assert lines[-1].strip().endswith("waits shorter than 1.00 s are seen by chance")
+    # Of one moment nothing follows for the whole run: only ``--full`` has it.
+    assert bool(report_waits.waits(process, Style(False, 120), full=False)) == (waits > 1)
+
+
 def test_of_too_many_tasks_it_is_said_which_part_was_looked_at(process):
     assert "too many" not in "\n".join(report_waits.waits(process, Style(False, 120), full=False))
     process.waits.look([], 250.0)

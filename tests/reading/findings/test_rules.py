@@ -238,6 +238,8 @@ def test_full_executor(waited, longest, seconds, found):
         ("anyio-pool", "max_workers"),
         ("anyio", "total_tokens"),
         ("anyio-2", "total_tokens"),
+        ("anyio-limiter", "CapacityLimiter"),
+        ("anyio-limiter-2", "CapacityLimiter"),
         ("default", "set_default_executor"),
         ("default-2", "set_default_executor"),
     ],
@@ -246,7 +248,8 @@ def test_what_helps_a_full_executor_depends_on_who_made_it(label, remedy):
     made = Made()
     full_executor(made, label=label)
     told = made.one("executor-full").remedy
-    assert [each for each in ("max_workers", "total_tokens", "set_default_executor") if each in told] == [remedy]
+    remedies = ("max_workers", "total_tokens", "CapacityLimiter", "set_default_executor")
+    assert [each for each in remedies if each in told] == [remedy]
 
 
 def test_a_full_executor_that_several_functions_fill():

@@ -8,11 +8,36 @@ from tests.helpers.kept_report import report_of
 
 # Each task stands until the watchdog has looked at all of them.
 PROGRAM = """
-import asyncio, json, sys, threading
+import asyncio, concurrent.futures, functools, json, socket, sys, threading
 import traceloop
 from traceloop.recording.process import current_process
 
 over = threading.Event()
+pool = concurrent.futures.ThreadPoolExecutor(8, thread_name_prefix="reports")
+
+def load(*_): over.wait()
+
+async def default_executor(_): await asyncio.get_running_loop().run_in_executor(None, load)
+async def executor(_): await asyncio.get_running_loop().run_in_executor(pool, functools.partial(load, 1))
+async def executor_timeout(_): await asyncio.wait_for(asyncio.get_running_loop().run_in_executor(pool, load), None)
+async def shielded_thread(_): await asyncio.shield(asyncio.get_running_loop().run_in_executor(pool, load))
+async def application_thread(_): await asyncio.to_thread(load)
+async def wrapped(_): await asyncio.wrap_future(pool.submit(load))
+async def shielded_task(_): await asyncio.shield(asyncio.sleep(3600))
+async def join(it): await it.join()
+async def condition_for(it):
+    async with it:
+        await it.wait_for(lambda: False)
+async def completed(it):
+    for each in asyncio.as_completed([it]):
+        await each
+async def received(_):
+    one, other = socket.socketpair()
+    with one, other:
+        one.setblocking(False)
+        await asyncio.get_running_loop().sock_recv(one, 1)
+async def line(it): await it.readline()
+async def next_number(it): await anext(numbers(it), None)
 
 async def lock(it): await it.acquire()
 async def semaphore(it): await it.acquire()
@@ -75,6 +100,9 @@ async def main():
         barrier: asyncio.Barrier(2), future: loop.create_future(), wait_for: loop.create_future(),
         shield: loop.create_future(), gather: loop.create_future(), sleep: None, thread: None,
         condition: asyncio.Condition(), group: None, custom: loop.create_future(), generator: event_,
+        default_executor: None, executor: None, executor_timeout: None, shielded_thread: None, wrapped: None,
+        application_thread: None, shielded_task: None, join: full, condition_for: asyncio.Condition(),
+        completed: loop.create_future(), received: None, line: asyncio.StreamReader(), next_number: event_,
     }
     hook({each.__name__ for each in those}, lambda: loop.call_soon_threadsafe(looked_at.set))
     tasks = [asyncio.create_task(function(it)) for function, it in those.items()]
@@ -97,16 +125,29 @@ EXPECTED = {
     "queue_get": ("queue_get", "asyncio.Queue.get"),
     "queue_put": ("queue_put", "asyncio.Queue.put"),
     "event": ("event", "asyncio.Event.wait"),
-    "barrier": ("barrier", "asyncio.Condition.wait"),
+    "barrier": ("barrier", "asyncio.Barrier.wait"),
     "future": ("future", "a future"),
-    "shield": ("shield", "a future"),
+    "shield": ("shield", "asyncio.shield"),
     "gather": ("gather", "asyncio.gather"),
     "sleep": ("sleep", "asyncio.sleep"),
-    "thread": ("thread", "asyncio.to_thread"),
+    "thread": ("thread", "threading.Event.wait in executor default"),
     "condition": ("condition", "asyncio.Condition.wait"),
     "group": ("group", "asyncio.TaskGroup.__aexit__"),
     "custom": ("Custom.__await__", "a future"),
     "generator": ("numbers", "asyncio.Event.wait"),
+    "default_executor": ("default_executor", "__main__.load in executor default"),
+    "executor": ("executor", "__main__.load in executor reports"),
+    "executor_timeout": ("executor_timeout", "__main__.load in executor reports"),
+    "shielded_thread": ("shielded_thread", "__main__.load in executor reports"),
+    "application_thread": ("application_thread", "__main__.load in executor default"),
+    "wrapped": ("wrapped", "asyncio.wrap_future"),
+    "shielded_task": ("shielded_task", "asyncio.shield"),
+    "join": ("join", "asyncio.Queue.join"),
+    "condition_for": ("condition_for", "asyncio.Condition.wait_for"),
+    "completed": ("completed", "asyncio.as_completed"),
+    "received": ("received", "asyncio.loop.sock_recv"),
+    "line": ("line", "asyncio.StreamReader.readline"),
+    "next_number": ("numbers", "asyncio.Event.wait"),
 }
 
 

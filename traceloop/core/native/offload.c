@@ -17,7 +17,8 @@ typedef struct {
     PyObject *workers, *recorder, *loop, *outbox;
     Record *pending; /* the outbox's */
     PyObject *future, *source;
-    double number;
+    PyObject *entry; /* of its executor; with site, for who asks what the future stands for */
+    double number, site;
     char started, finished;
 } Offload;
 
@@ -284,13 +285,13 @@ m_deliver(PyObject *object, PyObject *source)
 
 /* -- life */
 
-/* Offload(workers, recorder, loop, number) */
+/* Offload(workers, recorder, loop, number, entry, site) */
 static PyObject *
 offload_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *workers, *recorder, *loop;
-    double number;
-    if (!PyArg_ParseTuple(args, "OOOd", &workers, &recorder, &loop, &number))
+    PyObject *workers, *recorder, *loop, *entry;
+    double number, site;
+    if (!PyArg_ParseTuple(args, "OOOdOd", &workers, &recorder, &loop, &number, &entry, &site))
         return NULL;
     core_state *st = PyModule_GetState(PyType_GetModule(type));
     PyObject *outbox = PyObject_GetAttr(workers, st->s_outbox);
@@ -313,6 +314,8 @@ offload_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     self->outbox = outbox;
     self->pending = (Record *)pending;
     self->number = number;
+    self->entry = Py_NewRef(entry);
+    self->site = site;
     return (PyObject *)self;
 }
 
@@ -326,6 +329,7 @@ offload_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->loop);
     Py_VISIT(self->outbox);
     Py_VISIT(self->pending);
+    Py_VISIT(self->entry);
     Py_VISIT(self->future);
     Py_VISIT(self->source);
     return 0;
@@ -352,6 +356,7 @@ offload_dealloc(PyObject *object)
     Py_CLEAR(self->loop);
     Py_CLEAR(self->outbox);
     Py_CLEAR(self->pending);
+    Py_CLEAR(self->entry);
     type->tp_free(object);
     Py_DECREF(type);
 }
@@ -366,6 +371,8 @@ static PyMethodDef offload_methods[] = {
 
 static PyMemberDef offload_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(Offload, vectorcall), READONLY, NULL},
+    {"entry", T_OBJECT, offsetof(Offload, entry), READONLY, NULL},
+    {"site", T_DOUBLE, offsetof(Offload, site), READONLY, NULL},
     {NULL},
 };
 

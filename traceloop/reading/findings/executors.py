@@ -20,13 +20,16 @@ _ASKERS: Final = ("run_coroutine_threadsafe", "run_async_from_thread", "run_sync
 
 # Of the time that calls waited for: from here on one function alone is named.
 _NEARLY_ALL: Final = 0.995
-# Labels of executors that the program has not made; where there are several, with a number.
-_MADE_BY_OTHERS: Final = re.compile(r"(anyio|default)(-\d+)?$")
+# Labels of what is no pool of the program's own; where there are several, with a number.
+_MADE_BY_OTHERS: Final = re.compile(r"(anyio|anyio-limiter|default)(-\d+)?$")
 _REMEDIES: Final = {
     "anyio": "This is AnyIO's limit of threads, in which FastAPI and Starlette run synchronous endpoints. Where they "
     "wait for something outside, raise it when the application starts (in its lifespan): "
     "`anyio.to_thread.current_default_thread_limiter().total_tokens = 100`; or give the slow calls a limiter of their "
     "own (`anyio.to_thread.run_sync(f, limiter=...)`).",
+    "anyio-limiter": "This is a limiter of AnyIO's that the program makes. Where its threads wait for something "
+    "outside, give it more tokens (`anyio.CapacityLimiter(40)`); one that is made for each call or request limits "
+    "nothing beyond it.",
     "default": "Give the function that fills it an executor of its own (`run_in_executor(pool, ...)`); or use more "
     "workers, where they wait for something outside: `loop.set_default_executor(ThreadPoolExecutor(64))`.",
     "": "Where its workers wait for something outside, give it a larger `max_workers` where it is made; or give the "

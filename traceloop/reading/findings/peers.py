@@ -50,7 +50,7 @@ def _drain(waited: Waited) -> str:
     some = "some " if waited.rough else ""
     now = f", {counted(waited.now, 'task')} now" if waited.now else ""
     where = f"{short_path(place.file)}:{place.line}, in {place.inside}"
-    return f"tasks of {waited.coroutine} waited {some}{seconds(waited.seconds)} at {where}{now}"
+    return f"tasks of {waited.coroutine} waited {some}{seconds(waited.shown_s)} at {where}{now}"
 
 
 def _paused(scope: Scope) -> Iterator[str]:

@@ -94,7 +94,7 @@ def _waits(waited: Waited) -> str:
     """How many and for how long. Of short ones only those that a look found are known, and the sum is an estimate."""
     if waited.rough:
         return f"{counted(waited.waits, 'wait')} seen, some {seconds(waited.seconds)} in all by estimate"
-    return f"{counted(waited.waits, 'wait')}, {seconds(waited.seconds)} in all"
+    return f"{counted(waited.waits, 'wait')}, {seconds(waited.shown_s)} in all"
 
 
 def _evidence(scope: Scope, those: list[Waited], every: list[Waited]) -> Iterator[str]:
@@ -105,7 +105,7 @@ def _evidence(scope: Scope, those: list[Waited], every: list[Waited]) -> Iterato
     if holder is not None:
         where = f"{short_path(holder.place.file)}:{holder.place.line}, in {holder.place.inside}"
         some = "some " if holder.rough else ""
-        yield f"other tasks of it waited {some}{seconds(holder.seconds)} at {where}: perhaps while they held it"
+        yield f"other tasks of it waited {some}{seconds(holder.shown_s)} at {where}: perhaps while they held it"
     if scope.loops:
         busiest = max(loop.utilization(scope.now) for loop in scope.loops)
         yield f"the loop was active {percent(busiest)} of the time"

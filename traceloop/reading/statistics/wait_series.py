@@ -34,9 +34,19 @@ class Waited(NamedTuple):
     rounds: int
 
     @property
+    def seen_once(self) -> bool:
+        """Whether one look saw one short wait: that is no estimate of how many there were."""
+        return self.waits == 1 and self.estimated_s > 0.0
+
+    @property
+    def shown_s(self) -> float:
+        """What to tell people: ``seconds``, and of a wait that was seen once how long that was."""
+        return self.longest_s if self.seen_once else self.seconds
+
+    @property
     def rough(self) -> bool:
-        """Whether so much of ``seconds`` is an estimate that it must be shown as one."""
-        return self.estimated_s > 0.1 * self.seconds
+        """Whether so much of ``shown_s`` is an estimate that it must be shown as one."""
+        return self.estimated_s > 0.1 * self.seconds and not self.seen_once
 
 
 class WaitSeries:

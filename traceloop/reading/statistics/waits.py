@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from ...record.frames import Frame, is_application, is_library, is_ours
-from ...record.sites import site_of
+from ...record.sites import Site, site_of
 from ..decoding.decoded import Standing
 from . import wait_kinds
 from .broken_circles import BrokenCircles
@@ -45,6 +45,10 @@ _FUTURES: Final = {
     "asyncio.tasks.Task": "a task",
     "asyncio.tasks._GatheringFuture": "asyncio.gather",
 }
+# Functions of asyncio that await what they are given: where that is asyncio's too, it says more.
+_PASSING_ON: Final = frozenset(("wait_for", "timeout"))
+# Classes of asyncio by the function that makes them.
+_ALIASES: Final = {"_AsCompletedIterator._wait_for_one": "as_completed"}
 _MAX_TEXT: Final = 300
 
 
@@ -104,11 +108,26 @@ class WaitTotals:
         return self.exact_s + self.estimated_s
 
 
-def place_of(frames: list[Frame], awaited: str) -> AwaitPlace:
-    """The place of a chain, outermost frame first; ``awaited`` is the type of the future at its end."""
+class Call(NamedTuple):
+    """A call in an executor that a task waits for: the executor's label, and the function."""
+
+    executor: str
+    function: Frame
+
+    @property
+    def text(self) -> str:
+        """``app.prices.load in executor default``."""
+        _, line, module, qualname = self.function
+        return f"{Site(module, qualname, '', line).label} in executor {self.executor}"
+
+
+def place_of(frames: list[Frame], awaited: str, call: Call | None = None) -> AwaitPlace:
+    """The place of a chain, outermost frame first; ``awaited`` is the type of the future at its end, or what made it;
+    ``call`` the call in an executor that it is of.
+    """
     if not frames:
         return UNKNOWN
-    frames = [frame for frame in frames if not is_ours(frame[0])] or frames
+    frames = [frame for frame in map(_as_asyncio, frames) if not is_ours(frame[0])] or frames
     chosen = _innermost(frames, lambda frame: is_application(frame[0], frame[2]))
     if chosen < 0:
         chosen = _caller_of_public(frames, _innermost(frames, lambda frame: is_library(frame[0])))
@@ -117,7 +136,27 @@ def place_of(frames: list[Frame], awaited: str) -> AwaitPlace:
     file, line, module, qualname = frames[chosen]
     function = f"{module}.{qualname}" if module else qualname
     below = frames[chosen + 1 :]
-    return AwaitPlace(file, line, function, _inside(below, awaited), wait_kinds.kind_of(below, awaited))
+    inside = call.text if call is not None and _is_told(call, below) else _inside(below, awaited)
+    return AwaitPlace(file, line, function, inside, wait_kinds.kind_of(below, awaited))
+
+
+def _as_asyncio(frame: Frame) -> Frame:
+    """A frame of our loop as asyncio's documentation calls the method: ``loop.sock_recv``."""
+    file, line, module, qualname = frame
+    if not is_ours(file) or not module.startswith("traceloop.loop."):
+        return frame
+    owner, _, method = qualname.rpartition(".")
+    owner = owner if owner == "Server" else "loop"
+    return "", line, "asyncio", f"{owner}.{method}"
+
+
+def _is_told(call: Call, below: list[Frame]) -> bool:
+    """Whether the call says more than what the line awaits: a library that has calls of its own made (a file's
+    ``read``) is called by the name of its function.
+    """
+    if is_application(call.function[0], call.function[2]):
+        return True
+    return all(module.partition(".")[0] in ("asyncio", "anyio") for _, _, module, _ in below[:1])
 
 
 def _caller_of_public(frames: list[Frame], innermost: int) -> int:
@@ -137,20 +176,28 @@ def _is_private(frame: Frame) -> bool:
 
 
 def _inside(below: list[Frame], awaited: str) -> str:
-    """What a line waits in: the function of a library that it awaits, or the innermost public one of asyncio."""
+    """What a line waits in: the function of a library that it awaits, or the outermost public one of asyncio."""
     if not below:
         return _FUTURES.get(awaited, awaited)
     _, _, module, qualname = below[0]
     if module.partition(".")[0] != "asyncio":
         return f"{module}.{qualname}"
-    for _, _, name, inner in below[1:]:
-        if name.partition(".")[0] == "asyncio" and not inner.rpartition(".")[2].startswith("_"):
+    for _, _, name, inner in below:
+        inner = _ALIASES.get(inner, inner).partition(".<locals>")[0]
+        if name.partition(".")[0] == "asyncio" and not any(part.startswith("_") for part in inner.split(".")):
+            if inner not in _PASSING_ON:
+                return f"asyncio.{inner}"
             qualname = inner
     return f"asyncio.{qualname}"
 
 
 def _innermost(frames: list[Frame], wanted: Any) -> int:
     return next((index for index in range(len(frames) - 1, -1, -1) if wanted(frames[index])), -1)
+
+
+def _frame(values: Any) -> Frame:
+    file, line, module, qualname = values
+    return str(file)[:_MAX_TEXT], int(line), str(module)[:_MAX_TEXT], str(qualname)[:_MAX_TEXT]
 
 
 class AwaitChains:
@@ -165,12 +212,10 @@ class AwaitChains:
         if len(self._places) >= _MAX_CHAINS:
             return
         try:
-            listed, awaited = json.loads(text)
-            frames = [
-                (str(file)[:_MAX_TEXT], int(line), str(module)[:_MAX_TEXT], str(qualname)[:_MAX_TEXT])
-                for file, line, module, qualname in listed[:_MAX_FRAMES]
-            ]
-            self._places[number] = place_of(frames, str(awaited)[:_MAX_TEXT])
+            listed, awaited, *more = json.loads(text)
+            frames = [_frame(each) for each in listed[:_MAX_FRAMES]]
+            call = Call(str(more[0][0])[:_MAX_TEXT], _frame(more[0][1:])) if more else None
+            self._places[number] = place_of(frames, str(awaited)[:_MAX_TEXT], call)
             self._frames[number] = frames
         except (ValueError, TypeError, RecursionError, OverflowError):
             return

@@ -14,6 +14,7 @@ import asyncio
 import functools
 import inspect
 import logging
+import sys
 import weakref
 from collections.abc import Callable
 from time import monotonic
@@ -27,6 +28,10 @@ from .offload import Offload
 
 _logger = logging.getLogger("traceloop")
 
+#: Labels of a loop's default limiter and of those that the program makes. Many of these share one (docs/telemetry.md):
+#: it must not be the default's.
+DEFAULT_LABEL = "anyio"
+LIMITER_LABEL = "anyio-limiter"
 BACKEND = "anyio._backends._asyncio"
 _KNOWN_PARAMETERS = ["func", "args", "abandon_on_cancel", "limiter"]
 _OUTCOME_CANCELLED = layout.OUTCOME * layout.OUTCOME_CANCELLED
@@ -38,7 +43,8 @@ class _Pools:
     def __init__(self) -> None:
         self._entries: weakref.WeakKeyDictionary[Any, tuple[Offloads, ExecutorEntry]] = weakref.WeakKeyDictionary()
 
-    def entry(self, offloads: Offloads, limiter: Any) -> ExecutorEntry:
+    def entry(self, offloads: Offloads, limiter: Any, label: str) -> ExecutorEntry:
+        """The entry of ``limiter``; a new one gets ``label``, made unique among those that are there."""
         known = self._entries.get(limiter)
         tokens = limiter.total_tokens
         limit = int(tokens) if tokens != float("inf") else 0
@@ -48,11 +54,10 @@ class _Pools:
                 entry.limit = limit
                 entry.defined_at = -1e9
             return entry
-        entry = offloads.add_entry("anyio", limit, type(limiter))
+        entry = offloads.add_entry(label, limit, type(limiter))
         self._entries[limiter] = (offloads, entry)
         weakref.finalize(limiter, offloads.entry_gone, entry).atexit = False
         return entry
-
 
     def of(self, offloads: Offloads) -> list[tuple[Any, ExecutorEntry]]:
         """The limiters that are there, and their entries; any thread."""
@@ -118,14 +123,22 @@ def _begin(cls: Any, func: Any, args: Any, limiter: Any) -> Offload | None:
     if recorder is None or offloads is None:
         return None
     limiter = limiter or cls.current_default_thread_limiter()
-    entry = _pools.entry(offloads, limiter)
+    is_default = limiter is _default_limiter(cls)
+    entry = _pools.entry(offloads, limiter, DEFAULT_LABEL if is_default else LIMITER_LABEL)
     number = offloads.next_number()
-    offloads.note_submit(loop, recorder, entry, monotonic(), number, offloads.site_number(func, tuple(args)))
+    site = offloads.site_number(func, tuple(args))
+    offloads.note_submit(loop, recorder, entry, monotonic(), number, site)
     workers = min(limiter.borrowed_tokens + 1, limiter.total_tokens)
     if workers > entry.workers:
         entry.workers = workers
         offloads.note((entry.number, layout.R_WORKERS, workers))
-    return Offload(offloads.workers, recorder, loop, entry, number)
+    return Offload(offloads.workers, recorder, loop, entry, number, site)
+
+
+def _default_limiter(cls: Any) -> Any:
+    """The loop's default limiter, None where nobody has asked for it yet: it is not made for being asked here."""
+    variable = getattr(sys.modules.get(cls.__module__), "_default_thread_limiter", None)
+    return cls.current_default_thread_limiter() if variable is None else variable.get(None)
 
 
 def _end(offload: Offload) -> None:

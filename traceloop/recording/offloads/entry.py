@@ -9,7 +9,9 @@ from typing import Any
 
 
 class ExecutorEntry:
-    """What is known of one executor. ``workers``: as last recorded."""
+    """What is known of one executor. ``workers``: as last recorded. ``shared_label``: its label, or what it shares with
+    all later ones where many were made under one name.
+    """
 
     __slots__ = (
         "active_numbers",
@@ -22,12 +24,14 @@ class ExecutorEntry:
         "lock",
         "number",
         "reference",
+        "shared_label",
         "workers",
     )
 
-    def __init__(self, number: int, label: str, limit: int, executor_type: type) -> None:
+    def __init__(self, number: int, label: str, limit: int, executor_type: type, shared_label: str = "") -> None:
         self.number = number
         self.label = label
+        self.shared_label = shared_label or label
         self.limit = limit
         self.executor_type = executor_type
         self.reference: weakref.ref[Any] | None = None

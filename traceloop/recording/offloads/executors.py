@@ -49,6 +49,11 @@ _ThreadPool = concurrent.futures.ThreadPoolExecutor
 _thread_submit = _ThreadPool.submit
 
 _AUTOMATIC_PREFIX = re.compile(r"ThreadPoolExecutor-\d+$")
+_NUMBER = re.compile(r"\d+")
+# Executors of one name that are called by names of their own where a task waits for a call of theirs: as many as the
+# collector gives labels of their own (statistics/labels.py).
+_OWN_LABELS = 8
+_MAX_FAMILIES = 1000
 
 
 class Offloads:
@@ -63,6 +68,7 @@ class Offloads:
         self._executors: dict[int, ExecutorEntry] = {}
         self._executor_numbers = itertools.count(1)
         self._labels: set[str] = set()
+        self._made: dict[str, int] = {}
         self._executors_lock = threading.Lock()
         self._builtins: dict[int, tuple[Any, float]] = {}
         self._by_code = process.site_log.by_code
@@ -89,13 +95,13 @@ class Offloads:
         submit = executor.submit
         is_thread_pool = entry.in_threads and type(submit) is MethodType and submit.__func__ is _thread_submit
         if is_thread_pool and self._native_offload is not None:
-            native = self._native_offload(self.workers, recorder, loop, number)
+            native = self._native_offload(self.workers, recorder, loop, number, entry, site)
             now = monotonic()
             source = submit(native, function, *args)
             self.note_submit(loop, recorder, entry, now, number, site)
             self._note_workers(loop, recorder, entry, executor)
             return native.connect(source)  # type: ignore[no-any-return]
-        offload = Offload(self.workers, recorder, loop, entry, number)
+        offload = Offload(self.workers, recorder, loop, entry, number, site)
         now = monotonic()
         source = submit(offload.run, function, *args) if is_thread_pool else submit(function, *args)
         self.note_submit(loop, recorder, entry, now, number, site)
@@ -213,7 +219,16 @@ class Offloads:
                     break
                 unique = f"{label}-{number}"
             self._labels.add(unique)
-            return ExecutorEntry(next(self._executor_numbers), unique, limit, executor_type)
+            shared = self._shared_label(unique)
+            return ExecutorEntry(next(self._executor_numbers), unique, limit, executor_type, shared)
+
+    def _shared_label(self, label: str) -> str:
+        family = _NUMBER.sub("#", label).removesuffix("-#") or label
+        made = self._made.get(family, 0 if len(self._made) < _MAX_FAMILIES else _OWN_LABELS)
+        if made >= _OWN_LABELS:
+            return family
+        self._made[family] = made + 1
+        return label
 
     def entries(self) -> list[ExecutorEntry]:
         """Those of the executors that are there; any thread."""

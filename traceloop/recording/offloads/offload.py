@@ -33,7 +33,7 @@ _RAN = "_traceloop_ran"
 
 
 class Offload:
-    """One call handed to an executor."""
+    """One call handed to an executor. ``site``: of its function."""
 
     __slots__ = (
         "_loop",
@@ -45,16 +45,20 @@ class Offload:
         "future",
         "number",
         "ran",
+        "site",
         "source",
         "started",
     )
 
-    def __init__(self, workers: Workers, recorder: Any, loop: Any, entry: ExecutorEntry, number: int) -> None:
+    def __init__(
+        self, workers: Workers, recorder: Any, loop: Any, entry: ExecutorEntry, number: int, site: float
+    ) -> None:
         self._workers = workers
         self._recorder = recorder
         self._loop = loop
         self.entry = entry
         self.number = number
+        self.site = site
         self.source: concurrent.futures.Future[Any] | None = None
         self.future: Any = None
         self.started = False

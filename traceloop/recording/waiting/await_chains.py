@@ -14,7 +14,7 @@ import asyncio
 import json
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from gc import get_referents
 from types import (
     AsyncGeneratorType,
@@ -27,8 +27,10 @@ from types import (
 )
 from typing import Any, NamedTuple
 
-from ...record.frames import Frame
+from ...record.frames import Frame, is_recording
+from ...record.sites import UNKNOWN_SITE, Site
 from ..watchdog.stacks import qualname_of
+from .behind_futures import Call, call_in, stands_for, task_behind
 
 #: Frames of a chain that are looked at; deeper ones are left out.
 MAX_DEPTH = 64
@@ -41,32 +43,45 @@ MAX_CHAINS = 16_384
 _ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(asyncio.__file__)), "")
 # Objects between a coroutine and the one it awaits that do not show it as an attribute.
 _WRAPPERS = frozenset(("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"))
+_LOOKED_INTO = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
 _OF_C_TYPES = frozenset((GetSetDescriptorType, MemberDescriptorType))
 # Tasks that one task may be seen to wait for: the members of a gather, a wait or a task group.
 MAX_AWAITED = 1000
-# Coroutines of asyncio that hold the tasks they wait for in their locals.
-_HOLDERS = frozenset(("_wait", "wait_for", "TaskGroup.__aexit__"))
+_ANYIO = "anyio._backends._asyncio"
+# Coroutines of asyncio, and of anyio on it, that hold the tasks they wait for in their locals.
+_HOLDERS = frozenset(
+    ("_wait", "wait_for", "TaskGroup.__aexit__", "_AsCompletedIterator._wait_for_one")  # the last one from 3.13 on
+)
+# Coroutines of asyncio that await a future which they were given, or which somebody else made.
+_PASSING_ON = frozenset(("to_thread", "wait_for", "wrap_awaitable", "_wrap_awaitable"))
 
 
 class Chain(NamedTuple):
     """A chain that was met before. holder: how deep in it stands a coroutine that holds the tasks it waits for, or -1;
-    in_asyncio: whether it ends in asyncio's own code.
+    in_asyncio: whether it ends in asyncio's own code, which made the future that it waits for; caller: how deep in it
+    stands a coroutine that has a call in an executor among its locals, or -1.
     """
 
     number: int
     holder: int
     in_asyncio: bool
+    caller: int
 
 
-UNKNOWN_CHAIN = Chain(0, -1, True)
+UNKNOWN_CHAIN = Chain(0, -1, True, -1)
 
 
 class AwaitChains:
     """Numbers the chains of one process. For one thread, with the GIL held throughout a call."""
 
-    def __init__(self, define: Callable[[int, str], None]) -> None:
-        """``define(number, text)`` writes down a new chain before its number is used; text as ``_describe`` has it."""
+    def __init__(self, define: Callable[[int, str], None], sites: Sequence[Site] = ()) -> None:
+        """``define(number, text)`` writes down a new chain before its number is used; text as ``_describe`` has it.
+        ``sites``: of the process, by number.
+        """
         self._define = define
+        self._sites = sites
+        # Calls in executors and the like, by a number below zero: the identity of no code.
+        self._calls: dict[Call | str, int] = {}
         self._known: dict[tuple[int, ...], Chain] = {}
         # Those that are to be written down again, under the same number, when they are met.
         self._former: dict[tuple[int, ...], Chain] = {}
@@ -101,9 +116,29 @@ class AwaitChains:
             if below is None or len(key) > 2 * MAX_DEPTH:
                 break
             here = below
-        return self._known.get(tuple(key)) or self._new_chain(tuple(key), coro, waiter)
+        chain = self._known.get(tuple(key)) or self._new_chain(tuple(key), coro, waiter)
+        if chain.in_asyncio and chain.caller < 0:
+            return chain
+        return self._of_call(chain, key, coro, waiter)
 
-    def _new_chain(self, key: tuple[int, ...], coro: Any, waiter: Any) -> Chain:
+    def _of_call(self, chain: Chain, key: list[int], coro: Any, waiter: Any) -> Chain:
+        """The chain as one that waits for a call in an executor, where it does; else ``chain``."""
+        call: Call | str = ""
+        if not chain.in_asyncio:
+            call = stands_for(waiter)
+        if not call and chain.caller >= 0:
+            call = call_in(_below(coro, chain.caller))
+        if not call:
+            return chain
+        number = self._calls.get(call)
+        if number is None:
+            if len(self._calls) >= MAX_CHAINS:
+                return chain
+            number = self._calls[call] = -1 - len(self._calls)
+        key.append(number)
+        return self._known.get(tuple(key)) or self._new_chain(tuple(key), coro, waiter, call)
+
+    def _new_chain(self, key: tuple[int, ...], coro: Any, waiter: Any, call: Call | str = "") -> Chain:
         frames: list[FrameType] = []
         while len(frames) < MAX_DEPTH:
             frame, coro = _step(coro)
@@ -115,10 +150,32 @@ class AwaitChains:
             if not frames or self._count >= MAX_CHAINS:
                 return UNKNOWN_CHAIN
             self._count += 1
-            chain = Chain(self._count, _holder_in(frames), frames[-1].f_code.co_filename.startswith(_ASYNCIO))
-        self._define(chain.number, _describe(frames, waiter))
+            chain = Chain(self._count, _holder_in(frames), _made_in_asyncio(frames[-1]), _caller_in(frames))
+        self._define(chain.number, self._describe(frames, waiter, call))
         self._remember(key, chain, frames)
         return chain
+
+    def _describe(self, frames: list[FrameType], waiter: Any, call: Call | str) -> str:
+        """JSON: ``[[file, line, module, qualname], ...]``, outermost first; the type of what is awaited at the end, or
+        what made it; of a call in an executor also ``[label of the executor, file, line, module, qualname]``.
+        """
+        if len(frames) > _KEPT_OUTER + _KEPT_INNER:
+            frames = frames[:_KEPT_OUTER] + frames[-_KEPT_INNER:]
+        out: list[Frame] = []
+        for frame in frames:
+            code = frame.f_code
+            module = frame.f_globals.get("__name__")
+            name = module if isinstance(module, str) else ""
+            out.append((code.co_filename, frame.f_lineno or code.co_firstlineno, name, qualname_of(code)))
+        awaited = type(waiter)
+        described: list[Any] = [out, f"{awaited.__module__}.{awaited.__qualname__}"]
+        if isinstance(call, str):
+            described[1] = call or described[1]
+        else:
+            number = int(call.site)
+            site = self._sites[number] if 0 <= number < len(self._sites) else UNKNOWN_SITE
+            described.append([call.executor, site.file, site.line, site.module, site.qualname])
+        return json.dumps(described, separators=(",", ":"))
 
     def _remember(self, key: tuple[int, ...], chain: Chain, frames: list[FrameType]) -> None:
         self._known[key] = chain
@@ -149,9 +206,34 @@ def _forgetting(
 def _holder_in(frames: list[FrameType]) -> int:
     for depth, frame in enumerate(frames):
         code = frame.f_code
-        if code.co_qualname in _HOLDERS and code.co_filename.startswith(_ASYNCIO):
+        if code.co_qualname in _HOLDERS and (
+            code.co_filename.startswith(_ASYNCIO) or frame.f_globals.get("__name__") == _ANYIO
+        ):
             return depth
     return -1
+
+
+def _made_in_asyncio(frame: FrameType) -> bool:
+    code = frame.f_code
+    return code.co_filename.startswith(_ASYNCIO) and code.co_qualname not in _PASSING_ON
+
+
+def _caller_in(frames: list[FrameType]) -> int:
+    """The depth of our own coroutine that has handed a call to anyio's threads, or of a ``wait_for`` that holds one."""
+    for depth, frame in enumerate(frames):
+        code = frame.f_code
+        if is_recording(code.co_filename) or (
+            code.co_qualname == "wait_for" and code.co_filename.startswith(_ASYNCIO)
+        ):
+            return depth
+    return -1
+
+
+def _below(coro: Any, depth: int) -> Any:
+    """The coroutine that stands so deep in the chain of ``coro``."""
+    for _ in range(depth):
+        coro = _step(coro)[1]
+    return coro
 
 
 def _step(coro: Any) -> tuple[FrameType | None, Any]:
@@ -166,7 +248,7 @@ def _step(coro: Any) -> tuple[FrameType | None, Any]:
             return coro.ag_frame, coro.ag_await
         if kind.__name__ not in _WRAPPERS:
             break
-        inside = [each for each in get_referents(coro) if type(each) in (CoroutineType, AsyncGeneratorType)]
+        inside = [each for each in get_referents(coro) if _is_looked_into(type(each))]
         if not inside:
             break
         coro = inside[0]
@@ -176,6 +258,10 @@ def _step(coro: Any) -> tuple[FrameType | None, Any]:
     return None, None
 
 
+def _is_looked_into(kind: type) -> bool:
+    return kind in _LOOKED_INTO or kind.__name__ in _WRAPPERS
+
+
 def _shown(coro: Any, name: str) -> Any:
     """What a type in C shows under this name. A property of the program's is not called: this is another thread."""
     for kind in type(coro).__mro__:
@@ -183,20 +269,6 @@ def _shown(coro: Any, name: str) -> Any:
         if found is not None:
             return found.__get__(coro) if type(found) in _OF_C_TYPES else None
     return None
-
-
-def _describe(frames: list[FrameType], waiter: Any) -> str:
-    """JSON: ``[[file, line, module, qualname], ...]``, outermost first, and the type of what is awaited at the end."""
-    if len(frames) > _KEPT_OUTER + _KEPT_INNER:
-        frames = frames[:_KEPT_OUTER] + frames[-_KEPT_INNER:]
-    out: list[Frame] = []
-    for frame in frames:
-        code = frame.f_code
-        module = frame.f_globals.get("__name__")
-        name = module if isinstance(module, str) else ""
-        out.append((code.co_filename, frame.f_lineno or code.co_firstlineno, name, qualname_of(code)))
-    awaited = type(waiter)
-    return json.dumps([out, f"{awaited.__module__}.{awaited.__qualname__}"], separators=(",", ":"))
 
 
 def awaited_tasks(task: Any, waiter: Any, chain: Chain) -> list[Any]:
@@ -211,35 +283,27 @@ def awaited_tasks(task: Any, waiter: Any, chain: Chain) -> list[Any]:
     if isinstance(children, list):
         return [each for each in children[:MAX_AWAITED] if isinstance(each, asyncio.Task) and not each.done()]
     if chain.holder < 0:
-        return [] if chain.in_asyncio else _behind(waiter, task)
-    coro = task.get_coro()
-    for _ in range(chain.holder):
-        coro = _step(coro)[1]
-    return _members(coro, task)
+        behind = None if chain.in_asyncio else task_behind(waiter)
+        return [behind] if behind is not None and behind is not task and not behind.done() else []
+    return _members(_below(task.get_coro(), chain.holder), task)
 
 
 def _members(coro: Any, task: Any) -> list[Any]:
     out: list[Any] = []
     for each in get_referents(coro):
-        if isinstance(each, asyncio.Task):
+        each = _held_by(each)
+        if issubclass(type(each), asyncio.Task):
             out.append(each)
-        elif isinstance(each, set | list | tuple | frozenset):
+        elif type(each) in (set, list, tuple, frozenset) and 0 < len(each) <= 4096:
             # A copy by one C call: the loop may change it. Only of tasks, so that no long list of the program's is.
-            if 0 < len(each) <= 4096:
-                out += [member for member in list(each)[:MAX_AWAITED] if isinstance(member, asyncio.Task)]
-        elif isinstance(each, asyncio.TaskGroup):
-            out += list(getattr(each, "_tasks", ()))[:MAX_AWAITED]
+            out += [member for member in list(each)[:MAX_AWAITED] if issubclass(type(member), asyncio.Task)]
     return [each for each in dict.fromkeys(out) if each is not task and not each.done()][:MAX_AWAITED]
 
 
-def _behind(waiter: Any, task: Any) -> list[Any]:
-    """The task behind the outer future of a shield: its callback holds the inner one."""
-    for entry in list(getattr(waiter, "_callbacks", None) or ())[:4]:
-        for cell in getattr(entry[0], "__closure__", None) or ():
-            try:
-                inner = cell.cell_contents
-            except ValueError:
-                continue
-            if isinstance(inner, asyncio.Task) and inner is not task and not inner.done():
-                return [inner]
-    return []
+def _held_by(each: Any) -> Any:
+    """The tasks inside what asyncio's coroutines, and anyio's, keep their tasks in; else ``each`` itself."""
+    kind = type(each)
+    if kind.__module__ in ("asyncio.taskgroups", "asyncio.tasks", _ANYIO):
+        attribute = {"TaskGroup": "_tasks", "_AsCompletedIterator": "_todo"}.get(kind.__name__, "")
+        return getattr(each, attribute, None) if attribute else each
+    return each

@@ -23,11 +23,12 @@ import asyncio
 import os
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import monotonic
 from typing import Any
 
 from ...record import files, layout
+from ...record.sites import Site
 from .. import failures
 from ..outbox import Outbox
 from ..ring import Ring
@@ -81,10 +82,14 @@ class TaskLooks:
     """Looks at the tasks of the loops of one process; called by the watchdog, in its thread."""
 
     def __init__(
-        self, outbox: Outbox, directory: str | None = None, ring: Callable[[], Ring | None] = lambda: None
+        self,
+        outbox: Outbox,
+        directory: str | None = None,
+        ring: Callable[[], Ring | None] = lambda: None,
+        sites: Sequence[Site] = (),
     ) -> None:
         """``directory``: the process's folder, into which a command puts the file ``look``. ``ring``: the ring that
-        ``outbox`` writes to, None before it is made.
+        ``outbox`` writes to, None before it is made. ``sites``: of the process, by number.
         """
         self._outbox = outbox
         self._ring = ring
@@ -93,7 +98,7 @@ class TaskLooks:
         self._asked = os.path.join(directory, files.LOOK) if directory else ""
         self._answering = os.path.join(directory, files.LOOKING) if directory else ""
         self._is_asked = False
-        self._chains = AwaitChains(self._define_chain)
+        self._chains = AwaitChains(self._define_chain, sites)
         self._looks: dict[int, LoopLook] = {}
         self._failed = False
 
@@ -175,7 +180,9 @@ class TaskLooks:
                 return
             look.records = records
             look.begin(loop, now)
-        until = monotonic() + (_ASKED_SLICE_SECONDS if look.asked else _SLICE_SECONDS)
+        # Read again: the loop may have run between the watchdog's reading and now.
+        begun = monotonic()
+        until = begun + (_ASKED_SLICE_SECONDS if look.asked else _SLICE_SECONDS)
         left = look.left
         out: list[float] = []
         while left:
@@ -194,7 +201,7 @@ class TaskLooks:
             look.period = max(LOOK_SECONDS, (now - look.started) / done) if done else look.period
         look.asked = look.asked and bool(left)
         if out:
-            self._outbox.pending.extend((now, layout.R_LOOK, look.period, *out))
+            self._outbox.pending.extend((begun, layout.R_LOOK, look.period, *out))
 
     def _look_at(self, reference: Any, loop: Any, out: list[float]) -> None:
         task = reference() if type(reference) is weakref.ref else reference

@@ -25,6 +25,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -70,13 +71,12 @@ _MAX_SAMPLES = 64
 class Watchdog:
     """Watches the loops of one process. ``watch`` and ``unwatch`` are called by the loops' threads."""
 
-    def __init__(
-        self, process: Process, patterns: tuple[tuple[str, float], ...] = (), threshold_for: Any = None
-    ) -> None:
+    def __init__(self, process: Process, patterns: Sequence[tuple[str, float]] = (), threshold_for: Any = None) -> None:
         """``patterns``: thresholds by callback pattern; ``threshold_for(label, default)`` resolves them."""
         self._process = process
         self._sampler = sampler_of(process)
-        self._task_looks = TaskLooks(self._sampler.outbox, process.directory, lambda: process.process_ring)
+        sites = process.site_log.sites
+        self._task_looks = TaskLooks(self._sampler.outbox, process.directory, lambda: process.process_ring, sites)
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}

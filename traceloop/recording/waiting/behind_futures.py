@@ -1,0 +1,126 @@
+"""What a future stands for that a task waits for: a call in an executor, another task, a future of another thread.
+
+A future shows who will set it only by its callbacks, and by what these hold:
+
+* An offload's callback belongs to the offload, which knows its executor and its function.
+* ``asyncio.wrap_future`` and ``shield`` chain two futures by functions with both in their closures.
+* ``run_coroutine_threadsafe`` chains a task of one loop to a concurrent future, and ``wrap_future`` that to another's.
+
+Only functions and methods of the interpreter's own types are looked into: anything else may run the program's code, and
+this is another thread than the loop's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+from collections.abc import Iterator
+from gc import get_referents
+from types import BuiltinMethodType, FunctionType, MethodType
+from typing import Any, NamedTuple
+
+from ...core.choose import core
+from ..offloads.offload import Offload
+
+# Futures chained to each other that are followed, and callbacks of each.
+_MAX_LINKS = 4
+_MAX_CALLBACKS = 4
+
+WRAPPED = "asyncio.wrap_future"
+SHIELDED = "asyncio.shield"
+OTHER_LOOP = "asyncio.run_coroutine_threadsafe"
+_CHAINED = "_chain_future"
+
+
+class Call(NamedTuple):
+    """A call in an executor: the executor's label, and the number of the function's site."""
+
+    executor: str
+    site: float
+
+
+def stands_for(waiter: Any) -> Call | str:
+    """The call that ``waiter`` is the future of; else what made the future, ``""`` where that is not known."""
+    made_by = ""
+    future = waiter
+    for _ in range(_MAX_LINKS):
+        following = None
+        for callback in _callbacks(future):
+            call = _call_of(getattr(callback, "__self__", None))
+            if call is not None:
+                return call
+            if type(callback) is FunctionType and callback.__closure__:
+                outer = callback.__qualname__.partition(".")[0]
+                inner = next((each for each in _held(callback) if each is not future), None)
+                if outer == _CHAINED and inner is not None:
+                    of_another = _is(future, concurrent.futures.Future) and _is(inner, asyncio.Task)
+                    made_by = OTHER_LOOP if of_another else made_by or WRAPPED
+                elif outer == "shield" and inner is not None:
+                    made_by = made_by or SHIELDED
+                else:
+                    continue
+                following = inner
+        if following is None or _is(following, asyncio.Task):
+            break
+        future = following
+    return made_by
+
+
+def call_in(coro: Any) -> Call | str:
+    """The call that a suspended coroutine has among its locals, or the future of one; ``""`` where it has none."""
+    for each in get_referents(coro):
+        call = _call_of(each)
+        if call is None and _is(each, asyncio.Future) and not _is(each, asyncio.Task):
+            found = stands_for(each)
+            call = found if type(found) is Call else None
+        if call is not None:
+            return call
+    return ""
+
+
+def task_behind(waiter: Any) -> Any:
+    """The task behind a future that was chained to it, perhaps another loop's; None where there is none."""
+    future = waiter
+    for _ in range(_MAX_LINKS):
+        following = None
+        for callback in _callbacks(future):
+            if type(callback) is FunctionType and callback.__closure__:
+                following = next((each for each in _held(callback) if each is not future), following)
+        if following is None or _is(following, asyncio.Task):
+            return following
+        future = following
+    return None
+
+
+def _callbacks(future: Any) -> Iterator[Any]:
+    """The callbacks of a future that can be looked into."""
+    concurrent_one = _is(future, concurrent.futures.Future)
+    listed = future._done_callbacks if concurrent_one else getattr(future, "_callbacks", None)
+    for entry in list(listed or ())[:_MAX_CALLBACKS]:
+        callback = entry if concurrent_one else entry[0]
+        if type(callback) in (FunctionType, MethodType, BuiltinMethodType):
+            yield callback
+
+
+def _held(callback: FunctionType) -> Iterator[Any]:
+    """The futures in a function's closure."""
+    for cell in callback.__closure__ or ():
+        try:
+            held = cell.cell_contents
+        except ValueError:  # not set yet, or deleted
+            continue
+        if _is(held, asyncio.Future) or _is(held, concurrent.futures.Future):
+            yield held
+
+
+def _is(each: Any, kind: type) -> bool:
+    """As ``isinstance``, which asks proxies for their ``__class__``: that is the program's code."""
+    return issubclass(type(each), kind)
+
+
+def _call_of(owner: Any) -> Call | None:
+    native = core().native
+    if type(owner) is Offload or (native is not None and type(owner) is native.Offload):
+        entry = owner.entry
+        return Call(entry.shared_label, owner.site) if entry is not None else None
+    return None
