@@ -53,8 +53,11 @@ class Unrecorded:
 
 
 def _is_full(run_dir: str) -> bool:
-    """Whether the root could neither record there nor leave word."""
+    """Whether there is no inode left: the root could neither record there nor make a file that says so. File systems
+    that have no fixed number of inodes (btrfs) count none at all.
+    """
     try:
-        return os.statvfs(run_dir).f_favail == 0
+        found = os.statvfs(run_dir)
     except OSError:
         return True
+    return found.f_files > 0 and found.f_favail == 0
