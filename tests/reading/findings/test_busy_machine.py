@@ -159,13 +159,19 @@ def test_an_unmeasured_run_of_what_calls_nothing_of_the_program_is_no_fault_of_i
     assert [kind for kind, _ in made.kinds()] == found
 
 
-@pytest.mark.parametrize(("blocked", "severity"), [(0.0, NOTE), (3.0, WARNING)])
-def test_an_import_that_nobody_waited_for_is_a_note(blocked, severity):
+LIBRARY = ["/lib/python3.12/site-packages/anyio/_core/_eventloop.py", 210, "anyio._core._eventloop", "get_backend"]
+
+
+@pytest.mark.parametrize(
+    ("blocked", "frame", "severity"),
+    [(0.0, None, NOTE), (0.3, None, NOTE), (3.0, None, WARNING), (0.3, LIBRARY, NOTE), (3.0, LIBRARY, WARNING)],
+)
+def test_an_import_that_costs_little_is_a_note(blocked, frame, severity):
     made = Made()
     slow = made.slow_run(0.3, 0.05, 0.0)
     slow.blocked_s = blocked
     ((ring, start),) = stalls_of(made.process).index.slow_runs()
-    frames = [["/srv/shop/app/prices.py", 31, "app.prices", "load"],
+    frames = [frame or ["/srv/shop/app/prices.py", 31, "app.prices", "load"],
               ["<frozen importlib._bootstrap>", 1360, "importlib._bootstrap", "_find_and_load"]]  # fmt: skip
     stack = {"kind": "stack", "ring": ring, "run": start, "at": start + 0.1, "ident": LOAD, "culprit": ""}
     stack |= {"callback": "app.prices.load", "frames": frames, "ready": 0, "suppressed": 0, "before": [], "samples": []}
@@ -277,3 +283,15 @@ def test_code_that_only_computes_did_so_though_it_was_off_the_processor_for_long
     stack |= {"callback": "app.prices.load", "ready": 0, "suppressed": 0, "before": [], "samples": []}
     made.events(stack)
     assert made.one(kind).detail == "json"
+
+
+@pytest.mark.parametrize(("pauses", "waited", "found"), [([0.35], 9.0, False), ([0.35, 0.2], 9.0, True),
+                                                         ([0.35], 0.0, True)])  # fmt: skip
+def test_one_long_collection_on_a_busy_machine_may_have_waited_for_a_processor(pauses, waited, found):
+    made = Made(active=15.0, idle=85.0)
+    if waited:
+        made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 21.0, 21.0, 1.0 + waited, 0))
+    decoded = Decoded(None)
+    decoded.collections = [Collection(float(n), pause, 2, 10, 0) for n, pause in enumerate([*pauses, 0.02, 0.02])]
+    made.process.feed(decoded, None)
+    assert (("gc-pauses", "frees-nothing") in made.kinds()) == found

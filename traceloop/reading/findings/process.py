@@ -128,6 +128,8 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     computing = 1.0 - scope.waiting_share()
     active = sum(loop.times(scope.now)[0] for loop in scope.loops)
     total, longest = computing * pauses.sum, computing * pauses.maximum
+    if computing < 1.0 and pauses.number_from(thresholds.GC_LONGEST) < 2:
+        total, longest = total - longest, 0.0  # one that is long may have waited for a processor all the time
     often = total >= thresholds.GC_SHARE * active or longest >= thresholds.GC_LONGEST
     if worst is None and (total < thresholds.GC_TOTAL or not often):
         return

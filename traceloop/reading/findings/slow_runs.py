@@ -269,8 +269,11 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     if each.blocked >= _LEAST_WAIT:
         harm += f"; others waited {seconds(each.blocked)} for it"
     severity = scope.severity(each.cost_s)
-    if each.blocked < _LEAST_WAIT and (each.kind.name == "import" or _is_start_up(scope, each)):
+    imports = each.kind.name == "import"
+    if each.blocked < _LEAST_WAIT and (imports or _is_start_up(scope, each)):
         severity = NOTE  # servers import their protocols, and prepare themselves, when their loop has begun
+    elif imports and (each.cost_s < thresholds.NOTE_SECONDS or _is_start_up(scope, each)):
+        severity = NOTE  # a module is imported once: libraries do so when they are first used
     elif each.longest >= thresholds.BLOCKED_SECONDS:
         severity = CRITICAL
     return Finding(

@@ -184,6 +184,10 @@ class Histogram:
         out.append(total + sum(self.counts[done:]))
         return out
 
+    def number_from(self, least: float) -> int:
+        """How many values are greater than ``least``, as far as the fine buckets tell."""
+        return sum(self.counts[bisect_left(self.bounds.fine, least) + 1 :])
+
     def quantile(self, share: float) -> float:
         """The value below which ``share`` (0 to 1) of the values lie; within a fine bucket, in a straight line.
 

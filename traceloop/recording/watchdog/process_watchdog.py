@@ -10,6 +10,7 @@ import os
 import sys
 
 from ..process import Process
+from .thread_clocks import forget_watchdog
 from .watchdog import Watchdog
 
 # Without a GIL another thread's frames change while they are looked at.
@@ -59,6 +60,7 @@ def _after_fork_in_parent() -> None:
 
 def _after_fork_in_child() -> None:
     global _active
+    forget_watchdog()
     if _active is not None:
         _active.faults.forget()
         _active = None

@@ -15,9 +15,16 @@ try:
 except ImportError:  # not built everywhere
     resource = None  # type: ignore[assignment]
 
-# What was measured at one moment: clock, CPU time of the loop's thread, CPU time of the process, time the thread has
-# waited for a processor, times it was put on one. All s but the last; -1 where it is not known.
+# What was measured at one moment: clock, CPU time of the loop's thread, CPU time of the process without the watchdog's,
+# time the thread has waited for a processor, times it was put on one. All s but the last; -1 where it is not known.
 Sample = tuple[float, float, float, float, int]
+
+# The watchdog's thread, what its threads before that one have used of processors, and this one when it asked last (s).
+# What the watchdog does while it looks at a blocked loop is no other thread's computing: on a machine with many sockets
+# a look for who is waited for takes a fifth of a short wait.
+_own_ident = 0
+_own_before = 0.0
+_own_last = 0.0
 
 COUNTS_SWITCHES = hasattr(resource, "RUSAGE_THREAD")
 
@@ -47,10 +54,40 @@ class ThreadClocks:
         if cpu != last_cpu or cpu < 0.0:
             schedule = schedule_of_thread(self._thread_id)
             wait, slices = schedule.waited_s, schedule.slices
-        self._last = (time.monotonic(), cpu, time.process_time(), wait, slices)
+        self._last = (time.monotonic(), cpu, _process_cpu(), wait, slices)
         return self._last
 
 
 def switches() -> int:
     """Voluntary context switches of the calling thread, ever; 0 where they are not counted for threads."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if COUNTS_SWITCHES else 0
+
+
+def watchdog_begins() -> int:
+    """The calling thread is the watchdog's from now on. Returns the kernel's number of it."""
+    global _own_ident, _own_last
+    _own_ident, _own_last = threading.get_ident(), 0.0
+    return threading.get_native_id()
+
+
+def watchdog_ends() -> None:
+    """The calling thread, which was the watchdog's, ends; the next one may have begun."""
+    global _own_ident, _own_before, _own_last
+    _own_before += time.thread_time()
+    if _own_ident == threading.get_ident():
+        _own_ident, _own_last = 0, 0.0
+
+
+def forget_watchdog() -> None:
+    """In the child of a fork, whose clock begins at 0."""
+    global _own_ident, _own_before, _own_last
+    _own_ident = 0
+    _own_before = _own_last = 0.0
+
+
+def _process_cpu() -> float:
+    """CPU time of this process, s, without the watchdog's."""
+    global _own_last
+    if threading.get_ident() == _own_ident:
+        _own_last = time.thread_time()
+    return time.process_time() - _own_before - _own_last

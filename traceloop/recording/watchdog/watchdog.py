@@ -45,6 +45,7 @@ from .lateness import Lateness
 from .processor_waits import ProcessorWaits
 from .slow_peers import SlowPeers
 from .stall_events import StallEvents
+from .thread_clocks import watchdog_begins, watchdog_ends
 from .under_way import UnderWay
 from .watched_loop import Watched, begin_stall, has_the_clock
 
@@ -261,7 +262,7 @@ class Watchdog:
 
     def _run(self, done: Any, begun: Any) -> None:
         try:
-            self._thread_id = threading.get_native_id()
+            self._thread_id = watchdog_begins()
             self._process.open_process_ring()
             while self._running and done is self._done:
                 delay = self._turn()
@@ -277,6 +278,7 @@ class Watchdog:
                 self._ended = True
             failures.report("the watchdog failed and has stopped", error)
         finally:
+            watchdog_ends()
             done.release()
 
     def _wait(self, delay: float) -> bool:
@@ -416,13 +418,10 @@ class Watchdog:
             if looked:
                 ring.words[layout.W_LOOKED] = looked
 
-    def _end_stall(self, watched: Watched, now: float) -> None:
-        self._events.end(watched, now, self._lateness.suspended)
-
     def _end_stopped(self, now: float) -> None:
         while self._stopped:
             watched = self._stopped.popleft()
-            self._end_stall(watched, now)
+            self._events.end(watched, now, self._lateness.suspended)
             self._processor_waits.poll((watched,), now, ended=True)
 
     def _look(self, watched: Watched, since: float, run: stacks.Run | None, now: float) -> float:
@@ -433,7 +432,7 @@ class Watchdog:
             watched.sample()
             return min(now + pace, since + lowest) if since else now + pace
         if stall is not None and (run is None or run.start != stall.start):
-            self._end_stall(watched, now)
+            self._events.end(watched, now, self._lateness.suspended)
             stall = None
         if run is None:
             watched.sample()
@@ -482,7 +481,7 @@ class Watchdog:
                 continue
             limit, told_from = self._limits_of(run, threshold_of(watched.loop, watched.general_threshold))
             if at - run.start >= limit:
-                self._end_stall(watched, now)
+                self._events.end(watched, now, self._lateness.suspended)
                 self._events.stack(watched, begin_stall(watched, run, limit, told_from), run, at, at)
 
     def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
