@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import time
 from array import array
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 READER = os.path.join(ROOT, "traceloop", "reading", "decoding", "native")
@@ -221,8 +221,9 @@ def fuzz(options: argparse.Namespace) -> None:
             )
             if not below(9):
                 requests = native.Requests((0.1, 1.0))
-            known = choice((({},), ({65537.0: None},)))
-            whole = native.whole_tasks(decoded.runs, decoded.tasks, decoded.finished, known)
+            alive = SimpleNamespace(last_end=choice((-1.0, 1.0, choice(edges))), totals="totals")
+            known = choice((({}, {}, {}, {}), ({65537.0: alive, 131073.0: alive}, {}, {}, choice(({}, {65537.0: None})))))
+            whole = native.whole_tasks(decoded.runs, decoded.tasks, decoded.finished, known, bool(below(3)))
             rows += sum(map(len, whole)) + sum(native.most_at_once(below(9), *each[8:]) for each in whole[3])
             rows += len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
             rows += len(decoded.runs.longer_before(below(300), choice(edges), choice(edges), below(300))[0])

@@ -212,9 +212,17 @@ class TaskStatistics:
         """The same with sums from the reader's C half, which adds up whole tasks by coroutine."""
         waits = self._waits
         known = (self._alive, self._done, self._done_whole, waits.looks, waits.awaited)
-        groups, tasks, finished, sums, done_whole = module.whole_tasks(
-            decoded.runs, decoded.tasks, decoded.finished, known
+        # Not where some of these are to be forgotten before they step.
+        adds = len(self._alive) + len(decoded.tasks) < _MAX_ALIVE
+        groups, tasks, finished, sums, done_whole, known_steps = module.whole_tasks(
+            decoded.runs, decoded.tasks, decoded.finished, known, adds
         )
+        for totals, steps, running, longest, ready, suspended in known_steps:
+            totals.steps += steps
+            totals.running += running
+            totals.longest_step = max(totals.longest_step, longest)
+            totals.ready += ready
+            totals.suspended += suspended
         self._take_tasks(tasks)
         self._feed_groups(groups, decoded.runs)
         whole: dict[CoroutineTotals, list[WholeTasks]] = {}

@@ -49,6 +49,7 @@ reader_exec(PyObject *module)
         {offsetof(reader_state, text_requests), "requests"},     {offsetof(reader_state, text_offloads), "offloads"},
         {offsetof(reader_state, text_submit), "submit"},         {offsetof(reader_state, text_start), "start"},
         {offsetof(reader_state, text_finish), "finish"},         {offsetof(reader_state, text_deliver), "deliver"},
+        {offsetof(reader_state, text_last_end), "last_end"},     {offsetof(reader_state, text_totals), "totals"},
     };
     for (size_t index = 0; index < sizeof(texts) / sizeof(texts[0]); index++) {
         PyObject *text = PyUnicode_InternFromString(texts[index].text);

@@ -9,7 +9,8 @@
    queue.c       the model's ready queue, its timers and writers
    places.c      which run a place in the record belongs to; the twin of timer_setters.py
    tally.c       sums by callback and histograms
-   steps.c       steps by task
+   steps.h, steps.c  steps by task
+   known_tasks.c  further steps of tasks that are alive already
    requests.h    the ledger of requests, in files of its own
 
    Read in this order. Input is not trusted: a record may be forged. a double becomes an integer only through
@@ -180,14 +181,15 @@ typedef struct {
     PyObject *kinds;                               /* the tuple KINDS */
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
         *text_end, *text_lose_place, *text_new_tasks, *text_requests, *text_offloads, *text_submit, *text_start,
-        *text_finish, *text_deliver;
+        *text_finish, *text_deliver, *text_last_end, *text_totals;
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
     DO(runs) DO(iterations) DO(model) DO(buckets) DO(tally) DO(requests) DO(iteration) DO(new_task) DO(kinds)          \
     DO(text_active_s) DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished)               \
     DO(text_closed) DO(text_end) DO(text_lose_place) DO(text_new_tasks) DO(text_requests)               \
-    DO(text_offloads) DO(text_submit) DO(text_start) DO(text_finish) DO(text_deliver) DO(offload_step)
+    DO(text_offloads) DO(text_submit) DO(text_start) DO(text_finish) DO(text_deliver) DO(offload_step)    \
+    DO(text_last_end) DO(text_totals)
 
 extern struct PyModuleDef reader_module;
 

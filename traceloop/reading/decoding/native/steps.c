@@ -1,32 +1,13 @@
 /* Steps by task: what statistics/tasks.py adds up step by step, added up for each task of a chunk. Tasks that begin and
    end within the chunk, as most do that are short, are added up by coroutine. */
 
-#include "reader.h"
+#include "steps.h"
 
 #include <limits.h>
 #include <stdlib.h>
 
 #define MAX_CREATORS 64 /* as in statistics/tasks.py */
 #define BUCKETS 256     /* of coroutines by site */
-
-/* ``begun``: steps before which the task had no step that ended at a time of a clock; ``since``: the last of these. */
-typedef struct {
-    double ident, first_start, last_end, running, longest, ready, suspended, since;
-    long long steps, begun;
-    /* Of its first and its last run. What the records of its beginning and of its end say, and how many there are. */
-    int64_t first_run, last_run;
-    double ended_at, creator;
-    uint32_t begins, ends;
-    int outcome;
-    bool is_whole;
-} Group;
-
-/* By ident: ``places`` hold the number of a group and one; 0 is empty. */
-typedef struct {
-    Group *groups;
-    uint32_t *places;
-    size_t count, size;
-} Groups;
 
 /* The whole tasks of one coroutine. ``since``, ``until``: when each was there. ``next``: see Coroutines. */
 typedef struct {
@@ -79,14 +60,14 @@ hash(double ident)
     return (size_t)(bits >> 40);
 }
 
-/* The groups but those of whole tasks, which are not wanted one by one. */
+/* The groups but those that were added up by coroutine. */
 static PyObject *
 listed(const Groups *groups)
 {
     PyObject *list = PyList_New(0);
     for (size_t index = 0; list != NULL && index < groups->count; index++) {
         const Group *group = &groups->groups[index];
-        if (group->is_whole)
+        if (group->is_whole || group->is_known)
             continue;
         PyObject *item = Py_BuildValue("(dLddddddLd)", group->ident, group->steps, group->running, group->longest,
                                        group->ready, group->suspended, group->first_start, group->last_end,
@@ -342,16 +323,23 @@ told(const Coroutine *each)
                          creators, bytes_of(each->since, each->count), bytes_of(each->until, each->count));
 }
 
-/* whole_tasks(runs, tasks, finished, known): the groups, NewTask and ends of the tasks that are not whole; of those
-   that are, the sums by coroutine, and a dictionary of the ends of their last steps. Whole is a task that begins and ends
-   within these runs, and that none of the dictionaries in ``known`` has. */
+/* whole_tasks(runs, tasks, finished, known, adds): the groups, NewTask and ends of the tasks that are not whole; of those
+   that are, the sums by coroutine, and a dictionary of the ends of their last steps; what add_known says. Whole is a task
+   that begins and ends within these runs, and that none of the dictionaries in ``known`` has: those of tasks that are
+   alive, two more, and the looks, then others. ``adds``: whether steps of tasks that are alive may be added up here. */
 PyObject *
 whole_tasks(PyObject *module, PyObject *args)
 {
+    reader_state *st = PyModule_GetState(module);
     PyObject *runs, *tasks, *finished, *known, *result = NULL;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!", ((reader_state *)PyModule_GetState(module))->runs, &runs, &PyList_Type,
-                          &tasks, &PyList_Type, &finished, &PyTuple_Type, &known))
+    int adds;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!p", st->runs, &runs, &PyList_Type, &tasks, &PyList_Type, &finished,
+                          &PyTuple_Type, &known, &adds))
         return NULL;
+    if (PyTuple_GET_SIZE(known) < 4) {
+        PyErr_SetString(PyExc_TypeError, "known are four dictionaries at least");
+        return NULL;
+    }
     for (Py_ssize_t index = 0; index < PyTuple_GET_SIZE(known); index++)
         if (!PyDict_Check(PyTuple_GET_ITEM(known, index))) {
             PyErr_SetString(PyExc_TypeError, "known are dictionaries");
@@ -370,9 +358,14 @@ whole_tasks(PyObject *module, PyObject *args)
         failed = item == NULL || PyList_Append(sums, item) < 0;
         Py_XDECREF(item);
     }
-    PyObject *list = failed ? NULL : listed(&groups);
+    PyObject *added = NULL, *list = NULL;
+    if (!failed)
+        added = adds ? add_known(st, &groups, PyTuple_GET_ITEM(known, 0), PyTuple_GET_ITEM(known, 3)) : PyList_New(0);
+    if (added != NULL)
+        list = listed(&groups);
     if (list != NULL)
-        result = Py_BuildValue("(OOOOO)", list, rest, others, sums, ended);
+        result = Py_BuildValue("(OOOOOO)", list, rest, others, sums, ended, added);
+    Py_XDECREF(added);
     free_coroutines(&coroutines);
     free_groups(&groups);
     Py_XDECREF(list);
