@@ -340,6 +340,32 @@ def test_spans_on_the_console(tmp_path):
     assert done.stderr.count('"name": "__main__.main"') == 2 and done.stdout == ""
 
 
+def test_a_burst_wakes_the_thread(tmp_path):
+    """It slept on, and what came after an idle time overwrote what it had not read."""
+    code = PREAMBLE + textwrap.dedent(
+        """
+        import time
+        from traceloop.collector import collector_thread
+        from traceloop.settings import Settings
+        collector_thread.MIN_POLL_SECONDS = 1000.0  # its first pause
+        thread = collector_thread.start_thread(Settings(collector="thread", metrics_port=0))
+        def read():
+            return sum(loop.callbacks.runs for loop in thread.statistics.loops())
+        async def main():
+            deadline = time.monotonic() + 200
+            while not read() and time.monotonic() < deadline:  # a quarter of a ring is soon written
+                await asyncio.sleep(0)
+        run(main())
+        print(read() > 0)
+        os._exit(0)
+        """
+    )
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    environ.pop(RUN_DIR, None)
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "True\n", done.stderr
+
+
 def test_the_thread_reads_private_memory(tmp_path):
     code = PREAMBLE + textwrap.dedent(
         """

@@ -30,7 +30,6 @@ class CollectorThread:
     """
 
     def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
-        # Nothing ends its wait where a ring fills fast.
         self._pace = Pace(SOON_SECONDS)
         self.settings = settings
         self.notices: list[str] = []
@@ -52,7 +51,10 @@ class CollectorThread:
             self._listener = socket.socket(fileno=bound.detach())
             if notice:
                 self.notices.append(notice)
-        self._stop = threading.Event()
+        self._stopping = False
+        # Free where there is something to read, or to end: whoever frees it waits for nothing.
+        self._woken = threading.Lock()
+        self._woken.acquire()
         self._open()
         self._thread = threading.Thread(target=self._work, name="traceloop-collector", daemon=True)
         self._thread.start()
@@ -74,6 +76,7 @@ class CollectorThread:
         if process is None:
             raise CollectorError("this process does not record")
         self.follower = PrivateFollower(self.statistics, process)
+        process.wake_collector = self._wake
         self.pipeline = make_pipeline(self.settings, self.statistics, say, sinks=self._sinks)
         self._push: MetricsPush | None = None
         if asked_for_metrics(os.environ):
@@ -109,15 +112,26 @@ class CollectorThread:
                 self.pipeline.take((), time.monotonic())
         return found
 
+    def _wake(self) -> None:
+        """Ends the current pause, or the next; from any thread."""
+        try:
+            self._woken.release()
+        except RuntimeError:
+            pass  # it is free already
+
     def _work(self) -> None:
         pause = MIN_POLL_SECONDS
-        while not self._stop.wait(pause):
+        while True:
+            self._woken.acquire(timeout=pause)
+            if self._stopping:
+                return
             self.read()
             pause = min(pause * 1.5, self._pace.pause())
 
     def stop(self, timeout: float = SHUTDOWN_SECONDS) -> None:
         """Reads and sends what there is, and ends; waits at most about ``timeout`` s."""
-        self._stop.set()
+        self._stopping = True
+        self._wake()
         self._thread.join(timeout)
         with self.statistics.lock:
             for chunks in self.follower.last_chunks():

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 # service of little load that is most of what the collector costs. What is read at once may be no more than a ring holds
 # well, nor than takes long to count: scrapes wait for it.
 MIN_POLL_SECONDS = 0.05
-#: Where something waits for what is read (spans to be sent, the copy of a stall's record, a process that is to end), or
-#: nothing ends the wait early (a collector that is a thread of the program).
+#: Where something waits for what is read: spans to be sent, the copy of a stall's record, a process that is to end, a
+#: program whose collector is one of its threads.
 SOON_SECONDS = 0.2
 MAX_POLL_SECONDS = 1.0
 _RECORDS = 16_384

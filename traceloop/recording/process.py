@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from .. import notices
@@ -67,6 +68,9 @@ class Process:
         #: Numbers the events of the process ring, from any writer.
         self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None
+        #: Wakes a collector in this process, as the pipe in the run directory wakes one in its own: called by whoever
+        #: has filled a quarter of a ring, so it takes no lock.
+        self.wake_collector: Callable[[], None] | None = None
         self.process_lock = threading.Lock()
         _living.add(self)
         if self.notice is not None:
@@ -135,6 +139,9 @@ class Process:
     def _wake_reader(self) -> None:
         if self._run_dir is not None:
             files.wake_reader(self._run_dir)
+        wake = self.wake_collector
+        if wake is not None:
+            wake()
 
     @property
     def has_room_for_thread(self) -> bool:

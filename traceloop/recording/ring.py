@@ -332,7 +332,7 @@ def make_ring(
         notice = None
     for size in (capacity, capacity // 16, 0):
         try:
-            return Ring(None, kind, number, size, may_grow), notice
+            return Ring(None, kind, number, size, may_grow, wake), notice
         except OSError as error:
             problem = error
     assert problem is not None
