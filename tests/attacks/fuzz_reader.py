@@ -222,7 +222,8 @@ def fuzz(options: argparse.Namespace) -> None:
             if not below(9):
                 requests = native.Requests((0.1, 1.0))
             alive = SimpleNamespace(last_end=choice((-1.0, 1.0, choice(edges))), totals="totals")
-            known = choice((({}, {}, {}, {}), ({65537.0: alive, 131073.0: alive}, {}, {}, choice(({}, {65537.0: None})))))
+            looks = choice(({}, {65537.0: None}))
+            known = choice((({}, {}, {}, {}), ({65537.0: alive, 131073.0: alive}, {}, {}, looks)))
             whole = native.whole_tasks(decoded.runs, decoded.tasks, decoded.finished, known, bool(below(3)))
             rows += sum(map(len, whole)) + sum(native.most_at_once(below(9), *each[8:]) for each in whole[3])
             rows += len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
