@@ -8,7 +8,16 @@ import shutil
 from traceloop.record import files
 
 #: What is of no use in a copy of a record.
-_NOT_COPIED = (files.COUNTERS, files.WAKE, files.COLLECTOR, files.LOCK, files.LEFT, files.OVER, files.RECORDED)
+_NOT_COPIED = (
+    files.COUNTERS,
+    files.WAKE,
+    files.COLLECTOR,
+    files.LOCK,
+    files.LEFT,
+    files.OVER,
+    files.RECORDED,
+    files.UNHEARD,
+)
 
 
 def copy_record(run_dir: str, directory: str) -> str:

@@ -113,7 +113,18 @@ def test_places_are_bounded():
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[", "null", '[[["a", "b", "c", "d"]], "F"]', "[1, 2]", "[" * 5000, '[[["f"]], "F"]']
+    "text",
+    [
+        "",
+        "[",
+        "null",
+        '[[["a", "b", "c", "d"]], "F"]',
+        "[1, 2]",
+        "[" * 5000,
+        '[[["f"]], "F"]',
+        '[{}, "F"]',
+        *(f'[[["f", 1, "m", "q"]], "F", {call}]' for call in ("null", "1", "[]", "{}", '["default"]', '["x", {}, 1]')),
+    ],
 )
 def test_a_damaged_chain_is_passed_over(text):
     found = waits()

@@ -217,7 +217,7 @@ class AwaitChains:
             call = Call(str(more[0][0])[:_MAX_TEXT], _frame(more[0][1:])) if more else None
             self._places[number] = place_of(frames, str(awaited)[:_MAX_TEXT], call)
             self._frames[number] = frames
-        except (ValueError, TypeError, RecursionError, OverflowError):
+        except (ValueError, TypeError, LookupError, RecursionError, OverflowError):
             return
 
     def place(self, number: int) -> AwaitPlace:
