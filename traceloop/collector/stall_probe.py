@@ -203,7 +203,7 @@ class StallProbe:
             if seen is None or seen.since != since:
                 seen = process.standing[number] = _Standing(since, now)
             thread = int(reader.word(layout.W_THREAD))
-            loop = self._measure(follower, number, thread, now)
+            loop = self._measure(follower, number, thread, watchdog, now)
             state, cpu_s, _, _ = loop
             if state in ("S", "D") and not seen.told:
                 self._next = min(self._next, now + _PACE / 2)
@@ -220,13 +220,17 @@ class StallProbe:
                 self._ask(follower, process, now, lambda: _late_at(words) == late_at)
 
     def _measure(
-        self, follower: FolderFollower, ring: int, thread: int, now: float
+        self, follower: FolderFollower, ring: int, thread: int, watchdog: int, now: float
     ) -> tuple[str, float, float, int]:
-        """Enters what the kernel says of the loop's thread; returns it, as ``_thread_state``."""
-        state, cpu_s, waited_s, slices = found = _thread_state(follower.folder.pid, thread)
-        process = stat_of(follower.folder.pid) if state else None
+        """Enters what the kernel says of the loop's thread; returns it, as ``_thread_state``. As in the process's own
+        samples (``thread_clocks``), what the watchdog's thread has computed is no part of the process's CPU time.
+        """
+        pid = follower.folder.pid
+        state, cpu_s, waited_s, slices = found = _thread_state(pid, thread)
+        process = stat_of(pid) if state else None
         if process is not None:
-            self._index(follower).add_sample(ring, (now, cpu_s, process.cpu_s, waited_s, slices))
+            others = process.cpu_s - max(0.0, schedule_of(watchdog, pid).cpu_s)
+            self._index(follower).add_sample(ring, (now, cpu_s, others, waited_s, slices))
         return found
 
     def _index(self, follower: FolderFollower) -> StallIndex:

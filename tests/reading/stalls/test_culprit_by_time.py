@@ -72,6 +72,12 @@ def test_a_damaged_moment(due):
     assert index.lookup(0, START, START + 1.0).culprit in ("app.price", "app.parse")
 
 
+@pytest.mark.parametrize("span", [[], {}, 5, ["trace"], [[], [], []]])
+def test_a_damaged_span(span):
+    index = index_of({**stack(0.1, PRICE), "span": span}, stack(0.2, PARSE, 0.2))
+    assert index.lookup(0, START, START + 1.0).culprit == "app.parse"
+
+
 def test_times_out_of_order_are_none_below_zero():
     assert held_by([(5.0, "a"), (3.0, "b"), (9.0, "c")], 1.0, 8.0) == {"b": 5.0, "a": 2.0, "c": 0.0}
     assert held_by([], 1.0, 8.0) == {}

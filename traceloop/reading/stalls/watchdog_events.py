@@ -99,7 +99,7 @@ class WatchdogEvents:
                 self._take_gil(data)
             elif kind == "modules" and len(self.modules) < _MAX_MODULES:
                 self.modules.update({str(file): str(module) for file, module in data["files"].items()})
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError):
+        except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
             pass
 
     def at(self, ring: int, start: float) -> Seen:
