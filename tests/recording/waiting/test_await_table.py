@@ -8,8 +8,9 @@ from tests.helpers.kept_report import report_of
 
 # Each task stands until the watchdog has looked at all of them.
 PROGRAM = """
-import asyncio, concurrent.futures, functools, json, socket, sys, threading
+import asyncio, concurrent.futures, functools, json, socket, sys, threading, time
 import traceloop
+from traceloop.record import layout
 from traceloop.recording.process import current_process
 
 over = threading.Event()
@@ -77,15 +78,22 @@ async def generator(it):
         pass
 
 def hook(wanted, done):
+    # Calls done() once a look has begun after all of wanted were met: what was met then is in the record.
     process = current_process()
     write = process.process_write
+    complete_at = None
     def seen(records, text, now, *more):
+        nonlocal complete_at
         write(records, text, now, *more)
+        values = list(records)
+        looks = [when for when, kind in zip(values[0::3], values[1::3]) if kind == layout.R_LOOK]
+        if complete_at is not None and looks and looks[-1] > complete_at:
+            done()
         for each in text:
             if each.startswith("[["):
                 wanted.difference_update(frame[3] for frame in json.loads(each)[0])
-        if not wanted:
-            done()
+        if not wanted and complete_at is None:
+            complete_at = time.monotonic()
     process.process_write = seen
 
 async def main():

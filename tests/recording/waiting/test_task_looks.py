@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import sys
 import weakref
 from types import SimpleNamespace
 
@@ -24,7 +25,7 @@ class Written:
         self.chains = {}
 
     def define(self, record, text, now):
-        frames, awaited = json.loads(text)
+        frames, awaited, *_ = json.loads(text)
         self.chains[record[0]] = [frame[3] for frame in frames], awaited
 
 
@@ -150,6 +151,41 @@ def test_members_of_a_gather_a_wait_and_a_group_are_found():
 
     look = look_at(gathers=gathers, waits=waits, groups=groups, shields=shields)
     assert look.awaited == {"gathers": {"a", "b"}, "waits": {"c", "d"}, "groups": {"e"}, "shields": {"f"}}
+
+
+async def named_inside(name):
+    asyncio.current_task().set_name(name)
+    await asyncio.sleep(60)
+
+
+def test_a_task_that_was_started_for_another_thread_is_found():
+    async def waits():
+        loop = asyncio.get_running_loop()
+        await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(named_inside("inner"), loop))
+
+    look = look_at(waits=waits)
+    assert look.awaited == {"waits": {"inner"}}
+    assert look.frames["waits"][1] == "asyncio.run_coroutine_threadsafe"
+
+
+def test_members_of_a_group_of_anyios_are_found():
+    anyio = pytest.importorskip("anyio")
+
+    async def groups():
+        async with anyio.create_task_group() as group:
+            group.start_soon(named_inside, "a")
+            group.start_soon(named_inside, "b")
+
+    assert look_at(groups=groups).awaited == {"groups": {"a", "b"}}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 13), reason="before, what it waits for is in no frame that awaits")
+def test_tasks_that_are_waited_for_as_they_complete_are_found():
+    async def completes():
+        for each in asyncio.as_completed([named_inside("a"), named_inside("b")]):
+            await each
+
+    assert look_at(completes=completes).awaited == {"completes": {"a", "b"}}
 
 
 def test_tasks_that_await_each_other_are_found():

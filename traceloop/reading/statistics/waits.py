@@ -47,6 +47,8 @@ _FUTURES: Final = {
 }
 # Functions of asyncio that await what they are given: where that is asyncio's too, it says more.
 _PASSING_ON: Final = frozenset(("wait_for", "timeout"))
+# Modules whose functions hand to threads what they are given.
+_HAND_OVER: Final = ("asyncio", "anyio.to_thread", "starlette.concurrency")
 # Classes of asyncio by the function that makes them.
 _ALIASES: Final = {"_AsCompletedIterator._wait_for_one": "as_completed"}
 _MAX_TEXT: Final = 300
@@ -156,7 +158,7 @@ def _is_told(call: Call, below: list[Frame]) -> bool:
     """
     if is_application(call.function[0], call.function[2]):
         return True
-    return all(module.partition(".")[0] in ("asyncio", "anyio") for _, _, module, _ in below[:1])
+    return all(module.startswith(_HAND_OVER) for _, _, module, _ in below[:1])
 
 
 def _caller_of_public(frames: list[Frame], innermost: int) -> int:
