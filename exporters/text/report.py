@@ -35,9 +35,10 @@ from .tables import Style, bar, clean, count, counted, percent, seconds, shorten
 TOP = 10
 #: Loops of one process that are shown: those with the most callbacks.
 TOP_LOOPS = 8
-#: In the short report, more loops than these are a row each; of more processes, these are shown, and a row each.
+#: In the short report, more loops than these are a row each.
 FEW_LOOPS = 2
-FEW_PROCESSES = 2
+#: Processes that it shows, with the most callbacks; each other one is a row.
+FEW_PROCESSES = 1
 _QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
 
 #: Rows of a table of the short report.

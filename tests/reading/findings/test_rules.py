@@ -11,7 +11,10 @@ from tests.helpers.made_troubles import feed_tasks, full_executor, grown, task
 from traceloop.reading.decoding.decoded import Collection, Decoded, StackNode, StackSample
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import verdict as module
+from traceloop.reading.findings.blocking_kinds import KINDS
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
+from traceloop.reading.findings.slow import Slow
+from traceloop.reading.findings.slow_runs import kept
 from traceloop.reading.findings.tasks import growth
 from traceloop.reading.findings.trends import trends_of
 from traceloop.reading.findings.verdict import verdict
@@ -399,6 +402,13 @@ def test_starved(active, found):
     made = Made(active=active, idle=100.0 - active)
     made.events({"kind": "late", "reason": "starved", "from": 10.0, "to": 20.0, "held": 0.0, "loops": []})
     assert (("processor-starved", "") in made.kinds()) == found
+
+
+def test_plumbing_that_was_kept_from_running_is_called_by_what_it_does():
+    worst = Slow("starved", "asyncio.futures._set_result_unless_cancelled", "", KINDS["unknown"], "MainThread")
+    worst.runs, worst.seconds = 1, 0.172
+    (line,) = kept(worst, "that waited for a processor")
+    assert line == "slow callbacks that waited for a processor: 1 run of ending a sleep, 172 ms"
 
 
 def test_throttled():

@@ -430,7 +430,8 @@ def kept(worst: Slow | None, what: str) -> Iterator[str]:
     if worst is not None:
         if worst.reason == GIL and worst.example is not None:
             yield from held(worst.example)
-        yield f"slow callbacks {what}: {counted(round(worst.runs), 'run')} of {worst.culprit}, {seconds(worst.seconds)}"
+        runs = f"{counted(round(worst.runs), 'run')} of {readable(worst.culprit)}"
+        yield f"slow callbacks {what}: {runs}, {seconds(worst.seconds)}"
 
 
 def kept_from_running(scope: Scope, reason: str) -> tuple[float, float, Slow | None]:
