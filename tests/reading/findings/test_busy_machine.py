@@ -163,12 +163,18 @@ LIBRARY = ["/lib/python3.12/site-packages/anyio/_core/_eventloop.py", 210, "anyi
 
 
 @pytest.mark.parametrize(
-    ("blocked", "frame", "severity"),
-    [(0.0, None, NOTE), (0.3, None, NOTE), (3.0, None, WARNING), (0.3, LIBRARY, NOTE), (3.0, LIBRARY, WARNING)],
+    ("length", "blocked", "frame", "severity"),
+    [
+        (0.3, 0.0, None, NOTE),
+        (0.3, 0.3, None, NOTE),
+        (0.3, 3.0, None, WARNING),
+        (0.3, 3.0, LIBRARY, NOTE),
+        (1.5, 3.0, LIBRARY, WARNING),
+    ],
 )
-def test_an_import_that_costs_little_is_a_note(blocked, frame, severity):
+def test_an_import_that_costs_little_is_a_note(length, blocked, frame, severity):
     made = Made()
-    slow = made.slow_run(0.3, 0.05, 0.0)
+    slow = made.slow_run(length, 0.05, 0.0)
     slow.blocked_s = blocked
     ((ring, start),) = stalls_of(made.process).index.slow_runs()
     frames = [frame or ["/srv/shop/app/prices.py", 31, "app.prices", "load"],

@@ -272,7 +272,7 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     imports = each.kind.name == "import"
     if each.blocked < _LEAST_WAIT and (imports or _is_start_up(scope, each)):
         severity = NOTE  # servers import their protocols, and prepare themselves, when their loop has begun
-    elif imports and (each.cost_s < thresholds.NOTE_SECONDS or _is_start_up(scope, each)):
+    elif imports and (_is_start_up(scope, each) or _lasts(each) < thresholds.NOTE_SECONDS):
         severity = NOTE  # a module is imported once: libraries do so when they are first used
     elif each.longest >= thresholds.BLOCKED_SECONDS:
         severity = CRITICAL
@@ -290,6 +290,11 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
         each.kind.remedy,
         stack,
     )
+
+
+def _lasts(each: Slow) -> float:
+    """What an import costs, s; of a library's, which its user cannot move, only what it takes itself."""
+    return each.seconds if each.library else each.cost_s
 
 
 def _is_start_up(scope: Scope, each: Slow) -> bool:
