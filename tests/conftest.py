@@ -13,6 +13,7 @@ from tests.helpers.otlp_receiver import Receiver
 from tests.helpers.paths import ROOT
 from tests.helpers.reporting import Progress, Reruns
 from tests.helpers.traced import Traced, make_traced
+from tests.helpers.waiting import PATIENCE
 
 # The same examples each time: what fails, fails for everybody. `--hypothesis-profile default` draws others. Whether one
 # takes 0.2 s, or drawing them longer than a second, says how busy the machine is and nothing else.
@@ -57,7 +58,7 @@ def pytest_terminal_summary(terminalreporter):
 def nothing_is_left_in_shared_memory(tmp_path_factory):
     """Fails the session's last test where programs of this session left records behind, and names them."""
     yield
-    left = remove_runs_of(tmp_path_factory.getbasetemp(), 20)
+    left = remove_runs_of(tmp_path_factory.getbasetemp(), PATIENCE)
     assert not left, "left in shared memory:\n" + "\n".join(left)
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tests.helpers.leftovers import remove_run, run_of
 from tests.helpers.traced import started
 from traceloop.cli import tasks as tasks_command
 
@@ -200,7 +201,9 @@ def test_the_pid_of_a_run_means_all_its_workers(traced, program, tmp_path):
         assert [line.partition(":")[0] for line in one if line.startswith("process ")] == [f"process {pids[1]}"]
         # Without a PID, one of the programs is shown, and a line says which.
         assert "programs are traced; this is " in tasks(traced).stderr.splitlines()[0]
+        left = run_of(pids[0])
         run.communicate("\n")
+    remove_run(left)
 
 
 def test_a_program_without_a_loop_is_said_to_have_recorded_nothing(traced, tmp_path):

@@ -11,9 +11,11 @@ import struct
 import subprocess
 import sys
 import termios
+from pathlib import Path
 
 import pytest
 
+from tests.helpers.leftovers import remove_run, run_of
 from tests.helpers.traced import started
 
 BUSY = """
@@ -168,8 +170,11 @@ def test_a_small_terminal_with_four_blocked_workers(traced, tmp_path):
         process.send_signal(signal.SIGINT)
         process.wait(120)
     finally:
+        workers = Path(f"/proc/{root.pid}/task/{root.pid}/children").read_text().split()
+        left = run_of(int(workers[0]))
         os.killpg(root.pid, signal.SIGKILL)
         root.communicate()
+        remove_run(left)
         os.close(mine)
     screens = seen.decode().replace("\r", "").split("\x1b[H\x1b[2J")[1:-1]
     for screen in screens:

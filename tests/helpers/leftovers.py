@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import time
 from pathlib import Path
+
+from tests.helpers.waiting import until
+from traceloop.record.proc import is_alive, process_start_ticks
 
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -26,6 +30,22 @@ def runs_of(folder: Path) -> dict[Path, str]:
         if any(f"{word}{os.sep}".startswith(f"{folder}{os.sep}") for word in words):
             found[path] = " ".join(map(str, description.get("command", ()))) + f" in {words[-1]}"
     return found
+
+
+def run_of(pid: int) -> Path | None:
+    """The run directory in shared memory of a process that runs and has recorded something."""
+    name = f"p-{pid}-{process_start_ticks(pid)}"
+    return next((each.parent for each in SHARED_MEMORY.glob(f"traceloop-*/{name}")), None)
+
+
+def remove_run(folder: Path | None) -> None:
+    """Of a program that was killed: waits until its collector has kept the record, and removes that."""
+    if folder is None:
+        return
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        collector = json.loads((folder / "collector.json").read_text())["pid"]
+        until(lambda: not is_alive(collector), "the end of a collector")
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def remove_runs_of(folder: Path, patience: float) -> list[str]:

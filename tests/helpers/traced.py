@@ -11,6 +11,7 @@ import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.helpers.leftovers import remove_run, run_of
 from tests.helpers.paths import ROOT
 
 
@@ -80,5 +81,7 @@ def started(traced: Traced, *words: str | Path, line: str = "ready") -> Iterator
         assert process.stdout is not None and process.stdout.readline() == f"{line}\n"
         yield process
     finally:
+        left = run_of(process.pid) if process.poll() is None else None
         process.kill()
         process.communicate()
+        remove_run(left)

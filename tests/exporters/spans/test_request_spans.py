@@ -54,6 +54,8 @@ def test_every_request_has_a_span_under_its_server_span(server: str, core: str, 
         assert sum(parts.values()) == pytest.approx(seconds, abs=2e-6)
         assert sum(found["asyncio.request.parts.durations"]) == pytest.approx(seconds, abs=2e-6)
         if found["asyncio.request.name"] == "GET /slow/{name}":
+            if parts.get("asyncio.request.time.running", 0.0) + parts.get("asyncio.request.time.ready", 0.0) >= 0.01:
+                continue  # the machine is so busy that its timer of 10 ms was due before the loop could wait for it
             assert "asyncio.request.time.wait_timer" in parts
             moments = [attributes_of(event) for event in span.events if event.name == "asyncio.request.part"]
             assert "wait_timer" in [each["asyncio.request.part"] for each in moments]
