@@ -103,8 +103,10 @@ def _callbacks(future: Any) -> Iterator[Any]:
 
 
 def _held(callback: FunctionType) -> Iterator[Any]:
-    """The futures in a function's closure."""
-    for cell in callback.__closure__ or ():
+    """The futures in a function's closure, without the task that waits (3.14 has it there)."""
+    for name, cell in zip(callback.__code__.co_freevars, callback.__closure__ or (), strict=True):
+        if name == "cur_task":
+            continue
         try:
             held = cell.cell_contents
         except ValueError:  # not set yet, or deleted
