@@ -218,3 +218,22 @@ def test_options(run):
             await peer.lost()
 
     run(main)
+
+
+def test_a_large_unix_datagram_arrives_whole(run, tmp_path):
+    """What comes over IP fits into 64 KiB; other families take more, and what is not read of a datagram is lost."""
+
+    async def main(loop):
+        path = os.fspath(tmp_path / "socket")
+        server, received = await loop.create_datagram_endpoint(DatagramPeer, path, family=socket.AF_UNIX)
+        client, peer = await loop.create_datagram_endpoint(DatagramPeer, None, path, family=socket.AF_UNIX)
+        sizes = []
+        for size in (64 * 1024, 64 * 1024 + 1, 120_000):
+            client.sendto(b"x" * size)
+            sizes = [len(data) for data, _ in await received.datagrams(len(sizes) + 1)]
+            assert sizes[-1] == size
+        for transport, each in ((server, received), (client, peer)):
+            transport.close()
+            await each.lost()
+
+    run(main)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import os
 import socket
+import sys
 import tempfile
 from asyncio import unix_events
 
@@ -356,5 +357,37 @@ def test_debug_mode_logs(run, pipe, caplog):
         writing.close()
         await protocol.until(lambda: ("lost", type(None)) in protocol.events)
         assert any(text.endswith("was closed by peer") for text in caplog.messages)
+
+    run(main)
+
+
+@pytest.mark.parametrize("kind", ["SOCK_STREAM", "SOCK_SEQPACKET"])
+def test_a_message_of_a_socket_arrives_whole(run, kind):
+    """A socket may be read as a pipe; what is not read of a message of SOCK_SEQPACKET is lost."""
+    if sys.platform != "linux" and kind == "SOCK_SEQPACKET":
+        pytest.skip("there is no SOCK_SEQPACKET")
+    data = b"x" * 100_000
+
+    async def main(loop):
+        received = bytearray()
+        whole = loop.create_future()
+
+        class Collect(asyncio.Protocol):
+            def data_received(self, piece):
+                received.extend(piece)
+                if len(received) >= len(data):
+                    whole.set_result(None)
+
+            def connection_lost(self, exc):
+                if not whole.done():
+                    whole.set_result(None)
+
+        one, two = socket.socketpair(socket.AF_UNIX, getattr(socket, kind))
+        transport, _ = await loop.connect_read_pipe(Collect, one)
+        two.sendall(data)
+        two.close()
+        await whole
+        assert len(received) == len(data)
+        transport.close()
 
     run(main)

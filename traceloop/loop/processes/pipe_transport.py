@@ -161,7 +161,9 @@ class _UnixReadPipeTransport(_PipeTransport, asyncio.ReadTransport):
     ) -> None:
         super().__init__(extra)
         self._paused = False
-        self._attach(loop, pipe, protocol, "Pipe transport is for pipes/sockets only.")
+        status = self._attach(loop, pipe, protocol, "Pipe transport is for pipes/sockets only.")
+        if stat.S_ISSOCK(status.st_mode):
+            self.max_size = 256 * 1024  # as the standard loop: what is not read of a message is lost
         loop.call_soon(protocol.connection_made, self)
         # Nothing may be received before connection_made has run.
         loop.call_soon(self._add_reader, self._fileno, self._read_ready)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import sys
 from asyncio import constants, transports
 from typing import Any
@@ -20,7 +21,7 @@ class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTranspor
     Errors of the network go to ``protocol.error_received`` and close nothing: the next datagram may fare better.
     """
 
-    # What fits into a datagram; and no allocation of more at each read.
+    # What fits into an IP datagram, and no allocation of more at each read.
     max_size = 64 * 1024
     _kind = "datagram"
     _header_size = 8 if _SEND_EMPTY else 0
@@ -35,6 +36,8 @@ class _SelectorDatagramTransport(_SelectorTransport, transports.DatagramTranspor
         extra: dict[str, Any] | None = None,
     ) -> None:
         super().__init__(loop, sock, protocol, extra)
+        if sock.family not in (socket.AF_INET, socket.AF_INET6):
+            self.max_size = 256 * 1024  # as the standard loop: what the kernel cuts off is lost
         self._address = address
         self._call_soon(self._protocol.connection_made, self)
         # Data must not come before connection_made, nor the waiter wake before it.
