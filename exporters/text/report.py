@@ -43,8 +43,6 @@ _QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
 
 #: Rows of a table of the short report.
 FEW = 4
-# Callbacks with less of the time are left out of the short report, but the first.
-_LEAST_SHARE = 0.01
 
 _MORE = "All tables: traceloop report --full. The words: traceloop explain reading-a-report"
 
@@ -138,7 +136,7 @@ def _process(process: ProcessStatistics, style: Style, full: bool, told: Contain
     if len(loops) > FEW_LOOPS and not full:
         yield from report_loops.loops(loops, style, TOP_LOOPS)
         yield ""
-        yield from _most_time(loops, style, FEW, _LEAST_SHARE)
+        yield from _most_time(loops, style, FEW)
     else:
         yield from _loops(loops, scope, style, full, told)
     lines = report_profile.profile(process, style, full)
@@ -248,7 +246,7 @@ def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool, told: Co
         yield from textwrap.wrap(each, style.width, initial_indent="    ", subsequent_indent="      ")
     sections = (
         _delays_and_durations(loop, style) if full else [],
-        _most_time([loop], style, TOP) if full else _most_time([loop], style, FEW, _LEAST_SHARE),
+        _most_time([loop], style, TOP if full else FEW),
         report_resources.tasks(loop, style, full),
         _slow(loop, scope, style, TOP) if full else _slow(loop, scope, style, FEW, told),
     )
@@ -323,8 +321,8 @@ def _by_name(callbacks: Iterable[CallbackTotals]) -> list[CallbackTotals]:
     return list(out.values())
 
 
-def _most_time(loops: list[LoopStatistics], style: Style, limit: int, least: float = 0.0) -> list[str]:
-    """The callbacks that took most time, up to ``limit``; behind the first none with less than this share of it."""
+def _most_time(loops: list[LoopStatistics], style: Style, limit: int) -> list[str]:
+    """The callbacks that took most time, up to ``limit``."""
     every = (each for loop in loops for each in loop.callbacks.callbacks.values())
     callbacks = sorted(_by_name(every), key=lambda each: -each.seconds)
     total = sum(each.seconds for each in callbacks)
@@ -337,8 +335,8 @@ def _most_time(loops: list[LoopStatistics], style: Style, limit: int, least: flo
             seconds(each.seconds / each.runs if each.runs else 0.0),
             seconds(each.longest_s),
         ]
-        for position, each in enumerate(callbacks[:limit])
-        if each.seconds > (least * total if position else 0.0)
+        for each in callbacks[:limit]
+        if each.seconds > 0.0
     ]
     left_out = len(callbacks) - len(rows)
     lines = table(style, ["callbacks by time", "runs", "time", "share", "mean", "longest"], rows)
