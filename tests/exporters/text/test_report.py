@@ -116,7 +116,7 @@ def test_the_short_report_keeps_to_the_width(statistics):
     for width in (80, 100, 200):
         lines = report(statistics, width=width).splitlines()
         assert [line for line in lines if len(line) > width] == []
-        assert len(lines) < 40
+        assert len(lines) < 60  # also where a busy machine adds findings
 
 
 def test_of_many_loops_each_is_a_row_of_the_short_report():
