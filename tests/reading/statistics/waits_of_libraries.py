@@ -118,7 +118,7 @@ async def sleep(start):
     await asyncio.sleep(HOLD)  # here
 
 
-@case("asyncio.to_thread")
+@case("time.sleep in executor default")
 async def to_thread(start):
     await asyncio.to_thread(time.sleep, HOLD)  # here
 
