@@ -210,6 +210,8 @@ def test_a_long_name_keeps_its_beginning_and_its_end():
         ("waits for a processor", 14, "waits for a p…"),
         ("ready behind shop.api.read_item 1.85 s", 34, "ready behind …api.read_item 1.85 s"),
         ("ready behind shop.api.read_item 1.85 s", 25, "ready behind re…em 1.85 s"),
+        ("__main__.lookup in executor default", 22, "…lookup in executor d…"),
+        ("cancelled_waiters.py:20", 22, "…ncelled_waiters.py:20"),
     ],
 )
 def test_words_keep_their_beginning_and_names_their_end(text, width, short):
