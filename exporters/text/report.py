@@ -6,6 +6,7 @@ import textwrap
 import time
 from collections.abc import Container, Iterable, Iterator
 
+from traceloop.reading.findings.model import Finding
 from traceloop.reading.findings.scope import Scope
 from traceloop.reading.findings.slow_runs import causes_of
 from traceloop.reading.findings.verdict import verdict
@@ -33,12 +34,12 @@ from .tables import Style, bar, clean, count, counted, percent, seconds, shorten
 
 #: Rows of a table of callbacks.
 TOP = 10
-#: Loops of one process that are shown: those with the most callbacks.
+#: Loops of one process that are shown: the busiest.
 TOP_LOOPS = 8
 #: In the short report, more loops than these are a row each.
 FEW_LOOPS = 2
-#: Processes that it shows, with the most callbacks; each other one is a row.
-FEW_PROCESSES = 1
+#: Processes that it shows; each other one is a row.
+FEW_PROCESSES = 2
 _QUANTILES = ((0.5, "p50"), (0.9, "p90"), (0.99, "p99"), (0.999, "p99.9"))
 
 #: Rows of a table of the short report.
@@ -60,7 +61,7 @@ def report(statistics: Statistics, color: bool = False, width: int = 100, full: 
         those = [found.who for found in judged.troubles if found.who is not None]
         told = {who.function for who in those} | {who.callback for who in those}
         processes = [process for _, process in sorted(statistics.processes.items())]
-        shown = processes if full else sorted(processes, key=lambda each: -_runs_of(each))[:FEW_PROCESSES]
+        shown = processes if full else _worth_showing(processes, judged.troubles)
         for process in processes:
             if process in shown:
                 lines += ["", *_process(process, style, full, told)]
@@ -114,8 +115,12 @@ def _spans_sent(statistics: Statistics) -> list[str]:
 # -- a process
 
 
-def _runs_of(process: ProcessStatistics) -> int:
-    return sum(loop.callbacks.runs for loop in process.loops.values())
+def _worth_showing(processes: list[ProcessStatistics], troubles: Iterable[Finding]) -> list[ProcessStatistics]:
+    """Those with the worst findings, one for each finding that several have alike; without any the busiest."""
+    ranked = [found.process for found in report_findings.worst_of_each(troubles) if not found.is_the_machines]
+    slots = [*dict.fromkeys(ranked)][:FEW_PROCESSES]
+    found = [each for each in processes if each.slot in slots]
+    return found or sorted(processes, key=report_loops.busiest_first)[:1]
 
 
 def _process(process: ProcessStatistics, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
@@ -215,7 +220,7 @@ def _usage(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str
 
 
 def _loops(loops: list[LoopStatistics], scope: Scope, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
-    busiest = sorted(loops, key=lambda loop: -loop.callbacks.runs)
+    busiest = report_loops.ranked(loops)
     shown = busiest[:TOP_LOOPS]
     for loop in loops:
         if loop in shown:

@@ -45,6 +45,11 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     return lines
 
 
+def worst_of_each(troubles: Iterable[Finding]) -> list[Finding]:
+    """Of findings that several processes have alike the worst one, the worst of all first."""
+    return [found for found, *_ in _groups(troubles)]
+
+
 def _groups(troubles: Iterable[Finding]) -> list[list[Finding]]:
     """The findings that several processes have alike (workers of a server), each group where its worst one stands."""
     groups: dict[tuple[str, str], list[Finding]] = {}

@@ -14,31 +14,42 @@ from .tables import Style, clean, count, counted, percent, seconds, size, table
 _PROCESSES = 8
 
 
+def ranked(every: Iterable[LoopStatistics]) -> list[LoopStatistics]:
+    """The busiest loop first: what blocks a loop may be its only callback."""
+    return sorted(every, key=lambda loop: (-loop.times()[0], -loop.callbacks.runs))
+
+
+def busiest_first(process: ProcessStatistics) -> tuple[float, int]:
+    """What to sort processes by: the time that their busiest loop was active, then the callbacks of all."""
+    loops = process.loops.values()
+    return -max((loop.times()[0] for loop in loops), default=0.0), -sum(loop.callbacks.runs for loop in loops)
+
+
 def loops(every: list[LoopStatistics], style: Style, limit: int) -> list[str]:
-    """A row for each of the loops, up to ``limit``, with the most callbacks first; and a line for the rest."""
-    ranked = sorted(every, key=lambda loop: -loop.callbacks.runs)
-    rows = [[clean(loop.label), *_numbers([loop])] for loop in ranked[:limit]]
+    """A row for each of the loops, up to ``limit``, the busiest first; and a line for the rest."""
+    those = ranked(every)
+    rows = [[clean(loop.label), *_numbers([loop])] for loop in those[:limit]]
     lines = ["", *table(style, ["loop", *_HEADER], rows)]
-    if len(ranked) > limit:
-        runs = sum(loop.callbacks.runs for loop in ranked[limit:])
-        lines.append(style.dim(f"    and {counted(len(ranked) - limit, 'more loop')} with {counted(runs, 'callback')}"))
+    if len(those) > limit:
+        runs = sum(loop.callbacks.runs for loop in those[limit:])
+        lines.append(style.dim(f"    and {counted(len(those) - limit, 'more loop')} with {counted(runs, 'callback')}"))
     return lines
 
 
 def processes(every: list[ProcessStatistics], style: Style) -> list[str]:
-    """A row for each of the processes, with the most callbacks first; and a line for the rest."""
-    ranked = sorted(every, key=lambda each: -sum(loop.callbacks.runs for loop in each.loops.values()))
+    """A row for each of the processes, the busiest first; and a line for the rest."""
+    those = sorted(every, key=busiest_first)
     rows = [
         [
             f"process {each.slot}, pid {each.pid}" if each.pid else f"process {each.slot}",
             *_numbers(each.loops.values()),
             size(each.most_resident_bytes) if each.most_resident_bytes else "",
         ]
-        for each in ranked[:_PROCESSES]
+        for each in those[:_PROCESSES]
     ]
     lines = table(style, ["other processes", *_HEADER, "memory"], rows, indent=2)
-    if len(ranked) > _PROCESSES:
-        lines.append(style.dim(f"  and {counted(len(ranked) - _PROCESSES, 'more process', 'more processes')}"))
+    if len(those) > _PROCESSES:
+        lines.append(style.dim(f"  and {counted(len(those) - _PROCESSES, 'more process', 'more processes')}"))
     return lines
 
 

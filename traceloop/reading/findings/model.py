@@ -61,6 +61,11 @@ class Finding(NamedTuple):
     stack: tuple[str, ...] = ()
 
     @property
+    def is_the_machines(self) -> bool:
+        """Whether the machine is busy with something else, which no change of the program mends."""
+        return self.kind == "processor-starved" and not self.detail
+
+    @property
     def page(self) -> str:
         """The page of the docs, as a path in the repository."""
         return f"{DOCS}{self.kind}.md"

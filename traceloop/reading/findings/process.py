@@ -208,11 +208,12 @@ def starved(scope: Scope) -> Iterator[Finding]:
     much = waited >= max(thresholds.STARVED_SECONDS, share)
     if worst is None and not much:
         return
+    own = _are_to_blame(others, measured)
     yield Finding(
         "processor-starved",
-        "",
+        "threads" if own else "",
         scope.severity(cost + blocked) if much else NOTE,
-        f"The process waits for a processor: {_OWN if _are_to_blame(others, measured) else _FOREIGN}",
+        f"The process waits for a processor: {_OWN if own else _FOREIGN}",
         f"{seconds(waited)} of {seconds(scope.observed_s)}"
         + (f"; others waited {seconds(blocked)}" if blocked else ""),
         cost + blocked,
