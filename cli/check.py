@@ -117,8 +117,17 @@ def _record_in(words: Sequence[str]) -> str | None:
     return words[0]
 
 
+class _NothingToCheck(click.ClickException):
+    """No record, in a line. Status 1 would say that a budget was broken."""
+
+    exit_code = 2
+
+
 def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: str | None) -> int:
-    folder = open_record(record)
+    try:
+        folder = open_record(record)
+    except click.ClickException as error:
+        raise _NothingToCheck(error.message) from None
     if budgets.blocking and not settings_of(folder).find_blocking:
         raise click.UsageError(f"--no-blocking: {record} was not made with --find-blocking")
     statistics, crashes, problems = read(folder)

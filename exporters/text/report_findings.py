@@ -23,8 +23,6 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     notes = tuple(found for found in verdict.findings if found.severity == NOTE)
     if not troubles:
         lines = [style.good(line) for line in _wrap(f"No trouble found: {verdict.basis}.", 0, style)]
-        for sentence in verdict.busy:
-            lines += _wrap(f"{sentence}.", 0, style)
     groups = _groups(troubles)
     if troubles:
         together = "; each once that several processes have" if len(groups) < len(troubles) else ""
@@ -35,6 +33,10 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     for number, (found, *others) in enumerate(groups[limit:], limit + 1):
         also = f"; {_likewise(others)}" if others else ""
         lines += _wrap(f"{number}  {found.title}: {found.harm}{also}", 0, style, hang=3)
+    if verdict.busy:
+        lines += [""] if troubles else []
+        for sentence in verdict.busy:
+            lines += _wrap(f"{sentence}.", 0, style)
     if notes:
         lines.append("")
         for found in notes[: None if full else SHOWN]:

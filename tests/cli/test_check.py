@@ -13,10 +13,11 @@ import pytest
 import xmlschema
 
 from tests.helpers.exported import PROGRAM, record, traceloop
-from tests.helpers.made_statistics import Made
+from tests.helpers.made_statistics import SITES, Made
 from traceloop.cli.junit import as_junit
 from traceloop.reading.budgets import Budgets, Judgement, Offender, judge
-from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.site_names import SiteNames
+from traceloop.reading.statistics.callbacks import CallbackTotals, SlowTotals
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.record import files, layout
 
@@ -91,6 +92,33 @@ def test_an_offender_is_called_as_in_the_report(callback, words):
     (offender,) = no_slow.offenders
     assert offender.text == f"{words}, 1 time, 700 ms at most"
     assert offender.name == callback  # for programs
+
+
+def test_what_two_processes_do_alike_is_told_apart():
+    made = Made()
+    other = made.statistics.attach(1, SiteNames(SITES))
+    loops = [made.loop, other.open_loop("MainThread", 1, 0.0, None, None)]
+    for loop in loops:
+        loop.active_s, loop.idle_s, loop.iterations = 1.0, 99.0, 1000
+        slow = loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+        slow.runs, slow.seconds, slow.longest_s = 1, 0.7, 0.7
+        totals = loop.callbacks.callbacks["app.prices.load"] = CallbackTotals("app.prices.load")
+        totals.runs, totals.seconds, totals.longest_s = 1, 0.7, 0.7
+        loop.callbacks.delays["callback"] = Histogram()
+        loop.callbacks.delays["callback"].add(0.5)
+    judged = judge(made.statistics, Budgets(max_callback=0.05, max_delay_p99=0.01, slow=True, findings=True))
+    for each in judged:
+        assert [offender.within for offender in each.offenders] == ["process 0", "process 1"], each.budget
+        assert len({offender.text for offender in each.offenders}) == 2
+    assert judged[0].offenders[1].text == "app.prices.load (process 1), 700 ms"
+    second = other.open_loop("worker", 2, 0.0, None, None)
+    second.callbacks.callbacks["app.prices.load"] = totals
+    (judgement,) = judge(made.statistics, Budgets(max_callback=0.05))
+    assert [offender.within for offender in judgement.offenders] == [
+        "process 0",
+        "MainThread of process 1",
+        "worker of process 1",
+    ]
 
 
 def test_junit_of_names_that_are_markup_or_no_text_at_all():
@@ -194,8 +222,12 @@ def test_nothing_to_check(kept, tmp_path):
     done = traceloop("check", "--no-blocking", kept)
     assert done.returncode == 2 and "was not made with --find-blocking" in done.stderr
     done = traceloop("check", record(tmp_path, "print('no loop')"))
-    assert done.returncode in (1, 2)
+    assert done.returncode == 2
     assert "no record of a run" in done.stderr or "there is nothing to check" in done.stderr
+    (tmp_path / "empty").mkdir()
+    done = traceloop("check", tmp_path / "empty")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"traceloop: no record of a run in {tmp_path / 'empty'}\n"
 
 
 def test_the_budgets_of_a_busy_record_are_those_of_its_report(tmp_path):

@@ -21,6 +21,7 @@ from .statistics.histograms import Histogram
 from .units import count, counted, seconds
 
 if TYPE_CHECKING:
+    from .findings.model import Finding
     from .statistics.loop import LoopStatistics
     from .statistics.process import ProcessStatistics
     from .statistics.run import Statistics
@@ -50,11 +51,13 @@ class Offender(NamedTuple):
     measured: str
     value: float
     where: str = ""
+    within: str = ""
 
     @property
     def text(self) -> str:
         """In one line, as people read it: asyncio's code and ours is called by what it does."""
-        return f"{readable(self.name)}, {self.measured}" + (f": {self.where}" if self.where else "")
+        name = f"{readable(self.name)} ({self.within})" if self.within else readable(self.name)
+        return f"{name}, {self.measured}" + (f": {self.where}" if self.where else "")
 
 
 class Judgement(NamedTuple):
@@ -127,6 +130,19 @@ def _loops(statistics: Statistics) -> Iterator[tuple[ProcessStatistics, LoopStat
             yield process, loop
 
 
+def _within(statistics: Statistics, process: ProcessStatistics, loop: LoopStatistics | None = None) -> str:
+    """Which process of several, and which of its loops: two that break a budget alike are told apart."""
+    where = f"process {process.slot}" if len(statistics.processes) > 1 else ""
+    if loop is None or len(process.loops) == 1:
+        return where
+    return f"{loop.label} of {where}" if where else loop.label
+
+
+def _process_of(statistics: Statistics, found: Finding) -> str:
+    process = statistics.processes.get(found.process)
+    return _within(statistics, process) if process is not None else ""
+
+
 class _Known(NamedTuple):
     """A slow run, with what is known about it. length: s."""
 
@@ -167,7 +183,7 @@ def _long_callbacks(statistics: Statistics, limit: float) -> Iterator[Offender]:
                 nets.append((totals.longest_s, None))  # nothing more is known of it
             most, info = max(nets, key=lambda each: each[0])
             if most > limit:
-                yield Offender(totals.label, seconds(most), most, _where(info))
+                yield Offender(totals.label, seconds(most), most, _where(info), _within(statistics, process, loop))
 
 
 def _late_loops(statistics: Statistics, limit: float) -> Iterator[Offender]:
@@ -178,8 +194,8 @@ def _late_loops(statistics: Statistics, limit: float) -> Iterator[Offender]:
             slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].blocked_s)
             blockers = [(callback, totals.blocked_s) for (callback, _), totals in slow if totals.blocked_s]
             waited = [f"{readable(callback)} ({seconds(blocked)})" for callback, blocked in blockers]
-            name = loop.label if len(statistics.processes) == 1 else f"{loop.label} of process {process.slot}"
-            yield Offender(name, seconds(late), late, f"others waited for {', '.join(waited[:3])}" if waited else "")
+            where = f"others waited for {', '.join(waited[:3])}" if waited else ""
+            yield Offender(loop.label, seconds(late), late, where, _within(statistics, process))
 
 
 def _slow_callbacks(statistics: Statistics) -> Iterator[Offender]:
@@ -188,25 +204,26 @@ def _slow_callbacks(statistics: Statistics) -> Iterator[Offender]:
         for (callback, culprit), totals in loop.callbacks.slow.items():
             infos = [each.info for each in known.get(callback, ()) if each.info.culprit == culprit]
             text = f"{counted(totals.runs, 'time')}, {seconds(totals.longest_s)} at most"
-            yield Offender(callback, text, totals.longest_s, _where(infos[0] if infos else None))
+            where = _where(infos[0] if infos else None)
+            yield Offender(callback, text, totals.longest_s, where, _within(statistics, process, loop))
 
 
 def _leaks(statistics: Statistics) -> Iterator[Offender]:
     found = [each for each in verdict(statistics).findings if each.kind in LEAKS]
     for each in found:
-        yield Offender(each.title, each.harm, each.cost_s)
+        yield Offender(each.title, each.harm, each.cost_s, "", _process_of(statistics, each))
     told = {each.who.function for each in found if each.who is not None}
-    for _, loop in _loops(statistics):
+    for process, loop in _loops(statistics):
         for site, totals in loop.tasks.coroutines.items():
             label = loop.tasks.label(site)
             if totals.abandoned and label not in told:
                 text = f"{counted(totals.abandoned, 'task')} destroyed or left at the end, not done"
-                yield Offender(label, text, totals.abandoned)
+                yield Offender(label, text, totals.abandoned, "", _within(statistics, process, loop))
 
 
 def _findings(statistics: Statistics) -> Iterator[Offender]:
     for each in verdict(statistics).troubles:
-        yield Offender(each.title, each.harm, each.cost_s, each.explained_by)
+        yield Offender(each.title, each.harm, each.cost_s, each.explained_by, _process_of(statistics, each))
 
 
 def _blocking_calls(statistics: Statistics) -> Iterator[Offender]:
@@ -214,4 +231,5 @@ def _blocking_calls(statistics: Statistics) -> Iterator[Offender]:
         for at, calls in process.blocking_calls.totals().items():
             text = f"{at.call}, {count(calls.times)} times" if calls.times > 1 else at.call
             name = f"{at.module}.{at.qualname}".lstrip(".")
-            yield Offender(name, text, calls.times, f"{at.file}:{at.line}")
+            where = f"{at.file}:{at.line}"
+            yield Offender(name, text, calls.times, where, _within(statistics, process))

@@ -5,10 +5,13 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.made_statistics import LOAD, Made
+from traceloop.exporters.text.report_findings import findings
+from traceloop.exporters.text.tables import Style
 from traceloop.reading.decoding.decoded import Collection, Decoded
 from traceloop.reading.decoding.runs import Iteration, IterationRows
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.slow_runs import finding_of
+from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.stalls.who_waited import SlowRun
 from traceloop.reading.statistics.callbacks import SlowTotals
@@ -227,6 +230,18 @@ def test_a_loop_that_computes_in_short_callbacks_waits_for_a_processor(others, t
         f"the loop's thread ran for 4.00 s and waited 8.00 s for a processor; the process's other threads ran for "
         f"{seconds(others)}",
     )
+
+
+def test_that_the_machine_is_busy_is_no_answer_to_where_a_loops_time_goes():
+    made = Made(active=95.0, idle=5.0)
+    made.ran("app.prices.load", 900, 90.0, 0.06)
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 9.0, 0))
+    judged = verdict(made.statistics)
+    assert [found.kind for found in judged.findings] == ["processor-starved"]
+    (sentence,) = judged.busy
+    assert sentence.startswith("Loop MainThread is busy 95.0% of the time: 100.0% of it at app/prices.py:31 in load")
+    lines = findings(judged, Style(False, 200))
+    assert lines[0] == "1 finding, the worst first" and lines[-1] == f"{sentence}."
 
 
 def test_what_another_thread_waited_that_had_a_loop_in_the_same_ring_does_not_count():

@@ -72,6 +72,8 @@ KINDS: Final = (
 
 
 _MAX_BUSY: Final = 4
+#: Findings about the machine. They say nothing of where the program's time goes.
+_OF_THE_MACHINE: Final = ("container-throttled", "processor-starved")
 
 
 def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
@@ -96,8 +98,8 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
 
 
 def _busy(statistics: Statistics, now: float, found: list[Finding]) -> tuple[str, ...]:
-    """Of processes that a finding is about it says where their time goes."""
-    troubled = {each.process for each in found if each.severity != NOTE}
+    """Where the time of busy loops goes, in processes without a finding that says so itself."""
+    troubled = {each.process for each in found if each.severity != NOTE and each.kind not in _OF_THE_MACHINE}
     out: list[str] = []
     for slot, each in sorted(statistics.processes.items()):
         if slot not in troubled:
