@@ -140,6 +140,7 @@ def test_of_several_processes_the_busiest_is_shown_and_each_other_is_a_row():
     for number in range(1, 6):
         made.process = made.statistics.attach(number, SiteNames(SITES))
         made.loop = made.process.open_loop("MainThread", 1, 0.0, None, None)
+        made.loop.active_s = 1.0 + number
         made.ran("app.prices.load", number, 0.001)
     lines = report(made.statistics, width=120).splitlines()
     assert [line.split()[1] for line in lines if line.startswith("Process ")] == ["5"]
@@ -166,7 +167,7 @@ def test_of_several_processes_those_with_the_worst_findings_are_shown_however_fe
     (head,) = (at for at, line in enumerate(lines) if line.split()[:2] == ["other", "processes"])
     assert [line.split()[1].rstrip(",") for line in lines[head + 1 : head + 3]] == ["0", "1"]
     (profile,) = (at for at, line in enumerate(lines) if "time went by line" in line)
-    assert lines[profile + 2].split()[:2] == ["parse,", "prices.py:60"]
+    assert lines[profile + 2].split()[:2] == ["app.prices.parse,", "prices.py:60"]
 
 
 def test_a_finding_that_several_workers_have_is_told_once():
