@@ -9,7 +9,7 @@ import functools
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType
 from typing import Any
 
-from ..record.sites import Site
+from ..record.sites import Site, module_name
 
 
 def unwrap(callback: Any) -> Any:
@@ -35,9 +35,9 @@ def code_of(callback: Any) -> CodeType | None:
     return call.__code__ if type(call) is FunctionType else None
 
 
-def site_of_code(code: CodeType, module: str) -> Site:
-    """The site of a code object, found in ``module``."""
-    return Site(module, code.co_qualname, code.co_filename, code.co_firstlineno)
+def site_of_code(code: CodeType, module: object) -> Site:
+    """The site of a code object, found in the module of this name."""
+    return Site(module_name(module), code.co_qualname, code.co_filename, code.co_firstlineno)
 
 
 def _name_of(kind: type) -> str:
@@ -54,15 +54,15 @@ def site_of(callback: Any) -> Site:
         if code is not None:
             if type(callback) is not FunctionType:
                 call = type(callback).__call__
-                return site_of_code(code, str(getattr(call, "__module__", None) or type(callback).__module__))
-            return site_of_code(code, module if isinstance(module, str) else "")
+                return site_of_code(code, getattr(call, "__module__", None) or type(callback).__module__)
+            return site_of_code(code, module)
         owner = getattr(callback, "__self__", None)
         if not isinstance(module, str):
             module = type(owner).__module__ if owner is not None else type(callback).__module__
         name = getattr(callback, "__qualname__", None)
         if not isinstance(name, str):
             name = type(callback).__qualname__
-        return Site(module, name, "", 0)
+        return Site(module_name(module), name, "", 0)
     except Exception:
         return Site("", f"<{_name_of(type(callback))}>", "", 0)
 
@@ -98,10 +98,10 @@ def site_of_coroutine(coro: Any) -> Site:
         frame = getattr(coro, "cr_frame", None) or getattr(coro, "gi_frame", None)
         if isinstance(code, CodeType):
             module = frame.f_globals.get("__name__") if frame is not None else None
-            return site_of_code(code, module if isinstance(module, str) else "")
+            return site_of_code(code, module)
         qualname = getattr(coro, "__qualname__", None)
         if isinstance(qualname, str):  # compiled coroutines (Cython)
-            return Site(type(coro).__module__, qualname, "", 0)
-        return Site(type(coro).__module__, type(coro).__qualname__, "", 0)
+            return Site(module_name(type(coro).__module__), qualname, "", 0)
+        return Site(module_name(type(coro).__module__), type(coro).__qualname__, "", 0)
     except Exception:
         return Site("", f"<{_name_of(type(coro))}>", "", 0)

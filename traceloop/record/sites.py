@@ -16,6 +16,15 @@ UNKNOWN_LABEL: Final = "unknown"
 _EXACT: Final = 2.0**53
 
 
+def module_name(name: object) -> str:
+    """A module's name as it is recorded: "" for what is no text. A child that multiprocessing spawns calls the
+    program's own file ``__mp_main__``: it is the same code as its parent's ``__main__``, and so has the same name.
+    """
+    if not isinstance(name, str):
+        return ""
+    return "__main__" if name == "__mp_main__" else name
+
+
 class Site(NamedTuple):
     """A place in the code. ``line`` is 0 and ``file`` empty where there is no Python source (C functions)."""
 

@@ -34,6 +34,7 @@ from typing import Any, Final, NamedTuple
 
 from ..record import layout
 from ..record.frames import OUR_FOLDER, is_application, is_library, is_loop
+from ..record.sites import module_name
 from .outbox import outbox_of
 from .process import Process
 
@@ -116,7 +117,7 @@ class BlockingCalls:
         if own is None:
             return
         code = own.f_code
-        module = str(own.f_globals.get("__name__", ""))
+        module = module_name(own.f_globals.get("__name__"))
         key = Call(event, code.co_filename, own.f_lineno, module, code.co_qualname)
         total = self.totals.get(key)
         if total is None:
@@ -193,7 +194,7 @@ class BlockingCalls:
         if kind is None:
             if len(self._kinds) >= _MAX_KNOWN:
                 self._kinds.clear()
-            kind = self._kinds[code] = _kind_of(code, str(frame.f_globals.get("__name__", "")))
+            kind = self._kinds[code] = _kind_of(code, module_name(frame.f_globals.get("__name__")))
         return kind
 
 

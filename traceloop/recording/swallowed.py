@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from ..core.site_of import site_of_coroutine
 from ..record.frames import Frame, culprit_frame
+from ..record.sites import module_name
 from ..record.swallowed import CALLBACK, NOT_AWAITED, NOT_RETRIEVED
 
 _MAX_PENDING: Final = 10_000
@@ -136,8 +137,8 @@ def _raised_at(traceback: TracebackType | None) -> Frame:
 
 def _described(frame: FrameType, line: int | None) -> Frame:
     code = frame.f_code
-    module = frame.f_globals.get("__name__")
-    return (code.co_filename, line or code.co_firstlineno, module if isinstance(module, str) else "", code.co_qualname)
+    module = module_name(frame.f_globals.get("__name__"))
+    return (code.co_filename, line or code.co_firstlineno, module, code.co_qualname)
 
 
 def _wrap() -> None:

@@ -93,7 +93,7 @@ def _label_of_task(task: Any) -> str:
         frame = getattr(awaited, "cr_frame", None) or getattr(awaited, "gi_frame", None)
         if not code.co_filename.startswith(_ASYNCIO):
             module = frame.f_globals.get("__name__", "") if frame is not None else ""
-            label = site_of_code(code, module if isinstance(module, str) else "").label
+            label = site_of_code(code, module).label
         awaited = getattr(awaited, "cr_await", None) or getattr(awaited, "gi_yieldfrom", None)
     return label
 
@@ -158,7 +158,7 @@ class CreationSites:
         for noted in list(self._noted):
             if _waits(noted):
                 _, code, line, module, weight = noted
-                place = f"{site_of_code(code, module if isinstance(module, str) else '').label}:{line}"
+                place = f"{site_of_code(code, module).label}:{line}"
                 places[place] = places.get(place, 0.0) + weight
         ranked = sorted(places.items(), key=lambda item: -item[1])
         return [(place, round(number * EVERY)) for place, number in ranked[:_TOP]]

@@ -175,8 +175,7 @@ class Offloads:
         if type(function) is FunctionType:
             number = log.by_code.get(id(function.__code__))
             if number is None:
-                module = function.__module__
-                number = log.number(site_of_code(function.__code__, module if isinstance(module, str) else ""))
+                number = log.number(site_of_code(function.__code__, function.__module__))
                 log.remember(function.__code__, number)
             return number
         if type(function) is BuiltinFunctionType:

@@ -21,6 +21,7 @@ from typing import Any
 
 from ...record import layout
 from ...record.frames import is_pools_call
+from ...record.sites import module_name
 from ..offloads.offload import Offload
 from ..outbox import Outbox
 from ..process import Process
@@ -163,5 +164,4 @@ def _instruction(frame: FrameType) -> int:
 
 def _place(frame: FrameType, instruction: int, *, awaits: bool = False) -> Place:
     code: CodeType = frame.f_code
-    module = frame.f_globals.get("__name__")
-    return Place(code, instruction, module if isinstance(module, str) else "", awaits)
+    return Place(code, instruction, module_name(frame.f_globals.get("__name__")), awaits)

@@ -28,7 +28,7 @@ from types import (
 from typing import Any, NamedTuple
 
 from ...record.frames import Frame, is_recording
-from ...record.sites import UNKNOWN_SITE, Site
+from ...record.sites import UNKNOWN_SITE, Site, module_name
 from ..watchdog.stacks import qualname_of
 from .behind_futures import Call, call_in, stands_for, task_behind
 
@@ -164,11 +164,10 @@ class AwaitChains:
         out: list[Frame] = []
         for frame in frames:
             code = frame.f_code
-            module = frame.f_globals.get("__name__")
-            name = module if isinstance(module, str) else ""
+            name = module_name(frame.f_globals.get("__name__"))
             out.append((code.co_filename, frame.f_lineno or code.co_firstlineno, name, qualname_of(code)))
         awaited = type(waiter)
-        described: list[Any] = [out, f"{awaited.__module__}.{awaited.__qualname__}"]
+        described: list[Any] = [out, f"{module_name(awaited.__module__)}.{awaited.__qualname__}"]
         if isinstance(call, str):
             described[1] = call or described[1]
         else:

@@ -23,6 +23,7 @@ from ...core.running import running, running_on_another_stack
 from ...core.site_of import site_of
 from ...record import layout
 from ...record.frames import Frame, is_loop, is_recording
+from ...record.sites import module_name
 from ..application_spans import flags_of, state_of
 
 _INLINED = (".<locals>.<listcomp>", ".<locals>.<dictcomp>", ".<locals>.<setcomp>", ".<locals>.<genexpr>")
@@ -119,8 +120,7 @@ def _line_of(frame: FrameType) -> int:
 def describe(frame: FrameType, line: int) -> Frame:
     """A frame as it is recorded, at this line of it."""
     code = frame.f_code
-    module = frame.f_globals.get("__name__")
-    return (code.co_filename, line, module if isinstance(module, str) else "", qualname_of(code))
+    return (code.co_filename, line, module_name(frame.f_globals.get("__name__")), qualname_of(code))
 
 
 def qualname_of(code: CodeType) -> str:
