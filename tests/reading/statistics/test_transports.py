@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import ssl
+import time
 from asyncio.streams import FlowControlMixin
 from typing import Any
 
@@ -137,6 +138,26 @@ def test_a_transport_closed_while_paused_ends_its_pause(loop: EventLoop) -> None
     loop.run_until_complete(asyncio.sleep(0.1))
     assert series(loop)["asyncio_transport_paused_seconds_total"] == before
     assert loop._io.paused == 0
+
+
+def test_a_pause_that_lasts_at_the_end_of_the_process_counts_up_to_it(loop: EventLoop) -> None:
+    async def main() -> asyncio.StreamWriter:
+        _, writer = await asyncio.open_connection(sock=ours)
+        writer.write(b"x" * (4 << 20))
+        return writer
+
+    began = time.monotonic()
+    ours, theirs = socket.socketpair()
+    writer = loop.run_until_complete(main())
+    statistics = read_loop(loop)
+    (process,) = statistics.processes.values()
+    ended = time.monotonic() + 1000
+    statistics.detach(process, at=ended)
+    (of_loop,) = process.loops.values()
+    assert 1000 <= of_loop.paused_seconds() <= ended - began
+    writer.transport.abort()
+    loop.run_until_complete(asyncio.sleep(0))
+    theirs.close()
 
 
 @pytest.mark.timing

@@ -112,8 +112,11 @@ class LoopStatistics:
         self.loops += 1
         self.running_at_end = 0.0
 
-    def close(self, *, crashed: bool = False) -> None:
-        """The loop was closed, or its process has ended; its counters are kept under the label."""
+    def close(self, at: float = 0.0, *, crashed: bool = False) -> None:
+        """The loop was closed, or its process has ended; its counters are kept under the label.
+
+        ``at``: when (monotonic s); 0 where that is not known, then its record's last moment counts.
+        """
         if self.reader is None:
             return
         self.callbacks.who_waited.finish()
@@ -122,6 +125,8 @@ class LoopStatistics:
             self.running_at_end = running if running > 0.0 else 0.0
         for index in layout.COUNTER_WORDS:
             self._ended_words[index] += self._words[index]
+        # Nothing ends the pauses that last when a loop is closed: they are over with it.
+        self._ended_words[layout.W_PAUSED_SECONDS] += self._lasting_pauses(at or self._last_moment())
         self._words = [0.0] * layout.WORDS
         self.reader = self.decoder = None
 
@@ -231,13 +236,19 @@ class LoopStatistics:
 
     def paused_seconds(self, now: float | None = None) -> float:
         """Time that protocols were told to pause writing, pauses that last counted up to ``now`` (monotonic)."""
-        lasting = 0.0
-        paused = self.gauge(layout.W_PAUSED)
-        if paused:
-            lasting = paused * (time.monotonic() if now is None else now) - self.gauge(layout.W_PAUSED_SINCE)
+        lasting = self._lasting_pauses(time.monotonic() if now is None else now)
         # The words are not read in one moment: a counter never falls for it.
-        self._paused_s = max(self._paused_s, self.counter(layout.W_PAUSED_SECONDS) + max(0.0, lasting))
+        self._paused_s = max(self._paused_s, self.counter(layout.W_PAUSED_SECONDS) + lasting)
         return self._paused_s
+
+    def _lasting_pauses(self, now: float) -> float:
+        """Seconds up to ``now`` of pauses that last, summed over the transports."""
+        paused = self.gauge(layout.W_PAUSED)
+        return max(0.0, paused * now - self.gauge(layout.W_PAUSED_SINCE)) if paused else 0.0
+
+    def _last_moment(self) -> float:
+        """When the loop's state changed last, by its record (monotonic s); 0 where nothing tells."""
+        return self.decoder.since if self.decoder is not None else 0.0
 
     @property
     def tasks_created(self) -> int:

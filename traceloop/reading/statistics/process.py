@@ -146,7 +146,7 @@ class ProcessStatistics:
         for loop in self.loops.values():
             loop.callbacks.count_slow(final=True)
             if loop.is_open:
-                loop.close(crashed=crashed)
+                loop.close(at, crashed=crashed)
                 self._loop_slots.free(loop.label)
         self.executors.new_process(self.sites)
         for written, dropped in self._records.values():
@@ -188,7 +188,7 @@ class ProcessStatistics:
 
     def close_loop(self, loop: LoopStatistics, when: float) -> None:
         """The loop was closed (``when``, monotonic s): its label is free for the next one of its thread."""
-        loop.close()
+        loop.close(when)
         self._loop_slots.free(loop.label, when)
 
     # -- taking in
