@@ -41,7 +41,8 @@ class CallbackView {
     if (shown === this.shown) return;
     this.shown = shown;
     this.title.textContent = row.where ? `${row.name}, ${row.where}` : row.name;
-    this.body.replaceChildren(
+    refill(
+      this.body,
       element("p", {text: `${count(row.runs)} runs took ${seconds(row.seconds)}, ${percent(row.share)} of the loop's `
         + `time in callbacks; ${seconds(row.seconds / Math.max(1, row.runs))} on average, `
         + `${seconds(row.longest_seconds)} at most`}),
@@ -81,7 +82,9 @@ class CallbackView {
       const key = `drill ${stall.start} ${stall.culprit}`;
       const cause = stall.cause ? ` (${stall.cause.replaceAll("_", " ")})` : "";
       const made = element("details", {open: this.open.has(key)},
-        element("summary", {text: `${clock(stall.start)}  ${seconds(stall.seconds)}  ${nameOf(stall)}${cause}`}),
+        element("summary", {
+          "data-key": key, text: `${clock(stall.start)}  ${seconds(stall.seconds)}  ${nameOf(stall)}${cause}`,
+        }),
         stackOf(stall.stack));
       made.addEventListener("toggle", () => made.open ? this.open.add(key) : this.open.delete(key));
       return made;

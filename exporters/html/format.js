@@ -50,3 +50,12 @@ function element(tag, properties = {}, ...children) {
   made.append(...children.filter((child) => child !== null));
   return made;
 }
+
+// Replaces what an element holds. What had the focus in it has it again in the new content, found by its data-key.
+function refill(parent, ...children) {
+  const active = document.activeElement;
+  const key = active instanceof HTMLElement && parent.contains(active) ? active.dataset.key : undefined;
+  parent.replaceChildren(...children);
+  if (key === undefined) return;
+  [...parent.querySelectorAll("[data-key]")].find((each) => each.dataset.key === key)?.focus({preventScroll: true});
+}

@@ -230,8 +230,8 @@ function show(data) {
 // The one callback that was chosen, or none; and with it the list of parts.
 function showDrill() {
   layout.find((part) => part.id === "callback").hidden = drill.chosen === null;
-  document.getElementById("nav").replaceChildren(...layout.filter((part) => !part.hidden).map((part) =>
-    element("a", {href: `#${part.id}`, text: part.getAttribute("aria-label")})));
+  refill(document.getElementById("nav"), ...layout.filter((part) => !part.hidden).map((part) =>
+    element("a", {href: `#${part.id}`, "data-key": part.id, text: part.getAttribute("aria-label")})));
 }
 
 // What several processes have alike (workers of a server) is one entry, where the worst of it stands.
@@ -321,10 +321,12 @@ function showProfile(data, loops) {
 
 function showStalls(stalls) {
   const latest = stalls.slice(-10).reverse();
-  parts.stalls.replaceChildren(...latest.map((stall) => {
+  refill(parts.stalls, ...latest.map((stall) => {
     const key = `${stall.start} ${stall.culprit}`;
     const made = element("details", {open: state.open.has(key)},
-      element("summary", {text: `${clock(stall.start)}  ${seconds(stall.seconds)}  ${nameOf(stall)}`}),
+      element("summary", {
+        "data-key": key, text: `${clock(stall.start)}  ${seconds(stall.seconds)}  ${nameOf(stall)}`,
+      }),
       stackOf(stall.stack));
     made.addEventListener("toggle", () => made.open ? state.open.add(key) : state.open.delete(key));
     return made;

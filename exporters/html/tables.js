@@ -59,14 +59,8 @@ class SortedTable {
       return sign * (typeof x === "string" ? x.localeCompare(y) : (x ?? -1) - (y ?? -1));
     });
     const limit = 200;
-    // A row's button that has the focus has it again in the new row.
-    const active = document.activeElement;
-    const focused = active instanceof HTMLElement && this.body.contains(active) ? active.dataset.key : undefined;
-    this.body.replaceChildren(...shown.slice(0, limit).map((row) =>
+    refill(this.body, ...shown.slice(0, limit).map((row) =>
       element("tr", {}, ...this.columns.map((each) => this.cell(each, row)))));
-    if (focused !== undefined) {
-      [...this.body.querySelectorAll("button")].find((button) => button.dataset.key === focused)?.focus();
-    }
     this.more.textContent = shown.length > limit ? `and ${count(shown.length - limit)} more` : "";
   }
 }

@@ -82,6 +82,10 @@ def test_it_shows_the_program_while_its_loop_is_blocked_and_stays_when_it_has_en
             lambda: opened.execute_script("return document.querySelector('#findings h3')?.textContent"), "a finding"
         )
         assert re.fullmatch(r".*/app\.py:5 in block blocks the loop: it sleeps", title)
+        # Who goes by keyboard keeps the place when what has the focus is drawn anew.
+        opened.execute_script("(window.had = document.querySelector(\"#nav a[href='#callbacks']\")).focus()")
+        wait_for(lambda: opened.execute_script("return !window.had.isConnected"), "another drawing")
+        assert opened.execute_script("return document.activeElement.textContent") == "Callbacks by time"
         opened.find_element("id", "pause").click()
         paused = opened.execute_script(tile)
         opened.execute_async_script("setTimeout(arguments[0], 1500)")
