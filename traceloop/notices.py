@@ -46,6 +46,44 @@ _held_too_many = 0
 _ending = False
 _program = 0
 
+MAX_STALLS_A_MINUTE = 12
+#: The same callback and culprit are said again after so many s, with how often it happened meanwhile.
+REPEAT_SECONDS = 30.0
+_MAX_KINDS = 200
+
+
+class StallLimit:
+    """Which stalls of a process are said: the first of each kind (callback and culprit), then one every
+    ``REPEAT_SECONDS`` with how many there were meanwhile; at most ``MAX_STALLS_A_MINUTE`` in all. Of one thread.
+    """
+
+    def __init__(self) -> None:
+        self._said: deque[float] = deque(maxlen=MAX_STALLS_A_MINUTE)
+        self._left_out = 0
+        # When a kind was said, and how many of it were not, since.
+        self._kinds: dict[tuple[str, str], list[float]] = {}
+
+    def take(self, callback: str, culprit: str, now: float) -> str | None:
+        """None where this stall is not said; else what its line ends with: how many were not, "" for none. now: s."""
+        kind = self._kinds.get((callback, culprit))
+        if kind is not None and now - kind[0] < REPEAT_SECONDS:
+            kind[1] += 1
+            return None
+        if len(self._said) == MAX_STALLS_A_MINUTE and now - self._said[0] < 60:
+            self._left_out += 1
+            return None
+        self._said.append(now)
+        more = ""
+        if kind is not None and kind[1]:
+            more = f", {kind[1] + 1:.0f} times in the last {now - kind[0]:.0f} s"
+        if len(self._kinds) >= _MAX_KINDS:
+            self._kinds.clear()
+        self._kinds[callback, culprit] = [now, 0]
+        if self._left_out:
+            more += f" ({self._left_out} more stalls were not logged)"
+        self._left_out = 0
+        return more
+
 
 def say(line: str) -> None:
     """Writes `traceloop: LINE`, without control characters; from any thread, and at exit too. Never raises."""

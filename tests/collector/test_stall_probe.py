@@ -4,12 +4,15 @@ between two Python lines can end the process.
 
 import os
 import signal
+import subprocess
+import sys
+import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers.observed import Observed, observe, start
+from tests.helpers.observed import Observed, environment, observe, start
 from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
 from traceloop.record.proc import process_start_ticks
@@ -143,7 +146,74 @@ def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, l
     _, errors = process.communicate()
     observed.poll(last=True)
     assert process.returncode == 0, errors
-    assert [line.startswith("stall: the loop's thread of process ") for line in lines] == ([True] if told else [])
+    begun = f"stall: the loop's thread of process {process.pid} sleeps in a system call"
+    over = f"stall over: a system call blocked the loop and every other thread of process {process.pid} for about "
+    assert [line.startswith(each) for line, each in zip(lines, (begun, over), strict=False)] == [True] * len(lines)
+    assert bool(lines) == told
     assert observed.probe.asked == 0  # a signal would end the sleep
     # The process itself names the place, at the end or while it lasts.
     assert any(info.culprit == "__main__.handler" for info in observed.slow())
+
+
+KEPT_AGAIN = """
+import asyncio, os, sys, time
+from traceloop import EventLoop
+
+async def main():
+    await asyncio.sleep(0.3)
+    for _ in range(20):
+        handler()
+        await asyncio.sleep(0.1)
+        print(flush=True)
+        if not sys.stdin.readline():
+            break
+
+def handler():
+    end = time.thread_time() + 0.5
+    while time.thread_time() < end:
+        sum(range(30_000_000))
+
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+
+def test_stalls_under_the_gil_are_said_once_and_then_counted(tmp_path):
+    path = tmp_path / "kept_again.py"
+    path.write_text(KEPT_AGAIN)
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, str(path)], env=environment(run_dir), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    observed = Observed(run_dir)
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    reader = threading.Thread(target=lambda: [dumps.append(observed.probe.asked) for _ in process.stdout])
+    dumps = []
+    reader.start()
+    try:
+        # Until dumps of three stalls were asked for: it goes on with the next stall when it is told to.
+        answered = 0
+        while process.poll() is None:
+            observed.poll()
+            if len(dumps) > answered:
+                answered = len(dumps)
+                if len(set(dumps)) > 2:
+                    break
+                process.stdin.write("\n")
+                process.stdin.flush()
+            time.sleep(0.01)
+        process.stdin.close()
+        process.wait()
+    finally:
+        process.kill()
+        reader.join()
+        process.stdout.close()
+    assert len(set(dumps)) > 2
+    begun, over = lines
+    text = f"blocks the loop and every other thread of process {process.pid}: "
+    assert begun.startswith("stall: __main__.handler (") and text in begun
+    assert over.startswith(
+        f"stall over: __main__.handler blocked the loop and every other thread of process {process.pid} for about "
+    )

@@ -33,6 +33,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from traceloop.notices import StallLimit
 from traceloop.reading.follower import FolderFollower, RunFollower
 from traceloop.reading.stalls import parts as stall_statistics
 from traceloop.reading.stalls.index import StallIndex
@@ -61,6 +62,8 @@ _WHOLE_SECONDS = 0.005
 #: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
 MAX_DUMPS_A_MINUTE = 20
 _MAX_DUMP = 1 << 20
+# Named where a stall is over that had no stack.
+_SLEEPS = "a system call"
 _LAST_SIGNAL = 64
 # How long it may take to notice that a loop stands, s.
 _PACE = 0.2
@@ -69,13 +72,16 @@ _PACE = 0.2
 class _Standing:
     """A loop that stands still, as seen from outside."""
 
-    __slots__ = ("asked", "asleep", "kept", "next", "since", "told")
+    __slots__ = ("asked", "asleep", "kept", "last", "next", "said", "since", "told")
 
     def __init__(self, since: float, first: float) -> None:
         self.since = since
         self.next = first
         self.asked = 0
         self.told = False
+        #: What the line that was said of it names, "" where none was; when it was last seen to stand.
+        self.said = ""
+        self.last = first
         # While the watchdog is seen waiting at every look: the look that it is late for, how often it had been
         # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
         self.kept: tuple[float, int, float | None] | None = None
@@ -117,7 +123,7 @@ class _Standing:
 class _Process:
     """What the probe remembers of one process."""
 
-    __slots__ = ("asked_at", "dumped", "size", "size_at", "standing", "times")
+    __slots__ = ("asked_at", "dumped", "limit", "size", "size_at", "standing", "times")
 
     def __init__(self) -> None:
         self.standing: dict[int, _Standing] = {}
@@ -126,6 +132,7 @@ class _Process:
         self.size = 0  # of the dump file, as first seen at size_at
         self.size_at = 0.0
         self.dumped = 0
+        self.limit = StallLimit()
 
 
 class StallProbe:
@@ -180,12 +187,11 @@ class StallProbe:
                 continue
             since = ring.reader.word(layout.W_RUNNING)
             threshold = ring.reader.word(layout.W_THRESHOLD) if since > 0.0 else 0.0
+            self._look_whether_over(follower, process, ring.number, since, now)
             if 0.0 < threshold < now - since:
                 standing.append((ring.number, ring.reader, since, threshold))
-            else:
-                process.standing.pop(ring.number, None)
-                if since > 0.0 < threshold:
-                    self._next = min(self._next, since + threshold)
+            elif since > 0.0 < threshold:
+                self._next = min(self._next, since + threshold)
         if process.asked_at:
             self._collect(follower, process, now)
         if not standing:
@@ -200,7 +206,7 @@ class StallProbe:
             return
         for number, reader, since, threshold in standing:
             seen = process.standing.get(number)
-            if seen is None or seen.since != since:
+            if seen is None:
                 seen = process.standing[number] = _Standing(since, now)
             thread = int(reader.word(layout.W_THREAD))
             loop = self._measure(follower, number, thread, watchdog, now)
@@ -208,7 +214,7 @@ class StallProbe:
             if state in ("S", "D") and not seen.told:
                 self._next = min(self._next, now + _PACE / 2)
                 if seen.sleeps_with_the_gil(late_at, loop, _thread_state(follower.folder.pid, watchdog), now):
-                    self._tell_asleep(follower, seen, now)
+                    self._tell_asleep(follower, process, seen, now)
             if state != "R" or now < seen.next or not self._may_ask(process, now):
                 continue
             self._next = min(self._next, now + _KEPT_PACE)
@@ -313,26 +319,53 @@ class StallProbe:
         since = {ring: standing.since for ring, standing in process.standing.items() if standing.asked}
         module_of = follower.folder.sites.module_of
         for stack in self._index(follower).add_dump(asked_at, text, rings.get, module_of, since):
-            self._tell(follower, process.standing.get(stack.ring), stack)
+            self._tell(follower, process, process.standing.get(stack.ring), stack)
 
-    def _tell(self, follower: FolderFollower, standing: _Standing | None, stack: StallStack) -> None:
+    def _look_whether_over(
+        self, follower: FolderFollower, process: _Process, ring: int, since: float, now: float
+    ) -> None:
+        """Forgets a loop that has gone on since it was seen to stand, and says so where its stall was said."""
+        standing = process.standing.get(ring)
+        if standing is None:
+            return
+        if standing.since == since:
+            standing.last = now
+            return
+        del process.standing[ring]
+        if standing.said:
+            # It ended somewhere between the look before this one and now.
+            seconds = (standing.last + now) / 2 - standing.since
+            self._say(
+                f"stall over: {readable(standing.said)} blocked the loop and every other thread of process "
+                f"{follower.folder.pid} for about {seconds:.2f} s"
+            )
+
+    def _tell(self, follower: FolderFollower, process: _Process, standing: _Standing | None, stack: StallStack) -> None:
         if standing is None or standing.told:
             return
         standing.told = True
         line = whereabouts(stack.taken.frames, stack.taken.awaiting)
         place = f" ({line})" if line else ""
         culprit = stack.culprit if stack.culprit != UNKNOWN_LABEL else stack.callback
+        more = process.limit.take(stack.callback, culprit, self._clock())
+        if more is None:
+            return
+        standing.said = culprit
         within = f" within {readable(stack.callback)}" if stack.callback != culprit else ""
         self._say(
             f"stall: {readable(culprit)}{place}{within} blocks the loop and every other thread of process "
-            f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far"
+            f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far{more}"
         )
 
-    def _tell_asleep(self, follower: FolderFollower, standing: _Standing, now: float) -> None:
+    def _tell_asleep(self, follower: FolderFollower, process: _Process, standing: _Standing, now: float) -> None:
         standing.told = True
+        more = process.limit.take(_SLEEPS, _SLEEPS, now)
+        if more is None:
+            return
+        standing.said = _SLEEPS
         self._say(
             f"stall: the loop's thread of process {follower.folder.pid} sleeps in a system call, and no other thread "
-            f"gets the GIL: {now - standing.since:.2f} s so far; most likely C code that waits and keeps the GIL"
+            f"gets the GIL: {now - standing.since:.2f} s so far; most likely C code that waits and keeps the GIL{more}"
         )
 
     def _done(self, follower: FolderFollower, process: _Process) -> None:

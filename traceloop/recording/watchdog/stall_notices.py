@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections import deque
 from time import monotonic
 
 from ... import notices
@@ -20,10 +19,6 @@ from ...settings import ROOT_PID, in_run
 
 _logger = logging.getLogger("traceloop")
 
-MAX_STALLS_A_MINUTE = 12
-#: The same callback and culprit are said again after so many s, with how often it happened meanwhile.
-REPEAT_SECONDS = 30.0
-_MAX_KINDS = 200
 _MAX_LINE = 2000
 # Of the parts of one stall: as many are named, and each lasted this long (s).
 _MAX_PARTS = 4
@@ -33,18 +28,14 @@ _LEAST_THROTTLED = 0.1
 
 
 class StallNotices:
-    """Says the first stall of each kind (callback and culprit), then one every ``REPEAT_SECONDS`` with how many there
-    were meanwhile; at most ``MAX_STALLS_A_MINUTE`` in all, and how many were left out.
+    """Says stalls, as many as the limit allows (``notices.StallLimit``), and the ends of those that it said.
 
     Nothing where there is no run: a program that takes the loop alone has not asked for it.
     """
 
     def __init__(self) -> None:
         self._lines: list[str] = []
-        self._said: deque[float] = deque(maxlen=MAX_STALLS_A_MINUTE)
-        self._left_out = 0
-        # When a kind was said, and how many of it were not, since.
-        self._kinds: dict[tuple[str, str], list[float]] = {}
+        self._limit = notices.StallLimit()
 
     def started(
         self,
@@ -59,24 +50,9 @@ class StallNotices:
         """A stall was seen. Returns whether it is said, so that its end is too. holder: who has what it waits for."""
         if not in_run():
             return False
-        now = monotonic()
-        kind = self._kinds.get((callback, culprit))
-        if kind is not None and now - kind[0] < REPEAT_SECONDS:
-            kind[1] += 1
+        more = self._limit.take(callback, culprit, monotonic())
+        if more is None:
             return False
-        if len(self._said) == MAX_STALLS_A_MINUTE and now - self._said[0] < 60:
-            self._left_out += 1
-            return False
-        self._said.append(now)
-        more = ""
-        if kind is not None and kind[1]:
-            more = f", {kind[1] + 1:.0f} times in the last {now - kind[0]:.0f} s"
-        if len(self._kinds) >= _MAX_KINDS:
-            self._kinds.clear()
-        self._kinds[callback, culprit] = [now, 0]
-        if self._left_out:
-            more += f" ({self._left_out} more stalls were not logged)"
-        self._left_out = 0
         waiting = f"{ready} callback{'' if ready == 1 else 's'} waiting"
         what = readable(culprit or callback)
         within = f" within {readable(callback)}" if culprit and culprit != callback else ""
