@@ -1,5 +1,6 @@
 """The lines that a process says of its own stalls."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 
 import traceloop.notices
 from tests.helpers.observed import observe
+from traceloop.record.holders import Holder
 from traceloop.recording.watchdog import stall_notices
 from traceloop.recording.watchdog.stall_notices import StallNotices
 
@@ -31,6 +33,27 @@ def test_a_c_function_that_the_loop_calls_has_no_place(tmp_path):
     path.write_text(PROGRAM)
     observed = observe(tmp_path, path, OTEL_PYTHON_TRACELOOP_ROOT_PID="1")
     assert observed.errors.startswith("traceloop: stall: time.sleep blocks the loop of MainThread in process ")
+
+
+@pytest.mark.parametrize("others", [(), ("p-2-3",)])
+def test_lines_after_the_first_say_which_process_where_there_are_several(monkeypatch, tmp_path, others):
+    monkeypatch.setattr(stall_notices, "in_run", lambda: True)
+    me = f"p-{os.getpid()}-7"
+    for name in (me, f"{me}-2", *others):  # the second is the same process after an exec
+        (tmp_path / name).mkdir()
+    notices = StallNotices(str(tmp_path))
+    assert notices.started("app.handle", "app.load", "", 0.1, 0, "MainThread")
+    notices.goes_on("app.handle", "app.parse", "app.py:4", 0.2, "MainThread")
+    notices.waits_for(Holder("lock", "worker", ("app.py", 3, "app", "hold")), 0.3, "MainThread")
+    notices.ended({"app.parse": 0.3}, 0.3, "MainThread")
+    notices.ended({"app.load": 0.1, "app.parse": 0.2}, 0.3, "MainThread")
+    which = f"the loop of MainThread in process {os.getpid()}"
+    that, the = (which, which) if others else ("that loop", "the loop")
+    _, goes_on, waits, ended, parts = notices._lines
+    assert goes_on == f"stall: now app.parse (app.py:4) within app.handle blocks {that}: 0.20 s so far"
+    assert waits.startswith(f"stall: {that} is blocked for 0.30 s so far: it ")
+    assert ended == f"stall over: app.parse blocked {the} for about 0.30 s"
+    assert parts == f"stall over: {the} was blocked for about 0.30 s: 0.10 s by app.load, 0.20 s by app.parse"
 
 
 LIBRARY = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,7 @@ class StallEvents:
         self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
         self.surroundings = Surroundings()
         self.throttling = Throttling(self.report)
-        self.notices = StallNotices()
+        self.notices = StallNotices(os.path.dirname(process.directory) if process.directory else None)
 
     def label_of(self, ident: float) -> str:
         """The label of a run's ident."""
@@ -108,10 +109,10 @@ class StallEvents:
         elif stall.announced and culprit not in ("", stall.said) and now - due < _IN_TIME:
             # The same run has gone on to something else. A stack that came late is of what is over by now.
             stall.said = culprit
-            self.notices.goes_on(label, culprit, line, now - stall.start, holder)
+            self.notices.goes_on(label, culprit, line, now - stall.start, watched.name, holder)
         elif stall.announced and holder is not None and not stall.told_holder:
             stall.told_holder = True
-            self.notices.waits_for(holder, now - stall.start)
+            self.notices.waits_for(holder, now - stall.start, watched.name)
 
     def end(self, watched: Watched, now: float, suspended: Callable[[float, float], float]) -> None:
         """The stall of a loop is over, if it has one. ``suspended(from, to)``: for how long the process stood still."""
@@ -145,7 +146,7 @@ class StallEvents:
         if stall.announced:
             length = (last + now) / 2 - stall.start
             throttled = self.throttling.during(stall.start, (last + now) / 2)
-            self.notices.ended(held or {self.label_of(stall.ident): length}, length, throttled)
+            self.notices.ended(held or {self.label_of(stall.ident): length}, length, watched.name, throttled)
 
     def end_left(self, loops: list[Watched], now: float, suspended: Callable[[float, float], float]) -> None:
         """The process ends: ends the stalls that are over, of loops that were never stopped. Other libraries turn such

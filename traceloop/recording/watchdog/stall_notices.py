@@ -12,6 +12,7 @@ import threading
 from time import monotonic
 
 from ... import notices
+from ...record import files
 from ...record.holders import Holder
 from ...record.plumbing import readable
 from ...record.text import printable
@@ -33,7 +34,9 @@ class StallNotices:
     Nothing where there is no run: a program that takes the loop alone has not asked for it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, run_dir: str | None = None) -> None:
+        """run_dir: where the folders of the run's processes are."""
+        self._run_dir = run_dir
         self._lines: list[str] = []
         self._limit = notices.StallLimit()
 
@@ -67,30 +70,47 @@ class StallNotices:
         )
         return True
 
-    def goes_on(self, callback: str, culprit: str, line: str, seconds: float, holder: Holder | None = None) -> None:
+    def goes_on(
+        self, callback: str, culprit: str, line: str, seconds: float, thread: str, holder: Holder | None = None
+    ) -> None:
         """The run of a stall that was said has gone on to code of another culprit."""
         place = f" ({line})" if line else ""
         within = f" within {readable(callback)}" if culprit != callback else ""
-        text = f"stall: now {readable(culprit)}{place}{within} blocks that loop: {seconds:.2f} s so far{_held(holder)}"
+        what = f"{readable(culprit)}{place}{within}"
+        which = self._which("that loop", thread)
+        text = f"stall: now {what} blocks {which}: {seconds:.2f} s so far{_held(holder)}"
         self._lines.append(printable(text, _MAX_LINE))
 
-    def waits_for(self, holder: Holder, seconds: float) -> None:
+    def waits_for(self, holder: Holder, seconds: float, thread: str) -> None:
         """Only now is it known what the run of a stall that was said waits for."""
-        self._lines.append(printable(f"stall: that loop is blocked for {seconds:.2f} s so far: it {holder}", _MAX_LINE))
+        which = self._which("that loop", thread)
+        self._lines.append(printable(f"stall: {which} is blocked for {seconds:.2f} s so far: it {holder}", _MAX_LINE))
 
-    def ended(self, held: dict[str, float], seconds: float, throttled: float = 0.0) -> None:
+    def ended(self, held: dict[str, float], seconds: float, thread: str, throttled: float = 0.0) -> None:
         """A stall that was said is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all;
         ``throttled``: for how many of these the container's CPU limit held the process.
         """
+        which = self._which("the loop", thread)
         parts = [(name, part) for name, part in held.items() if part >= _LEAST_PART]
         if len(parts) > 1:
             each = ", ".join(f"{part:.2f} s by {readable(name)}" for name, part in parts[:_MAX_PARTS])
-            text = f"stall over: the loop was blocked for about {seconds:.2f} s: {each}"
+            text = f"stall over: {which} was blocked for about {seconds:.2f} s: {each}"
         else:
-            text = f"stall over: {readable(next(iter(held)))} blocked the loop for about {seconds:.2f} s"
+            text = f"stall over: {readable(next(iter(held)))} blocked {which} for about {seconds:.2f} s"
         if throttled > 0.0 and throttled >= _LEAST_THROTTLED * seconds:
             text += f"; the container's CPU limit held the process for {throttled:.2f} s of it"
         self._lines.append(printable(text, _MAX_LINE))
+
+    def _which(self, alone: str, thread: str) -> str:
+        """A loop by its thread and process, as the line that began the stall names it; ``alone`` where the run has one
+        process only.
+        """
+        try:
+            names = map(files.parse_process_name, os.listdir(self._run_dir) if self._run_dir else ())
+            several = len({name.pid for name in names if name is not None}) > 1
+        except OSError:
+            several = False
+        return f"the loop of {thread} in process {os.getpid()}" if several else alone
 
     def flush(self) -> None:
         """Says what waits to be said, and what the program's screen held back, once that is gone."""
