@@ -143,6 +143,15 @@ def test_congested(seconds, found):
         assert made.one("congested").title.startswith("Very many short callbacks")
 
 
+def test_congestion_names_what_ran_often_rather_than_what_ran_long():
+    made = Made()
+    made.ran("app.one_long_run", 3, 20.0)
+    made.ran("app.expire", 1000, 2.0)
+    congestion = stalls_of(made.process).index.congestion[0] = Congestion()
+    congestion.iterations, congestion.seconds, congestion.longest, congestion.callbacks = 10, 5.0, 0.3, 900
+    assert "most of them app.expire" in made.one("congested").title
+
+
 @pytest.mark.parametrize(
     ("ran", "waited", "found"),
     [(4.0, 0.0, True), (4.0, 0.4, True), (30.0, 10.0, True), (4.0, 6.0, False), (1.0, 0.6, False)],

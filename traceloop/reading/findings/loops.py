@@ -103,6 +103,13 @@ def _line(scope: Scope) -> tuple[str, float] | None:
     return None
 
 
+def _most_of(loop: LoopStatistics, callbacks: int) -> tuple[str, float, float] | None:
+    """The busiest of those that may be most of so many callbacks: a few long runs made no such iteration."""
+    every = loop.callbacks.callbacks
+    often = busiest(loop, lambda label: label in every and every[label].runs >= callbacks / 2)
+    return often or busiest(loop)
+
+
 def congested(scope: Scope) -> Iterator[Finding]:
     """Iterations are long for having very many callbacks, none of them slow."""
     try:
@@ -124,7 +131,7 @@ def congested(scope: Scope) -> Iterator[Finding]:
     if waited and own < iterations * min((each.callbacks.threshold for each in scope.loops), default=0.0):
         return
     loop = max(scope.loops, key=lambda each: each.callbacks.runs, default=None)
-    most = busiest(loop) if loop is not None else None
+    most = _most_of(loop, callbacks) if loop is not None else None
     who = scope.who(most[0]) if most is not None else None
     # Who stands in the middle of such an iteration waits for half of it.
     cost = own / 2 * max(1.0, min(callbacks, 100) / 2)
