@@ -80,8 +80,10 @@ def command(
     """Hold a run to budgets: of a kept RECORD, or of PROGRAM, which is run under the traced loop for that.
 
     Prints each budget with who broke it, and ends with 1 where one was broken, 0 where all were kept, 2 where there is
-    nothing to check. A PROGRAM that fails ends the command with its own status. Time for which a callback waited for a
-    processor is taken off, as far as it was measured: a busy machine breaks no budget.
+    nothing to check. A PROGRAM that fails ends the command with its own status.
+
+    A busy machine breaks neither --max-callback nor --no-findings: the one takes off the time for which a callback
+    waited for a processor, as far as it was measured, the other passes over the finding that the machine is busy.
 
     \b
     traceloop check --max-callback 50ms --no-leak -- pytest tests/
@@ -192,6 +194,8 @@ def _conclude(
         return 2
     for each in judged:
         say(f"{'ok  ' if each.kept else 'FAIL'}  {each.title}")
+        if each.kept and each.pardoned:
+            say(printable(f"      not counted: {each.pardoned}", 1000))
         for offender in each.offenders[:_SHOWN]:
             say(printable(f"      {offender.text}", 1000))
         if len(each.offenders) > _SHOWN:

@@ -121,6 +121,27 @@ def test_what_two_processes_do_alike_is_told_apart():
     ]
 
 
+@pytest.mark.parametrize(("others", "kept"), [(0.5, True), (20.0, False)])
+def test_a_busy_machine_is_no_finding_that_counts_but_threads_of_the_process_are(others, kept):
+    made = Made()
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0 + others, 9.0, 0))
+    (judged,) = judge(made.statistics, Budgets(findings=True))
+    assert judged.kept is kept
+    busy = "The process waits for a processor: the machine is busy with something else: 8.00 s of 1 min 40 s"
+    assert judged.pardoned == (busy if kept else "")
+
+
+def test_a_longer_run_that_waited_for_a_processor_is_named_under_a_budget_that_was_kept():
+    made = Made()
+    made.slow_run(0.4, cpu=0.1, waited=0.3)
+    made.ran("app.prices.load", 1, 0.4)
+    made.loop.callbacks.callbacks["app.prices.load"].longest_s = 0.4
+    loose, strict, wide = (judge(made.statistics, Budgets(max_callback=limit))[0] for limit in (0.3, 0.05, 0.5))
+    assert loose.kept and not strict.kept
+    assert loose.pardoned == "the longest, app.prices.load, ran for 400 ms with its waits for a processor"
+    assert wide.kept and not wide.pardoned
+
+
 def test_junit_of_names_that_are_markup_or_no_text_at_all():
     names = ['</failure><![CDATA["&', "a\x00\x1b[2J\ufffe\udc80b", "line\nline", "\U0001f600 " * 1000]
     offenders = tuple(Offender(name, "1.00 s", 1.0, "app.f (app.py:1)") for name in names)

@@ -61,11 +61,14 @@ class Offender(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """One budget: its option without dashes, its limit as text ("" where it has none), and who broke it."""
+    """One budget: its option without dashes, its limit as text ("" where it has none), and who broke it. pardoned: what
+    would have broken it, had it not been the machine's fault; "" for nothing.
+    """
 
     budget: str
     limit: str
     offenders: tuple[Offender, ...]
+    pardoned: str = ""
 
     @property
     def kept(self) -> bool:
@@ -99,13 +102,14 @@ def judge(statistics: Statistics, budgets: Budgets) -> list[Judgement]:
     """Holds the run to each budget that was asked for. To be called under the statistics' lock, after the last read."""
     out: list[Judgement] = []
 
-    def add(budget: str, limit: str, found: Callable[[], Iterator[Offender]]) -> None:
+    def add(budget: str, limit: str, found: Callable[[], Iterator[Offender]], pardoned: str = "") -> None:
         offenders = sorted(found(), key=lambda each: -each.value)[:_MAX_OFFENDERS]
-        out.append(Judgement(budget, limit, tuple(offenders)))
+        out.append(Judgement(budget, limit, tuple(offenders), pardoned))
 
     longest, delay = budgets.max_callback, budgets.max_delay_p99
     if longest is not None:
-        add("max-callback", seconds(longest), lambda: _long_callbacks(statistics, longest))
+        pardoned = _pardoned_run(statistics, longest)
+        add("max-callback", seconds(longest), lambda: _long_callbacks(statistics, longest), pardoned)
     if delay is not None:
         add("max-delay-p99", seconds(delay), lambda: _late_loops(statistics, delay))
     if budgets.slow:
@@ -113,7 +117,7 @@ def judge(statistics: Statistics, budgets: Budgets) -> list[Judgement]:
     if budgets.leak:
         add("no-leak", "", lambda: _leaks(statistics))
     if budgets.findings:
-        add("no-findings", "", lambda: _findings(statistics))
+        add("no-findings", "", lambda: _findings(statistics), _pardoned_finding(statistics))
     if budgets.blocking:
         add("no-blocking", "", lambda: _blocking_calls(statistics))
     return out
@@ -186,6 +190,16 @@ def _long_callbacks(statistics: Statistics, limit: float) -> Iterator[Offender]:
                 yield Offender(totals.label, seconds(most), most, _where(info), _within(statistics, process, loop))
 
 
+def _pardoned_run(statistics: Statistics, limit: float) -> str:
+    """The longest run, where it is over the limit: part of it was waiting for a processor if the budget is kept."""
+    every = (each for loop in statistics.loops() for each in loop.callbacks.callbacks.values())
+    longest = max(every, key=lambda each: each.longest_s, default=None)
+    if longest is None or longest.longest_s <= limit:
+        return ""
+    name, length = readable(longest.label), seconds(longest.longest_s)
+    return f"the longest, {name}, ran for {length} with its waits for a processor"
+
+
 def _late_loops(statistics: Statistics, limit: float) -> Iterator[Offender]:
     for process, loop in _loops(statistics):
         delays = Histogram().merge(loop.callbacks.delays.values())
@@ -223,7 +237,14 @@ def _leaks(statistics: Statistics) -> Iterator[Offender]:
 
 def _findings(statistics: Statistics) -> Iterator[Offender]:
     for each in verdict(statistics).troubles:
-        yield Offender(each.title, each.harm, each.cost_s, each.explained_by, _process_of(statistics, each))
+        if not each.is_the_machines:
+            yield Offender(each.title, each.harm, each.cost_s, each.explained_by, _process_of(statistics, each))
+
+
+def _pardoned_finding(statistics: Statistics) -> str:
+    """The worst one that is the machine's fault."""
+    worst = next((each for each in verdict(statistics).troubles if each.is_the_machines), None)
+    return f"{worst.title}: {worst.harm}" if worst is not None else ""
 
 
 def _blocking_calls(statistics: Statistics) -> Iterator[Offender]:
