@@ -1,6 +1,7 @@
 """`export` writes what is in the package, no more and no less."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,16 @@ def test_what_compose_mounts_is_there(tmp_path, promtool):
     done = promtool("check", "config", "prometheus.yml", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     assert "14 rules found" in done.stdout
+
+
+def test_compose_installs_the_demo_from_the_checkout_that_it_is_exported_into():
+    """The package is on no index."""
+    folder = DASHBOARDS / "compose"
+    demo = yaml.safe_load((folder / "compose.yml").read_text())["services"]["demo"]
+    assert demo["volumes"] == ["..:/checkout:ro"]
+    assert "cp -r /checkout /tmp/checkout && pip install --quiet '/tmp/checkout[otlp]' && exec" in demo["command"]
+    (name,) = re.findall(r'^name = "(.+)"', (DASHBOARDS.parent / "pyproject.toml").read_text(), re.MULTILINE)
+    assert name not in demo["command"]
 
 
 def test_exemplars_lead_to_the_tempo_that_is_provisioned():
