@@ -16,7 +16,7 @@ from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
-from traceloop.record.frames import called_by, culprit_frame, place
+from traceloop.record.frames import Frame, called_by, culprit_frame, place
 from traceloop.record.plumbing import readable
 
 from .tables import Style, bar, clean, clip, count, counted, percent, seconds, shorten, size, table, visible
@@ -27,6 +27,8 @@ TOP_LOOPS = 12
 #: A loop's threshold of slow runs is taken for this many s where it is not known yet.
 _THRESHOLD = 0.1
 _FRAMES = 8
+# Of a path that is cut, characters that stay.
+_LEAST_PATH = 12
 #: What is left to a loop's name, characters.
 _NAME_WIDTH = 12
 
@@ -115,7 +117,7 @@ class LiveView:
                     bar(share, 10),
                     percent(share),
                     count(gained.runs / passed),
-                    seconds(gained.delays.quantile(0.99)),
+                    seconds(gained.delays.quantile(0.99)) if gained.delays.count else "-",
                     count(gained.slow),
                     count(loop.tasks_alive),
                     count(loop.gauge(layout.W_TIMERS) - loop.gauge(layout.W_TIMERS_CANCELLED)),
@@ -178,12 +180,22 @@ class LiveView:
             own = culprit_frame(frames, awaiting)
             if own is not None:
                 called = called_by(frames, own)
-                line = place(own) + (f", in {place(called)}" if called is not None else "")
-                yield "  " + shorten(clean(line), style.width - 2)
+                yield "  " + _placed(own, style.width - 2)
+                if called is not None:
+                    yield "    in " + _placed(called, style.width - 7)
             lines = stack.text.splitlines()[1:]
             if len(lines) > most:
                 yield style.dim(f"  ... {len(lines) - most} frames above")
             yield from ("  " + shorten(clean(line.strip()), style.width - 2) for line in lines[-most:])
+
+
+def _placed(frame: Frame, width: int) -> str:
+    """``NAME (FILE:LINE)`` in this width: the beginning of the file's path goes first, for its end tells more."""
+    text, where = clean(place(frame)), clean(f"{frame[0]}:{frame[1]}")
+    over = len(text) - width
+    if 0 < over < len(where) - _LEAST_PATH:
+        return f"{text[: -len(where) - 1]}…{where[over + 1 :]})"
+    return shorten(text, width)
 
 
 _NOTHING = _Seen()
