@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from traceloop.settings import Settings
 
+from .extras import how_to_install
 from .otlp.responses import shown_endpoint
 from .otlp.sender import OtlpSender
 from .otlp.settings import OtlpSettings
@@ -99,6 +100,6 @@ def make_sinks(settings: Settings, environ: Mapping[str, str], notice: Callable[
 
             sinks.append(SdkSink(name, protocol, settings, environ, notice))
         except Exception as error:
-            hint = " (pip install 'PATH_OR_WHEEL[otlp]')" if isinstance(error, ImportError) else ""
+            hint = how_to_install("otlp") if isinstance(error, ImportError) else ""
             notice(f"no spans to {name}: {error}{hint}")
     return sinks

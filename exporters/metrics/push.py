@@ -16,6 +16,7 @@ from traceloop.reading.statistics.parts import Sample
 from traceloop.reading.statistics.run import Statistics
 from traceloop.settings import Settings
 
+from ..extras import how_to_install
 from ..otlp.connection import Waiting
 from ..otlp.metrics import OtlpMetrics
 from ..otlp.settings import OtlpSettings
@@ -69,7 +70,7 @@ def make_exporters(
             sdk = SdkMetrics(name, protocol, settings.otlp_endpoint, notice)
             made.append((sdk, sdk.delta))
         except Exception as error:
-            hint = " (pip install 'PATH_OR_WHEEL[otlp]')" if isinstance(error, ImportError) else ""
+            hint = how_to_install("otlp") if isinstance(error, ImportError) else ""
             notice(f"no metrics to {name}: {error}{hint}")
     return made
 

@@ -28,6 +28,7 @@ from opentelemetry.sdk.metrics.export import (
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
+from ..extras import how_to_install
 from ..metrics.points import SCALE, Distribution, Family, Point
 from ..otlp.connection import Waiting
 from ..spans.resource import SCOPE_NAME, own_version
@@ -51,7 +52,7 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
     group = entry_points(group="opentelemetry_metrics_exporter")
     hint = f"; there are {', '.join(sorted(group.names))}" if group else ""
     if name == "otlp_proto_grpc":
-        hint = " (pip install 'PATH_OR_WHEEL[otlp-grpc]')"
+        hint = how_to_install("otlp-grpc")
     raise LookupError(f"no installed package offers the metrics exporter {name!r}{hint}")
 
 

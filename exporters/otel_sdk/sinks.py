@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from traceloop.settings import Settings
 
+from ..extras import how_to_install
 from ..spans.model import Span
 from ..spans.sinks import REJECTED, BatchLimits, Exported, Queued, SenderThread, SentHook
 from .spans import readable_span
@@ -44,7 +45,7 @@ def load_exporter(name: str, protocol: str, endpoint: str | None) -> Any:
     group = entry_points(group="opentelemetry_traces_exporter")
     hint = f"; there are {', '.join(sorted(group.names))}" if group else ""
     if name == "otlp_proto_grpc":
-        hint = " (pip install 'PATH_OR_WHEEL[otlp-grpc]')"
+        hint = how_to_install("otlp-grpc")
     raise LookupError(f"no installed package offers the traces exporter {name!r}{hint}")
 
 

@@ -25,7 +25,7 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
         lines = [style.good(line) for line in _wrap(f"No trouble found: {verdict.basis}.", 0, style)]
     groups = _groups(troubles)
     if troubles:
-        together = "; each once that several processes have" if len(groups) < len(troubles) else ""
+        together = "; what several processes have alike is shown once" if len(groups) < len(troubles) else ""
         lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first{together}")]
     limit = len(groups) if full else SHOWN
     for number, (found, *others) in enumerate(groups[:limit], 1):

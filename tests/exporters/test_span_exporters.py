@@ -1,7 +1,14 @@
 """What is said where spans go somewhere that was not named to us."""
 
+import re
+import subprocess
+import sys
+import tomllib
+
 import pytest
 
+from tests.helpers.paths import ROOT
+from traceloop.exporters.extras import PACKAGES
 from traceloop.exporters.span_pipeline import SpanPipeline
 from traceloop.settings import Settings
 
@@ -70,6 +77,24 @@ def test_choices_that_exclude_each_other_and_endpoints_that_are_none_get_one_lin
     pipeline = SpanPipeline(Settings(**choices), environ, said.append)
     pipeline.shutdown(0.1)
     assert said == [expected] and not pipeline.active
+
+
+def test_a_missing_package_is_named_with_the_command_that_installs_it():
+    program = (
+        "import sys; sys.modules['requests'] = None\n"
+        "from traceloop.exporters.span_pipeline import SpanPipeline\n"
+        "from traceloop.settings import Settings\n"
+        "SpanPipeline(Settings(), {'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://127.0.0.1:1'}, print).shutdown(0.1)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.startswith("no spans to otlp: ") and "requests" in done.stdout, done.stderr
+    assert done.stdout.endswith(" (pip install opentelemetry-exporter-otlp-proto-http requests)\n")
+
+
+def test_the_packages_to_install_are_those_of_the_extras():
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, packages in PACKAGES.items():
+        assert [re.split("[<>=]", each)[0] for each in extras[extra]] == [*packages]
 
 
 def test_the_choice_reaches_the_collector():

@@ -169,7 +169,7 @@ def test_long_iterations_of_a_busy_machine_are_no_congestion(ran, waited, found)
     assert (("congested", "") in made.kinds()) == found
     if found:
         judged = made.one("congested")
-        assert judged.title.startswith("Callbacks that are long together run in one go")
+        assert judged.title.startswith("The loop runs several fairly long callbacks one after the other")
         assert len(judged.evidence) == (3 if waited >= 0.5 else 2)
         assert judged.evidence[-1] == "in the longest they took 51.2 ms each"
 

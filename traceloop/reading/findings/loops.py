@@ -139,7 +139,7 @@ def congested(scope: Scope) -> Iterator[Finding]:
         "congested",
         "",
         scope.severity(own),
-        (_SHORT if callbacks >= _MANY else "Callbacks that are long together run in one go")
+        (_SHORT if callbacks >= _MANY else "The loop runs several fairly long callbacks one after the other")
         + (f", most of them {who.place}" if who is not None else ""),
         f"{counted(iterations, 'iteration')} took {seconds(total)}; the longest {seconds(longest)} with "
         f"{count(callbacks)} callbacks",
