@@ -191,7 +191,7 @@ function show(data) {
     element("p", {class: "late",
       text: `${loop.where} has been blocked for ${seconds(loop.stall.seconds)} by ${nameOf(loop.stall)}`}),
     stackOf(loop.stall.stack))));
-  showTimelines(loops);
+  showTimelines(data, loops);
   const callbacks = loops.flatMap((loop) => {
     const total = loop.by_callback.reduce((sum, each) => sum + each.seconds, 0);
     return byName(loop.by_callback).map((each) =>
@@ -289,14 +289,15 @@ function showTiles(data, loops) {
     element("dt", {text: name}), element("dd", {"data-name": name, "data-value": value, text: format(value)}))));
 }
 
-function showTimelines(loops) {
+function showTimelines(data, loops) {
   const shown = loops.filter((loop) => loop.timeline.length).slice(0, 8);
   const keys = shown.map((loop) => loop.where);
   if (keys.join("\n") !== [...state.timelines.keys()].join("\n")) {
     state.timelines = new Map(keys.map((key) => [key, state.timelines.get(key) ?? new Timeline(key)]));
     parts.timelines.replaceChildren(...[...state.timelines.values()].map((each) => each.element));
   }
-  for (const loop of shown) state.timelines.get(loop.where).update(loop.timeline, loop.process.stalls);
+  const axis = axisOf(shown.map((loop) => loop.timeline), data.live, data.generated);
+  for (const loop of shown) state.timelines.get(loop.where).update(loop.timeline, loop.process.stalls, axis);
 }
 
 function showProfile(data, loops) {

@@ -4,6 +4,15 @@
 const MOST = 300;
 const LEAST = 60;
 
+// The seconds that the timelines of a run show, the same for all its loops: from the first in which one of them ran
+// to the last, or to now while the run lasts.
+function axisOf(timelines, live, now) {
+  const moments = timelines.flat().map((point) => Math.floor(point.time));
+  const last = Math.max(...moments, ...(live ? [Math.floor(now)] : []));
+  const span = Math.min(MOST, Math.max(live ? LEAST : 1, last - Math.min(...moments) + 1));
+  return {first: last - span + 1, span, live};
+}
+
 class Timeline {
   constructor(label) {
     this.label = label;
@@ -12,6 +21,8 @@ class Timeline {
     this.element = element("div", {}, element("p", {text: label}), this.canvas, this.note);
     this.chosen = null;
     this.span = LEAST;
+    this.first = 0;
+    this.live = false;
     this.canvas.addEventListener("mousemove", (event) =>
       this.choose(Math.floor(event.offsetX / this.canvas.clientWidth * this.span)));
     this.canvas.addEventListener("mouseleave", () => this.choose(null));
@@ -28,11 +39,11 @@ class Timeline {
     this.draw();
   }
 
-  update(points, stalls) {
-    const last = points.length ? Math.floor(points[points.length - 1].time) : 0;
-    const first = points.length ? Math.floor(points[0].time) : 0;
-    this.span = Math.min(MOST, Math.max(LEAST, last - first + 1));
-    this.first = last - this.span + 1;
+  update(points, stalls, axis) {
+    this.span = axis.span;
+    this.first = axis.first;
+    this.live = axis.live;
+    if (this.chosen !== null && this.chosen >= this.span) this.chosen = null;
     this.bySecond = new Map(points.map((point) => [Math.floor(point.time) - this.first, point]));
     this.stalls = stalls.filter((stall) => stall.start !== null && stall.start + stall.seconds >= this.first);
     this.draw();
@@ -73,8 +84,9 @@ class Timeline {
 
   describe() {
     if (this.chosen === null) {
+      const which = this.live ? `the last ${this.span} seconds` : `${this.span} seconds from ${clock(this.first)} on`;
       this.note.textContent =
-        `the last ${this.span} seconds; bars: active; points: longest iteration, 1 ms to 10 s; marks: slow callbacks`;
+        `${which}; bars: active; points: longest iteration, 1 ms to 10 s; marks: slow callbacks`;
       return;
     }
     const when = this.first + this.chosen, point = this.bySecond.get(this.chosen);

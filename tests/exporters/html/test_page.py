@@ -213,3 +213,42 @@ def test_the_policy_names_script_and_style_and_allows_no_network():
     assert "default-src 'none'; script-src 'sha256-" in text and "connect-src" not in text
     assert not re.search(r"https?://(?!traceloop)", text)
     assert "innerHTML" not in text and "insertAdjacentHTML" not in text
+
+
+def test_the_timelines_of_a_run_have_one_axis(statistics, tmp_path):
+    path = tmp_path / "report.html"
+    write_page(str(path), statistics)
+    text = path.read_text()
+    data = data_in(text)
+    (process,) = data["processes"]
+    (loop,) = process["loops"]
+    point, begin = loop["timeline"][0], 1_700_000_000.0
+
+    def ran(*moments):
+        return [{**point, "time": begin + each, "active_seconds": 1.0} for each in moments]
+
+    # One loop ends 10 s before the other, which begins 5 s after it.
+    process["loops"] = [
+        {**loop, "loop": "a", "timeline": ran(*range(10))},
+        {**loop, "loop": "b", "timeline": ran(*range(5, 20))},
+    ]
+    before, rest = text.split('<script type="application/json" id="data">')
+    path.write_text(
+        f'{before}<script type="application/json" id="data">{json.dumps(data)}</script>{rest.partition("</script>")[2]}'
+    )
+    look = """
+        return [...document.querySelectorAll("#timeline canvas")].map((canvas) => {
+            const paint = canvas.getContext("2d");
+            const y = canvas.height - 2, empty = paint.getImageData(0, 1, 1, 1).data.join();
+            return [...Array(20).keys()].map((second) => {
+                const x = Math.floor((second + 0.4) * canvas.width / 20);
+                return paint.getImageData(x, y, 1, 1).data.join() !== empty;
+            });
+        });"""
+    with browser() as opened:
+        opened.get(path.as_uri())
+        first, second = opened.execute_script(look)
+        notes = [each.text for each in opened.find_elements("css selector", "#timeline .dim")]
+    assert first == [second < 10 for second in range(20)]
+    assert second == [second >= 5 for second in range(20)]
+    assert len(notes) == 2 and all(note.startswith("20 seconds from ") for note in notes)
