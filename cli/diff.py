@@ -14,7 +14,7 @@ from .progress import Progress
 from .runs import RECORD, command_of, open_record, settings_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Container, Sequence
 
     from traceloop.reading.comparison import Change, Comparison, Durations
     from traceloop.reading.shared import Interval
@@ -60,7 +60,8 @@ def command(a: str, b: str, as_json: bool, full: bool, width: int | None) -> Non
         return
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 120)
-    for line in _text(found, _machine(compared), full, color, columns):
+    alike = compared.shift.is_everything and compared.shift.ratio > 1.0
+    for line in _text(found, _machine(compared), full, color, columns, alike):
         click.echo(line)
 
 
@@ -117,25 +118,37 @@ def _machine(compared: Comparison) -> str:
     return f"{said}. {waits}" if waits else said
 
 
-def _text(found: dict[str, list[Change]], machine: str, full: bool, color: bool, width: int) -> list[str]:
-    from traceloop.exporters.text.tables import Style, clean
+def _text(
+    found: dict[str, list[Change]], machine: str, full: bool, color: bool, width: int, slower_alike: bool = False
+) -> list[str]:
+    """What is printed. machine: the sentence on what all became. slower_alike: whether that is slower."""
+    from traceloop.exporters.text.tables import Style, clean, counted
     from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER
+    from traceloop.record.plumbing import readable
 
     style = Style(color, width)
-    found = {key: _named(rows) for key, rows in found.items()}
-    kind, headline = _headline(found)
+    plumbing: set[str] = set()
+    for key, rows in found.items():
+        named = _named(rows)
+        plumbing |= {new.name for new, old in zip(named, rows, strict=True) if readable(old.name) != old.name}
+        found = found | {key: named}
+    kind, headline = _headline(found, plumbing, slower_alike)
     lines = [{SLOWER: style.bad, SOME_SLOWER: style.warn, FASTER: style.good}.get(kind, str)(clean(headline))]
     lines += [machine] if machine else []
+    unchanged = []
     worth = (SLOWER, SOME_SLOWER, FASTER, ONLY_A, ONLY_B)
     for title, key in (("Requests", "requests"), ("Callbacks", "callbacks"), ("Schedule delay", "schedule_delay")):
         rows = [each for each in found[key] if full or key == "schedule_delay" or each.verdict in worth]
         left = len(found[key]) - len(rows)
-        if not rows and not left:
+        if not rows:
+            unchanged += [counted(left, title.lower().removesuffix("s"))] if left else []
             continue
         lines += ["", style.bold(title), *_table(rows if full else rows[:_ROWS], style)]
         left += 0 if full else max(0, len(rows) - _ROWS)
         if left:
             lines.append(style.dim(f"    and {left} more (--full)"))
+    if unchanged:
+        lines += ["", style.dim(f"Not shown: {' and '.join(unchanged)} without a verdict of slower or faster (--full)")]
     return lines
 
 
@@ -154,9 +167,14 @@ def _named(rows: list[Change]) -> list[Change]:
     return [each._replace(name=named(each.name)) for each in rows]
 
 
-def _headline(found: dict[str, list[Change]]) -> tuple[str, str]:
+def _headline(
+    found: dict[str, list[Change]], plumbing: Container[str] = (), slower_alike: bool = False
+) -> tuple[str, str]:
     """The first line, and what it says as a verdict: slower, some runs slower, too few runs where nothing could be
     judged, faster for all that is well.
+
+    plumbing: names of asyncio's and our own code, which is named only where nothing of the program became slower.
+    slower_alike: whether everything did, so that nothing stands out.
     """
     from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER, TOO_FEW
 
@@ -168,9 +186,10 @@ def _headline(found: dict[str, list[Change]]) -> tuple[str, str]:
     if counts[ONLY_A] + counts[ONLY_B]:
         notes.append(f"{counts[ONLY_A] + counts[ONLY_B]} in one record only")
     rest = ", ".join(notes)
-    for verdict in (SLOWER, SOME_SLOWER):
-        if counts[verdict]:
-            worst = max((each for each in names if each.verdict == verdict), key=_added)
+    for verdict, of_plumbing in ((SLOWER, False), (SOME_SLOWER, False), (SLOWER, True), (SOME_SLOWER, True)):
+        those = [each for each in names if each.verdict == verdict and (each.name in plumbing) == of_plumbing]
+        if those:
+            worst = max(those, key=_added)
             if verdict == SLOWER:
                 return verdict, f"{worst.name} takes {_times(worst.usual)} as long ({_sure(worst)})"
             return verdict, f"Some runs of {worst.name} became slower: {_times(worst.mean)} as long on average ({rest})"
@@ -181,6 +200,8 @@ def _headline(found: dict[str, list[Change]]) -> tuple[str, str]:
                 return verdict, f"Some callbacks wait longer before they run: {_times(each.mean)} on average ({rest})"
     if all(each.verdict in (TOO_FEW, ONLY_A, ONLY_B) for each in names):
         return TOO_FEW, f"Nothing could be judged ({', '.join(notes[1:])})"
+    if slower_alike:
+        return SOME_SLOWER, f"Nothing became slower than the rest ({rest})"
     return FASTER, f"Nothing became measurably slower ({rest})"
 
 

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.helpers.exported import record, traceloop
-from traceloop.cli.diff import _headline, _named
+from traceloop.cli.diff import _headline, _named, _text
 from traceloop.reading.comparison import (
     FASTER,
     ONLY_A,
@@ -121,6 +121,35 @@ def test_the_first_line_gives_no_false_all_clear(requests, delay, kind, line):
     found = {"requests": requests, "callbacks": [], "schedule_delay": [change("all callbacks", delay, 2.0)]}
     said, text = _headline(found)
     assert said == kind and text.startswith(line)
+
+
+READING = "traceloop.loop.network.transports.stream.StreamTransport._read_ready"
+
+
+@pytest.mark.parametrize(
+    ("verdict", "line"),
+    [
+        (SLOWER, "app.handler takes 1.50x as long"),
+        (SOME_SLOWER, "Some runs of app.handler became slower"),
+        (SAME, "reading from connections takes 9.00x as long"),
+    ],
+)
+def test_plumbing_is_the_first_line_only_where_nothing_of_the_program_became_slower(verdict, line):
+    callbacks = [change(READING, SLOWER, 9.0), change("app.handler", verdict, 1.5)]
+    lines = _text({"requests": [], "callbacks": callbacks, "schedule_delay": []}, "", False, False, 120)
+    assert lines[0].startswith(line)
+
+
+def test_where_everything_became_slower_nothing_is_said_to_have_kept_its_pace():
+    found = {"requests": [change("GET /", SAME)], "callbacks": [change("a", SAME)] * 2, "schedule_delay": []}
+    machine = "Everything became slower alike (1.83x as long): the machine, or what all of them use"
+    lines = _text(found, machine, False, False, 120, slower_alike=True)
+    assert lines == [
+        "Nothing became slower than the rest (0 became faster)",
+        machine,
+        "",
+        "Not shown: 1 request and 2 callbacks without a verdict of slower or faster (--full)",
+    ]
 
 
 def test_plumbing_is_called_by_what_it_does():
