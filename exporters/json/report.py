@@ -23,7 +23,9 @@ from traceloop.reading.statistics.loop import LoopStatistics
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
 from traceloop.reading.statistics.timeline import timeline_of
+from traceloop.reading.units import counted
 from traceloop.record import layout
+from traceloop.record.frames import culprit_frame
 from traceloop.record.holders import Holder
 from traceloop.record.plumbing import readable
 from traceloop.record.sites import UNKNOWN_LABEL
@@ -300,7 +302,19 @@ def _stack(info: StallInfo) -> list[str]:
     stack = info.stack
     if stack is None:
         return []
-    return [f"{file}:{line} in {module}.{name}" for file, line, module, name in reversed(stack.frames)][:_FRAMES]
+    frames = stack.frames[::-1]
+    lines = [f"{file}:{line} in {module}.{name}" if file else name for file, line, module, name in frames]
+    own = culprit_frame(stack.frames)
+    blamed = frames.index(own) if own is not None else 0
+    if blamed < _FRAMES:
+        return lines[:_FRAMES] + _more(len(lines) - _FRAMES)
+    # An import, say: what is blamed stands far above the code of the import system.
+    inner = _FRAMES - 1
+    return lines[:inner] + _more(blamed - inner) + [lines[blamed]] + _more(len(lines) - blamed - 1)
+
+
+def _more(frames: int) -> list[str]:
+    return [f"and {counted(frames, 'more frame')}"] if frames > 0 else []
 
 
 def _holder(holder: Holder | None) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import re
 
 import pytest
 
-from tests.helpers.observed import TROUBLES, observe
+from tests.helpers.observed import TROUBLES, Observed, observe, program, start, wait_for
 from tests.helpers.paths import ROOT
 from traceloop.exporters.json.report import dump, report
 from traceloop.reading.follower import RunFollower
@@ -103,3 +103,47 @@ def test_it_is_called_by_what_was_run_and_not_by_its_first_process(tmp_path, run
     assert report(statistics)["command"] == command
     statistics.attach(1, SiteNames([]), {"command": "multiprocessing"})
     assert report(statistics)["command"] == (command or "multiprocessing")
+
+
+DEEP = """
+import contextlib
+async def main():
+    await asyncio.sleep(0.01)
+    holds()
+def holds():
+    innermost = threading.Event().wait
+    for _ in range(COUNT):
+        stack = contextlib.ExitStack()
+        stack.callback(innermost)
+        innermost = stack.close
+    innermost()
+run(main())
+"""
+
+
+@pytest.mark.parametrize("count", [2, 20])
+def test_the_blamed_frame_is_in_the_stack_however_far_out_it_stands(tmp_path, count):
+    path = program(tmp_path, DEEP.replace("COUNT", str(count)))
+    process = start(tmp_path / "run", path)
+    observed = Observed(tmp_path / "run")
+
+    def stack():
+        observed.poll()
+        loops = [loop for each in report(observed.statistics)["processes"] for loop in each["loops"]]
+        return next((loop["stall"]["stack"] for loop in loops if loop["stall"]), None)
+
+    try:
+        lines = wait_for(stack, "a stack")
+    finally:
+        process.kill()
+        process.communicate()
+    number = path.read_text().splitlines().index("    innermost()") + 1
+    blamed = lines.index(f"{path}:{number} in __main__.holds")
+    assert "threading" in lines[0]
+    if count == 2:
+        assert not [line for line in lines if "more frame" in line]
+        assert "main" in lines[blamed + 1]
+        return
+    left_out = re.fullmatch("and ([0-9]+) more frames?", lines[blamed - 1])
+    assert blamed == 40 and left_out and int(left_out[1]) >= 20
+    assert re.fullmatch("and [0-9]+ more frames?", lines[-1])
