@@ -213,7 +213,8 @@ FIELDS: Final = (
     ),
     Field(
         "exit_timeout", 2.0, parse_wait, "--exit-timeout", "SECONDS",
-        "How long the program's end may wait for its last records to be read.",
+        "How long the program's end may wait for its last records to be read. Later, a report that was asked for "
+        "follows all the same.",
         shown="2",
     ),
 )  # fmt: skip
