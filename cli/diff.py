@@ -103,6 +103,8 @@ def _row(change: Change) -> dict[str, Any]:
 
 def _machine(compared: Comparison) -> str:
     """What became of all callbacks alike, in a sentence; "" where nothing did."""
+    from traceloop.reading.comparison import FASTER, SLOWER
+
     shift, (before, after) = compared.shift, compared.waits
     waits = ""
     if abs(after - before) >= _TOLD_WAITS:
@@ -110,7 +112,9 @@ def _machine(compared: Comparison) -> str:
     if not shift.is_everything:
         return waits
     how = "slower" if shift.ratio > 1.0 else "faster"
-    said = f"Everything became {how} alike ({shift.ratio:.2f}x as long)"
+    judged = {each.verdict for each in (*compared.requests, *compared.callbacks)}
+    what = "Everything else" if judged & {SLOWER, FASTER} else "Everything"
+    said = f"{what} became {how} alike ({shift.ratio:.2f}x as long)"
     if shift.is_the_loop_too:
         said += ", the loop's own functions too: rather the machine than the code"
     else:

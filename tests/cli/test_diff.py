@@ -7,7 +7,7 @@ import json
 import pytest
 
 from tests.helpers.exported import record, traceloop
-from traceloop.cli.diff import _headline, _named, _text
+from traceloop.cli.diff import _headline, _machine, _named, _text
 from traceloop.reading.comparison import (
     FASTER,
     ONLY_A,
@@ -16,8 +16,10 @@ from traceloop.reading.comparison import (
     SOME_SLOWER,
     TOO_FEW,
     Change,
+    Comparison,
     Interval,
 )
+from traceloop.reading.shared import Shift
 
 TEXT = """
 def spin(seconds):
@@ -138,6 +140,16 @@ def test_plumbing_is_the_first_line_only_where_nothing_of_the_program_became_slo
     callbacks = [change(READING, SLOWER, 9.0), change("app.handler", verdict, 1.5)]
     lines = _text({"requests": [], "callbacks": callbacks, "schedule_delay": []}, "", False, False, 120)
     assert lines[0].startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("verdict", "what"), [(SAME, "Everything"), (SLOWER, "Everything else"), (FASTER, "Everything else")]
+)
+def test_what_stands_out_is_not_everything(verdict, what):
+    shift = Shift(0.8, 0.75, 0.85, 5, None)
+    compared = Comparison([], [change("app.handler", verdict)], [], shift, (0.0, 0.0))
+    said = f"{what} became faster alike (0.80x as long): the machine, or what all of them use"
+    assert _machine(compared) == said
 
 
 def test_where_everything_became_slower_nothing_is_said_to_have_kept_its_pace():
