@@ -65,7 +65,9 @@ def test_every_face_says_the_same(kind, tmp_path):
     assert [each["title"] for each in json.loads(inside[1])["verdict"]["findings"]] == [found.title]
 
     (budget,) = judge(statistics, Budgets(findings=True))
-    assert [each.name for each in budget.offenders] == ([found.title] if is_trouble else [])
+    counts = is_trouble and not found.is_the_machines
+    assert [each.name for each in budget.offenders] == ([found.title] if counts else [])
+    assert budget.pardoned == (f"{found.title}: {found.harm}" if found.is_the_machines and is_trouble else "")
 
     said = Lasting().lines(judged, 0.0)
     assert [each.startswith(f"{kind}: {found.title}; ") for each in said] == ([True] if kind in LIVE else [])
