@@ -259,7 +259,12 @@ def test_a_child_without_hooks_waits_for_no_lock_of_its_parents_watchdog(tmp_pat
     pytest.importorskip("ctypes")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", LOCKED, how]
-    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+    for _ in range(3):
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+        for folder in re.findall(r"the record is in (\S+);", done.stderr):
+            subprocess.run(["rm", "-r", folder], check=True)
+        if done.stdout != "-14\n":
+            break
+        # Our locks were held for certain. Those of the interpreter may have been by chance: nothing frees them in a
+        # child that it does not know of, and such a child stands still.
     assert done.stdout == "3\n", done.stderr
-    for folder in re.findall(r"the record is in (\S+);", done.stderr):
-        subprocess.run(["rm", "-r", folder], check=True)
