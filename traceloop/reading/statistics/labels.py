@@ -6,13 +6,13 @@ import math
 import re
 from typing import Final
 
+from ...record.families import Families
 from ...record.text import printable
 
 OTHER: Final = "other"
 DEFAULT_LIMIT: Final = 200
 
 _MAX_SLOT: Final = 100
-_MAX_FAMILIES: Final = 1000
 _NUMBER = re.compile(r"\d+")
 
 
@@ -101,24 +101,16 @@ class FoldedLabels:
     """
 
     def __init__(self, own: int = 8, limit: int = 64) -> None:
-        self._own = own
-        self._made: dict[str, int] = {}
+        self._families = Families(own)
         self._labels = BoundedLabels(limit)
 
     def take(self, name: str) -> str:
         """The label of a new thing of this name."""
-        name = printable(name, _MAX_SLOT) or "unnamed"
-        family = _NUMBER.sub("#", name).removesuffix("-#") or name
-        made = self._made.get(family, 0)
-        if made or len(self._made) < _MAX_FAMILIES:
-            self._made[family] = made + 1
-        else:
-            made = self._own
-        return self._labels.admit(name if made < self._own else family)
+        return self._labels.admit(self._families.take(printable(name, _MAX_SLOT) or "unnamed"))
 
     def forget(self) -> None:
         """Another process: its first ones have labels of their own again."""
-        self._made.clear()
+        self._families.forget()
 
 
 class NumberSlots:

@@ -35,6 +35,7 @@ from typing import Any
 from ...core.choose import core
 from ...core.site_of import code_of, site_of, site_of_code, unwrap
 from ...record import layout
+from ...record.families import Families
 from ..outbox import outbox_of
 from ..process import Process
 from . import process_pools
@@ -49,11 +50,6 @@ _ThreadPool = concurrent.futures.ThreadPoolExecutor
 _thread_submit = _ThreadPool.submit
 
 _AUTOMATIC_PREFIX = re.compile(r"ThreadPoolExecutor-\d+$")
-_NUMBER = re.compile(r"\d+")
-# Executors of one name that are called by names of their own where a task waits for a call of theirs: as many as the
-# collector gives labels of their own (statistics/labels.py).
-_OWN_LABELS = 8
-_MAX_FAMILIES = 1000
 
 
 class Offloads:
@@ -68,7 +64,8 @@ class Offloads:
         self._executors: dict[int, ExecutorEntry] = {}
         self._executor_numbers = itertools.count(1)
         self._labels: set[str] = set()
-        self._made: dict[str, int] = {}
+        # As the collector folds them: a task that waits for a call of theirs is told with the label of their metrics.
+        self._families = Families()
         self._executors_lock = threading.Lock()
         self._builtins: dict[int, tuple[Any, float]] = {}
         self._by_code = process.site_log.by_code
@@ -218,16 +215,8 @@ class Offloads:
                     break
                 unique = f"{label}-{number}"
             self._labels.add(unique)
-            shared = self._shared_label(unique)
+            shared = self._families.take(unique)
             return ExecutorEntry(next(self._executor_numbers), unique, limit, executor_type, shared)
-
-    def _shared_label(self, label: str) -> str:
-        family = _NUMBER.sub("#", label).removesuffix("-#") or label
-        made = self._made.get(family, 0 if len(self._made) < _MAX_FAMILIES else _OWN_LABELS)
-        if made >= _OWN_LABELS:
-            return family
-        self._made[family] = made + 1
-        return label
 
     def entries(self) -> list[ExecutorEntry]:
         """Those of the executors that are there; any thread."""
