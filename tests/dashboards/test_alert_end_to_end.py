@@ -9,13 +9,13 @@ import json
 import queue
 import re
 import subprocess
-import threading
 import time
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+from tests.helpers.local_servers import http_server
 from tests.helpers.needed_programs import need
 from tests.helpers.prometheus_server import alertmanager, free_port, prometheus
 from traceloop.dashboards import export
@@ -38,14 +38,8 @@ def webhook():
         def log_message(self, *arguments):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/", received
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Handler) as address:
+        yield f"{address}/", received
 
 
 @contextlib.contextmanager

@@ -1,20 +1,35 @@
-"""PostgreSQL and Redis as Debian has them, started for one test on sockets of their own; None where they are not."""
+"""Servers for one test: HTTP in a thread; PostgreSQL and Redis as Debian has them, None where they are not."""
 
 from __future__ import annotations
 
 import contextlib
 import glob
+import http.server
 import os
 import pwd
 import shutil
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 
 from tests.helpers.served import free_port
 from tests.helpers.waiting import PATIENCE
+
+
+@contextlib.contextmanager
+def http_server(handler: type[http.server.BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server whose requests are answered by ``handler``."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}"
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextlib.contextmanager

