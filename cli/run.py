@@ -24,7 +24,7 @@ from traceloop.settings import (
     Settings,
     misspelt,
 )
-from traceloop.version import __version__
+from traceloop.version import __version__, what_to_install
 
 from . import options, programs
 
@@ -32,9 +32,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from typing import Any
-
-#: What pip is to install: a checkout or a wheel, since no index has traceloop.
-DISTRIBUTION = "PATH_OR_WHEEL"
 
 # `-c` has put the current folder first: it may hold a `traceloop` that is not this one. (-P is not known
 # before 3.11, -I would leave out the user's own packages.)
@@ -146,12 +143,12 @@ def check_hook(program: programs.Program) -> None:
             raise programs.Refused(f"{program.executable}: {answer.stderr.strip().splitlines()[-1]}")
         raise programs.Refused(
             f"traceloop is not installed for {program.executable}, which would run this program: "
-            f"{program.executable} -m pip install {DISTRIBUTION}"
+            f"{program.executable} -m pip install {what_to_install()}"
         )
     if words[1] != __version__:
         raise programs.Refused(
             f"{program.executable} has traceloop {words[1]}, this is {__version__}: "
-            f"{program.executable} -m pip install {DISTRIBUTION}"
+            f"{program.executable} -m pip install {what_to_install()}"
         )
     if words[2] != "1" and program.probe:
         given = " ".join([program.executable, *program.probe])
@@ -159,7 +156,7 @@ def check_hook(program: programs.Program) -> None:
     if words[2] != "1":
         raise programs.Refused(
             f"{program.executable} finds traceloop but not its startup hook, so nothing would be traced: "
-            f"{program.executable} -m pip install {DISTRIBUTION}"
+            f"{program.executable} -m pip install {what_to_install()}"
         )
 
 

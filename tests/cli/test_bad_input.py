@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.paths import ROOT
+from traceloop.version import what_to_install
 
 
 def traceloop(*words: str, folder: Path, environ: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -87,7 +88,7 @@ def test_an_interpreter_without_the_hook(tmp_path: Path) -> None:
          "from traceloop.cli.main import main; main()", "run", python, "app.py"],
         cwd=tmp_path, env={**os.environ, **environ}, capture_output=True, text=True,
     )  # fmt: skip
-    assert_refused(result, f"{python} -m pip install PATH_OR_WHEEL")
+    assert_refused(result, f"{python} -m pip install {what_to_install()}")
 
 
 def test_a_console_script_of_another_environment(tmp_path: Path) -> None:

@@ -262,4 +262,4 @@ def test_a_program_that_goes_on_as_an_interpreter_without_traceloop_is_told_of(t
         process.communicate(b"")
     assert process.returncode == 0
     line = until(lambda: re.search("nothing was recorded: .*\n", (tmp_path / "stderr").read_text()))[0]
-    assert "went on by exec in an interpreter without traceloop" in line and "-m pip install PATH_OR_WHEEL" in line
+    assert "went on by exec in an interpreter without traceloop" in line and "bin/python -m pip install " in line

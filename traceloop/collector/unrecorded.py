@@ -10,6 +10,7 @@ import os
 
 from traceloop.record import files
 from traceloop.record.text import printable
+from traceloop.version import what_to_install
 
 from .traced_processes import Root, processes_of_run
 
@@ -48,7 +49,7 @@ class Unrecorded:
         python = self._seen_as if "python" in os.path.basename(self._seen_as) else "PYTHON"
         return (
             f"nothing was recorded: the program{seen} was killed or left by os._exit, or went on by exec in an "
-            f"interpreter without traceloop; `{python} -m pip install PATH_OR_WHEEL` puts it there"
+            f"interpreter without traceloop; `{python} -m pip install {what_to_install()}` puts it there"
         )
 
 
