@@ -57,8 +57,8 @@ def test_the_slowest_callbacks_are_shown(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout
     table = result.stdout.partition("slowest callbacks")[2].splitlines()
     # Of a slow run the culprit's line, of another one that of its `def`.
-    assert re.search(r" test_suite\.blocking \(\S+/test_suite\.py:6 in price\)  test_suite\.py::test_block", table[1])
-    assert any(re.search(r" test_suite\.good \(\S+/test_suite\.py:\d+\)  test_suite\.py::", row) for row in table)
+    assert re.search(r" test_suite\.blocking \(.+/test_suite\.py:6 in price\)  test_suite\.py::test_block", table[1])
+    assert any(re.search(r" test_suite\.good \(.+/test_suite\.py:\d+\)  test_suite\.py::", row) for row in table)
     assert 200 <= float(table[1].split()[0]) < 5000
     assert re.fullmatch(r"of \d+ callbacks", table[-2])
 
@@ -208,8 +208,8 @@ def test_tasks_left_behind_fail_their_test(tmp_path: Path) -> None:
     assert result.stdout.count("3 tasks were left behind, not done:\n  ") == 2, result.stdout
     # Each is told once, of whatever test: a task that nothing refers to may be collected at any time.
     assert result.stdout.count("1 task was left behind, not done:\n  ") == 5, result.stdout
-    assert re.search(r"mine: test_suite\.forever, at \S+test_suite\.py:4", result.stdout), result.stdout
-    assert re.search(r"mine: forever, of \S+test_suite\.py:3\n", result.stdout), result.stdout
+    assert re.search(r"mine: test_suite\.forever, at .+test_suite\.py:4", result.stdout), result.stdout
+    assert re.search(r"mine: forever, of .+test_suite\.py:3\n", result.stdout), result.stdout
     assert "7 failed, 5 passed" in result.stdout
 
 
@@ -232,7 +232,7 @@ def test_calls_that_may_block_fail_their_test(tmp_path: Path) -> None:
     """
     result = run(tmp_path, "--traceloop-blocking", suite=suite)
     assert "1 failed, 2 passed" in result.stdout, result.stdout
-    assert re.search(r"  open: test_suite\.load \(\S+test_suite\.py:4\), 3 times", result.stdout), result.stdout
+    assert re.search(r"  open: test_suite\.load \(.+test_suite\.py:4\), 3 times", result.stdout), result.stdout
 
 
 def test_waiting_for_a_processor_fails_nothing(tmp_path: Path) -> None:

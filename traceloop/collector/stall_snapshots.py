@@ -12,10 +12,12 @@ that has fewer or to a longer stall of its own.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import shutil
 import stat
 import time
+from bisect import bisect_left, insort
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -33,13 +35,20 @@ MAX_SNAPSHOTS = 10
 MAX_BYTES = 256 << 20
 # How long after a stall's end the second copy is taken (s): what it held up is in it then.
 _AFTERWARDS = 0.5
-# A watchdog that is late by this (s) and is scheduled no more belongs to a process that is not let run.
+# A watchdog that is late by this (s) is held up: the process is not let run, or another thread keeps the GIL.
 _LATE_SECONDS = 0.05
+# While it waits for the GIL it is scheduled 200 times a second. When a stopped process goes on, its watchdog is
+# scheduled a few times before it can say that; after so many times it waits for the GIL.
+_ASKS = 20
+# How many settled stalls of a loop are remembered: as many as its slow runs of which the reader knows.
+_MAX_SETTLED = 4096
 
 
 class _Stall(NamedTuple):
-    """A stall that lasts, or is over. at: its end, or now (monotonic s). length: s, without the time in which the
-    process was not let run.
+    """A stall that lasts, or is over.
+
+    at: its end, or the latest moment of which it is known that it lasted (monotonic s). length: up to then, s, without
+    the time in which the process was not let run.
     """
 
     process: str
@@ -87,11 +96,10 @@ class StallSnapshots:
         self._say = say
         self._clock = clock
         self._taken: list[_Taken] = []
-        # By process and ring: a moment in the latest stall that is settled (with a snapshot or without), or its end. A
-        # stall that began before is that one.
-        self._settled: dict[tuple[str, int], float] = {}
-        # By process: how often its watchdog had been scheduled when it was last found late.
-        self._slices: dict[str, int] = {}
+        # By process and ring: moments, in order, in the stalls that are settled (with a snapshot or without).
+        self._settled: dict[tuple[str, int], list[float]] = {}
+        # By process: for which look its watchdog is late, and how often it had been scheduled when that was seen.
+        self._late: dict[str, tuple[float, int]] = {}
         self._number = 0
         #: How many stalls have no snapshot.
         self.left_out = 0
@@ -118,50 +126,53 @@ class StallSnapshots:
         """Takes the snapshots that are due."""
         now = self._clock()
         living = {name for name in self._follower.processes if name not in self._follower.ended}
-        self._settled = {key: at for key, at in self._settled.items() if key[0] in living}
-        self._slices = {name: slices for name, slices in self._slices.items() if name in living}
+        self._settled = {key: moments for key, moments in self._settled.items() if key[0] in living}
+        self._late = {name: late for name, late in self._late.items() if name in living}
         for name in living:
             follower = self._follower.processes[name]
             try:
                 index = stall_statistics.stalls_of(follower.statistics).index
             except LookupError:
                 continue
-            is_let_run = self._is_let_run(name, follower, now)
-            for stall in self._stalls(name, follower, index, now, is_let_run):
+            known_until = self._known_until(name, follower, index, now)
+            for stall in self._stalls(name, follower, index, now, known_until):
                 if stall.length >= self._seconds:
                     self._consider(stall, follower)
             for taken in self._taken:
                 if taken.open and taken.process == name:
                     self._complete(taken, follower, index, now)
 
-    def _is_let_run(self, name: str, follower: FolderFollower, now: float) -> bool:
-        """Whether the process runs at all: not while it is stopped (SIGSTOP) or frozen (a control group), nor until its
-        watchdog has reported that. A watchdog that waits for the GIL is scheduled every 5 ms.
+    def _known_until(self, name: str, follower: FolderFollower, index: StallIndex, now: float) -> float:
+        """Until when (monotonic s) it is known whether the process was let run. It may be stopped (SIGSTOP) or frozen
+        (a control group); then its watchdog says so, late. Only a late watchdog that asks for the GIL again and again
+        belongs to a process that runs.
         """
         reader = next((ring.reader for ring in follower.rings.values() if not ring.is_loop), None)
         due = reader.word(layout.W_DUE) if reader is not None else 0.0
-        if reader is None or not due > 0.0 or now - due < _LATE_SECONDS:
-            self._slices.pop(name, None)
-            return True
+        if reader is None or not due > 0.0:
+            return now
+        if now - due < _LATE_SECONDS:
+            return min(now, index.watchdog_known_until)
         slices = schedule_of(int(reader.word(layout.W_THREAD)), follower.folder.pid).slices
-        before = self._slices.setdefault(name, slices)
-        self._slices[name] = slices
-        return slices < 0 or slices > before + 1
+        since, before = self._late.get(name, (0.0, 0))
+        if since != due:
+            self._late[name], before = (due, slices), slices
+        asks = slices < 0 or slices >= before + _ASKS
+        return now if asks else min(now, index.watchdog_known_until)
 
     def _stalls(
-        self, name: str, follower: FolderFollower, index: StallIndex, now: float, is_let_run: bool
+        self, name: str, follower: FolderFollower, index: StallIndex, now: float, known_until: float
     ) -> Iterator[_Stall]:
         for ring, start in index.slow_runs():
             end = start + index.length_of(ring, start)
-            if start > self._settled.get((name, ring), -1.0) and index.is_known(ring, start, end):
+            if not self._is_settled((name, ring), start, end) and index.is_known(ring, start, end):
                 yield _Stall(name, ring, end, index.ran(start, end), index.culprit(ring, start), False)
-        if not is_let_run:
-            return
         for each in follower.rings.values():
             if each.is_loop:
                 info = index.in_progress(each.number, each.reader.word(layout.W_RUNNING))
-                if info is not None and info.start > self._settled.get((name, each.number), -1.0):
-                    yield _Stall(name, each.number, now, index.ran(info.start, now), info.culprit, True)
+                if info is not None and not self._is_settled((name, each.number), info.start, math.inf):
+                    length = index.ran(info.start, known_until)
+                    yield _Stall(name, each.number, known_until, length, info.culprit, True)
 
     def _consider(self, stall: _Stall, follower: FolderFollower) -> None:
         """Takes a snapshot of the stall, if there is room for one or another has to give way to it."""
@@ -169,18 +180,31 @@ class StallSnapshots:
             given_up = self._to_give_up(stall)
             if given_up is None:
                 if not stall.lasts:  # it may become longer than another
-                    self._settled[stall[:2]] = stall.at
+                    self._settle(stall)
                     self.left_out += 1
                 return
             self._taken.remove(given_up)
             shutil.rmtree(given_up.folder, ignore_errors=True)
             self.left_out += 1
-        self._settled[stall[:2]] = stall.at
+        self._settle(stall)
         self._number += 1
         folder = os.path.join(self._directory, f"stall-{self._number}-{follower.folder.pid}")
         size = self._copy(follower.folder.path, os.path.join(folder, stall.process))
         if size:
             self._taken.append(_Taken(stall, folder, size))
+
+    def _settle(self, stall: _Stall) -> None:
+        moments = self._settled.setdefault((stall.process, stall.ring), [])
+        insort(moments, stall.at)
+        del moments[:-_MAX_SETTLED]
+
+    def _is_settled(self, ring: tuple[str, int], start: float, end: float) -> bool:
+        """Whether the stall between the two moments is settled. The record of one that is over may be read when the
+        next has lasted for long, so they are not settled in order.
+        """
+        moments = self._settled.get(ring, ())
+        at = bisect_left(moments, start)
+        return (at < len(moments) and moments[at] <= end) or (at == 0 and len(moments) == _MAX_SETTLED)
 
     def _to_give_up(self, stall: _Stall) -> _Taken | None:
         """The snapshot that gives way to one of this stall, None if none does."""

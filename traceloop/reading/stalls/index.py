@@ -291,6 +291,11 @@ class StallIndex:
             self.fetch_dump = None
         self._settle()
 
+    @property
+    def watchdog_known_until(self) -> float:
+        """Up to when (monotonic s) all that the watchdog found has been read."""
+        return self._read_until
+
     def is_known(self, ring: int, start: float, end: float) -> bool:
         """Whether the culprit of a run that has ended is known, or will not be. A stack is taken before a run ends and
         written a little later; the loop's own record may be read in between.
