@@ -156,8 +156,9 @@ class Rises:
 
 
 # Timers: a steady thousand is none, with room for its unsteadiness; at 100 leaked timers a second the second rule
-# speaks after 20 s, the first after 32.
+# speaks after 16 s, the first after 32.
 _TIMER_LEAST = 1200.0
+_TIMER_RISE = 1000.0
 
 
 class TimerGrowth:
@@ -165,7 +166,7 @@ class TimerGrowth:
 
     def __init__(self) -> None:
         self._stays = Stays(20.0, _TIMER_LEAST, 0.5)
-        self._rises = Rises(4, 5.0, _TIMER_LEAST, 0.25, wholly=True)
+        self._rises = Rises(4, 4.0, _TIMER_RISE, 0.25, wholly=True)
 
     def sample(self, now: float, live: float) -> Growth | None:
         """Takes the number of live entries at ``now`` (s), about once a second."""
@@ -185,13 +186,13 @@ class MemoryGrowth:
     """Growth of a memory heap; its samples are noisy, and every program's memory grows when it starts.
 
     fast, slow: what it has to grow by, in its own unit, within one minute and within six. In the first two minutes of
-    the samples twice as much, since caches fill. Four times ``fast``, and by a quarter, within 25 s is enough at any
-    time: a process that grows so does not last for many minutes.
+    the samples twice as much, since caches fill. Twice ``fast``, and by a quarter, within 15 s is enough at any time: a
+    process that grows so does not last for many minutes.
     """
 
     def __init__(self, fast: float, slow: float, part: float = 0.03) -> None:
         self._rules = [
-            Rises(5, 5.0, 4 * fast, 0.25, wholly=True),
+            Rises(5, 3.0, 2 * fast, 0.25, wholly=True),
             Rises(5, 10.0, fast, part, wholly=False, warming=60.0),
             Rises(6, 60.0, slow, part, wholly=False),
         ]
