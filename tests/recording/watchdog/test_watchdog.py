@@ -430,6 +430,31 @@ run(main())
     assert [frame[3] for frame in info.stacks[0].frames] == ["main", "collect"]
 
 
+def test_a_run_that_forks_and_waits_for_the_child_is_known_by_its_line(tmp_path):
+    """From 3.13 on the watchdog's thread may not be started again before fork has counted the threads."""
+    observed = run(
+        tmp_path,
+        """
+def start_and_wait():
+    pid = os.fork()
+    if not pid:
+        time.sleep(0.5)
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+async def main():
+    for _ in range(3):
+        start_and_wait()
+        await asyncio.sleep(0.1)
+
+run(main())
+""",
+    )
+    (seen, *_) = [info for info in observed.slow() if info.callback == "__main__.main" and info.stacks]
+    assert seen.culprit == "__main__.start_and_wait"
+    assert seen.stacks[0].frames[-1][3] == "start_and_wait"
+
+
 def test_who_waits_for_an_offload_is_named_not_what_delivers_it(tmp_path):
     observed = run(
         tmp_path,

@@ -54,6 +54,7 @@ def _after_fork_in_parent() -> None:
     if sys.version_info[:2] == (3, 13) or sys.version_info >= (3, 15):
         # 3.13.0 and 3.15 count the threads for fork's warning only after this: the next flush of a loop starts ours.
         _active.paused = True
+        _active.interrupted.note_forked()
     else:
         _active.resume()
 

@@ -41,6 +41,7 @@ from ..waiting.task_looks import TaskLooks
 from . import stacks
 from .fault_dump import FaultDump
 from .full_executors import FullExecutors
+from .interrupted import Interrupted
 from .lateness import Lateness
 from .processor_waits import ProcessorWaits
 from .slow_peers import SlowPeers
@@ -82,8 +83,7 @@ class Watchdog:
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}
         self._stopped: deque[Watched] = deque(maxlen=64)  # loops that stopped since the last turn
-        # What long garbage collections interrupted: thread, end of the collection, the run.
-        self._interrupted: deque[tuple[int, float, stacks.Run]] = deque(maxlen=64)
+        self.interrupted = Interrupted()
         # Reentrant, like all locks that the end of the process takes: a signal handler of the program's may end it
         # (os._exit) or fork while this thread holds them.
         self._lock = threading.RLock()
@@ -183,8 +183,8 @@ class Watchdog:
             self._not_before = monotonic() + _LACK_SECONDS
             self.paused = True
             return None
-        if self._note_interrupted not in gc_pauses.after_long:
-            gc_pauses.after_long.append(self._note_interrupted)
+        if self.interrupted.note_collected not in gc_pauses.after_long:
+            gc_pauses.after_long.append(self.interrupted.note_collected)
         done = _thread.allocate_lock()
         done.acquire()
         self._done = done
@@ -238,6 +238,7 @@ class Watchdog:
         if monotonic() < self._not_before:
             return
         self.paused = False
+        self.interrupted.resumed()
         with self._lock:
             if self._watched:
                 self._start()
@@ -246,8 +247,8 @@ class Watchdog:
         """The process ends: no thread from now on, and no signal asked for."""
         self._ended = True
         self.stop()
-        if self._note_interrupted in gc_pauses.after_long:
-            gc_pauses.after_long.remove(self._note_interrupted)
+        if self.interrupted.note_collected in gc_pauses.after_long:
+            gc_pauses.after_long.remove(self.interrupted.note_collected)
         try:
             self._take_interrupted(monotonic())
             self._end_stopped(monotonic())
@@ -383,7 +384,7 @@ class Watchdog:
 
     def _is_quiet(self, now: float, watched_loops: list[Watched]) -> bool:
         """Whether this turn would find nothing: it comes in time, and every loop sleeps in its poll."""
-        if self._stopped or self._interrupted or self._lateness.is_late(now) or self._sampler.outbox.pending:
+        if self._stopped or self.interrupted.found or self._lateness.is_late(now) or self._sampler.outbox.pending:
             return False
         for watched in watched_loops:
             if watched.stall is not None or watched.words[layout.W_RUNNING] != 0.0:
@@ -457,20 +458,9 @@ class Watchdog:
             due = min(due, self._look(*self._under_way.missed.pop(0)))
         return due
 
-    def _note_interrupted(self) -> None:
-        """A long collection ends in this thread. It held the GIL, and on a busy machine the run that it interrupted is
-        over before the watchdog's own thread can look: so the look is taken here, and what it found written later.
-        """
-        try:
-            run = stacks.find_run(sys._getframe(1))
-            if run is not None:
-                self._interrupted.append((threading.get_ident(), monotonic(), run))
-        except Exception:
-            pass  # within a collection there is no way to report it
-
     def _take_interrupted(self, now: float) -> None:
-        while self._interrupted:
-            thread, at, run = self._interrupted.popleft()
+        while self.interrupted.found:
+            thread, at, run = self.interrupted.found.popleft()
             with self._lock:
                 those = [*self._watched.values(), *self._stopped]
             watched = next((each for each in those if each.thread == thread), None)
