@@ -36,6 +36,13 @@ def test_a_dump():
     assert current.below_loop() == [("/srv/app/main.py", 5, "serve"), ("/srv/app/prices.py", 31, "load")]
 
 
+def test_a_frame_that_was_being_made_is_passed_over():
+    """The thread goes on while another dumps it: what stands for its file may be any string."""
+    whole = 'Thread 0x12 (most recent call first):\n  File "/srv/app/main.py", line 5 in serve\n'
+    torn = whole.replace("  File", '  File "__init__", line 0 in __init__\n  File', 1)
+    assert [each.frames for each in parse_dump(torn)] == [[("/srv/app/main.py", 5, "serve")]]
+
+
 @pytest.mark.parametrize(
     ("text", "threads", "frames"),
     [

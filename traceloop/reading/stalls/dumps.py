@@ -49,6 +49,8 @@ def parse_dump(text: str) -> list[DumpedThread]:
         if match and threads:
             file, number, function = match.groups()
             line_number = int(number) if number.isdigit() else 0
+            if not line_number and "/" not in file and not file.startswith("<"):
+                continue  # a frame that was being made: what it has for a file is another string
             threads[-1].frames.append((printable(file, MAX_TEXT), line_number, printable(function)))
     for thread in threads:
         thread.frames.reverse()
