@@ -267,8 +267,10 @@ function showFindings(data) {
     each.stack.length > 1 ? element("p", {class: "stack", text: each.stack.join(", called by ")}) : null,
     element("p", {class: "remedy"}, "What to do: ", ...withCode(each.remedy)),
     element("p", {class: "more", text: `More: traceloop explain ${each.kind}`})));
-  const healthy = data.verdict.healthy
-    ? element("p", {class: "healthy", text: `No trouble found: ${data.verdict.basis}.`}) : null;
+  const clear = data.verdict.findings.every((each) => each.severity === "note");
+  const begin = data.verdict.healthy ? "No trouble found" : "Nothing is known of the program";
+  const healthy = clear
+    ? element("p", {class: data.verdict.healthy ? "healthy" : "", text: `${begin}: ${data.verdict.basis}.`}) : null;
   const busy = data.verdict.busy.map((sentence) => element("p", {}, ...withCode(`${sentence}.`)));
   parts.findings.replaceChildren(...[healthy, ...busy, ...shown].filter((child) => child !== null));
 }

@@ -106,7 +106,7 @@ def _finite(value: float) -> float | None:
 
 def _verdict(judged: Verdict) -> dict[str, Any]:
     return {
-        "healthy": not judged.troubles,
+        "healthy": not judged.troubles and not judged.is_blank,
         "line": judged.line,
         "basis": judged.basis,
         "busy": list(judged.busy),

@@ -22,7 +22,8 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     troubles = verdict.troubles
     notes = tuple(found for found in verdict.findings if found.severity == NOTE)
     if not troubles:
-        lines = [style.good(line) for line in _wrap(f"No trouble found: {verdict.basis}.", 0, style)]
+        paint = style.warn if verdict.is_blank else style.good
+        lines = [paint(line) for line in _wrap(f"{verdict.all_clear.capitalize()}: {verdict.basis}.", 0, style)]
     groups = _groups(troubles)
     if troubles:
         together = "; what several processes have alike is shown once" if len(groups) < len(troubles) else ""

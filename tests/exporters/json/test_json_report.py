@@ -73,7 +73,7 @@ def test_the_timeline_adds_up(statistics):
 
 def test_nothing_was_recorded():
     data = json.loads(dump(new_statistics()))
-    assert data["verdict"]["healthy"] is True and data["processes"] == []
+    assert data["verdict"]["healthy"] is False and data["processes"] == []
 
 
 def test_what_is_no_number_is_null(statistics):

@@ -187,9 +187,12 @@ def test_a_finding_that_several_workers_have_is_told_once():
 
 
 def test_an_empty_run_has_a_report_too():
-    line = "0 loops, 0 callbacks, 0.0% utilization, no slow callbacks; no trouble found (no callback ran)"
+    line = "0 loops, 0 callbacks, 0.0% utilization, no slow callbacks; nothing is known of the program"
+    line += " (no callback was recorded)"
     assert summary(new_statistics()) == line
     assert report(new_statistics()).startswith("traceloop: 0 loops")
+    assert "\nNothing is known of the program: no callback was recorded.\n" in report(new_statistics())
+
 
 
 @pytest.mark.parametrize(

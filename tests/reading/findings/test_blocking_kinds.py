@@ -28,6 +28,7 @@ def frames(tmp_path, line, *inner):
         ("urllib.request.urlopen(url)", "socket"),
         ("subprocess.run(['ls'])", "subprocess"),
         ("os.system('ls')", "subprocess"),
+        ("pid = os.fork()", "subprocess"),
         ("lock.acquire()", "lock"),
         ("with self.lock:", "lock"),
         ("future.result(timeout=3)", "lock"),
@@ -120,6 +121,21 @@ def test_a_handler_of_logging_that_is_the_applications_own(tmp_path):
 )
 def test_what_waits_in_a_library_that_tells_nothing_is_told_by_the_applications_line(tmp_path, line, cause, kind):
     assert kind_of(frames(tmp_path, line, ("/lib/python3.12/os.py", 1, "os", "walk")), cause).name == kind
+
+
+def test_an_expression_that_a_library_matches_is_not_what_to_rewrite(tmp_path):
+    library = tmp_path / "site-packages" / "parser.py"
+    library.parent.mkdir()
+    library.write_text("found = pattern.match(text)\n")
+    match = ("/lib/python3.12/re/__init__.py", 1, "re", "match")
+    through = frames(tmp_path, "soup = parse(html)", (str(library), 1, "parser", "feed"))
+    assert kind_of(through, "cpu").name == kind_of([*through, match], "cpu").name == "cpu"
+    assert kind_of(frames(tmp_path, "found = re.match(own, text)", match), "cpu").name == "regex"
+
+
+def test_tokens_are_signed(tmp_path):
+    inner = [(f"{LIB}/jwt/algorithms.py", 1, "jwt.algorithms", "RSAAlgorithm.sign")]
+    assert kind_of(frames(tmp_path, "jwt.encode(claims, KEY)", *inner), "cpu").name == "hashing"
 
 
 def test_a_module_that_blocks_while_it_is_imported(tmp_path):

@@ -208,6 +208,35 @@ def test_polls_that_are_late_for_want_of_a_processor():
     assert [kind for kind, _ in made.kinds()] == ["processor-starved"]
 
 
+@pytest.mark.parametrize(
+    ("event", "kinds"),
+    [
+        ({"kind": "growth", "heap": "memory", "start": 1.0, "end": 20.0, "before": 10, "after": 90_000},
+         ["memory-leak", "processor-starved"]),
+        ({"kind": "other"}, ["processor-starved", "blocking-call"]),
+    ],
+)  # fmt: skip
+def test_that_the_machine_is_busy_stands_behind_a_leak_and_before_a_little_harm(event, kinds):
+    made = Made()
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 61.0, 0))
+    made.events(event)
+    if "blocking-call" in kinds:
+        slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+        slow.runs, slow.seconds, slow.longest_s = 1, 1.5, 1.5
+    assert made.one("processor-starved").severity == CRITICAL
+    assert [kind for kind, _ in made.kinds()] == kinds
+
+
+def test_a_note_explains_no_polls_that_are_late():
+    made = Made()
+    made.loop.poll_delays.add_all([0.06] * 170 + [0.0005] * 4000)
+    slow = made.loop.callbacks.slow["app.prices.load", "unknown"] = SlowTotals()
+    slow.runs, slow.seconds, slow.longest_s = 1, 0.15, 0.15
+    made.slow_run(0.15, cpu=0.01, waited=0.13)
+    assert made.one("processor-starved").severity == NOTE
+    assert "poll-late" in [kind for kind, _ in made.kinds()]
+
+
 def test_a_process_whose_thread_is_measured_to_wait_all_the_time_is_on_a_busy_machine():
     made = Made()
     made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 9.0, 0))

@@ -202,6 +202,12 @@ def test_peers_that_do_not_read(paused, found):
     assert (("slow-peer", "") in made.kinds()) == found
 
 
+def test_what_a_busy_loop_did_not_write_on_is_no_peers_doing():
+    made = Made(active=95.0, idle=5.0)
+    made.counter(layout.W_PAUSED_SECONDS, 100.0)
+    assert ("slow-peer", "") not in made.kinds()
+
+
 @pytest.mark.parametrize(("number", "found"), [(6000, True), (4000, False)])
 def test_storms(number, found):
     made = Made()

@@ -107,3 +107,53 @@ def test_other_threads_are_told_but_for_workers_that_wait_for_work(above, told):
     threads = [[["AnyIO worker thread"], 1, 0.2, [WORKER, *above]]]
     found = stalled([ENDPOINT, LOAD_IT], threads, cpu=0.0)
     assert any("meanwhile thread AnyIO worker thread" in line for line in found.evidence) == told
+
+
+HANDLER = "app.main.prices"
+MATCH = ["/srv/lib/python3.12/site-packages/soup/parser.py", 3, "soup.parser", "feed"]
+DEEPCOPY = ["/usr/lib/python3.12/copy.py", 119, "copy", "deepcopy"]
+
+
+def of_one_line(*runs):
+    """Slow runs of one callback: length, CPU time, and the frames of the stack, None where there was none."""
+    made = Made()
+    made.ran(LOAD_LABEL, 10, 5.0)
+    for length, cpu, frames in runs:
+        made.slow_run(length, cpu, 0.0)
+        ring, start = stalls_of(made.process).index.slow_runs()[-1]
+        if frames is None:
+            continue
+        stack_of(made, ring, start, frames, HANDLER)
+        slow = made.loop.callbacks.slow.setdefault((LOAD_LABEL, HANDLER), SlowTotals())
+        slow.runs, slow.seconds, slow.longest_s = slow.runs + 1, slow.seconds + length, max(slow.longest_s, length)
+        unknown = made.loop.callbacks.slow[LOAD_LABEL, "unknown"]
+        unknown.runs, unknown.seconds = unknown.runs - 1, unknown.seconds - length
+    if not made.loop.callbacks.slow[LOAD_LABEL, "unknown"].runs:
+        del made.loop.callbacks.slow[LOAD_LABEL, "unknown"]
+    return [each for each in verdict(made.statistics).findings if each.kind in ("blocking-call", "cpu-on-loop")]
+
+
+def test_a_line_that_computes_and_was_off_the_processor_for_most_of_one_run_is_one_finding():
+    (found,) = of_one_line((0.5, 0.5, [SERVER, ENDPOINT, DEEPCOPY]), (0.3, 0.01, [SERVER, ENDPOINT, DEEPCOPY]))
+    assert (found.kind, found.detail) == ("cpu-on-loop", "pickle") and found.harm.startswith("800 ms in 2 runs")
+
+
+def test_a_line_that_is_found_at_two_sorts_of_computing_is_one_finding():
+    (found,) = of_one_line((0.5, 0.5, [SERVER, ENDPOINT, DEEPCOPY]), (0.4, 0.4, [SERVER, ENDPOINT, MATCH]))
+    assert (found.kind, found.detail) == ("cpu-on-loop", "cpu") and found.harm.startswith("900 ms in 2 runs")
+
+
+def test_two_lines_of_a_function_are_two_findings():
+    other = [ENDPOINT[0], ENDPOINT[1] + 4, *ENDPOINT[2:]]
+    assert len(of_one_line((0.5, 0.5, [SERVER, ENDPOINT, DEEPCOPY]), (0.4, 0.4, [SERVER, other, MATCH]))) == 2
+
+
+def test_runs_without_a_stack_are_of_the_one_culprit_that_their_callback_has():
+    (found,) = of_one_line((0.5, 0.5, [SERVER, ENDPOINT]), (0.12, 0.12, None))
+    assert found.who.place == "app/main.py:23 in prices" and found.harm.startswith("620 ms in 2 runs")
+    assert f"no stack was taken of 1 run of {LOAD_LABEL}: they count here as its others do" in found.evidence
+
+
+def test_what_blocks_and_runs_without_a_stack_that_compute_are_two_findings():
+    found = of_one_line((0.5, 0.0, [SERVER, ENDPOINT]), (0.12, 0.12, None))
+    assert [each.kind for each in found] == ["blocking-call", "cpu-on-loop"]

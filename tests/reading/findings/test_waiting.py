@@ -251,3 +251,24 @@ def test_a_verdict_makes_nothing_of_the_tasks_that_wait_for_nobody(monkeypatch):
     assert not asked
     made(awaited=True)
     assert [sorted(only) for _, _, only in asked] == [[SITE_LIMIT + LOAD, 2 * SITE_LIMIT + WATCH]]
+
+
+@pytest.mark.parametrize(
+    ("function", "line", "kind"),
+    [
+        ("app.pools.Pool.acquire", "return await self.free.get()", "pool"),
+        ("app.pools.ConnectionPool.get", "return await self.free.get()", "pool"),
+        ("app.db.get_connection", "return await idle.get()", "pool"),
+        ("app.views.show", "connection = await POOL.get()", "pool"),
+        ("app.views.show", "connection = await asyncio.wait_for(self.connections.get(), 3)", "pool"),
+        ("app.pool.worker", "job = await self.jobs.get()", "queue"),
+        ("app.jobs.WorkerPool.run", "job = await self.queue.get()", "queue"),
+        ("app.jobs.acquired", "job = await queue.get()", "queue"),
+    ],
+)
+def test_a_queue_that_keeps_connections_is_a_pool(tmp_path, function, line, kind):
+    source = tmp_path / "app.py"
+    source.write_text(f"async def f():\n    {line}\n")
+    place = AwaitPlace(function, 2, function, "asyncio.Queue.get", "queue")._replace(file=str(source))
+    assert waiting_rules._kind_of(place) == kind
+    assert waiting_rules._kind_of(place._replace(inside="asyncio.Queue.put")) == "queue"

@@ -100,7 +100,7 @@ _ALL: Final = (
     ),
     _kind(
         "hashing",
-        "it hashes or encrypts",
+        "it hashes, signs or encrypts",
         "`await asyncio.to_thread(hash, data)`: hashlib, bcrypt and argon2 release the GIL while they work.",
     ),
     _kind(
@@ -175,6 +175,10 @@ _MODULES: Final = {
     "passlib": "hashing",
     "argon2": "hashing",
     "cryptography": "hashing",
+    "jwt": "hashing",
+    "jose": "hashing",
+    "nacl": "hashing",
+    "Crypto": "hashing",
     "gzip": "compression",
     "zipfile": "compression",
     "tarfile": "compression",
@@ -194,7 +198,7 @@ _LINES: Final = tuple(
             "tls-context",
             r"\b(create_default_context|load_default_certs|load_verify_locations)\s*\(",
         ),
-        ("subprocess", r"\b(os\.(system|popen|wait\w*)|subprocess\.\w+|waitpid)\s*\("),
+        ("subprocess", r"\b(os\.(system|popen|wait\w*|fork\w*|posix_spawn\w*)|subprocess\.\w+|waitpid)\s*\("),
         ("database", r"\.(execute|executemany|executescript|commit|rollback|fetchall|fetchone|fetchmany)\s*\("),
         ("socket", r"\.(recv\w*|send\w*|accept|connect|connect_ex|do_handshake|makefile)\s*\(|\bselect\.\w+\s*\("),
         ("socket", r"\b(create_connection|urlopen|requests\.\w+|httpx\.\w+)\s*\("),
@@ -260,6 +264,8 @@ def _told_by(frames: Sequence[Frame]) -> str:
     # The outermost library that means something: a database driver waits in a socket, a request in a lock.
     outermost = [_by_module(module) for module, _ in reversed(modules)]
     found = next((found for found in outermost if found), "") or by_line
+    if found == "regex" and not all(_by_module(module) == found for module, _ in modules[:-1]):
+        return ""  # an expression of a library's, that its user cannot rewrite, happened to be matched
     if found or len(inner) < 2:
         return found
     # What the application's own line calls, and waits for within a library that tells nothing: `os.walk`.

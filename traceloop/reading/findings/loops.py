@@ -133,8 +133,6 @@ def congested(scope: Scope) -> Iterator[Finding]:
     loop = max(scope.loops, key=lambda each: each.callbacks.runs, default=None)
     most = _most_of(loop, callbacks) if loop is not None else None
     who = scope.who(most[0]) if most is not None else None
-    # Who stands in the middle of such an iteration waits for half of it.
-    cost = own / 2 * max(1.0, min(callbacks, 100) / 2)
     yield Finding(
         "congested",
         "",
@@ -143,7 +141,7 @@ def congested(scope: Scope) -> Iterator[Finding]:
         + (f", most of them {who.place}" if who is not None else ""),
         f"{counted(iterations, 'iteration')} took {seconds(total)}; the longest {seconds(longest)} with "
         f"{count(callbacks)} callbacks",
-        cost,
+        own,  # that each of the crowd waits for the others is no harm of its own: who else waited is not known
         scope.process.slot,
         "",
         who,

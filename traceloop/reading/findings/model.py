@@ -79,11 +79,13 @@ class Finding(NamedTuple):
 class Verdict(NamedTuple):
     """All findings, the worst first. basis: what was looked at, for who reads that nothing was found. busy: where the
     time of loops went that are active nearly all the time in processes without a finding, a sentence for each.
+    is_blank: nothing was recorded that could be judged.
     """
 
     findings: tuple[Finding, ...]
     basis: str
     busy: tuple[str, ...] = ()
+    is_blank: bool = False
 
     @property
     def troubles(self) -> tuple[Finding, ...]:
@@ -91,11 +93,16 @@ class Verdict(NamedTuple):
         return tuple(found for found in self.findings if found.severity != NOTE)
 
     @property
+    def all_clear(self) -> str:
+        """That nothing was found, or that nothing could be: what stands before the basis."""
+        return "nothing is known of the program" if self.is_blank else "no trouble found"
+
+    @property
     def line(self) -> str:
         """The worst finding in one line, or that there is none and on what that rests. Without a full stop."""
         troubles = self.troubles
         if not troubles:
-            return f"no trouble found ({self.basis})"
+            return f"{self.all_clear} ({self.basis})"
         worst = troubles[0]
         text = f"{worst.title} ({worst.harm})"
         more = len(troubles) - 1

@@ -17,7 +17,9 @@ def slow(scope: Scope) -> Iterator[Finding]:
     for loop in scope.loops:
         paused = loop.paused_seconds(scope.now)
         observed = sum(loop.times(scope.now))
-        if paused < thresholds.PAUSED_SECONDS or paused < thresholds.PAUSED_SHARE * observed:
+        # A loop that is busy writes nothing on, though the peer may have read all: only the rest is the peer's.
+        cost = paused * (1.0 - loop.utilization(scope.now))
+        if cost < thresholds.PAUSED_SECONDS or cost < thresholds.PAUSED_SHARE * observed:
             continue
         waited = _drains(scope)
         place = waited[0].place if waited else None
@@ -29,7 +31,7 @@ def slow(scope: Scope) -> Iterator[Finding]:
             "Peers do not read what is written to them: their connections are paused"
             + (f", and {who.place} waits for them" if who is not None else ""),
             f"writing was paused for {seconds(paused)}, summed over connections, in {seconds(observed)}",
-            paused,
+            cost,
             scope.process.slot,
             loop.label,
             who,

@@ -184,6 +184,8 @@ def starved(scope: Scope) -> Iterator[Finding]:
     cost = max(waited, measured * measured / max(scope.observed_s, 1e-9))
     waited = max(waited, measured)
     woken_late = any(loops.is_poll_late(loop) for loop in scope.loops) and measured >= polls / 2
+    if woken_late:
+        cost = max(cost, min(polls, measured))
     if (
         throttling.seconds >= thresholds.THROTTLED_SECONDS
         and throttling.seconds >= thresholds.THROTTLED_SHARE * scope.observed_s

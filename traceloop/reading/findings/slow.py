@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 from ...record.frames import culprit_frame, is_application
+from ..stalls.causes import CPU, OFF_CPU
 from ..stalls.model import StallInfo
-from .blocking_kinds import BlockingKind
+from .blocking_kinds import COMPUTE, KINDS, BlockingKind
+
+# A culprit that has this share of what is known of its callback's slow runs is taken to have the others too.
+_NEARLY_ALL: Final = 0.8
+_COMPUTING: Final = COMPUTE | {"cpu"}
 
 
 class Slow:
@@ -31,6 +37,8 @@ class Slow:
         self.goes_on = False
         #: Where this stands for several culprits of one library: the others, the costliest first.
         self.others: list[Slow] = []
+        #: Of these runs, those of which no stack was taken: of the same callback, and so taken for the same culprit's.
+        self.unseen = 0.0
 
     @property
     def loop(self) -> str:
@@ -50,6 +58,33 @@ class Slow:
         return (self.seconds + self.blocked) * own
 
     @property
+    def is_seen(self) -> bool:
+        """Whether a stack names the culprit."""
+        return self.example is not None and self.example.stack is not None
+
+    @property
+    def line(self) -> int:
+        """The line of the culprit's at which the longest run stood; 0 where no stack was taken."""
+        taken = self.example.stack if self.example is not None else None
+        own = culprit_frame(taken.frames, taken.awaiting) if taken is not None else None
+        return own[1] if own is not None else 0
+
+    def take(self, other: Slow) -> None:
+        """Another's runs are this one's too."""
+        self.runs += other.runs
+        self.seconds += other.seconds
+        self.blocked += other.blocked
+        self.starved += other.starved
+        self.unseen += other.unseen
+        if other.unended > self.unended:
+            self.unended, self.goes_on = other.unended, other.goes_on
+        if other.longest > self.longest:
+            self.longest = other.longest
+            self.example = other.example if other.is_seen else self.example
+        for label in other.loops:
+            self.take_loop(label)
+
+    @property
     def library(self) -> str:
         """The package that was seen to run, where no frame is the application's own: ``textual``; else ""."""
         taken = self.example.stack if self.example is not None else None
@@ -57,6 +92,46 @@ class Slow:
             return ""
         own = culprit_frame(taken.frames, taken.awaiting)
         return own[2].partition(".")[0] if own is not None else ""
+
+
+def without_doubles(every: Iterable[Slow]) -> list[Slow]:
+    """What is one trouble as one: a line that computes, in whatever the stacks found it, and was off the processor now
+    and then; and runs of which no stack was taken with those of the callback's culprit, where that is the only one, or
+    nearly.
+    """
+    lines: dict[tuple[object, ...], list[Slow]] = {}
+    for each in every:
+        computes = each.reason == CPU or (each.reason == OFF_CPU and each.kind.name in COMPUTE)
+        key = (each.culprit, each.line) if computes and each.is_seen and each.kind.name in _COMPUTING else (id(each),)
+        lines.setdefault(key, []).append(each)
+    found = [_one_line(those) for those in lines.values()]
+    by_callback: dict[tuple[str, str], list[Slow]] = {}
+    for each in found:
+        if each.is_seen:
+            by_callback.setdefault((each.callback, each.reason), []).append(each)
+    for each in [each for each in found if not each.is_seen and each.culprit == each.callback]:
+        known = by_callback.get((each.callback, each.reason), [])
+        most = max(known, key=lambda one: one.seconds, default=None)
+        if most is not None and most.seconds >= _NEARLY_ALL * sum(one.seconds for one in known):
+            each.unseen = each.runs
+            most.take(each)
+            found.remove(each)
+    return found
+
+
+def _one_line(those: list[Slow]) -> Slow:
+    """It computes, or what it does nearly all the time."""
+    whole = max(those, key=lambda each: (each.reason == CPU, each.seconds))
+    kinds: dict[str, float] = {}
+    for each in those:
+        kinds[each.kind.name] = kinds.get(each.kind.name, 0.0) + each.seconds
+    most = max(kinds, key=lambda name: kinds[name])
+    if len(those) > 1:
+        whole.kind = KINDS[most if kinds[most] >= _NEARLY_ALL * sum(kinds.values()) else "cpu"]
+        for each in those:
+            if each is not whole:
+                whole.take(each)
+    return whole
 
 
 def by_library(every: Iterable[Slow]) -> list[Slow]:
@@ -81,10 +156,5 @@ def _together(those: list[Slow]) -> Slow:
     whole.unended, whole.goes_on = unended.unended, unended.goes_on
     whole.others = [each for each in those if each is not longest]
     for each in those:
-        for label in each.loops:
-            whole.take_loop(label)
-        whole.runs += each.runs
-        whole.seconds += each.seconds
-        whole.blocked += each.blocked
-        whole.starved += each.starved
+        whole.take(each)
     return whole

@@ -17,7 +17,7 @@ from . import thresholds
 from .blocking_kinds import COMPUTE, KINDS, BlockingKind, kind_of
 from .model import CRITICAL, NOTE, Finding, Who, place_of
 from .scope import Scope, frame_line, processor_times
-from .slow import Slow, by_library
+from .slow import Slow, by_library, without_doubles
 
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
@@ -97,7 +97,7 @@ def _find(scope: Scope) -> list[Slow]:
                     first.longest = max(first.longest, totals.longest_s)
     for index in indexes:
         _unfinished(index, scope, found, busy)
-    return sorted(found.values(), key=lambda each: -each.cost_s)
+    return sorted(without_doubles(found.values()), key=lambda each: -each.cost_s)
 
 
 def waits_for_processors(indexes: Sequence[StallIndex], observed_s: float) -> bool:
@@ -389,6 +389,9 @@ def _evidence(each: Slow) -> Iterator[str]:
         yield f"within {readable(info.callback)}"
     if not info.stacks:
         yield "no stack was taken"
+    if round(each.unseen):
+        where = f"{counted(round(each.unseen), 'run')} of {readable(each.callback)}"
+        yield f"no stack was taken of {where}: they count here as its others do"
     if each.others:
         some = ", ".join(f"{readable(other.culprit)} ({seconds(other.seconds)})" for other in each.others[:_OTHERS])
         more = f" and {len(each.others) - _OTHERS} more" if len(each.others) > _OTHERS else ""

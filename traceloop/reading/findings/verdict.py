@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Final
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from ..statistics.histograms import Histogram
 from ..units import count, counted, seconds
 from . import executors, gil, loops, peers, process, slow_runs, swallowed, tasks, thresholds, waiting
-from .model import NOTE, SEVERITIES, Finding, Verdict
+from .model import CRITICAL, NOTE, SEVERITIES, Finding, Verdict
 from .scope import Scope
 
 if TYPE_CHECKING:
@@ -72,8 +73,11 @@ KINDS: Final = (
 
 
 _MAX_BUSY: Final = 4
+_NOTHING: Final = "no callback was recorded"
 #: Findings about the machine. They say nothing of where the program's time goes.
 _OF_THE_MACHINE: Final = ("container-throttled", "processor-starved")
+_WAITS_FOR_ITS_TURN: Final = (*_OF_THE_MACHINE, "gil-contention")
+_LEAKS: Final = ("memory-leak", "task-leak", "timer-leak")
 
 
 def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
@@ -89,12 +93,30 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
                 found.append(_rule_failed(each.slot, rule, error))
     found += _spans_dropped(statistics)
     # What waited for its poll, the GIL or a processor explains late polls.
-    explained = {each.process for each in found if each.kind in ("gil-contention", "processor-starved")}
-    explained |= {each.process for each in found if each.kind == "container-throttled"}
+    explained = {each.process for each in found if each.kind in _WAITS_FOR_ITS_TURN and each.severity != NOTE}
     found = [each for each in found if each.kind != "poll-late" or each.process not in explained]
-    found.sort(key=lambda each: (each.severity == NOTE, -each.cost_s, SEVERITIES.index(each.severity)))
+    found = _ranked(found)
     busy = _busy(statistics, now, found)
-    return Verdict(tuple(found), _basis(statistics, now), busy)
+    is_blank = not any(loop.iterations or loop.callbacks.runs for loop in statistics.loops())
+    return Verdict(tuple(found), _NOTHING if is_blank else _basis(statistics, now), busy, is_blank)
+
+
+def _ranked(found: list[Finding]) -> list[Finding]:
+    """The costliest first, notes last. That the machine is busy stands behind what is critical or a leak: the program
+    can be mended, and how much a busy machine costs changes from hour to hour.
+    """
+    first = [each.cost_s for each in found if not each.is_the_machines and _is_urgent(each)]
+    least = min(first, default=math.inf)
+
+    def key(each: Finding) -> tuple[bool, float, bool, int]:
+        cost = min(each.cost_s, least) if each.is_the_machines else each.cost_s
+        return each.severity == NOTE, -cost, each.is_the_machines, SEVERITIES.index(each.severity)
+
+    return sorted(found, key=key)
+
+
+def _is_urgent(finding: Finding) -> bool:
+    return finding.severity == CRITICAL or finding.kind in _LEAKS
 
 
 def _busy(statistics: Statistics, now: float, found: list[Finding]) -> tuple[str, ...]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from ...record.frames import is_application
+from ..source_lines import source_line
 from ..statistics import wait_kinds
 from ..statistics.task_tree import TaskNow, tasks_in_circles, tasks_of_broken_circle
 from ..statistics.wait_series import Waited
+from ..statistics.waits import AwaitPlace
 from ..units import counted, percent, seconds
 from . import thresholds
 from .model import CRITICAL, Finding, Who, short_path
@@ -24,6 +27,10 @@ _TITLES = {
     wait_kinds.LOCK: "wait for a lock that others hold",
 }
 
+_TAKES = re.compile(
+    r"(^|\.)_?(acquire|checkout|borrow|lease|get_?conn(ection)?|get_(client|session))$|pool\._?(get|take|pop)$", re.I
+)
+_POOLS_LINE = re.compile(r"\b\w*(pool|conn(ection)?s)\w*\.get\s*\(", re.I)
 _LOCK = "asyncio.Lock.acquire"
 # Coroutines that the evidence names.
 _COROUTINES = 3
@@ -37,9 +44,10 @@ def contended(scope: Scope) -> Iterator[Finding]:
     by_line: dict[tuple[str, str, str, int], list[Waited]] = {}
     for waited in every:
         place = waited.place
-        if place.kind in _TITLES:
-            by_line.setdefault((place.kind, place.function, place.file, place.line), []).append(waited)
-    for those in by_line.values():
+        kind = _kind_of(place)
+        if kind in _TITLES:
+            by_line.setdefault((kind, place.function, place.file, place.line), []).append(waited)
+    for (kind, *_), those in by_line.items():
         waited = _together(those)
         # What one look saw at one moment says little of all the others.
         known = sum(
@@ -58,17 +66,28 @@ def contended(scope: Scope) -> Iterator[Finding]:
             harm += f"; {counted(waited.now, 'task')} there now"
         yield Finding(
             "waiting",
-            place.kind,
+            kind,
             scope.severity(waited.seconds),
-            f"Tasks {_TITLES[place.kind]} at {who.place}",
+            f"Tasks {_TITLES[kind]} at {who.place}",
             harm,
             waited.seconds,
             scope.process.slot,
             "",
             who,
             tuple(_evidence(scope, those, every)),
-            _REMEDIES[place.kind],
+            _REMEDIES[kind],
         )
+
+
+def _kind_of(place: AwaitPlace) -> str:
+    """What sort of thing is waited for at a place: an ``asyncio.Queue`` that keeps connections is a pool. That shows
+    in the name of the function that takes one out, or of the queue; who waits for work has other names.
+    """
+    if place.kind != wait_kinds.QUEUE or not place.inside.endswith("Queue.get"):
+        return place.kind
+    name = ".".join(place.function.rpartition(".<locals>.")[2].split(".")[-2:])
+    is_pool = _TAKES.search(name) or _POOLS_LINE.search(source_line(place.file, place.line))
+    return wait_kinds.POOL if is_pool else place.kind
 
 
 def _together(those: list[Waited]) -> Waited:

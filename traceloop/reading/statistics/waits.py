@@ -138,8 +138,10 @@ def place_of(frames: list[Frame], awaited: str, call: Call | None = None) -> Awa
     file, line, module, qualname = frames[chosen]
     function = f"{module}.{qualname}" if module else qualname
     below = frames[chosen + 1 :]
-    inside = call.text if call is not None and _is_told(call, below) else _inside(below, awaited)
-    return AwaitPlace(file, line, function, inside, wait_kinds.kind_of(below, awaited))
+    if call is not None and _is_told(call, below):
+        # Whatever it stands in, a limiter of threads say, belongs to the executor.
+        return AwaitPlace(file, line, function, call.text)
+    return AwaitPlace(file, line, function, _inside(below, awaited), wait_kinds.kind_of(below, awaited))
 
 
 def _as_asyncio(frame: Frame) -> Frame:
