@@ -103,6 +103,13 @@ def test_the_header_has_the_layouts_sums():
     assert f"#define FIRST ({float(layout.FIRST_STEP)} * OUTCOME)\n" in header
 
 
+def test_the_choice_reads_no_variables_of_the_build():
+    """They are 60 KB of bytecode, which each start of a traced process would load."""
+    code = f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{RUN}\nprint('sysconfig' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True, timeout=120)
+    assert ran.stdout.split()[-1:] == ["False"], ran
+
+
 def test_offloads_leave_records_by_the_same_rules():
     source = (NATIVE_FOLDER / "offload.c").read_text()
     assert f"#define UNATTENDED_SECONDS {UNATTENDED_SECONDS}\n" in source

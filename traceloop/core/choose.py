@@ -9,7 +9,6 @@ import os
 import select
 import selectors
 import sys
-import sysconfig
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -46,7 +45,8 @@ def core() -> Core:
 
 def load_native() -> tuple[ModuleType | None, str]:
     """The extension module; or None, and why it cannot be used here."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)() or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    # abiflags, and not sysconfig, which would read all variables of the build (60 KB of bytecode) at each start.
+    if not getattr(sys, "_is_gil_enabled", lambda: True)() or "t" in sys.abiflags:
         return None, "it needs an interpreter with a GIL"
     if sys.byteorder != "little":
         return None, "it needs a little-endian machine"  # as the record has its numbers

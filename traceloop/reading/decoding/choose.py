@@ -9,7 +9,6 @@ import functools
 import importlib
 import os
 import sys
-import sysconfig
 from typing import Any
 
 #: ``python`` keeps to plain Python.
@@ -41,7 +40,8 @@ def load_native() -> Any:
 
 def load(name: str) -> Any:
     """An extension module; None where it was not built or cannot be used."""
-    if not getattr(sys, "_is_gil_enabled", lambda: True)() or sysconfig.get_config_var("Py_GIL_DISABLED"):
+    # abiflags, and not sysconfig, which would read all variables of the build (60 KB of bytecode) at each start.
+    if not getattr(sys, "_is_gil_enabled", lambda: True)() or "t" in sys.abiflags:
         return None
     if sys.byteorder != "little":
         return None  # the record's numbers are taken as they lie in memory
