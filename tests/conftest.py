@@ -1,5 +1,6 @@
 """What the tests find is theirs: not what whoever started them has set up. And fixtures that all may use."""
 
+import os
 import signal
 import sysconfig
 
@@ -15,6 +16,15 @@ from tests.helpers.reporting import Progress, Reruns
 from tests.helpers.traced import Traced, make_traced
 from tests.helpers.waiting import PATIENCE
 
+# A CI job, a container's image or a shell sets these, and the programs of the tests would obey.
+for name in [*os.environ]:
+    if name.startswith("OTEL_") or name in {
+        "CI", "BUILD_NUMBER", "GITHUB_ACTIONS", "PYTEST_ADDOPTS", "COLUMNS", "LINES",
+        "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS", "PYTHON_COLORS",
+        "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONFAULTHANDLER", "PYTHONINSPECT", "PYTHONIOENCODING",
+        "PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONTRACEMALLOC", "PYTHONUNBUFFERED", "PYTHONVERBOSE", "PYTHONWARNINGS",
+    }:  # fmt: skip
+        del os.environ[name]
 # The same examples each time: what fails, fails for everybody. `--hypothesis-profile default` draws others. Whether one
 # takes 0.2 s, or drawing them longer than a second, says how busy the machine is and nothing else.
 hypothesis.settings.register_profile(

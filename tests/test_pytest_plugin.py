@@ -39,9 +39,7 @@ def run(
     folder: Path, *options: str, traced: bool = True, suite: str = SUITE, prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     (folder / "test_suite.py").write_text(textwrap.dedent(suite).replace("{traced}", str(traced)))
-    # With CI or BUILD_NUMBER set, pytest's short summary repeats each failure's whole message.
-    of_pytest = ("OTEL_", "PYTEST", "PY_COLORS", "FORCE_COLOR", "CI", "BUILD_NUMBER")
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(of_pytest)}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
     return subprocess.run(
         [*prefix, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, *options],
         cwd=folder,

@@ -11,12 +11,14 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from pathlib import Path
 
 import pytest
 
 from tests.helpers.leftovers import remove_run, run_of
 from tests.helpers.traced import started
+from tests.helpers.waiting import PATIENCE
 
 BUSY = """
 import asyncio, sys, time
@@ -319,13 +321,14 @@ def test_ps_lists_runs_and_processes(traced, program):
 
 def screen_with(mine, text):
     """Reads the terminal until a whole picture has this text."""
-    seen = b""
-    while True:
-        assert select.select([mine], [], [], 60)[0], f"no picture with {text!r} came, but {seen[-3000:]!r}"
-        seen += os.read(mine, 65536)
-        picture = seen.rpartition(b"\x1b[H\x1b[2J")[2]
-        if text in picture:
-            return picture.decode(errors="replace")
+    seen = picture = b""
+    deadline = time.monotonic() + PATIENCE
+    while text not in picture:
+        assert time.monotonic() < deadline, f"no picture with {text!r} came, but {seen[-3000:]!r}"
+        if select.select([mine], [], [], 1.0)[0]:
+            seen += os.read(mine, 65536)
+            picture = seen.rpartition(b"\x1b[H\x1b[2J")[2]
+    return picture.decode(errors="replace")
 
 
 def test_pages_pause_and_quit_by_keys(traced, program):

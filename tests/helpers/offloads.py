@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from tests.helpers.waiting import PATIENCE
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.decoding.ring_reader import RingReader
@@ -74,4 +75,4 @@ def offloads(process: Process) -> dict[int, Any]:
 
 def run(loop: EventLoop, coro: Any) -> Any:
     """Runs ``coro`` with a limit of time."""
-    return loop.run_until_complete(asyncio.wait_for(coro, 60))
+    return loop.run_until_complete(asyncio.wait_for(coro, PATIENCE))

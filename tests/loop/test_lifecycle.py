@@ -61,7 +61,7 @@ def test_a_generator_that_goes_away_is_closed_by_the_loop(loop):
         while not closed:
             await asyncio.sleep(0)
 
-    loop.run_until_complete(asyncio.wait_for(main(), 60))
+    loop.run_until_complete(asyncio.wait_for(main(), 120))
     assert closed == [loop]
 
 

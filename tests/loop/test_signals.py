@@ -153,7 +153,7 @@ def test_many_signals_while_the_loop_is_busy(loop):
             await asyncio.sleep(0)
 
     loop.add_signal_handler(signal.SIGUSR1, handler)
-    loop.run_until_complete(asyncio.wait_for(main(), 60))
+    loop.run_until_complete(asyncio.wait_for(main(), 120))
     # Each was raised in this thread, and so handled before the next one.
     assert len(seen) >= 99
 

@@ -207,7 +207,8 @@ def test_rubbish_in_a_run_directory_is_told_and_passed_over(tmp_path):
 WAITS = """
 async def main():
     signal.signal(signal.SIGTERM, lambda *_: (current_process().end(), os._exit(0)))
-    asyncio.get_running_loop().call_later(0.05, lambda: print("waits", time.monotonic(), flush=True))
+    begun = time.monotonic()
+    asyncio.get_running_loop().call_later(0.05, lambda: print(begun, time.monotonic(), flush=True))
     await asyncio.sleep(3600)
 run(main())
 """
@@ -216,9 +217,9 @@ run(main())
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_last_poll_of_an_idle_service_counts_however_it_ended(tmp_path, how):
     child = program(tmp_path, WAITS)
-    began = float(child.stdout.readline().split()[1])
+    begun, waits = map(float, child.stdout.readline().split())
     follower = RunFollower(tmp_path, new_statistics())
-    while time.monotonic() - began < 1.5:
+    while time.monotonic() - waits < 1.5:
         follower.poll()
         time.sleep(0.05)
     child.send_signal(how)
@@ -231,8 +232,8 @@ def test_the_last_poll_of_an_idle_service_counts_however_it_ended(tmp_path, how)
     for statistics in readers:
         (loop,) = statistics.loops()
         active, idle = loop.times()
-        assert 1.2 < idle < ended - began + 0.5
-        assert loop.utilization() == active / (active + idle) < 0.5
+        assert 1.0 < idle < ended - begun + 0.1
+        assert loop.utilization() == active / (active + idle)
 
 
 def test_files_of_a_copy_that_have_lost_their_times_say_nothing_of_the_end(tmp_path):
@@ -250,7 +251,7 @@ def test_files_of_a_copy_that_have_lost_their_times_say_nothing_of_the_end(tmp_p
 
 TICKS = """
 async def main():
-    print("up", flush=True)
+    print(time.monotonic(), flush=True)
     while True:
         await asyncio.sleep(0.004)
 run(main())
@@ -260,8 +261,7 @@ run(main())
 def test_a_time_in_which_the_process_stood_still_counts_once(tmp_path):
     """Whether it is active or idle is known afterwards; nobody is told both, or that it runs meanwhile."""
     child = program(tmp_path, TICKS)
-    child.stdout.readline()
-    began = time.monotonic()
+    began = float(child.stdout.readline())
     follower = RunFollower(tmp_path, new_statistics())
 
     def look(seconds):
@@ -282,7 +282,7 @@ def test_a_time_in_which_the_process_stood_still_counts_once(tmp_path):
         assert sum(loop.times()) == before and loop.running_seconds() == running
         child.send_signal(signal.SIGCONT)
         look(1.0)
-        assert sum(loop.times()) < time.monotonic() - began + 1.0
+        assert sum(loop.times()) < time.monotonic() - began + 0.1
     finally:
         child.kill()
         child.communicate()

@@ -97,7 +97,7 @@ def test_clients_that_drip_bytes_or_never_read_take_no_threads_and_hold_up_nobod
             lazy.append(connection)
         started = time.monotonic()
         assert at.get() == BODY
-        assert time.monotonic() - started < 10
+        assert time.monotonic() - started < 60  # one after the other, they would take 100
         assert threads() == before
         # They are dropped, whatever they still do.
         assert all(is_closed(connection) for connection in lazy)

@@ -200,7 +200,7 @@ def accept_until_exhausted(loop_factory, monkeypatch):
         await server.wait_closed()
 
     with asyncio.Runner(loop_factory=loop_factory) as runner:
-        runner.run(asyncio.wait_for(main(), 60))
+        runner.run(asyncio.wait_for(main(), 120))
     return reports
 
 

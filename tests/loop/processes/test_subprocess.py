@@ -20,7 +20,7 @@ PIPE = subprocess.PIPE
 def run(loop_factory):
     def run(coroutine, **options):
         with asyncio.Runner(loop_factory=loop_factory, **options) as runner:
-            return runner.run(asyncio.wait_for(coroutine, 60))
+            return runner.run(asyncio.wait_for(coroutine, 120))
 
     return run
 
@@ -347,7 +347,7 @@ def test_wait_does_not_wait_for_grandchildren():
         process = await asyncio.create_subprocess_shell("sleep 60 & echo $!", stdout=PIPE)
         grandchild = int(await process.stdout.readline())
         try:
-            assert await asyncio.wait_for(process.wait(), 60) == 0
+            assert await asyncio.wait_for(process.wait(), 120) == 0
         finally:
             os.kill(grandchild, signal.SIGKILL)
         await process.stdout.read()
