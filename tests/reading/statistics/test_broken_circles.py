@@ -26,10 +26,10 @@ def test_a_circle_that_all_its_tasks_have_left_lasted_while_all_of_them_were_in_
     waits.step(ONE, 0.5, 4.0, "one")
     assert not waits.circles.broken
     waits.step(TWO, 1.0, 5.0, "two")
-    one, two = waits.circles.longest(3.0)
+    one, two = waits.circles.lasted(3.0)[0]
     assert (one.name, one.chain, one.since, one.until, one.awaits, one.destroyed) == ("one", 1, 0.5, 4.0, (TWO,), False)
     assert (two.name, two.awaits) == ("two", (ONE,))
-    assert not waits.circles.longest(3.1)
+    assert not waits.circles.lasted(3.1)
     assert ONE not in waits.circles and not waits.circles.destroyed(SITE)
 
 
@@ -38,7 +38,7 @@ def test_steps_before_it_began_do_not_end_it():
     waits.circles.left(ONE, "one", 0.0, 1.0)
     waits.circles.left(ONE, "one", 1.0, 4.0)
     waits.circles.left(TWO, "two", 1.5, 4.0)
-    assert waits.circles.longest(2.5)
+    assert waits.circles.lasted(2.5)
 
 
 def test_a_task_that_had_gone_on_before_the_other_was_seen_makes_it_none():

@@ -12,6 +12,7 @@ import pytest
 from traceloop.loop.event_loop import EventLoop
 from traceloop.record import files, layout
 from traceloop.recording.waiting import task_looks
+from traceloop.recording.waiting.lock_holders import LockHolders
 from traceloop.recording.waiting.task_looks import TaskLooks, task_references
 
 
@@ -293,7 +294,7 @@ def test_a_task_that_nobody_else_holds_is_let_go_of_in_the_loops_thread():
         holder = [task]
         del task
         await asyncio.sleep(0)
-        looks._look_at(holder.pop(), loop, [])
+        looks._look_at(holder.pop(), loop, [], LockHolders())
         kept = len(loop._recorder.dropped_tasks)
         loop._recorder.flush(loop, loop.time())
         return kept, len(loop._recorder.dropped_tasks)

@@ -95,7 +95,7 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
     # What waited for its poll, the GIL or a processor explains late polls.
     explained = {each.process for each in found if each.kind in _WAITS_FOR_ITS_TURN and each.severity != NOTE}
     found = [each for each in found if each.kind != "poll-late" or each.process not in explained]
-    found = _ranked(found)
+    found = _ranked(waiting.without_the_stuck(found))
     busy = _busy(statistics, now, found)
     is_blank = not any(loop.iterations or loop.callbacks.runs for loop in statistics.loops())
     return Verdict(tuple(found), _NOTHING if is_blank else _basis(statistics, now), busy, is_blank)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from ...record.frames import is_application
 from ..source_lines import source_line
 from ..statistics import wait_kinds
-from ..statistics.task_tree import TaskNow, tasks_in_circles, tasks_of_broken_circle
+from ..statistics.task_tree import TaskNow, separate_circles, tasks_in_circles, tasks_of_broken_circles
 from ..statistics.wait_series import Waited
 from ..statistics.waits import AwaitPlace
 from ..units import counted, percent, seconds
@@ -34,7 +34,20 @@ _POOLS_LINE = re.compile(r"\b\w*(pool|conn(ection)?s)\w*\.get\s*\(", re.I)
 _LOCK = "asyncio.Lock.acquire"
 # Coroutines that the evidence names.
 _COROUTINES = 3
+# Deadlocks that are findings of their own.
+_DEADLOCKS = 3
+# Holders of a lock that it names.
+_HOLDERS = 2
 _LASTING = "Tasks wait for each other, and none will go on"
+_LASTING_ALONE = "A task waits for a lock that it holds itself"
+_BROKEN_ALONE = "A task waited for a lock that it held itself, until it was cancelled or destroyed"
+_REMEDY_OF_TASKS = (
+    "Let one of them not await the other: pass the result by a future or a queue, or give it a time limit."
+)
+_REMEDY_OF_LOCKS = (
+    "Take locks in the same order everywhere, and none that is held already; put a time limit on the wait "
+    "(`asyncio.timeout`)."
+)
 _BROKEN = "Tasks waited for each other, and none went on until they were cancelled or destroyed"
 
 
@@ -120,14 +133,29 @@ def _evidence(scope: Scope, those: list[Waited], every: list[Waited]) -> Iterato
     for inside, coroutines in _by_what_they_wait_in(those).items():
         more = f" and {len(coroutines) - _COROUTINES} others" if len(coroutines) > _COROUTINES else ""
         yield f"they are tasks of {', '.join(coroutines[:_COROUTINES])}{more}, in {inside}"
+    holders = _seen_holders(scope, those)
+    yield from holders
     holder = next((found for each in those if (found := _holder(scope, each, every)) is not None), None)
-    if holder is not None:
+    if holder is not None and not holders:
         where = f"{short_path(holder.place.file)}:{holder.place.line}, in {holder.place.inside}"
         some = "some " if holder.rough else ""
         yield f"other tasks of it waited {some}{seconds(holder.shown_s)} at {where}: perhaps while they held it"
     if scope.loops:
         busiest = max(loop.utilization(scope.now) for loop in scope.loops)
         yield f"the loop was active {percent(busiest)} of the time"
+
+
+def _seen_holders(scope: Scope, those: list[Waited]) -> list[str]:
+    """Who had the lock when its waiters were looked at: those seen most often."""
+    seen: dict[tuple[int, AwaitPlace], int] = {}
+    for place in {each.place for each in those}:
+        for key, times in scope.process.waits.holders.get(place, {}).items():
+            seen[key] = seen.get(key, 0) + times
+    out = []
+    for site, place in sorted(seen, key=lambda key: -seen[key])[:_HOLDERS]:
+        where = f" at {short_path(place.file)}:{place.line}, in {place.inside}" if place.file else ""
+        out.append(f"the lock was held by {scope.process.sites.label(site)}{where}")
+    return out
 
 
 def _by_what_they_wait_in(those: list[Waited]) -> dict[str, list[str]]:
@@ -158,29 +186,72 @@ def _holder(scope: Scope, waited: Waited, every: list[Waited]) -> Waited | None:
 def deadlocked(scope: Scope) -> Iterator[Finding]:
     """Tasks wait for each other in a circle: none of them will ever go on."""
     process = scope.process
-    circle = (tasks_in_circles(process, scope.now) if process.attached else []) or process.left_in_circles
-    circle = circle or tasks_of_broken_circle(process, thresholds.DEADLOCK_SECONDS)
-    if not circle or min(task.waited_s for task in circle) < thresholds.DEADLOCK_SECONDS:
-        return
-    first = circle[0]
+    found = (tasks_in_circles(process, scope.now) if process.attached else []) or process.left_in_circles
+    found = found or tasks_of_broken_circles(process, thresholds.DEADLOCK_SECONDS)
+    by_places: dict[frozenset[AwaitPlace], list[list[TaskNow]]] = {}
+    for circle in separate_circles(found):
+        if min(task.waited_s for task in circle) >= thresholds.DEADLOCK_SECONDS:
+            by_places.setdefault(frozenset(task.place for task in circle), []).append(circle)
+    for alike in list(by_places.values())[:_DEADLOCKS]:
+        yield _deadlock(scope, alike)
+
+
+def _deadlock(scope: Scope, circles: list[list[TaskNow]]) -> Finding:
+    """Circles at the same lines."""
+    longest = max(circles, key=lambda circle: circle[0].waited_s)
+    first = longest[0]
     who = Who(first.place.function, first.place.file, first.place.line)
-    cost = sum(task.waited_s for task in circle)
-    yield Finding(
+    over_locks = any(task.place.kind == wait_kinds.LOCK for task in longest)
+    title = _BROKEN if first.is_over else _LASTING
+    if len(longest) == 1:
+        title = _BROKEN_ALONE if first.is_over else _LASTING_ALONE
+    harm = f"{counted(len(longest), 'task')}, for {seconds(first.waited_s)}"
+    if len(circles) > 1:
+        harm += f", and {counted(len(circles) - 1, 'more circle')} at the same lines"
+    return Finding(
         "deadlock",
         "",
         CRITICAL,
-        f"{_BROKEN if first.is_over else _LASTING}: {who.place}",
-        f"{counted(len(circle), 'task')}, for {seconds(first.waited_s)}",
-        cost,
+        f"{title}: {who.place}",
+        harm,
+        sum(task.waited_s for circle in circles for task in circle),
         scope.process.slot,
         first.loop,
         who,
-        tuple(_line(task) for task in circle[:5]),
-        "Let one of them not await the other: pass the result by a future or a queue, or give it a time limit.",
+        tuple(_line(task) for task in longest[:5]),
+        _REMEDY_OF_LOCKS if over_locks else _REMEDY_OF_TASKS,
     )
+
+
+def without_the_stuck(found: list[Finding]) -> list[Finding]:
+    """Findings without the waits for locks of a process whose tasks wait for each other at the same line: it is one
+    trouble. The other waits for locks are its effects, so that it costs as much as they do together.
+    """
+    deadlocks: dict[int, list[Finding]] = {}
+    for each in found:
+        if each.kind == "deadlock":
+            deadlocks.setdefault(each.process, []).append(each)
+    if not deadlocks:
+        return found
+    effects = dict.fromkeys(deadlocks, 0.0)
+    out: list[Finding] = []
+    for each in found:
+        stuck = deadlocks.get(each.process)
+        if stuck is not None and each.kind == "waiting" and each.detail == wait_kinds.LOCK:
+            if any(each.who == deadlock.who for deadlock in stuck):
+                continue
+            effects[each.process] += each.cost_s
+        out.append(each)
+    return [
+        each._replace(cost_s=each.cost_s + effects[each.process]) if each.kind == "deadlock" else each for each in out
+    ]
 
 
 def _line(task: TaskNow) -> str:
     others = ", ".join(other.name or other.coroutine for other in task.awaits if other.in_circle)
     where = f"{short_path(task.place.file)}:{task.place.line}" if task.place.file else task.coroutine
+    if task in task.awaits:
+        others = "a lock that it holds itself"
+    elif task.place.kind == wait_kinds.LOCK:
+        others = f"a lock that {others} holds"
     return f"{task.name or task.coroutine} at {where} waits for {others}"

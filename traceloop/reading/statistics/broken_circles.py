@@ -97,10 +97,9 @@ class BrokenCircles:
         """How many tasks of the coroutine at ``site`` were destroyed while they waited for each other."""
         return sum(each.destroyed and site_of(each.ident) == site for circle in self.broken for each in circle)
 
-    def longest(self, least: float) -> list[Left]:
-        """The circle that lasted longest, where one lasted for ``least`` (s)."""
-        lasted = max(self.broken, key=_lasted, default=[])
-        return lasted if lasted and _lasted(lasted) >= least else []
+    def lasted(self, least: float) -> list[list[Left]]:
+        """The circles that lasted for ``least`` (s), longest first."""
+        return sorted((circle for circle in self.broken if _lasted(circle) >= least), key=_lasted, reverse=True)
 
     def _drop(self, circle: _Circle) -> None:
         for ident in circle.found:

@@ -195,12 +195,12 @@ class ProcessStatistics:
 
     def feed(self, decoded: Decoded, loop: LoopStatistics | None) -> None:
         """Takes in a chunk of one of the process's rings; ``loop`` is None for the process ring."""
+        for number, text in decoded.chains:  # before the looks that found them
+            self.waits.chains.define(number, text)
         if loop is not None:
             loop.feed(decoded)
         elif decoded.look_period or decoded.standing or decoded.awaited:  # a look may go on in the next chunk
             self.waits.look(decoded.standing, decoded.look_period, decoded.awaited)
-        for number, text in decoded.chains:
-            self.waits.chains.define(number, text)
         for part in self.parts:
             part.feed(decoded)
 

@@ -21,7 +21,7 @@ from .labels import DEFAULT_LIMIT, NumberSlots
 from .loop import LoopStatistics
 from .parts import Part, Sample
 from .process import ProcessStatistics
-from .task_tree import last_moment, tasks_in_circles, tasks_of_broken_circle
+from .task_tree import last_moment, tasks_in_circles, tasks_of_broken_circles
 
 
 class Statistics:
@@ -75,7 +75,7 @@ class Statistics:
         if process.attached:
             # Nothing but the end of the process broke these circles: a report of it tells of them.
             circle = tasks_in_circles(process, max(at, last_moment(process)))
-            circle = circle or tasks_of_broken_circle(process, 0.0)
+            circle = circle or tasks_of_broken_circles(process, 0.0)
             process.left_in_circles = circle or process.left_in_circles
             process.detach(crashed=crashed, at=at)
             self._slots.free(process.slot, at)

@@ -174,29 +174,41 @@ def tasks_in_circles(process: ProcessStatistics, now: float) -> list[TaskNow]:
     return [task for task in tasks_now(process, now, idents) if task.in_circle] if idents else []
 
 
-def tasks_of_broken_circle(process: ProcessStatistics, least: float) -> list[TaskNow]:
-    """The tasks that waited for each other longest before something ended it, for ``least`` s; empty if none did."""
+def tasks_of_broken_circles(process: ProcessStatistics, least: float) -> list[TaskNow]:
+    """The tasks that waited for each other before something ended it, for ``least`` s; longest first."""
     chains = process.waits.chains
-    found = {
-        each.ident: TaskNow(
-            ident=each.ident,
-            coroutine=process.sites.label(site_of(each.ident)),
-            name=each.name,
-            state=WAITING,
-            age_s=each.until - each.since,
-            waited_s=each.until - each.since,
-            place=chains.place(each.chain),
-            frames=chains.frames(each.chain),
-            made_by="",
-            loop="",
-            in_circle=True,
-            is_over=True,
-        )
-        for each in process.waits.circles.longest(least)
-    }
-    for each in process.waits.circles.longest(least):
-        found[each.ident].awaits = [found[other] for other in each.awaits]
-    return sorted(found.values(), key=lambda task: -task.waited_s)
+    found: list[TaskNow] = []
+    for circle in process.waits.circles.lasted(least):
+        tasks = {
+            each.ident: TaskNow(
+                ident=each.ident,
+                coroutine=process.sites.label(site_of(each.ident)),
+                name=each.name,
+                state=WAITING,
+                age_s=each.until - each.since,
+                waited_s=each.until - each.since,
+                place=chains.place(each.chain),
+                frames=chains.frames(each.chain),
+                made_by="",
+                loop="",
+                in_circle=True,
+                is_over=True,
+            )
+            for each in circle
+        }
+        for each in circle:
+            tasks[each.ident].awaits = [tasks[other] for other in each.awaits]
+        found += sorted(tasks.values(), key=lambda task: -task.waited_s)
+    return found
+
+
+def separate_circles(tasks: Iterable[TaskNow]) -> list[list[TaskNow]]:
+    """Tasks in circles, one list for each circle, in the order in which the tasks came."""
+    known = list(tasks)
+    places = {id(task): place for place, task in enumerate(known)}
+    found = circles({place: [places[id(other)] for other in task.awaits if id(other) in places]
+                     for place, task in enumerate(known)})
+    return [[known[int(place)] for place in sorted(members)] for members in sorted(found, key=min)]
 
 
 def state_of(chain: int, last_step: float, polled: float) -> str:

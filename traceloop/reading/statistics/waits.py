@@ -35,6 +35,7 @@ _MAX_PLACES: Final = 1_000
 _MAX_TASKS: Final = 200_000
 _MAX_LOOKS: Final = 64
 _MAX_AWAITED: Final = 1000
+_MAX_HOLDERS: Final = 20
 # Of a period that makes sense, s: a week, in which some two hundred million tasks are looked at.
 _MAX_PERIOD: Final = 604_800.0
 # What the future at the end of a chain is called.
@@ -243,6 +244,8 @@ class Waits:
         self.looks: dict[float, array[float]] = {}
         #: By the ident of a task: the tasks that it waited for when it was last looked at.
         self.awaited: dict[float, dict[float, None]] = {}
+        #: By the place of a wait for a lock: how often who was seen to have it, by (site of its coroutine, place).
+        self.holders: dict[AwaitPlace, dict[tuple[int, AwaitPlace], int]] = {}
         #: Those that waited for each other.
         self.circles = BrokenCircles()
         self._sought_at = -math.inf
@@ -255,6 +258,7 @@ class Waits:
         self.totals = {}
         self.looks = {}
         self.awaited = {}
+        self.holders = {}
         self.circles = BrokenCircles()
         self._sought_at = -math.inf
         self.period = LOOK_SECONDS
@@ -287,6 +291,24 @@ class Waits:
             known = self.awaited.setdefault(ident, {})
             if len(known) < _MAX_AWAITED:
                 known[other] = None
+            place = self._place_of(ident)
+            if place.kind == wait_kinds.LOCK:
+                self._hold(place, other)
+
+    def _place_of(self, ident: float) -> AwaitPlace:
+        """Where the last look found a task."""
+        seen = self.looks.get(ident)
+        return self.chains.place(int(seen[-1])) if seen else UNKNOWN
+
+    def _hold(self, place: AwaitPlace, ident: float) -> None:
+        holders = self.holders.get(place)
+        if holders is None:
+            if len(self.holders) >= _MAX_PLACES:
+                return
+            holders = self.holders[place] = {}
+        key = (site_of(ident), self._place_of(ident))
+        if key in holders or len(holders) < _MAX_HOLDERS:
+            holders[key] = holders.get(key, 0) + 1
 
     def _stand(self, standing: Iterable[Standing]) -> None:
         looks = self.looks

@@ -12,25 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import weakref
 from collections.abc import Callable, Sequence
 from gc import get_referents
-from types import (
-    AsyncGeneratorType,
-    CodeType,
-    CoroutineType,
-    FrameType,
-    GeneratorType,
-    GetSetDescriptorType,
-    MemberDescriptorType,
-)
+from types import CodeType, CoroutineType, FrameType
 from typing import Any, NamedTuple
 
 from ...record.frames import Frame, is_recording
 from ...record.sites import UNKNOWN_SITE, Site, module_name
 from ..watchdog.stacks import qualname_of
 from .behind_futures import Call, call_in, stands_for, task_behind
+from .coroutine_steps import ANYIO_BACKEND, ASYNCIO_DIRECTORY, below, step
+from .lock_holders import blocks_in, lock_in
 
 #: Frames of a chain that are looked at; deeper ones are left out.
 MAX_DEPTH = 64
@@ -40,14 +33,8 @@ _KEPT_INNER = 20
 #: Chains that are numbered. A program that makes code without end gets 0, "not known", for what comes after.
 MAX_CHAINS = 16_384
 
-_ASYNCIO = os.path.join(os.path.dirname(os.path.abspath(asyncio.__file__)), "")
-# Objects between a coroutine and the one it awaits that do not show it as an attribute.
-_WRAPPERS = frozenset(("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"))
-_LOOKED_INTO = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
-_OF_C_TYPES = frozenset((GetSetDescriptorType, MemberDescriptorType))
 # Tasks that one task may be seen to wait for: the members of a gather, a wait or a task group.
 MAX_AWAITED = 1000
-_ANYIO = "anyio._backends._asyncio"
 # Coroutines of asyncio, and of anyio on it, that hold the tasks they wait for in their locals.
 _HOLDERS = frozenset(
     ("_wait", "wait_for", "TaskGroup.__aexit__", "_AsCompletedIterator._wait_for_one")  # the last one from 3.13 on
@@ -59,16 +46,19 @@ _PASSING_ON = frozenset(("to_thread", "wait_for", "wrap_awaitable", "_wrap_await
 class Chain(NamedTuple):
     """A chain that was met before. holder: how deep in it stands a coroutine that holds the tasks it waits for, or -1;
     in_asyncio: whether it ends in asyncio's own code, which made the future that it waits for; caller: how deep in it
-    stands a coroutine that has a call in an executor among its locals, or -1.
+    stands a coroutine that has a call in an executor among its locals, or -1; lock: how deep in it stands the
+    ``acquire`` of a lock, or -1; blocks: how deep in it stand functions that have an ``async with``.
     """
 
     number: int
     holder: int
     in_asyncio: bool
     caller: int
+    lock: int
+    blocks: tuple[int, ...]
 
 
-UNKNOWN_CHAIN = Chain(0, -1, True, -1)
+UNKNOWN_CHAIN = Chain(0, -1, True, -1, -1, ())
 
 
 class AwaitChains:
@@ -106,16 +96,16 @@ class AwaitChains:
         while True:
             if type(here) is CoroutineType:
                 frame = here.cr_frame
-                below = here.cr_await
+                following = here.cr_await
             else:
-                frame, below = _step(here)
+                frame, following = step(here)
             if frame is None:
                 break
             add(id(frame.f_code))
             add(frame.f_lasti)
-            if below is None or len(key) > 2 * MAX_DEPTH:
+            if following is None or len(key) > 2 * MAX_DEPTH:
                 break
-            here = below
+            here = following
         chain = self._known.get(tuple(key)) or self._new_chain(tuple(key), coro, waiter)
         if chain.in_asyncio and chain.caller < 0:
             return chain
@@ -127,7 +117,7 @@ class AwaitChains:
         if not chain.in_asyncio:
             call = stands_for(waiter)
         if not call and chain.caller >= 0:
-            call = call_in(_below(coro, chain.caller))
+            call = call_in(below(coro, chain.caller))
         if not call:
             return chain
         number = self._calls.get(call)
@@ -141,7 +131,7 @@ class AwaitChains:
     def _new_chain(self, key: tuple[int, ...], coro: Any, waiter: Any, call: Call | str = "") -> Chain:
         frames: list[FrameType] = []
         while len(frames) < MAX_DEPTH:
-            frame, coro = _step(coro)
+            frame, coro = step(coro)
             if frame is None:
                 break
             frames.append(frame)
@@ -150,7 +140,14 @@ class AwaitChains:
             if not frames or self._count >= MAX_CHAINS:
                 return UNKNOWN_CHAIN
             self._count += 1
-            chain = Chain(self._count, _holder_in(frames), _made_in_asyncio(frames[-1]), _caller_in(frames))
+            chain = Chain(
+                self._count,
+                _holder_in(frames),
+                _made_in_asyncio(frames[-1]),
+                _caller_in(frames),
+                lock_in(frames),
+                blocks_in(frames),
+            )
         self._define(chain.number, self._describe(frames, waiter, call))
         self._remember(key, chain, frames)
         return chain
@@ -206,7 +203,7 @@ def _holder_in(frames: list[FrameType]) -> int:
     for depth, frame in enumerate(frames):
         code = frame.f_code
         if code.co_qualname in _HOLDERS and (
-            code.co_filename.startswith(_ASYNCIO) or frame.f_globals.get("__name__") == _ANYIO
+            code.co_filename.startswith(ASYNCIO_DIRECTORY) or frame.f_globals.get("__name__") == ANYIO_BACKEND
         ):
             return depth
     return -1
@@ -214,7 +211,7 @@ def _holder_in(frames: list[FrameType]) -> int:
 
 def _made_in_asyncio(frame: FrameType) -> bool:
     code = frame.f_code
-    return code.co_filename.startswith(_ASYNCIO) and code.co_qualname not in _PASSING_ON
+    return code.co_filename.startswith(ASYNCIO_DIRECTORY) and code.co_qualname not in _PASSING_ON
 
 
 def _caller_in(frames: list[FrameType]) -> int:
@@ -222,52 +219,10 @@ def _caller_in(frames: list[FrameType]) -> int:
     for depth, frame in enumerate(frames):
         code = frame.f_code
         if is_recording(code.co_filename) or (
-            code.co_qualname == "wait_for" and code.co_filename.startswith(_ASYNCIO)
+            code.co_qualname == "wait_for" and code.co_filename.startswith(ASYNCIO_DIRECTORY)
         ):
             return depth
     return -1
-
-
-def _below(coro: Any, depth: int) -> Any:
-    """The coroutine that stands so deep in the chain of ``coro``."""
-    for _ in range(depth):
-        coro = _step(coro)[1]
-    return coro
-
-
-def _step(coro: Any) -> tuple[FrameType | None, Any]:
-    """The frame of a suspended coroutine and what it awaits; (None, None) for what has no frame to show."""
-    for _ in range(3):
-        kind = type(coro)
-        if kind is CoroutineType:
-            return coro.cr_frame, coro.cr_await
-        if kind is GeneratorType:
-            return coro.gi_frame, coro.gi_yieldfrom
-        if kind is AsyncGeneratorType:
-            return coro.ag_frame, coro.ag_await
-        if kind.__name__ not in _WRAPPERS:
-            break
-        inside = [each for each in get_referents(coro) if _is_looked_into(type(each))]
-        if not inside:
-            break
-        coro = inside[0]
-    frame = _shown(coro, "cr_frame") or _shown(coro, "gi_frame")
-    if isinstance(frame, FrameType):  # something coroutine-like, as Cython makes them
-        return frame, _shown(coro, "cr_await") or _shown(coro, "gi_yieldfrom")
-    return None, None
-
-
-def _is_looked_into(kind: type) -> bool:
-    return kind in _LOOKED_INTO or kind.__name__ in _WRAPPERS
-
-
-def _shown(coro: Any, name: str) -> Any:
-    """What a type in C shows under this name. A property of the program's is not called: this is another thread."""
-    for kind in type(coro).__mro__:
-        found = kind.__dict__.get(name)
-        if found is not None:
-            return found.__get__(coro) if type(found) in _OF_C_TYPES else None
-    return None
 
 
 def awaited_tasks(task: Any, waiter: Any, chain: Chain) -> list[Any]:
@@ -284,7 +239,7 @@ def awaited_tasks(task: Any, waiter: Any, chain: Chain) -> list[Any]:
     if chain.holder < 0:
         behind = None if chain.in_asyncio else task_behind(waiter)
         return [behind] if behind is not None and behind is not task and not behind.done() else []
-    return _members(_below(task.get_coro(), chain.holder), task)
+    return _members(below(task.get_coro(), chain.holder), task)
 
 
 def _members(coro: Any, task: Any) -> list[Any]:
@@ -302,7 +257,7 @@ def _members(coro: Any, task: Any) -> list[Any]:
 def _held_by(each: Any) -> Any:
     """The tasks inside what asyncio's coroutines, and anyio's, keep their tasks in; else ``each`` itself."""
     kind = type(each)
-    if kind.__module__ in ("asyncio.taskgroups", "asyncio.tasks", _ANYIO):
+    if kind.__module__ in ("asyncio.taskgroups", "asyncio.tasks", ANYIO_BACKEND):
         attribute = {"TaskGroup": "_tasks", "_AsCompletedIterator": "_todo"}.get(kind.__name__, "")
         return getattr(each, attribute, None) if attribute else each
     return each

@@ -33,6 +33,7 @@ from .. import failures
 from ..outbox import Outbox
 from ..ring import Ring
 from .await_chains import AwaitChains, awaited_tasks
+from .lock_holders import LockHolders
 
 #: How often all tasks of a loop are looked at, where they fit into the slices of that time; s.
 LOOK_SECONDS = 1.0
@@ -70,12 +71,14 @@ class LoopLook:
         self.period = LOOK_SECONDS
         self.count = 0
         self.asked = False
+        self.holders = LockHolders()
 
     def begin(self, loop: Any, now: float) -> None:
         """A whole look begins."""
         self.started = now
         self.left = task_references(loop)
         self.count = len(self.left)
+        self.holders.begin()
 
 
 class TaskLooks:
@@ -188,7 +191,7 @@ class TaskLooks:
         while left:
             for _ in range(min(_CHUNK, len(left))):
                 try:
-                    self._look_at(left.pop(), loop, out)
+                    self._look_at(left.pop(), loop, out, look.holders)
                 except MemoryError:
                     raise
                 except Exception:
@@ -199,11 +202,13 @@ class TaskLooks:
             # A first look at many tasks lasts for minutes: from its first part on, it says how long the whole takes.
             done = 1.0 - len(left) / max(1, look.count)
             look.period = max(LOOK_SECONDS, (now - look.started) / done) if done else look.period
+        if not left:
+            left += look.holders.again()
         look.asked = look.asked and bool(left)
         if out:
             self._outbox.pending.extend((begun, layout.R_LOOK, look.period, *out))
 
-    def _look_at(self, reference: Any, loop: Any, out: list[float]) -> None:
+    def _look_at(self, reference: Any, loop: Any, out: list[float], holders: LockHolders) -> None:
         task = reference() if type(reference) is weakref.ref else reference
         del reference
         if task is None:
@@ -217,6 +222,12 @@ class TaskLooks:
                 out += (ident, layout.R_AWAIT, float(chain.number))
                 for each in awaited_tasks(task, waiter, chain):
                     other = getattr(each, "_loop_ident", 0.0)
+                    if other:
+                        out += (ident, layout.R_AWAITED, other)
+                if chain.blocks:
+                    holders.met(task, chain.blocks)
+                if chain.lock >= 0:
+                    other = getattr(holders.of(task, chain.lock), "_loop_ident", 0.0)
                     if other:
                         out += (ident, layout.R_AWAITED, other)
         del waiter
