@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.helpers.observed import Observed, environment, observe, start
+from tests.helpers.observed import Observed, environment, observe, program, start
 from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
 from traceloop.record.proc import process_start_ticks
@@ -217,3 +217,55 @@ def test_stalls_under_the_gil_are_said_once_and_then_counted(tmp_path):
     assert over.startswith(
         f"stall over: __main__.handler blocked the loop and every other thread of process {process.pid} for about "
     )
+
+
+TWO_PARTS = """
+import itertools
+
+def in_python():
+    loop, begin = asyncio.get_running_loop(), time.monotonic()
+    while time.monotonic() < begin + 120 and not (UNTIL):
+        pass
+
+def under_the_gil():
+    begin = time.perf_counter()
+    sum(itertools.repeat(1, 1_000_000))
+    sum(itertools.repeat(1, int(2_000_000 / (time.perf_counter() - begin))))
+
+async def main():
+    await asyncio.sleep(0.2)
+    asyncio.get_running_loop().call_soon(handler)
+    await asyncio.sleep(0.5)
+
+def handler():
+    PARTS
+
+run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("parts", "until"),
+    [
+        ("in_python(); under_the_gil()", "loop._recorder.words[layout.W_SAID]"),
+        ("under_the_gil(); in_python()", "time.monotonic() > begin + 0.5"),
+    ],
+)
+def test_a_stall_begins_once_whether_its_process_or_the_collector_says_so(tmp_path, parts, until):
+    text = TWO_PARTS.replace("PARTS", parts).replace("UNTIL", until)
+    path = program(tmp_path, "from traceloop.record import layout\n" + text)
+    process = start(tmp_path / "run", path, OTEL_PYTHON_TRACELOOP_ROOT_PID="1")
+    observed = Observed(tmp_path / "run")
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    try:
+        while process.poll() is None:
+            observed.poll()
+            time.sleep(0.01)
+        lines += process.communicate()[1].splitlines()
+    finally:
+        process.kill()
+        process.communicate()
+    of_handler = [each.removeprefix("traceloop: ") for each in lines if "in_python" in each or "under_the_gil" in each]
+    assert len([each for each in of_handler if each.startswith("stall: __main__")]) == 1, lines
+    assert len([each for each in of_handler if each.startswith("stall over: ")]) == 1, lines

@@ -318,8 +318,10 @@ class StallProbe:
         }
         since = {ring: standing.since for ring, standing in process.standing.items() if standing.asked}
         module_of = follower.folder.sites.module_of
+        said = {ring.number: ring.reader.word(layout.W_SAID) for ring in follower.rings.values() if ring.is_loop}
         for stack in self._index(follower).add_dump(asked_at, text, rings.get, module_of, since):
-            self._tell(follower, process, process.standing.get(stack.ring), stack)
+            goes_on = said.get(stack.ring, 0.0) >= since[stack.ring]
+            self._tell(follower, process, process.standing.get(stack.ring), stack, goes_on)
 
     def _look_whether_over(
         self, follower: FolderFollower, process: _Process, ring: int, since: float, now: float
@@ -340,13 +342,27 @@ class StallProbe:
                 f"{follower.folder.pid} for about {seconds:.2f} s"
             )
 
-    def _tell(self, follower: FolderFollower, process: _Process, standing: _Standing | None, stack: StallStack) -> None:
+    def _tell(
+        self,
+        follower: FolderFollower,
+        process: _Process,
+        standing: _Standing | None,
+        stack: StallStack,
+        goes_on: bool = False,
+    ) -> None:
+        """``goes_on``: the process itself has said that the loop is blocked, and will say when that is over."""
         if standing is None or standing.told:
             return
         standing.told = True
         line = whereabouts(stack.taken.frames, stack.taken.awaiting)
         place = f" ({line})" if line else ""
         culprit = stack.culprit if stack.culprit != UNKNOWN_LABEL else stack.callback
+        if goes_on:
+            self._say(
+                f"stall: now {readable(culprit)}{place} keeps every other thread of process {follower.folder.pid} from "
+                f"running too: {stack.taken.at - stack.start:.2f} s so far"
+            )
+            return
         more = process.limit.take(stack.callback, culprit, self._clock())
         if more is None:
             return

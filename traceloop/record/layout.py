@@ -99,6 +99,7 @@ W_TASKS_CANCELLED: Final = 33
 W_RESERVED: Final = 34
 W_DEBUG: Final = 37  # 1 while asyncio's debug mode is on
 W_STOPPED: Final = 36  # 1 while no run of the loop is under way: all that it did is in the record
+W_SAID: Final = 38  # start of the last run of which the process itself has said that it blocks the loop, monotonic s
 W_ENDED: Final = 35  # 1 once the process has said that it writes nothing more, as the file ``ended`` does
 
 # The words that only grow while a loop has the ring. Rings are reused, and a loop may come and go between two looks of

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 
 _HIGH_DESCRIPTOR = 200
 
@@ -59,6 +60,15 @@ class OwnFile:
         except OSError:
             return None
         return status.st_size if (status.st_dev, status.st_ino) == self._identity else None
+
+    def age(self) -> float | None:
+        """Seconds since it was last written to (to some 10 ms); None where it is empty or no longer ours."""
+        if not self.size():
+            return None
+        try:
+            return time.time() - _fstat(self._descriptor).st_mtime
+        except OSError:
+            return None
 
     def reopen(self) -> None:
         """Sees to it that the descriptor is ours. Raises OSError."""

@@ -166,7 +166,7 @@ class TimerGrowth:
 
     def __init__(self) -> None:
         self._stays = Stays(20.0, _TIMER_LEAST, 0.5)
-        self._rises = Rises(4, 4.0, _TIMER_RISE, 0.25, wholly=True)
+        self._rises = Rises(4, 3.6, _TIMER_RISE, 0.25, wholly=True)
 
     def sample(self, now: float, live: float) -> Growth | None:
         """Takes the number of live entries at ``now`` (s), about once a second."""
@@ -192,7 +192,7 @@ class MemoryGrowth:
 
     def __init__(self, fast: float, slow: float, part: float = 0.03) -> None:
         self._rules = [
-            Rises(5, 3.0, 2 * fast, 0.25, wholly=True),
+            Rises(5, 2.6, 2 * fast, 0.25, wholly=True),
             Rises(5, 10.0, fast, part, wholly=False, warming=60.0),
             Rises(6, 60.0, slow, part, wholly=False),
         ]

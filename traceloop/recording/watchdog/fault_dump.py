@@ -166,6 +166,12 @@ class FaultDump:
             return 0
         return size
 
+    def dumped_within(self, seconds: float) -> bool:
+        """Whether a dump was asked for and written in the last so many seconds."""
+        dump = self._dump() if self._signal else None
+        age = dump.age() if dump is not None else None
+        return age is not None and -_CLOCK_SECONDS <= age <= seconds + _CLOCK_SECONDS
+
     def withdraw(self, *, for_good: bool = False) -> None:
         """Takes the signal and its advertisement back."""
         if for_good:
@@ -193,6 +199,8 @@ class FaultDump:
             pass
 
 
+# How far a file's time and the clock may be apart, s.
+_CLOCK_SECONDS = 0.05
 _genuine_is_enabled = faulthandler.is_enabled
 # What tells whether ours is enabled in this process; empty where it is not.
 _enabled_by_us: list[Callable[[], OwnFile | None]] = []

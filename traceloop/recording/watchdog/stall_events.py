@@ -31,10 +31,13 @@ _IN_TIME = 0.05
 class StallEvents:
     """Writes the events of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
-    def __init__(self, process: Process, glance: Callable[[], None]) -> None:
-        """glance: called after each call that gives the GIL away."""
+    def __init__(self, process: Process, glance: Callable[[], None], dumped_within: Callable[[float], bool]) -> None:
+        """glance: called after each call that gives the GIL away. dumped_within: whether the collector has had a dump
+        written in the last so many s, and so has said of what ran then that it blocks the loop.
+        """
         self._process = process
         self._glance = glance
+        self._dumped_within = dumped_within
         self._suppressed = 0
         self._stack_budget = TokenBucket(MAX_STACKS_A_MINUTE)
         self._event_budget = TokenBucket(MAX_EVENTS_A_MINUTE)
@@ -102,9 +105,11 @@ class StallEvents:
         if not stall.told and now - stall.start >= stall.told_from:
             stall.told = True
             stall.said = culprit
-            stall.announced = self.notices.started(
+            stall.announced = not self._dumped_within(now - stall.start) and self.notices.started(
                 label, culprit, line, now - stall.start, event["ready"], watched.name, holder
             )
+            if stall.announced:
+                watched.words[layout.W_SAID] = stall.start
             stall.told_holder = holder is not None
         elif stall.announced and culprit not in ("", stall.said) and now - due < _IN_TIME:
             # The same run has gone on to something else. A stack that came late is of what is over by now.

@@ -95,7 +95,8 @@ class Watchdog:
         self._ended = False
         self._idle_since = 0.0
         self._under_way = UnderWay(self._watched, lambda watched: self._pace(watched)[2])
-        self._events = StallEvents(process, self._under_way.glance)
+        self.faults = FaultDump(process.directory)
+        self._events = StallEvents(process, self._under_way.glance, self.faults.dumped_within)
         self._lateness = Lateness(self._events.report)
         self._profiler = profiler_of(process, self._sampler.outbox)
         self._full_executors = FullExecutors(process, self._events.report)
@@ -113,7 +114,6 @@ class Watchdog:
         self._dumped = 0
         self.paused = False
         self._not_before = 0.0  # when it may be started again
-        self.faults = FaultDump(process.directory)
 
     # -- called by the loops
 
