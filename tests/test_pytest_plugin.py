@@ -68,7 +68,9 @@ def test_plumbing_is_called_what_it_does_as_in_the_report(tmp_path: Path) -> Non
             asyncio.run(asyncio.sleep(0.01))
     """
     result = run(tmp_path, "--traceloop", suite=suite)
+    # However short it was: the table has room.
     assert re.search(r" ms  ending a sleep .* test_suite\.py::test_sleep", result.stdout), result.stdout
+    assert re.search(r" ms  asyncio\.tasks\.sleep .* test_suite\.py::test_sleep", result.stdout), result.stdout
 
 
 def test_a_callback_over_the_limit_fails_its_test_only(tmp_path: Path) -> None:

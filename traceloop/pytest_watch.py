@@ -185,8 +185,8 @@ class Watch:
             self.callbacks += len(chunk.decoded.runs)
             runs = chunk.decoded.runs
             for index, seconds in enumerate(map(sub, runs.ends, runs.starts)):
-                # Most runs are short: those that cannot be in any table need no name.
-                if seconds < longest and seconds < 1e-4:
+                # Most runs are short: those that cannot be in a table that is full need no name.
+                if seconds < longest and seconds < 1e-4 and len(self.longest) >= _SHOWN:
                     continue
                 longest = max(longest, seconds)
                 run = runs[index]
