@@ -248,7 +248,8 @@ timer_cancel(PyObject *self, PyObject *unused)
 }
 
 static PyMethodDef timer_methods[] = {
-    {"cancel", timer_cancel, METH_NOARGS, "Cancels the call; its entry stays in the heap until it is due or swept."},
+    {"cancel", timer_cancel, METH_NOARGS,
+     "cancel($self)\n--\n\nCancels the call; its entry stays in the heap until it is due or swept."},
     {NULL},
 };
 

@@ -438,22 +438,22 @@ scheduling_dealloc(PyObject *self)
 
 static PyMethodDef scheduling_methods[] = {
     {"call_soon", METHOD(call_soon), METH_FASTCALL | METH_KEYWORDS,
-     "call_soon($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon($self, callback, *args, context=None)\n--\n\n"
      "Runs callback(*args) in the next iteration, in context or a copy of the current one."},
     {"call_later", METHOD(call_later), METH_FASTCALL | METH_KEYWORDS,
-     "call_later($self, delay, callback, /, *args, context=None)\n--\n\n"
+     "call_later($self, delay, callback, *args, context=None)\n--\n\n"
      "Runs callback(*args) once delay seconds have passed."},
     {"call_at", METHOD(call_at), METH_FASTCALL | METH_KEYWORDS,
-     "call_at($self, when, callback, /, *args, context=None)\n--\n\n"
+     "call_at($self, when, callback, *args, context=None)\n--\n\n"
      "Runs callback(*args) when the loop's clock passes when."},
     {"create_task", METHOD(create_task), METH_FASTCALL | METH_KEYWORDS,
-     "create_task($self, coro, /, **kwargs)\n--\n\n"
+     "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
      "Makes a task of coro; keyword arguments go to the task factory or to asyncio.Task."},
     {"create_future", create_future, METH_NOARGS, "create_future($self)\n--\n\nA future of this loop."},
     {"get_debug", get_debug, METH_NOARGS, "get_debug($self)\n--\n\nWhether debug mode is on."},
 #if PY_VERSION_HEX < 0x030E0000 /* later ones guard the handle's context: core/handles.py */
     {"call_soon_threadsafe", METHOD(scheduling_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
-     "call_soon_threadsafe($self, callback, /, *args, context=None)\n--\n\n"
+     "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
      "call_soon from any thread; wakes the loop."},
 #endif
     {"_wake", scheduling_wake, METH_NOARGS, "Lets the loop look at its queue; from any thread."},
