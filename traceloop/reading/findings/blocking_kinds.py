@@ -71,7 +71,8 @@ _ALL: Final = (
     _kind(
         "import",
         "it imports modules",
-        "Import at the top of the module, so that it happens before the loop starts.",
+        "Import at the top of the module, so that it happens before the loop starts. What a library imports when it is "
+        "first used, import when the program starts.",
     ),
     _kind(
         "lock",

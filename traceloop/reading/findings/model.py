@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Final, NamedTuple
 
 from ...record.plumbing import readable
@@ -14,6 +15,7 @@ NOTE: Final = "note"
 SEVERITIES: Final = (CRITICAL, WARNING, NOTE)
 
 DOCS: Final = "docs/findings/"
+_PACKAGES: Final = re.compile(r"/(?:site|dist)-packages/")
 
 
 class Who(NamedTuple):
@@ -122,7 +124,13 @@ def place_of(function: str, file: str, line: int) -> str:
 
 
 def short_path(file: str) -> str:
-    """The last folder and the name of a file: enough to know it by, whatever the installation's prefix."""
+    """The last folder and the name of a file: enough to know it by, whatever the installation's prefix. Of a library's
+    file also the package, since folders have the same names in many: ``anyio/_core/_sockets.py``.
+    """
+    packages = _PACKAGES.split(file, maxsplit=1)
+    if len(packages) == 2:
+        package, *inner = packages[1].split("/")
+        return "/".join([package, *(["…"] if len(inner) > 2 else []), *inner[-2:]])
     folder, name = os.path.split(file)
     parent = os.path.basename(folder)
     return f"{parent}/{name}" if parent and not file.startswith("<") else name
