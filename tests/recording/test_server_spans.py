@@ -57,9 +57,9 @@ def test_there_are_so_many_names():
 
 def test_a_handler_of_two_routes_has_no_name_that_is_remembered():
     names = Names()
-    assert names.learned(7.0) == 0.0
+    assert names.by_handler.get(7.0, 0.0) == 0.0
     names.learn(7.0, 1.0)
-    assert names.learned(7.0) == 1.0
+    assert names.by_handler.get(7.0) == 1.0
     names.learn(7.0, 2.0)
     names.learn(7.0, 1.0)
-    assert names.learned(7.0) == 0.0
+    assert names.by_handler.get(7.0) == 0.0

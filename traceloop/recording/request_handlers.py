@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import weakref
 from asyncio import get_running_loop
 from collections.abc import Callable
 from types import FunctionType
@@ -123,12 +124,38 @@ def _application_behind(app: Any) -> Any:
     for a framework's.
     """
     for _ in range(_MOST_MIDDLEWARE):
-        inner = getattr(app, "__dict__", {}).get("app")
-        if not callable(inner):
+        try:
+            inner = app.__dict__.get("app")
+        except AttributeError:
+            break
+        if inner is None or not callable(inner):
             break
         app = inner
+    known = _own_code.get(id(app))
+    if known is None or known[0]() is not app:
+        known = _look_at(app)
+    return app if known[1] else None
+
+
+def _look_at(app: Any) -> tuple[Callable[[], Any], bool]:
+    """Whose code ``app`` is, and how to tell whether an object of its id is still that. It is kept: to find out takes
+    ten times as long as the rest that is done for a request.
+    """
     site = site_of(app)
-    return app if is_application(site.file, site.module) else None
+    own = is_application(site.file, site.module)
+    try:
+        known: tuple[Callable[[], Any], bool] = weakref.ref(app), own
+    except TypeError:  # it cannot be told from another one of the same address
+        return (lambda: None), own
+    if len(_own_code) >= _MOST_APPLICATIONS:
+        _own_code.clear()
+    _own_code[id(app)] = known
+    return known
+
+
+# By the id of what answers: a weak reference to it, and whether it is the application's own code.
+_own_code: dict[int, tuple[Callable[[], Any], bool]] = {}
+_MOST_APPLICATIONS = 64
 
 
 def _of_websocket(websocket: Any, *_: Any, **__: Any) -> Any:

@@ -67,7 +67,8 @@ class Names:
 
     def __init__(self) -> None:
         self._sites: dict[str, float] = {}
-        self._by_handler: dict[float, float] = {}
+        #: What the requests of a handler are called (sites); 0 where it answers several routes.
+        self.by_handler: dict[float, float] = {}
 
     def site_of(self, span: Any, process: Any) -> float:
         """The site of a span's name, 0 where it is no template or there are too many."""
@@ -81,16 +82,12 @@ class Names:
 
     def learn(self, handler: float, site: float) -> None:
         """A request that ``handler`` (a site) answered was called ``site``."""
-        known = self._by_handler.get(handler)
+        known = self.by_handler.get(handler)
         if known is None:
-            if len(self._by_handler) < _MAX_HANDLERS:
-                self._by_handler[handler] = site
+            if len(self.by_handler) < _MAX_HANDLERS:
+                self.by_handler[handler] = site
         elif known != site:
-            self._by_handler[handler] = 0.0  # one handler of several routes
-
-    def learned(self, handler: float) -> float:
-        """What the requests of a handler are called, 0 where that is not known."""
-        return self._by_handler.get(handler, 0.0)
+            self.by_handler[handler] = 0.0  # one handler of several routes
 
 
 def span_names_of(process: Any) -> Names:
@@ -184,7 +181,7 @@ def _resolve(known: ServerSpan, recorder: Any) -> None:
 def note_early(recorder: Any, handler: float) -> None:
     """Notes which handler a request was given to that begins in the run under way: its server span is yet to come."""
     _early.set(handler)
-    recorder.record.add(0.0, layout.R_REQUEST, recorder.span_names.learned(handler) or handler)
+    recorder.record.add(0.0, layout.R_REQUEST, recorder.span_names.by_handler.get(handler) or handler)
 
 
 def note(recorder: Any, handler: float) -> None:
@@ -192,7 +189,7 @@ def note(recorder: Any, handler: float) -> None:
     known = _current.get()
     names: Names = recorder.span_names
     if known is None or known.noted:
-        recorder.record.add(0.0, layout.R_REQUEST, names.learned(handler) or handler)
+        recorder.record.add(0.0, layout.R_REQUEST, names.by_handler.get(handler) or handler)
         return
     if known.span is not None:
         _resolve(known, recorder)
