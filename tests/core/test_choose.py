@@ -95,7 +95,8 @@ def test_the_header_has_the_layouts_numbers():
 
 def test_the_header_has_the_layouts_sums():
     header = (NATIVE_FOLDER / "core.h").read_text()
-    assert f"#define W_RUNNING {layout.W_RUNNING}\n" in header
+    for name in ("W_RUNNING", "W_HEARTBEAT", "W_LOOKED", "W_DUE"):
+        assert f"#define {name} {getattr(layout, name)}\n" in header
     assert f"#define SITE_LIMIT {float(layout.SITE_LIMIT)}\n" in header
     assert f"#define OUTCOME {layout.OUTCOME}\n" in header
     assert f"#define OUTCOME_RESULT ({float(layout.OUTCOME_RESULT)} * OUTCOME)\n" in header

@@ -14,10 +14,12 @@
    runs.c        the run of one handle
    poll.c        the poll of an epoll object
    stream.c      what a stream transport reads and writes
+   alarm.c       what the watchdog sleeps on, and its turns while all loops sleep
 
    Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and answers to the same names,
    so that the Python iteration runs on them too. Nothing here is static and mutable: all of it hangs on the module's
-   state, so that each interpreter has its own. Everything runs with the GIL; no function releases it but the poll. */
+   state, so that each interpreter has its own. Everything runs with the GIL; no function releases it but the poll and
+   the alarm's waits. */
 
 #ifndef TRACELOOP_CORE_H
 #define TRACELOOP_CORE_H
@@ -42,6 +44,9 @@
 #define R_DELIVER (-21.0)
 #define R_FOUND (-1024.0)
 #define W_RUNNING 1
+#define W_HEARTBEAT 12
+#define W_LOOKED 29
+#define W_DUE 30
 #define SITE_LIMIT 65536.0
 #define OUTCOME 4294967296.0
 #define OUTCOME_RESULT (1.0 * OUTCOME)
@@ -90,7 +95,7 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
-        *offload_type, *stream_type;
+        *offload_type, *stream_type, *alarm_type;
 
     /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
     PyTypeObject *asyncio_handle, *asyncio_timer_handle;
@@ -302,6 +307,9 @@ PyObject *scheduling_run(PyObject *self, PyObject *args);
 extern PyType_Spec core_stream_spec;
 PyObject *core_set_streams(PyObject *module, PyObject *args);
 int stream_read_ready(core_state *st, PyObject *callback);
+
+/* alarm.c */
+extern PyType_Spec core_alarm_spec;
 
 /* poll.c */
 typedef struct {

@@ -98,7 +98,8 @@ class TaskLooks:
         self._ring = ring
         # What had been written to the ring, in bytes, when the chains were last to be described again.
         self._described_at = 0.0
-        self._asked = os.path.join(directory, files.LOOK) if directory else ""
+        #: The file by which a command asks for a look; "" where none can.
+        self.request = os.path.join(directory, files.LOOK) if directory else ""
         self._answering = os.path.join(directory, files.LOOKING) if directory else ""
         self._is_asked = False
         self._chains = AwaitChains(self._define_chain, sites)
@@ -144,10 +145,10 @@ class TaskLooks:
                 self._chains.describe_again()
 
     def _take_request(self, loops: list[Any], now: float) -> None:
-        if not self._asked:
+        if not self.request:
             return
         try:
-            _rename(self._asked, self._answering)
+            _rename(self.request, self._answering)
         except OSError:  # no command asks; or the process may not write there any more
             return
         self._is_asked = True

@@ -68,6 +68,10 @@ class GilWaits:
             without = [each.thread for each in loops] if len(loops) == 1 else []
             self._standing = threads_now(sys._current_frames(), (*without, threading.get_ident()))
 
+    def in_time(self, turns: int) -> None:
+        """So many turns did not wait."""
+        self._turns += turns
+
     def poll(self, now: float, loops: Sequence[Watched]) -> None:
         """Writes down what was found since the last time, where that was long enough ago and other threads hold it."""
         passed = now - self._began

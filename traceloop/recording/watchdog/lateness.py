@@ -36,7 +36,8 @@ class Lateness:
         self._suspensions: deque[tuple[float, float]] = deque(maxlen=16)
         self._due = 0.0
         self._measured = 0.0
-        self._switches = 0
+        #: How often this thread had been woken when its last turn was over.
+        self.switched = 0
         self._process_cpu = 0.0
         self._own_wait = 0.0
         self._was_late = False
@@ -45,7 +46,7 @@ class Lateness:
     def turn_begins(self, now: float, loops: Sequence[Watched]) -> None:
         """Called before anything in a turn gives the GIL away."""
         if self._due:
-            self._gil_waits.turn(now - self._due, lambda: switches() - self._switches, loops)
+            self._gil_waits.turn(now - self._due, lambda: switches() - self.switched, loops)
 
     def forget(self) -> None:
         """The thread begins anew: nothing was due."""
@@ -76,11 +77,18 @@ class Lateness:
         if not quiet:
             self._gil_waits.poll(began, loops)
         self._due = due
-        self._switches = switches()
+        self.switched = switches()
         self._process_cpu = time.process_time()
         if not quiet:
             self._own_wait = schedule_of_thread(threading.get_native_id()).waited_s
         self._measured = monotonic()
+
+    def slept(self, turns: int, due: float, process_cpu: float, switched: int, measured: float) -> None:
+        """So many turns came in time and found nothing (quiet_turns.py); the next is ``due``, and is compared with what
+        was measured at the end of the last of them.
+        """
+        self._due, self._process_cpu, self.switched, self._measured = due, process_cpu, switched, measured
+        self._gil_waits.in_time(turns)
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:
         """What was to go on at ``due`` (0: nothing was) goes on now."""
@@ -91,7 +99,7 @@ class Lateness:
                 self._report({"kind": "samples", "loops": [[each.ring, each.sample()] for each in loops]}, now)
             return
         late = now - due
-        woken = switches() - self._switches
+        woken = switches() - self.switched
         cpu = time.process_time() - self._process_cpu
         waited = schedule_of_thread(threading.get_native_id()).waited_s
         known = COUNTS_SWITCHES and waited >= 0.0

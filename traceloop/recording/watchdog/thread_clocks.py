@@ -43,6 +43,15 @@ class ThreadClocks:
 
         self._last: Sample = (0.0, -1.0, 0.0, -1.0, -1)
 
+    def known(self) -> tuple[int, int, float, float, int]:
+        """For turns in C (quiet_turns.py): the thread's CPU clock, its number, and what was measured of it last."""
+        _, cpu, _, wait, slices = self._last
+        return self._cpu_clock, self._thread_id, cpu, wait, slices
+
+    def take(self, sample: Sample) -> None:
+        """What C has measured last."""
+        self._last = sample
+
     def sample(self) -> Sample:
         """What is measured now; the waiting for a processor is what costs most of it."""
         try:
@@ -83,6 +92,11 @@ def forget_watchdog() -> None:
     global _own_ident, _own_before, _own_last
     _own_ident = 0
     _own_before = _own_last = 0.0
+
+
+def ended_watchdogs_cpu() -> float:
+    """CPU time of this process's watchdog threads before this one, s."""
+    return _own_before
 
 
 def _process_cpu() -> float:

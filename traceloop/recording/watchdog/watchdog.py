@@ -44,6 +44,7 @@ from .full_executors import FullExecutors
 from .interrupted import Interrupted
 from .lateness import Lateness
 from .processor_waits import ProcessorWaits
+from .quiet_turns import QuietTurns, new_alarm
 from .slow_peers import SlowPeers
 from .stall_events import StallEvents
 from .thread_clocks import watchdog_begins, watchdog_ends
@@ -59,7 +60,7 @@ _PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
 # While all loops sleep, most of what a turn looks at can wait for so long (s).
-_QUIET = 0.4
+_QUIET = 0.9
 # The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
 _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
@@ -87,8 +88,7 @@ class Watchdog:
         # Reentrant, like all locks that the end of the process takes: a signal handler of the program's may end it
         # (os._exit) or fork while this thread holds them.
         self._lock = threading.RLock()
-        self._wake = threading.Lock()
-        self._wake.acquire()
+        self._wake = new_alarm()
         self._thread_id = 0
         self._done: Any = None
         self._running = False
@@ -98,6 +98,13 @@ class Watchdog:
         self.faults = FaultDump(process.directory)
         self._events = StallEvents(process, self._under_way.glance, self.faults.dumped_within)
         self._lateness = Lateness(self._events.report)
+        self._quiet_turns = QuietTurns(
+            self._watched,
+            (self._stopped, self.interrupted.found, self._sampler.outbox.pending),
+            self._lateness,
+            self._task_looks.request,
+        )
+        self._quiet_until = 0.0
         self._profiler = profiler_of(process, self._sampler.outbox)
         self._full_executors = FullExecutors(process, self._events.report)
         self._slow_peers = SlowPeers(self._events.report)
@@ -208,14 +215,11 @@ class Watchdog:
             running, self._running = self._running, False
             done = self._done
         if running:
-            self._wake.release()
+            self._wake.ring()
             if not done.acquire(timeout=1.0):
                 return
             self._publish(0.0, 0.0)
-            try:
-                self._wake.acquire(blocking=False)
-            except RuntimeError:
-                pass
+            self._wake.wait(0.0)
         thread_id = self._thread_id
         if not until_gone or not thread_id:
             return
@@ -288,11 +292,13 @@ class Watchdog:
         """
         profiler, looks = self._profiler, self._task_looks
         if profiler is None and looks.pause is None:
-            return self._wake.acquire(timeout=delay)
+            if self._quiet_until:
+                return self._quiet_turns.sleep(self._wake, self._quiet_until, self._process.process_ring)
+            return bool(self._wake.wait(delay))
         until = monotonic() + delay
         while True:
             pauses = [until - monotonic(), looks.pause, profiler.period if profiler is not None else None]
-            if self._wake.acquire(timeout=max(0.0, min(each for each in pauses if each is not None))):
+            if self._wake.wait(max(0.0, min(each for each in pauses if each is not None))):
                 return True
             with self._looking:
                 self._sample_if_due()
@@ -338,8 +344,9 @@ class Watchdog:
         found = self._under_way.begin(watched_loops, now)
         self._lateness.turn_begins(now, watched_loops)
         with self._lock:
-            quiet = now - self._looked_whole < _QUIET and self._is_quiet(now, watched_loops)
-            size = 0
+            quiet = now - self._looked_whole < _QUIET and self._quiet_turns.are_due(now, watched_loops)
+            quiet = quiet and not self._task_looks.under_way
+            self._quiet_until, size = 0.0, 0
             if not quiet:
                 self._looked_whole = now
                 if self._watched:
@@ -382,25 +389,10 @@ class Watchdog:
         self._publish(now, due)
         return max(due - monotonic(), 0.001)
 
-    def _is_quiet(self, now: float, watched_loops: list[Watched]) -> bool:
-        """Whether this turn would find nothing: it comes in time, and every loop sleeps in its poll."""
-        if self._stopped or self.interrupted.found or self._lateness.is_late(now) or self._sampler.outbox.pending:
-            return False
-        for watched in watched_loops:
-            if watched.stall is not None or watched.words[layout.W_RUNNING] != 0.0:
-                return False
-        return not self._task_looks.under_way
-
     def _look_quietly(self, watched_loops: list[Watched], now: float) -> float:
-        """A turn while all loops sleep: a third of a whole one, which then comes each ``_QUIET`` seconds.
-
-        A stall that begins next is measured from the sample that is taken here.
-        """
-        due = now + _MAX_PACE
-        for watched in watched_loops:
-            watched.sample()
-            due = min(due, now + self._pace(watched)[1])
-        self._lateness.turn_over(now, due, watched_loops, quiet=True)
+        due = min((now + self._pace(watched)[1] for watched in watched_loops), default=now + _MAX_PACE)
+        self._quiet_turns.look(now, due, watched_loops)
+        self._quiet_until = self._looked_whole + _QUIET
         self._due = due
         self._publish(now, due)
         return max(due - monotonic(), 0.001)

@@ -65,7 +65,7 @@ class Watched:
     """One loop that runs, as the watchdog sees it."""
 
     __slots__ = (
-        "_clocks",
+        "clocks",
         "compared",
         "first",
         "general_threshold",
@@ -88,7 +88,7 @@ class Watched:
         self.general_threshold = general_threshold
         self.thread = threading.get_ident()
         self.name = threading.current_thread().name
-        self._clocks = ThreadClocks()
+        self.clocks = ThreadClocks()
         #: Samples: the latest all, older ones ever farther apart, so that one from before a long run is among them.
         self.history: list[Sample] = []
         self.stall: Stall | None = None
@@ -100,11 +100,19 @@ class Watched:
 
     def sample(self) -> Sample:
         """What is measured now. Costs about 10 us."""
-        sample = self._clocks.sample()
+        sample = self.clocks.sample()
+        self._keep(sample)
+        return sample
+
+    def take(self, sample: Sample) -> None:
+        """What a turn in C has measured."""
+        self.clocks.take(sample)
+        self._keep(sample)
+
+    def _keep(self, sample: Sample) -> None:
         self.history.append(sample)
         if len(self.history) > _MAX_HISTORY:
             del self.history[1 : _MAX_HISTORY // 2 : 2]
-        return sample
 
 
 def has_the_clock(loop: Any) -> bool:

@@ -1,0 +1,294 @@
+/* Alarm: a lock to sleep on, for the watchdog (recording/watchdog/quiet_turns.py), and its turns while all loops sleep.
+
+   Such a turn finds nothing, ten times a second. In Python it takes 0.1 ms, for whatever it needs has left the caches;
+   here it takes a tenth of that. It looks at the same things, and takes the GIL, as a turn in Python would: who holds
+   it, and for how long, is to be noticed. At the first thing that is not as it was, Python's next turn sees to it, and
+   is told from when on this thread was late. */
+
+#include "core.h"
+#include <pythread.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+typedef struct {
+    PyObject_HEAD
+    PyThread_type_lock lock; /* taken while nobody has rung */
+    int rung;
+} Alarm;
+
+static PyObject *
+alarm_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+{
+    Alarm *self = (Alarm *)type->tp_alloc(type, 0);
+    if (self == NULL)
+        return NULL;
+    self->lock = PyThread_allocate_lock();
+    if (self->lock == NULL) {
+        Py_DECREF(self);
+        return PyErr_NoMemory();
+    }
+    PyThread_acquire_lock(self->lock, WAIT_LOCK);
+    return (PyObject *)self;
+}
+
+static void
+alarm_dealloc(PyObject *object)
+{
+    Alarm *self = (Alarm *)object;
+    if (self->lock != NULL) {
+        if (!self->rung)
+            PyThread_release_lock(self->lock);
+        PyThread_free_lock(self->lock);
+    }
+    free_object(object);
+}
+
+static PyObject *
+alarm_ring(PyObject *object, PyObject *unused)
+{
+    Alarm *self = (Alarm *)object;
+    if (!self->rung) {
+        self->rung = 1;
+        PyThread_release_lock(self->lock);
+    }
+    Py_RETURN_NONE;
+}
+
+/* Whether it rang within so many seconds. Silent again afterwards. */
+static int
+hear(Alarm *self, double seconds)
+{
+    PY_TIMEOUT_T us = seconds <= 0.0 ? 0 : seconds > 1e6 ? (PY_TIMEOUT_T)1e12 : (PY_TIMEOUT_T)(seconds * 1e6 + 0.999);
+    PyLockStatus heard;
+    Py_BEGIN_ALLOW_THREADS
+    heard = PyThread_acquire_lock_timed(self->lock, us, 0);
+    Py_END_ALLOW_THREADS
+    if (heard != PY_LOCK_ACQUIRED)
+        return 0;
+    self->rung = 0;
+    return 1;
+}
+
+static PyObject *
+alarm_wait(PyObject *self, PyObject *seconds)
+{
+    double wait = PyFloat_AsDouble(seconds);
+    if (wait == -1.0 && PyErr_Occurred())
+        return NULL;
+    return PyBool_FromLong(hear((Alarm *)self, wait));
+}
+
+#ifdef __linux__
+#include <fcntl.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#define MOST_LOOPS 16
+/* A turn this late (s) that was woken more than once has waited for the GIL (recording/watchdog/gil_waits.py). */
+#define HELD_SECONDS 0.0025
+/* One this late is reported, whatever the reason (lateness.py). */
+#define LATE_SECONDS 0.05
+/* While the process computes more than this part of the time, somebody may hold the GIL. */
+#define MUCH 0.01
+
+/* One loop, as the last turn has seen it: its thread's clocks (recording/watchdog/thread_clocks.py). */
+typedef struct {
+    PyObject *words; /* borrowed from the arguments */
+    clockid_t clock;
+    int thread;
+    double at, cpu, others, waited;
+    long slices;
+} Seen;
+
+/* What a late turn is compared with: from the end of the turn before it. */
+typedef struct {
+    double due, process_cpu, measured;
+    long switches;
+} Baseline;
+
+static double
+seconds_of(clockid_t clock)
+{
+    struct timespec time;
+    return clock_gettime(clock, &time) < 0 ? -1.0 : (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+static long
+own_switches(void)
+{
+    struct rusage usage;
+    return getrusage(RUSAGE_THREAD, &usage) < 0 ? 0 : usage.ru_nvcsw;
+}
+
+/* The time that a thread has waited for a processor, and how often it was put on one; -1 where that is not known. */
+static void
+read_schedule(Seen *seen)
+{
+    char path[64], text[128];
+    seen->waited = -1.0;
+    seen->slices = -1;
+    snprintf(path, sizeof(path), "/proc/self/task/%d/schedstat", seen->thread);
+    int descriptor = open(path, O_RDONLY | O_CLOEXEC);
+    ssize_t size = descriptor < 0 ? -1 : read(descriptor, text, sizeof(text) - 1);
+    if (descriptor >= 0)
+        close(descriptor);
+    if (size <= 0)
+        return;
+    text[size] = 0;
+    unsigned long long ran, waited;
+    long slices;
+    if (sscanf(text, "%llu %llu %ld", &ran, &waited, &slices) == 3) {
+        seen->waited = (double)waited / 1e9;
+        seen->slices = slices;
+    }
+}
+
+/* A double of a ring's words; -1.0 where the ring is gone. */
+static double
+read_word(PyObject *words, int index)
+{
+    Py_buffer view;
+    if (PyObject_GetBuffer(words, &view, PyBUF_SIMPLE) < 0) {
+        PyErr_Clear();
+        return -1.0;
+    }
+    double value = view.len >= (index + 1) * (Py_ssize_t)sizeof(double) ? ((double *)view.buf)[index] : -1.0;
+    PyBuffer_Release(&view);
+    return value;
+}
+
+static void
+publish(PyObject *words, double now, double due)
+{
+    Py_buffer view;
+    if (words == Py_None)
+        return;
+    if (PyObject_GetBuffer(words, &view, PyBUF_WRITABLE) < 0) {
+        PyErr_Clear();
+        return;
+    }
+    if (view.len > W_DUE * (Py_ssize_t)sizeof(double)) {
+        ((double *)view.buf)[W_HEARTBEAT] = ((double *)view.buf)[W_LOOKED] = now;
+        ((double *)view.buf)[W_DUE] = due;
+    }
+    PyBuffer_Release(&view);
+}
+
+/* Whether a turn that begins now comes in time, or late as any thread of a busy machine. */
+static int
+is_in_time(const Baseline *base, double now)
+{
+    double late = now - base->due;
+    return late < HELD_SECONDS || (late < LATE_SECONDS && own_switches() - base->switches < 2);
+}
+
+/* Whether there is nothing for Python to see to: no loop runs, no command asks, what is to stay empty is empty.
+   -1: an exception. */
+static int
+is_quiet(const Seen *seen, Py_ssize_t loops, PyObject *watched, PyObject *empty, const char *request)
+{
+    if (PyDict_GET_SIZE(watched) != loops || (*request && access(request, F_OK) == 0))
+        return 0;
+    for (Py_ssize_t i = 0; i < loops; i++)
+        if (read_word(seen[i].words, W_RUNNING) != 0.0)
+            return 0;
+    for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(empty); i++) {
+        Py_ssize_t size = PyObject_Size(PyTuple_GET_ITEM(empty, i));
+        if (size != 0)
+            return size < 0 ? -1 : 0;
+    }
+    return 1;
+}
+
+static PyObject *
+result_of(const Seen *seen, Py_ssize_t loops, Py_ssize_t turns, const Baseline *base)
+{
+    PyObject *samples = PyList_New(0);
+    for (Py_ssize_t i = 0; samples != NULL && i < loops && turns > 0; i++) {
+        PyObject *sample =
+            Py_BuildValue("(ddddl)", seen[i].at, seen[i].cpu, seen[i].others, seen[i].waited, seen[i].slices);
+        if (sample == NULL || PyList_Append(samples, sample) < 0)
+            Py_CLEAR(samples);
+        Py_XDECREF(sample);
+    }
+    if (samples == NULL)
+        return NULL;
+    return Py_BuildValue("(n(ddld)N)", turns, base->due, base->process_cpu, base->switches, base->measured, samples);
+}
+
+/* sleep_quietly(due, switches, period, until, other_cpu, request, heart, watched, empty, loops): see quiet_turns.py.
+   None: it rang. */
+static PyObject *
+alarm_sleep_quietly(PyObject *self, PyObject *args)
+{
+    double period, until, other_cpu;
+    Baseline base = {0};
+    const char *request;
+    PyObject *heart, *watched, *empty, *loops;
+    if (!PyArg_ParseTuple(args, "dldddyOO!O!O!", &base.due, &base.switches, &period, &until, &other_cpu, &request,
+                          &heart, &PyDict_Type, &watched, &PyTuple_Type, &empty, &PyList_Type, &loops))
+        return NULL;
+    Seen seen[MOST_LOOPS];
+    Py_ssize_t count = PyList_GET_SIZE(loops), turns = 0;
+    if (count > MOST_LOOPS) {
+        PyErr_SetString(PyExc_ValueError, "too many loops");
+        return NULL;
+    }
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int clock;
+        memset(&seen[i], 0, sizeof(seen[i]));
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(loops, i), "Oiiddl", &seen[i].words, &clock, &seen[i].thread,
+                              &seen[i].cpu, &seen[i].waited, &seen[i].slices))
+            return NULL;
+        seen[i].clock = (clockid_t)clock;
+    }
+    for (double own = seconds_of(CLOCK_THREAD_CPUTIME_ID), process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);;) {
+        if (hear((Alarm *)self, base.due - core_now()))
+            Py_RETURN_NONE;
+        double now = core_now(), own_before = own, process_before = process;
+        int quiet = is_in_time(&base, now) && now < until ? is_quiet(seen, count, watched, empty, request) : 0;
+        if (quiet < 0)
+            return NULL;
+        own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
+        process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+        if (!quiet || process - process_before - (own - own_before) > MUCH * period)
+            return result_of(seen, count, turns, &base);
+        for (Py_ssize_t i = 0; i < count; i++) {
+            double cpu = seconds_of(seen[i].clock);
+            if (cpu != seen[i].cpu || cpu < 0.0)
+                read_schedule(&seen[i]);
+            seen[i].cpu = cpu;
+            seen[i].others = process - own - other_cpu;
+            seen[i].at = core_now();
+        }
+        turns++;
+        base = (Baseline){now + period, process, core_now(), own_switches()};
+        publish(heart, now, base.due);
+    }
+}
+#endif
+
+static PyMethodDef alarm_methods[] = {
+    {"ring", alarm_ring, METH_NOARGS, "Ends a wait, or the next one. From any thread."},
+    {"wait", alarm_wait, METH_O, "Waits for so many seconds; whether it rang. Silent again afterwards."},
+#ifdef __linux__
+    {"sleep_quietly", alarm_sleep_quietly, METH_VARARGS, "Turns while all loops sleep (quiet_turns.py)."},
+#endif
+    {NULL},
+};
+
+static PyType_Slot alarm_slots[] = {
+    {Py_tp_doc, "What the watchdog sleeps on. One thread waits."},
+    {Py_tp_new, alarm_new},
+    {Py_tp_dealloc, alarm_dealloc},
+    {Py_tp_methods, alarm_methods},
+    {0, NULL},
+};
+
+PyType_Spec core_alarm_spec = {
+    .name = "traceloop.core._core.Alarm",
+    .basicsize = sizeof(Alarm),
+    .flags = Py_TPFLAGS_DEFAULT,
+    .slots = alarm_slots,
+};
