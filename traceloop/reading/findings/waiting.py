@@ -146,13 +146,13 @@ def _evidence(scope: Scope, those: list[Waited], every: list[Waited]) -> Iterato
 
 
 def _seen_holders(scope: Scope, those: list[Waited]) -> list[str]:
-    """Who had the lock when its waiters were looked at: those seen most often."""
+    """Who had the lock when its waiters were looked at: those seen most often, of equals the latest."""
     seen: dict[tuple[int, AwaitPlace], int] = {}
     for place in {each.place for each in those}:
         for key, times in scope.process.waits.holders.get(place, {}).items():
             seen[key] = seen.get(key, 0) + times
     out = []
-    for site, place in sorted(seen, key=lambda key: -seen[key])[:_HOLDERS]:
+    for site, place in sorted(reversed(seen), key=lambda key: -seen[key])[:_HOLDERS]:
         where = f" at {short_path(place.file)}:{place.line}, in {place.inside}" if place.file else ""
         out.append(f"the lock was held by {scope.process.sites.label(site)}{where}")
     return out

@@ -308,7 +308,7 @@ class Waits:
             holders = self.holders[place] = {}
         key = (site_of(ident), self._place_of(ident))
         if key in holders or len(holders) < _MAX_HOLDERS:
-            holders[key] = holders.get(key, 0) + 1
+            holders[key] = holders.pop(key, 0) + 1  # the latest one last
 
     def _stand(self, standing: Iterable[Standing]) -> None:
         looks = self.looks
