@@ -64,9 +64,9 @@ def _follow(follower: Any, folder: str, asked: list[str]) -> None:
 def _title(process: Any, known: int, tasks: list[Any]) -> str:
     """``known``: how many tasks the record has; ``tasks``: those that are shown."""
     from traceloop.exporters.text.tables import count, counted
-    from traceloop.reading.statistics.task_tree import UNSEEN, WAITING
+    from traceloop.reading.statistics.task_tree import BRIEF, UNSEEN, WAITING
 
-    waiting = sum(task.state == WAITING for task in tasks)
+    waiting = sum(task.state in (WAITING, BRIEF) for task in tasks)
     title = f"process {process.pid}: {counted(len(tasks), 'task')}, {count(waiting)} waiting"
     unseen = sum(task.state == UNSEEN for task in tasks)
     if unseen:

@@ -12,7 +12,7 @@ from traceloop.reading.statistics.callbacks import CallbackTotals
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.process import ProcessStatistics
 from traceloop.reading.statistics.run import Statistics
-from traceloop.reading.statistics.task_tree import tasks_now, tree_of
+from traceloop.reading.statistics.task_tree import BRIEF, WAITING, tasks_now, tree_of
 from traceloop.record import layout
 from traceloop.record.plumbing import readable
 
@@ -64,7 +64,7 @@ def _sorted(style: Style, header: list[str], rows: list[_Row], choice: Choice, *
 
 def _tasks(process: ProcessStatistics, style: Style, choice: Choice) -> Iterator[str]:
     tasks = tasks_now(process, process.now(), running=running_tasks(process))
-    waiting = sum(task.state == "waiting" for task in tasks)
+    waiting = sum(task.state in (WAITING, BRIEF) for task in tasks)
     yield style.bold(f"process {process.pid}: {counted(len(tasks), 'task')}, {waiting} waiting")
     for line in task_view.tree(tree_of(tasks), style):
         if choice.only.casefold() in line.casefold():

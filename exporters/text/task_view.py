@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traceloop.reading.statistics.task_tree import RUNNING, WAITING, Group, TaskNow
+from traceloop.reading.statistics.task_tree import ACTIVE, BRIEF, RUNNING, WAITING, Group, TaskNow
 from traceloop.record.plumbing import readable
 
 from .tables import Style, clean, count, counted, seconds, shorten, table
@@ -11,7 +11,7 @@ from .tables import Style, clean, count, counted, seconds, shorten, table
 MOST_BELOW = 20
 
 
-_STATES = {WAITING: "waiting", RUNNING: "running"}
+_STATES = {WAITING: "waiting", BRIEF: "briefly", RUNNING: "running"}
 
 
 def tree(groups: list[Group], style: Style) -> list[str]:
@@ -56,6 +56,10 @@ def _state(group: Group) -> str:
     waited = _range([each.waited_s for each in group.tasks])
     if task.state == RUNNING:
         return f"runs, for {waited} in this step" + (f", at {place(task)}" if task.place.file else "")
+    if task.state == BRIEF:
+        return f"waits briefly, last step {waited} ago, was seen at {place(task)}"
+    if task.state == ACTIVE:
+        return f"active, last step {waited} ago"
     if task.state != WAITING:
         return f"{task.state}, last step {waited} ago"
     return f"{'DEADLOCK, ' if task.in_circle else ''}waits {waited} at {place(task)}"

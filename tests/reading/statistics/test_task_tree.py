@@ -6,7 +6,16 @@ import pytest
 
 from traceloop.exporters.text import task_view
 from traceloop.exporters.text.tables import Style
-from traceloop.reading.statistics.task_tree import ACTIVE, UNSEEN, WAITING, TaskNow, _mark_circles, state_of, tree_of
+from traceloop.reading.statistics.task_tree import (
+    ACTIVE,
+    BRIEF,
+    UNSEEN,
+    WAITING,
+    TaskNow,
+    _mark_circles,
+    state_of,
+    tree_of,
+)
 from traceloop.reading.statistics.waits import UNKNOWN, AwaitPlace
 
 PLACE = AwaitPlace("/srv/app/views.py", 12, "app.views.show", "asyncio.Lock.acquire")
@@ -84,7 +93,13 @@ def test_lines_fit_and_are_harmless(width):
 
 
 def test_a_task_that_has_not_run_while_its_loop_polled_is_suspended_though_no_look_has_found_it():
-    assert state_of(5, 100.0, 130.0) == WAITING
-    assert state_of(0, 100.0, 130.0) == UNSEEN
-    assert state_of(0, 129.0, 130.0) == ACTIVE  # its turn to be looked at may come
-    assert state_of(0, 100.0, 100.5) == ACTIVE  # it may be ready, behind what has blocked the loop since then
+    assert state_of(5, 0, 100.0, 130.0) == WAITING
+    assert state_of(0, 0, 100.0, 130.0) == UNSEEN
+    assert state_of(0, 0, 130.0, 129.0) == ACTIVE  # it may be ready, or its turn to be looked at may come
+
+
+def test_a_task_that_looks_found_suspended_and_that_has_gone_on_waits_briefly():
+    assert state_of(0, 5, 130.0, 100.0) == state_of(0, 5, 100.0, 130.0) == BRIEF
+    brief = task(1, "t", state=BRIEF, place=AwaitPlace("/a/app.py", 7, "app.tick", "asyncio.sleep"))
+    (line,) = text_of([brief], 120)
+    assert "waits briefly, last step " in line and " ago, was seen at app.py:7 in tick for asyncio.sleep" in line

@@ -152,7 +152,9 @@ def _seen_holders(scope: Scope, those: list[Waited]) -> list[str]:
         for key, times in scope.process.waits.holders.get(place, {}).items():
             seen[key] = seen.get(key, 0) + times
     out = []
-    for site, place in sorted(reversed(seen), key=lambda key: -seen[key])[:_HOLDERS]:
+    latest_first = list(reversed(seen))
+    latest_first.sort(key=lambda key: -seen[key])
+    for site, place in latest_first[:_HOLDERS]:
         where = f" at {short_path(place.file)}:{place.line}, in {place.inside}" if place.file else ""
         out.append(f"the lock was held by {scope.process.sites.label(site)}{where}")
     return out

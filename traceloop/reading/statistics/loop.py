@@ -206,6 +206,11 @@ class LoopStatistics:
             return 0.0
         return max(0.0, (self._clock() if now is None else now) - running)
 
+    @property
+    def rests(self) -> bool:
+        """Whether the loop waits in its poll, with nothing ready."""
+        return self.reader is not None and not self.reader.word(layout.W_RUNNING) > 0.0
+
     def times(self, now: float | None = None) -> tuple[float, float]:
         """Seconds active and idle, what is in progress counted up to ``now`` (monotonic).
 

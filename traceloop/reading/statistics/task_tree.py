@@ -19,10 +19,12 @@ from .process import ProcessStatistics
 from .waits import UNKNOWN, AwaitPlace
 
 WAITING: Final = "waiting"
+#: A look found it suspended, and it has gone on since, and may have been suspended again.
+BRIEF: Final = "waiting briefly"
 ACTIVE: Final = "running or ready"
 RUNNING: Final = "running"
 UNSEEN: Final = "not looked at yet"
-# A task that no look has found counts as suspended when its loop has been at rest for so long since its step: where
+# A task that no look has found counts as suspended when its loop rests, or has polled so long after its step: where
 # tasks are few, a look has found it by then.
 _PATIENCE_SECONDS: Final = 2.0
 _MAX_DEPTH: Final = 50
@@ -35,7 +37,7 @@ class TaskNow:
     """One task. Times in seconds before now; ``waited_s`` is the time since its last step, of one that runs since the
     beginning of this one.
 
-    frames: its chain of coroutines, outermost first; empty where it is not known to be suspended. awaits: the tasks
+    frames: its chain of coroutines, outermost first; empty where no look has found it suspended. awaits: the tasks
     that it waits for. in_circle: it waits, over any number of others, for itself; is_over: it
     did, until it was cancelled or destroyed.
     """
@@ -132,19 +134,20 @@ def tasks_now(
     waits = process.waits
     found: dict[float, TaskNow] = {}
     for loop in process.loops.values():
-        polled = now - loop.running_seconds(now)
+        polled = now if loop.rests else now - loop.running_seconds(now) - _PATIENCE_SECONDS
         label = cache(loop.tasks.label)
         for state in loop.tasks.states(only):
-            place = waits.chains.place(state.chain) if state.chain else UNKNOWN
+            chain = state.chain or state.stood
+            place = waits.chains.place(chain) if chain else UNKNOWN
             found[state.ident] = TaskNow(
                 ident=state.ident,
                 coroutine=label(site_of(state.ident)),
                 name=state.name,
-                state=state_of(state.chain, state.last_step, polled),
+                state=state_of(state.chain, state.stood, state.last_step, polled),
                 age_s=max(0.0, now - state.since),
                 waited_s=max(0.0, now - state.last_step),
                 place=place,
-                frames=waits.chains.frames(state.chain) if state.chain else [],
+                frames=waits.chains.frames(chain) if chain else [],
                 made_by=label(state.creator) if state.creator else "",
                 loop=loop.label,
             )
@@ -211,13 +214,15 @@ def separate_circles(tasks: Iterable[TaskNow]) -> list[list[TaskNow]]:
     return [[known[int(place)] for place in sorted(members)] for members in sorted(found, key=min)]
 
 
-def state_of(chain: int, last_step: float, polled: float) -> str:
-    """The state of a task. ``chain``: at which a look has found it since ``last_step``, 0 for none. ``polled``: when
-    its loop polled last (monotonic s); what was ready then has run.
+def state_of(chain: int, stood: int, last_step: float, polled: float) -> str:
+    """The state of a task. ``chain``: at which a look has found it since ``last_step``, 0 for none; ``stood``: at which
+    one did before. ``polled``: what was ready then (monotonic s) has run.
     """
     if chain:
         return WAITING
-    return UNSEEN if last_step < polled - _PATIENCE_SECONDS else ACTIVE
+    if stood:
+        return BRIEF
+    return UNSEEN if last_step < polled else ACTIVE
 
 
 def last_moment(process: ProcessStatistics) -> float:

@@ -87,8 +87,8 @@ class OldTask(NamedTuple):
 class TaskState(NamedTuple):
     """A task that is not done. since: when its first step was ready; last_step: end of its latest step (monotonic s).
 
-    chain: of coroutines at which it stands suspended, 0 where it runs, is ready, or was not looked at since it ran.
-    creator: site of the handle run that made it; 0: not known.
+    chain: of coroutines at which it stands suspended, 0 where it runs, is ready, or was not looked at since it ran;
+    stood: that at which a look found it before it ran. creator: site of the handle run that made it; 0: not known.
     """
 
     ident: float
@@ -96,6 +96,7 @@ class TaskState(NamedTuple):
     since: float
     last_step: float
     chain: int
+    stood: int
     creator: int
 
 
@@ -421,7 +422,9 @@ class TaskStatistics:
                 continue
             seen = looks.get(ident)
             chain = int(seen[-1]) if seen is not None and seen[-2] >= alive.last_end else 0
-            yield TaskState(ident, alive.name, alive.since, max(alive.last_end, alive.since), chain, alive.creator)
+            stood = self._waits.stood.get(ident, 0) if seen is None else int(seen[-1])
+            last_step = max(alive.last_end, alive.since)
+            yield TaskState(ident, alive.name, alive.since, last_step, chain, stood, alive.creator)
 
     def standing(self) -> Iterator[tuple[int, int, float]]:
         """The tasks that a look found suspended and that have not run since: site, chain, since when."""

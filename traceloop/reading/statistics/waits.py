@@ -242,6 +242,8 @@ class Waits:
         self.totals: dict[tuple[int, AwaitPlace], WaitTotals] = {}
         #: By the ident of a task: when looks found it suspended (monotonic s) and at which chain, one after the other.
         self.looks: dict[float, array[float]] = {}
+        #: By the ident of a task that has gone on since looks found it suspended: the chain at which the last one did.
+        self.stood: dict[float, int] = {}
         #: By the ident of a task: the tasks that it waited for when it was last looked at.
         self.awaited: dict[float, dict[float, None]] = {}
         #: By the place of a wait for a lock: how often who was seen to have it, by (site of its coroutine, place).
@@ -257,6 +259,7 @@ class Waits:
         self.chains = AwaitChains()
         self.totals = {}
         self.looks = {}
+        self.stood = {}
         self.awaited = {}
         self.holders = {}
         self.circles = BrokenCircles()
@@ -329,6 +332,7 @@ class Waits:
     def forget(self, ident: float) -> None:
         """A task has ended."""
         self.looks.pop(ident, None)
+        self.stood.pop(ident, None)
         self.awaited.pop(ident, None)
 
     def step(self, ident: float, before: float, start: float, name: str = "") -> None:
@@ -343,6 +347,8 @@ class Waits:
                 seen_at, chain = seen[used], int(seen[used + 1])
             used += 2
         if used == len(seen):
+            if len(self.stood) < _MAX_TASKS or ident in self.stood:
+                self.stood[ident] = int(seen[-1])
             del self.looks[ident]
         elif used:
             del seen[:used]
