@@ -32,6 +32,7 @@ def _of_name(name: str, totals: NameTotals) -> dict[str, Any]:
         "request": name,
         "count": totals.count,
         "sum_seconds": durations.sum,
+        "mean_seconds": durations.sum / totals.count,
         "p50_seconds": durations.quantile(0.5),
         "p99_seconds": durations.quantile(0.99),
         "longest_seconds": durations.maximum,
