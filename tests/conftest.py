@@ -1,5 +1,6 @@
 """What the tests find is theirs: not what whoever started them has set up. And fixtures that all may use."""
 
+import gc
 import os
 import signal
 import sysconfig
@@ -62,6 +63,13 @@ def pytest_terminal_summary(terminalreporter):
     """Says which of the loop's cores were tested: in a checkout the C one is there only after `make native`."""
     missing = "" if NATIVE is not None else f" alone, not in C: {WHY_NOT} (make native)"
     terminalreporter.write_line(f"the loop's cores that were there: {', '.join(CORES)}{missing}")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_what_the_tests_make_is_collected():
+    """Hundreds of collections need not look at some thousand tests, and at what all the imports have made."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -21,16 +21,6 @@ import pytest
 from tests.helpers.cores import CORES
 from tests.helpers.paths import CERTIFICATE
 
-
-@pytest.fixture(autouse=True, scope="module")
-def only_what_the_tests_make_is_collected():
-    """Hundreds of collections, which need not look at what all the imports have made."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 # Modules of the loops, and not of the futures and streams that both share.
 OF_LOOPS = ("traceloop", "asyncio.selector_events", "asyncio.unix_events", "asyncio.base_events", "asyncio.events")
 

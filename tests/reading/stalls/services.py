@@ -10,7 +10,11 @@ from traceloop import EventLoop
 
 
 def compute():
-    time.sleep(0.3)  # guilty
+    time.sleep(0.6)  # guilty
+
+
+async def warm():
+    return {}
 
 
 async def handle_fastapi():
@@ -23,8 +27,8 @@ async def handle_aiohttp(request):
     return aiohttp.web.Response(text="done")
 
 
-async def ask(port):
-    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/") as response:
+async def ask(port, path=""):
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{port}/{path}") as response:
         assert response.status == 200, await response.text()
 
 
@@ -34,11 +38,15 @@ async def serve_fastapi():
 
     app = fastapi.FastAPI()
     app.get("/")(handle_fastapi)
+    app.get("/warm")(warm)
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="critical", lifespan="off"))
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
-    await ask(server.servers[0].sockets[0].getsockname()[1])
+    port = server.servers[0].sockets[0].getsockname()[1]
+    # A first request imports modules and reads sources: on a busy machine that takes longer than what is looked for.
+    await ask(port, "warm")
+    await ask(port)
     server.should_exit = True
     await task
 

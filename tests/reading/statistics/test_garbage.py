@@ -148,7 +148,6 @@ def test_collections_that_found_no_room_count_as_dropped_records(loop: EventLoop
             gc.collect(0)
 
     gc.disable()
-    gc.freeze()
     try:
         loop.call_soon(churns)
         with outbox_of(current_process())._lock:  # nobody writes meanwhile
@@ -157,7 +156,6 @@ def test_collections_that_found_no_room_count_as_dropped_records(loop: EventLoop
         loop.run_until_complete(asyncio.sleep(0))
         statistics = read_loop(loop)
     finally:
-        gc.unfreeze()
         gc.enable()
     (process,) = statistics.processes.values()
     counted = sum(histogram.count for histogram in process.collections.pauses.values())
