@@ -81,10 +81,14 @@ class QuietTurns:
         for watched in loops:
             watched.sample()
         self._lateness.turn_over(now, due, loops, quiet=True)
+        self.follow(now, due)
+
+    def follow(self, now: float, due: float) -> None:
+        """Quiet turns may follow the one that began at ``now``; the next is ``due``, and others as far apart."""
         self._due, self._period = due, due - now
 
     def sleep(self, alarm: Any, until: float, ring: Ring | None) -> bool:
-        """Sleeps after ``look`` until a turn in Python is due: at ``until`` (s) at the latest. Returns whether the
+        """Sleeps after ``follow`` until a turn in Python is due: at ``until`` (s) at the latest. Returns whether the
         alarm rang. ``ring``: of the process.
         """
         loops = list(self._watched.values())

@@ -385,6 +385,9 @@ class Watchdog:
         self._under_way.glance()
         due = min(due, self._look_at_missed(due))
         self._lateness.turn_over(now, due, watched_loops)
+        if not self._task_looks.under_way and all(watched.stall is None for watched in watched_loops):
+            self._quiet_turns.follow(now, due)
+            self._quiet_until = self._looked_whole + _QUIET
         self._due = due
         self._publish(now, due)
         return max(due - monotonic(), 0.001)
