@@ -10,7 +10,7 @@ from traceloop.reading.decoding.decoded import Collection, Decoded, StackNode, S
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.blocking_kinds import KINDS
-from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING, short_path
+from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.slow import Slow
 from traceloop.reading.findings.slow_runs import kept
 from traceloop.reading.findings.verdict import verdict
@@ -382,19 +382,3 @@ def test_a_rule_that_fails_costs_only_itself(monkeypatch):
     made.process.description = {"debug": True}
     monkeypatch.setattr(module, "RULES", (broken, *module.RULES))
     assert made.kinds() == [("data-dropped", "rule"), ("debug-mode", "")]
-
-
-@pytest.mark.parametrize(
-    ("file", "shown"),
-    [
-        ("/srv/shop/app/prices.py", "app/prices.py"),
-        ("prices.py", "prices.py"),
-        ("<stdin>", "<stdin>"),
-        ("/srv/venv/lib/python3.12/site-packages/server/core.py", "server/core.py"),
-        ("/srv/venv/lib/python3.12/site-packages/anyio/_core/_sockets.py", "anyio/_core/_sockets.py"),
-        ("/usr/lib/python3/dist-packages/uvicorn/protocols/http/h11_impl.py", "uvicorn/…/http/h11_impl.py"),
-        ("/usr/lib/python3/dist-packages/six.py", "six.py"),
-    ],
-)
-def test_a_file_is_shown_by_what_it_is_known_by(file, shown):
-    assert short_path(file) == shown

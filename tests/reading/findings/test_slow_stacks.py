@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.made_statistics import LOAD, Made
-from traceloop.reading.findings.model import NOTE
+from traceloop.reading.findings.model import NOTE, short_path
 from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import SlowTotals
@@ -157,3 +157,19 @@ def test_runs_without_a_stack_are_of_the_one_culprit_that_their_callback_has():
 def test_what_blocks_and_runs_without_a_stack_that_compute_are_two_findings():
     found = of_one_line((0.5, 0.0, [SERVER, ENDPOINT]), (0.12, 0.12, None))
     assert [each.kind for each in found] == ["blocking-call", "cpu-on-loop"]
+
+
+@pytest.mark.parametrize(
+    ("file", "shown"),
+    [
+        ("/srv/shop/app/prices.py", "app/prices.py"),
+        ("prices.py", "prices.py"),
+        ("<stdin>", "<stdin>"),
+        ("/srv/venv/lib/python3.12/site-packages/server/core.py", "server/core.py"),
+        ("/srv/venv/lib/python3.12/site-packages/anyio/_core/_sockets.py", "anyio/_core/_sockets.py"),
+        ("/usr/lib/python3/dist-packages/uvicorn/protocols/http/h11_impl.py", "uvicorn/…/http/h11_impl.py"),
+        ("/usr/lib/python3/dist-packages/six.py", "six.py"),
+    ],
+)
+def test_a_file_is_shown_by_what_it_is_known_by(file, shown):
+    assert short_path(file) == shown
