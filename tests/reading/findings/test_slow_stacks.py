@@ -109,7 +109,6 @@ def test_other_threads_are_told_but_for_workers_that_wait_for_work(above, told):
     assert any("meanwhile thread AnyIO worker thread" in line for line in found.evidence) == told
 
 
-HANDLER = "app.main.prices"
 MATCH = ["/srv/lib/python3.12/site-packages/soup/parser.py", 3, "soup.parser", "feed"]
 DEEPCOPY = ["/usr/lib/python3.12/copy.py", 119, "copy", "deepcopy"]
 
@@ -123,8 +122,9 @@ def of_one_line(*runs):
         ring, start = stalls_of(made.process).index.slow_runs()[-1]
         if frames is None:
             continue
-        stack_of(made, ring, start, frames, HANDLER)
-        slow = made.loop.callbacks.slow.setdefault((LOAD_LABEL, HANDLER), SlowTotals())
+        culprit = next(f"{each[2]}.{each[3]}" for each in reversed(frames) if each[2].startswith("app."))
+        stack_of(made, ring, start, frames, culprit)
+        slow = made.loop.callbacks.slow.setdefault((LOAD_LABEL, culprit), SlowTotals())
         slow.runs, slow.seconds, slow.longest_s = slow.runs + 1, slow.seconds + length, max(slow.longest_s, length)
         unknown = made.loop.callbacks.slow[LOAD_LABEL, "unknown"]
         unknown.runs, unknown.seconds = unknown.runs - 1, unknown.seconds - length
@@ -143,6 +143,12 @@ def test_a_line_that_is_found_at_two_sorts_of_computing_is_one_finding():
     assert (found.kind, found.detail) == ("cpu-on-loop", "cpu") and found.harm.startswith("900 ms in 2 runs")
 
 
+def test_a_lambda_in_a_line_that_computes_is_no_second_finding():
+    inside = [*ENDPOINT[:3], "prices.<locals>.<lambda>:23"]
+    (found,) = of_one_line((0.5, 0.5, [SERVER, ENDPOINT, inside]), (0.4, 0.4, [SERVER, ENDPOINT]))
+    assert found.harm.startswith("900 ms in 2 runs") and found.who.place == "app/main.py:23 in <lambda>"
+
+
 def test_two_lines_of_a_function_are_two_findings():
     other = [ENDPOINT[0], ENDPOINT[1] + 4, *ENDPOINT[2:]]
     assert len(of_one_line((0.5, 0.5, [SERVER, ENDPOINT, DEEPCOPY]), (0.4, 0.4, [SERVER, other, MATCH]))) == 2
@@ -152,6 +158,19 @@ def test_runs_without_a_stack_are_of_the_one_culprit_that_their_callback_has():
     (found,) = of_one_line((0.5, 0.5, [SERVER, ENDPOINT]), (0.12, 0.12, None))
     assert found.who.place == "app/main.py:23 in prices" and found.harm.startswith("620 ms in 2 runs")
     assert f"no stack was taken of 1 run of {LOAD_LABEL}: they count here as its others do" in found.evidence
+
+
+def test_runs_of_which_nothing_was_measured_are_too():
+    made = Made()
+    made.ran(LOAD_LABEL, 10, 5.0)
+    made.slow_run(0.5, 0.0, 0.0)
+    ((ring, start),) = stalls_of(made.process).index.slow_runs()
+    stack_of(made, ring, start, [SERVER, ENDPOINT], "app.main.prices")
+    unknown = made.loop.callbacks.slow[LOAD_LABEL, "unknown"]
+    made.loop.callbacks.slow[LOAD_LABEL, "app.main.prices"] = unknown
+    other = made.loop.callbacks.slow[LOAD_LABEL, "unknown"] = SlowTotals()
+    other.runs, other.seconds, other.longest_s = 2, 0.3, 0.2
+    assert made.one("blocking-call").harm.startswith("800 ms in 3 runs, 500 ms at most")
 
 
 def test_what_blocks_and_runs_without_a_stack_that_compute_are_two_findings():

@@ -117,6 +117,8 @@ def place_of(function: str, file: str, line: int) -> str:
     if not file or words != function:
         return words
     name = function.rpartition(".<locals>.")[2]
+    if name.startswith("<lambda>:"):
+        name = "<lambda>"  # the line that it begins at is in its name
     parts = name.split(".")
     # Of module.Class.method the file names the module.
     short = ".".join(parts[-2:] if len(parts) > 2 and parts[-2][:1].isupper() else parts[-1:])

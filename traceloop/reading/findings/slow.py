@@ -63,11 +63,11 @@ class Slow:
         return self.example is not None and self.example.stack is not None
 
     @property
-    def line(self) -> int:
-        """The line of the culprit's at which the longest run stood; 0 where no stack was taken."""
+    def line(self) -> tuple[str, int]:
+        """The culprit's file and line at which the longest run stood; "", 0 where no stack was taken."""
         taken = self.example.stack if self.example is not None else None
         own = culprit_frame(taken.frames, taken.awaiting) if taken is not None else None
-        return own[1] if own is not None else 0
+        return own[:2] if own is not None else ("", 0)
 
     def take(self, other: Slow) -> None:
         """Another's runs are this one's too."""
@@ -99,18 +99,19 @@ def without_doubles(every: Iterable[Slow]) -> list[Slow]:
     and then; and runs of which no stack was taken with those of the callback's culprit, where that is the only one, or
     nearly.
     """
-    lines: dict[tuple[object, ...], list[Slow]] = {}
+    lines: dict[tuple[str, int], list[Slow]] = {}
     for each in every:
         computes = each.reason == CPU or (each.reason == OFF_CPU and each.kind.name in COMPUTE)
-        key = (each.culprit, each.line) if computes and each.is_seen and each.kind.name in _COMPUTING else (id(each),)
+        # By line, and not by function: a lambda in it is the same trouble.
+        key = each.line if computes and each.is_seen and each.kind.name in _COMPUTING else ("", id(each))
         lines.setdefault(key, []).append(each)
     found = [_one_line(those) for those in lines.values()]
-    by_callback: dict[tuple[str, str], list[Slow]] = {}
+    by_callback: dict[str, list[Slow]] = {}
     for each in found:
         if each.is_seen:
-            by_callback.setdefault((each.callback, each.reason), []).append(each)
+            by_callback.setdefault(each.callback, []).append(each)
     for each in [each for each in found if not each.is_seen and each.culprit == each.callback]:
-        known = by_callback.get((each.callback, each.reason), [])
+        known = [one for one in by_callback.get(each.callback, []) if each.reason in ("", one.reason)]
         most = max(known, key=lambda one: one.seconds, default=None)
         if most is not None and most.seconds >= _NEARLY_ALL * sum(one.seconds for one in known):
             each.unseen = each.runs
