@@ -38,6 +38,12 @@ def frames(tmp_path, line, *inner):
         ("import numpy", "import"),
         ("ssl.create_default_context()", "tls-context"),
         ("x = thing(1)", "waiting"),
+        ("row = await db.execute(query)", "waiting"),  # what is awaited does not block
+        ("await asyncio.sleep(1)", "waiting"),
+        ("async with self.lock:", "waiting"),
+        ("await asyncio.wait_for(future, 1)", "waiting"),
+        ("await send(json.dumps(data))", "json"),
+        ("time.sleep(1), await other()", "sleep"),
     ],
 )
 def test_by_the_line(tmp_path, line, kind):

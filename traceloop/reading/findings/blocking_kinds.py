@@ -274,6 +274,7 @@ def _told_by(frames: Sequence[Frame]) -> str:
     return by_line if by_line not in _COMPUTING else ""
 
 
+_AWAITS: Final = re.compile(r"\b(await|async\s+(with|for))\b")
 _TRANSPORTS: Final = "traceloop.loop.network."
 _LINES_TLS: Final = re.compile(
     r"^(create_default_context|SSLContext\.load_\w+|create_ssl_context|_create_ssl_context)$"
@@ -281,7 +282,13 @@ _LINES_TLS: Final = re.compile(
 
 
 def _by_line(line: str) -> str:
-    return next((kind for kind, pattern in _LINES if pattern.search(line)), "")
+    """What a line calls. What it awaits does not block, but for what it computes: ``await send(json.dumps(data))``."""
+    awaits = _AWAITS.search(line)
+    for kind, pattern in _LINES:
+        call = pattern.search(line)
+        if call is not None and (awaits is None or call.start() < awaits.start() or kind in _COMPUTING):
+            return kind
+    return ""
 
 
 def _by_module(module: str) -> str:

@@ -131,7 +131,8 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     if computing < 1.0 and pauses.number_from(thresholds.GC_LONGEST) < 2:
         total, longest = total - longest, 0.0  # one that is long may have waited for a processor all the time
     often = total >= thresholds.GC_SHARE * active or longest >= thresholds.GC_LONGEST
-    if worst is None and (total < thresholds.GC_TOTAL or not often):
+    much = (total >= thresholds.GC_TOTAL and often) or blocked >= thresholds.NOTE_SECONDS
+    if worst is None and not much:
         return
     found = sum(collections.collected.values())
     interrupted = max(collections.interrupted.items(), key=lambda item: item[1].seconds, default=None)
@@ -154,7 +155,7 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     yield Finding(
         "gc-pauses",
         "frees-nothing" if nothing else "",
-        scope.severity(total + blocked),
+        scope.severity(total + blocked) if much else NOTE,
         "Garbage collection holds the loop" + (", and frees next to nothing" if nothing else ""),
         f"{seconds(pauses.sum)} in {counted(pauses.count, 'collection')}, {seconds(pauses.maximum)} at most",
         total + blocked,
