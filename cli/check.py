@@ -15,7 +15,7 @@ from traceloop.record.text import printable
 from . import programs
 from .errors import unwritable
 from .junit import as_junit
-from .runs import open_record, read, settings_of
+from .runs import choose_run, open_record, read, settings_of, tell_goes_on, tell_problems
 
 if TYPE_CHECKING:
     from traceloop.reading.budgets import Budgets, Judgement
@@ -55,7 +55,7 @@ class _Check(click.Command):
 
 
 @click.command("check", cls=_Check, context_settings={"ignore_unknown_options": False})
-@click.argument("words", metavar="[RECORD | -- PROGRAM [ARGUMENTS]...]", nargs=-1, type=click.UNPROCESSED)
+@click.argument("words", metavar="[RECORD | PID | -- PROGRAM [ARGUMENTS]...]", nargs=-1, type=click.UNPROCESSED)
 @click.option("--max-callback", type=_Duration(), help="No callback may run for longer: 50ms, 0.2s.")
 @click.option("--max-delay-p99", type=_Duration(), help="No loop may have a higher p99 of its schedule delay.")
 @click.option("--no-slow", is_flag=True, help="No slow callback, by the run's own --slow-threshold.")
@@ -77,7 +77,8 @@ def command(
     json_file: str | None,
     junit: str | None,
 ) -> None:
-    """Hold a run to budgets: of a kept RECORD, or of PROGRAM, which is run under the traced loop for that.
+    """Hold a run to budgets: of a kept RECORD, of what the rings of a traced process hold by now (PID), or of PROGRAM,
+    which is run under the traced loop for that.
 
     Prints each budget with who broke it, and ends with 1 where one was broken, 0 where all were kept, 2 where there is
     nothing to check. A PROGRAM that fails ends the command with its own status.
@@ -102,9 +103,9 @@ def command(
 
 
 def _record_in(words: Sequence[str]) -> str | None:
-    """The record that is meant; None for a program, which stands behind ``--`` or is no folder with a record."""
+    """The record that is meant, of a PID that of its run; None for a program, which stands behind ``--``."""
     if not words:
-        raise click.UsageError("what is to be checked? A RECORD, or -- PROGRAM")
+        raise click.UsageError("what is to be checked? A RECORD, a PID, or -- PROGRAM")
     import sys
 
     own = sys.argv[1:]
@@ -113,6 +114,8 @@ def _record_in(words: Sequence[str]) -> str | None:
         return None
     if len(words) > 1:
         raise click.UsageError(f"a program stands behind --: traceloop check -- {' '.join(words)}")
+    if words[0].isdecimal() and not os.path.exists(words[0]):
+        return _or_nothing(choose_run, words[0])
     if not os.path.isdir(words[0]):
         hint = f"; to run a program: traceloop check -- {words[0]}" if os.path.exists(words[0]) else ""
         raise click.UsageError(f"no folder with a record: {words[0]}{hint}")
@@ -125,17 +128,23 @@ class _NothingToCheck(click.ClickException):
     exit_code = 2
 
 
-def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: str | None) -> int:
+def _or_nothing(find: Callable[[str], str], which: str) -> str:
     try:
-        folder = open_record(record)
+        return find(which)
     except click.ClickException as error:
         raise _NothingToCheck(error.message) from None
+
+
+def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: str | None) -> int:
+    folder = _or_nothing(open_record, record)
     if budgets.blocking and not settings_of(folder).find_blocking:
         raise click.UsageError(f"--no-blocking: {record} was not made with --find-blocking")
+    goes_on = tell_goes_on(folder)
     statistics, crashes, problems = read(folder)
-    for line in (*problems, *crashes):
+    tell_problems(problems)
+    for line in crashes:
         click.echo(f"traceloop: {line}", err=True)
-    return _conclude(statistics, budgets, click.echo, json_file, junit)
+    return _conclude(statistics, budgets, click.echo, json_file, junit, goes_on=goes_on)
 
 
 def _check_program(words: Sequence[str], budgets: Budgets, json_file: str | None, junit: str | None) -> int:
@@ -169,7 +178,13 @@ def _check_program(words: Sequence[str], budgets: Budgets, json_file: str | None
 
 
 def _conclude(
-    statistics: Statistics, budgets: Budgets, say: Callable[[str], None], json_file: str | None, junit: str | None
+    statistics: Statistics,
+    budgets: Budgets,
+    say: Callable[[str], None],
+    json_file: str | None,
+    junit: str | None,
+    *,
+    goes_on: bool = False,
 ) -> int:
     """Judges, prints, writes the files; returns the exit status."""
     from traceloop.reading.budgets import callbacks_run, judge
@@ -204,7 +219,8 @@ def _conclude(
         say(f"{counted(dropped, 'record')} had been overwritten or were damaged: what they held was not checked")
     try:
         if json_file is not None:
-            _write(json_file, json.dumps(_document(judged, ran, dropped, mostly_lost), indent=2) + "\n")
+            document = _document(judged, ran, dropped, mostly_lost) | {"goes_on": goes_on}
+            _write(json_file, json.dumps(document, indent=2) + "\n")
         if junit is not None:
             _write(junit, as_junit(judged, ran))
     except OSError as error:
@@ -231,6 +247,7 @@ def _document(judged: Sequence[Judgement], ran: int, dropped: int, mostly_lost: 
                 "budget": each.budget,
                 "limit": each.limit or None,
                 "kept": each.kept,
+                "not_counted": (each.pardoned or None) if each.kept else None,
                 "offenders": [offender._asdict() for offender in each.offenders],
             }
             for each in judged

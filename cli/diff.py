@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .progress import Progress
-from .runs import RECORD, command_of, open_record, settings_of
+from .runs import RECORD_OR_PID, command_of, open_record, settings_of, tell_goes_on, tell_problems
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -25,17 +25,18 @@ _TOLD_WAITS = 0.1
 
 
 @click.command("diff")
-@click.argument("a", type=RECORD)
-@click.argument("b", type=RECORD)
+@click.argument("a", type=RECORD_OR_PID)
+@click.argument("b", type=RECORD_OR_PID)
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 @click.option("--full", is_flag=True, help="Print what did not change, too, and what had too few runs.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
 def command(a: str, b: str, as_json: bool, full: bool, width: int | None) -> None:
     """Say what became slower from record A to record B, by callback and by request, and how sure that is.
 
-    A and B are folders of runs that were kept (`traceloop run --record DIR`). Of each name two things are compared:
-    what a run usually takes (the mean without the longest tenth of the runs), and the mean of all. The intervals are
-    bootstraps over stretches of runs in a row: 99 in 100 of the ratios drawn lie in them.
+    A and B are folders of runs that were kept (`traceloop run --record DIR`), or PIDs of processes that run under
+    `traceloop run`: then what their rings hold by now is compared. Of each name two things are compared: what a run
+    usually takes (the mean without the longest tenth of the runs), and the mean of all. The intervals are bootstraps
+    over stretches of runs in a row: 99 in 100 of the ratios drawn lie in them.
 
     A name is slower or faster where the whole interval of what it usually takes is beyond 5 %, and beyond what the
     other callbacks became; the same where it is within 5 %; else it is unclear. Where only the mean of all grew, some
@@ -45,13 +46,15 @@ def command(a: str, b: str, as_json: bool, full: bool, width: int | None) -> Non
     from traceloop.reading.comparison import compare_records
 
     folders = open_record(a), open_record(b)
+    goes_on = [tell_goes_on(folder, f"run {name}") for name, folder in zip("AB", folders, strict=True)]
     before, after = (_durations(folder) for folder in folders)
     compared = compare_records(before, after)
     found = {key: getattr(compared, key) for key in ("schedule_delay", "callbacks", "requests")}
     if as_json:
         document: dict[str, Any] = {"schema": "traceloop-diff/1"}
         document |= {
-            name: {"record": folder, "command": command_of(folder)} for name, folder in zip("ab", folders, strict=True)
+            name: {"record": folder, "command": command_of(folder), "goes_on": living}
+            for name, folder, living in zip("ab", folders, goes_on, strict=True)
         }
         document["shared_ratio"] = compared.shift.ratio if compared.shift.others else None
         document["processor_wait_shares"] = [*compared.waits]
@@ -81,8 +84,7 @@ def _durations(folder: str) -> Durations:
             progress.show(follower)
         out.waits = waiting_share(follower.statistics)
     progress.close()
-    for problem in follower.problems:
-        click.echo(f"traceloop: {problem}", err=True)
+    tell_problems(follower.problems)
     if not out.callbacks:
         raise click.ClickException(f"no callback ran in the record in {folder}: there is nothing to compare")
     return out

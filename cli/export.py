@@ -15,7 +15,7 @@ import click
 
 from .errors import unwritable
 from .progress import Progress
-from .runs import RECORD, command_of, open_record, settings_of
+from .runs import RECORD_OR_PID, command_of, open_record, settings_of, tell_problems
 
 if TYPE_CHECKING:
     from traceloop.exporters.timelines.model import Writer
@@ -59,14 +59,15 @@ def _formats() -> str:
 _HELP = f"""Write RECORD as a file for another tool.
 
 RECORD is the folder of one run, which a crash leaves behind and `traceloop run --record DIR` keeps, or the DIR itself:
-then its newest run is taken. Of a run that goes on, what it has written by now is exported.
+then its newest run is taken. PID is a process that runs under `traceloop run`. Of a run that goes on, what its rings
+hold by now is exported.
 
 {_formats()}
 """
 
 
 @click.command("export", help=_HELP)
-@click.argument("record", type=RECORD)
+@click.argument("record", metavar="RECORD|PID", type=RECORD_OR_PID)
 @click.option("--format", "which", type=click.Choice(list(FORMATS)), required=True, help="What to write.")
 @click.option(
     "-o",
@@ -98,8 +99,7 @@ def command(record: str, which: str, output: str | None) -> None:
                 runs = _copy(follower, writer, Progress())
             except NothingToWriteError as error:
                 nothing = str(error)
-            for problem in follower.problems:
-                click.echo(f"traceloop: {problem}", err=True)
+            tell_problems(follower.problems)
             if not runs and follower.problems and not any(True for _ in statistics.loops()):
                 raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
             if nothing:

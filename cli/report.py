@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import unwritable
-from .runs import RECORD_OR_PID, collector_of, command_of, lives, open_record, read
+from .runs import RECORD_OR_PID, command_of, open_record, read, tell_goes_on, tell_problems
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
@@ -36,13 +36,9 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
     folder = open_record(record)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
-    if lives(folder):
-        url = str(collector_of(folder).get("url") or "")
-        whole = f"; the whole of it: {url.removesuffix('metrics')}" if url.endswith("/metrics") else ""
-        click.echo(f"traceloop: the run goes on, this is what its rings hold by now{whole}", err=True)
+    tell_goes_on(folder)
     statistics, crashes, problems = read(folder)
-    for problem in problems:
-        click.echo(f"traceloop: {problem}", err=True)
+    tell_problems(problems)
     if problems and not any(True for _ in statistics.loops()):
         # Its report would say that nothing ran, and that there was no trouble.
         raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")

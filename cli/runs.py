@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import click
@@ -133,6 +133,23 @@ def open_record(record: str) -> str:
     if not RunDirectory(folder).processes():
         raise click.ClickException(f"no process has recorded anything in {folder}")
     return folder
+
+
+def tell_problems(problems: Sequence[str]) -> None:
+    """Says in one line on stderr which rings could not be read: the first, and how many."""
+    if problems:
+        rings = f"{len(problems)} rings cannot be read; the first, " if len(problems) > 1 else ""
+        click.echo(f"traceloop: {rings}{problems[0]}", err=True)
+
+
+def tell_goes_on(folder: str, whose: str = "the run") -> bool:
+    """Whether the run goes on. If so, a line on stderr says that more will follow, and where the whole of it is."""
+    goes_on = lives(folder)
+    if goes_on:
+        url = str(collector_of(folder).get("url") or "")
+        whole = f"; the whole of it: {url.removesuffix('metrics')}" if url.endswith("/metrics") else ""
+        click.echo(f"traceloop: {whose} goes on, this is what its rings hold by now{whole}", err=True)
+    return goes_on
 
 
 def read(folder: str) -> tuple[Any, list[str], list[str]]:

@@ -15,7 +15,7 @@ import click
 
 from traceloop.record import files
 
-from .runs import described, find_living_or_kept, living_processes, settings_of
+from .runs import described, find_living_or_kept, living_processes, settings_of, tell_problems
 
 #: How long a living program is read for at least: its tasks are looked at once a second.
 _READ_SECONDS = 1.3
@@ -146,8 +146,7 @@ def command(
     follower.poll(last=not living)
     if living:
         _follow(follower, folder, _ask_for_looks(folder, wanted))
-    for problem in follower.problems:
-        click.echo(f"traceloop: {problem}", err=True)
+    tell_problems(follower.problems)
     if follower.problems and not any(True for _ in statistics.loops()):
         raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
     processes = [

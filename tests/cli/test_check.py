@@ -14,6 +14,7 @@ import xmlschema
 
 from tests.helpers.exported import PROGRAM, record, traceloop
 from tests.helpers.made_statistics import SITES, Made
+from traceloop.cli.check import _document
 from traceloop.cli.junit import as_junit
 from traceloop.reading.budgets import Budgets, Judgement, Offender, judge
 from traceloop.reading.site_names import SiteNames
@@ -140,6 +141,18 @@ def test_a_longer_run_that_waited_for_a_processor_is_named_under_a_budget_that_w
     assert loose.kept and not strict.kept
     assert loose.pardoned == "the longest, app.prices.load, ran for 400 ms with its waits for a processor"
     assert wide.kept and not wide.pardoned
+
+
+def test_what_is_not_counted_stands_in_the_files():
+    waited = "the longest, <app.load>, ran for 400 ms"
+    broken = Judgement("max-callback", "50.0 ms", (Offender("app.load", "80.0 ms", 0.08),), waited)
+    judged = [broken, Judgement("max-callback", "300 ms", (), waited), Judgement("no-slow", "", ())]
+    budgets = _document(judged, ran=7, dropped=0, mostly_lost=False)["budgets"]
+    assert [each["not_counted"] for each in budgets] == [None, waited, None]
+    text = as_junit(judged, 7)
+    JUNIT.validate(text)
+    assert ElementTree.fromstring(text).findtext("system-out") == f"max-callback 300 ms: not counted: {waited}"
+    assert not ElementTree.fromstring(as_junit(judged[2:], 7)).findtext("system-out")
 
 
 def test_junit_of_names_that_are_markup_or_no_text_at_all():

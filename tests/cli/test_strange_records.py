@@ -69,6 +69,20 @@ def test_the_tasks_of_what_is_no_ring(tmp_path, name):
     assert done.stderr.splitlines()[1:] == [f"traceloop: nothing of the record in {tmp_path} could be read"]
 
 
+@pytest.mark.parametrize("words", [("report",), ("tasks",), ("check",), ("diff",), ("export", "--format", "jsonl")])
+def test_many_rings_that_cannot_be_read_are_one_line(tmp_path, words):
+    process = tmp_path / "p-1-1"
+    process.mkdir()
+    for number in range(5):
+        (process / files.loop_ring(number)).write_bytes(b"too short")
+    done = command(*words, str(tmp_path), *([str(tmp_path)] if words == ("diff",) else []))
+    assert done.returncode == (2 if words == ("check",) else 1) and done.stdout == ""
+    first, *rest = done.stderr.splitlines()
+    assert first.startswith("traceloop: 5 rings cannot be read; the first, ")
+    assert first.endswith("loop-0.ring: too short for a ring")
+    assert len(rest) == 1 and rest[0].startswith("traceloop: no")
+
+
 def test_the_tasks_of_a_program_without_a_loop(tmp_path):
     kept = record(tmp_path, "from traceloop.recording.process import current_process\ncurrent_process()\n")
     done = command("tasks", str(kept))

@@ -1,11 +1,11 @@
 """`traceloop top` on programs that run."""
 
 import fcntl
+import json
 import os
 import pty
 import re
 import select
-import shutil
 import signal
 import struct
 import subprocess
@@ -18,7 +18,7 @@ import pytest
 
 from tests.helpers.leftovers import remove_run, run_of
 from tests.helpers.traced import started
-from tests.helpers.waiting import PATIENCE
+from tests.helpers.waiting import PATIENCE, until
 
 BUSY = """
 import asyncio, sys, time
@@ -294,6 +294,22 @@ def test_a_folder_of_records_finds_the_run_that_goes_on(traced, tmp_path):
         words = [traced.command[0], "export", record, "--format", "jsonl", "-o", made]
         export = subprocess.run(words, capture_output=True, text=True, timeout=120)
         assert export.returncode == 0 and "the run goes on" in export.stderr
+        command, document = traced.command[0], tmp_path / "checked.json"
+        for which in (record, str(process.pid)):
+            words = [command, "check", "--max-callback", "1h", "--json", document, which]
+            check = subprocess.run(words, capture_output=True, text=True, timeout=120)
+            assert (check.returncode, check.stdout) == (0, "ok    max-callback 3600 s\n")
+            assert check.stderr.startswith("traceloop: the run goes on, ")
+            assert json.loads(document.read_text())["goes_on"] is True
+        words = [command, "diff", "--json", record, str(process.pid)]
+        diff = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert [line.partition(",")[0] for line in diff.stderr.splitlines()] == [
+            f"traceloop: run {name} goes on" for name in "AB"
+        ]
+        assert [json.loads(diff.stdout)[name]["goes_on"] for name in "ab"] == [True, True]
+        words = [command, "export", str(process.pid), "--format", "jsonl", "-o", "-"]
+        export = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        assert export.returncode == 0 and json.loads(export.stdout.splitlines()[0])
     finally:
         process.kill()
         _, said = process.communicate(timeout=120)
@@ -301,8 +317,7 @@ def test_a_folder_of_records_finds_the_run_that_goes_on(traced, tmp_path):
     assert f"`traceloop report {record}` shows its record" in said
     report = subprocess.run([traced.command[0], "report", record], capture_output=True, text=True, timeout=120)
     assert report.returncode == 0 and "killed" in report.stdout
-    for kept in record.iterdir():
-        shutil.rmtree(f"/dev/shm/{kept.name}", ignore_errors=True)  # a crash leaves it there too
+    until(lambda: not any(os.path.exists(f"/dev/shm/{kept.name}") for kept in record.iterdir()), "no second copy")
 
 
 def test_importing_it_is_cheap(traced):

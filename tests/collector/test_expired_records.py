@@ -9,8 +9,8 @@ import time
 import pytest
 
 from tests.helpers.differential import clean_environ
-from traceloop.collector.expired_records import expire, make_room
-from traceloop.record.proc import process_start_ticks
+from traceloop.collector.expired_records import expire, hold, make_room
+from traceloop.record.proc import pid_namespace, process_start_ticks
 
 
 def make(folder, name, *, days=0.0, size=1000, process=None):
@@ -113,6 +113,38 @@ def test_crashes_leave_a_small_file_system_room(traced, tmp_path):
     # A quarter of 16 MiB, and the newest.
     assert kib < 6 * 1024 and 1 <= count < 8, done.stderr
     assert "KiB free" not in done.stderr, done.stderr
+
+
+def left_by_a_killed_run(tmp_path, record, **settings):
+    left = make(tmp_path, "left")
+    described = {"pid_namespace": pid_namespace(), "settings": {"record": str(record), **settings}}
+    (left / "run.json").write_text(json.dumps(described))
+    os.utime(left, (1e9, 1e9))
+    return left
+
+
+@pytest.mark.parametrize("bring", [lambda own: expire(own), lambda own: make_room(own, 1 << 62)])
+def test_a_record_that_was_to_be_kept_is_brought_there(tmp_path, bring):
+    """Its collector was killed too, and could not."""
+    own, record = make(tmp_path, "own"), tmp_path / "records"
+    record.mkdir()
+    left = left_by_a_killed_run(tmp_path, record)
+    bring(str(own))
+    assert not left.exists()
+    assert [path.name for path in record.iterdir()] == [left.name]
+    assert (record / left.name / "p-999999-1" / "loop-0.ring").read_bytes() == bytes(1000)
+
+
+def test_a_record_stays_where_its_folder_is_gone_or_another_collector_brings_it(tmp_path):
+    own, record = make(tmp_path, "own"), tmp_path / "records"
+    left = left_by_a_killed_run(tmp_path, record)
+    assert expire(str(own), max_age=1e12) == [] and left.exists() and not record.exists()
+    record.mkdir()
+    held = hold(str(left))
+    assert expire(str(own), max_age=1e12) == [] and left.exists()
+    os.close(held)
+    (record / f"{left.name}.unfinished").write_text("")  # what a full disk, say, makes of the copy
+    assert expire(str(own), max_age=1e12) == [] and left.exists()
 
 
 def test_a_new_run_comes_before_old_records(tmp_path):

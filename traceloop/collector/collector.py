@@ -89,6 +89,7 @@ class Collector:
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
         self._keep = False  # the run directory, to find out what went wrong
+        self._crashed = False  # a process of the run
         self._told_failure = False
         self._summary_written = False
         self._expected_until = 0.0
@@ -329,7 +330,7 @@ class Collector:
         folder = process.folder
         self.pipeline.end_process(process)
         if name in self.follower.crashed:
-            self._keep = True
+            self._crashed = True
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
             # In the folder of `--record` the commands find the run before its record has been copied, too.
             record = self.settings.record or self.run_dir
@@ -458,7 +459,8 @@ class Collector:
         if not over:
             return  # a process still writes there
         self._keep_copy()
-        if not self._keep:
+        # With `--record` a crash has its record there, and the machine's memory is not to hold it twice.
+        if not self._keep and not (self._crashed and self.settings.record is None):
             from shutil import rmtree
 
             rmtree(self.run_dir, ignore_errors=True)

@@ -2,6 +2,9 @@
 
 They lie in shared memory, which is the machine's memory: the oldest go first. Containers may share that memory and not
 see each other's processes, so a collector also holds a lock in the run directory for as long as it lives.
+
+A run whose collector was killed too leaves its record here although `--record` was to keep it elsewhere: the collector
+of the next run brings it there.
 """
 
 from __future__ import annotations
@@ -60,11 +63,13 @@ def share_of(place: str) -> int:
 def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int | None = None) -> list[str]:
     """Removes old records beside ``run_dir``: those of this user, by name, that no living process belongs to.
 
+    Those that `--record` was to keep go to its folder first.
+
     ``max_bytes``: what they may take together, None for their share of the file system; the oldest go first. Returns
     the paths that were removed. Never raises for what lies there.
     """
     removed: list[str] = []
-    found = _old_records(run_dir)
+    found = [each for each in _old_records(run_dir) if not _bring_home(each[2])]
     limit = share_of(os.path.dirname(os.path.abspath(run_dir))) if max_bytes is None else max_bytes
     total = sum(size for _, size, _ in found)
     now = time.time()
@@ -74,6 +79,29 @@ def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int | N
             total -= size
             removed.append(path)
     return removed
+
+
+def _bring_home(path: str) -> bool:
+    """Moves an old record to the folder that `--record` named, where that is still there; whether that was done."""
+    description = _described(path, files.RUN)
+    settings = description.get("settings")
+    record = settings.get("record") if isinstance(settings, dict) else None
+    # In another container the same path may be another folder.
+    here = description.get("pid_namespace") == pid_namespace()
+    if not here or not isinstance(record, str) or not os.path.isabs(record) or not os.path.isdir(record):
+        return False
+    lock = hold(path)  # another collector may start at the same moment
+    if lock < 0:
+        return False
+    try:
+        from .record_copy import copy_record
+
+        if copy_record(path, record):
+            return False  # no permission, a full disk: it stays until it expires
+        _remove(path)
+        return True
+    finally:
+        os.close(lock)
 
 
 def make_room(run_dir: str, wanted: int) -> list[str]:
@@ -86,7 +114,8 @@ def make_room(run_dir: str, wanted: int) -> list[str]:
         status = os.statvfs(run_dir)
         if status.f_bavail * status.f_frsize >= wanted:
             break
-        _remove(path)
+        if not _bring_home(path):
+            _remove(path)
         removed.append(path)
     return removed
 
