@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -115,33 +116,37 @@ def _record_in(words: Sequence[str]) -> str | None:
     if len(words) > 1:
         raise click.UsageError(f"a program stands behind --: traceloop check -- {' '.join(words)}")
     if words[0].isdecimal() and not os.path.exists(words[0]):
-        return _or_nothing(choose_run, words[0])
+        with _nothing_to_check():
+            return choose_run(words[0])
     if not os.path.isdir(words[0]):
         hint = f"; to run a program: traceloop check -- {words[0]}" if os.path.exists(words[0]) else ""
         raise click.UsageError(f"no folder with a record: {words[0]}{hint}")
     return words[0]
 
 
-class _NothingToCheck(click.ClickException):
-    """No record, in a line. Status 1 would say that a budget was broken."""
+class _NotChecked(click.ClickException):
+    """There is no record, or no room for the result. Status 1 would say that a budget was broken."""
 
     exit_code = 2
 
 
-def _or_nothing(find: Callable[[str], str], which: str) -> str:
+@contextlib.contextmanager
+def _nothing_to_check() -> Iterator[None]:
     try:
-        return find(which)
+        yield
     except click.ClickException as error:
-        raise _NothingToCheck(error.message) from None
+        raise _NotChecked(error.message) from None
 
 
 def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: str | None) -> int:
-    folder = _or_nothing(open_record, record)
+    with _nothing_to_check():
+        folder = open_record(record)
     if budgets.blocking and not settings_of(folder).find_blocking:
         raise click.UsageError(f"--no-blocking: {record} was not made with --find-blocking")
     goes_on = tell_goes_on(folder)
     statistics, crashes, problems = read(folder)
-    tell_problems(problems)
+    with _nothing_to_check():
+        tell_problems(problems, folder, statistics)
     for line in crashes:
         click.echo(f"traceloop: {line}", err=True)
     return _conclude(statistics, budgets, click.echo, json_file, junit, goes_on=goes_on)
@@ -217,22 +222,24 @@ def _conclude(
             say(f"      and {counted(len(each.offenders) - _SHOWN, 'more offender')}")
     if dropped and not mostly_lost:
         say(f"{counted(dropped, 'record')} had been overwritten or were damaged: what they held was not checked")
-    try:
-        if json_file is not None:
-            document = _document(judged, ran, dropped, mostly_lost) | {"goes_on": goes_on}
-            _write(json_file, json.dumps(document, indent=2) + "\n")
-        if junit is not None:
-            _write(junit, as_junit(judged, ran))
-    except OSError as error:
-        raise unwritable(error.filename, error) from None
+    if json_file is not None:
+        document = _document(judged, ran, dropped, mostly_lost) | {"goes_on": goes_on}
+        _write(json_file, json.dumps(document, indent=2) + "\n")
+    if junit is not None:
+        _write(junit, as_junit(judged, ran))
     if not all(each.kept for each in judged):
         return 1
     return 2 if mostly_lost else 0
 
 
 def _write(path: str, text: str) -> None:
-    with open(path, "w", encoding="utf-8", errors="backslashreplace") as file:
-        file.write(text)
+    from traceloop.exporters.whole_file import whole_file
+
+    try:
+        with whole_file(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
+    except OSError as error:
+        raise _NotChecked(unwritable(path, error).message) from None
 
 
 def _document(judged: Sequence[Judgement], ran: int, dropped: int, mostly_lost: bool) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _durations(folder: str) -> Durations:
             progress.show(follower)
         out.waits = waiting_share(follower.statistics)
     progress.close()
-    tell_problems(follower.problems)
+    tell_problems(follower.problems, folder, follower.statistics)
     if not out.callbacks:
         raise click.ClickException(f"no callback ran in the record in {folder}: there is nothing to compare")
     return out

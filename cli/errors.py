@@ -17,6 +17,7 @@ _SENTENCES: Final = tuple(
     for pattern, text in (
         (r"Directory '(.*)' does not exist", r"there is no folder \1"),
         (r"(?:File|Path) '(.*)' does not exist", r"there is no file \1"),
+        (r"(?:Directory|File|Path) '(.*)' is not readable", r"cannot read \1: Permission denied"),
         (r"Directory '(.*)' is a file", r"\1 is a file, and a folder is expected"),
         (r"File '(.*)' is a directory", r"\1 is a folder, and a file is expected"),
         (r"'(.*)' is not a valid (?:integer|float)(?: range)?", r"expected a number, got '\1'"),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -99,9 +98,7 @@ def command(record: str, which: str, output: str | None) -> None:
                 runs = _copy(follower, writer, Progress())
             except NothingToWriteError as error:
                 nothing = str(error)
-            tell_problems(follower.problems)
-            if not runs and follower.problems and not any(True for _ in statistics.loops()):
-                raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
+            tell_problems(follower.problems, folder, statistics)
             if nothing:
                 raise click.ClickException(nothing)
     except BrokenPipeError as error:
@@ -147,21 +144,12 @@ def _copy(follower: RunFollower, writer: Writer, progress: Progress) -> int:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[BinaryIO]:
-    """The file to write. It has its name only when it is complete: a failure leaves what was there before."""
+    """The file to write, or stdout for ``-``."""
     if path == "-":
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe, /dev/null
-        with open(path, "wb") as out:
-            yield out
-        return
-    unfinished = f"{path}.{os.getpid()}.part"
-    try:
-        with open(unfinished, "wb", buffering=1 << 20) as out:
-            yield out
-        os.replace(unfinished, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(unfinished)
-        raise
+    from traceloop.exporters.whole_file import whole_file
+
+    with whole_file(path) as out:
+        yield out

@@ -38,10 +38,7 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
     tell_goes_on(folder)
     statistics, crashes, problems = read(folder)
-    tell_problems(problems)
-    if problems and not any(True for _ in statistics.loops()):
-        # Its report would say that nothing ran, and that there was no trouble.
-        raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
+    tell_problems(problems, folder, statistics)
     if html is not None or as_json:
         for crash in crashes:
             click.echo(f"traceloop: {crash}", err=True)

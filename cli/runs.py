@@ -6,13 +6,16 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from traceloop.record import files
 from traceloop.record.text import printable, printable_data
 from traceloop.settings import Settings
+
+if TYPE_CHECKING:
+    from traceloop.reading.statistics.run import Statistics
 
 #: Characters of a command in a line that says which run was chosen.
 _SHOWN = 60
@@ -60,6 +63,7 @@ def find_run(path: str) -> str | None:
 
 def _runs_of(path: str) -> list[str]:
     """The path itself, if it is a run; else the runs that are kept in it, or will be, the newest at the end."""
+    _check_access(path)
     if files.is_file(os.path.join(path, files.RUN)) or has_processes(path):
         return [path]
     kept = {
@@ -86,6 +90,12 @@ def _is_kept_in(folder: str, path: str) -> bool:
     settings = described(folder).get("settings")
     record = settings.get("record") if isinstance(settings, dict) else None
     return isinstance(record, str) and os.path.realpath(record) == os.path.realpath(path)
+
+
+def _check_access(*folders: str) -> None:
+    """A command's error where none of the folders can be read: not that there is nothing in them."""
+    if folders and not any(os.access(folder, os.R_OK | os.X_OK) for folder in folders):
+        raise click.ClickException(f"cannot read {os.path.abspath(folders[0])}: Permission denied")
 
 
 def has_processes(path: str) -> bool:
@@ -130,16 +140,24 @@ def open_record(record: str) -> str:
         raise click.ClickException(f"no record of a run in {os.path.abspath(record)}")
     from traceloop.reading.process_folders import RunDirectory
 
-    if not RunDirectory(folder).processes():
+    processes = RunDirectory(folder).processes()
+    _check_access(*(process.path for process in processes))
+    if not processes:
         raise click.ClickException(f"no process has recorded anything in {folder}")
     return folder
 
 
-def tell_problems(problems: Sequence[str]) -> None:
-    """Says in one line on stderr which rings could not be read: the first, and how many."""
-    if problems:
-        rings = f"{len(problems)} rings cannot be read; the first, " if len(problems) > 1 else ""
-        click.echo(f"traceloop: {rings}{problems[0]}", err=True)
+def tell_problems(problems: Sequence[str], folder: str, statistics: Statistics) -> None:
+    """Says in one line on stderr which rings could not be read: the first, and how many. A command's error if nothing
+    of the record could: its report would be that nothing ran, and that there was no trouble.
+    """
+    if not problems:
+        return
+    rings = f"{len(problems)} rings cannot be read; the first, " if len(problems) > 1 else ""
+    if not any(True for _ in statistics.loops()):
+        why = f"{rings}{problems[0]}"
+        raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read: {why}")
+    click.echo(f"traceloop: {rings}{problems[0]}", err=True)
 
 
 def tell_goes_on(folder: str, whose: str = "the run") -> bool:
@@ -241,9 +259,9 @@ def find_living_or_kept(which: str | None) -> tuple[str, bool]:
     """The run directory that is meant, which may be a kept record; whether the run goes on."""
     if which is None or which.isdecimal():
         return choose_run(which), True
-    folder = find_run(which) if os.path.isdir(which) else None
-    if folder is None:
+    if not os.path.isdir(which):
         raise _nothing_in(which)
+    folder = open_record(which)
     return folder, lives(folder)
 
 

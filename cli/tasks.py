@@ -146,9 +146,7 @@ def command(
     follower.poll(last=not living)
     if living:
         _follow(follower, folder, _ask_for_looks(folder, wanted))
-    tell_problems(follower.problems)
-    if follower.problems and not any(True for _ in statistics.loops()):
-        raise click.ClickException(f"nothing of the record in {os.path.abspath(folder)} could be read")
+    tell_problems(follower.problems, folder, statistics)
     processes = [
         process
         for process in follower.processes.values()

@@ -1,6 +1,7 @@
 // The page: lays out what the JSON says (docs/report-json.md). Every text is set as text.
 
 const PERIOD_MS = 1000;
+const PATIENCE_MS = 10000;
 const many = () => state.data.processes.length > 1;
 const state = {data: null, paused: false, open: new Set(), timelines: new Map(), flames: new Map(), findings: ""};
 const bare = (label) => label.split(".").slice(-2).join(".");
@@ -223,7 +224,7 @@ function show(data) {
   })));
   for (const part of layout) {
     const table = tables[part.id];
-    part.hidden = Boolean(table) && !table.rows.length && part.id !== "loops";
+    part.hidden = Boolean(table) && !table.rows.length;
   }
   showDrill();
 }
@@ -253,8 +254,16 @@ function processOf(finding) {
   return `process ${process?.pid || finding.process}`;
 }
 
+// What is said where nothing was found.
+function allClear(data) {
+  if (data.verdict.healthy) return `No trouble found: ${data.verdict.basis}`;
+  return data.live && !data.overview.callbacks
+    ? "Waiting for the first callback: no loop of the program has run one yet"
+    : `Nothing is known of the program: ${data.verdict.basis}`;
+}
+
 function showFindings(data) {
-  const found = JSON.stringify(data.verdict);
+  const found = JSON.stringify([data.verdict, data.overview.callbacks === 0]);
   if (found === state.findings) return;
   state.findings = found;
   const shown = together(data.verdict.findings).map(([each, ...others]) =>
@@ -269,9 +278,8 @@ function showFindings(data) {
     element("p", {class: "remedy"}, "What to do: ", ...withCode(each.remedy)),
     element("p", {class: "more", text: `More: traceloop explain ${each.kind}`})));
   const clear = data.verdict.findings.every((each) => each.severity === "note");
-  const begin = data.verdict.healthy ? "No trouble found" : "Nothing is known of the program";
   const healthy = clear
-    ? element("p", {class: data.verdict.healthy ? "healthy" : "", text: `${begin}: ${data.verdict.basis}.`}) : null;
+    ? element("p", {class: data.verdict.healthy ? "healthy" : "", text: `${allClear(data)}.`}) : null;
   const busy = data.verdict.busy.map((sentence) => element("p", {}, ...withCode(`${sentence}.`)));
   parts.findings.replaceChildren(...[healthy, ...busy, ...shown].filter((child) => child !== null));
 }
@@ -299,6 +307,8 @@ function showTimelines(data, loops) {
     state.timelines = new Map(keys.map((key) => [key, state.timelines.get(key) ?? new Timeline(key)]));
     parts.timelines.replaceChildren(...[...state.timelines.values()].map((each) => each.element));
   }
+  // Before it can be measured how wide it is, it has to be shown.
+  document.getElementById("timeline").hidden = !shown.length;
   const axis = axisOf(shown.map((loop) => loop.timeline), data.live, data.generated);
   for (const loop of shown) state.timelines.get(loop.where).update(loop.timeline, loop.process.stalls, axis);
 }
@@ -350,7 +360,7 @@ async function follow() {
   let wait = PERIOD_MS;
   if (!state.paused && !document.hidden) {
     try {
-      const answer = await fetch("data.json", {cache: "no-store"});
+      const answer = await fetch("data.json", {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       const data = await answer.json();
       // It may have been paused while the answer was on its way.

@@ -10,12 +10,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from functools import lru_cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 from ..json.report import dump
+from ..whole_file import whole_file
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
@@ -62,15 +62,8 @@ def the_page() -> Page:
 def write_page(path: str, statistics: Statistics, *, command: str = "") -> None:
     """Writes the page with everything that was read. Raises OSError where it cannot be written."""
     text = the_page().text(_small_enough(dump(statistics, command=command)))
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
+    with whole_file(path) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
 
 
 def write_at_end(path: str, statistics: Statistics) -> str:

@@ -155,6 +155,14 @@ def test_what_is_not_counted_stands_in_the_files():
     assert not ElementTree.fromstring(as_junit(judged[2:], 7)).findtext("system-out")
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
+@pytest.mark.parametrize("option", ["--json", "--junit"])
+def test_no_room_for_the_result_is_no_broken_budget(kept, option):
+    done = traceloop("check", "--max-callback", "60s", option, "/dev/full", kept)
+    assert (done.returncode, done.stdout) == (2, "ok    max-callback 60.0 s\n")
+    assert done.stderr == "traceloop: cannot write /dev/full: No space left on device\n"
+
+
 def test_junit_of_names_that_are_markup_or_no_text_at_all():
     names = ['</failure><![CDATA["&', "a\x00\x1b[2J\ufffe\udc80b", "line\nline", "\U0001f600 " * 1000]
     offenders = tuple(Offender(name, "1.00 s", 1.0, "app.f (app.py:1)") for name in names)

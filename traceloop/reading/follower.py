@@ -167,7 +167,10 @@ class ProcessFollower:
         except (RingError, OSError, ValueError) as error:
             if final or not _may_become_ready(source):
                 self._refused.add(name)
-                self.problems.append(str(error))
+                if isinstance(error, OSError) and error.filename is not None:
+                    self.problems.append(f"{error.filename}: {error.strerror}")
+                else:
+                    self.problems.append(str(error))
             return
         self.rings[name] = RingFollower(self, reader)
 

@@ -12,6 +12,7 @@ from tests.helpers.browser import browser, complaints, requested
 from tests.helpers.observed import TROUBLES, observe
 from traceloop.exporters.html.page import MAX_BYTES, _small_enough, the_page, write_page
 from traceloop.exporters.json.report import dump
+from traceloop.reading.new_statistics import new_statistics
 
 HOSTILE = "</script><script>window.hurt=1</script><img src=x onerror=window.hurt=2>"
 
@@ -69,6 +70,18 @@ def test_it_opens_from_disk_and_shows_what_the_json_says(statistics, tmp_path):
         assert sorted(map(float, column(opened, "blocked", 4))) == pytest.approx(
             sorted(each["seconds"] for each in blocked)
         )
+        assert complaints(opened) == []
+
+
+def test_before_the_first_callback_it_says_so_and_gives_no_all_clear(tmp_path):
+    path = tmp_path / "report.html"
+    write_page(str(path), new_statistics())
+    with browser() as opened:
+        opened.get(path.as_uri())
+        (said,) = opened.find_elements("css selector", "#findings p")
+        assert said.text == "Nothing is known of the program: no callback was recorded." and "healthy" not in said.get_attribute("class")
+        shown = [part.get_attribute("id") for part in opened.find_elements("css selector", "section:not([hidden])")]
+        assert shown == ["findings", "overview"]
         assert complaints(opened) == []
 
 
