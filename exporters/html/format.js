@@ -51,6 +51,12 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
+// The text with places to break a line behind dots and underscores, and in what is too long without them.
+function breakable(text) {
+  const pieces = String(text).match(/[^._]{1,40}[._]*|[._]+/gu) ?? [];
+  return pieces.flatMap((piece, index) => index ? [document.createElement("wbr"), piece] : [piece]);
+}
+
 // Replaces what an element holds. What had the focus in it has it again in the new content, found by its data-key.
 function refill(parent, ...children) {
   const active = document.activeElement;

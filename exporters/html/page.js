@@ -3,9 +3,16 @@
 const PERIOD_MS = 1000;
 const PATIENCE_MS = 10000;
 const many = () => state.data.processes.length > 1;
-const state = {data: null, paused: false, open: new Set(), timelines: new Map(), flames: new Map(), findings: ""};
+// The rows of a list that every process has. of: which of several processes, as it stands behind the first column.
+const rowsOf = (processes, list) => processes.flatMap((process) =>
+  list(process).map((row) => ({...row, of: many() ? ` (${process.pid || process.process})` : ""})));
+const state = {
+  data: null, paused: false, open: new Set(), timelines: new Map(), flames: new Map(), findings: "", names: new Map(),
+};
 const bare = (label) => label.split(".").slice(-2).join(".");
-const nameOf = (stall) => stall.culprit === "unknown" ? stall.callback : stall.culprit;
+// asyncio's code and ours is called by what it does.
+const readable = (label) => state.names.get(label) ?? label;
+const nameOf = (row) => readable(row.culprit === "unknown" ? row.callback : row.culprit);
 const placeOf = (wait) =>
   wait.file ? `${bare(wait.function)} (${wait.file.split("/").pop()}:${wait.line})` : wait.function;
 // What several functions of the loop do together, one thing to the reader, is one row.
@@ -66,8 +73,9 @@ const tables = {
     measured("longest", (row) => row.longest_seconds),
   ], 3, true),
   slow: new SortedTable("Slow callbacks", [
-    named("callback", (row) => row.callback),
-    named("culprit", (row) => row.culprit),
+    {...named("callback", (row) => row.callback), text: (row) => readable(row.callback)},
+    {...named("culprit", (row) => row.culprit),
+      text: (row) => row.culprit === "unknown" ? "no stack was taken" : readable(row.culprit)},
     named("cause", (row) => row.cause),
     measured("runs", (row) => row.runs, count),
     measured("time", (row) => row.seconds),
@@ -75,7 +83,7 @@ const tables = {
     measured("others waited", (row) => row.blocked_seconds),
   ], 4),
   blocked: new SortedTable("Who waited for whom", [
-    named("who blocked", (row) => row.culprit === "unknown" ? row.callback : row.culprit),
+    named("who blocked", nameOf),
     named("who waited", (row) => row.victim_name),
     measured("times", (row) => row.times, count),
     measured("waited", (row) => row.seconds),
@@ -186,6 +194,7 @@ function show(data) {
   tell(data.live ? `live, as of ${clock(data.generated)}` : `recorded; read ${read}`);
   const loops = data.processes.flatMap((process) => process.loops.map((loop) =>
     ({...loop, process, where: many() ? `${loop.loop} (${process.pid || process.process})` : loop.loop})));
+  state.names = new Map(loops.flatMap((loop) => loop.by_callback.map((each) => [each.callback, each.name])));
   showFindings(data);
   showTiles(data, loops);
   tables.loops.update(loops);
@@ -203,18 +212,18 @@ function show(data) {
   tables.callbacks.update(callbacks);
   drill.update(callbacks);
   showProfile(data, loops);
-  tables.slow.update(loops.flatMap((loop) => loop.slow));
+  tables.slow.update(rowsOf(data.processes, (process) => process.loops.flatMap((loop) => loop.slow)));
   showStalls(data.processes.flatMap((process) => process.stalls));
-  tables.blocked.update(data.processes.flatMap((process) => process.blocked));
-  tables.requests.update(data.processes.flatMap((process) => process.requests.by_name));
-  tables.slowest.update(data.processes.flatMap((process) => process.requests.slowest.map((each) =>
+  tables.blocked.update(rowsOf(data.processes, (process) => process.blocked));
+  tables.requests.update(rowsOf(data.processes, (process) => process.requests.by_name));
+  tables.slowest.update(rowsOf(data.processes, (process) => process.requests.slowest.map((each) =>
     ({...each, most: each.details.slice(0, 2).map((detail) =>
       `${detail.part.replaceAll("_", " ")} ${detail.detail} ${seconds(detail.seconds)}`).join(", ")}))));
-  tables.waits.update(data.processes.flatMap((process) => process.waits.map((each) =>
+  tables.waits.update(rowsOf(data.processes, (process) => process.waits.map((each) =>
     ({...each, place: placeOf(each)}))));
   tables.executors.update(data.processes.flatMap((process) => process.executors.map((each) =>
     ({...each, where: many() ? `${each.executor} (${process.pid || process.process})` : each.executor}))));
-  tables.tasks.update(loops.flatMap((loop) => loop.coroutines));
+  tables.tasks.update(rowsOf(data.processes, (process) => process.loops.flatMap((loop) => loop.coroutines)));
   tables.heaps.update(data.processes.map((process) => ({
     ...process,
     where: `${process.process} (pid ${process.pid})`,
@@ -224,7 +233,7 @@ function show(data) {
   })));
   for (const part of layout) {
     const table = tables[part.id];
-    part.hidden = Boolean(table) && !table.rows.length;
+    if (table) part.hidden = !table.rows.length;
   }
   showDrill();
 }
@@ -315,7 +324,7 @@ function showTimelines(data, loops) {
 
 function showProfile(data, loops) {
   const those = data.processes.filter((process) => process.profile !== null);
-  tables.profile.update(those.flatMap((process) => process.profile.lines));
+  tables.profile.update(rowsOf(those, (process) => process.profile.lines));
   const shown = those.slice(0, 8).map((process) =>
     [many() ? `process ${process.process} (pid ${process.pid})` : "the loop's time", process]);
   if (shown.map(([key]) => key).join("\n") !== [...state.flames.keys()].join("\n")) {
@@ -359,8 +368,9 @@ function tell(text) {
 async function follow() {
   let wait = PERIOD_MS;
   if (!state.paused && !document.hidden) {
+    const given = new AbortController(), patience = setTimeout(() => given.abort(), PATIENCE_MS);
     try {
-      const answer = await fetch("data.json", {cache: "no-store", signal: AbortSignal.timeout(PATIENCE_MS)});
+      const answer = await fetch("data.json", {cache: "no-store", signal: given.signal});
       if (!answer.ok) throw new Error(`status ${answer.status}`);
       const data = await answer.json();
       // It may have been paused while the answer was on its way.
@@ -369,6 +379,8 @@ async function follow() {
       wait = 3000;
       const shown = state.data ? ` Shown: ${clock(state.data.generated)}.` : "";
       tell(`No answer: the program has ended, or cannot be reached.${shown}`);
+    } finally {
+      clearTimeout(patience);
     }
   }
   setTimeout(follow, wait);

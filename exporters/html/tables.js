@@ -1,3 +1,7 @@
+// Rows that a table shows at first, and at most.
+const FEW_ROWS = 12;
+const MOST_ROWS = 200;
+
 // Sortable tables. A column: {title, value(row), text(row), name: left-aligned}. Rows are replaced, headers stay, so
 // that the focus and the order that was chosen outlive a refresh.
 
@@ -11,11 +15,13 @@ class SortedTable {
     this.heads = columns.map((column, index) => element("th", {scope: "col", class: column.name ? "name" : null},
       element("button", {type: "button", text: column.title, click: () => this.sort(index)})));
     this.body = element("tbody");
+    this.all = false;
+    this.expand = element("button", {type: "button", click: () => { this.all = !this.all; this.draw(); }});
     this.more = element("p", {class: "dim"});
     const head = element("thead", {}, element("tr", {}, ...this.heads));
     const table = element("table", {"aria-label": caption}, head, this.body);
     const scrolled = element("div", {class: "scroll"}, table);
-    this.element = element("div", {}, filter ? this.makeFilter(caption) : null, scrolled, this.more);
+    this.element = element("div", {}, filter ? this.makeFilter(caption) : null, scrolled, this.expand, this.more);
     this.mark();
   }
 
@@ -43,11 +49,13 @@ class SortedTable {
   }
 
   cell(column, row) {
+    const of = column === this.columns[0] ? row.of ?? "" : "";
     const about = {class: column.name ? "name" : null, "data-value": column.value(row)};
-    if (!column.press) return element("td", {...about, text: column.text(row)});
+    if (!column.name) return element("td", {...about, text: column.text(row)});
+    if (!column.press) return element("td", about, ...breakable(column.text(row) + of));
     const key = `${column.value(row)} ${row.where ?? ""}`;
-    return element("td", about, element("button",
-      {type: "button", class: "link", "data-key": key, text: column.text(row), click: () => column.press(row)}));
+    const press = {type: "button", class: "link", "data-key": key, click: () => column.press(row)};
+    return element("td", about, element("button", press, ...breakable(column.text(row))));
   }
 
   draw() {
@@ -58,10 +66,13 @@ class SortedTable {
       const x = column.value(a), y = column.value(b);
       return sign * (typeof x === "string" ? x.localeCompare(y) : (x ?? -1) - (y ?? -1));
     });
-    const limit = 200;
-    refill(this.body, ...shown.slice(0, limit).map((row) =>
+    // Two rows more are no longer than the button that would show them.
+    const cut = shown.length > FEW_ROWS + 2, most = cut && !this.all ? FEW_ROWS : MOST_ROWS;
+    refill(this.body, ...shown.slice(0, most).map((row) =>
       element("tr", {}, ...this.columns.map((each) => this.cell(each, row)))));
-    this.more.textContent = shown.length > limit ? `and ${count(shown.length - limit)} more` : "";
+    this.expand.hidden = !cut;
+    this.expand.textContent = this.all ? `Show the first ${FEW_ROWS}` : `Show all ${count(shown.length)}`;
+    this.more.textContent = this.all && shown.length > MOST_ROWS ? `and ${count(shown.length - MOST_ROWS)} more` : "";
   }
 }
 

@@ -207,6 +207,31 @@ def test_it_fits_a_phone(statistics, tmp_path):
         assert opened.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
+def test_long_tables_are_short_at_first_and_rows_of_several_processes_say_whose_they_are(statistics, tmp_path):
+    data = json.loads(dump(statistics))
+    (process,) = data["processes"]
+    (loop,) = process["loops"]
+    (slow, *_) = loop["slow"]
+    loop["slow"] = [{**slow, "culprit": f"app.f{number}", "seconds": number} for number in range(30)]
+    loop["slow"][29]["culprit"] = "unknown"
+    loop["by_callback"] = [{**loop["by_callback"][0], "callback": slow["callback"], "name": "reading"}]
+    data["processes"] = [process, {**process, "pid": 4711, "blocked": [], "loops": [{**loop, "slow": []}]}]
+    path = tmp_path / "report.html"
+    path.write_text(the_page().text(json.dumps(data)))
+    with browser() as opened:
+        opened.get(path.as_uri())
+        assert column(opened, "slow", 1, "text") == [f"reading ({process['pid']})"] * 12
+        assert column(opened, "slow", 2, "text")[:2] == ["no stack was taken", "app.f28"]
+        button = opened.find_element("css selector", "#slow div > button")
+        assert button.text == "Show all 30"
+        opened.execute_script("arguments[0].focus()", button)
+        button.send_keys("\ue007")
+        assert len(column(opened, "slow", 1)) == 30 and button.text == "Show the first 12"
+        assert opened.switch_to.active_element == button
+        assert not opened.find_elements("css selector", "#loops div > button:not([hidden])")
+        assert complaints(opened) == []
+
+
 def test_a_huge_record_makes_a_page_of_bounded_size(statistics):
     data = json.loads(dump(statistics))
     (process,) = data["processes"]
