@@ -79,7 +79,8 @@ def test_before_the_first_callback_it_says_so_and_gives_no_all_clear(tmp_path):
     with browser() as opened:
         opened.get(path.as_uri())
         (said,) = opened.find_elements("css selector", "#findings p")
-        assert said.text == "Nothing is known of the program: no callback was recorded." and "healthy" not in said.get_attribute("class")
+        assert said.text == "Nothing is known of the program: no callback was recorded."
+        assert "healthy" not in said.get_attribute("class")
         shown = [part.get_attribute("id") for part in opened.find_elements("css selector", "section:not([hidden])")]
         assert shown == ["findings", "overview"]
         assert complaints(opened) == []
