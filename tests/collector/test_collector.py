@@ -356,7 +356,7 @@ def test_a_burst_wakes_the_thread(tmp_path):
             while not read() and time.monotonic() < deadline:  # a quarter of a ring is soon written
                 await asyncio.sleep(0)
         run(main())
-        print(read() > 0)
+        print(read() > 0, flush=True)
         os._exit(0)
         """
     )
