@@ -105,7 +105,7 @@ def test_what_a_burst_took_is_given_back(kind, recorder):
     handles = []
 
     def fill() -> None:
-        for _ in range(50_000):
+        for _ in range(100_000):
             if kind == "ready":
                 loop.call_soon(nothing)
             else:
@@ -122,7 +122,8 @@ def test_what_a_burst_took_is_given_back(kind, recorder):
     loop.run_until_complete(asyncio.sleep(0))  # what is made once
     full, left = taken_by(fill, empty)
     loop.close()
-    assert full > 5_000_000 and left < 300_000, (full, left)
+    # A queue that kept its room would hold 0.8 MB; what other threads of the tests' process allocate counts too.
+    assert full > 10_000_000 and left < 700_000, (full, left)
 
 
 @pytest.mark.skipif(NATIVE is None, reason="there is no C core here")
