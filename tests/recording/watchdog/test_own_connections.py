@@ -1,8 +1,11 @@
 """Whether a loop waits for a server of its own: its own clients, which it looks after, block nobody."""
 
 import asyncio
+import concurrent.futures
+import contextlib
 import socket
 import sys
+import threading
 
 import pytest
 
@@ -42,3 +45,45 @@ def test_only_a_connection_that_the_loop_does_not_look_after_is_waited_for():
         assert loop.run_until_complete(main()) == [False, True]
     finally:
         loop.close()
+
+
+def test_a_client_that_another_loop_of_the_process_looks_after_blocks_nobody():
+    """A test's client beside its server, each in a loop of its own: what computes in one of them does not wait."""
+
+    async def answer(reader, writer):
+        writer.write(b"x")
+        await reader.readexactly(1)
+        writer.write(b"y")  # the client is ready from now on, as its loop does not come to read it
+        answered.set()
+        with contextlib.suppress(ConnectionError):  # closed with that byte unread
+            await reader.read()
+        writer.close()
+        over.set()
+
+    async def serve():
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        where.set_result(server.sockets[0].getsockname())
+        await over.wait()
+        server.close()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        reader, writer = await asyncio.open_connection(*await asyncio.wrap_future(where))
+        await reader.readexactly(1)
+        writer.write(b"x")
+        answered.wait()
+        found = waits_for_own_server(loop)
+        writer.close()
+        await writer.wait_closed()
+        return found
+
+    where, answered = concurrent.futures.Future(), threading.Event()
+    loop, other, over = EventLoop(), EventLoop(), asyncio.Event()
+    thread = threading.Thread(target=other.run_until_complete, args=(serve(),))
+    thread.start()
+    try:
+        assert loop.run_until_complete(main()) is False
+    finally:
+        thread.join()
+        loop.close()
+        other.close()

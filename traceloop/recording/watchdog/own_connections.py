@@ -21,14 +21,13 @@ _ESTABLISHED: Final = "01"
 
 
 def waits_for_own_server(loop: Any) -> bool:
-    """Whether a socket of ``loop`` is ready for which a connection of this process waits: one that the loop does not
-    look after itself, as it does after its own clients, which block nobody. False where that is not known (no Linux, no
-    epoll, no TCP).
+    """Whether a socket of ``loop`` is ready for which a connection of this process waits: one that no loop looks after,
+    as loops do after their own clients, which block nobody. False where that is not known (no Linux, no epoll, no TCP).
     """
     ports = _ready_ports(loop)
     if not ports:
         return False
-    inodes = _inodes_without(_looked_after(loop))
+    inodes = _inodes_without_polled()
     # The client's end is ours, and goes to the port of a ready socket.
     return any(remote in ports and inode in inodes for _, remote, inode in _connections())
 
@@ -63,26 +62,26 @@ def _port_of(fd: int) -> set[int]:
     return set()
 
 
-def _looked_after(loop: Any) -> set[int]:
-    """The descriptors that the loop polls for."""
-    try:
-        return set(loop._selector._fd_to_key)
-    except (AttributeError, RuntimeError, TypeError):
-        return set()
-
-
-def _inodes_without(descriptors: set[int]) -> set[str]:
-    """The inodes of this process's sockets but these."""
-    found: set[str] = set()
+def _inodes_without_polled() -> set[str]:
+    """The inodes of this process's sockets that no loop of it looks after: neither this one nor another thread's."""
+    sockets: dict[int, str] = {}
+    polled: set[int] = set()
     with contextlib.suppress(OSError):
-        for fd in os.listdir("/proc/self/fd")[:_MAX_DESCRIPTORS]:
-            if int(fd) in descriptors:
-                continue
+        for fd in map(int, os.listdir("/proc/self/fd")[:_MAX_DESCRIPTORS]):
             with contextlib.suppress(OSError):
                 target = os.readlink(f"/proc/self/fd/{fd}")
                 if target.startswith("socket:["):
-                    found.add(target[8:-1])
-    return found
+                    sockets[fd] = target[8:-1]
+                elif target == "anon_inode:[eventpoll]":
+                    polled |= _polled_by(fd)
+    return {inode for fd, inode in sockets.items() if fd not in polled}
+
+
+def _polled_by(epoll: int) -> set[int]:
+    """The descriptors that an epoll object has: ``tfd:`` of its fdinfo (proc_pid_fdinfo(5))."""
+    with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii", errors="replace") as file:
+        lines = [line.split() for line in file.read(_MAX_TABLE).splitlines()]
+    return {int(fields[1]) for fields in lines if fields[:1] == ["tfd:"] and fields[1].isdecimal()}
 
 
 def _connections() -> Iterator[tuple[int, int, str]]:
