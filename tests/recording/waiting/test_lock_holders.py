@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
+import importlib.util
 
-import anyio
 import pytest
 
 from tests.helpers.cores import CORES
@@ -85,7 +85,11 @@ def awaited(request):
 
 
 HOLDERS = [in_block, in_generator, in_exit_stack, below_a_time_limit]
-LOCKS = [asyncio.Lock, asyncio.Condition, lambda: asyncio.BoundedSemaphore(1), anyio.Lock]
+LOCKS = [asyncio.Lock, asyncio.Condition, lambda: asyncio.BoundedSemaphore(1)]
+if importlib.util.find_spec("anyio"):
+    import anyio
+
+    LOCKS += [anyio.Lock, lambda: anyio.CapacityLimiter(1)]
 
 
 @pytest.mark.parametrize("make", LOCKS)

@@ -194,11 +194,11 @@ def _locks_of(manager: Any, nested: int) -> Iterator[Any]:
             yield manager
     elif issubclass(kind, asyncio.Condition):
         yield getattr(manager, "_lock", None)
-    elif nested and issubclass(kind, _GENERATOR_MANAGER):
+    elif nested and _GENERATOR_MANAGER in kind.__mro__:  # an abstract base: issubclass would run code in Python
         generator = manager.gen
         if type(generator) is AsyncGeneratorType and _proves(generator.ag_code):
             yield from _held_at(generator, nested - 1)
-    elif nested and issubclass(kind, contextlib.AsyncExitStack):
+    elif nested and contextlib.AsyncExitStack in kind.__mro__:
         for _, callback in list(manager._exit_callbacks)[:_MAX_CALLBACKS]:
             if type(callback) is MethodType and getattr(callback.__func__, "__name__", "") == "__aexit__":
                 yield from _locks_of(callback.__self__, nested - 1)
