@@ -164,6 +164,35 @@ def test_a_semaphore_that_several_may_be_inside_of_has_no_holder(awaited):
     assert awaited(program) == {}
 
 
+def test_a_look_ends_though_whoever_was_inside_of_a_lock_has_left_it_meanwhile():
+    """The next one begins only then, and there would be no other of the program's tasks."""
+
+    async def main():
+        loop, lock, leave = asyncio.get_running_loop(), asyncio.Lock(), asyncio.Event()
+        tasks = [named(in_block(lock, leave.wait), "inside")]
+        tasks += [named(by_plain_acquire(lock, forever), "next"), named(in_block(lock, forever), "waits")]
+        for _ in range(20):
+            await asyncio.sleep(0)
+        loop._recorder.flush(loop, loop.time())
+        written = Written()
+        looks = TaskLooks(written)
+        looks.poll([loop], loop.time())  # few enough for one slice, the latest task first
+        left = [len(looks._looks[id(loop)].left)]
+        leave.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        for _ in range(2):
+            looks.poll([loop], loop.time())
+            left.append(len(looks._looks[id(loop)].left))
+        assert not looks._failed
+        del tasks
+        return left
+
+    for make in CORES.values():
+        with asyncio.Runner(loop_factory=make) as runner:
+            assert runner.run(main()) == [2, 0, 0]
+
+
 def test_who_left_the_lock_since_the_last_look_does_not_hold_it():
     async def main():
         lock, leave = asyncio.Lock(), asyncio.Event()

@@ -3,6 +3,7 @@
 import asyncio
 import concurrent.futures
 import contextlib
+import select
 import socket
 import sys
 import threading
@@ -10,6 +11,7 @@ import threading
 import pytest
 
 from traceloop.loop.event_loop import EventLoop
+from traceloop.recording.watchdog import own_connections
 from traceloop.recording.watchdog.own_connections import waits_for_own_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp is Linux's")
@@ -87,3 +89,15 @@ def test_a_client_that_another_loop_of_the_process_looks_after_blocks_nobody():
         thread.join()
         loop.close()
         other.close()
+
+
+def test_a_table_of_polled_descriptors_that_is_too_long_is_cut_off_within_any_line(monkeypatch):
+    ends = socket.socketpair()
+    with select.epoll() as poll, ends[0], ends[1]:
+        for end in ends:
+            poll.register(end, select.EPOLLIN)
+        polled = own_connections._polled_by(poll.fileno())
+        assert polled == {end.fileno() for end in ends}
+        for length in range(400):
+            monkeypatch.setattr(own_connections, "_MAX_TABLE", length)
+            assert own_connections._polled_by(poll.fileno()) <= polled

@@ -83,11 +83,13 @@ class LockHolders:
         self._inside: dict[int, weakref.ref[Any]] = {}
         self._before: dict[int, weakref.ref[Any]] = {}
         self._unknown: list[tuple[int, weakref.ref[Any]]] = []
+        self._is_again = False
 
     def begin(self) -> None:
         """A round of looks begins."""
         self._before, self._inside = self._inside, {}
         self._unknown.clear()
+        self._is_again = False
 
     def met(self, task: Any, blocks: tuple[int, ...]) -> None:
         """``task`` is looked at, and stands in functions that have an ``async with``, as deep in its chain."""
@@ -110,12 +112,16 @@ class LockHolders:
             holder = reference() if reference is not None else None
             if holder is not None and not holder.done() and _holds(holder, lock):
                 return holder
-        if len(self._unknown) < _MAX_LOCKS:
+        if not self._is_again and len(self._unknown) < _MAX_LOCKS:
             self._unknown.append((id(lock), weakref.ref(task)))
         return None
 
     def again(self) -> list[weakref.ref[Any]]:
-        """Tasks whose lock was met later in this round, inside of another task: they are to be looked at again."""
+        """Tasks whose lock was met later in this round, inside of another task: they are to be looked at again.
+
+        Once a round: the other task may have left the lock since, and a round that does not end looks at nobody else.
+        """
+        self._is_again = True
         found = [reference for lock, reference in self._unknown if lock in self._inside]
         self._unknown.clear()
         return found

@@ -81,7 +81,8 @@ def _polled_by(epoll: int) -> set[int]:
     """The descriptors that an epoll object has: ``tfd:`` of its fdinfo (proc_pid_fdinfo(5))."""
     with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii", errors="replace") as file:
         lines = [line.split() for line in file.read(_MAX_TABLE).splitlines()]
-    return {int(fields[1]) for fields in lines if fields[:1] == ["tfd:"] and fields[1].isdecimal()}
+    # Where the table is cut off, its last line may end within the number.
+    return {int(fields[1]) for fields in lines if len(fields) > 2 and fields[0] == "tfd:" and fields[1].isdecimal()}
 
 
 def _connections() -> Iterator[tuple[int, int, str]]:
