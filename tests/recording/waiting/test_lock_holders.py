@@ -3,11 +3,13 @@
 import asyncio
 import contextlib
 import importlib.util
+import weakref
 
 import pytest
 
 from tests.helpers.cores import CORES
 from tests.recording.waiting.test_task_looks import Look, Written, named
+from traceloop.recording.waiting import task_looks
 from traceloop.recording.waiting.task_looks import TaskLooks
 
 
@@ -164,7 +166,7 @@ def test_a_semaphore_that_several_may_be_inside_of_has_no_holder(awaited):
     assert awaited(program) == {}
 
 
-def test_a_look_ends_though_whoever_was_inside_of_a_lock_has_left_it_meanwhile():
+def test_a_look_ends_though_whoever_was_inside_of_a_lock_has_left_it_meanwhile(monkeypatch):
     """The next one begins only then, and there would be no other of the program's tasks."""
 
     async def main():
@@ -174,9 +176,11 @@ def test_a_look_ends_though_whoever_was_inside_of_a_lock_has_left_it_meanwhile()
         for _ in range(20):
             await asyncio.sleep(0)
         loop._recorder.flush(loop, loop.time())
+        # The last one is looked at first. Few enough for one slice.
+        monkeypatch.setattr(task_looks, "task_references", lambda _: [weakref.ref(task) for task in tasks])
         written = Written()
         looks = TaskLooks(written)
-        looks.poll([loop], loop.time())  # few enough for one slice, the latest task first
+        looks.poll([loop], loop.time())
         left = [len(looks._looks[id(loop)].left)]
         leave.set()
         for _ in range(20):
@@ -185,7 +189,6 @@ def test_a_look_ends_though_whoever_was_inside_of_a_lock_has_left_it_meanwhile()
             looks.poll([loop], loop.time())
             left.append(len(looks._looks[id(loop)].left))
         assert not looks._failed
-        del tasks
         return left
 
     for make in CORES.values():
