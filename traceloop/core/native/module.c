@@ -138,8 +138,8 @@ make_types(PyObject *module, core_state *st)
     st->offload_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_offload_spec, NULL);
     st->stream_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_stream_spec, NULL);
     st->alarm_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_alarm_spec, NULL);
-    PyTypeObject *types[] = {st->handle_type,     st->timer_handle_type, st->queue_type,  st->timers_type, st->record_type,
-                             st->scheduling_type, st->offload_type,      st->stream_type, st->alarm_type};
+    PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,   st->timers_type, st->record_type,
+                             st->scheduling_type, st->offload_type, st->stream_type, st->alarm_type};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (types[i] == NULL || PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -276,11 +276,11 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_write_to_self) DO(s_csock) DO(s_thread_id) DO(s_stamps) DO(s_outbox) DO(s_pending) DO(s_drained)           \
     DO(s_drain) DO(s_local) DO(s_number) DO(s_until) DO(s_worker_number) DO(s_unrun) DO(s_words) DO(s_is_closed)    \
     DO(s_call_soon_threadsafe) DO(s_add_done_callback) DO(s_remove_done_callback) DO(s_create_future)               \
-    DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result) DO(stream_type) DO(alarm_type) \
+    DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result) DO(stream_type)          \
     DO(zero) DO(minus_one) DO(selector_key) DO(future_keywords) DO(streams.transport) DO(streams.counters)          \
     DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
-    DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data)
+    DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)
 
 DEFINE_STATE_LIFE(core_state)
 
