@@ -57,7 +57,7 @@ def _state(group: Group) -> str:
     if task.state == RUNNING:
         return f"runs, for {waited} in this step" + (f", at {place(task)}" if task.place.file else "")
     if task.state == BRIEF:
-        return f"waits briefly, last step {waited} ago, was seen at {place(task)}"
+        return f"waits briefly, seen at {place(task)}"
     if task.state == ACTIVE:
         return f"active, last step {waited} ago"
     if task.state != WAITING:

@@ -37,7 +37,7 @@ from ..heaps.sampler import sampler_of
 from ..profiler.chosen import profiler_of
 from ..swallowed import Swallowed
 from ..thresholds import threshold_of
-from ..waiting.task_looks import TaskLooks
+from ..waiting.task_looks import LOOK_SECONDS, TaskLooks
 from . import stacks
 from .fault_dump import FaultDump
 from .full_executors import FullExecutors
@@ -59,8 +59,8 @@ if TYPE_CHECKING:
 _PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
-# While all loops sleep, most of what a turn looks at can wait for so long (s).
-_QUIET = 0.9
+# While all loops sleep, most of what a turn looks at can wait for so long (s): until tasks are to be looked at again.
+_QUIET = LOOK_SECONDS
 # The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
 _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
