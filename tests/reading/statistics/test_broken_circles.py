@@ -1,5 +1,8 @@
 """Circles of tasks that were found by looks, and that ended before anybody asked."""
 
+import asyncio
+import json
+
 import pytest
 
 from tests.helpers.made_statistics import Made
@@ -61,6 +64,27 @@ def test_one_that_ends_before_the_next_look_of_the_same_record_is_found():
 @pytest.mark.parametrize("edges", [(), ((ONE, TWO),), ((ONE, 9.0), (TWO, 9.0))])
 def test_tasks_that_wait_in_a_row_are_in_none(edges):
     assert ONE not in looked(2.0, edges=edges).circles
+
+
+def waits_for_locks():
+    waits = Waits()
+    for number in (1, 2):
+        frames = [["app.py", number, "app", "work"], [asyncio.locks.__file__, 9, "asyncio.locks", "Lock.acquire"]]
+        waits.chains.define(number, json.dumps([frames, "asyncio.Future"]))
+    return waits
+
+
+@pytest.mark.parametrize(("looks", "is_one"), [((1.0,), False), ((1.0, 4.0), True)])
+def test_a_lock_that_may_have_changed_hands_before_its_holder_waited_makes_no_circle(looks, is_one):
+    """One look at many tasks lasts: the first was looked at when the second still had its lock, and did not wait."""
+    waits = waits_for_locks()
+    for when in looks:
+        waits.look([Standing(when, ONE, 1)], 1.0, [(when, ONE, TWO)])
+        waits.look([Standing(when + 2.0, TWO, 2)], 1.0, [(when + 2.0, TWO, ONE)])
+    assert ONE in waits.circles and TWO in waits.circles
+    waits.circles.left(ONE, "one", 0.0, 9.0)
+    waits.circles.left(TWO, "two", 2.0, 9.0)
+    assert bool(waits.circles.lasted(1.0)) is is_one
 
 
 def test_the_destroyed_are_counted_by_coroutine():

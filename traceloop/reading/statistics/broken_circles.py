@@ -3,11 +3,14 @@
 While a circle lasts it can be had from what the looks found (task_tree.py). When its tasks have ended, nothing of that
 is left, and a report would tell of cancelled or destroyed tasks only. So the circles are sought as the looks are read,
 and a circle counts as a deadlock where each of its tasks, by its steps, stood where the look found it until later.
+
+A lock changes hands. Who waits for one waits for the holder of the moment, so that it has to be looked at once more
+after the holder began to wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from ...record.sites import site_of
@@ -33,13 +36,16 @@ class Left(NamedTuple):
 
 
 class _Circle:
-    """seen: when a look found all of it (monotonic s). found: when each task was looked at, and at which chain."""
+    """seen: when a look found all of it (monotonic s). found: when each task was looked at, and at which chain; latest:
+    when it was last seen to wait for the others.
+    """
 
-    __slots__ = ("awaits", "found", "left", "seen")
+    __slots__ = ("awaits", "found", "latest", "left", "seen")
 
     def __init__(self, seen: float) -> None:
         self.seen = seen
         self.found: dict[float, tuple[float, int]] = {}
+        self.latest: dict[float, float] = {}
         self.awaits: dict[float, tuple[float, ...]] = {}
         self.left: dict[float, Left] = {}
 
@@ -47,7 +53,9 @@ class _Circle:
 class BrokenCircles:
     """Of one process. ``waits.Waits`` feeds it what the looks found, ``TaskStatistics`` how the tasks went on."""
 
-    def __init__(self) -> None:
+    def __init__(self, is_for_lock: Callable[[int], bool] = lambda chain: False) -> None:
+        """is_for_lock: whether a task that stands at a chain waits for a lock."""
+        self._is_for_lock = is_for_lock
         #: Circles that all their tasks have left: the latest ones, each in the order of idents.
         self.broken: list[list[Left]] = []
         self._circles: dict[float, _Circle] = {}
@@ -63,6 +71,7 @@ class BrokenCircles:
         for members in circles(awaited):
             known = self._circles.get(members[0])
             if known is not None and known.found.keys() == set(members) and not known.left:
+                known.latest.update((ident, looks[ident][-2]) for ident in members if ident in looks)
                 continue  # which is true from its first look on, until its tasks' steps say otherwise
             if len(members) > _MAX_TASKS or not all(ident in looks for ident in members):
                 continue
@@ -72,6 +81,7 @@ class BrokenCircles:
             inside = set(members)
             for ident in members:
                 circle.found[ident] = looks[ident][-2], int(looks[ident][-1])
+                circle.latest[ident] = looks[ident][-2]
                 circle.awaits[ident] = tuple(other for other in awaited[ident] if other in inside)
                 former = self._circles.get(ident)
                 if former is not None:
@@ -89,9 +99,18 @@ class BrokenCircles:
         until = max(until, circle.seen)
         circle.left[ident] = Left(ident, name, chain, since, until, circle.awaits[ident], destroyed)
         del self._circles[ident]
-        if len(circle.left) == len(circle.found):
+        if len(circle.left) == len(circle.found) and self._is_certain(circle):
             self.broken.append([circle.left[each] for each in sorted(circle.left)])
             del self.broken[:-_MAX_BROKEN]
+
+    def _is_certain(self, circle: _Circle) -> bool:
+        """Whether no lock of it may have changed hands before its holder began to wait."""
+        return all(
+            circle.left[other].since <= circle.latest[each.ident]
+            for each in circle.left.values()
+            if self._is_for_lock(each.chain)
+            for other in each.awaits
+        )
 
     def destroyed(self, site: int) -> int:
         """How many tasks of the coroutine at ``site`` were destroyed while they waited for each other."""

@@ -249,7 +249,7 @@ class Waits:
         #: By the place of a wait for a lock: how often who was seen to have it, by (site of its coroutine, place).
         self.holders: dict[AwaitPlace, dict[tuple[int, AwaitPlace], int]] = {}
         #: Those that waited for each other.
-        self.circles = BrokenCircles()
+        self.circles = BrokenCircles(self._is_for_lock)
         self._sought_at = -math.inf
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
@@ -262,7 +262,7 @@ class Waits:
         self.stood = {}
         self.awaited = {}
         self.holders = {}
-        self.circles = BrokenCircles()
+        self.circles = BrokenCircles(self._is_for_lock)
         self._sought_at = -math.inf
         self.period = LOOK_SECONDS
 
@@ -302,6 +302,9 @@ class Waits:
         """Where the last look found a task."""
         seen = self.looks.get(ident)
         return self.chains.place(int(seen[-1])) if seen else UNKNOWN
+
+    def _is_for_lock(self, chain: int) -> bool:
+        return self.chains.place(chain).kind == wait_kinds.LOCK
 
     def _hold(self, place: AwaitPlace, ident: float) -> None:
         holders = self.holders.get(place)
