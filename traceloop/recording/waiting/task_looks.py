@@ -20,6 +20,7 @@ What is written: ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, i
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import sys
 import weakref
@@ -67,6 +68,7 @@ class LoopLook:
         self.loop = weakref.ref(loop)
         self.left: list[Any] = []
         self.started = 0.0
+        self.checked = 0.0  # when it was due last, though nothing may have been new
         self.records = -1.0
         self.period = LOOK_SECONDS
         self.count = 0
@@ -113,6 +115,14 @@ class TaskLooks:
     def under_way(self) -> bool:
         """Whether a look is not finished yet."""
         return any(look.left for look in self._looks.values())
+
+    @property
+    def due(self) -> float:
+        """When a loop's tasks are to be looked at next, or whether there is anything new (s); infinity: not known."""
+        if self._failed:
+            return math.inf
+        moments = (max(look.started, look.checked) for look in self._looks.values())
+        return min(moments, default=math.inf) + LOOK_SECONDS
 
     def poll(self, loops: list[Any], now: float) -> None:
         """One slice for each of ``loops`` (running ones) that is due. Never raises."""
@@ -179,6 +189,8 @@ class TaskLooks:
         look = self._look_of(loop)
         if not look.left:
             look.asked = False
+            if now - look.started >= LOOK_SECONDS:
+                look.checked = now
             records = loop._recorder.ring.words[layout.W_RECORDS]
             if now - look.started < LOOK_SECONDS or records == look.records:
                 return

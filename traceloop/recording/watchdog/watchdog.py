@@ -345,7 +345,7 @@ class Watchdog:
         self._lateness.turn_begins(now, watched_loops)
         with self._lock:
             quiet = now - self._looked_whole < _QUIET and self._quiet_turns.are_due(now, watched_loops)
-            quiet = quiet and not self._task_looks.under_way
+            quiet = quiet and not self._task_looks.under_way and now < self._task_looks.due
             self._quiet_until, size = 0.0, 0
             if not quiet:
                 self._looked_whole = now
@@ -387,7 +387,7 @@ class Watchdog:
         self._lateness.turn_over(now, due, watched_loops)
         if not self._task_looks.under_way and all(watched.stall is None for watched in watched_loops):
             self._quiet_turns.follow(now, due)
-            self._quiet_until = self._looked_whole + _QUIET
+            self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
         self._due = due
         self._publish(now, due)
         return max(due - monotonic(), 0.001)
@@ -395,7 +395,7 @@ class Watchdog:
     def _look_quietly(self, watched_loops: list[Watched], now: float) -> float:
         due = min((now + self._pace(watched)[1] for watched in watched_loops), default=now + _MAX_PACE)
         self._quiet_turns.look(now, due, watched_loops)
-        self._quiet_until = self._looked_whole + _QUIET
+        self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
         self._due = due
         self._publish(now, due)
         return max(due - monotonic(), 0.001)
