@@ -143,6 +143,9 @@ def test_a_record_stays_where_its_folder_is_gone_or_another_collector_brings_it(
     held = hold(str(left))
     assert expire(str(own), max_age=1e12) == [] and left.exists()
     os.close(held)
+    (left / "stays").write_text("")  # its collector could not copy it, and has said where it is
+    assert expire(str(own), max_age=1e12) == [] and left.exists()
+    (left / "stays").unlink()
     (record / f"{left.name}.unfinished").write_text("")  # what a full disk, say, makes of the copy
     assert expire(str(own), max_age=1e12) == [] and left.exists()
 

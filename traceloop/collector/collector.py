@@ -476,4 +476,5 @@ class Collector:
         problem = copy_record(self.run_dir, record)
         if problem:
             self._keep = True
+            write_file(os.path.join(self.run_dir, files.STAYS), "")
             self.tell(f"the record could not be kept in {record}: {problem}; it stays in {self.run_dir}")

@@ -4,7 +4,7 @@ They lie in shared memory, which is the machine's memory: the oldest go first. C
 see each other's processes, so a collector also holds a lock in the run directory for as long as it lives.
 
 A run whose collector was killed too leaves its record here although `--record` was to keep it elsewhere: the collector
-of the next run brings it there.
+of the next run brings it there. One whose collector could not copy it stays, as that has said.
 """
 
 from __future__ import annotations
@@ -88,6 +88,8 @@ def _bring_home(path: str) -> bool:
     record = settings.get("record") if isinstance(settings, dict) else None
     # In another container the same path may be another folder.
     here = description.get("pid_namespace") == pid_namespace()
+    if os.path.lexists(os.path.join(path, files.STAYS)):
+        return False  # whoever was told where it is looks for it there
     if not here or not isinstance(record, str) or not os.path.isabs(record) or not os.path.isdir(record):
         return False
     lock = hold(path)  # another collector may start at the same moment

@@ -16,6 +16,7 @@ _NOT_COPIED = (
     files.LEFT,
     files.OVER,
     files.RECORDED,
+    files.STAYS,
     files.UNHEARD,
 )
 

@@ -61,6 +61,8 @@ UNHEARD: Final = "unheard"
 LATE: Final = "late"
 #: The process that started the program reads the record while it runs, and prints the result.
 READ_BY_PARENT: Final = "read-by-parent"
+#: The record could not be copied to the folder of `--record`; a line has said that it stays.
+STAYS: Final = "stays"
 RECORDED: Final = "recorded"
 SAID_PREFIX: Final = "said-"
 
