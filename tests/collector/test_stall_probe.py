@@ -235,7 +235,8 @@ def under_the_gil():
 async def main():
     await asyncio.sleep(0.2)
     asyncio.get_running_loop().call_soon(handler)
-    await asyncio.sleep(0.5)
+    await asyncio.sleep(0)
+    await asyncio.sleep(1)  # who looks from outside sees that the stall is over
 
 def handler():
     PARTS
