@@ -83,13 +83,13 @@ def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int | N
 
 def _bring_home(path: str) -> bool:
     """Moves an old record to the folder that `--record` named, where that is still there; whether that was done."""
+    if os.path.lexists(os.path.join(path, files.STAYS)):
+        return False  # whoever was told where it is looks for it there
     description = _described(path, files.RUN)
     settings = description.get("settings")
     record = settings.get("record") if isinstance(settings, dict) else None
     # In another container the same path may be another folder.
     here = description.get("pid_namespace") == pid_namespace()
-    if os.path.lexists(os.path.join(path, files.STAYS)):
-        return False  # whoever was told where it is looks for it there
     if not here or not isinstance(record, str) or not os.path.isabs(record) or not os.path.isdir(record):
         return False
     lock = hold(path)  # another collector may start at the same moment
