@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 #: Offenders of one budget that are printed; the files have all.
 _SHOWN = 20
+_STDOUT = "-"
 
 
 class _Duration(click.ParamType[float]):
@@ -63,9 +64,16 @@ class _Check(click.Command):
 @click.option("--no-leak", is_flag=True, help="No leak of tasks, timers or memory; no task left that was not done.")
 @click.option("--no-findings", is_flag=True, help="No finding of the report. The default where no budget is named.")
 @click.option("--no-blocking", is_flag=True, help="No call that may block (of a RECORD: made with --find-blocking).")
-@click.option("--json", "json_file", type=click.Path(dir_okay=False), help="Write the result as JSON to this file.")
 @click.option(
-    "--junit", type=click.Path(dir_okay=False), help="Write the result as JUnit's XML, a test for each budget."
+    "--json",
+    "json_file",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Write the result as JSON to this file; - is stdout, and what is printed goes to stderr then.",
+)
+@click.option(
+    "--junit",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Write the result as JUnit's XML, a test for each budget, to this file; - is stdout, as with --json.",
 )
 def command(
     words: tuple[str, ...],
@@ -97,6 +105,11 @@ def command(
     if budgets == Budgets():
         budgets = budgets._replace(findings=True)
     record = _record_in(words)
+    if _STDOUT in (json_file, junit):
+        if json_file == junit:
+            raise click.UsageError("--json and --junit cannot both write to stdout")
+        if record is None:
+            raise click.UsageError("stdout is the program's: name a file for the result")
     status = _check_record(record, budgets, json_file, junit) if record is not None else None
     if status is None:
         status = _check_program(words, budgets, json_file, junit)
@@ -149,7 +162,10 @@ def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: s
         tell_problems(problems, folder, statistics)
     for line in crashes:
         click.echo(f"traceloop: {line}", err=True)
-    return _conclude(statistics, budgets, click.echo, json_file, junit, goes_on=goes_on)
+    def say(line: str) -> None:
+        click.echo(line, err=_STDOUT in (json_file, junit))
+
+    return _conclude(statistics, budgets, say, json_file, junit, goes_on=goes_on)
 
 
 def _check_program(words: Sequence[str], budgets: Budgets, json_file: str | None, junit: str | None) -> int:
@@ -235,9 +251,13 @@ def _conclude(
 def _write(path: str, text: str) -> None:
     from traceloop.exporters.whole_file import whole_file
 
+    encoded = text.encode("utf-8", "backslashreplace")
+    if path == _STDOUT:
+        click.echo(encoded, nl=False)
+        return
     try:
         with whole_file(path) as file:
-            file.write(text.encode("utf-8", "backslashreplace"))
+            file.write(encoded)
     except OSError as error:
         raise _NotChecked(unwritable(path, error).message) from None
 

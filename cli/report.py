@@ -15,12 +15,18 @@ from .runs import RECORD_OR_PID, command_of, open_record, read, tell_goes_on, te
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
 
+_STDOUT = "-"
+
 
 @click.command("report")
 @click.argument("record", required=False, metavar="[RECORD|PID]", type=RECORD_OR_PID)
 @click.option("--full", is_flag=True, help="Print every table, with all its rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON (traceloop explain report-json).")
-@click.option("--html", type=click.Path(dir_okay=False), help="Write a page to this file, to open in a browser.")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="Write a page to this file, to open in a browser; - is stdout.",
+)
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
 def command(record: str | None, full: bool, as_json: bool, html: str | None, width: int | None) -> None:
     """Print the report of RECORD: what is wrong, how bad it is, who does it and what to do; then tables.
@@ -33,6 +39,8 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
         raise click.UsageError(
             "expected the folder of a record: `traceloop run --record DIR` keeps one, and a crash leaves one behind"
         )
+    if html == _STDOUT and as_json:
+        raise click.UsageError("--html and --json cannot both write to stdout")
     folder = open_record(record)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     columns = width or (os.get_terminal_size().columns if sys.stdout.isatty() else 100)
@@ -59,8 +67,11 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
 def _write(statistics: Statistics, program: str, html: str | None, as_json: bool) -> None:
     """Writes the other forms of a report."""
     if html is not None:
-        from traceloop.exporters.html.page import write_page
+        from traceloop.exporters.html.page import page_of, write_page
 
+        if html == _STDOUT:
+            click.echo(page_of(statistics, command=program), nl=False)
+            return
         try:
             write_page(html, statistics, command=program)
         except OSError as error:

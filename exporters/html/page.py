@@ -61,9 +61,14 @@ def the_page() -> Page:
 
 def write_page(path: str, statistics: Statistics, *, command: str = "") -> None:
     """Writes the page with everything that was read. Raises OSError where it cannot be written."""
-    text = the_page().text(_small_enough(dump(statistics, command=command)))
+    page = page_of(statistics, command=command)
     with whole_file(path) as file:
-        file.write(text.encode("utf-8", "backslashreplace"))
+        file.write(page)
+
+
+def page_of(statistics: Statistics, *, command: str = "") -> bytes:
+    """The page with everything that was read, in UTF-8."""
+    return the_page().text(_small_enough(dump(statistics, command=command))).encode("utf-8", "backslashreplace")
 
 
 def write_at_end(path: str, statistics: Statistics) -> str:

@@ -155,6 +155,21 @@ def test_what_is_not_counted_stands_in_the_files():
     assert not ElementTree.fromstring(as_junit(judged[2:], 7)).findtext("system-out")
 
 
+def test_a_dash_is_stdout_and_the_lines_go_to_stderr(kept, tmp_path):
+    done = traceloop("check", "--max-callback", "60s", "--json", "-", kept)
+    assert (done.returncode, done.stderr) == (0, "ok    max-callback 60.0 s\n")
+    assert json.loads(done.stdout)["kept"]
+    done = traceloop("check", "--max-callback", "60s", "--junit", "-", kept)
+    JUNIT.validate(done.stdout)
+    for options in (["--json", "-", "--junit", "-", kept], ["--json", "-", "--", "no.py"]):
+        done = traceloop("check", *options)
+        assert (done.returncode, done.stdout) == (2, "") and "stdout" in done.stderr
+    page = traceloop("report", "--html", "-", kept)
+    assert (page.returncode, page.stderr) == (0, "") and page.stdout.startswith("<!doctype html>")
+    done = traceloop("report", "--html", "-", "--json", kept)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="Linux")
 @pytest.mark.parametrize("option", ["--json", "--junit"])
 def test_no_room_for_the_result_is_no_broken_budget(kept, option):
