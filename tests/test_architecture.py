@@ -163,6 +163,37 @@ def test_libraries_are_imported_in_one_place(library, home):
                 assert imported.split(".")[0] != library, f"{name} imports {imported}"
 
 
+#: The loop's recorded iteration and the decoder's loop over records, for which a call at each turn costs too much.
+HOT_LOOPS = {"iterate_recorded", "_decode"}
+
+
+def test_no_file_and_no_function_is_too_long_to_read():
+    for path, tree in modules().values():
+        assert len(path.read_text().splitlines()) <= 500, f"{path} has more than 500 lines"
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name not in HOT_LOOPS:
+                length = (node.end_lineno or 0) - node.lineno + 1
+                assert length <= 120, f"{path}:{node.lineno}: {node.name} has {length} lines"
+
+
+def c_sources() -> list[Path]:
+    return [path for folder in ("traceloop", "exporters") for path in sorted((ROOT / folder).rglob("*.[ch]"))]
+
+
+def test_sources_in_c_have_short_files_and_lines():
+    for path in c_sources():
+        lines = path.read_text().splitlines()
+        assert len(lines) <= 600, f"{path} has more than 600 lines"
+        assert [number for number, line in enumerate(lines, 1) if len(line) > 120] == [], path
+
+
+def test_the_header_of_a_folder_lists_its_sources_in_c():
+    for folder in {path.parent for path in c_sources()}:
+        headers = "".join(path.read_text() for path in folder.glob("*.h"))
+        for source in folder.glob("*.c"):
+            assert f" {source.name} " in headers, f"{source}: no header says what it does"
+
+
 def run(code: str) -> list[str]:
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     return done.stdout.split()

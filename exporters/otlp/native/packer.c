@@ -1,5 +1,6 @@
-/* Packer: from rows of runs to the bytes of their spans. The twin of PackingBuilder._pack_runs in otlp/packing.py, which
-   explains ids and times: the same rows give the same bytes in both (tests/exporters/otlp/test_native_packing.py).
+/* Packer: from rows of runs to the bytes of their spans. The twin of PackingBuilder._pack_runs in otlp/packing.py,
+   which explains ids and times: the same rows give the same bytes in both
+   (tests/exporters/otlp/test_native_packing.py).
 
    Doubles are added and multiplied as Python does, each operation rounded by itself (-ffp-contract=off). */
 

@@ -1,16 +1,17 @@
-/* The accelerator of otlp/packing.py: what its files share.
+/* The accelerator of otlp/packing.py: what its files share. The files, in the order in which to read them:
 
-   module.c   the module: its state
-   traces.c   Traces: in which trace the span of each of the latest runs is sent
-   output.c   Output: bytes of spans, in portions of limited size, whose memory is used again
-   packer.c   from rows of runs to the bytes of their spans; the twin of PackingBuilder._pack_runs
-   asking.c   what of it the builder is asked for: the bytes of a callback, contexts, slow runs
+   module.c       the module: its state
+   traces.c       Traces: in which trace the span of each of the latest runs is sent
+   output.c       Output: bytes of spans, in portions of limited size, whose memory is used again
+   packer.c       from rows of runs to the bytes of their spans; the twin of PackingBuilder._pack_runs
+   asking.c       what of it the builder is asked for: the bytes of a callback, contexts, slow runs
    packer_type.c  Packer as a Python type: what goes in, and what comes out
 
-   The rows are those of the reader's extension, taken by the buffer protocol (rows.h). Whatever is rare (slow runs, what
-   an application's span puts before a span, the bytes of a callback that was not seen before) is asked of the builder in
-   Python. A function that returns an object returns a new reference. Nothing releases the GIL: a chunk of 8,192 runs is
-   packed within a millisecond. */
+   The rows are those of the reader's extension, taken by the buffer protocol (rows.h). Whatever is rare is asked of the
+   builder in Python: slow runs, what an application's span puts before a span, the bytes of a new callback.
+
+   A function that returns an object returns a new reference. Nothing releases the GIL: a chunk of 8,192 runs is packed
+   within a millisecond. */
 
 #ifndef TRACELOOP_PACKER_H
 #define TRACELOOP_PACKER_H
@@ -135,7 +136,7 @@ typedef struct {
 
 /* output.c */
 int output_open(Output *out, packer_state *st, Py_ssize_t most_spans);
-char *output_span(Output *out, size_t size); /* where the span's fields go: exactly ``size`` bytes; NULL: an exception */
+char *output_span(Output *out, size_t size); /* where the span's fields go: ``size`` bytes; NULL: an exception */
 int output_end(Output *out);
 void output_close(Output *out);
 char *put_varint(char *to, uint64_t value);

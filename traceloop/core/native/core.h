@@ -1,25 +1,33 @@
-/* The accelerator of the event loop: what its files share.
+/* The accelerator of the event loop: what its files share. The files, in the order in which to read them:
 
-   module.c      the module: state, what is looked up once, helpers
-   handle.c      Handle, TimerHandle: made by the million, so with a constructor and a destructor of their own
-   queue.c       ReadyQueue: the ready queue, a ring of handles that looks like a deque
-   timers.c      Timers: the heap of timers
-   record.c      Record: the doubles that wait to be written
-   scheduling.c  Scheduling: a base of EventLoop with call_soon, call_later, call_at and create_task
-   wakeup.c      call_soon_threadsafe, and how it ends the loop's poll
-   offload.c     a call handed to a thread pool: its steps
-   identify.c    from a callback to its ident; what a C task shows of itself
-   exceptions.c  the exception that is set, taken away and put back
-   iteration.c   the recorded iteration
-   runs.c        the run of one handle
-   poll.c        the poll of an epoll object
-   stream.c      what a stream transport reads and writes
-   alarm.c       what the watchdog sleeps on, and its turns while all loops sleep
+   module.c           the module: state, what is looked up once, helpers
+   handle.c           Handle, TimerHandle: made by the million, so with a constructor and a destructor of their own
+   queue.c            ReadyQueue: the ready queue, a ring of handles that looks like a deque
+   timers.c           Timers: the heap of timers
+   record.c           Record: the doubles that wait to be written
+   overrides.c        whether a program has replaced a method that C stands for
+   scheduling.c       call_soon, call_later, call_at, create_task and create_future
+   wakeup.c           call_soon_threadsafe, and how it ends the loop's poll
+   scheduling_type.c  Scheduling, the base of EventLoop that has these methods: its attributes and its life
+   identify.c         from a callback to its ident; what a C task shows of itself
+   exceptions.c       the exception that is set, taken away and put back
+   runs.c             the run of one handle
+   poll.c             the poll of an epoll object
+   iteration.c        the recorded iteration: poll, due timers, the handles that are ready
+   offload.c          a call handed to a thread pool: its steps
+   stream.c           what a stream transport reads and writes
+   alarm.c            what the watchdog sleeps on, and its turns while all loops sleep
+   kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
+   fault_guard.c      a guard before faulthandler's signal handler, for CPython 3.13.0
 
-   Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and answers to the same names,
-   so that the Python iteration runs on them too. Nothing here is static and mutable: all of it hangs on the module's
-   state, so that each interpreter has its own. Everything runs with the GIL; no function releases it but the poll and
-   the alarm's waits. */
+   Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and has the same methods and
+   attributes, so that the Python iteration runs on them too.
+
+   Nothing here is static and mutable but what a signal handler needs (fault_guard.c). The rest hangs on the module's
+   state, so that each interpreter has its own. The GIL is released in three places: by the poll, by the alarm's waits,
+   and for a moment in long work of the loop itself (run_show_own_work).
+
+   Who owns which reference and which memory: docs/decisions/0005-core-in-c.md. */
 
 #ifndef TRACELOOP_CORE_H
 #define TRACELOOP_CORE_H
@@ -115,7 +123,7 @@ typedef struct {
     PyObject *spelled_out;    /* core.buffer.spelled_out */
     PyObject *heappush;
     PyObject *base_events;    /* the module: what programs put there is asked for each time */
-    PyObject *task_keywords, *future_keywords; /* of asyncio.Task and Future, as create_task and create_future pass them */
+    PyObject *task_keywords, *future_keywords; /* what create_task and create_future pass to asyncio's classes */
     PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
     PyObject *concurrent_future, *concurrent_finished; /* concurrent.futures.Future; the text of its state */
     PyObject *zero, *minus_one;
@@ -234,11 +242,22 @@ extern PyType_Spec core_record_spec;
 void record_add(Record *record, double a, double kind, double b);
 
 /* scheduling.c */
-extern PyType_Spec core_scheduling_spec;
-int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
-PyObject *scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *scheduling_call_later(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *scheduling_call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);
+PyObject *scheduling_create_future(PyObject *self, PyObject *unused);
+PyObject *scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count,
+                               PyObject *names);
 int scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names,
                               Py_ssize_t skipped, PyObject **tuple, PyObject **context);
+
+/* overrides.c */
+int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
+int scheduling_setattr(PyObject *self, PyObject *name, PyObject *value);
+
+/* scheduling_type.c */
+extern PyType_Spec core_scheduling_spec;
 
 /* wakeup.c */
 PyObject *scheduling_wake(PyObject *self, PyObject *unused);
@@ -255,8 +274,8 @@ typedef struct {
     Record *record;
     ReadyQueue *fresh;
     PyObject *tasks, *spans, *created, *stamps, *sites, *builtin_sites;
-    PyObject *identify, *define, *next_number, *first_step_done, *outcome_of, *coroutine_site, *define_created, *stamped,
-        *flush, *write, *changed;
+    PyObject *identify, *define, *next_number, *first_step_done, *outcome_of, *coroutine_site, *define_created,
+        *stamped, *flush, *write, *changed;
     PyObject *span_variable; /* NULL while the application has no spans */
     PyObject *seen;          /* what the last run's context holds there; NULL: not known */
     long made, finished;     /* not yet added to ``tasks`` */
@@ -270,7 +289,7 @@ void run_close(Run *run);
 void run_forget_codes(Run *run);
 int run_settle_counts(Run *run);
 int run_refresh_spans(Run *run);
-/* Who runs: the ident, with the task (a new reference, or NULL), and whether this is its first step. -1.0: exception. */
+/* Who runs: the ident, with the task (a new reference, or NULL), whether this is its first step. -1.0: exception. */
 double run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first);
 /* wakeup.c: says of a handle that runs next, and has a stamp, that another thread put it in (recorder.stamped). */
 int run_look_at_stamps(Run *run, PyObject *handle);
@@ -283,8 +302,8 @@ int run_tell_own_work(Run *run, int which, Py_ssize_t count, double start, doubl
 int run_show_own_work(Run *run, int which, double start);
 
 /* runs.c */
-/* Runs one handle, which it takes, and records it. ``*now``: its start, and then its end. -1: an exception that ends the
-   loop. */
+/* Runs one handle, which it takes, and records it. ``*now``: its start, and then its end. -1: an exception that ends
+   the loop. */
 int run_handle(Run *run, PyObject *handle, double *now);
 int run_is_cancelled(core_state *st, PyObject *handle); /* 1; 0; -1: an exception */
 int run_call(PyObject *function, PyObject *a, PyObject *b); /* with the arguments that are not NULL. 0; -1 */

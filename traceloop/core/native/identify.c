@@ -179,8 +179,8 @@ ident_of_function(Run *run, PyObject *function, PyObject *callback, PyObject **t
     return ident != 0.0 ? ident : ask(run, callback, task);
 }
 
-/* ``task._loop_ident``. Where the dict of a plain task lies in the task (up to 3.11) it is asked at once: looking for the
-   attribute in the class first takes four times as long. A new reference; NULL with an exception. */
+/* ``task._loop_ident``. Where the dict of a plain task lies in the task (up to 3.11) it is asked at once: looking
+   for the attribute in the class first takes four times as long. A new reference; NULL with an exception. */
 static PyObject *
 noted_ident(core_state *st, PyObject *task)
 {
@@ -218,7 +218,8 @@ ident_of_builtin(Run *run, PyObject *callback, PyObject **task)
         return ask(run, callback, task);
     PyTypeObject *type = Py_TYPE(owner);
     if (method == st->wakeup ||
-        (st->wakeup == NULL && PyObject_TypeCheck(owner, st->task_type) && strcmp(method->ml_name, "task_wakeup") == 0)) {
+        (st->wakeup == NULL && PyObject_TypeCheck(owner, st->task_type) &&
+         strcmp(method->ml_name, "task_wakeup") == 0)) {
         st->wakeup = method;
         *task = Py_NewRef(owner);
         return ident_of_known_task(run, owner);

@@ -1,5 +1,6 @@
-/* Offload: one call handed to a plain thread pool. The twin of recording/offloads/offload.py for that case: it is called
-   in the worker in place of the function, and carries the result to the loop's future as asyncio.wrap_future does.
+/* Offload: one call handed to a plain thread pool. The twin of recording/offloads/offload.py for that case: it is
+   called in the worker in place of the function, and carries the result to the loop's future as asyncio.wrap_future
+   does.
 
    It owns what it is made of for as long as it lives, and both futures until the result has reached the loop. The
    concurrent future and the loop's own hold it by their callbacks: a cycle while the call is under way, as on the

@@ -1,8 +1,8 @@
 /* The run of one handle: who it is, its callback in its context, what it leaves in the record.
 
-   Ownership while a handle runs: run_handle owns the handle, its callback, arguments and context, and the task. The loop
-   shows the handle to other threads (``run_handle``) without a reference of its own, and stops showing it before the
-   handle is released; until the clock is read the run still stands there without one. */
+   Ownership while a handle runs: run_handle owns the handle, its callback, arguments and context, and the task. The
+   loop shows the handle to other threads (``run_handle``) without a reference of its own, and stops showing it
+   before the handle is released; until the clock is read the run still stands there without one. */
 
 #include "core.h"
 

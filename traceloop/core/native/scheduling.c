@@ -1,42 +1,11 @@
-/* Scheduling: the first base of EventLoop. call_soon, call_later, call_at and create_task (call_soon_threadsafe is in
-   wakeup.c), and the attributes that the C iteration looks at; everything else is EventLoop's own Python.
+/* Scheduling a callback: call_soon, call_later, call_at, create_task and create_future (call_soon_threadsafe is in
+   wakeup.c).
 
-   Each of the four does the plain case, and hands everything else to the Python method of the same name, which stands
-   behind this class as ``_python_call_soon`` and so on: debug mode, a closed loop, a queue or a heap that was
-   replaced, a ``time`` or ``call_at`` of the program's own, arguments that are wrong. */
+   Each does the plain case, and hands everything else to the Python method of the same name, which stands behind this
+   class as ``_python_call_soon`` and so on: debug mode, a closed loop, a queue or a heap that was replaced, a ``time``
+   or ``call_at`` of the program's own (overrides.c), arguments that are wrong. */
 
 #include "core.h"
-
-/* What a program may put in place of ours, in a class or on the loop itself. Looked at only when the class has changed:
-   its version says so. */
-int
-scheduling_is_clean(Scheduling *loop)
-{
-    PyTypeObject *type = Py_TYPE(loop);
-    if (loop->patched)
-        return 0;
-    if (loop->clean_version != 0 && loop->clean_version == type->tp_version_tag)
-        return 1;
-    core_state *st = loop->state;
-    PyObject *names[] = {st->s_call_at, st->s_time, st->s_run_once, st->s_process_events,
-                         st->s_timer_handle_cancelled, st->s_write_to_self};
-    PyObject *originals = PyObject_GetAttrString((PyObject *)type, "_originals");
-    if (originals == NULL)
-        return -1;
-    int same = PyTuple_Check(originals) && PyTuple_GET_SIZE(originals) == 6;
-    for (int i = 0; same && i < 6; i++) {
-        PyObject *found = PyObject_GetAttr((PyObject *)type, names[i]);
-        if (found == NULL) {
-            Py_DECREF(originals);
-            return -1;
-        }
-        same = found == PyTuple_GET_ITEM(originals, i);
-        Py_DECREF(found);
-    }
-    Py_DECREF(originals);
-    loop->clean_version = same ? type->tp_version_tag : 0;
-    return same;
-}
 
 static int
 record_place(Scheduling *loop, int64_t *place)
@@ -58,8 +27,8 @@ record_place(Scheduling *loop, int64_t *place)
     return *place == -1 && PyErr_Occurred() ? -1 : 0;
 }
 
-/* The arguments behind the first ``skipped``, as a tuple; and the context, or a copy of the current one. Both new. 1: done;
-   0: there are keywords that are not ours; -1: an exception. */
+/* The arguments behind the first ``skipped``, as a tuple; and the context, or a copy of the current one. Both new.
+   1: done; 0: there are keywords that are not ours; -1: an exception. */
 int
 scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names,
                           Py_ssize_t skipped, PyObject **tuple, PyObject **context)
@@ -96,8 +65,8 @@ scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_s
     return result;
 }
 
-static PyObject *
-call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+PyObject *
+scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
@@ -175,20 +144,21 @@ new_timer(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *nam
     if (ours < 0)
         return NULL;
     if (!ours)
-        return scheduling_in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count, names);
+        return scheduling_in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count,
+                                    names);
     if (is_delay)
         return set_timer(self, core_now() + when, NULL, args[1], tuple, context);
     return set_timer(self, when, args[0], args[1], tuple, context);
 }
 
-static PyObject *
-call_later(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+PyObject *
+scheduling_call_later(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     return new_timer(self, args, count, names, 1);
 }
 
-static PyObject *
-call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+PyObject *
+scheduling_call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     return new_timer(self, args, count, names, 0);
 }
@@ -213,8 +183,8 @@ current_class(core_state *st, PyObject *module_name, PyObject *name)
 }
 
 /* Task(coro, loop=self, ...), where there is no factory and the loop is not guarded. */
-static PyObject *
-create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
+PyObject *
+scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
@@ -253,8 +223,8 @@ create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *n
     return task;
 }
 
-static PyObject *
-create_future(PyObject *self, PyObject *unused)
+PyObject *
+scheduling_create_future(PyObject *self, PyObject *unused)
 {
     core_state *st = ((Scheduling *)self)->state;
     PyObject *type = current_class(st, st->s_futures, st->s_Future);
@@ -264,235 +234,3 @@ create_future(PyObject *self, PyObject *unused)
     Py_DECREF(type);
     return future;
 }
-
-/* Each future and each task that is made asks for it. */
-static PyObject *
-get_debug(PyObject *self, PyObject *unused)
-{
-    return PyBool_FromLong(((Scheduling *)self)->debug);
-}
-
-static PyObject *
-scheduling_running(PyObject *self, PyObject *unused)
-{
-    Scheduling *loop = (Scheduling *)self;
-    if (loop->run_ident == 0.0)
-        Py_RETURN_NONE;
-    return Py_BuildValue("(ddO)", loop->run_start, loop->run_ident,
-                         loop->run_handle != NULL ? loop->run_handle : Py_None);
-}
-
-/* -- attributes */
-
-static PyObject *
-get_ready(PyObject *self, void *closure)
-{
-    PyObject *ready = ((Scheduling *)self)->ready_object;
-    if (ready == NULL)
-        PyErr_SetString(PyExc_AttributeError, "_ready");
-    return Py_XNewRef(ready);
-}
-
-static int
-set_ready(PyObject *self, PyObject *value, void *closure)
-{
-    Scheduling *loop = (Scheduling *)self;
-    /* The pointer first: what is released with the old queue may call call_soon. */
-    loop->ready = value != NULL && Py_IS_TYPE(value, loop->state->queue_type) ? (ReadyQueue *)value : NULL;
-    Py_XSETREF(loop->ready_object, Py_XNewRef(value));
-    return 0;
-}
-
-static PyObject *
-get_timers(PyObject *self, void *closure)
-{
-    PyObject *timers = ((Scheduling *)self)->timers_object;
-    if (timers == NULL)
-        PyErr_SetString(PyExc_AttributeError, "_timers");
-    return Py_XNewRef(timers);
-}
-
-static int
-set_timers(PyObject *self, PyObject *value, void *closure)
-{
-    Scheduling *loop = (Scheduling *)self;
-    loop->timers = value != NULL && Py_IS_TYPE(value, loop->state->timers_type) ? (Timers *)value : NULL;
-    Py_XSETREF(loop->timers_object, Py_XNewRef(value));
-    return 0;
-}
-
-static PyObject *
-get_recorder(PyObject *self, void *closure)
-{
-    PyObject *recorder = ((Scheduling *)self)->recorder;
-    if (recorder == NULL)
-        PyErr_SetString(PyExc_AttributeError, "_recorder");
-    return Py_XNewRef(recorder);
-}
-
-static int
-set_recorder(PyObject *self, PyObject *value, void *closure)
-{
-    Scheduling *loop = (Scheduling *)self;
-    core_state *st = loop->state;
-    PyObject *record = NULL, *fresh = NULL;
-    if (value != NULL && value != Py_None) {
-        record = PyObject_GetAttr(value, st->s_record);
-        PyObject *tasks = record == NULL ? NULL : PyObject_GetAttr(value, st->s_tasks);
-        fresh = tasks == NULL ? NULL : PyObject_GetAttr(tasks, st->s_fresh);
-        Py_XDECREF(tasks);
-        if (record == NULL)
-            return -1;
-        if (fresh == NULL)
-            PyErr_Clear();
-        if (!Py_IS_TYPE(record, st->record_type))
-            Py_CLEAR(record);
-        if (fresh != NULL && !Py_IS_TYPE(fresh, st->queue_type))
-            Py_CLEAR(fresh);
-    }
-    Py_XSETREF(loop->recorder, Py_XNewRef(value));
-    Py_XSETREF(loop->record, (Record *)record);
-    Py_XSETREF(loop->fresh, (ReadyQueue *)fresh);
-    return 0;
-}
-
-static PyObject *
-get_flag(PyObject *self, void *closure)
-{
-    return PyBool_FromLong(*((char *)self + (Py_ssize_t)closure));
-}
-
-static int
-set_flag(PyObject *self, PyObject *value, void *closure)
-{
-    int flag = value == NULL ? 0 : PyObject_IsTrue(value);
-    if (flag < 0)
-        return -1;
-    *((char *)self + (Py_ssize_t)closure) = (char)flag;
-    return 0;
-}
-
-static int
-scheduling_setattr(PyObject *self, PyObject *name, PyObject *value)
-{
-    Scheduling *loop = (Scheduling *)self;
-    core_state *st = loop->state;
-    if (name == st->s_time || name == st->s_call_at || name == st->s_run_once || name == st->s_process_events ||
-        name == st->s_timer_handle_cancelled || name == st->s_write_to_self)
-        loop->patched = 1; /* for good: that loop is Python's */
-    return PyObject_GenericSetAttr(self, name, value);
-}
-
-/* -- life */
-
-static PyObject *
-scheduling_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
-{
-    Scheduling *self = (Scheduling *)type->tp_alloc(type, 0);
-    if (self == NULL)
-        return NULL;
-    self->state = core_state_of((PyObject *)self);
-    if (self->state == NULL)
-        Py_CLEAR(self);
-    return (PyObject *)self;
-}
-
-static int
-scheduling_traverse(PyObject *self, visitproc visit, void *arg)
-{
-    Scheduling *loop = (Scheduling *)self;
-    Py_VISIT(Py_TYPE(self));
-    Py_VISIT(loop->ready_object);
-    Py_VISIT(loop->timers_object);
-    Py_VISIT(loop->recorder);
-    Py_VISIT(loop->record);
-    Py_VISIT(loop->fresh);
-    return 0;
-}
-
-static int
-scheduling_clear(PyObject *self)
-{
-    Scheduling *loop = (Scheduling *)self;
-    loop->ready = NULL;
-    loop->timers = NULL;
-    Py_CLEAR(loop->ready_object);
-    Py_CLEAR(loop->timers_object);
-    Py_CLEAR(loop->recorder);
-    Py_CLEAR(loop->record);
-    Py_CLEAR(loop->fresh);
-    return 0;
-}
-
-static void
-scheduling_dealloc(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    PyObject_GC_UnTrack(self);
-    scheduling_clear(self);
-    type->tp_free(self);
-    Py_DECREF(type);
-}
-
-#define METHOD(function) ((PyCFunction)(void (*)(void))(function))
-
-static PyMethodDef scheduling_methods[] = {
-    {"call_soon", METHOD(call_soon), METH_FASTCALL | METH_KEYWORDS,
-     "call_soon($self, callback, *args, context=None)\n--\n\n"
-     "Runs callback(*args) in the next iteration, in context or a copy of the current one."},
-    {"call_later", METHOD(call_later), METH_FASTCALL | METH_KEYWORDS,
-     "call_later($self, delay, callback, *args, context=None)\n--\n\n"
-     "Runs callback(*args) once delay seconds have passed."},
-    {"call_at", METHOD(call_at), METH_FASTCALL | METH_KEYWORDS,
-     "call_at($self, when, callback, *args, context=None)\n--\n\n"
-     "Runs callback(*args) when the loop's clock passes when."},
-    {"create_task", METHOD(create_task), METH_FASTCALL | METH_KEYWORDS,
-     "create_task($self, coro, *, name=None, context=None, **kwargs)\n--\n\n"
-     "Makes a task of coro; keyword arguments go to the task factory or to asyncio.Task."},
-    {"create_future", create_future, METH_NOARGS, "create_future($self)\n--\n\nA future of this loop."},
-    {"get_debug", get_debug, METH_NOARGS, "get_debug($self)\n--\n\nWhether debug mode is on."},
-#if PY_VERSION_HEX < 0x030E0000 /* later ones guard the handle's context: core/handles.py */
-    {"call_soon_threadsafe", METHOD(scheduling_call_soon_threadsafe), METH_FASTCALL | METH_KEYWORDS,
-     "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
-     "call_soon from any thread; wakes the loop."},
-#endif
-    {"_wake", scheduling_wake, METH_NOARGS, "Lets the loop look at its queue; from any thread."},
-    {"_running", scheduling_running, METH_NOARGS,
-     "The run under way: its start, its ident, and the handle (None while what it held is released)."},
-    {"_run_native", scheduling_run, METH_VARARGS,
-     "Runs iterations until stop() was called: True; False where the Python iteration is to go on."},
-    {NULL},
-};
-
-#define FLAG(name, doc) {"_" #name, get_flag, set_flag, doc, (void *)offsetof(Scheduling, name)}
-
-static PyGetSetDef scheduling_getset[] = {
-    {"_ready", get_ready, set_ready, "The ready queue.", NULL},
-    {"_timers", get_timers, set_timers, "The timers.", NULL},
-    {"_recorder", get_recorder, set_recorder, "What records, None where nothing does.", NULL},
-    FLAG(debug, "Whether the loop is in debug mode."),
-    FLAG(guarded, "Closed or in debug mode: every call is checked."),
-    FLAG(stopping, "Whether stop() was called."),
-    {"_runs_natively", get_flag, set_flag, "Whether the iteration under way is one in C (wakeup.c).",
-     (void *)offsetof(Scheduling, running)},
-    {NULL},
-};
-
-static PyType_Slot scheduling_slots[] = {
-    {Py_tp_doc, "The part of the event loop that is written in C."},
-    {Py_tp_new, scheduling_new},
-    {Py_tp_dealloc, scheduling_dealloc},
-    {Py_tp_traverse, scheduling_traverse},
-    {Py_tp_clear, scheduling_clear},
-    {Py_tp_setattro, scheduling_setattr},
-    {Py_tp_methods, scheduling_methods},
-    {Py_tp_getset, scheduling_getset},
-    {0, NULL},
-};
-
-PyType_Spec core_scheduling_spec = {
-    .name = "traceloop.core._core.Scheduling",
-    .basicsize = sizeof(Scheduling),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_BASETYPE,
-    .slots = scheduling_slots,
-};

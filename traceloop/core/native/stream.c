@@ -1,16 +1,16 @@
 /* Stream: the first base of the stream transport. The usual case of reading and writing; everything else is the
    transport's own Python (loop/network/transports/stream.py), which has the contract.
 
-   Reading has no method here. The reader's callback is the Python ``_read_ready``, under which the record knows it; where
-   a handle would call that very function, the iteration calls stream_read_ready. ``write`` and ``is_closing`` are methods
-   of this base, which the program may override like any others.
+   Reading has no method here. The reader's callback is the Python ``_read_ready``, under which the record knows it;
+   where a handle would call that very function, the iteration calls stream_read_ready. ``write`` and ``is_closing`` are
+   methods of this base, which the program may override like any others.
 
    Nothing lies in this base's own structure. The transport's attributes are slots of the Python class, read where they
    lie. What is read from a slot is borrowed, until Python code may run: then it is read again, or was held.
 
    A system call is made here only on a ``socket.socket`` whose methods are the standard library's, and with
-   MSG_DONTWAIT: it cannot block, and so the GIL is kept. Its descriptor is asked for each time, since a program may close
-   the socket under the transport. */
+   MSG_DONTWAIT: it cannot block, and so the GIL is kept. Its descriptor is asked for each time, since a program may
+   close the socket under the transport. */
 
 #include "core.h"
 #include <errno.h>
@@ -329,8 +329,8 @@ read_into_buffer(core_state *st, PyObject *self)
     return fatal(st, self, "Fatal error: protocol.buffer_updated() call failed.");
 }
 
-/* ``callback()`` where that is the Python ``_read_ready`` of a stream transport. 1: done; 0: it has to be called; -1: its
-   exception. The caller holds the callback. */
+/* ``callback()`` where that is the Python ``_read_ready`` of a stream transport. 1: done; 0: it has to be called;
+   -1: its exception. The caller holds the callback. */
 int
 stream_read_ready(core_state *st, PyObject *callback)
 {

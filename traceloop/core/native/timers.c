@@ -355,7 +355,7 @@ m_sample(PyObject *self, PyObject *size)
     }
     for (Py_ssize_t i = 0; i < taken; i++) {
         Py_ssize_t index = i;
-        if (count > wanted) { /* wanted is not 0: one of each of so many equal parts, by a linear congruential generator */
+        if (count > wanted) { /* one of each of ``wanted`` equal parts, by a linear congruential generator */
             Py_ssize_t part = count / wanted;
             timers->random = timers->random * 6364136223846793005u + 1442695040888963407u;
             index = i * part + (Py_ssize_t)((timers->random >> 33) % (uint64_t)part);

@@ -1,5 +1,6 @@
-/* Further steps of tasks that are alive already, as most steps of long-lived tasks are: added up by what has the totals of
-   their coroutines, where nothing but sums follows from them. Everything else is left to statistics/tasks.py. */
+/* Further steps of tasks that are alive already, as most steps of long-lived tasks are: added up by what has the
+   totals of their coroutines, where nothing but sums follows from them. Everything else is left to
+   statistics/tasks.py. */
 
 #include "steps.h"
 

@@ -18,7 +18,8 @@ open_decoded(Model *self, PyObject *decoded)
 {
     reader_state *st = state_of(Py_TYPE(self));
     self->decoded = decoded;
-    PyObject *runs = attribute(decoded, st->text_runs), *iterations = runs ? attribute(decoded, st->text_iterations) : 0;
+    PyObject *runs = attribute(decoded, st->text_runs);
+    PyObject *iterations = runs != NULL ? attribute(decoded, st->text_iterations) : NULL;
     self->tasks = iterations != NULL ? attribute(decoded, st->text_tasks) : NULL;
     self->finished = self->tasks != NULL ? attribute(decoded, st->text_finished) : NULL;
     if (self->finished == NULL)

@@ -42,7 +42,7 @@ reader_exec(PyObject *module)
         const char *text;
     } texts[] = {
         {offsetof(reader_state, text_active_s), "active_s"},     {offsetof(reader_state, text_idle_s), "idle_s"},
-        {offsetof(reader_state, text_runs), "runs"},             {offsetof(reader_state, text_iterations), "iterations"},
+        {offsetof(reader_state, text_iterations), "iterations"}, {offsetof(reader_state, text_runs), "runs"},
         {offsetof(reader_state, text_tasks), "tasks"},           {offsetof(reader_state, text_finished), "finished"},
         {offsetof(reader_state, text_closed), "closed"},         {offsetof(reader_state, text_end), "end"},
         {offsetof(reader_state, text_lose_place), "lose_place"}, {offsetof(reader_state, text_new_tasks), "new_tasks"},

@@ -1,5 +1,6 @@
 /* Which run a place in the record belongs to: a timer remembers where the record stood when it was set. The latest
-   batches of one ring, by the number of their first record. The limits and the answers are those of timer_setters.py. */
+   batches of one ring, by the number of their first record. The limits and the answers are those of
+   timer_setters.py. */
 
 #include "reader.h"
 

@@ -1,23 +1,24 @@
-/* The accelerator of the reader: what its files share.
+/* The accelerator of the reader: what its files share. The files, in the order in which to read them:
 
-   rows.h        the rows themselves, which other extensions read too
-   module.c      the module: state, what is looked up once
-   runs.c        Runs and Iterations: decoded rows in structures, made into Python objects only where they are asked for
-   model.c       Model: from records to rows; the twin of the Python model in decoder.py
-   model_tasks.c  what of it are Python objects: tasks, texts, rare records
-   model_type.c  Model as a Python type
-   queue.c       the model's ready queue, its timers and writers
-   places.c      which run a place in the record belongs to; the twin of timer_setters.py
-   tally.c       sums by callback and histograms
+   rows.h            the rows themselves, which other extensions read too
+   module.c          the module: state, what is looked up once
+   runs.c            Runs and Iterations: decoded rows in structures, made into objects when they are asked for
+   model.c           Model: from records to rows; the twin of the Python model in decoder.py
+   model_tasks.c     what of it are Python objects: tasks, texts, rare records
+   model_type.c      Model as a Python type
+   queue.c           the model's ready queue, its timers and writers
+   places.c          which run a place in the record belongs to; the twin of timer_setters.py
+   tally.c           sums by callback and histograms
    steps.h, steps.c  steps by task
-   known_tasks.c  further steps of tasks that are alive already
-   requests.h    the ledger of requests, in files of its own
+   known_tasks.c     further steps of tasks that are alive already
+   requests.h        the ledger of requests, in files of its own
 
-   Read in this order. Input is not trusted: a record may be forged. a double becomes an integer only through
-   the functions below, nothing is indexed by what a record says without a look at the bounds, and everything that grows
-   with the record has a limit. No double here is NaN or infinite: ring_reader.py and Model.begin see to that; a
-   difference of two may be infinite. Every function that returns an object returns a new reference; structures own the
-   references that they hold. Nothing is static and mutable, nothing releases the GIL. */
+   Input is not trusted: a record may be forged. A double becomes an integer only through the functions below. Nothing
+   is indexed by what a record says without a look at the bounds. Everything that grows with the record has a limit.
+   No double here is NaN or infinite: ring_reader.py and Model.begin see to that; a difference of two may be infinite.
+
+   Every function that returns an object returns a new reference. Structures own the references that they hold. Nothing
+   is static and mutable, and nothing releases the GIL. */
 
 #ifndef TRACELOOP_READER_H
 #define TRACELOOP_READER_H

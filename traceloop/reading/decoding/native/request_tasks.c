@@ -240,7 +240,8 @@ longer_before(const Requests *self, int64_t number, double ready, double least, 
     const Chunk *chunk = chunk_of(self, number - 1);
     if (chunk == NULL)
         return 0;
-    for (ptrdiff_t left = chunk - (self->chunks + self->first_chunk); !over && passed < MAX_BEHIND && left >= 0; left--) {
+    ptrdiff_t left = chunk - (self->chunks + self->first_chunk);
+    for (; !over && passed < MAX_BEHIND && left >= 0; left--) {
         chunk = self->chunks + self->first_chunk + left;
         int64_t index = number - chunk->first;
         if (index > chunk->runs->length)

@@ -1,4 +1,5 @@
-/* The ledger of requests: what its files share. It is the twin of requests/ledger.py, which explains it.
+/* The ledger of requests: what its files share. It is the twin of requests/ledger.py, which explains it. The
+   files, in the order in which to read them:
 
    stretches.c      the time of a task, cut into stretches; sums of them by part and detail
    request_names.c  texts by number: names of requests, details of parts
@@ -7,9 +8,9 @@
    request_sums.c   requests that were answered: added up by name, or told one by one
    requests_type.c  Requests as a Python type
 
-   Read in this order. Texts are Python objects, held by Names; everything else here is plain memory, which Requests
-   owns, and refers to a text by its number. Followed and Turn count the references to them. Functions that return int
-   return -1 with an exception set; those that return a pointer return a borrowed one, NULL where there is none. */
+   Texts are Python objects, held by Names. Everything else here is plain memory, which Requests owns; it refers to a
+   text by its number. Followed and Turn count the references to them. A function that returns an int returns -1 with an
+   exception set. One that returns a pointer returns a borrowed one, or NULL where there is none. */
 
 #ifndef TRACELOOP_REQUESTS_H
 #define TRACELOOP_REQUESTS_H

@@ -1,5 +1,5 @@
-/* The rows of Runs and Iterations (decoding/runs.py), for those extensions that read them. Both types show their rows by
-   the buffer protocol, with these formats: who takes a buffer compares the format and the size of an item. */
+/* The rows of Runs and Iterations (decoding/runs.py), for those extensions that read them. Both types show their
+   rows by the buffer protocol, with these formats: who takes a buffer compares the format and the size of an item. */
 
 #ifndef TRACELOOP_ROWS_H
 #define TRACELOOP_ROWS_H

@@ -1,4 +1,4 @@
-/* Runs and Iterations: what a chunk decodes to, in rows of structures. They answer to what runs.py asks of both forms. */
+/* Runs and Iterations: what a chunk decodes to, in rows of structures, with the methods that decoding/runs.py has. */
 
 #include "reader.h"
 
@@ -291,9 +291,9 @@ typedef struct {
 } Victim;
 
 /* waited(index, upto, number, begin, end, iteration): of the runs from one on, who waited for the slow run with this
-   number; the twin of WhoWaited._charge. Returns the index of the first that it did not look at, and of
-   each site an ident, handles, seconds, own handles, seconds at most. It ends early where there are many sites, and where
-   the iterations are over in which handles waited. */
+   number; the twin of WhoWaited._charge. Returns the index of the first that it did not look at, and of each site an
+   ident, handles, seconds, own handles, seconds at most. It ends early where there are many sites, and where the
+   iterations are over in which handles waited. */
 static PyObject *
 runs_waited(Runs *self, PyObject *args)
 {

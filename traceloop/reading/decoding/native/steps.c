@@ -19,8 +19,8 @@ typedef struct {
     long long made[MAX_CREATORS];
 } Coroutine;
 
-/* ``buckets``: by site, the number and one of the latest coroutine there, whose ``next`` is the same of another; 0 where
-   there is none. */
+/* ``buckets``: by site, the number and one of the latest coroutine there, whose ``next`` is the same of another; 0
+   where there is none. */
 typedef struct {
     Coroutine *items;
     size_t count, size;
@@ -50,7 +50,7 @@ add_step(Group *group, const Row *row)
     group->last_end = row->end;
 }
 
-/* Of 24 bits. The number of a task stands in the upper half of a double: lower bits of the product do not depend on it. */
+/* Of 24 bits. A task's number is in the upper half of a double: lower bits of the product do not depend on it. */
 static inline size_t
 hash(double ident)
 {
@@ -323,10 +323,11 @@ told(const Coroutine *each)
                          creators, bytes_of(each->since, each->count), bytes_of(each->until, each->count));
 }
 
-/* whole_tasks(runs, tasks, finished, known, adds): the groups, NewTask and ends of the tasks that are not whole; of those
-   that are, the sums by coroutine, and a dictionary of the ends of their last steps; what add_known says. Whole is a task
-   that begins and ends within these runs, and that none of the dictionaries in ``known`` has: those of tasks that are
-   alive, two more, and the looks, then others. ``adds``: whether steps of tasks that are alive may be added up here. */
+/* whole_tasks(runs, tasks, finished, known, adds): the groups, NewTask and ends of the tasks that are not whole; of
+   those that are, the sums by coroutine, and a dictionary of the ends of their last steps; what add_known says.
+   Whole is a task that begins and ends within these runs, and that none of the dictionaries in ``known`` has: those
+   of tasks that are alive, two more, and the looks, then others. ``adds``: whether steps of tasks that are alive may
+   be added up here. */
 PyObject *
 whole_tasks(PyObject *module, PyObject *args)
 {

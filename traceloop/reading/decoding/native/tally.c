@@ -7,7 +7,7 @@
 
 #define MOST_BOUNDS 254
 
-/* first: by the upper 16 bits of a double (sign, exponent, 4 bits of the mantissa), the first bucket that may have it. */
+/* first: by the upper 16 bits of a double (sign, exponent, 4 bits of mantissa), the first bucket that may have it. */
 typedef struct {
     PyObject_HEAD
     double bounds[MOST_BOUNDS + 1];
