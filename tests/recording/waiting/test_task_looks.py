@@ -169,6 +169,30 @@ def test_a_task_that_was_started_for_another_thread_is_found():
     assert look.frames["waits"][1] == "asyncio.run_coroutine_threadsafe"
 
 
+def test_a_callback_of_the_programs_own_is_no_sign_of_a_task_that_is_waited_for():
+    """It cancels, say, what the future was for: its closure has a task that may itself wait for the future's owner."""
+
+    async def waits():
+        other = named(asyncio.sleep(60), "other")
+        future = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: other.cancel())
+        await future
+
+    assert look_at(waits=waits).awaited == {}
+
+
+def test_a_task_that_another_shields_is_what_is_awaited():
+    async def waits():
+        inner = named(asyncio.sleep(60), "inner")
+        shielded = asyncio.shield(inner)
+        await inner
+        await shielded
+
+    look = look_at(waits=waits)
+    assert look.awaited == {"waits": {"inner"}}
+    assert look.frames["waits"][1] == "_asyncio.Task"
+
+
 def test_members_of_a_group_of_anyios_are_found():
     anyio = pytest.importorskip("anyio")
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from ...record.frames import Frame, is_recording
 from ...record.sites import UNKNOWN_SITE, Site, module_name
 from ..watchdog.stacks import qualname_of
-from .behind_futures import Call, call_in, stands_for, task_behind
+from .behind_futures import Call, call_in, origin_of, task_behind
 from .coroutine_steps import ANYIO_BACKEND, ASYNCIO_DIRECTORY, below, step
 from .lock_holders import blocks_in, lock_in
 
@@ -115,7 +115,7 @@ class AwaitChains:
         """The chain as one that waits for a call in an executor, where it does; else ``chain``."""
         call: Call | str = ""
         if not chain.in_asyncio:
-            call = stands_for(waiter)
+            call = origin_of(waiter)
         if not call and chain.caller >= 0:
             call = call_in(below(coro, chain.caller))
         if not call:

@@ -1,13 +1,14 @@
-"""What a future stands for that a task waits for: a call in an executor, another task, a future of another thread.
+"""Who will set the future that a task waits for: a call in an executor, another task, another thread.
 
-A future shows who will set it only by its callbacks, and by what these hold:
+A future shows this only by its callbacks, and by what they hold:
 
 * An offload's callback belongs to the offload, which knows its executor and its function.
-* ``asyncio.wrap_future`` and ``shield`` chain two futures by functions with both in their closures.
-* ``run_coroutine_threadsafe`` chains a task of one loop to a concurrent future, and ``wrap_future`` that to another's.
+* ``asyncio.wrap_future`` and ``shield`` chain two futures by functions that have both in their closures.
+* ``run_coroutine_threadsafe`` chains a task of one loop to a concurrent future, and ``wrap_future`` chains that to a
+  future of another loop.
 
-Only functions and methods of the interpreter's own types are looked into: anything else may run the program's code, and
-this is another thread than the loop's.
+The watchdog's thread calls this, so it looks only into functions and methods of the interpreter's own types: looking
+into anything else may run the program's code. A callback of the program's own proves nothing, whatever it holds.
 """
 
 from __future__ import annotations
@@ -22,14 +23,15 @@ from typing import Any, NamedTuple
 from ...core.choose import core
 from ..offloads.offload import Offload
 
-# Futures chained to each other that are followed, and callbacks of each.
-_MAX_LINKS = 4
+# Futures chained to each other that are looked at, and callbacks of each.
+_MAX_FUTURES = 5
 _MAX_CALLBACKS = 4
 
 WRAPPED = "asyncio.wrap_future"
 SHIELDED = "asyncio.shield"
 OTHER_LOOP = "asyncio.run_coroutine_threadsafe"
-_CHAINED = "_chain_future"
+# The functions of asyncio whose callbacks set one future from another, and what programs call to have that done.
+_CHAINED_BY = {"_chain_future": WRAPPED, "shield": SHIELDED}
 
 
 class Call(NamedTuple):
@@ -39,30 +41,15 @@ class Call(NamedTuple):
     site: float
 
 
-def stands_for(waiter: Any) -> Call | str:
+def origin_of(waiter: Any) -> Call | str:
     """The call that ``waiter`` is the future of; else what made the future, ``""`` where that is not known."""
     made_by = ""
-    future = waiter
-    for _ in range(_MAX_LINKS):
-        following = None
+    for future, chained_by in _sources(waiter):
+        made_by = chained_by
         for callback in _callbacks(future):
             call = _call_of(getattr(callback, "__self__", None))
             if call is not None:
                 return call
-            if type(callback) is FunctionType and callback.__closure__:
-                outer = callback.__qualname__.partition(".")[0]
-                inner = next((each for each in _held(callback) if each is not future), None)
-                if outer == _CHAINED and inner is not None:
-                    of_another = _is(future, concurrent.futures.Future) and _is(inner, asyncio.Task)
-                    made_by = OTHER_LOOP if of_another else made_by or WRAPPED
-                elif outer == "shield" and inner is not None:
-                    made_by = made_by or SHIELDED
-                else:
-                    continue
-                following = inner
-        if following is None or _is(following, asyncio.Task):
-            break
-        future = following
     return made_by
 
 
@@ -71,7 +58,7 @@ def call_in(coro: Any) -> Call | str:
     for each in get_referents(coro):
         call = _call_of(each)
         if call is None and _is(each, asyncio.Future) and not _is(each, asyncio.Task):
-            found = stands_for(each)
+            found = origin_of(each)
             call = found if type(found) is Call else None
         if call is not None:
             return call
@@ -80,16 +67,31 @@ def call_in(coro: Any) -> Call | str:
 
 def task_behind(waiter: Any) -> Any:
     """The task behind a future that was chained to it, perhaps another loop's; None where there is none."""
-    future = waiter
-    for _ in range(_MAX_LINKS):
-        following = None
-        for callback in _callbacks(future):
-            if type(callback) is FunctionType and callback.__closure__:
-                following = next((each for each in _held(callback) if each is not future), following)
-        if following is None or _is(following, asyncio.Task):
-            return following
-        future = following
+    for future, made_by in _sources(waiter):
+        if made_by and _is(future, asyncio.Task):
+            return future
     return None
+
+
+def _sources(waiter: Any) -> Iterator[tuple[Any, str]]:
+    """``waiter``, the future that sets it, the one that sets that, and so on to a task; each with what chained them."""
+    future, made_by = waiter, ""
+    for _ in range(_MAX_FUTURES):
+        yield future, made_by
+        if _is(future, asyncio.Task):
+            return
+        source, chained_by = None, ""
+        for callback in _callbacks(future):
+            if type(callback) is FunctionType:
+                maker = _CHAINED_BY.get(callback.__qualname__.partition(".")[0], "")
+                held = next((each for each in _held(callback) if each is not future), None) if maker else None
+                if held is not None:
+                    source, chained_by = held, maker
+        if source is None:
+            return
+        of_another_loop = _is(future, concurrent.futures.Future) and _is(source, asyncio.Task)
+        made_by = OTHER_LOOP if of_another_loop else made_by or chained_by
+        future = source
 
 
 def _callbacks(future: Any) -> Iterator[Any]:
