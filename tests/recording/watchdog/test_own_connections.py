@@ -12,7 +12,7 @@ import pytest
 
 from traceloop.loop.event_loop import EventLoop
 from traceloop.recording.watchdog import own_connections
-from traceloop.recording.watchdog.own_connections import waits_for_own_server
+from traceloop.recording.watchdog.own_connections import is_network_call, waits_for_own_server
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="/proc/net/tcp is Linux's")
 
@@ -89,6 +89,27 @@ def test_a_client_that_another_loop_of_the_process_looks_after_blocks_nobody():
         thread.join()
         loop.close()
         other.close()
+
+
+CONNECTS = ("/lib/socket.py", 850, "socket", "create_connection")
+READS = ("/lib/ssl.py", 1138, "ssl", "SSLSocket.read")
+LOADS = ("/lib/ssl.py", 534, "ssl", "SSLContext.load_default_certs")
+
+
+@pytest.mark.parametrize(
+    ("frame", "samples", "expected"),
+    [
+        (READS, [], True),
+        (CONNECTS, [(0.0, 0.0, 0.0, 0.0, 1), (0.1, 0.09, 0.0, 0.0, 9), (0.2, 0.09, 0.0, 0.0, 10)], True),
+        (READS, [(0.1, 0.09, 0.0, 0.0, 1), (0.2, 0.1, 0.0, 0.085, 9)], False),  # it computed when it had a processor
+        (READS, [(0.0, 0.0, 0.0, 0.0, 1), (0.1, 0.09, 0.0, 0.0, 9)], False),
+        (READS, [(0.0, -1.0, 0.0, -1.0, -1), (0.1, -1.0, 0.0, -1.0, -1)], True),  # nothing is known of its time
+        (LOADS, [], False),  # certificates of a client of the loop's own, which has connected and is not yet polled
+        (("/srv/app.py", 3, "app", "read"), [], False),
+    ],
+)
+def test_only_a_thread_that_waits_is_in_a_network_call(frame, samples, expected):
+    assert is_network_call([frame], samples) is expected
 
 
 def test_a_table_of_polled_descriptors_that_is_too_long_is_cut_off_within_any_line(monkeypatch):

@@ -1,6 +1,7 @@
 """The lines that a process says of its own stalls."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -33,6 +34,34 @@ def test_a_c_function_that_the_loop_calls_has_no_place(tmp_path):
     path.write_text(PROGRAM)
     observed = observe(tmp_path, path, OTEL_PYTHON_TRACELOOP_ROOT_PID="1")
     assert observed.errors.startswith("traceloop: stall: time.sleep blocks the loop of MainThread in process ")
+
+
+FORKS = """
+import asyncio, os, time
+from traceloop import EventLoop
+async def main():
+    asyncio.get_running_loop().slow_callback_duration = 1.0
+    await asyncio.sleep(0.2)
+    time.sleep(0.8)  # the watchdog takes samples of this run
+    pid = os.fork()  # the watchdog is gone until the loop flushes
+    if not pid:
+        time.sleep(0.8)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    await asyncio.sleep(0.2)
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+
+def test_a_stall_is_over_no_sooner_than_it_was_last_seen(tmp_path):
+    path = tmp_path / "program.py"
+    path.write_text(FORKS)
+    errors = observe(tmp_path, path, OTEL_PYTHON_TRACELOOP_ROOT_PID="1").errors
+    begun = re.findall(r"stall: __main__.main .* ([0-9.]+) s so far", errors)
+    over = re.findall(r"stall over: __main__.main blocked .* about ([0-9.]+) s", errors)
+    assert begun and len(begun) == len(over), errors
+    assert all(float(first) <= float(last) for first, last in zip(begun, over, strict=True)), errors
 
 
 @pytest.mark.parametrize("others", [(), ("p-2-3",)])

@@ -10,14 +10,20 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
+
+from ...record.frames import Frame
+from .thread_clocks import Sample
 
 _TABLES: Final = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 _MAX_TABLE: Final = 1 << 20
 _MAX_DESCRIPTORS: Final = 4096
 _MAX_SOCKETS: Final = 100
 _ESTABLISHED: Final = "01"
+_NETWORK: Final = frozenset(("socket", "ssl", "http", "urllib3", "httpcore"))
+# What makes a TLS context reads certificates, and is no call to a server.
+_CONTEXTS: Final = ("SSLContext.", "create_default_context", "_create_unverified_context", "create_urllib3_context")
 
 
 def waits_for_own_server(loop: Any) -> bool:
@@ -32,9 +38,19 @@ def waits_for_own_server(loop: Any) -> bool:
     return any(remote in ports and inode in inodes for _, remote, inode in _connections())
 
 
-def is_network_call(modules: list[str]) -> bool:
-    """Whether a thread whose innermost frames are of these modules waits in a network call."""
-    return any(each.split(".")[0] in ("socket", "ssl", "http", "urllib3", "httpcore") for each in modules)
+def is_network_call(frames: Sequence[Frame], samples: Sequence[Sample]) -> bool:
+    """Whether a thread whose innermost frames these are, the last the innermost, waits in a network call. samples: of
+    its clocks, the latest last. A thread that computes there, as one that loads certificates does, waits for nobody.
+    """
+    modules = [frame[2].partition(".")[0] for frame in frames]
+    if not any(each in _NETWORK for each in modules) or frames[-1][3].startswith(_CONTEXTS):
+        return False
+    if len(samples) < 2 or min(samples[-2][1], samples[-1][1]) < 0.0:
+        return True
+    (since, cpu_before, _, waited_before, _), (now, cpu, _, waited, _) = samples[-2], samples[-1]
+    # Time without a processor that was wanted says nothing of what the thread does.
+    wanted = max(0.0, waited - waited_before)
+    return cpu - cpu_before <= (now - since - wanted) / 2
 
 
 def _ready_ports(loop: Any) -> set[int]:

@@ -55,6 +55,7 @@ class StallEvents:
         """A stack was taken. ``due``: s, when it was to be. Where that was long ago, the run has kept the GIL since: it
         stands at the C call that did so, for a thread that waits for the GIL gets it right after such a call.
         """
+        stall.seen = now
         if not self._event_budget.take(now):
             self._suppressed += 1
             return
@@ -126,7 +127,7 @@ class StallEvents:
             return
         watched.stall = None
         # It ended somewhere between the look before this one and now.
-        last = stall.samples[-1][0] if stall.samples else now
+        last = max(stall.seen, stall.samples[-1][0] if stall.samples else now)
         held = held_by(stall.held, stall.start, (last + now) / 2)
         held.pop("", None)
         after = watched.sample()

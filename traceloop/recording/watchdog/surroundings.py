@@ -55,11 +55,11 @@ class Surroundings:
             return [], None
         threads, holder = found
         since, computed = self._clocks.computed(now)
-        modules = [frame[2] for frame in frames[-_INNERMOST:]]
-        if holder is None and is_network_call(modules) and waits_for_own_server(watched.loop):
+        samples = ([stall.before] if stall.before is not None else []) + stall.samples
+        network = holder is None and is_network_call(frames[-_INNERMOST:], samples)
+        if network and waits_for_own_server(watched.loop):
             holder = Holder(OWN_SERVER, guess=True)
         if holder is None:
-            samples = ([stall.before] if stall.before is not None else []) + stall.samples
             holder = gil_holder(samples, threads, since, computed, now - stall.start)
         return as_recorded(threads, computed), holder
 

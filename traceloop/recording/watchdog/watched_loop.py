@@ -15,7 +15,7 @@ _MAX_HISTORY: Final = 32
 
 class Stall:
     """A handle run past its threshold. told_from: the length (s) from which on a line is printed: more than the
-    threshold where a pattern knows the culprit and allows it more.
+    threshold where a pattern knows the culprit and allows it more. seen: when its last stack was taken, s.
     """
 
     __slots__ = (
@@ -25,6 +25,7 @@ class Stall:
         "ident",
         "said",
         "samples",
+        "seen",
         "stack_at",
         "stacks",
         "start",
@@ -36,6 +37,7 @@ class Stall:
 
     def __init__(self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None) -> None:
         self.start = start
+        self.seen = start
         self.ident = ident
         self.threshold = threshold
         self.told_from = told_from
