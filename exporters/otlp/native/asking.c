@@ -1,6 +1,6 @@
 /* What the builder in Python is asked for (otlp/packing.py): it is rare, and what it answers is kept for a while. */
 
-#include "packer.h"
+#include "packing.h"
 
 /* The bytes that all spans of this callback have in common; borrowed, until Python code runs. */
 PyObject *

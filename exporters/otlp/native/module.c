@@ -1,6 +1,6 @@
 /* The module: its state. */
 
-#include "packer.h"
+#include "packing.h"
 
 static int
 packer_exec(PyObject *module)

@@ -4,7 +4,7 @@
    in page faults than everything else about them. A portion that leaves most of its slab empty becomes bytes of its
    own size, so that what waits in a queue takes little more than its size. */
 
-#include "packer.h"
+#include "packing.h"
 
 int
 output_open(Output *out, packer_state *st, Py_ssize_t most_spans)

@@ -4,7 +4,7 @@
 
    Doubles are added and multiplied as Python does, each operation rounded by itself (-ffp-contract=off). */
 
-#include "packer.h"
+#include "packing.h"
 
 #define TAG "\x12\x08" /* span id, 8 bytes */
 #define TRACE "\x0a\x10"

@@ -1,6 +1,6 @@
 /* Packer as a Python type: the builder's state, rows and limits go in, portions of bytes and the state come out. */
 
-#include "packer.h"
+#include "packing.h"
 
 /* The rows of ``each`` bytes that another object has; -1: an exception, it has none. */
 static int

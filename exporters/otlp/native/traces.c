@@ -2,7 +2,7 @@
    the list that SpanBuilder has: items are 16 bytes, or none where the span is not sent. A megabyte, of which a loop
    that ran less takes less: pages that were never written take no memory. */
 
-#include "packer.h"
+#include "packing.h"
 
 static const Trace NOT_SENT;
 

@@ -235,7 +235,7 @@ def test_these_requests_are_what_they_are() -> None:
 
 def test_names_and_limits_are_the_same() -> None:
     folder = Path(decoded_module.__file__).with_name("native")
-    text = (folder / "requests.h").read_text()
+    text = (folder / "ledger.h").read_text()
     numbers = {name: float(value) for name, value in re.findall(r"#define (\w+) ([\d.]+)\n", text)}
     for name in ("MAX_FOLLOWED", "MAX_ENDED", "MAX_MARKS", "MAX_FURTHER", "MAX_HOPS", "NAMED_SHARE", "SHARED_SECONDS"):
         assert numbers[name] == getattr(ledger, f"_{name}"), name

@@ -1,4 +1,4 @@
-"""The part of the ledger that the reader's C half does: what tasks waited for, step by step (native/requests.h).
+"""The part of the ledger that the reader's C half does: what tasks waited for, step by step (native/ledger.h).
 
 ``Ledger`` is its reference, and what runs where there is no C half. Both count the same
 (tests/reading/requests/test_native_ledger.py).

@@ -1,6 +1,6 @@
 /* The module: its state, made from the classes of decoded.py and runs.py when it is loaded. */
 
-#include "requests.h"
+#include "ledger.h"
 
 /* Whether all of a buffer's doubles are numbers that a writer may write (LARGEST, ring_reader.py). */
 static PyObject *

@@ -1,6 +1,6 @@
 /* Texts by number: labels of sites, names of requests, details of parts. What a label is, Python knows. */
 
-#include "requests.h"
+#include "ledger.h"
 
 static int
 add_text(Names *names, PyObject *text, uint32_t *number)

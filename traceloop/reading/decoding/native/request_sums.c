@@ -2,7 +2,7 @@
    watches them, are told one by one: (name, begin, seconds, [(part, detail, seconds), ...], task, [(begin, end, part,
    detail), ...]), the last of them where somebody watches. */
 
-#include "requests.h"
+#include "ledger.h"
 
 static PyObject *
 text_of(const Requests *self, uint32_t number)
@@ -44,7 +44,7 @@ detail_of(Requests *self, double begin, const Stretch *stretch, uint32_t *detail
     uint32_t who;
     if (longest == NULL)
         return 0;
-    return who_ran(self, longest->number, longest->ident, &who) < 0 ? -1 : behind_text(&self->names, who, detail);
+    return name_of_run(self, longest->number, longest->ident, &who) < 0 ? -1 : behind_text(&self->names, who, detail);
 }
 
 /* [(begin, end, part, detail), ...]: of each stretch, as far as that is known. */

@@ -1,7 +1,7 @@
 /* The tasks that are followed, those that have ended and may be asked for; the latest runs of the loop (the twin of
    requests/recent_runs.py), and the functions that runs have named as what answers their request. */
 
-#include "requests.h"
+#include "ledger.h"
 
 /* -- tasks by ident */
 
@@ -325,4 +325,36 @@ forget_runs(Requests *self)
     self->chunks = NULL;
     self->marks = NULL;
     self->chunk_count = self->mark_count = 0;
+}
+
+/* -- names */
+
+Followed *
+known_task(const Requests *self, double ident)
+{
+    Followed *task = table_get(&self->followed, ident);
+    return task != NULL ? task : table_get(&self->ended, ident);
+}
+
+/* The name of what runs: in a request, that of the request. */
+int
+name_of_task(Requests *self, double ident, uint32_t *name)
+{
+    const Followed *known = known_task(self, ident);
+    *name = NO_TEXT;
+    if (known != NULL) {
+        const Followed *root = known->root->kind == REQUEST ? known->root : known;
+        *name = root->name ? root->name : root->place;
+    }
+    return *name ? 0 : label_of(self, ident, name);
+}
+
+/* The name of a run, by its number: of the function that answered a request in it, where it is marked as one. */
+int
+name_of_run(Requests *self, int64_t number, double ident, uint32_t *name)
+{
+    size_t mark = mark_of(self, number);
+    if (mark < self->first_mark + self->mark_count && self->marks[mark].run == number)
+        return label_of(self, (double)self->marks[mark].site, name);
+    return name_of_task(self, ident, name);
 }

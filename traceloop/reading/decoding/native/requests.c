@@ -1,42 +1,12 @@
 /* One step of a task that is followed: since when it waited, and for what. Function by function the twin of
    requests/ledger.py, which has the reasons. */
 
-#include "requests.h"
+#include "ledger.h"
 
 static bool
 is_found(const Followed *task)
 {
     return task->maker == NULL && !task->kind;
-}
-
-static Followed *
-known_task(const Requests *self, double ident)
-{
-    Followed *task = table_get(&self->followed, ident);
-    return task != NULL ? task : table_get(&self->ended, ident);
-}
-
-/* The name of a run: of a request's, that of the request. */
-static int
-who(Requests *self, double ident, uint32_t *name)
-{
-    const Followed *known = known_task(self, ident);
-    *name = NO_TEXT;
-    if (known != NULL) {
-        const Followed *root = known->root->kind == REQUEST ? known->root : known;
-        *name = root->name ? root->name : root->place;
-    }
-    return *name ? 0 : label_of(self, ident, name);
-}
-
-/* The name of a run by its number: the function that answered a request in it, where one said so. */
-int
-who_ran(Requests *self, int64_t number, double ident, uint32_t *name)
-{
-    size_t mark = mark_of(self, number);
-    if (mark < self->first_mark + self->mark_count && self->marks[mark].run == number)
-        return label_of(self, (double)self->marks[mark].site, name);
-    return who(self, ident, name);
 }
 
 static bool
@@ -111,7 +81,7 @@ explain_by_task(Requests *self, Followed *task, double begin, double end, const 
     bool awaited = other != NULL && by->row.outcome && is_found(other) && task->kind == CONNECTION;
     if (other == NULL || other == task || !(other->root == task->root || awaited)) {
         uint32_t name, detail;
-        if (who(self, ident, &name) < 0 || waited_for_text(&self->names, name, &detail) < 0)
+        if (name_of_task(self, ident, &name) < 0 || waited_for_text(&self->names, name, &detail) < 0)
             return -1;
         return add_wait(self, task, begin, end, IN_TASK, detail, out);
     }

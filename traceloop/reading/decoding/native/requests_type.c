@@ -1,6 +1,6 @@
 /* Requests as a Python type: Requests(bounds), feed(...). requests/native_ledger.py uses it. */
 
-#include "requests.h"
+#include "ledger.h"
 
 static int
 take_marks(Requests *self, PyObject *marks)

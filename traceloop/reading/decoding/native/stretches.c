@@ -1,6 +1,6 @@
 /* The time of one task, cut into stretches that follow each other without a gap: the twin of requests/stretches.py. */
 
-#include "requests.h"
+#include "ledger.h"
 
 void
 turn_release(Turn *turn)

@@ -3,7 +3,7 @@
 
    stretches.c      the time of a task, cut into stretches; sums of them by part and detail
    request_names.c  texts by number: names of requests, details of parts
-   request_tasks.c  tasks that are followed, or have ended; the latest runs; what a run answers
+   request_tasks.c  tasks that are followed, or have ended; the latest runs, and what they are called
    requests.c       one step of a task: since when it waited, for what
    request_sums.c   requests that were answered: added up by name, or told one by one
    requests_type.c  Requests as a Python type
@@ -12,8 +12,8 @@
    text by its number. Followed and Turn count the references to them. A function that returns an int returns -1 with an
    exception set. One that returns a pointer returns a borrowed one, or NULL where there is none. */
 
-#ifndef TRACELOOP_REQUESTS_H
-#define TRACELOOP_REQUESTS_H
+#ifndef TRACELOOP_LEDGER_H
+#define TRACELOOP_LEDGER_H
 
 #include "reader.h"
 
@@ -211,10 +211,12 @@ int longer_before(const Requests *self, int64_t number, double ready, double lea
 int marks_add(Requests *self, int64_t run, uint32_t site);
 size_t mark_of(const Requests *self, int64_t run);
 void forget_runs(Requests *self);
+Followed *known_task(const Requests *self, double ident); /* followed, or ended; NULL: neither */
+int name_of_task(Requests *self, double ident, uint32_t *name);
+int name_of_run(Requests *self, int64_t number, double ident, uint32_t *name);
 
 /* requests.c */
 int take_step(Requests *self, Followed *task, const Run *run);
-int who_ran(Requests *self, int64_t number, double ident, uint32_t *name);
 
 /* request_sums.c */
 int answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts,

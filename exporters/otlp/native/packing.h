@@ -13,8 +13,8 @@
    A function that returns an object returns a new reference. Nothing releases the GIL: a chunk of 8,192 runs is packed
    within a millisecond. */
 
-#ifndef TRACELOOP_PACKER_H
-#define TRACELOOP_PACKER_H
+#ifndef TRACELOOP_PACKING_H
+#define TRACELOOP_PACKING_H
 
 #include "extension.h"
 
