@@ -88,7 +88,7 @@ add_turn(Requests *self, Sums *out, double begin, const Stretch *stretch, double
         if (!(seconds > 0.0))
             continue;
         uint32_t who, detail;
-        if (who_ran(self, run->number, run->ident, &who) < 0 || behind_text(&self->names, who, &detail) < 0 ||
+        if (name_of_run(self, run->number, run->ident, &who) < 0 || behind_text(&self->names, who, &detail) < 0 ||
             sums_add(out, stretch->part, detail, seconds) < 0)
             return -1;
         *left -= seconds;
