@@ -120,9 +120,9 @@ def prepare(name):
         length = 18
         while True:
             PATIENT = "a" * length + "b"
-            start = time.monotonic()
+            start = time.thread_time()  # whatever else wants the processor
             re.match(r"(a+)+$", PATIENT)
-            if time.monotonic() - start > SECONDS / 3:
+            if time.thread_time() - start > SECONDS / 3:
                 PATIENT = "a" * (length + 2) + "b"
                 break
             length += 1

@@ -54,7 +54,7 @@ def test_trouble(tmp_path, trouble):
     # Why. A machine so busy that the run mostly waits for a processor leaves little to tell the cause by: a guess then.
     parts = info.parts
     if not (parts.guess and parts.processor_wait > (end - start) / 3):
-        assert parts.cause == CAUSES[trouble], info
+        assert parts.cause == CAUSES[trouble], (parts, info.stacks)
     if CAUSES[trouble] == "off_cpu":
         assert info.parts.cpu < (end - start) / 2
     if CAUSES[trouble] == "gc":

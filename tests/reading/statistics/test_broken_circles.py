@@ -61,6 +61,25 @@ def test_one_that_ends_before_the_next_look_of_the_same_record_is_found():
     assert ONE in waits.circles and TWO in waits.circles
 
 
+@pytest.mark.parametrize("found", [1.9, 2.2])
+@pytest.mark.parametrize("destroyed", [False, True])
+def test_one_that_no_look_was_made_at_again_is_found(found, destroyed):
+    """Looks are as long apart as that is measured, or one goes on a moment later; then the loop sleeps."""
+    waits = looked(1.0, edges=())
+    waits.look([Standing(1.0, 3.0, 1)], 1.0, [(1.0, 3.0, 5.0)])
+    if found > 2.0:
+        waits.look([Standing(2.0, 3.0, 1)], 1.0, [(2.0, 3.0, 5.0)])
+    waits.look([Standing(found, each, 1) for each in (ONE, TWO)], 1.0, [(found, ONE, TWO), (found, TWO, ONE)])
+    for ident in (ONE, TWO):
+        waits.seek_before(ident, 6.0)
+        if destroyed:
+            waits.circles.left(ident, "", 1.5, 6.0, destroyed=True)
+        else:
+            waits.step(ident, 1.5, 6.0)
+    (circle,) = waits.circles.lasted(4.5)
+    assert [(each.ident, each.destroyed) for each in circle] == [(ONE, destroyed), (TWO, destroyed)]
+
+
 @pytest.mark.parametrize("edges", [(), ((ONE, TWO),), ((ONE, 9.0), (TWO, 9.0))])
 def test_tasks_that_wait_in_a_row_are_in_none(edges):
     assert ONE not in looked(2.0, edges=edges).circles

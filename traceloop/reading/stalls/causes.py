@@ -90,11 +90,16 @@ def parts_of(
         return said(GC, starved)
     if cpu is None:
         return said("")
-    half = max(0.0, rest - waited) / 2
+    least, most = (wait.low, wait.high) if wait is not None else (0.0, 0.0)
+
+    def half(waited: float) -> float:
+        return max(0.0, rest - waited) / 2
+
+    # It is sure where it holds at each end of both bounds.
     off = max(0.0, rest - cpu.middle - waited)
-    if cpu.middle >= half:
-        return said(CPU, starved or cpu.low < half)
-    guess = starved or cpu.high > half
+    if cpu.middle >= half(waited):
+        return said(CPU, starved or cpu.low < half(least))
+    guess = starved or cpu.high > half(most)
     gil, sure = _waits_for_gil(series, off)
     return said(GIL if gil else OFF_CPU, guess or not sure)
 

@@ -178,6 +178,7 @@ class TaskStatistics:
                 alive = self._alive.pop(ident, None)
                 if alive is not None:
                     totals.alive -= 1
+                    self._waits.seek_before(ident, when)
                     if ident in circles:
                         circles.left(ident, alive.name, alive.last_end, when, destroyed=True)
                 self._waits.forget(ident)

@@ -248,9 +248,9 @@ class Waits:
         self.awaited: dict[float, dict[float, None]] = {}
         #: By the place of a wait for a lock: how often who was seen to have it, by (site of its coroutine, place).
         self.holders: dict[AwaitPlace, dict[tuple[int, AwaitPlace], int]] = {}
-        #: Those that waited for each other.
+        #: Those that waited for each other; when (monotonic s) they were sought last, and the latest look since then.
         self.circles = BrokenCircles(self._is_for_lock)
-        self._sought_at = -math.inf
+        self._sought_at = self._unsought = -math.inf
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
 
@@ -263,7 +263,7 @@ class Waits:
         self.awaited = {}
         self.holders = {}
         self.circles = BrokenCircles(self._is_for_lock)
-        self._sought_at = -math.inf
+        self._sought_at = self._unsought = -math.inf
         self.period = LOOK_SECONDS
 
     def look(
@@ -282,15 +282,28 @@ class Waits:
             while now <= when:
                 self._await(edges)
                 now, edges = next(others, (math.inf, iter(())))
-            if when - self._sought_at >= self.period and self.awaited:
-                self._sought_at = when
-                self.circles.look(self.awaited, self.looks, when)
+            if self.awaited and self._may_seek(when):
+                self._seek(when)
         while now < math.inf:  # a chunk may end between a task and those that it waits for
             self._await(edge for edge in edges if edge[1] in self.looks)
             now, edges = next(others, (math.inf, iter(())))
 
+    def _may_seek(self, when: float) -> bool:
+        """Whether circles were not sought for a while: all of a round's looks are sought through once, or twice."""
+        return when - self._sought_at >= self.period / 2
+
+    def _seek(self, when: float) -> None:
+        self._sought_at, self._unsought = when, -math.inf
+        self.circles.look(self.awaited, self.looks, when)
+
+    def seek_before(self, ident: float, when: float) -> None:
+        """A task goes on, or ends, at ``when``. Where a loop sleeps, no look came after the one that found a circle."""
+        if self._unsought < when and self._unsought > self._sought_at and ident in self.awaited and self._may_seek(when):
+            self._seek(self._unsought)
+
     def _await(self, edges: Iterable[tuple[float, float, float]]) -> None:
-        for _, ident, other in edges:
+        for when, ident, other in edges:
+            self._unsought = when
             known = self.awaited.setdefault(ident, {})
             if len(known) < _MAX_AWAITED:
                 known[other] = None
@@ -340,6 +353,7 @@ class Waits:
 
     def step(self, ident: float, before: float, start: float, name: str = "") -> None:
         """A task (its ``name``) steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""
+        self.seek_before(ident, start)
         if ident in self.circles:
             self.circles.left(ident, name, before, start)
         seen = self.looks[ident]
