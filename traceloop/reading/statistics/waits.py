@@ -298,7 +298,7 @@ class Waits:
 
     def seek_before(self, ident: float, when: float) -> None:
         """A task goes on, or ends, at ``when``. Where a loop sleeps, no look came after the one that found a circle."""
-        if self._unsought < when and self._unsought > self._sought_at and ident in self.awaited and self._may_seek(when):
+        if self._sought_at < self._unsought < when and ident in self.awaited and self._may_seek(when):
             self._seek(self._unsought)
 
     def _await(self, edges: Iterable[tuple[float, float, float]]) -> None:
