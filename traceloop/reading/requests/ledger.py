@@ -94,7 +94,7 @@ class _Followed:
     __slots__ = ("arrival", "ident", "kind", "last_end", "maker", "name", "place", "root", "stretches")
 
     def __init__(
-        self, ident: float, kind: int, maker: _Followed | None, who: Callable[[int, float], str]
+        self, ident: float, kind: int, maker: _Followed | None, name_of_run: Callable[[int, float], str]
     ) -> None:
         self.ident = ident
         self.kind = kind
@@ -103,7 +103,7 @@ class _Followed:
         self.name = ""
         self.place = ""
         self.last_end = -1.0
-        self.stretches = Stretches(-math.inf, who)
+        self.stretches = Stretches(-math.inf, name_of_run)
         self.arrival: tuple[float, list[Stretch]] = (0.0, [])
 
     @property
@@ -244,7 +244,7 @@ class Ledger:
         if len(self._followed) >= _MAX_FOLLOWED:
             self._totals.incomplete += kind == REQUEST
             return
-        self._followed[ident] = _Followed(ident, kind, maker, self._who_ran)
+        self._followed[ident] = _Followed(ident, kind, maker, self._name_of_run)
 
     # -- one step
 
@@ -327,7 +327,7 @@ class Ledger:
             self._totals.add(Request(name, own.end - took, took, sums, task.ident, self._moments(own)))
 
     def _answered(self, task: _Followed, name: str, begin: float, spent: list[Stretch]) -> None:
-        whole = Stretches(begin, self._who_ran)
+        whole = Stretches(begin, self._name_of_run)
         for until, part in spent:
             whole.add(until, part)
         moments = self._moments(whole)
@@ -383,7 +383,7 @@ class Ledger:
         # is not known.
         awaited = other is not None and by[9] and other.is_found and task.kind == CONNECTION
         if other is None or other is task or not (other.root is task.root or awaited):
-            return [(end, self._waited(task, begin, end, stretches.TASK, f"for {self._who(ident)}"))]
+            return [(end, self._waited(task, begin, end, stretches.TASK, f"for {self._name_of_task(ident)}"))]
         out: list[Stretch] = []
         first = other.stretches.begin
         if other.maker is not None and begin < first:
@@ -391,7 +391,7 @@ class Ledger:
             begin = first
         return out + other.stretches.cut(begin, end) if begin < end else out
 
-    def _who(self, ident: float) -> str:
+    def _name_of_task(self, ident: float) -> str:
         """The name of a run: of a request's, that of the request."""
         known = self._followed.get(ident) or self._ended.get(ident)
         name = ""
@@ -432,10 +432,10 @@ class Ledger:
         if root.kind == REQUEST:
             root.place = root.place or name
 
-    def _who_ran(self, number: int, ident: float) -> str:
+    def _name_of_run(self, number: int, ident: float) -> str:
         """The name of run ``number``: the function that answered a request in it, where one said so."""
         site = self._marks.get(number)
-        return self._who(ident) if site is None else self._label(site)
+        return self._name_of_task(ident) if site is None else self._label(site)
 
     def _turn(self, ready: float, start: float, number: int) -> list[Stretch]:
         """Run ``number`` was ready, and others ran."""

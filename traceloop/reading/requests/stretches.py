@@ -49,12 +49,12 @@ _MOST_PARTS: Final = 256
 class Stretches:
     """The time of one task from ``begin`` on (monotonic s; minus infinity where its beginning is not known)."""
 
-    __slots__ = ("_ends", "_parts", "_summed_until", "_who", "begin")
+    __slots__ = ("_ends", "_name_of_run", "_parts", "_summed_until", "begin")
 
-    def __init__(self, begin: float, who: Callable[[int, float], str]) -> None:
-        """``who``: the name of a run, by its number and ident."""
+    def __init__(self, begin: float, name_of_run: Callable[[int, float], str]) -> None:
+        """``name_of_run``: the name of a run, by its number and ident."""
         self.begin = begin
-        self._who = who
+        self._name_of_run = name_of_run
         self._ends: list[float] = []
         # Of those that end by then it is known how long they were, but not when.
         self._summed_until = 0.0
@@ -137,7 +137,7 @@ class Stretches:
         for number, begun, ended, ident in turn.runs:
             seconds = min(ended, end) - max(begun, begin)
             if seconds > most:
-                most, detail = seconds, f"behind {self._who(number, ident)}"
+                most, detail = seconds, f"behind {self._name_of_run(number, ident)}"
         return detail
 
     def sums(self) -> dict[Part, float]:
@@ -163,7 +163,7 @@ class Stretches:
         for number, begun, ended, ident in turn.runs:
             seconds = min(ended, end) - max(begun, begin)
             if seconds > 0.0:
-                part = (turn.kind, f"behind {self._who(number, ident)}")
+                part = (turn.kind, f"behind {self._name_of_run(number, ident)}")
                 out[part] = out.get(part, 0.0) + seconds
                 left -= seconds
         return max(0.0, left)

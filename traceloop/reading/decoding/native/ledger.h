@@ -1,6 +1,7 @@
 /* The ledger of requests: what its files share. It is the twin of requests/ledger.py, which explains it. The
    files, in the order in which to read them:
 
+   stretch_lists.c  lists of stretches, and their memory
    stretches.c      the time of a task, cut into stretches; sums of them by part and detail
    request_names.c  texts by number: names of requests, details of parts
    request_tasks.c  tasks that are followed, or have ended; the latest runs, and what they are called
@@ -173,17 +174,19 @@ typedef struct {
     long long incomplete;
 } Requests;
 
-/* stretches.c */
+/* stretch_lists.c */
 void turn_release(Turn *turn);
 int list_add(List *list, double end, int part, uint32_t detail, Turn *turn);
 int list_extend(List *list, const List *more);
 void list_clear(List *list);
+void stretches_clear(Stretches *own);
+
+/* stretches.c */
 int stretches_add(Requests *self, Stretches *own, const Stretch *next);
 void stretches_forget_before(Stretches *own, double when);
 int stretches_cut(const Stretches *own, double begin, double end, List *out);
 int stretches_sum(Requests *self, const Stretches *own, Sums *out);
 double stretches_end(const Stretches *own);
-void stretches_clear(Stretches *own);
 double turn_seconds(const TurnRun *run, double begin, double end);
 int sums_add(Sums *sums, int part, uint32_t detail, double seconds);
 
