@@ -65,13 +65,13 @@ class Asleep:
         self.clocks = ThreadClocks()
         self.request = b""
 
-    def sleep(self, until: float) -> Any:
+    def sleep(self, until: float, unmoved: float = 0.0) -> Any:
         """As the thread of the watchdog, of which this is no test: whatever wakes it, it is never late."""
         seen = [(self.loop_words, *self.clocks.known())]
         # So many switches are yet to come that none of its wakes counts as one for the GIL.
         due, never = monotonic() + PERIOD, 1 << 40
         return self.alarm.sleep_quietly(
-            due, never, PERIOD, until, 0.0, self.request, self.heart, self.watched, self.empty, seen
+            due, never, PERIOD, until, unmoved, 0.0, self.request, self.heart, self.watched, self.empty, seen
         )
 
 
@@ -92,7 +92,42 @@ def test_the_time_for_a_whole_turn_comes(asleep: Asleep) -> None:
     while monotonic() < until or not until:  # the machine may be late at any turn: then Python looks why
         until = monotonic() + 10 * PERIOD
         turns, base, samples = asleep.sleep(until)
-    assert len(base) == 4 and len(samples) == (1 if turns else 0)
+    assert len(base) == 5 and len(samples) == (1 if turns else 0)
+
+
+@in_c
+def test_the_time_for_a_whole_turn_does_not_matter_while_the_loops_thread_sleeps(asleep: Asleep) -> None:
+    over = threading.Event()
+
+    def sleeps() -> None:
+        asleep.clocks = ThreadClocks()
+        asleep.clocks.sample()
+        ready.set()
+        over.wait()
+
+    ready = threading.Event()
+    thread = threading.Thread(target=sleeps)
+    thread.start()
+    try:
+        ready.wait()
+        beyond = False
+        while not beyond:  # the machine may be late at any turn, and pytest's own threads may do something
+            asleep.clocks.sample()
+            until = monotonic() + 2 * PERIOD
+            _, (due, *_), _ = asleep.sleep(until, until + 20 * PERIOD)
+            beyond = due - PERIOD > until
+    finally:
+        over.set()
+        thread.join()
+
+
+@in_c
+def test_a_whole_turn_comes_in_time_where_the_loops_thread_computes(asleep: Asleep) -> None:
+    """The calling thread is the loop's: it has computed whenever it is looked at."""
+    for _ in range(20):
+        until = monotonic() + 2 * PERIOD
+        _, (due, *_), _ = asleep.sleep(until, FAR + until)
+        assert due - PERIOD <= until
 
 
 def quiet_turn(asleep: Asleep) -> Any:
@@ -106,11 +141,12 @@ def quiet_turn(asleep: Asleep) -> Any:
 @in_c
 def test_its_turns_are_published_and_measured(asleep: Asleep) -> None:
     began = monotonic()
-    turns, (due, process_cpu, switched, measured), [(at, cpu, others, _, slices)] = quiet_turn(asleep)
+    turns, (due, process_cpu, switched, measured, late), [(at, cpu, others, _, slices)] = quiet_turn(asleep)
     assert turns >= 1
     assert asleep.heart[layout.W_HEARTBEAT] == asleep.heart[layout.W_LOOKED] == pytest.approx(due - PERIOD, abs=1e-6)
     assert asleep.heart[layout.W_DUE] == due
     assert began <= due - PERIOD <= measured <= monotonic()
+    assert 0.0 <= late <= measured - began
     assert began <= at <= measured
     assert 0.0 < cpu <= time.process_time() and 0.0 < process_cpu <= time.process_time()
     assert others <= process_cpu
@@ -139,6 +175,26 @@ def test_python_sees_to_what_is_not_as_it_was(asleep: Asleep, tmp_path: Path, wh
 
 
 @in_c
+def test_a_command_that_asks_while_it_sleeps_is_noticed_though_the_folder_was_old(
+    asleep: Asleep, tmp_path: Path
+) -> None:
+    os.utime(tmp_path, (1.0, 1.0))
+    asleep.request = os.fsencode(tmp_path / "look")
+
+    def ask() -> None:
+        while not asleep.heart[layout.W_LOOKED]:  # a turn has found nothing, and remembers the folder
+            time.sleep(PERIOD / 10)
+        (tmp_path / "look").touch()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while not (tmp_path / "look").exists():  # the machine may be late, or this thread's computing too much
+        asleep.sleep(FAR + monotonic())
+    thread.join()
+    assert asleep.sleep(FAR + monotonic())[0] == 0
+
+
+@in_c
 def test_python_sees_to_a_process_that_computes(asleep: Asleep) -> None:
     """Whoever computes may hold the GIL: a turn in Python finds out. The clock of the process tells."""
     over = threading.Event()
@@ -161,4 +217,4 @@ def test_bad_arguments_are_errors(asleep: Asleep) -> None:
     with pytest.raises(TypeError):
         asleep.alarm.sleep_quietly(1.0)
     with pytest.raises(ValueError):
-        asleep.alarm.sleep_quietly(0.0, 0, 1.0, 1.0, 0.0, b"", None, {}, (), [()] * 17)
+        asleep.alarm.sleep_quietly(0.0, 0, 1.0, 1.0, 0.0, 0.0, b"", None, {}, (), [()] * 17)

@@ -3,7 +3,6 @@
 import os
 import re
 import signal
-import sys
 
 import pytest
 
@@ -254,9 +253,7 @@ run(main(parent))
 
         index = stall_statistics.stalls_of(process).index
         by_pid[process.pid] = [index.lookup(*key).culprit for key in index.slow_runs()]
-    # On 3.13, and from 3.15 on, the thread comes back with the loop's next flush: not within the callback that forked.
-    parent = "__main__.parent" if sys.version_info[:2] in ((3, 11), (3, 12), (3, 14)) else "unknown"
-    assert sorted(by_pid.values()) == [["__main__.child"], [parent]]
+    assert sorted(by_pid.values()) == [["__main__.child"], ["__main__.parent"]]
 
 
 def test_thresholds_by_pattern(tmp_path):

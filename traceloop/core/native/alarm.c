@@ -82,6 +82,7 @@ alarm_wait(PyObject *self, PyObject *seconds)
 #ifdef __linux__
 #include <fcntl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MOST_LOOPS 16
@@ -91,6 +92,10 @@ alarm_wait(PyObject *self, PyObject *seconds)
 #define LATE_SECONDS 0.05
 /* While the process computes more than this part of the time, somebody may hold the GIL. */
 #define MUCH 0.01
+/* What the other threads may have computed (s), and nothing has changed all the same: clocks are read one by one. */
+#define STILL 5e-5
+/* A folder that has changed within so many seconds may change again without another time (process_folders.py). */
+#define SAME_TICK 3
 
 /* One loop, as the last turn has seen it: its thread's clocks (recording/watchdog/thread_clocks.py). */
 typedef struct {
@@ -101,11 +106,18 @@ typedef struct {
     long slices;
 } Seen;
 
-/* What a late turn is compared with: from the end of the turn before it. */
+/* What a late turn is compared with: from the end of the turn before it. late: of all turns together, s. */
 typedef struct {
-    double due, process_cpu, measured;
+    double due, process_cpu, measured, late;
     long switches;
 } Baseline;
+
+/* The file by which a command asks for something ("": none), its folder, and when that was changed; 0: not known. */
+typedef struct {
+    const char *file;
+    char folder[1024];
+    struct timespec changed;
+} Request;
 
 static double
 seconds_of(clockid_t clock)
@@ -183,12 +195,44 @@ is_in_time(const Baseline *base, double now)
     return late < HELD_SECONDS || (late < LATE_SECONDS && own_switches() - base->switches < 2);
 }
 
+static void
+begin_request(Request *request, const char *file)
+{
+    const char *name = strrchr(file, '/');
+    size_t length = name == NULL ? 0 : (size_t)(name - file);
+    memset(&request->changed, 0, sizeof(request->changed));
+    request->file = file;
+    if (length >= sizeof(request->folder))
+        length = 0;
+    memcpy(request->folder, file, length);
+    request->folder[length] = 0;
+}
+
+/* Whether a command asks. A file that is not there costs the kernel ten times what the time of its folder does. */
+static int
+is_asked(Request *request)
+{
+    struct stat folder;
+    struct timespec now;
+    if (!*request->file)
+        return 0;
+    int known = *request->folder && stat(request->folder, &folder) == 0;
+    if (known && folder.st_mtim.tv_sec == request->changed.tv_sec &&
+        folder.st_mtim.tv_nsec == request->changed.tv_nsec)
+        return 0;
+    if (access(request->file, F_OK) == 0)
+        return 1;
+    if (known && clock_gettime(CLOCK_REALTIME, &now) == 0 && now.tv_sec - folder.st_mtim.tv_sec >= SAME_TICK)
+        request->changed = folder.st_mtim;
+    return 0;
+}
+
 /* Whether there is nothing for Python to see to: no loop runs, no command asks, what is to stay empty is empty.
    -1: an exception. */
 static int
-is_quiet(const Seen *seen, Py_ssize_t loops, PyObject *watched, PyObject *empty, const char *request)
+is_quiet(const Seen *seen, Py_ssize_t loops, PyObject *watched, PyObject *empty, Request *request)
 {
-    if (PyDict_GET_SIZE(watched) != loops || (*request && access(request, F_OK) == 0))
+    if (PyDict_GET_SIZE(watched) != loops || is_asked(request))
         return 0;
     for (Py_ssize_t i = 0; i < loops; i++)
         if (read_word(seen[i].words, W_RUNNING) != 0.0)
@@ -214,56 +258,76 @@ result_of(const Seen *seen, Py_ssize_t loops, Py_ssize_t turns, const Baseline *
     }
     if (samples == NULL)
         return NULL;
-    return Py_BuildValue("(n(ddld)N)", turns, base->due, base->process_cpu, base->switches, base->measured, samples);
+    return Py_BuildValue("(n(ddldd)N)", turns, base->due, base->process_cpu, base->switches, base->measured, base->late,
+                         samples);
 }
 
-/* sleep_quietly(due, switches, period, until, other_cpu, request, heart, watched, empty, loops): see quiet_turns.py.
-   None: it rang. */
+/* The loops as sleep_quietly is told of them; how many, -1: an exception. */
+static Py_ssize_t
+begin_loops(Seen *seen, PyObject *loops)
+{
+    Py_ssize_t count = PyList_GET_SIZE(loops);
+    if (count > MOST_LOOPS) {
+        PyErr_SetString(PyExc_ValueError, "too many loops");
+        return -1;
+    }
+    memset(seen, 0, MOST_LOOPS * sizeof(*seen));
+    for (Py_ssize_t i = 0; i < count; i++) {
+        int clock;
+        if (!PyArg_ParseTuple(PyList_GET_ITEM(loops, i), "Oiiddl", &seen[i].words, &clock, &seen[i].thread,
+                              &seen[i].cpu, &seen[i].waited, &seen[i].slices))
+            return -1;
+        seen[i].clock = (clockid_t)clock;
+    }
+    return count;
+}
+
+/* sleep_quietly(due, switches, period, until, unmoved, other_cpu, request, heart, watched, empty, loops): see
+   quiet_turns.py. None: it rang. */
 static PyObject *
 alarm_sleep_quietly(PyObject *self, PyObject *args)
 {
-    double period, until, other_cpu;
+    double period, until, unmoved, other_cpu, cpu[MOST_LOOPS];
     Baseline base = {0};
-    const char *request;
-    PyObject *heart, *watched, *empty, *loops;
-    if (!PyArg_ParseTuple(args, "dldddyOO!O!O!", &base.due, &base.switches, &period, &until, &other_cpu, &request,
-                          &heart, &PyDict_Type, &watched, &PyTuple_Type, &empty, &PyList_Type, &loops))
-        return NULL;
     Seen seen[MOST_LOOPS];
-    Py_ssize_t count = PyList_GET_SIZE(loops), turns = 0;
-    if (count > MOST_LOOPS) {
-        PyErr_SetString(PyExc_ValueError, "too many loops");
+    Request request;
+    const char *file;
+    PyObject *heart, *watched, *empty, *loops;
+    if (!PyArg_ParseTuple(args, "dlddddyOO!O!O!", &base.due, &base.switches, &period, &until, &unmoved, &other_cpu,
+                          &file, &heart, &PyDict_Type, &watched, &PyTuple_Type, &empty, &PyList_Type, &loops))
         return NULL;
-    }
-    for (Py_ssize_t i = 0; i < count; i++) {
-        int clock;
-        memset(&seen[i], 0, sizeof(seen[i]));
-        if (!PyArg_ParseTuple(PyList_GET_ITEM(loops, i), "Oiiddl", &seen[i].words, &clock, &seen[i].thread,
-                              &seen[i].cpu, &seen[i].waited, &seen[i].slices))
-            return NULL;
-        seen[i].clock = (clockid_t)clock;
-    }
-    for (double own = seconds_of(CLOCK_THREAD_CPUTIME_ID), process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);;) {
+    Py_ssize_t count = begin_loops(seen, loops), turns = 0;
+    if (count < 0)
+        return NULL;
+    begin_request(&request, file);
+    double own = seconds_of(CLOCK_THREAD_CPUTIME_ID), process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
+    const double others = process - own;
+    for (int still = 1;;) {
         if (hear((Alarm *)self, base.due - core_now()))
             Py_RETURN_NONE;
         double now = core_now(), own_before = own, process_before = process;
-        int quiet = is_in_time(&base, now) && now < until ? is_quiet(seen, count, watched, empty, request) : 0;
+        int quiet = is_in_time(&base, now) ? is_quiet(seen, count, watched, empty, &request) : 0;
         if (quiet < 0)
             return NULL;
         own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
         process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
-        if (!quiet || process - process_before - (own - own_before) > MUCH * period)
+        still = still && process - own - others < STILL;
+        for (Py_ssize_t i = 0; i < count; i++) {
+            cpu[i] = seconds_of(seen[i].clock);
+            still = still && cpu[i] == seen[i].cpu;
+        }
+        if (!quiet || now >= (still && until < unmoved ? unmoved : until) ||
+            process - process_before - (own - own_before) > MUCH * period)
             return result_of(seen, count, turns, &base);
         for (Py_ssize_t i = 0; i < count; i++) {
-            double cpu = seconds_of(seen[i].clock);
-            if (cpu != seen[i].cpu || cpu < 0.0)
+            if (cpu[i] != seen[i].cpu || cpu[i] < 0.0)
                 read_schedule(&seen[i]);
-            seen[i].cpu = cpu;
+            seen[i].cpu = cpu[i];
             seen[i].others = process - own - other_cpu;
             seen[i].at = core_now();
         }
         turns++;
-        base = (Baseline){now + period, process, core_now(), own_switches()};
+        base = (Baseline){now + period, process, core_now(), base.late + (now - base.due), own_switches()};
         publish(heart, now, base.due);
     }
 }

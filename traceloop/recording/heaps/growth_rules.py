@@ -159,6 +159,8 @@ class Rises:
 # speaks after 16 s, the first after 32.
 _TIMER_LEAST = 1200.0
 _TIMER_RISE = 1000.0
+#: Fewer timers than this are no growth, however long they stay.
+FEW_TIMERS = 1000
 
 
 class TimerGrowth:

@@ -77,6 +77,11 @@ class MemorySampler:
         self._began: float | None = None
         self._tracing: AllocationTrace | None = None
 
+    @property
+    def traces(self) -> bool:
+        """Whether allocations are traced now."""
+        return self._tracing is not None
+
     def sample(self, now: float) -> None:
         """Takes one sample, and says when the next is due."""
         begin = thread_time()  # a busy machine makes nothing dearer

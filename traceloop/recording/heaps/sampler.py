@@ -23,13 +23,13 @@ from ..outbox import Outbox, outbox_of
 from ..process import Process
 from . import allocation_trace
 from .gc_pauses import GCPauses
-from .growth_rules import Growth, SteadyClock, TimerGrowth
+from .growth_rules import FEW_TIMERS, Growth, SteadyClock, TimerGrowth
 from .memory import MemorySampler
 from .timer_origins import CreationSites, callbacks_waiting
 
 _INTERVAL_SECONDS = 1.0
-# Where the watchdog has not come for so long there is none.
-_ABSENT_SECONDS = 3.0
+# Where the watchdog has not come for so long there is none: while nothing at all runs it comes every 5 s.
+_ABSENT_SECONDS = 8.0
 # A loop that has not polled for so long can cancel nothing: its timers are not looked at.
 _BLOCKED_SECONDS = 0.5
 
@@ -131,6 +131,13 @@ class Sampler:
         """
         if self.outbox.pending:
             self.outbox.drain(monotonic())
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether samples of a process that computes nothing have nothing to tell. Timers that stay, though nothing
+        runs, may be a leak.
+        """
+        return not self.memory.traces and all(samples.timers < FEW_TIMERS for samples in self._loops)
 
     def poll(self, now: float) -> None:
         """The watchdog looks; in its thread. As often as it likes."""

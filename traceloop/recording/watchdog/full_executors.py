@@ -43,6 +43,11 @@ class FullExecutors:
         self._since: dict[str, list[float]] = {}
         self._failed = False
 
+    @property
+    def found(self) -> bool:
+        """Whether an executor was full at the last look."""
+        return bool(self._since)
+
     def poll(self, now: float, threshold: float) -> None:
         """Looks at the executors. ``threshold``: seconds from which callbacks are slow. Never raises."""
         offloads = vars(self._process).get("offloads")

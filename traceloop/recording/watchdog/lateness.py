@@ -83,11 +83,13 @@ class Lateness:
             self._own_wait = schedule_of_thread(threading.get_native_id()).waited_s
         self._measured = monotonic()
 
-    def slept(self, turns: int, due: float, process_cpu: float, switched: int, measured: float) -> None:
+    def slept(self, turns: int, due: float, process_cpu: float, switched: int, measured: float, late: float) -> None:
         """So many turns came in time and found nothing (quiet_turns.py); the next is ``due``, and is compared with what
-        was measured at the end of the last of them.
+        was measured at the end of the last of them. ``late``: of all together, s; so long this thread has waited for a
+        processor meanwhile.
         """
         self._due, self._process_cpu, self.switched, self._measured = due, process_cpu, switched, measured
+        self._own_wait += late
         self._gil_waits.in_time(turns)
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:

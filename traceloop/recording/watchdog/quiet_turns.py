@@ -4,6 +4,9 @@ In Python such a turn takes 0.1 ms, and a service that is idle pays for little e
 follow one another in C for as long as nothing is as Python's turns would see to it: no loop runs, nothing waits to be
 written, the thread is never late, and the process computes next to nothing (who does may hold the GIL). They take the
 GIL like others, leave what a stall or a late turn will be compared with, and publish when the next one is due.
+
+A whole turn interrupts them once a second. Where no thread of the process has computed anything since the last one, it
+would find what that found, and may wait for longer.
 """
 
 from __future__ import annotations
@@ -66,7 +69,7 @@ class QuietTurns:
         self._empty = tuple(empty)
         self._lateness = lateness
         self._request = os.fsencode(request)
-        self._due = self._period = 0.0
+        self._due = self._period = self._unmoved = 0.0
 
     def are_due(self, now: float, loops: Iterable[Watched]) -> bool:
         """Whether this turn would find nothing: it comes in time, and every loop sleeps in its poll."""
@@ -83,9 +86,12 @@ class QuietTurns:
         self._lateness.turn_over(now, due, loops, quiet=True)
         self.follow(now, due)
 
-    def follow(self, now: float, due: float) -> None:
-        """Quiet turns may follow the one that began at ``now``; the next is ``due``, and others as far apart."""
-        self._due, self._period = due, due - now
+    def follow(self, now: float, due: float, unmoved: float = 0.0) -> None:
+        """Quiet turns may follow the one that began at ``now``; the next is ``due``, and others as far apart.
+
+        ``unmoved``: until when (s) no whole turn is needed while no thread but the watchdog's computes anything.
+        """
+        self._due, self._period, self._unmoved = due, due - now, unmoved
 
     def sleep(self, alarm: Any, until: float, ring: Ring | None) -> bool:
         """Sleeps after ``follow`` until a turn in Python is due: at ``until`` (s) at the latest. Returns whether the
@@ -99,7 +105,17 @@ class QuietTurns:
         seen = [(watched.words, *watched.clocks.known()) for watched in loops]
         switched, others = self._lateness.switched, ended_watchdogs_cpu()
         slept = alarm.sleep_quietly(
-            self._due, switched, self._period, until, others, self._request, heart, self._watched, self._empty, seen
+            self._due,
+            switched,
+            self._period,
+            until,
+            self._unmoved,
+            others,
+            self._request,
+            heart,
+            self._watched,
+            self._empty,
+            seen,
         )
         if slept is None:
             return True

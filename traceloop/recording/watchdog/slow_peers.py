@@ -30,6 +30,11 @@ class SlowPeers:
         self._known: set[int] = set()
         self._failed = False
 
+    @property
+    def found(self) -> bool:
+        """Whether a transport was paused at the last look."""
+        return bool(self._known)
+
     def poll(self, now: float, loops: Sequence[Watched]) -> None:
         """Looks at the loops that run, once a second. Never raises."""
         if self._failed or now - self._looked < _LOOK_SECONDS:

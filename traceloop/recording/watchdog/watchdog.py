@@ -61,6 +61,8 @@ _MIN_PACE = 0.01
 _MAX_PACE = 0.1
 # While all loops sleep, most of what a turn looks at can wait for so long (s): until tasks are to be looked at again.
 _QUIET = LOOK_SECONDS
+# And for so long while, besides, no other thread computes: a whole turn would find what the one before has found.
+_UNMOVED = 5.0
 # The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
 _LINGER = 2.0
 # With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
@@ -386,7 +388,8 @@ class Watchdog:
         due = min(due, self._look_at_missed(due))
         self._lateness.turn_over(now, due, watched_loops)
         if not self._task_looks.under_way and all(watched.stall is None for watched in watched_loops):
-            self._quiet_turns.follow(now, due)
+            steady = self._sampler.is_steady and not self._full_executors.found and not self._slow_peers.found
+            self._quiet_turns.follow(now, due, now + _UNMOVED if steady else 0.0)
             self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
         self._due = due
         self._publish(now, due)
