@@ -19,6 +19,9 @@ NATIVE := traceloop/core/native/* traceloop/record/native/* traceloop/reading/de
 INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboards docs -type f ! -name '*.pyc' ! -name '*.so' | sort; \
 	cat setup.py $(NATIVE) pyproject.toml $(CONSTRAINTS) buildtools/*.* buildtools/scripts/*; } | cksum | cut -d' ' -f1)
 
+# Where the locale is C, Python reads and writes UTF-8 of its own accord, unless these forbid it.
+unexport PYTHONUTF8 PYTHONCOERCECLOCALE PYTHONIOENCODING
+
 .DEFAULT_GOAL := help
 .PHONY: help demo docs test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
 

@@ -172,7 +172,7 @@ def _script_interpreter(path: str, environ: Mapping[str, str], is_command: bool)
         return None, []  # a folder, a pipe, /dev/stdin: nothing that can be looked into
     try:
         with open(path, "rb") as file:
-            head = file.read(512)
+            head = file.read(8192)  # a launcher has the whole path of its interpreter
     except OSError:
         return None, []  # the interpreter will say why
     if head.startswith((b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")):
@@ -200,9 +200,13 @@ def _first_line(head: bytes) -> list[str]:
     line, _, after = head.partition(b"\n")
     words = os.fsdecode(line[2:]).split()
     if words and os.path.basename(words[0]) == "sh" and after.startswith(b"'''exec' "):
-        # pip's way around the kernel's limit on the length of a first line
-        quoted = os.fsdecode(after.partition(b"\n")[0][len(b"'''exec' ") :])
-        words = [quoted.partition(' "$0"')[0].strip('"')]
+        # pip's and uv's way around the kernel, which ends a path at a blank and after a certain length
+        import shlex
+
+        try:
+            words = shlex.split(os.fsdecode(after.partition(b"\n")[0][len(b"'''exec' ") :].partition(b' "$0"')[0]))
+        except ValueError:  # a quote that does not end
+            return []
     if words and os.path.basename(words[0]) == "env":
         words = [word.removeprefix("-S") for word in words[1:]]
         words = [word for word in words if word and "=" not in word]

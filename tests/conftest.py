@@ -24,6 +24,7 @@ for name in [*os.environ]:
         "NO_COLOR", "FORCE_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "PY_COLORS", "PYTHON_COLORS",
         "PYTHONASYNCIODEBUG", "PYTHONDEVMODE", "PYTHONFAULTHANDLER", "PYTHONINSPECT", "PYTHONIOENCODING",
         "PYTHONOPTIMIZE", "PYTHONSAFEPATH", "PYTHONTRACEMALLOC", "PYTHONUNBUFFERED", "PYTHONVERBOSE", "PYTHONWARNINGS",
+        "PYTHONCOERCECLOCALE", "PYTHONUTF8",
     }:  # fmt: skip
         del os.environ[name]
 # The same examples each time: what fails, fails for everybody. `--hypothesis-profile default` draws others. Whether one

@@ -22,6 +22,10 @@ class Traced:
         self.folder = folder
         self.python = str(folder / "bin" / "python")
         self.command = [str(folder / "bin" / "traceloop"), "run"]
+        #: Of a script that its interpreter runs. A kernel ends the path at a blank, so a shell has to start that.
+        self.first_line = f"#!{self.python}\n"
+        if " " in self.python:
+            self.first_line = f"#!/bin/sh\n'''exec' '{self.python}' \"$0\" \"$@\"\n' '''\n"
 
 
 def _install(site: Path) -> None:
@@ -57,13 +61,13 @@ def make_traced(folder: Path) -> Traced:
     (site / "traceloop.pth").write_bytes((ROOT / "buildtools" / "traceloop.pth").read_bytes())
     result = Traced(folder)
     script = Path(result.command[0])
-    script.write_text(f"#!{result.python}\nfrom traceloop.cli.main import main\nmain()\n")
+    script.write_text(f"{result.first_line}from traceloop.cli.main import main\nmain()\n")
     script.chmod(0o755)
     for name in ("uvicorn", "gunicorn", "hypercorn", "daphne", "sanic", "granian", "pytest"):
         outer_script = Path(os.path.dirname(sys.executable), name)
         if outer_script.exists():
             lines = outer_script.read_text(errors="replace").splitlines(keepends=True)
-            (folder / "bin" / name).write_text(f"#!{result.python}\n" + "".join(lines[1:]))
+            (folder / "bin" / name).write_text(result.first_line + "".join(lines[1:]))
             (folder / "bin" / name).chmod(0o755)
     return result
 

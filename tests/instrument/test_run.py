@@ -139,7 +139,7 @@ def test_a_report_of_a_program_that_runs_untraced_is_missed_in_one_line(traced: 
 
 def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Traced, tmp_path: Path) -> None:
     command = traced.folder / "bin" / "service-of-this-environment"
-    command.write_text(f"#!{traced.python}\n{RUN}")
+    command.write_text(f"{traced.first_line}{RUN}")
     command.chmod(0o755)
     try:
         words = [*traced.command, "--no-metrics", command.name]
@@ -147,7 +147,7 @@ def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Trac
         assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
         # PATH comes first.
         other = tmp_path / command.name
-        other.write_text(f"#!{traced.python}\nprint('other')\n")
+        other.write_text(f"{traced.first_line}print('other')\n")
         other.chmod(0o755)
         folder = tmp_path / "elsewhere"
         folder.mkdir()
@@ -155,6 +155,26 @@ def test_a_command_of_an_environment_that_is_not_activated_is_found(traced: Trac
         assert (result.status, result.stdout) == (0, "other\n"), result.stderr
     finally:
         command.unlink()
+
+
+@pytest.mark.parametrize("quoted", ['"{}"', "'{}'"])  # pip's launcher, and uv's
+def test_a_command_of_an_environment_with_a_blank_in_its_path_is_run(
+    traced: Traced, tmp_path: Path, quoted: str
+) -> None:
+    environment = tmp_path / "my projects"
+    environment.symlink_to(traced.folder)
+    folder = tmp_path / "commands"
+    folder.mkdir()
+    command = folder / "service-in-a-launcher"
+    interpreter = quoted.format(environment / "bin" / "python")
+    command.write_text(f"#!/bin/sh\n'''exec' {interpreter} \"$0\" \"$@\"\n' '''\n{RUN}")
+    command.chmod(0o755)
+    words = [*traced.command, "--no-metrics", command.name]
+    result = outcome(words, tmp_path, environ={"PATH": f"{folder}{os.pathsep}{os.defpath}"})
+    assert (result.status, result.stdout) == (0, "traceloop\n"), result.stderr
+    command.write_text("#!/bin/sh\n'''exec' \"an end is missing\n")
+    result = outcome(words, tmp_path, environ={"PATH": f"{folder}{os.pathsep}{os.defpath}"})
+    assert result.status != 0 and "Traceback" not in result.stderr
 
 
 @pytest.mark.parametrize(
