@@ -43,9 +43,9 @@ def one_line(error: click.ClickException) -> str:
         text = _missing(error)
     elif isinstance(error, click.BadParameter):
         name = _name(error)
-        text = f"{name}: {_said(error.message)}" if name else _said(error.message)
+        text = f"{name}: {_in_our_words(error.message)}" if name else _in_our_words(error.message)
     else:
-        text = _said(error.format_message())
+        text = _in_our_words(error.format_message())
     if context is not None and not text.endswith("?"):
         text += f"; see {context.command_path} --help"
     return text
@@ -65,7 +65,7 @@ def _missing(error: click.MissingParameter) -> str:
     return f"{_name(error)} is missing{expected}"
 
 
-def _said(message: str) -> str:
+def _in_our_words(message: str) -> str:
     text = " ".join(message.split()).rstrip(".")
     for pattern, replacement in _SENTENCES:
         found = pattern.fullmatch(text)

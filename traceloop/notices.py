@@ -1,4 +1,4 @@
-"""What we have to say to the user of a traced program: single lines on stderr that begin with `traceloop: `.
+"""Lines for the user of a traced program: single lines on stderr that begin with `traceloop: `.
 
 - A program may have closed its stderr, or have given descriptor 2 to something else; a byte of ours in a socket or a
   database file would be far worse than a lost notice. So a line is written only where descriptor 2 is what it was when
@@ -47,32 +47,32 @@ _ending = False
 _program = 0
 
 MAX_STALLS_A_MINUTE = 12
-#: The same callback and culprit are said again after so many s, with how often it happened meanwhile.
+#: The same callback and culprit are reported again after so many s, with how often it happened meanwhile.
 REPEAT_SECONDS = 30.0
 _MAX_KINDS = 200
 
 
 class StallLimit:
-    """Which stalls of a process are said: the first of each kind (callback and culprit), then one every
-    ``REPEAT_SECONDS`` with how many there were meanwhile; at most ``MAX_STALLS_A_MINUTE`` in all. Of one thread.
+    """Which stalls of a process are reported: the first of each kind (callback and culprit), then one every
+    ``REPEAT_SECONDS`` with how many there were meanwhile; at most ``MAX_STALLS_A_MINUTE`` in all. For one thread.
     """
 
     def __init__(self) -> None:
-        self._said: deque[float] = deque(maxlen=MAX_STALLS_A_MINUTE)
+        self._reported: deque[float] = deque(maxlen=MAX_STALLS_A_MINUTE)
         self._left_out = 0
-        # When a kind was said, and how many of it were not, since.
+        # By kind: when one was reported last, and how many were left out since.
         self._kinds: dict[tuple[str, str], list[float]] = {}
 
     def take(self, callback: str, culprit: str, now: float) -> str | None:
-        """None where this stall is not said; else what its line ends with: how many were not, "" for none. now: s."""
+        """None: leave this stall out. Else the end of its line: how many were left out, "" for none. ``now``: s."""
         kind = self._kinds.get((callback, culprit))
         if kind is not None and now - kind[0] < REPEAT_SECONDS:
             kind[1] += 1
             return None
-        if len(self._said) == MAX_STALLS_A_MINUTE and now - self._said[0] < 60:
+        if len(self._reported) == MAX_STALLS_A_MINUTE and now - self._reported[0] < 60:
             self._left_out += 1
             return None
-        self._said.append(now)
+        self._reported.append(now)
         more = ""
         if kind is not None and kind[1]:
             more = f", {kind[1] + 1:.0f} times in the last {now - kind[0]:.0f} s"
@@ -276,9 +276,9 @@ def say_once(run_dir: str | None, topic: str, line: str) -> None:
             # No inode is left for a marker, or the folder is not ours to write: better said twice than never.
             if _was_marked(run_dir):
                 return
-    elif topic in _said:
+    elif topic in _printed_topics:
         return
-    _said.add(topic)
+    _printed_topics.add(topic)
     say(line)
 
 
@@ -294,4 +294,4 @@ def _was_marked(run_dir: str) -> bool:
     return False
 
 
-_said: set[str] = set()
+_printed_topics: set[str] = set()

@@ -118,7 +118,7 @@ class SenderThread(Generic[Payload]):
         self._queued_bytes = self._queued_spans = 0
         self._in_flight = 0
         self._in_flight_since = 0.0
-        self._told = False
+        self._reported = False
         self._flushing = False
         self._condition = threading.Condition()
         self._thread = threading.Thread(target=self._work, name=f"traceloop-{name}", daemon=True)
@@ -194,8 +194,8 @@ class SenderThread(Generic[Payload]):
             self._tell(f"{self._name} has not taken a batch of spans for {seconds:.0f} s; spans are dropped")
 
     def _tell(self, line: str) -> None:
-        if not self._told:
-            self._told = True
+        if not self._reported:
+            self._reported = True
             self._notice(line)
 
     # -- the thread's side

@@ -59,12 +59,12 @@ def report(statistics: Statistics, color: bool = False, width: int = 100, full: 
         lines = [style.bold(line) for line in textwrap.wrap(f"traceloop: {_overview(statistics)}", style.width)]
         lines += ["", *report_findings.findings(judged, style, len(statistics.processes), full)]
         those = [found.who for found in judged.troubles if found.who is not None]
-        told = {who.function for who in those} | {who.callback for who in those}
+        named = {who.function for who in those} | {who.callback for who in those}
         processes = [process for _, process in sorted(statistics.processes.items())]
         shown = processes if full else _worth_showing(processes, judged.troubles)
         for process in processes:
             if process in shown:
-                lines += ["", *_process(process, style, full, told)]
+                lines += ["", *_process(process, style, full, named)]
         if len(processes) > len(shown):
             lines += ["", *report_loops.processes([each for each in processes if each not in shown], style)]
         if processes and not full:
@@ -123,8 +123,8 @@ def _worth_showing(processes: list[ProcessStatistics], troubles: Iterable[Findin
     return found or sorted(processes, key=report_loops.busiest_first)[:1]
 
 
-def _process(process: ProcessStatistics, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
-    """One process. ``told``: the functions that the findings name."""
+def _process(process: ProcessStatistics, style: Style, full: bool, named: Container[str]) -> Iterator[str]:
+    """One process. ``named``: the functions that the findings name."""
     scope = Scope(process, time.monotonic())
     facts = [f"pid {process.pid}"] if process.pid else []
     if process.processes > 1:
@@ -143,7 +143,7 @@ def _process(process: ProcessStatistics, style: Style, full: bool, told: Contain
         yield ""
         yield from _most_time(loops, style, FEW)
     else:
-        yield from _loops(loops, scope, style, full, told)
+        yield from _loops(loops, scope, style, full, named)
     lines = report_profile.profile(process, style, full)
     if lines:
         yield ""
@@ -219,21 +219,21 @@ def _usage(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str
 # -- a loop
 
 
-def _loops(loops: list[LoopStatistics], scope: Scope, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
+def _loops(loops: list[LoopStatistics], scope: Scope, style: Style, full: bool, named: Container[str]) -> Iterator[str]:
     busiest = report_loops.ranked(loops)
     shown = busiest[:TOP_LOOPS]
     for loop in loops:
         if loop in shown:
             if full or len(loops) > 1:
                 yield ""
-            yield from _loop(loop, scope, style, full, told)
+            yield from _loop(loop, scope, style, full, named)
     if len(busiest) > len(shown):
         runs = sum(loop.callbacks.runs for loop in busiest[TOP_LOOPS:])
         yield ""
         yield style.dim(f"  and {counted(len(busiest) - TOP_LOOPS, 'more loop')} with {counted(runs, 'callback')}")
 
 
-def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool, told: Container[str]) -> Iterator[str]:
+def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool, named: Container[str]) -> Iterator[str]:
     active, idle = loop.times()
     share = active / (active + idle) if active + idle else 0.0
     title = f"Loop {clean(loop.label)}"
@@ -253,7 +253,7 @@ def _loop(loop: LoopStatistics, scope: Scope, style: Style, full: bool, told: Co
         _delays_and_durations(loop, style) if full else [],
         _most_time([loop], style, TOP if full else FEW),
         report_resources.tasks(loop, style, full),
-        _slow(loop, scope, style, TOP) if full else _slow(loop, scope, style, FEW, told),
+        _slow(loop, scope, style, TOP) if full else _slow(loop, scope, style, FEW, named),
     )
     for lines in sections:
         if lines:
@@ -350,15 +350,15 @@ def _most_time(loops: list[LoopStatistics], style: Style, limit: int) -> list[st
     return lines
 
 
-def _slow(loop: LoopStatistics, scope: Scope, style: Style, limit: int, told: Container[str] = ()) -> list[str]:
-    """The slow callbacks: whose fault, why, and what they did to others; without those that were told of."""
+def _slow(loop: LoopStatistics, scope: Scope, style: Style, limit: int, named: Container[str] = ()) -> list[str]:
+    """The slow callbacks: whose fault, why, and what they did to others; without those that the findings name."""
     threshold = seconds(loop.callbacks.threshold)
     if not loop.callbacks.slow:
         if threshold == "∞":
             return ["    " + style.dim("no callback counts as slow: loop.slow_callback_duration is infinite")]
         return ["    " + style.good(f"no callback ran for {threshold} or longer")]
     slow = sorted(loop.callbacks.slow.items(), key=lambda each: -each[1].seconds)
-    slow = [each for each in slow if each[0][0 if each[0][1] == UNKNOWN_LABEL else 1] not in told]
+    slow = [each for each in slow if each[0][0 if each[0][1] == UNKNOWN_LABEL else 1] not in named]
     causes = causes_of(scope)
     rows = [
         [

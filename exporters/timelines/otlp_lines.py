@@ -42,14 +42,14 @@ class OtlpLines:
 
     def __init__(self, out: BinaryIO) -> None:
         environ = {name: os.environ[name] for name in _HEEDED if name in os.environ}
-        self._told: list[str] = []
-        self._pipeline = SpanPipeline(Settings(spans="all"), environ, self._told.append, [_File(out)])
+        self._problems: list[str] = []
+        self._pipeline = SpanPipeline(Settings(spans="all"), environ, self._problems.append, [_File(out)])
         self._moment = 0.0
 
     @property
     def notices(self) -> Sequence[str]:
         """What the pipeline had to say."""
-        return self._told
+        return self._problems
 
     def take(self, chunks: Sequence[Chunk]) -> None:
         """Writes what was read."""

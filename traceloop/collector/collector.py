@@ -90,7 +90,7 @@ class Collector:
         self.notices: list[str] = []
         self._keep = False  # the run directory, to find out what went wrong
         self._crashed = False  # a process of the run
-        self._told_failure = False
+        self._failure_reported = False
         self._summary_written = False
         self._expected_until = 0.0
         self._root_over = False
@@ -104,7 +104,7 @@ class Collector:
         self._polled_at = 0.0
         self._due = 0.0  # the next poll
         self._known: set[str] = set()  # processes at the last poll
-        self._said_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
+        self._lines_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
         self._notes = CounterNotes(self.run_dir)
         self._began_ns = time.time_ns()
@@ -287,8 +287,8 @@ class Collector:
                 if not found:
                     self.pipeline.take((), time.monotonic())
             except Exception as error:  # a damaged record must not take the others' readings with it
-                if not self._told_failure:
-                    self._told_failure = True
+                if not self._failure_reported:
+                    self._failure_reported = True
                     line = f"part of the record could not be read: {error!r}; see {keep_traceback(self.run_dir)}"
                     self._keep = True
                     self.tell(line)
@@ -308,7 +308,7 @@ class Collector:
                 self._process_over(name)
             if busy:
                 self._notes.note(self.statistics.samples(), self._began_ns, self._ran_at)
-        self._tell_of_others()
+        self._print_for_others()
         for line in self._lasting.look(self.statistics) if not self._summary_written else ():
             self.tell(line)
         if not self._summary_written and self._may_sum_up():
@@ -356,17 +356,17 @@ class Collector:
         elif len(self.notices) < _MAX_NOTICES:
             self.notices.append(line)
 
-    def _tell_of_others(self) -> None:
+    def _print_for_others(self) -> None:
         """Says what processes with another stderr than the root's had to say, so many lines a minute."""
         notices.release()
         now = time.monotonic()
         for line in self.pipe.take_lines():
-            if len(self._said_for_others) == MAX_LINES_A_MINUTE and now - self._said_for_others[0] < 60:
+            if len(self._lines_for_others) == MAX_LINES_A_MINUTE and now - self._lines_for_others[0] < 60:
                 self._unsaid += 1
                 continue
             more = f" ({self._unsaid} more lines were left out)" if self._unsaid else ""
             self._unsaid = 0
-            self._said_for_others.append(now)
+            self._lines_for_others.append(now)
             self.tell(line + more)
 
     def _everybody_over(self) -> bool:

@@ -42,7 +42,7 @@ def run_process(
         signal.signal(STOP_SIGNAL, lambda *_: collector.stop())
         _raise_limit()
         if may_export_spans(settings, os.environ):
-            _say_what_libraries_log()
+            _print_what_libraries_log()
         listener = socket.socket(fileno=os.dup(listen_descriptor)) if listen_descriptor >= 0 else None
         _run_until_finished(collector, listener, url, ended_before)
     except BaseException as error:
@@ -71,15 +71,15 @@ def _run_until_finished(
     collector.run()
 
 
-def _say_what_libraries_log() -> None:
-    """Exporters log what goes wrong, and gRPC writes to stderr itself: all that stands there begins as our lines do."""
+def _print_what_libraries_log() -> None:
+    """Exporters log their failures, and gRPC writes to stderr by itself: every line on stderr begins as ours do."""
     import logging  # where no spans are sent, nothing needs it
 
-    class Said(logging.Handler):
+    class OurLines(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say(f"{record.name}: {record.getMessage()}")
 
-    logging.lastResort = Said(logging.WARNING)
+    logging.lastResort = OurLines(logging.WARNING)
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 

@@ -72,15 +72,15 @@ _PACE = 0.2
 class _Standing:
     """A loop that stands still, as seen from outside."""
 
-    __slots__ = ("asked", "asleep", "kept", "last", "next", "said", "since", "told")
+    __slots__ = ("asked", "asleep", "kept", "last", "next", "reported", "reported_as", "since")
 
     def __init__(self, since: float, first: float) -> None:
         self.since = since
         self.next = first
         self.asked = 0
-        self.told = False
+        self.reported = False
         #: What the line that was said of it names, "" where none was; when it was last seen to stand.
-        self.said = ""
+        self.reported_as = ""
         self.last = first
         # While the watchdog is seen waiting at every look: the look that it is late for, how often it had been
         # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
@@ -211,10 +211,10 @@ class StallProbe:
             thread = int(reader.word(layout.W_THREAD))
             loop = self._measure(follower, number, thread, watchdog, now)
             state, cpu_s, _, _ = loop
-            if state in ("S", "D") and not seen.told:
+            if state in ("S", "D") and not seen.reported:
                 self._next = min(self._next, now + _PACE / 2)
                 if seen.sleeps_with_the_gil(late_at, loop, _thread_state(follower.folder.pid, watchdog), now):
-                    self._tell_asleep(follower, process, seen, now)
+                    self._report_asleep(follower, process, seen, now)
             if state != "R" or now < seen.next or not self._may_ask(process, now):
                 continue
             self._next = min(self._next, now + _KEPT_PACE)
@@ -318,15 +318,15 @@ class StallProbe:
         }
         since = {ring: standing.since for ring, standing in process.standing.items() if standing.asked}
         module_of = follower.folder.sites.module_of
-        said = {ring.number: ring.reader.word(layout.W_SAID) for ring in follower.rings.values() if ring.is_loop}
+        printed = {ring.number: ring.reader.word(layout.W_SAID) for ring in follower.rings.values() if ring.is_loop}
         for stack in self._index(follower).add_dump(asked_at, text, rings.get, module_of, since):
-            goes_on = said.get(stack.ring, 0.0) >= since[stack.ring]
-            self._tell(follower, process, process.standing.get(stack.ring), stack, goes_on)
+            goes_on = printed.get(stack.ring, 0.0) >= since[stack.ring]
+            self._report(follower, process, process.standing.get(stack.ring), stack, goes_on)
 
     def _look_whether_over(
         self, follower: FolderFollower, process: _Process, ring: int, since: float, now: float
     ) -> None:
-        """Forgets a loop that has gone on since it was seen to stand, and says so where its stall was said."""
+        """Forgets a loop that has gone on since it was seen to stand. Prints that, if its stall was printed."""
         standing = process.standing.get(ring)
         if standing is None:
             return
@@ -334,15 +334,15 @@ class StallProbe:
             standing.last = now
             return
         del process.standing[ring]
-        if standing.said:
+        if standing.reported_as:
             # It ended somewhere between the look before this one and now.
             seconds = (standing.last + now) / 2 - standing.since
             self._say(
-                f"stall over: {readable(standing.said)} blocked the loop and every other thread of process "
+                f"stall over: {readable(standing.reported_as)} blocked the loop and every other thread of process "
                 f"{follower.folder.pid} for about {seconds:.2f} s"
             )
 
-    def _tell(
+    def _report(
         self,
         follower: FolderFollower,
         process: _Process,
@@ -350,10 +350,10 @@ class StallProbe:
         stack: StallStack,
         goes_on: bool = False,
     ) -> None:
-        """``goes_on``: the process itself has said that the loop is blocked, and will say when that is over."""
-        if standing is None or standing.told:
+        """``goes_on``: the process itself has printed that the loop is blocked, and will print the end of that too."""
+        if standing is None or standing.reported:
             return
-        standing.told = True
+        standing.reported = True
         line = whereabouts(stack.taken.frames, stack.taken.awaiting)
         place = f" ({line})" if line else ""
         culprit = stack.culprit if stack.culprit != UNKNOWN_LABEL else stack.callback
@@ -366,19 +366,19 @@ class StallProbe:
         more = process.limit.take(stack.callback, culprit, self._clock())
         if more is None:
             return
-        standing.said = culprit
+        standing.reported_as = culprit
         within = f" within {readable(stack.callback)}" if stack.callback != culprit else ""
         self._say(
             f"stall: {readable(culprit)}{place}{within} blocks the loop and every other thread of process "
             f"{follower.folder.pid}: {stack.taken.at - stack.start:.2f} s so far{more}"
         )
 
-    def _tell_asleep(self, follower: FolderFollower, process: _Process, standing: _Standing, now: float) -> None:
-        standing.told = True
+    def _report_asleep(self, follower: FolderFollower, process: _Process, standing: _Standing, now: float) -> None:
+        standing.reported = True
         more = process.limit.take(_SLEEPS, _SLEEPS, now)
         if more is None:
             return
-        standing.said = _SLEEPS
+        standing.reported_as = _SLEEPS
         self._say(
             f"stall: the loop's thread of process {follower.folder.pid} sleeps in a system call, and no other thread "
             f"gets the GIL: {now - standing.since:.2f} s so far; most likely C code that waits and keeps the GIL{more}"

@@ -116,8 +116,8 @@ class StallSnapshots:
 
     def lines(self) -> list[str]:
         """The lines about the snapshots that are printed at the end."""
-        told = f"a stall of {self._seconds:g} s and more: the record around it is kept in"
-        lines = [f"{told} {folder}" for folder in self.taken]
+        stall = f"a stall of {self._seconds:g} s and more: the record around it is kept in"
+        lines = [f"{stall} {folder}" for folder in self.taken]
         if self.left_out:
             lines.append(f"{self.left_out} more stalls of {self._seconds:g} s and more have no snapshot of their own")
         return lines

@@ -25,7 +25,7 @@ class Unrecorded:
         self._run_dir = run_dir
         self._root = root
         self._seen_as = ""
-        self._told = False
+        self._reported = False
 
     def look(self) -> None:
         """Notes as what the root runs. Costs 20 us."""
@@ -38,9 +38,9 @@ class Unrecorded:
 
     def line(self) -> str:
         """What is to be said, "" for nothing: the root has said it itself, or others of the run live."""
-        if self._told or self._root.pid == 0:
+        if self._reported or self._root.pid == 0:
             return ""
-        self._told = True
+        self._reported = True
         if any(os.path.exists(os.path.join(self._run_dir, name)) for name in _SAID_BY_ROOT):
             return ""
         if processes_of_run(self._run_dir, ()) or _is_full(self._run_dir):

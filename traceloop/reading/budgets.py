@@ -226,11 +226,11 @@ def _leaks(statistics: Statistics) -> Iterator[Offender]:
     found = [each for each in verdict(statistics).findings if each.kind in LEAKS]
     for each in found:
         yield Offender(each.title, each.harm, each.cost_s, "", _process_of(statistics, each))
-    told = {each.who.function for each in found if each.who is not None}
+    named = {each.who.function for each in found if each.who is not None}
     for process, loop in _loops(statistics):
         for site, totals in loop.tasks.coroutines.items():
             label = loop.tasks.label(site)
-            if totals.abandoned and label not in told:
+            if totals.abandoned and label not in named:
                 text = f"{counted(totals.abandoned, 'task')} destroyed or left at the end, not done"
                 yield Offender(label, text, totals.abandoned, "", _within(statistics, process, loop))
 

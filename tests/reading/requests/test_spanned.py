@@ -26,7 +26,7 @@ def test_each_of_a_connections_requests_has_its_own_span():
     spans.feed(chunk([(1, 10.0, 10.5, TASK), (2, 11.0, 11.5, TASK), (3, 12.0, 12.5, TASK)], [(1, 7), (3, 9)]))
     assert totals.tells_all
     for begin in (10.0, 11.0, 12.0):
-        spans.told(request(begin, begin + 0.5))
+        spans.request_ended(request(begin, begin + 0.5))
     assert [(each.begin, number) for each, number in spans.take()] == [(10.0, 7), (12.0, 9)]
     assert spans.take() == []
 
@@ -35,7 +35,7 @@ def test_a_mark_that_is_read_before_its_run_is_over_counts_with_the_next_chunk()
     spans = ServerSpans(RequestTotals())
     spans.feed(chunk([(1, 10.0, 10.5, TASK)], [(2, 7)]))
     spans.feed(chunk([(2, 11.0, 11.5, TASK)], []))
-    spans.told(request(11.0, 12.0))
+    spans.request_ended(request(11.0, 12.0))
     assert [number for _, number in spans.take()] == [7]
 
 
@@ -44,7 +44,7 @@ def test_what_is_kept_is_bounded():
     for number in range(1, 30_000):
         spans.feed(chunk([(number, float(number), number + 0.5, TASK * number)], [(number, number)]))
         if number % 2:
-            spans.told(request(number, number + 0.5, TASK * number))
+            spans.request_ended(request(number, number + 0.5, TASK * number))
     assert len(spans._marks) <= 20_000
     assert len(spans.take()) == 8192
 

@@ -228,7 +228,7 @@ _COMPUTING: Final = COMPUTE | {"import", "tls-context", "logging"}
 
 def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
     """The sort of a slow callback. ``frames``: outermost first. ``cause``: of ``causes``, "" where not measured."""
-    name = _told_by(frames)
+    name = _kind_by_names(frames)
     if cause == "cpu":
         # A run that computes inside of a database driver or a file's code does not wait for it.
         name = name if name in _COMPUTING else "cpu"
@@ -237,7 +237,7 @@ def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
     return KINDS[name]
 
 
-def _told_by(frames: Sequence[Frame]) -> str:
+def _kind_by_names(frames: Sequence[Frame]) -> str:
     inner: list[Frame] = []
     for frame in reversed(frames[-_DEPTH:]):
         inner.append(frame)

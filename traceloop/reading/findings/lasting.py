@@ -39,9 +39,9 @@ class Lasting:
     def __init__(self, first: float = 0.0) -> None:
         """``first``: no look at the rules before this moment (monotonic s); to bring them in takes 30 ms."""
         # By finding: when it was reported (s), and how bad it was then; and how bad it was at the look before.
-        self._told: dict[tuple[str, int, str], tuple[float, str]] = {}
+        self._reported: dict[tuple[str, int, str], tuple[float, str]] = {}
         self._seen: dict[tuple[str, int, str], str] = {}
-        self._said: deque[float] = deque(maxlen=LINES_A_MINUTE)
+        self._line_times: deque[float] = deque(maxlen=LINES_A_MINUTE)
         self._next = first
         self._next_executors = 0.0
 
@@ -85,10 +85,10 @@ class Lasting:
             if each.full_s < patience or (each.stacks is None and each.full_s < patience + 2 * EXECUTOR_SECONDS):
                 continue
             key, harm = ("executor-full", slot, each.executor), seconds(each.full_s)
-            told = self._told.get(key)
-            if self._has_room(now) and (told is None or now - told[0] >= REPEAT_SECONDS):
-                self._told[key] = now, harm
-                self._said.append(now)
+            reported = self._reported.get(key)
+            if self._has_room(now) and (reported is None or now - reported[0] >= REPEAT_SECONDS):
+                self._reported[key] = now, harm
+                self._line_times.append(now)
                 out.append(_full_line(each, pid))
         return out
 
@@ -103,12 +103,12 @@ class Lasting:
             key = finding.kind, finding.process, finding.who.function if finding.who is not None else ""
             seen[key] = finding.harm
             if self._is_due(key, finding, now):
-                self._told[key] = now, finding.harm
-                self._said.append(now)
+                self._reported[key] = now, finding.harm
+                self._line_times.append(now)
                 out.append(f"{finding.kind}: {finding.title}; {finding.harm}")
         self._seen = seen
-        if len(self._told) > _MAX_KNOWN:
-            self._told.clear()
+        if len(self._reported) > _MAX_KNOWN:
+            self._reported.clear()
         return out
 
     def _is_due(self, key: tuple[str, int, str], finding: Finding, now: float) -> bool:
@@ -116,11 +116,11 @@ class Lasting:
             return False
         if finding.kind in _WHEN_IT_GOES_ON and self._seen.get(key) in (None, finding.harm):
             return False
-        told = self._told.get(key)
-        return told is None or (now - told[0] >= REPEAT_SECONDS and told[1] != finding.harm)
+        reported = self._reported.get(key)
+        return reported is None or (now - reported[0] >= REPEAT_SECONDS and reported[1] != finding.harm)
 
     def _has_room(self, now: float) -> bool:
-        return len(self._said) < LINES_A_MINUTE or now - self._said[0] >= 60.0
+        return len(self._line_times) < LINES_A_MINUTE or now - self._line_times[0] >= 60.0
 
 
 def _full_line(full: FullExecutor, pid: int) -> str:

@@ -38,7 +38,7 @@ def spanned_of(loop: LoopStatistics) -> list[tuple[Request, int]]:
 def _server_spans(process: ProcessStatistics, loop: LoopStatistics) -> ServerSpans:
     totals = requests_of(process) or RequestTotals()
     spans = ServerSpans(totals)
-    totals.watchers.append(spans.told)
+    totals.watchers.append(spans.request_ended)
     return spans
 
 

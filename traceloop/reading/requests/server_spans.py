@@ -54,7 +54,7 @@ class ServerSpans:
                 own.append(_Mark(run[2], span))
                 del own[:-_MAX_OF_ONE]
 
-    def told(self, request: Request) -> None:
+    def request_ended(self, request: Request) -> None:
         """A request was answered by a task of one of the process's loops."""
         marks = self._marks.get(request.ident)
         if marks is None:

@@ -72,24 +72,24 @@ def parts_of(
     cpu = _during(start, end, [(sample[0], sample[1]) for sample in series if sample[1] >= 0.0])
     wait = _during(start, end, _counted_at_once([(sample[0], sample[3]) for sample in series if sample[3] >= 0.0]))
 
-    def said(cause: str, guess: bool = False) -> Parts:
+    def parts(cause: str, guess: bool = False) -> Parts:
         known_cpu = cpu.middle if cpu is not None else -1.0
         known_wait, longest_wait = (wait.middle, wait.measured) if wait is not None else (-1.0, -1.0)
         return Parts(cause, guess, known_cpu, gc, known_wait, suspended, longest_wait=longest_wait)
 
     if length <= 0.0:
-        return said("")
+        return parts("")
     if suspended >= length / 2:
-        return said(SUSPENDED)
+        return parts(SUSPENDED)
     rest = length - suspended
     # Waiting for a processor is the machine's doing: it is reported separately, and what remains decides.
     waited = wait.middle if wait is not None else 0.0
     # Where it waited for a processor nearly all the time, what remains is too little to tell by.
     starved = waited >= _STARVED * rest
     if gc >= rest / 2:
-        return said(GC, starved)
+        return parts(GC, starved)
     if cpu is None:
-        return said("")
+        return parts("")
     least, most = (wait.low, wait.high) if wait is not None else (0.0, 0.0)
 
     def half(waited: float) -> float:
@@ -98,10 +98,10 @@ def parts_of(
     # It is sure where it holds at each end of both bounds.
     off = max(0.0, rest - cpu.middle - waited)
     if cpu.middle >= half(waited):
-        return said(CPU, starved or cpu.low < half(least))
+        return parts(CPU, starved or cpu.low < half(least))
     guess = starved or cpu.high > half(most)
     gil, sure = _waits_for_gil(series, off)
-    return said(GIL if gil else OFF_CPU, guess or not sure)
+    return parts(GIL if gil else OFF_CPU, guess or not sure)
 
 
 def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, bool]:

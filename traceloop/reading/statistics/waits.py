@@ -139,7 +139,7 @@ def place_of(frames: list[Frame], awaited: str, call: Call | None = None) -> Awa
     file, line, module, qualname = frames[chosen]
     function = f"{module}.{qualname}" if module else qualname
     below = frames[chosen + 1 :]
-    if call is not None and _is_told(call, below):
+    if call is not None and _is_on_chain(call, below):
         # Whatever it stands in, a limiter of threads say, belongs to the executor.
         return AwaitPlace(file, line, function, call.text)
     return AwaitPlace(file, line, function, _inside(below, awaited), wait_kinds.kind_of(below, awaited))
@@ -155,7 +155,7 @@ def _as_asyncio(frame: Frame) -> Frame:
     return "", line, "asyncio", f"{owner}.{method}"
 
 
-def _is_told(call: Call, below: list[Frame]) -> bool:
+def _is_on_chain(call: Call, below: list[Frame]) -> bool:
     """Whether the call says more than what the line awaits: a library that has calls of its own made (a file's
     ``read``) is called by the name of its function.
     """

@@ -198,7 +198,7 @@ class MemoryGrowth:
             Rises(5, 10.0, fast, part, wholly=False, warming=60.0),
             Rises(6, 60.0, slow, part, wholly=False),
         ]
-        self._told = 0.0
+        self._reported = 0.0
 
     def sample(self, now: float, value: float) -> Growth | None:
         """Takes one sample at ``now`` (s); returns a detection if this is the moment of one."""
@@ -206,10 +206,10 @@ class MemoryGrowth:
         for rule in self._rules:
             growth = rule.sample(now, value)
             # A leak goes on: it is reported again when it has grown by half again.
-            if growth is not None and growth.after > self._told:
+            if growth is not None and growth.after > self._reported:
                 found = growth
         if found is not None:
-            self._told = found.after + max(0.5 * (found.after - found.before), 0.1 * found.after)
-        elif self._told and value < 0.6 * self._told:
-            self._told = 0.0
+            self._reported = found.after + max(0.5 * (found.after - found.before), 0.1 * found.after)
+        elif self._reported and value < 0.6 * self._reported:
+            self._reported = 0.0
         return found

@@ -43,7 +43,7 @@ class StackTree:
         self._references: dict[int, tuple[weakref.ref[CodeType], list[tuple[int, int, int, bool]]]] = {}
         self._parents = [0]
         self._sites = [0]
-        self._told = [0]
+        self._written_in = [0]
         self._round = 0
         #: Stacks whose inner frames found no place.
         self.cut = 0
@@ -68,8 +68,8 @@ class StackTree:
     def definitions(self, node: int) -> list[float]:
         """The records that define a node and those above it, as far as they are due."""
         due: list[int] = []
-        while node and self._told[node] != self._round:
-            self._told[node] = self._round
+        while node and self._written_in[node] != self._round:
+            self._written_in[node] = self._round
             due.append(node)
             node = self._parents[node]
         out: list[float] = []
@@ -91,7 +91,7 @@ class StackTree:
                 return 0
             self._parents.append(parent)
             self._sites.append(site)
-            self._told.append(self._round - 1)
+            self._written_in.append(self._round - 1)
             self._by_site[parent, site] = node
         entry = self._references.get(id(code))
         if entry is None:

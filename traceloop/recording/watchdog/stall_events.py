@@ -103,21 +103,21 @@ class StallEvents:
         stall.stacks += 1
         self.write(event, now)
         line = whereabouts(run.frames, run.awaiting)
-        if not stall.told and now - stall.start >= stall.told_from:
-            stall.told = True
-            stall.said = culprit
+        if not stall.reported and now - stall.start >= stall.line_from:
+            stall.reported = True
+            stall.reported_culprit = culprit
             stall.announced = not self._dumped_within(now - stall.start) and self.notices.started(
                 label, culprit, line, now - stall.start, event["ready"], watched.name, holder
             )
             if stall.announced:
                 watched.words[layout.W_SAID] = stall.start
-            stall.told_holder = holder is not None
-        elif stall.announced and culprit not in ("", stall.said) and now - due < _IN_TIME:
+            stall.holder_in_line = holder is not None
+        elif stall.announced and culprit not in ("", stall.reported_culprit) and now - due < _IN_TIME:
             # The same run has gone on to something else. A stack that came late is of what is over by now.
-            stall.said = culprit
+            stall.reported_culprit = culprit
             self.notices.goes_on(label, culprit, line, now - stall.start, watched.name, holder)
-        elif stall.announced and holder is not None and not stall.told_holder:
-            stall.told_holder = True
+        elif stall.announced and holder is not None and not stall.holder_in_line:
+            stall.holder_in_line = True
             self.notices.waits_for(holder, now - stall.start, watched.name)
 
     def end(self, watched: Watched, now: float, suspended: Callable[[float, float], float]) -> None:

@@ -437,11 +437,11 @@ class Watchdog:
             watched.sample()
             return now + pace
         if stall is None:
-            limit, told_from = self._limits_of(run, threshold)
+            limit, line_from = self._limits_of(run, threshold)
             if now - run.start - self._lateness.suspended(run.start, now) < limit:
                 watched.sample()
                 return min(now + pace, max(run.start + limit, now + 0.001))
-            stall = begin_stall(watched, run, limit, told_from)
+            stall = begin_stall(watched, run, limit, line_from)
         stall.samples.append(watched.sample())
         if len(stall.samples) > _MAX_SAMPLES:
             del stall.samples[1:-1:2]
@@ -467,10 +467,10 @@ class Watchdog:
             stall = watched.stall
             if stall is not None and stall.start == run.start and stall.stacks:
                 continue
-            limit, told_from = self._limits_of(run, threshold_of(watched.loop, watched.general_threshold))
+            limit, line_from = self._limits_of(run, threshold_of(watched.loop, watched.general_threshold))
             if at - run.start >= limit:
                 self._events.end(watched, now, self._lateness.suspended)
-                self._events.stack(watched, begin_stall(watched, run, limit, told_from), run, at, at)
+                self._events.stack(watched, begin_stall(watched, run, limit, line_from), run, at, at)
 
     def _limits_of(self, run: stacks.Run, threshold: float) -> tuple[float, float]:
         """From how many seconds on the stack of a run is taken, and from how many on a line is printed.

@@ -14,7 +14,7 @@ _MAX_HISTORY: Final = 32
 
 
 class Stall:
-    """A handle run past its threshold. told_from: the length (s) from which on a line is printed: more than the
+    """A handle run past its threshold. line_from: the length (s) from which on a line is printed: more than the
     threshold where a pattern knows the culprit and allows it more. seen: when its last stack was taken, s.
     """
 
@@ -22,26 +22,26 @@ class Stall:
         "announced",
         "before",
         "held",
+        "holder_in_line",
         "ident",
-        "said",
+        "line_from",
+        "reported",
+        "reported_culprit",
         "samples",
         "seen",
         "stack_at",
         "stacks",
         "start",
         "threshold",
-        "told",
-        "told_from",
-        "told_holder",
     )
 
-    def __init__(self, start: float, ident: float, threshold: float, told_from: float, before: Sample | None) -> None:
+    def __init__(self, start: float, ident: float, threshold: float, line_from: float, before: Sample | None) -> None:
         self.start = start
         self.seen = start
         self.ident = ident
         self.threshold = threshold
-        self.told_from = told_from
-        self.told = False
+        self.line_from = line_from
+        self.reported = False
         self.before = before
         self.samples: list[Sample] = []
         self.stacks = 0
@@ -50,8 +50,8 @@ class Stall:
         self.held: list[tuple[float, str]] = []
         self.announced = False
         #: The culprit in the line that was printed last.
-        self.said = ""
-        self.told_holder = False
+        self.reported_culprit = ""
+        self.holder_in_line = False
 
     def set_next_stack(self, now: float) -> None:
         """At the threshold, and then with doubling gaps; a turn that came late does not make them come at once."""
@@ -59,8 +59,8 @@ class Stall:
         while self.start + length <= now:
             length *= 2
         self.stack_at = self.start + length
-        if now < self.start + self.told_from:
-            self.stack_at = min(self.stack_at, self.start + self.told_from)
+        if now < self.start + self.line_from:
+            self.stack_at = min(self.stack_at, self.start + self.line_from)
 
 
 class Watched:
@@ -125,10 +125,10 @@ def has_the_clock(loop: Any) -> bool:
         return False
 
 
-def begin_stall(watched: Watched, run: Run, limit: float, told_from: float) -> Stall:
-    """The run that is under way in a loop is one; ``limit``, ``told_from``: s, see ``Stall``."""
+def begin_stall(watched: Watched, run: Run, limit: float, line_from: float) -> Stall:
+    """The run that is under way in a loop is one; ``limit``, ``line_from``: s, see ``Stall``."""
     before = next((sample for sample in reversed(watched.history) if sample[0] <= run.start), None)
-    stall = watched.stall = Stall(run.start, run.ident, limit, told_from, before)
+    stall = watched.stall = Stall(run.start, run.ident, limit, line_from, before)
     stall.samples = [sample for sample in watched.history if sample[0] > run.start]
     return stall
 
