@@ -29,6 +29,7 @@ from .network.sendfile import SendfileMixin
 from .network.servers import ServersMixin
 from .network.sockets import SocketsMixin
 from .processes.subprocesses import SubprocessesMixin
+from .replaced import follow_replaced
 from .scheduling import SchedulingMixin
 from .signals import SignalsMixin
 from .wakeup import WakeupMixin
@@ -188,6 +189,8 @@ class EventLoop(
             self._recorder.external_stopped(self)
             self._recorder.loop_closed(self)
 
+
+follow_replaced(EventLoop)
 
 _ORIGINALS = Originals(EventLoop._run_once, EventLoop._process_events, EventLoop.time)
 

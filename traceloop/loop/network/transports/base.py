@@ -20,6 +20,7 @@ from ....core.standard import selector_events
 from ..io_counters import IOCounters
 
 _PASS_CONTEXT = sys.version_info >= (3, 15)
+_SERVERS_HAVE_CLIENTS = sys.version_info >= (3, 13)
 _DEFAULT_HIGH_WATER = 64 * 1024
 
 
@@ -148,7 +149,7 @@ class _SelectorTransport(FlowControl):
         self._paused = False
 
         if server is not None:
-            server._attach(self)
+            server._attach(*self._as_client_of(server))
         loop._transports[self._sock_fd] = self
         setattr(self._io, self._kind, getattr(self._io, self._kind) + 1)
         self._counted = True
@@ -241,7 +242,13 @@ class _SelectorTransport(FlowControl):
             if self._counted:
                 self._uncount()
             if self._server is not None:
-                self._server._detach(self)
+                self._server._detach(*self._as_client_of(self._server))
+
+    def _as_client_of(self, server: Any) -> tuple[Any, ...]:
+        """What a server is told of us. That of asyncio, which its own ``create_server`` makes here too (replaced.py),
+        counts its clients before 3.13, and has none.
+        """
+        return (self,) if _SERVERS_HAVE_CLIENTS or type(server) is not asyncio.Server else ()
 
     def _uncount(self) -> None:
         setattr(self._io, self._kind, getattr(self._io, self._kind) - 1)
@@ -286,7 +293,7 @@ class _SelectorTransport(FlowControl):
                 self._uncount()
             server = self._server
             if server is not None:
-                server._detach(self)
+                server._detach(*self._as_client_of(server))
                 self._server = None
 
     # From 3.15 on a transport's callbacks run in one context, given when it was made; before, each in a copy of the
