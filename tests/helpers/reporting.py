@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 
@@ -24,9 +25,9 @@ class Progress:
     def __init__(self, config: pytest.Config) -> None:
         self._config = config
         self._running: dict[str, float] = {}
-        self._last = time.monotonic()
+        # At once: a busy machine may have taken long to come here, and takes longer until the first worker is there.
+        self._last = -math.inf
         self._over = threading.Event()
-        # From now on: before the first worker is there it may take a busy machine longer than that.
         threading.Thread(target=self._watch, daemon=True).start()
 
     def pytest_sessionfinish(self) -> None:
