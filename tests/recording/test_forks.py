@@ -17,7 +17,7 @@ from tests.helpers.recorded_handles import count_handles
 
 # The parent runs `counted` 3,000 times around a fork in the middle of its loop. What the child does is told by name.
 PROGRAM = """
-import asyncio, ctypes, json, os, sys
+import asyncio, ctypes, json, os, signal, sys
 
 how, report = sys.argv[1:]
 truth = {}
@@ -65,6 +65,7 @@ async def parent():
         pid = fork()
     if pid == 0:
         if how in ("sys.exit", "C"):
+            signal.alarm(30)
             sys.exit(3)
         if how == "exception":
             raise Left
@@ -88,7 +89,9 @@ async def parent():
             asyncio.new_event_loop().run_until_complete(some(7))
             save()
             os._exit(0)
-    os.waitpid(pid, 0)
+    if os.waitpid(pid, 0)[1] == signal.SIGALRM:
+        print("the child stood still")
+        sys.exit()
     await some(20)
 
 if how == "made before":
@@ -136,13 +139,16 @@ def test_each_process_of_a_fork_has_exactly_its_own_callbacks(traced, tmp_path, 
     told = tmp_path / "told"
     told.mkdir()
     words = [*traced.command, "--collector", "none", str(program), how, str(told)]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    run_dir = re.search(r"the record is in (\S+);", done.stderr)[1]
-    try:
-        counts = {pid: count for pid, count in count_handles(run_dir, "__main__.counted").items() if count}
-    finally:
-        subprocess.run(["rm", "-r", run_dir], check=True)
+    for _ in range(5 if how == "C" else 1):  # see outcome_unless_it_stands
+        done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+        run_dir = re.search(r"the record is in (\S+);", done.stderr)[1]
+        try:
+            counts = {pid: count for pid, count in count_handles(run_dir, "__main__.counted").items() if count}
+        finally:
+            subprocess.run(["rm", "-r", run_dir], check=True)
+        if not done.stdout:
+            break
     truth = {int(file.name): json.loads(file.read_text()) for file in told.iterdir()}
     assert 3000 in truth.values()
     if how == "goes on":
@@ -186,7 +192,7 @@ def test_a_child_that_goes_on_in_the_loop_publishes_nothing_in_its_parents_name(
 
 
 CLOSED = """
-import asyncio, ctypes, os, sys
+import asyncio, ctypes, os, signal, sys
 import traceloop
 from traceloop.record import layout
 
@@ -196,8 +202,9 @@ async def main():
     words = asyncio.get_running_loop()._recorder.words
     child = ctypes.PyDLL(None).fork()  # without the interpreter's hooks
     if child == 0:
+        signal.alarm(30)
         sys.exit(3)
-    os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
     print(words[layout.W_OPEN], words[layout.W_STOPPED], words[layout.W_RUNNING] > 0.0)
 
 with traceloop.start(collector="none", report=False):
@@ -211,10 +218,24 @@ def test_a_child_without_hooks_closes_its_own_loop_and_not_its_parents(tmp_path,
     """Its parent, if it was killed then, seemed to have ended well."""
     pytest.importorskip("ctypes")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "OTEL_PYTHON_TRACELOOP_CORE": core, "TMPDIR": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", CLOSED], env=environ, capture_output=True, text=True, timeout=120)
-    assert done.stdout == "1.0 0.0 True\n", done.stderr
-    for folder in re.findall(r"the record is in (\S+);", done.stderr):
-        subprocess.run(["rm", "-r", folder], check=True)
+    done = outcome_unless_it_stands([CLOSED], environ)
+    assert done.stdout == "3\n1.0 0.0 True\n", done.stderr
+
+
+def outcome_unless_it_stands(words, environ):
+    """What a program prints that forks without the interpreter's hooks.
+
+    The GIL may have been waited for by chance at that moment. Nothing tells its condition, in a child that the
+    interpreter does not know of, that nobody waits there: the child stands still, and an alarm ends it.
+    """
+    for _ in range(5):
+        command = [sys.executable, "-c", *words]
+        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
+        for folder in re.findall(r"the record is in (\S+);", done.stderr):
+            subprocess.run(["rm", "-r", folder], check=True)
+        if not done.stdout.startswith("-14\n"):
+            break
+    return done
 
 
 # A thread stands for the watchdog's, which a busy machine may have stopped in the middle of its work.
@@ -258,13 +279,5 @@ with traceloop.start(collector="none", report=False):
 def test_a_child_without_hooks_waits_for_no_lock_of_its_parents_watchdog(tmp_path, how):
     pytest.importorskip("ctypes")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", LOCKED, how]
-    for _ in range(5):
-        done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=120)
-        for folder in re.findall(r"the record is in (\S+);", done.stderr):
-            subprocess.run(["rm", "-r", folder], check=True)
-        if done.stdout != "-14\n":
-            break
-        # Our locks were held for certain. The interpreter's GIL may have been waited for by chance: nothing tells its
-        # condition in a child that the interpreter does not know of that nobody waits there, and it stands still.
+    done = outcome_unless_it_stands([LOCKED, how], environ)  # our locks were held for certain
     assert done.stdout == "3\n", done.stderr
