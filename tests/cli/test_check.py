@@ -214,7 +214,7 @@ def check(traced, *words, **more):
 APP = """
 import asyncio, sys, time
 async def main():
-    time.sleep(0.3)
+    time.sleep(1.5)  # on a busy machine some of it counts as waiting for a processor
     open("/dev/null").close()
     print("output")
 asyncio.run(main())

@@ -1,9 +1,9 @@
 /* Alarm: a lock to sleep on, for the watchdog (recording/watchdog/quiet_turns.py), and its turns while all loops sleep.
 
-   Such a turn finds nothing, ten times a second. In Python it takes 0.1 ms, for whatever it needs has left the caches;
-   here it takes a tenth of that. It looks at the same things, and takes the GIL, as a turn in Python would: who holds
-   it, and for how long, is to be noticed. At the first thing that is not as it was, Python's next turn sees to it, and
-   is told from when on this thread was late. */
+   Such a turn finds nothing, ten times a second. In Python it takes 0.1 ms, because whatever it needs has left the
+   caches; here it takes a tenth of that. It looks at the same things as a turn in Python. It takes the GIL as well, so
+   that it notices if another thread holds it. At the first difference the turns in C end: the next one is Python's, and
+   gets the time from which on this thread was late. */
 
 #include "core.h"
 #include <pythread.h>
@@ -55,7 +55,7 @@ alarm_ring(PyObject *object, PyObject *unused)
     Py_RETURN_NONE;
 }
 
-/* Whether it rang within so many seconds. Silent again afterwards. */
+/* Whether it rang within so many seconds. The next wait begins anew. */
 static int
 hear(Alarm *self, double seconds)
 {
@@ -90,14 +90,14 @@ alarm_wait(PyObject *self, PyObject *seconds)
 #define HELD_SECONDS 0.0025
 /* One this late is reported, whatever the reason (lateness.py). */
 #define LATE_SECONDS 0.05
-/* While the process computes more than this part of the time, somebody may hold the GIL. */
+/* While the process computes for more than this part of the time, one of its threads may hold the GIL. */
 #define MUCH 0.01
 /* What the other threads may have computed (s), and nothing has changed all the same: clocks are read one by one. */
 #define STILL 5e-5
 /* A folder that has changed within so many seconds may change again without another time (process_folders.py). */
 #define SAME_TICK 3
 
-/* One loop, as the last turn has seen it: its thread's clocks (recording/watchdog/thread_clocks.py). */
+/* One loop, as the last turn saw it: its thread's clocks (recording/watchdog/thread_clocks.py). */
 typedef struct {
     PyObject *words; /* borrowed from the arguments */
     clockid_t clock;

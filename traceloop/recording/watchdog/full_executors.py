@@ -1,7 +1,8 @@
-"""Where the workers of a full executor stand: their stacks, while calls wait for a worker for long.
+"""Where the workers of an executor stand that has been full for long.
 
-The watchdog asks once a turn which executors are full: whether all workers are there, and something waits. That is a
-length or two for each executor. Stacks are taken only of one that has been full for some time, and seldom.
+Once a turn the watchdog looks which executors are full: all their workers exist, and calls wait. That takes one or two
+calls of ``len`` for each executor. It takes stacks of the workers only if an executor has been full for some time, and
+then seldom.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from .stacks import describe
 
 _logger = logging.getLogger("traceloop")
 
-#: An executor has been full for so many slow thresholds before its workers are looked at.
+#: Stacks are taken of the workers of an executor that has been full for so many slow thresholds.
 PATIENCE: Final = 10.0
 _REPEAT_SECONDS: Final = 10.0
 _MAX_FRAMES: Final = 100
@@ -33,7 +34,7 @@ _ANYIO_THREADS: Final = "AnyIO worker thread"
 
 
 class FullExecutors:
-    """Of one process; called by the watchdog, in its thread."""
+    """Looks at the executors of one process. Called by the watchdog, in its thread."""
 
     def __init__(self, process: Process, report: Callable[[dict[str, Any], float], bool]) -> None:
         """``report(event, now)`` writes an event, if there may be one more."""
@@ -80,7 +81,7 @@ _Full = tuple[str, int, int, Callable[[], set[int]]]
 
 
 def _full_pools(offloads: Any) -> Iterator[_Full]:
-    """Thread pools of which all workers are there while calls wait: label, workers, calls, and their threads."""
+    """Full thread pools: label, number of workers, calls that wait, and a function that returns the threads."""
     for entry in list(offloads.entries()):
         executor = entry.reference() if entry.reference is not None else None
         queue = stored(executor, "_work_queue")
@@ -108,8 +109,8 @@ def _anyio_threads() -> set[int]:
 
 
 def places_of(threads: set[int]) -> list[list[Any]]:
-    """Where these threads stand, those at the same place together: how many; file, line, module and name of the
-    application's frame (of a library's where there is none); the same of where they stand below it.
+    """Where these threads stand. One row for each place: the number of threads; file, line, module and name of the
+    application's frame (or of a library's, if there is none); the same of the frame below it in which they stand.
     """
     places: Counter[tuple[Frame, Frame]] = Counter()
     tops = sys._current_frames()
@@ -126,7 +127,7 @@ def places_of(threads: set[int]) -> list[list[Any]]:
 
 
 def _frames_below_us(frame: FrameType | None) -> list[Frame]:
-    """The frames of a call in a worker, outermost first; none where the worker waits for work."""
+    """The frames of a call in a worker, outermost first; none if the worker waits for work."""
     out: list[Frame] = []
     while frame is not None and len(out) < _MAX_FRAMES:
         if is_recording(frame.f_code.co_filename) or is_pools_call(frame.f_code):

@@ -1,9 +1,9 @@
-"""How often the watchdog finds the GIL held, and by whom: written down every few seconds while other threads hold it.
+"""How often the watchdog finds the GIL held, and by which threads: recorded every few seconds while others hold it.
 
-A loop that comes back from its poll waits for the GIL, and nothing in its record tells that from a late kernel. Nor is
-it slow: a thread that computes in Python gives the GIL away within the switch interval, 5 ms, and a C call of 60 ms is
-below every threshold. The watchdog's turns come at moments that have nothing to do with either, and each waits for the
-GIL too: the share of them that finds it held is the share of the time in which it is.
+A loop that returns from its poll may have to wait for the GIL. In its record that looks like a late kernel. Nor is it
+slow: a thread that computes in Python gives the GIL away within the switch interval (5 ms), and a C call of 60 ms is
+below the threshold. The watchdog's turns come at moments that depend on neither, and each of them needs the GIL. So the
+share of turns that find it held is the share of the time in which it is held.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from .watched_loop import Watched
 
 # A turn that begins this late (s), and was woken more than once, has waited for the GIL: half a switch interval.
 _HELD_SECONDS: Final = 0.0025
-# It is written down after so many s, and each time after twice as many, up to the second number.
+# The first record comes after so many s, and each further one after twice as long, up to the second number.
 _FIRST_SECONDS: Final = 1.0
 _LONGEST_SECONDS: Final = 8.0
-# The loop itself is the holder where the other threads have computed for less than this part of the time.
+# If the other threads computed for less than this part of the time, the loop itself held it.
 _OTHERS: Final = 0.5
 _MAX_THREADS: Final = 3
 
@@ -38,8 +38,7 @@ class GilWaits:
         self.forget()
 
     def forget(self) -> None:
-        """The watchdog's thread begins anew: counts from its first turn on, not over the time in which there was none.
-        """
+        """Called when the watchdog's thread starts again: counts from its first turn on."""
         self._begin(0.0, ())
 
     def _begin(self, now: float, loops: Sequence[Watched]) -> None:
@@ -54,8 +53,8 @@ class GilWaits:
         }
 
     def turn(self, late: float, woken: Callable[[], int], loops: Sequence[Watched]) -> None:
-        """A turn begins ``late`` s after it was due. Called before anything gives the GIL away, so that whoever had it
-        stands where it held it. ``woken``: how often this thread was, since it went to sleep.
+        """A turn begins ``late`` s after it was due. Called before anything gives the GIL away, so that the thread that
+        had the GIL still stands where it held it. ``woken()``: how often this thread was woken since it went to sleep.
         """
         self._turns += 1
         if late < _HELD_SECONDS or woken() < 2:
@@ -73,7 +72,7 @@ class GilWaits:
         self._turns += turns
 
     def poll(self, now: float, loops: Sequence[Watched]) -> None:
-        """Writes down what was found since the last time, where that was long enough ago and other threads hold it."""
+        """Records what was found since the last time, if that was long enough ago and other threads held the GIL."""
         passed = now - self._began
         if not loops or (self._began and passed < self._length):
             return

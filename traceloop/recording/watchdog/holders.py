@@ -1,8 +1,11 @@
-"""Who has what a blocked loop waits for: a lock, another thread's work, the GIL; or whether it waits for itself.
+"""Who holds what a blocked loop waits for: a lock, another thread's work, the GIL; or whether it waits for itself.
 
-All of it is read from the frames of the moment (``frame_values``). An ``RLock`` names its owner. Of a plain lock the
-thread is found that stands in a ``with`` block of it, or has called its ``acquire``; the second is a guess. A future's
-``result()`` leads to the worker that runs it, or to the pool in whose queue it waits.
+All of it is read from the frames of one moment (``frame_values``):
+
+* An ``RLock`` names its owner.
+* The holder of a plain lock is the thread that stands in a ``with`` block of it; else one that has called its
+  ``acquire``, which is a guess.
+* A future's ``result()`` leads to the worker that runs the call, or to the pool in whose queue it waits.
 """
 
 from __future__ import annotations
@@ -25,24 +28,24 @@ from .thread_clocks import Sample
 _LOCK: Final = type(threading.Lock())
 _RLOCK: Final = type(threading.RLock())
 _OWNER: Final = re.compile(r" owner=(\d+) ")
-# Frames of the blocked call that are looked at, from the inside: those of the standard library, and two more.
+# Innermost frames of the blocked call that are looked at: those of the standard library, and two more.
 _DEPTH: Final = 12
 _MAX_TASKS: Final = 2_000
 _MAX_READY: Final = 2_000
 _MAX_QUEUED: Final = 10_000
-# Functions by which a thread asks a loop for something, and waits for it.
+# Functions with which a thread gives work to a loop, and waits for it.
 _ASKING: Final = (("anyio.", "from_thread"), ("anyio.from_thread", ""), ("asgiref.sync", "AsyncToSync"))
 _NAME: Final = 80
 # A thread that waits for the GIL wakes each switch interval (5 ms); half of that, see reading/stalls/causes.py.
 _GIL_WAKES_PER_SECOND: Final = 100.0
-# The thread that has the GIL has computed this share of what all others have.
+# The thread that holds the GIL has computed at least this share of what all others have.
 _MOST: Final = 0.5
 _LEAST_COMPUTED: Final = 0.005
 
 
 class Look:
-    """What is to be known of one moment. tops: ``sys._current_frames()``; loop: the blocked one, which runs in thread
-    ``ident``. To be used and dropped at once: it holds frames of the program.
+    """Finds the holder at one moment. ``tops``: ``sys._current_frames()``; ``loop``: the blocked one, which runs in
+    thread ``ident``. Use it at once and drop it: it holds frames of the program.
     """
 
     def __init__(self, tops: dict[int, FrameType], threads: list[Standing], loop: Any, ident: int) -> None:
@@ -52,7 +55,7 @@ class Look:
         self._ident = ident
 
     def holder(self) -> Holder | None:
-        """Who has what the loop waits for, None where that is not known."""
+        """Who holds what the loop waits for; None if that is not known."""
         try:
             return self._find()
         finally:
@@ -149,7 +152,7 @@ class Look:
         return Holder(OWN_POOL if asking else QUEUED, _pool_of(standing.name), standing.own)
 
     def _asks_loop(self, ident: int) -> bool:
-        """Whether a thread waits for something that the blocked loop is to do."""
+        """Whether a thread waits for something that only the blocked loop can do."""
         for frame in frames_of(self._tops.get(ident)):
             module = frame.f_globals.get("__name__")
             name = frame.f_code.co_qualname
@@ -161,13 +164,13 @@ class Look:
         return False
 
     def _waits_for_loop(self, future: Any) -> bool:
-        """Whether a concurrent future is that of a coroutine which the blocked loop is to run."""
+        """Whether a concurrent future belongs to a coroutine that the blocked loop has to run."""
         callbacks = attribute_of(future, "_done_callbacks")
         if isinstance(callbacks, list) and any(
             _in_closure(each, "source_loop", self._loop) for each in callbacks[:_MAX_QUEUED]
         ):
             return True
-        # A call that the loop has not begun: ``run_coroutine_threadsafe`` has put it among the ready ones.
+        # The loop has not begun the call: ``run_coroutine_threadsafe`` has put it into the ready queue.
         for count, handle in enumerate(list(self._loop._ready)):
             if count >= _MAX_READY:
                 break
@@ -179,10 +182,10 @@ class Look:
 def gil_holder(
     samples: list[Sample], threads: list[Standing], since: float, computed: dict[int, float], length: float
 ) -> Holder | None:
-    """The thread that has kept the GIL from the loop, None where the loop does not wait for it.
+    """The thread that has kept the GIL from the loop; None if the loop does not wait for the GIL.
 
-    samples: of the loop's thread, the first from before the run. computed: by native id, in the last ``since`` s.
-    length: of the run, s.
+    ``samples``: of the loop's thread, the first from before the run. ``computed``: CPU time of each thread in the last
+    ``since`` s, by native id. ``length``: of the run, s.
     """
     if len(samples) < 2:
         return None
@@ -190,7 +193,7 @@ def gil_holder(
     span = last[0] - first[0]
     if span <= 0.0 or min(first[1], last[1]) < 0.0 or min(first[3], last[3]) < 0.0 or first[4] < 0:
         return None
-    # As reading/stalls/causes.py decides it: waiting for a processor is the machine's doing.
+    # Decided as in reading/stalls/causes.py: time in which it waited for a processor is left out.
     own = last[1] - first[1]
     others = last[2] - first[2] - own
     rest = span - (last[3] - first[3])

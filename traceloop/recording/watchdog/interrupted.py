@@ -1,4 +1,4 @@
-"""Runs that were found while the watchdog's own thread could not look, by the thread that ran them."""
+"""Runs that the watchdog's thread could not see: the thread that ran them takes a note."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAX_FORKED = 8
 
 
 class Interrupted:
-    """Notes are taken by any thread, and taken out by the watchdog's."""
+    """Any thread adds notes; the watchdog's thread takes them."""
 
     def __init__(self) -> None:
         #: Thread, moment (s), the run.
@@ -22,29 +22,29 @@ class Interrupted:
         self._forked: deque[tuple[int, stacks.Run]] = deque(maxlen=_MAX_FORKED)
 
     def note_collected(self) -> None:
-        """A long collection ends in this thread. It held the GIL, and on a busy machine the run that it interrupted is
-        over before the watchdog's own thread can look: so the look is taken here, and what it found written later.
+        """Called when a long collection ends in this thread. It held the GIL. On a busy machine the run that it
+        interrupted is over before the watchdog's thread can look. So the run is noted here, and written later.
         """
         try:
             run = stacks.find_run(sys._getframe(1))
             if run is not None:
                 self.found.append((threading.get_ident(), monotonic(), run))
         except Exception:
-            pass  # within a collection there is no way to report it
+            pass  # nothing can be reported from within a collection
 
     def note_forked(self) -> None:
-        """This thread has forked, and there is no watchdog until its loop flushes: what it runs may wait for the child
-        all the while.
+        """Called in a thread that has forked. There is no watchdog until its loop flushes next, and the run may wait
+        for the child until then.
         """
         try:
             run = stacks.find_run(sys._getframe(1))
             if run is not None:
                 self._forked.append((threading.get_ident(), run))
         except Exception:
-            pass  # the fork is the program's
+            pass  # the program's fork must succeed
 
     def resumed(self) -> None:
-        """The watchdog is to run again: how long what had forked ran is known now, to some milliseconds."""
+        """Called when the watchdog starts again: now it is known how long the runs that forked took, to some ms."""
         while self._forked:
             thread, run = self._forked.popleft()
             self.found.append((thread, monotonic(), run))

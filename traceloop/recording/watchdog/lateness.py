@@ -1,7 +1,7 @@
-"""Why the watchdog came late: the process was suspended, it got no processor, or another thread kept the GIL.
+"""Why a turn of the watchdog came late: the process was suspended, it got no processor, or another thread kept the GIL.
 
-The watchdog's own counts of context switches tell: waiting for the GIL is a wait with a timeout of the switch interval,
-over and over, while a stopped process (SIGSTOP, a suspended machine) does not wake at all.
+The context switches of the watchdog's thread tell these apart. A thread that waits for the GIL wakes after each switch
+interval. A stopped process (SIGSTOP, a suspended machine) does not wake at all.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ _MIN_SUSPENSION = 0.2
 
 
 class Lateness:
-    """Looks at each turn of the watchdog whether it came in time. For the watchdog's thread.
+    """Measures how late each turn of the watchdog comes. For the watchdog's thread.
 
-    report: writes an event at a time (s); returns whether it was written.
+    ``report(event, at)`` writes an event of the moment ``at`` (s), and returns whether it was written.
     """
 
     def __init__(self, report: Callable[[dict[str, Any], float], bool]) -> None:
@@ -49,7 +49,7 @@ class Lateness:
             self._gil_waits.turn(now - self._due, lambda: switches() - self.switched, loops)
 
     def forget(self) -> None:
-        """The thread begins anew: nothing was due."""
+        """Called when the thread starts again: no turn was due before."""
         self._due = 0.0
         self._gil_waits.forget()
 
@@ -59,7 +59,7 @@ class Lateness:
 
     def check(self, now: float, loops: Sequence[Watched]) -> None:
         """A turn begins."""
-        # A turn may itself have been held up in its middle, after it was due: what was measured since is from its end.
+        # The last turn may itself have been held up until after this one was due: what it measured is from its end.
         self._check(now, max(self._due, self._measured) if self._due else 0.0, loops)
 
     def is_late(self, now: float) -> bool:
@@ -67,10 +67,11 @@ class Lateness:
         return self._was_late or not self._due or now - self._due >= _LATE
 
     def turn_over(self, began: float, due: float, loops: Sequence[Watched], *, quiet: bool = False) -> None:
-        """A turn that ``began`` then is over, and the next is ``due``: what is to be compared then is measured now.
+        """The turn that began at ``began`` is over, and the next is ``due`` (s). Takes the measurements with which that
+        one is compared.
 
-        ``quiet``: but for this thread's waiting for a processor, a third of a turn's cost. What it has waited in turns
-        that came in time is little.
+        ``quiet``: leaves out how long this thread has waited for a processor, which costs a third of a turn. In turns
+        that come on time this is little.
         """
         if (end := monotonic()) - began >= _MIN_SUSPENSION:
             self._check(end, began, loops)
@@ -84,19 +85,19 @@ class Lateness:
         self._measured = monotonic()
 
     def slept(self, turns: int, due: float, process_cpu: float, switched: int, measured: float, late: float) -> None:
-        """So many turns came in time and found nothing (quiet_turns.py); the next is ``due``, and is compared with what
-        was measured at the end of the last of them. ``late``: of all together, s; so long this thread has waited for a
-        processor meanwhile.
+        """So many ``turns`` came on time and found nothing (quiet_turns.py). The next is ``due``; it is compared with
+        what was measured at the end of the last of them. ``late``: how late they were together (s), which is how long
+        this thread has waited for a processor meanwhile.
         """
         self._due, self._process_cpu, self.switched, self._measured = due, process_cpu, switched, measured
         self._own_wait += late
         self._gil_waits.in_time(turns)
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:
-        """What was to go on at ``due`` (0: nothing was) goes on now."""
+        """What was due to go on at ``due`` (0: nothing) goes on only now."""
         if not due or now - due < _LATE:
             if self._was_late:
-                # What was under way at the late turn may have ended just after it: measured once more.
+                # A run that was under way at the late turn may have ended just after it: take samples once more.
                 self._was_late = False
                 self._report({"kind": "samples", "loops": [[each.ring, each.sample()] for each in loops]}, now)
             return
@@ -108,8 +109,8 @@ class Lateness:
         waited -= self._own_wait
         # Waiting for the GIL wakes once each switch interval.
         for_gil = min(late, woken * sys.getswitchinterval()) if known else 0.0
-        # A thread that was due, and neither waited for a processor nor for the GIL, was not let run at all. Nor were
-        # the others, then; a short time tells too little.
+        # A thread that was due, but waited neither for a processor nor for the GIL, was not allowed to run at all:
+        # the whole process was stopped. A short time is no proof of that.
         held = late - waited - for_gil
         if held >= max(_MIN_SUSPENSION, late / 2) and cpu <= 0.03 + 0.15 * late:
             reason = "suspended"

@@ -27,20 +27,20 @@ _CONTEXTS: Final = ("SSLContext.", "create_default_context", "_create_unverified
 
 
 def waits_for_own_server(loop: Any) -> bool:
-    """Whether a socket of ``loop`` is ready for which a connection of this process waits: one that no loop looks after,
-    as loops do after their own clients, which block nobody. False where that is not known (no Linux, no epoll, no TCP).
+    """Whether this process is the client at the other end of a socket that ``loop`` has to read. Clients that a loop of
+    the process polls do not count: they block nothing. False if that is not known (no Linux, no epoll, no TCP).
     """
     ports = _ready_ports(loop)
     if not ports:
         return False
     inodes = _inodes_without_polled()
-    # The client's end is ours, and goes to the port of a ready socket.
+    # The client's end is a socket of this process, connected to the port of a ready socket.
     return any(remote in ports and inode in inodes for _, remote, inode in _connections())
 
 
 def is_network_call(frames: Sequence[Frame], samples: Sequence[Sample]) -> bool:
-    """Whether a thread whose innermost frames these are, the last the innermost, waits in a network call. samples: of
-    its clocks, the latest last. A thread that computes there, as one that loads certificates does, waits for nobody.
+    """Whether a thread waits in a network call. ``frames``: its innermost ones, the innermost last. ``samples``: of its
+    clocks, the latest last. A thread that computes in there, such as one that loads certificates, does not wait.
     """
     modules = [frame[2].partition(".")[0] for frame in frames]
     if not any(each in _NETWORK for each in modules) or frames[-1][3].startswith(_CONTEXTS):
@@ -48,7 +48,7 @@ def is_network_call(frames: Sequence[Frame], samples: Sequence[Sample]) -> bool:
     if len(samples) < 2 or min(samples[-2][1], samples[-1][1]) < 0.0:
         return True
     (since, cpu_before, _, waited_before, _), (now, cpu, _, waited, _) = samples[-2], samples[-1]
-    # Time without a processor that was wanted says nothing of what the thread does.
+    # Time in which it waited for a processor says nothing about what the thread does.
     wanted = max(0.0, waited - waited_before)
     return cpu - cpu_before <= (now - since - wanted) / 2
 
@@ -71,7 +71,7 @@ def _ready_ports(loop: Any) -> set[int]:
 
 
 def _port_of(fd: int) -> set[int]:
-    """The local port of a TCP socket, given a descriptor that stays the loop's."""
+    """The local port of a TCP socket. Its descriptor remains the loop's."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(fd)) as copy:
         if copy.family in (socket.AF_INET, socket.AF_INET6) and copy.type == socket.SOCK_STREAM:
             return {int(copy.getsockname()[1])}
@@ -79,7 +79,7 @@ def _port_of(fd: int) -> set[int]:
 
 
 def _inodes_without_polled() -> set[str]:
-    """The inodes of this process's sockets that no loop of it looks after: neither this one nor another thread's."""
+    """The inodes of those sockets of this process that none of its loops polls."""
     sockets: dict[int, str] = {}
     polled: set[int] = set()
     with contextlib.suppress(OSError):

@@ -34,8 +34,8 @@ def watchdog_of(process: Process) -> Watchdog | None:
 
 
 def _own() -> Watchdog | None:
-    """The watchdog, where it is this process's. A fork from C runs none of the hooks below: its child has its parent's,
-    whose thread is not there, and may have left locked what `end` takes.
+    """The watchdog, if it is this process's. A fork from C runs none of the hooks below. Its child then has the
+    parent's watchdog, whose thread does not exist here and may have held the lock that `end` takes.
     """
     if _active is not None and _active._process.pid != os.getpid():
         _after_fork_in_child()
@@ -75,7 +75,7 @@ def pause() -> None:
 
 
 def withdraw() -> None:
-    """No dumps on demand from now on: there may be no right to take their advertisement back later."""
+    """No dumps on demand from now on. Called while the process may still remove the file that advertises them."""
     active = _own()
     if active is not None:
         active.faults.withdraw(for_good=True)

@@ -1,8 +1,8 @@
-"""How long the loops' threads wait for a processor: written down about once a second while that is much.
+"""How long the loops' threads wait for a processor: recorded about once a second while they wait for much of the time.
 
-Stalls and a watchdog that comes late are measured as well, but there is neither where a loop computes in short
-callbacks beside busy processes: the watchdog sleeps nearly all the time, and the kernel lets it run at once. What is
-compared here are the samples that each turn of the watchdog takes anyway.
+Stalls and late turns of the watchdog measure that too. But a loop that computes in short callbacks beside busy
+processes has neither: the watchdog sleeps nearly all the time, so the kernel lets it run at once. This module compares
+the samples that each turn of the watchdog takes anyway.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from typing import Any, Final
 from .thread_clocks import Sample
 from .watched_loop import Watched
 
-# Looks are so far apart, s; a loop that has waited for this share of the time between two is written down.
+# Samples so far apart (s) are compared. A loop that waited for this share of the time between them is recorded.
 _LOOK_SECONDS: Final = 1.0
 _MUCH: Final = 0.05
-# And from then on, so that its better times count too, each time that so many s have passed.
+# From then on it is recorded at least once in so many s, so that its better times count too.
 _AGAIN_SECONDS: Final = 10.0
 
 
@@ -28,7 +28,7 @@ class ProcessorWaits:
         self._report = report
 
     def poll(self, loops: Iterable[Watched], now: float, *, ended: bool = False) -> None:
-        """Compares the latest samples of the loops with those of about a second ago. ``ended``: they run no more."""
+        """Compares the latest samples of the loops with those of a second before. ``ended``: the loops have stopped."""
         found: list[tuple[int, Sample, Sample]] = []
         for watched in loops:
             if not watched.history:

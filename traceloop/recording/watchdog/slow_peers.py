@@ -1,7 +1,7 @@
 """Peers that do not read: the transports of a loop whose writing is paused, how much waits in them, and since when.
 
-Looked at once a second, and only while the loop's counters say that there are such. Of a peer only its kind is written
-down, never its address.
+The watchdog looks once a second, and only while the loop's counters say that transports are paused. It records the kind
+of a peer, never its address.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MAX_MEASURED: Final = 1_000
 
 
 class SlowPeers:
-    """Of one process; called by the watchdog, in its thread."""
+    """Looks at the loops of one process. Called by the watchdog, in its thread."""
 
     def __init__(self, report: Callable[[dict[str, Any], float], bool]) -> None:
-        """``report(event, now)`` writes an event, if there may be one more."""
+        """``report(event, now)`` writes an event, if the budget allows one more."""
         self._report = report
         self._looked = 0.0
-        # Rings that something was reported about at the last look.
+        # Rings of the loops that had paused transports at the last look.
         self._known: set[int] = set()
         self._failed = False
 

@@ -1,4 +1,4 @@
-"""What the watchdog writes down of stalls, and how often it may: events of the process ring, and lines for people."""
+"""What the watchdog writes about stalls: events in the process ring, and lines on stderr, both at a limited rate."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 # Whole stacks a minute; beyond it only the culprit is recorded, and beyond the second number nothing.
 MAX_STACKS_A_MINUTE = 60
 MAX_EVENTS_A_MINUTE = 1200
-# Stacks of one stall whose culprits are added up; their gaps double, so that a day has 21.
+# The culprits of so many stacks of one stall are added up. The gaps between stacks double: a day has 21.
 _MAX_HELD = 64
-# A stack taken within so many s of its time shows what runs now.
+# A stack taken at most so many s after it was due shows what runs now.
 _IN_TIME = 0.05
 
 
@@ -32,8 +32,8 @@ class StallEvents:
     """Writes the events of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
     def __init__(self, process: Process, glance: Callable[[], None], dumped_within: Callable[[float], bool]) -> None:
-        """glance: called after each call that gives the GIL away. dumped_within: whether the collector has had a dump
-        written in the last so many s, and so has said of what ran then that it blocks the loop.
+        """``glance()`` is called after each call that gives the GIL away. ``dumped_within(s)`` says whether the
+        collector asked for a dump within the last s seconds: it has then reported itself what blocked the loop.
         """
         self._process = process
         self._glance = glance
@@ -52,8 +52,8 @@ class StallEvents:
         return sites[number].label if 0 <= number < len(sites) else "unknown"
 
     def stack(self, watched: Watched, stall: Stall, run: stacks.Run, now: float, due: float) -> None:
-        """A stack was taken. ``due``: s, when it was to be. Where that was long ago, the run has kept the GIL since: it
-        stands at the C call that did so, for a thread that waits for the GIL gets it right after such a call.
+        """Writes down a stack taken at ``now``, which was due at ``due`` (s). If it was due long ago, the run has kept
+        the GIL since then. It stands at the C call that did so: a waiting thread gets the GIL when that returns.
         """
         stall.seen = now
         if not self._event_budget.take(now):
@@ -113,7 +113,7 @@ class StallEvents:
                 watched.words[layout.W_SAID] = stall.start
             stall.holder_in_line = holder is not None
         elif stall.announced and culprit not in ("", stall.reported_culprit) and now - due < _IN_TIME:
-            # The same run has gone on to something else. A stack that came late is of what is over by now.
+            # The same run has gone on to other code. (A stack that came late shows what is over by now.)
             stall.reported_culprit = culprit
             self.notices.goes_on(label, culprit, line, now - stall.start, watched.name, holder)
         elif stall.announced and holder is not None and not stall.holder_in_line:
@@ -121,7 +121,7 @@ class StallEvents:
             self.notices.waits_for(holder, now - stall.start, watched.name)
 
     def end(self, watched: Watched, now: float, suspended: Callable[[float, float], float]) -> None:
-        """The stall of a loop is over, if it has one. ``suspended(from, to)``: for how long the process stood still."""
+        """Ends the stall of a loop, if it has one. ``suspended(from, to)``: for how long the process stood still, s."""
         stall = watched.stall
         if stall is None:
             return

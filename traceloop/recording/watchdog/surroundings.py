@@ -1,4 +1,4 @@
-"""What is around a blocked loop: the other threads of its process, and who has what it waits for."""
+"""What surrounds a blocked loop: the other threads of its process, and the one that holds what it waits for."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from .stacks import find_run
 from .watched_loop import Stall, Watched
 
 _logger = logging.getLogger("traceloop")
-# The innermost frames of the blocked call that tell whether it waits for the network.
+# So many of the innermost frames show whether the blocked call waits for the network.
 _INNERMOST: Final = 8
 
 
 class Surroundings:
-    """Of one process. For the watchdog's thread, or the holder of its ``_looking``."""
+    """Looks at the threads of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
     def __init__(self) -> None:
         self._clocks = ThreadClocksOfAll()
         self._failed = False
 
     def poll(self, now: float) -> None:
-        """Once a turn: what threads compute is to be known from before a stall."""
+        """Called once a turn: CPU times from before a stall show what each thread computed during it."""
         self._clocks.poll(now)
 
     def look(
         self, watched: Watched, stall: Stall, frames: Sequence[Frame], now: float
     ) -> tuple[list[list[Any]], Holder | None]:
-        """The other threads, as ``other_threads.as_recorded``, and the holder. frames: of the blocked run. Nothing
-        where it fails, which is reported once.
+        """The other threads, as ``other_threads.as_recorded`` gives them, and the holder. ``frames``: of the blocked
+        run. A failure is reported once; from then on there are neither.
         """
         if self._failed:
             return [], None
@@ -67,10 +67,10 @@ class Surroundings:
 def _at_this_moment(
     watched: Watched, start: float, frames: Sequence[Frame]
 ) -> tuple[list[Standing], Holder | None] | None:
-    """All that needs the program's frames and objects: none of them is held when this returns.
+    """The other threads, and the holder. Does all that needs frames and objects of the program, and keeps none of them.
 
-    On a busy machine much time may have passed since ``frames`` were taken. None where the run that began at ``start``
-    is over; no holder where the run stands at another line by now: it would be what something else waits for.
+    On a busy machine much time may have passed since ``frames`` were taken. Returns None if the run that began at
+    ``start`` is over. There is no holder if the run stands at another line by now, where it waits for something else.
     """
     tops = sys._current_frames()
     try:

@@ -1,8 +1,8 @@
-"""What the loops run at the moments at which the watchdog's thread has just been given the GIL.
+"""What the loops run at the moments at which the watchdog's thread has just got the GIL.
 
-Where a C call has held the GIL, the loop's thread gives it to the watchdog as that call returns, and the run may be
-over by the time the GIL has gone back once: a file that is opened, or asked for its size, is enough for that. So the
-frames are looked at first, and what follows from them (a record, a line, measurements) comes later.
+After a C call that held the GIL, the loop's thread gives the GIL to the watchdog. As soon as the watchdog gives it away
+again, be it for opening a file, the run may go on and end. So a turn looks at the frames first, and writes, prints and
+measures later.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ...record import layout
 from .stacks import Run, find_run
 from .watched_loop import Watched
 
-# A turn that has had the GIL back after longer than this (s) looks once more.
+# A turn that got the GIL back after longer than this (s) looks once more.
 _HELD_UP = 0.02
 _MAX_MISSED = 64
 
@@ -24,7 +24,7 @@ class UnderWay:
     """For the watchdog's thread, under its ``_looking``."""
 
     def __init__(self, loops: Mapping[int, Watched], lowest: Callable[[Watched], float]) -> None:
-        """``loops``: those that run now. ``lowest``: from how many seconds on what a loop runs may be a stall."""
+        """``loops``: those that run now. ``lowest``: the seconds from which on a run of a loop may be a stall."""
         self._loops = loops
         self._lowest = lowest
         self._looked = 0.0
@@ -32,15 +32,15 @@ class UnderWay:
         self.missed: list[tuple[Watched, float, Run, float]] = []
 
     def begin(self, loops: Iterable[Watched], now: float) -> list[tuple[float, Run | None]]:
-        """A turn begins. Of each loop: since when it has not polled (0: it polls), and what it runs where that may be
-        a stall. Nothing before it, in a turn, may give the GIL away.
+        """A turn begins. Returns for each loop since when it has not polled (0: it polls), and its run, if that may be
+        a stall. Nothing that comes before this call in a turn may give the GIL away.
         """
         found = [self._find(watched, now) for watched in loops]
         self._looked = now
         return found
 
     def glance(self) -> None:
-        """Called in a turn, after a call that gives the GIL away: looks again where it was long in coming back."""
+        """Called in a turn after each call that gives the GIL away. Looks again if it took long to get it back."""
         now = monotonic()
         if now - self._looked >= _HELD_UP:
             for watched in list(self._loops.values()):

@@ -1,20 +1,20 @@
-"""The watchdog: a thread that looks whether a handle of a loop runs longer than it should, and says where it stands.
+"""The watchdog: a thread that finds handles that run too long, and records where they stand.
 
-One for a process, started when the first loop runs. It looks at a word that the loop publishes (``W_RUNNING``, since
-when it has not polled), so a turn that finds nothing costs some 30 us, ten times a second. What follows from
-how the loop publishes:
+Each process has one; it starts when the first loop runs. At each *turn*, ten times a second, it reads a word that each
+loop publishes (``W_RUNNING``: since when the loop has not polled). A turn that finds nothing costs some 30 us. Three
+things follow from how loops publish that word:
 
-* The word says when the iteration began (or when it was published last, at most 1 ms before), not the handle. Only when
-  it has stood for the threshold does the watchdog look at the frames, which say what runs and since when. An iteration
-  of nine hundred short handles is therefore never taken for a stall.
-* While an idle loop lingers in the first part of its poll the word stands still: the frames say that nothing runs.
-* A turn comes at the latest ``_PACE`` thresholds after a run began, and then the next one is set for the moment at
-  which the threshold is reached: stacks are taken there, and not at the next beat of some clock.
+* It is when the iteration began (or when it was published last, at most 1 ms before that), and not when the handle did.
+  So the watchdog looks at the frames once the word is as old as the threshold: they show what runs, and since when. An
+  iteration of nine hundred short handles is never taken for a stall.
+* It does not change while an idle loop lingers in the first part of its poll. The frames then show that nothing runs.
+* A turn comes at most ``_PACE`` thresholds after a run began. The next one is set for the moment at which the threshold
+  is reached, so that a stack is taken then.
 
-A turn that comes late is a finding too: see ``lateness``. Which watchdog is the process's, and what happens to it at a
-fork and at the end: ``process_watchdog``.
+``lateness`` measures turns that come late. ``process_watchdog`` has the watchdog of this process, and what happens to
+it at a fork and at the end.
 
-The thread is none of ``threading``'s: programs that list or count their threads find their own.
+``threading`` does not know the thread: programs that list or count their threads find only their own.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ if TYPE_CHECKING:
 _PACE = 0.95
 _MIN_PACE = 0.01
 _MAX_PACE = 0.1
-# While all loops sleep, most of what a turn looks at can wait for so long (s): until tasks are to be looked at again.
+# While all loops sleep, most of what a turn looks at can wait for so long (s), until the next look at the tasks.
 _QUIET = LOOK_SECONDS
 # And for so long while, besides, no other thread computes: a whole turn would find what the one before has found.
 _UNMOVED = 5.0
-# The thread ends when no loop has run for so long (s), though some are open; the next run starts it again.
+# The thread ends when no loop has run for so long (s), even if some are open. The next run starts it again.
 _LINGER = 2.0
-# With the last loop that is closed it ends at once, but where loops follow one another faster than this (s): to start
-# and to join a thread costs three times as much as a short loop. Then it ends when none has come for so long.
+# It ends at once when the last loop is closed. But starting and joining a thread costs three times as much as a short
+# loop: where loops follow one another faster than this (s), it ends when no loop has come for so long.
 _SUCCESSION = 0.05
-# Where it ended because memory was short, it is started again after so long (s).
+# If it ended because memory was short, it is started again after so long (s).
 _LACK_SECONDS = 1.0
 _MAX_SAMPLES = 64
 
