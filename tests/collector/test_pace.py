@@ -6,6 +6,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 import time
 from types import SimpleNamespace
 
@@ -15,6 +16,8 @@ from tests.helpers.observed import HEAD, environment
 from tests.helpers.waiting import until
 from traceloop.collector.collector import Collector
 from traceloop.collector.pace import MAX_POLL_SECONDS, MIN_POLL_SECONDS, Pace
+from traceloop.reading.decoding.choose import native
+from traceloop.reading.rest import rest
 from traceloop.record import files, layout
 from traceloop.recording.ring import FIRST_BYTES, Ring
 from traceloop.settings import Settings
@@ -126,3 +129,86 @@ def test_a_quiet_program_is_polled_while_a_snapshot_waits_for_its_second_copy(wa
     until(lambda: (collector.poll(), not is_due(collector, due=0.0))[1], "that there is nothing to read")
     collector.snapshots = SimpleNamespace(unfinished=True)
     assert is_due(collector, due=0.0)
+
+
+in_c = pytest.mark.skipif(native() is None, reason="the collector rests in C, where that was built")
+FAR = 3600.0
+
+
+@pytest.fixture
+def resting(waiting):
+    """Rests as that program's collector may, once it has read all there is."""
+    collector, process = waiting
+    reader, writer = os.pipe()
+
+    def rested(seconds=FAR, until_new=True):
+        return rest(collector.follower, (reader,), 0.001, time.monotonic() + seconds, until_new=until_new)
+
+    until(lambda: (collector.poll(), rested(0.0) is False)[1], "that nothing is to be read")
+    yield SimpleNamespace(collector=collector, process=process, rest=rested, writer=writer)
+    os.close(reader)
+    os.close(writer)
+
+
+@in_c
+@pytest.mark.parametrize("until_new", [True, False])
+def test_the_collector_rests_while_nothing_comes(resting, until_new):
+    assert resting.rest(0.01, until_new) is False
+
+
+@in_c
+@pytest.mark.parametrize("until_new", [True, False])
+def test_what_can_be_read_ends_a_rest(resting, until_new):
+    os.write(resting.writer, b"x")
+    assert resting.rest(FAR, until_new) is True
+
+
+@in_c
+def test_what_a_program_writes_ends_a_rest(resting):
+    resting.process.stdin.write("go\n")
+    resting.process.stdin.flush()
+    while not resting.rest():  # a loop that runs ends it too, and has written nothing yet
+        pass
+    assert not resting.collector.follower.is_quiet()
+
+
+@in_c
+@pytest.mark.parametrize("where", ["the run", "its process"])
+def test_what_comes_into_a_folder_ends_a_rest(resting, where):
+    (process,) = resting.collector.follower.processes.values()
+    path = resting.collector.run_dir if where == "the run" else process.folder.path
+    os.utime(path, (1.0, 1.0))
+
+    def come():
+        while not over.is_set():  # it may have come before the rest began
+            os.utime(path)
+
+    over = threading.Event()
+    thread = threading.Thread(target=come)
+    thread.start()
+    try:
+        assert resting.rest() is True
+    finally:
+        over.set()
+        thread.join()
+
+
+@in_c
+def test_a_ring_that_fills_ends_a_rest_between_two_polls(resting):
+    resting.process.stdin.write("go\n")
+    resting.process.stdin.flush()
+    while not resting.rest(until_new=False):
+        pass
+    (process,) = resting.collector.follower.processes.values()
+    assert max(ring.reader.behind for ring in process.rings.values()) > FIRST_BYTES / 4  # it has grown since, perhaps
+
+
+@in_c
+def test_a_rest_of_what_it_cannot_look_at_is_an_error():
+    module = native()
+    with pytest.raises(TypeError):
+        module.rest(1)
+    with pytest.raises(ValueError):
+        module.rest((), (), ((0, 0, 0, 0.0),) * 65, 0.1, 0.0)
+    assert module.rest((), (b"/nowhere",), (), 0.1, FAR + time.monotonic()) is True
+    assert module.rest((), (), ((-1, 0, -1, 0.0),), 0.1, FAR + time.monotonic()) is True

@@ -3,7 +3,8 @@
 It polls once a second (more often where rings fill fast, spans are sent or a loop stands still, less often while
 nothing runs; pace.py), for each scrape, and whenever a process ends, or has filled a quarter of a ring, and writes to
 the ``wake`` pipe. Between two polls it only looks, five times a second or more, whether a loop stands still, or a ring
-fills whose process may not write to the pipe. A poll has these steps:
+fills whose process may not write to the pipe; while no loop runs, it does so in C (reading/rest.py). A poll has these
+steps:
 
 1. Read the rings of all processes into statistics and spans.
 2. For each process that has ended and was read to its end: free what it has left. If it was killed: report it, and
@@ -103,6 +104,7 @@ class Collector:
         self._pace = Pace()
         self._polled_at = 0.0
         self._due = 0.0  # the next poll
+        self._quiet = False  # whether the last look put it off, since it would find nothing
         self._known: set[str] = set()  # processes at the last poll
         self._lines_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
         self._unsaid = 0
@@ -117,7 +119,10 @@ class Collector:
         from traceloop.reading.new_statistics import make_statistics
 
         from ..reading.findings.lasting import LOOK_SECONDS, Lasting
+        from ..reading.rest import rest
         from .stall_probe import StallProbe
+
+        self._rest = rest
 
         self._lasting = Lasting(time.monotonic() + LOOK_SECONDS)
         self.statistics: Statistics = make_statistics(self.settings)
@@ -208,14 +213,26 @@ class Collector:
                 pause = min(pause * 1.5, longest)
                 self._due = self._polled_at + pause
                 root = self.root.handle
-            # A loop that stands still is looked at when its threshold is reached.
-            woken = self.pipe.wait(min(max(0.0, self._due - time.monotonic()), self._look_again), root)
+            woken = self._wait(root)
         self.finish()
+
+    def _wait(self, root: int) -> bool:
+        """Waits until there is something to see to (True), or it is time to look again."""
+        # A loop that stands still is looked at when its threshold is reached.
+        if root >= 0 and self._look_again > SOON_SECONDS / 2 and not self._asked_to_end:
+            until = self._polled_at + QUIET_SECONDS if self._quiet else self._due
+            if until - time.monotonic() > SOON_SECONDS:
+                descriptors = (self.pipe.descriptor, root)
+                if self._rest(self.follower, descriptors, SOON_SECONDS, until, until_new=self._quiet):
+                    self.pipe.wait(0.0, root)
+                    return True
+        return self.pipe.wait(min(max(0.0, self._due - time.monotonic()), self._look_again), root)
 
     def _is_due(self, *, sees_end: bool) -> bool:
         """Whether to poll now. ``sees_end``: the wait before would have ended with the root; else only a poll sees that
         the root has ended.
         """
+        self._quiet = False
         with self.statistics.lock:
             self._look_again = self.probe.look()
         now = time.monotonic()
@@ -229,6 +246,7 @@ class Collector:
         unfinished = self.snapshots is not None and self.snapshots.unfinished
         if passed < QUIET_SECONDS and not self._asked_to_end and not unfinished and self.follower.is_quiet():
             # A poll would find nothing. This costs a tenth of one.
+            self._quiet = True
             self._due = now + SOON_SECONDS
             return False
         return True

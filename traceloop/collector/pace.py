@@ -22,7 +22,7 @@ _RECORDS = 16_384
 _SHARE_OF_RING = 0.125
 _RECORD_BYTES = 24
 #: While no loop runs and no ring has anything new, a whole poll comes no later than this.
-QUIET_SECONDS = 2.0
+QUIET_SECONDS = 3.0
 #: How long children that record nothing yet are waited for after all else is over.
 EXPECTED_SECONDS = 5.0
 #: How long the summary is held up for the last spans to arrive, and how long the end of the run is.

@@ -42,6 +42,11 @@ class WakePipe:
         except OSError:
             pass  # full: it will wake
 
+    @property
+    def descriptor(self) -> int:
+        """What can be read when there is something to wake for."""
+        return self._read
+
     def wait(self, seconds: float, handle: int = -1) -> bool:
         """Waits for a byte, or for the end of the process of this pidfd; whether either came."""
         poll = select.poll()

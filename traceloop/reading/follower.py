@@ -86,6 +86,12 @@ class RingFollower:
         """Whether a quarter of the ring has been written and not been read."""
         return 4 * self.reader.behind >= self.reader.room
 
+    def left_alone(self, *, until_new: bool) -> float:
+        """Up to which head nothing has to be read: as long as it ``is_quiet``, or not ``is_filling``."""
+        if until_new:
+            return self.reader.position + (0 if self.is_loop else _LITTLE)
+        return self.reader.position + self.reader.room / 4
+
     def fetch(self, *, final: bool) -> None:
         """Copies what there is, of a loop's ring a chunk at most."""
         if self.is_loop:

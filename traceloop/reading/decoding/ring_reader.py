@@ -86,9 +86,11 @@ class RingReader:
         #: Bytes from an offset on; fewer where there are no more, none once the reader was closed.
         self._bytes: Callable[[int, int], bytes]
         self._release: Callable[[], None]
+        #: Of the file; -1 for a buffer, and once the reader was closed.
+        self.descriptor = -1
         if isinstance(source, str | os.PathLike):
             self.path: str | None = os.fspath(source)
-            descriptor = open_descriptor(source)
+            self.descriptor = descriptor = open_descriptor(source)
             size = os.fstat(descriptor).st_size
             self._bytes = lambda offset, size: os.pread(descriptor, size, offset)
             self._release = lambda: os.close(descriptor)
@@ -169,6 +171,11 @@ class RingReader:
         return LoopInfo(int(number), printable(name.rstrip(b"\0").decode("utf-8", "replace")), since)
 
     @property
+    def position(self) -> int:
+        """Up to where it was read, in bytes ever written."""
+        return self._position
+
+    @property
     def behind(self) -> int:
         """Bytes written and not yet read."""
         return max(0, self._head() - self._position)
@@ -203,6 +210,7 @@ class RingReader:
         """Lets go of the file, or the memory."""
         if not self._closed:
             self._closed = True
+            self.descriptor = -1
             self._release()
 
     def __del__(self) -> None:

@@ -87,6 +87,7 @@ static PyMethodDef reader_methods[] = {
     {"whole_tasks", whole_tasks, METH_VARARGS, "Sums of the tasks that begin and end within these runs; the others."},
     {"most_at_once", most_at_once, METH_VARARGS, "How many there were at once, by when they began and ended."},
     {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},
+    {"rest", rest_until, METH_VARARGS, "Looks at rings that nobody writes, until somebody does (rest.py)."},
     {NULL},
 };
 

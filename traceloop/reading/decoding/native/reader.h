@@ -11,6 +11,7 @@
    tally.c           sums by callback and histograms
    steps.h, steps.c  steps by task
    known_tasks.c     further steps of tasks that are alive already
+   rest.c            the collector's rest, while nobody writes
    ledger.h        the ledger of requests, in files of its own
 
    Input is not trusted: a record may be forged. A double becomes an integer only through the functions below. Nothing
@@ -18,7 +19,7 @@
    No double here is NaN or infinite: ring_reader.py and Model.begin see to that; a difference of two may be infinite.
 
    Every function that returns an object returns a new reference. Structures own the references that they hold. Nothing
-   is static and mutable, and nothing releases the GIL. */
+   is static and mutable, and nothing but rest.c releases the GIL. */
 
 #ifndef TRACELOOP_READER_H
 #define TRACELOOP_READER_H
@@ -257,5 +258,8 @@ PyObject *count_iterations(PyObject *module, PyObject *const *args, Py_ssize_t c
 PyObject *group_steps(PyObject *module, PyObject *runs);
 PyObject *whole_tasks(PyObject *module, PyObject *args);
 PyObject *most_at_once(PyObject *module, PyObject *args);
+
+/* rest.c */
+PyObject *rest_until(PyObject *module, PyObject *args);
 
 #endif
