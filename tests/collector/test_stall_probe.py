@@ -161,7 +161,7 @@ from traceloop import EventLoop
 
 async def main():
     await asyncio.sleep(0.3)
-    for _ in range(20):
+    for _ in range(200):
         handler()
         await asyncio.sleep(0.1)
         print(flush=True)
@@ -211,7 +211,8 @@ def test_stalls_under_the_gil_are_said_once_and_then_counted(tmp_path):
         reader.join()
         process.stdout.close()
     assert len(set(dumps)) > 2
-    begun, over = lines
+    # Between two calls a busy machine may give the process time to say of one of the stalls that it has begun.
+    begun, over = (line for line in lines if not line.startswith("stall: now __main__.handler ("))
     text = f"blocks the loop and every other thread of process {process.pid}: "
     assert begun.startswith("stall: __main__.handler (") and text in begun
     assert over.startswith(
