@@ -1,7 +1,7 @@
 /* The collector's rest: it looks at the words of rings that nobody writes, some times a second, without the GIL.
 
-   In Python such a look takes 0.1 ms and more, for its code has left the processor's caches since the last one. Whatever
-   is not as it was, Python sees to. */
+   In Python such a look takes 0.1 ms and more, for its code has left the processor's caches since the last one.
+   Whatever is not as it was, Python sees to. */
 
 #include "reader.h"
 
