@@ -13,9 +13,9 @@ steps:
    them at its exit, for a bounded time.
 4. When the root is gone too: send the last spans, and remove the run directory unless its record is to be kept.
 
-A signal that ends a whole service comes to the collector as well. It goes on while the root lives and does something.
-For others it then waits no longer than the exit timeout, and for a root that is idle 10 s, or the exit timeout if that
-is longer.
+A signal that ends a whole service reaches the collector as well. It goes on while the root lives and does something.
+It then waits for other processes no longer than the exit timeout. For an idle root it waits 10 s, or the exit timeout
+if that is longer.
 
 The files of a run directory are listed in record/files.py.
 """
@@ -65,9 +65,9 @@ if TYPE_CHECKING:
     from .stall_snapshots import StallSnapshots
 
 
-#: Lines for processes that have another stderr than the root's.
+#: The collector prints so many lines a minute for processes that have another stderr than the root's.
 MAX_LINES_A_MINUTE = 30
-# Lines that wait for the root to say them.
+# Lines that the root prints at its end.
 _MAX_NOTICES = 100
 
 
@@ -85,7 +85,7 @@ class Collector:
         self._listener: socket.socket | None = None
         self._asked_to_end = False
         self._root_asked_to_end = False
-        self._wait_until = 0.0  # for others after the root has ended, or for an idle root after a signal
+        self._wait_until = 0.0  # s: for others after the root has ended, or for an idle root after a signal
         self._ran_at = 0.0  # when it was last read that a loop has run something
         self.pipe = WakePipe(self.run_dir)
         self.notices: list[str] = []
@@ -112,8 +112,8 @@ class Collector:
         self._began_ns = time.time_ns()
 
     def open(self, listener: socket.socket | None, *, again: bool = False) -> None:
-        """Brings in what reads and serves; only now, since the program waits for what comes before. ``again``: after
-        another collector, whose counters go on.
+        """Imports and makes what reads and serves. Only now, because the program waits for everything before this
+        call. ``again``: another collector ran before, and its counters go on.
         """
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
@@ -304,7 +304,7 @@ class Collector:
                     self.pipeline.take(chunks, time.monotonic())
                 if not found:
                     self.pipeline.take((), time.monotonic())
-            except Exception as error:  # a damaged record must not take the others' readings with it
+            except Exception as error:  # a damaged record must not keep the others from being read
                 if not self._failure_reported:
                     self._failure_reported = True
                     line = f"part of the record could not be read: {error!r}; see {keep_traceback(self.run_dir)}"
@@ -314,7 +314,7 @@ class Collector:
 
     def poll(self) -> bool:
         """Steps 1 to 3; whether there was anything new."""
-        root_gone = not self.root.alive  # asked before the read: then that was all
+        root_gone = not self.root.alive  # asked before the read, which then reads everything
         busy = self.read()
         with self.statistics.lock:
             self._look_again = self.probe.look()
@@ -368,14 +368,14 @@ class Collector:
             self._ended.let_go(name)
 
     def tell(self, line: str) -> None:
-        """Says it at once, or where that is not possible, has the root say it at the end."""
+        """Prints the line at once. If that is not possible, the root prints it at the end."""
         if notices.usable():
             say(line)
         elif len(self.notices) < _MAX_NOTICES:
             self.notices.append(line)
 
     def _print_for_others(self) -> None:
-        """Says what processes with another stderr than the root's had to say, so many lines a minute."""
+        """Prints the lines of processes with another stderr than the root's, so many a minute."""
         notices.release()
         now = time.monotonic()
         for line in self.pipe.take_lines():
@@ -401,7 +401,7 @@ class Collector:
         self._summary_written = True
         if self.snapshots is not None:
             self.notices += self.snapshots.lines()
-        # Where the root is process 1 of a container, its end is ours: what is to arrive must arrive before.
+        # If the root is process 1 of a container, its end is ours: everything must be sent before.
         if not self.pipeline.flush(FLUSH_SECONDS):
             self.notices.append("some spans have not arrived at their receiver yet: they are not among those sent")
         if self.push is not None and not self.push.flush(FLUSH_SECONDS) and not self.push.failing:

@@ -1,10 +1,12 @@
-"""Records of crashed runs are kept to be read, but neither for ever nor without bounds.
+"""Records of crashed runs are kept, so that they can be read; but not for ever, and not without bounds.
 
-They lie in shared memory, which is the machine's memory: the oldest go first. Containers may share that memory and not
-see each other's processes, so a collector also holds a lock in the run directory for as long as it lives.
+They are in shared memory, which is the machine's memory. When there are too many, the oldest go first.
 
-A run whose collector was killed too leaves its record here although `--record` was to keep it elsewhere: the collector
-of the next run brings it there. One whose collector could not copy it stays, as that has said.
+* Containers may share that memory without seeing each other's processes. So a collector also holds a lock in the run
+  directory as long as it lives.
+* If a run's collector was killed too, its record is still here, although `--record` named another folder. The collector
+  of the next run moves it there.
+* If a collector could not copy a record to that folder, the record stays here: a line has said so.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ MAX_BYTES = 256 << 20
 
 
 def hold(run_dir: str) -> int:
-    """Marks the run as living; until the descriptor that is returned is closed. -1 where that is not possible."""
+    """Marks the run as living, until the returned descriptor is closed. Returns -1 if that is not possible."""
     try:
         descriptor = os.open(os.path.join(run_dir, files.LOCK), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     except OSError:
@@ -36,7 +38,7 @@ def hold(run_dir: str) -> int:
 
 
 def _is_held(path: str) -> bool | None:
-    """Whether a collector holds the run; None where none ever did."""
+    """Whether a collector holds the run; None if none ever did."""
     try:
         descriptor = os.open(os.path.join(path, files.LOCK), os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -57,16 +59,16 @@ def share_of(place: str) -> int:
     except OSError:
         return MAX_BYTES
     size = status.f_blocks * status.f_frsize
-    return min(MAX_BYTES, size // 4) if size else MAX_BYTES  # a tmpfs without a limit says 0
+    return min(MAX_BYTES, size // 4) if size else MAX_BYTES  # the size of a tmpfs without a limit is 0
 
 
 def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int | None = None) -> list[str]:
-    """Removes old records beside ``run_dir``: those of this user, by name, that no living process belongs to.
+    """Removes old records beside ``run_dir``: those with names of this user's that have no living process.
 
-    Those that `--record` was to keep go to its folder first.
+    Records that belong in a folder of `--record` are moved there first.
 
-    ``max_bytes``: what they may take together, None for their share of the file system; the oldest go first. Returns
-    the paths that were removed. Never raises for what lies there.
+    ``max_bytes``: the size that they may have together, None for their share of the file system; the oldest go first.
+    Returns the paths that were removed. Never raises, whatever is there.
     """
     removed: list[str] = []
     found = [each for each in _old_records(run_dir) if not _bring_home(each[2])]
@@ -82,9 +84,9 @@ def expire(run_dir: str, *, max_age: float = MAX_AGE_SECONDS, max_bytes: int | N
 
 
 def _bring_home(path: str) -> bool:
-    """Moves an old record to the folder that `--record` named, where that is still there; whether that was done."""
+    """Moves an old record to the folder that `--record` named, if that exists. Returns whether it was moved."""
     if os.path.lexists(os.path.join(path, files.STAYS)):
-        return False  # whoever was told where it is looks for it there
+        return False  # a line has told the user that it is here
     description = _described(path, files.RUN)
     settings = description.get("settings")
     record = settings.get("record") if isinstance(settings, dict) else None
@@ -99,7 +101,7 @@ def _bring_home(path: str) -> bool:
         from .record_copy import copy_record
 
         if copy_record(path, record):
-            return False  # no permission, a full disk: it stays until it expires
+            return False  # no permission, a full disk: the record stays here until it expires
         _remove(path)
         return True
     finally:
@@ -107,7 +109,7 @@ def _bring_home(path: str) -> bool:
 
 
 def make_room(run_dir: str, wanted: int) -> list[str]:
-    """Removes old records beside ``run_dir``, the oldest first, until so many bytes are free: a new run comes first.
+    """Removes old records beside ``run_dir``, the oldest first, until so many bytes are free for a new run.
 
     Returns the paths that were removed.
     """
@@ -123,7 +125,7 @@ def make_room(run_dir: str, wanted: int) -> list[str]:
 
 
 def _old_records(run_dir: str) -> list[tuple[float, int, str]]:
-    """When it was changed, its size and its path for each record beside ``run_dir`` that is in use no more."""
+    """Each record beside ``run_dir`` that is no longer in use: when it was changed last, its size, its path."""
     parent, name = os.path.split(os.path.abspath(run_dir))
     prefix = f"traceloop-{os.getuid()}-"
     found: list[tuple[float, int, str]] = []
@@ -146,13 +148,14 @@ def _old_records(run_dir: str) -> list[tuple[float, int, str]]:
 
 
 def _in_use(path: str) -> bool:
-    """Whether a process of the run, or its collector, lives; or may: it is a minute old and had no collector yet."""
+    """Whether a process of the run or its collector lives, or may live: a run of the last minute without a collector.
+    """
     age = time.time() - os.stat(path).st_mtime
     held = _is_held(path)
     if held or (held is None and age < 60):
         return True
     if _described(path, files.RUN).get("pid_namespace", 0) not in (0, pid_namespace()):
-        # Its processes cannot be asked for. A collector outlives them all; of a run without one nothing is known.
+        # Its processes cannot be seen from here. A collector outlives them; without one nothing is known about them.
         return held is None and age < MAX_AGE_SECONDS
     collector = _described(path, files.COLLECTOR)
     try:
@@ -180,7 +183,7 @@ def _described(path: str, name: str) -> dict[str, Any]:
 
 
 def size_of(path: str) -> int:
-    """Bytes that the files below ``path`` take."""
+    """The bytes of the files below ``path``."""
     total = 0
     for folder, _, names in os.walk(path):
         for name in names:
@@ -192,6 +195,6 @@ def size_of(path: str) -> int:
 
 
 def _remove(path: str) -> None:
-    from shutil import rmtree  # with what it imports, a twentieth of the collector's start
+    from shutil import rmtree  # imported here: it takes a twentieth of the collector's start
 
     rmtree(path, ignore_errors=True)

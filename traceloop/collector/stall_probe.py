@@ -51,8 +51,8 @@ STALE_SECONDS = 0.15
 #: What the loop's thread must have computed while the watchdog asked for the GIL in vain (s): four times as long as a
 #: thread that runs Python code may keep it.
 KEPT_SECONDS = 0.02
-# The loop's thread must have slept for so long (s), while the watchdog woke so often a second to ask for the GIL (it
-# does so 200 times, unless it has to wait for a processor), to be told.
+# The loop's thread is reported as asleep after so long (s), while the watchdog woke at least so often a second to ask
+# for the GIL. (It does so 200 times a second, unless it has to wait for a processor.)
 _ASLEEP_SECONDS = 0.3
 _ASKS_PER_SECOND = 20.0
 # How long until the next look at a watchdog that is late, s.
@@ -62,7 +62,7 @@ _WHOLE_SECONDS = 0.005
 #: Dumps that a process is asked for: first at the threshold, then at doubling gaps, and no more than this a minute.
 MAX_DUMPS_A_MINUTE = 20
 _MAX_DUMP = 1 << 20
-# Named where a stall is over that had no stack.
+# The name in the line about the end of a stall without a stack.
 _SLEEPS = "a system call"
 _LAST_SIGNAL = 64
 # How long it may take to notice that a loop stands, s.
@@ -146,7 +146,7 @@ class StallProbe:
         say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``say``: reports a stall that its own process cannot report; called once for each."""
+        """``say(line)`` prints a line about a stall that its own process cannot report; called once for each."""
         self._follower = follower
         self._say = say
         self._clock = clock

@@ -33,22 +33,22 @@ from .files import write_file
 
 MAX_SNAPSHOTS = 10
 MAX_BYTES = 256 << 20
-# How long after a stall's end the second copy is taken (s): what it held up is in it then.
+# The second copy is taken so long after a stall's end (s): it then has what the stall held up.
 _AFTERWARDS = 0.5
-# A watchdog that is late by this (s) is held up: the process is not let run, or another thread keeps the GIL.
+# A watchdog this late (s) is held up: the process is stopped, or another thread keeps the GIL.
 _LATE_SECONDS = 0.05
-# While it waits for the GIL it is scheduled 200 times a second. When a stopped process goes on, its watchdog is
-# scheduled a few times before it can say that; after so many times it waits for the GIL.
+# A watchdog that waits for the GIL is scheduled 200 times a second. When a stopped process goes on, its watchdog is
+# scheduled a few times before it can record that. One that was scheduled this often waits for the GIL.
 _ASKS = 20
-# How many settled stalls of a loop are remembered: as many as its slow runs of which the reader knows.
+# So many settled stalls of a loop are remembered: as many as the reader remembers slow runs.
 _MAX_SETTLED = 4096
 
 
 class _Stall(NamedTuple):
     """A stall that lasts, or is over.
 
-    at: its end, or the latest moment of which it is known that it lasted (monotonic s). length: up to then, s, without
-    the time in which the process was not let run.
+    at: its end, or the latest moment at which it is known to have lasted (monotonic s). length: up to then (s), without
+    the time in which the process was stopped.
     """
 
     process: str
@@ -89,16 +89,17 @@ class StallSnapshots:
         say: Callable[[str], None] = lambda line: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``say``: tells people that a snapshot could not be kept."""
+        """``say(line)`` prints a line, such as that a snapshot could not be kept."""
         self._follower = follower
         self._directory = directory
         self._seconds = seconds
         self._say = say
         self._clock = clock
         self._taken: list[_Taken] = []
-        # By process and ring: moments, in order, in the stalls that are settled (with a snapshot or without).
+        # By process and ring, in order: moments in the stalls that are settled (with a snapshot or without).
         self._settled: dict[tuple[str, int], list[float]] = {}
-        # By process: for which look its watchdog is late, and how often it had been scheduled when that was seen.
+        # By process: the look for which its watchdog is late, and how often that was scheduled when this was first
+        # seen.
         self._late: dict[str, tuple[float, int]] = {}
         self._number = 0
         #: How many stalls have no snapshot.
@@ -143,9 +144,9 @@ class StallSnapshots:
                     self._complete(taken, follower, index, now)
 
     def _known_until(self, name: str, follower: FolderFollower, index: StallIndex, now: float) -> float:
-        """Until when (monotonic s) it is known whether the process was let run. It may be stopped (SIGSTOP) or frozen
-        (a control group); then its watchdog says so, late. Only a late watchdog that asks for the GIL again and again
-        belongs to a process that runs.
+        """The moment (monotonic s) up to which it is known whether the process was stopped (SIGSTOP) or frozen (a
+        control group). Its watchdog records that when it goes on, late. A late watchdog that asks for the GIL again and
+        again belongs to a process that runs.
         """
         reader = next((ring.reader for ring in follower.rings.values() if not ring.is_loop), None)
         due = reader.word(layout.W_DUE) if reader is not None else 0.0
@@ -175,11 +176,11 @@ class StallSnapshots:
                     yield _Stall(name, each.number, known_until, length, info.culprit, True)
 
     def _consider(self, stall: _Stall, follower: FolderFollower) -> None:
-        """Takes a snapshot of the stall, if there is room for one or another has to give way to it."""
+        """Takes a snapshot of the stall, if there is room, or another gives way to it."""
         while len(self._taken) >= MAX_SNAPSHOTS or sum(taken.bytes for taken in self._taken) >= MAX_BYTES:
             given_up = self._to_give_up(stall)
             if given_up is None:
-                if not stall.lasts:  # it may become longer than another
+                if not stall.lasts:  # it may become longer than another stall, and is tried again
                     self._settle(stall)
                     self.left_out += 1
                 return
@@ -199,15 +200,15 @@ class StallSnapshots:
         del moments[:-_MAX_SETTLED]
 
     def _is_settled(self, ring: tuple[str, int], start: float, end: float) -> bool:
-        """Whether the stall between the two moments is settled. The record of one that is over may be read when the
-        next has lasted for long, so they are not settled in order.
+        """Whether the stall between the two moments is settled. Stalls are not settled in order: the end of one may be
+        read only after the next has lasted for long.
         """
         moments = self._settled.get(ring, ())
         at = bisect_left(moments, start)
         return (at < len(moments) and moments[at] <= end) or (at == 0 and len(moments) == _MAX_SETTLED)
 
     def _to_give_up(self, stall: _Stall) -> _Taken | None:
-        """The snapshot that gives way to one of this stall, None if none does."""
+        """The snapshot that gives way to one of this stall; None if none does."""
         counts = Counter(taken.culprit for taken in self._taken)
         most = max(counts.values(), default=0)
         of_most = [taken for taken in self._taken if counts[taken.culprit] == most]
@@ -240,7 +241,7 @@ class StallSnapshots:
                 raise PermissionError(errno.EPERM, "it is a link, or another user's", self._directory) from None
 
     def _copy(self, source: str, target: str) -> int:
-        """Copies a process's folder over the snapshot's; its size in bytes, 0 where that failed."""
+        """Copies a process's folder over the snapshot's. Returns the bytes copied, 0 if that failed."""
         temporary = f"{target}.new"
         try:
             self._make_directory()
@@ -257,10 +258,10 @@ class StallSnapshots:
 
 
 def make_snapshots(settings: Settings, follower: RunFollower, say: Callable[[str], None]) -> StallSnapshots | None:
-    """What takes a run's snapshots, None where none are asked for.
+    """The object that takes a run's snapshots; None if none are asked for.
 
-    They go where the record is kept; where it is not, into a folder of the temporary directory: the run directory
-    itself goes with the run.
+    They go into the folder of `--record`; without one, into a folder of the temporary directory, because the run
+    directory is removed with the run.
     """
     if settings.snapshot_on_stall is None or settings.run_dir is None:
         return None

@@ -1,8 +1,8 @@
-"""What a slow callback did, derived from its stack: slept, waited for the network, imported, computed JSON, ...
+"""What a slow callback did, concluded from its stack: slept, waited for the network, imported, computed JSON, ...
 
-A stack has Python frames only. What is called in C (``time.sleep``, ``socket.recv``) shows in the source line of the
-innermost frame, where that source can be read. The line itself is only matched: it is never shown, since a record may
-come from another machine and name any file of this machine.
+A stack has Python frames only. The source line of the innermost frame shows which C function was called
+(``time.sleep``, ``socket.recv``), if the file can be read. The line is matched and never shown, because a record may
+come from another machine, and may name any file of this one.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _DEPTH: Final = 40
 
 
 class BlockingKind(NamedTuple):
-    """One sort of slow callback. does: continues "X blocks the loop: it ...". remedy: what to do."""
+    """One kind of slow callback. ``does`` continues "X blocks the loop: it ..."; ``remedy``: what to do."""
 
     name: str
     does: str
@@ -222,15 +222,15 @@ _LINES: Final = tuple(
 )
 #: What only computes, in C: a thread that is off the processor there was kept from it.
 COMPUTE: Final = frozenset(("json", "regex", "hashing", "compression", "pickle"))
-# What a callback that computes may be said to do; the other kinds wait, and a wait takes no processor.
+# Kinds that a callback which computes may have. The other kinds wait, which takes no CPU time.
 _COMPUTING: Final = COMPUTE | {"import", "tls-context", "logging"}
 
 
 def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
-    """The sort of a slow callback. ``frames``: outermost first. ``cause``: of ``causes``, "" where not measured."""
+    """The kind of a slow callback. ``frames``: outermost first. ``cause``: of ``causes``, "" if not measured."""
     name = _kind_by_names(frames)
     if cause == "cpu":
-        # A run that computes inside of a database driver or a file's code does not wait for it.
+        # A run that computes inside a database driver, or in code for files, does not wait for it.
         name = name if name in _COMPUTING else "cpu"
     elif not name:
         name = "waiting" if cause == "off_cpu" else "unknown"
@@ -245,12 +245,12 @@ def _kind_by_names(frames: Sequence[Frame]) -> str:
             break
     if not inner:
         return ""
-    # A module's own code runs in it, and is the application's.
+    # The import runs the module's own code, which is the application's.
     looked_at = frames if inner[-1][3] == "<module>" else inner
     if any(file.startswith("<frozen importlib") for file, *_ in looked_at):
         return "import"
     modules = [(module, qualname) for _, _, module, qualname in inner]
-    # A handler may be the application's own: who logs waits for it all the same.
+    # A logging handler may be the application's own. The code that logs waits for it all the same.
     if any(module == "logging" or module.startswith("logging.") for module, _ in modules) or any(
         frame[2:] == ("logging", "Logger.callHandlers") for frame in frames[-_DEPTH:]
     ):
@@ -266,10 +266,10 @@ def _kind_by_names(frames: Sequence[Frame]) -> str:
     outermost = [_by_module(module) for module, _ in reversed(modules)]
     found = next((found for found in outermost if found), "") or by_line
     if found == "regex" and not all(_by_module(module) == found for module, _ in modules[:-1]):
-        return ""  # an expression of a library's, that its user cannot rewrite, happened to be matched
+        return ""  # a stack happened to show a library's regular expression, which its user cannot rewrite
     if found or len(inner) < 2:
         return found
-    # What the application's own line calls, and waits for within a library that tells nothing: `os.walk`.
+    # What the application's own line calls (`os.walk`), if the library's frames show nothing.
     by_line = _by_line(source_line(inner[-1][0], inner[-1][1]))
     return by_line if by_line not in _COMPUTING else ""
 

@@ -38,7 +38,7 @@ _REMEDIES: Final = {
 
 
 def full(scope: Scope) -> Iterator[Finding]:
-    """Calls wait for a worker because others have them all."""
+    """Calls wait for a worker, because other calls occupy all of them."""
     for label, totals in scope.process.executors.executors.items():
         saturation = totals.saturation
         waited = sum(filler.seconds for filler in saturation.fillers.values())
@@ -102,8 +102,8 @@ def _full(scope: Scope, label: str, totals: ExecutorTotals, saturation: Saturati
 
 
 def _busy(who: Who, totals: ExecutorTotals, saturation: Saturation, share: float) -> str:
-    """How many workers were busy, with what for this share of the time, how long, and how many calls waited."""
-    # One that is gone has none any more.
+    """How many workers were busy and with what, for how long, and how many calls waited."""
+    # An executor that is gone has no workers.
     limit = totals.max_workers or saturation.max_workers
     workers = f"all {limit} workers were" if limit > 1 else "its one worker was" if limit else "its workers were"
     busy = f"for {seconds(saturation.seconds)} while {counted(saturation.waits, 'call')} waited"
@@ -152,7 +152,7 @@ def _stuck(scope: Scope, label: str, totals: ExecutorTotals) -> Finding | None:
 
 
 def _stood(totals: ExecutorTotals) -> list[str]:
-    """Where its workers stood when it had been full for long."""
+    """Where the executor's workers stood when it had been full for long."""
     seen = totals.workers_at
     if seen is None:
         return []
@@ -164,7 +164,7 @@ def _stood(totals: ExecutorTotals) -> list[str]:
 
 
 def _askers(scope: Scope) -> list[tuple[str, int]]:
-    """Callbacks by which threads have the loop make tasks, with how many."""
+    """Callbacks by which other threads start tasks on the loop, with their number."""
     found: dict[str, int] = {}
     for loop in scope.loops:
         for totals in loop.tasks.coroutines.values():

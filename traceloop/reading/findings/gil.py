@@ -18,8 +18,8 @@ from .slow_runs import kept, kept_from_running
 
 # A thread that computed less than this part of what all did is not named as the holder.
 _MOST: Final = 0.5
-# Where the watchdog found the GIL held for this part of what the polls were late, that is why they were: its turns and
-# the holder's may keep step, so that it finds it held more rarely than it is.
+# If the watchdog found the GIL held for this part of the time by which polls were late, the GIL is the reason. (Its
+# turns may keep step with the holder's, so that it finds the GIL held more rarely than it is.)
 _EXPLAINED: Final = 0.25
 # A thread that computed for less than this part of what the first did is not worth a line.
 _LEAST: Final = 0.05
@@ -65,7 +65,7 @@ def contended(scope: Scope) -> Iterator[Finding]:
 
 
 def _found(scope: Scope) -> GilHeld:
-    """Of all processes that had the slot."""
+    """Of all processes that had the slot, one after the other."""
     whole = GilHeld()
     for index in scope.indexes():
         whole.held_s += index.gil.held_s
@@ -78,9 +78,9 @@ def _found(scope: Scope) -> GilHeld:
 
 
 def _returns(scope: Scope, found: GilHeld) -> float:
-    """Seconds that the loops waited for the GIL as they came back from their polls, an estimate: each time as often and
-    as long as the watchdog did. 0 where it is little: a thread that computes costs a loop that has little to do 5 ms
-    now and then.
+    """Estimated seconds that the loops waited for the GIL when they returned from their polls: each time as often and
+    as long as the watchdog did. 0 if it is little: a thread that computes costs a loop with little to do 5 ms now and
+    then.
     """
     if not found.waits or not scope.observed_s:
         return 0.0
@@ -91,7 +91,7 @@ def _returns(scope: Scope, found: GilHeld) -> float:
 
 
 def _holder(found: GilHeld, worst: Slow | None) -> tuple[str, Frame | None]:
-    """The thread that held it most, by what is known, and where it stood."""
+    """The thread that held the GIL most, as far as that is known, and where it stood."""
     by_function: dict[tuple[str, str], float] = {}
     for (_, frame), cpu in found.by.items():
         key = frame[0], frame[3]

@@ -25,7 +25,7 @@ REPEAT_SECONDS: Final = 300.0
 LINES_A_MINUTE: Final = 6
 _AT_ONCE: Final = frozenset(("deadlock", "timer-leak", "memory-leak", "task-leak"))
 _WHEN_IT_GOES_ON: Final = frozenset(("pool-waits-for-itself",))
-#: Time between two looks at the executors, s; from so many slow thresholds on, one that is full is told.
+#: Time between two looks at the executors, s. One that has been full for so many slow thresholds is reported.
 EXECUTOR_SECONDS: Final = 1.0
 PATIENCE: Final = 10.0
 _THRESHOLD: Final = 0.1
@@ -37,7 +37,7 @@ class Lasting:
     """What was reported of one run. For one thread."""
 
     def __init__(self, first: float = 0.0) -> None:
-        """``first``: no look at the rules before this moment (monotonic s); to bring them in takes 30 ms."""
+        """``first``: the moment (monotonic s) before which the rules are not applied. Importing them takes 30 ms."""
         # By finding: when it was reported (s), and how bad it was then; and how bad it was at the look before.
         self._reported: dict[tuple[str, int, str], tuple[float, str]] = {}
         self._seen: dict[tuple[str, int, str], str] = {}
@@ -46,7 +46,7 @@ class Lasting:
         self._next_executors = 0.0
 
     def look(self, statistics: Statistics) -> list[str]:
-        """The lines to print now: none between two looks. Takes the statistics' lock."""
+        """The lines to print now; none between two looks. Takes the statistics' lock."""
         now = time.monotonic()
         if not statistics.processes:
             return []
@@ -77,11 +77,11 @@ class Lasting:
         return out
 
     def full_lines(self, slot: int, pid: int, full: list[FullExecutor], threshold: float, now: float) -> list[str]:
-        """What is to be told of executors that are full at ``now`` (s). ``threshold``: s, of slow callbacks."""
+        """The lines about executors that are full at ``now`` (s). ``threshold``: s, of slow callbacks."""
         out: list[str] = []
         for each in full:
             patience = PATIENCE * threshold
-            # Where the workers stand is written by the process about then: one look more is waited for it.
+            # The process writes at about that time where its workers stand: wait for one more look.
             if each.full_s < patience or (each.stacks is None and each.full_s < patience + 2 * EXECUTOR_SECONDS):
                 continue
             key, harm = ("executor-full", slot, each.executor), seconds(each.full_s)
@@ -99,7 +99,7 @@ class Lasting:
         for finding in verdict.troubles:
             if finding.kind not in _AT_ONCE and finding.kind not in _WHEN_IT_GOES_ON:
                 continue
-            # The title may have numbers that change; whose it is does not.
+            # The title may have numbers that change; the code that it names does not change.
             key = finding.kind, finding.process, finding.who.function if finding.who is not None else ""
             seen[key] = finding.harm
             if self._is_due(key, finding, now):
@@ -124,7 +124,7 @@ class Lasting:
 
 
 def _full_line(full: FullExecutor, pid: int) -> str:
-    """Who fills it, where they stand, who waits, and for how long."""
+    """Which calls fill the executor, where they stand, which calls wait, and for how long."""
     text = f"executor-full: executor {full.executor} of process {pid} is full for {seconds(full.full_s)}: "
     text += f"its {counted(full.workers, 'worker')} run {_functions(full.fillers)}"
     if full.stacks is not None and full.stacks.places:

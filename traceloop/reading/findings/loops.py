@@ -17,11 +17,11 @@ from .scope import Scope, busiest
 if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
 
-# A line that took less of the profile is not the one to name.
+# A line that took less than this share of the profile is not named.
 _LEAST_SHARE_OF_LINE: Final = 0.1
-# As many callbacks of one iteration are very many, and short.
+# So many callbacks in one iteration are very many, and short.
 _MANY: Final = 50
-# A poll that is late by less is so by the kernel's timers, s.
+# The kernel's timers alone make a poll this late, s.
 _SHORT_SECONDS: Final = 0.005
 _SHORT: Final = "Very many short callbacks run in one go"
 
@@ -39,7 +39,7 @@ def saturated(scope: Scope) -> Iterator[Finding]:
             continue
         slow = sum(totals.seconds for totals in loop.callbacks.slow.values())
         if slow >= active / 2:
-            continue  # the slow callbacks say it, and who
+            continue  # the findings of the slow callbacks say this already, and name them
         most = busiest(loop)
         who = scope.who(most[0]) if most is not None else None
         waited = sum(totals.blocked_s for totals in loop.callbacks.slow.values())
@@ -67,8 +67,8 @@ def saturated(scope: Scope) -> Iterator[Finding]:
 
 
 def busy(scope: Scope) -> Iterator[str]:
-    """Where the time of a loop goes that is active nearly all the time, though nothing is wrong: the program computes,
-    or all its callbacks are a little too long. A sentence, without a full stop.
+    """For a loop that is active nearly all the time without a finding: a sentence, without its full stop, that says
+    where the time goes. The program computes, or all its callbacks are a little too long.
     """
     for loop in scope.loops:
         active, idle = loop.times(scope.now)
@@ -94,7 +94,7 @@ def _profiled(scope: Scope) -> Iterator[str]:
 
 
 def _line(scope: Scope) -> tuple[str, float] | None:
-    """The line of the application that took most, and its share of the profile; None where no line stands out."""
+    """The line of the application that took most, and its share of the profile; None if no line stands out."""
     profile = scope.process.profile
     for line in profile.lines(1):
         share = line.seconds / profile.total_seconds if profile.total_seconds else 0.0
@@ -104,14 +104,14 @@ def _line(scope: Scope) -> tuple[str, float] | None:
 
 
 def _most_of(loop: LoopStatistics, callbacks: int) -> tuple[str, float, float] | None:
-    """The busiest of those that may be most of so many callbacks: a few long runs made no such iteration."""
+    """The busiest callback of those that ran often enough to make up most of so many callbacks in one iteration."""
     every = loop.callbacks.callbacks
     often = busiest(loop, lambda label: label in every and every[label].runs >= callbacks / 2)
     return often or busiest(loop)
 
 
 def congested(scope: Scope) -> Iterator[Finding]:
-    """Iterations are long for having very many callbacks, none of them slow."""
+    """Iterations are long because they run very many callbacks, none of them slow."""
     try:
         stalls = stalls_of(scope.process)
     except LookupError:
@@ -127,7 +127,7 @@ def congested(scope: Scope) -> Iterator[Finding]:
     own = total - waited
     if own < thresholds.CONGESTED_SECONDS or own < thresholds.CONGESTED_SHARE * scope.observed_s:
         return
-    # With a processor to itself the process would have had shorter iterations: on a busy machine most are not long.
+    # With a processor to itself the process would have had shorter iterations. On a busy machine this proves little.
     if waited and own < iterations * min((each.callbacks.threshold for each in scope.loops), default=0.0):
         return
     loop = max(scope.loops, key=lambda each: each.callbacks.runs, default=None)
@@ -141,7 +141,7 @@ def congested(scope: Scope) -> Iterator[Finding]:
         + (f", most of them {who.place}" if who is not None else ""),
         f"{counted(iterations, 'iteration')} took {seconds(total)}; the longest {seconds(longest)} with "
         f"{count(callbacks)} callbacks",
-        own,  # that each of the crowd waits for the others is no harm of its own: who else waited is not known
+        own,  # the callbacks of the crowd wait for each other, which harms nothing else; what else waited is not known
         scope.process.slot,
         "",
         who,
@@ -175,7 +175,7 @@ _OWN_WORK: Final = {
 
 
 def own_work(scope: Scope) -> Iterator[Finding]:
-    """The loop is held by what it does itself: it moves a great many timers at once."""
+    """The loop's own work takes long: it moves very many timers at once."""
     for loop in scope.loops:
         for label, longest in loop.own_work.longest.items():
             totals = loop.callbacks.slow.get((label, label))
@@ -199,7 +199,7 @@ def own_work(scope: Scope) -> Iterator[Finding]:
 
 
 def spinning(scope: Scope) -> Iterator[Finding]:
-    """One callback runs again and again without pause: a loop over ``sleep(0)``, a timer of no time."""
+    """One callback runs again and again without a pause: a loop over ``sleep(0)``, a timer of zero seconds."""
     for loop in scope.loops:
         active, idle = loop.times(scope.now)
         observed = active + idle
@@ -213,7 +213,7 @@ def spinning(scope: Scope) -> Iterator[Finding]:
             continue
         per_iteration = loop.callbacks.runs / max(1, loop.iterations)
         if per_iteration > 20.0:
-            continue  # much to do, rather than one thing over and over
+            continue  # much to do, and not one thing over and over
         who = scope.who(most.label)
         yield Finding(
             "spin",
@@ -258,7 +258,7 @@ def poll_late(scope: Scope) -> Iterator[Finding]:
 
 
 def late_polls(scope: Scope) -> float:
-    """Seconds by which polls were late, of those that were late by more than the kernel's timers are."""
+    """Seconds by which polls were late in all, without those that the kernel's timers explain."""
     return sum(_above(loop.poll_delays, _SHORT_SECONDS) for loop in scope.loops)
 
 
@@ -276,7 +276,7 @@ def is_poll_late(loop: LoopStatistics) -> bool:
 
 
 def storms(scope: Scope) -> Iterator[Finding]:
-    """Connections or TLS handshakes come at a rate that shows that they are not kept open; or are refused."""
+    """Connections or TLS handshakes are so frequent that clients cannot keep them open; or connections are refused."""
     for loop in scope.loops:
         observed = max(sum(loop.times(scope.now)), 1e-9)
         handshakes, spent = loop.counter(layout.W_TLS_HANDSHAKES), loop.counter(layout.W_TLS_SECONDS)

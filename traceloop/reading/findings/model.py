@@ -32,8 +32,8 @@ class Who(NamedTuple):
 
     @property
     def place(self) -> str:
-        """``app/prices.py:31 in load_prices``, or the function's full name where its file is not known; what asyncio's
-        plumbing or ours does, where it is no code of the application.
+        """``app/prices.py:31 in load_prices``; the function's full name if its file is not known; for functions of
+        asyncio or ours, what they do.
         """
         return place_of(self.function, self.file, self.line)
 
@@ -64,7 +64,7 @@ class Finding(NamedTuple):
 
     @property
     def is_the_machines(self) -> bool:
-        """Whether the machine is busy with something else, which no change of the program mends."""
+        """Whether the finding is that the machine is busy with something else, which no change of the program mends."""
         return self.kind == "processor-starved" and not self.detail
 
     @property
@@ -74,14 +74,16 @@ class Finding(NamedTuple):
 
     @property
     def explained_by(self) -> str:
-        """The command that shows this page: who has the package has it too."""
+        """The command that shows this page. It is installed with the package."""
         return f"traceloop explain {self.kind}"
 
 
 class Verdict(NamedTuple):
-    """All findings, the worst first. basis: what was looked at, for who reads that nothing was found. busy: where the
-    time of loops went that are active nearly all the time in processes without a finding, a sentence for each.
-    is_blank: nothing was recorded that could be judged.
+    """All findings, the worst first.
+
+    ``basis``: what was looked at, which a reader needs to know if nothing was found. ``busy``: sentences about loops
+    that are active nearly all the time in processes without a finding: where their time goes. ``is_blank``: nothing was
+    recorded that could be judged.
     """
 
     findings: tuple[Finding, ...]
@@ -96,12 +98,12 @@ class Verdict(NamedTuple):
 
     @property
     def all_clear(self) -> str:
-        """That nothing was found, or that nothing could be: what stands before the basis."""
+        """Says that nothing was found, or that nothing could be judged; the basis follows it."""
         return "nothing is known of the program" if self.is_blank else "no trouble found"
 
     @property
     def line(self) -> str:
-        """The worst finding in one line, or that there is none and on what that rests. Without a full stop."""
+        """One line without a full stop: the worst finding; or that there is none, and the basis of that."""
         troubles = self.troubles
         if not troubles:
             return f"{self.all_clear} ({self.basis})"
@@ -126,8 +128,8 @@ def place_of(function: str, file: str, line: int) -> str:
 
 
 def short_path(file: str) -> str:
-    """The last folder and the name of a file: enough to know it by, whatever the installation's prefix. Of a library's
-    file also the package, since folders have the same names in many: ``anyio/_core/_sockets.py``.
+    """The last folder and the name of a file, without the installation's prefix. For a library's file also the package,
+    because many packages have folders of the same name: ``anyio/_core/_sockets.py``.
     """
     packages = _PACKAGES.split(file, maxsplit=1)
     if len(packages) == 2:

@@ -17,7 +17,7 @@ def slow(scope: Scope) -> Iterator[Finding]:
     for loop in scope.loops:
         paused = loop.paused_seconds(scope.now)
         observed = sum(loop.times(scope.now))
-        # A loop that is busy writes nothing on, though the peer may have read all: only the rest is the peer's.
+        # A busy loop does not go on writing, although the peer may have read everything. Only idle time counts.
         cost = paused * (1.0 - loop.utilization(scope.now))
         if cost < thresholds.PAUSED_SECONDS or cost < thresholds.PAUSED_SHARE * observed:
             continue
@@ -56,7 +56,7 @@ def _drain(waited: Waited) -> str:
 
 
 def _paused(scope: Scope) -> Iterator[str]:
-    """What is paused now, else the most that was, by kind of transport."""
+    """The transports paused now by kind; if there are none, the most that were paused at once."""
     peers = scope.process.peers
     now = peers.now(scope.now) if scope.process.attached else {}
     for kind, each in (now or peers.most).items():

@@ -16,14 +16,14 @@ from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
 from .slow_runs import STARVED, kept, kept_from_running
 
-# A loop waits while no processor of several is free: they must have run for longer than it waited.
+# A loop waits for a processor only while all are in use: other threads must have run for longer than it waited.
 _OWN_THREADS: Final = 2.0
 _OWN: Final = "its other threads compute"
 _FOREIGN: Final = "the machine is busy with something else"
 
 
 def heaps(scope: Scope) -> Iterator[Finding]:
-    """The timer heap or the memory heap was seen to grow."""
+    """The timer heap or the memory heap has grown."""
     for heap, rule in (("timer", "timer-leak"), ("memory", "memory-leak")):
         detections = [each for each in scope.process.growth.detections if each.heap == heap]
         if detections:
@@ -54,7 +54,7 @@ def _timers(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
 
 
 def cancelled_timers(scope: Scope) -> Iterator[Finding]:
-    """Timers are set and cancelled so fast that the heap is swept of cancelled ones all the time."""
+    """Timers are set and cancelled so fast that the loop sweeps its heap again and again."""
     for loop in scope.loops:
         sweeps = loop.counter(layout.W_COMPACTIONS)
         observed = sum(loop.times(scope.now))
@@ -120,7 +120,7 @@ def _memory(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
 
 
 def garbage(scope: Scope) -> Iterator[Finding]:
-    """Garbage collection takes a good part of the loop's time, or pauses it for long."""
+    """Garbage collection takes much of the loop's time, or interrupts it for long."""
     collections = scope.process.collections
     pauses = Histogram().merge(collections.pauses.values())
     _, blocked, worst = kept_from_running(scope, GC)
@@ -170,16 +170,16 @@ def garbage(scope: Scope) -> Iterator[Finding]:
 def starved(scope: Scope) -> Iterator[Finding]:
     """The machine, or the container's limit, does not give the process the processor.
 
-    A little waiting is what any shared machine does: what a loop's thread waited counts with its share of the time
-    observed, so that a tenth costs a hundredth, and nearly all of it nearly all.
+    Every shared machine makes a process wait a little. So the waiting of a loop's thread is weighted with its share of
+    the time observed: waiting for a tenth of the time costs a hundredth of it.
     """
     throttling = scope.process.throttling
     lost, blocked, worst = kept_from_running(scope, STARVED)
-    # The watchdog's lateness is the loop's as far as that has something to do.
+    # The loop was as late as the watchdog, while it had something to do.
     active = max((loop.utilization(scope.now) for loop in scope.loops), default=0.0)
     late = scope.late("starved")
     polls = loops.late_polls(scope)
-    # Slow runs of several loops lie beside each other: no loop waits for longer than it was observed.
+    # Slow runs of several loops may overlap: no loop waits for longer than it was observed.
     waited = min(max(lost, active * late, min(polls, late)), scope.observed_s)
     _, measured, others = scope.processor()
     cost = max(waited, measured * measured / max(scope.observed_s, 1e-9))
@@ -232,7 +232,7 @@ def starved(scope: Scope) -> Iterator[Finding]:
 
 
 def _are_to_blame(others: float, waited: float) -> bool:
-    """Whether the process's other threads, which ran for so long (s), account for what its loop waited."""
+    """Whether the process's own other threads, which ran for so long (s), explain the waiting of its loop."""
     return others >= _OWN_THREADS * waited > 0.0
 
 
@@ -245,12 +245,12 @@ def _had(times: ProcessorTime) -> Iterator[str]:
 
 
 def is_mostly_lost(records: int, dropped: int) -> bool:
-    """Whether so many of the records could not be read that the rest is no ground for an all-clear."""
+    """Whether so many records could not be read that the rest does not justify an all-clear."""
     return 0 < dropped >= thresholds.UNREADABLE_SHARE * records
 
 
 def dropped(scope: Scope) -> Iterator[Finding]:
-    """Records were overwritten before they were read: what is said here is of the rest."""
+    """Records were overwritten before they were read. All findings are about the rest."""
     process = scope.process
     if not process.dropped or process.dropped < thresholds.DROPPED_SHARE * max(1, process.records):
         return

@@ -1,4 +1,4 @@
-"""What a rule looks at: one process of a run, with the answers that several rules want."""
+"""What a rule looks at: one process of a run, with what several rules need to know about it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Scope:
         return Who(label, file, line, callback if callback != label else "")
 
     def severity(self, cost_s: float, observed_s: float | None = None) -> str:
-        """By the share of the time observed that the cost comes to."""
+        """The severity of a finding, by the share of the time observed that it cost."""
         observed = max(self.observed_s if observed_s is None else observed_s, 1e-9)
         if cost_s >= thresholds.CRITICAL_SHARE * observed and cost_s >= thresholds.NOTE_SECONDS:
             return CRITICAL
@@ -56,13 +56,14 @@ class Scope:
         return WARNING
 
     def processor(self) -> ProcessorTime:
-        """What the loops' threads had of processors, as far as that was written down: of loops that had to wait much
-        at times.
+        """CPU time and waiting time of the loops' threads. Recorded only for loops that had to wait for a processor
+        much of the time.
         """
         return processor_times(self.indexes())
 
     def indexes(self) -> list[StallIndex]:
-        """Of the processes that had this slot, one after the other; none where stalls are no part of the statistics."""
+        """The stall indexes of the processes that had this slot, one after the other; none if stalls are not counted.
+        """
         try:
             stalls = stalls_of(self.process)
         except LookupError:
@@ -74,7 +75,8 @@ class Scope:
         return sum(index.late.get(reason, 0.0) for index in self.indexes())
 
     def waiting_share(self) -> float:
-        """Of the time in which the loops' threads had work, the share in which they waited for a processor."""
+        """The share of the time in which the loops' threads waited for a processor, of all time in which they had work.
+        """
         ran, waited, _ = self.processor()
         return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0
 
@@ -84,16 +86,16 @@ class Scope:
 
 
 def processor_times(indexes: Iterable[StallIndex]) -> ProcessorTime:
-    """What the loops' threads had of processors, as far as ``Scope.processor`` says.
+    """CPU time and waiting time of the loops' threads, as far as ``Scope.processor`` has them.
 
-    Threads wait at the same time, and so their waits don't add up: of each index, this is the thread that waited
+    Threads wait at the same time, so their waits are not added up: each index counts with the thread that waited
     longest. ``indexes``: of one process slot, one after the other.
     """
     return _sum(max(_by_ring(index), key=lambda each: each.waited, default=ProcessorTime()) for index in indexes)
 
 
 def _by_ring(index: StallIndex) -> list[ProcessorTime]:
-    """Of each ring, whose loops run one after the other."""
+    """The same for each ring, whose loops run one after the other."""
     rings: dict[int, list[ProcessorTime]] = {}
     for (ring, _), times in index.processor.items():
         rings.setdefault(ring, []).append(times)
@@ -106,7 +108,7 @@ def _sum(times: Iterable[ProcessorTime]) -> ProcessorTime:
 
 
 def waiting_share(statistics: Statistics) -> float:
-    """As ``Scope.waiting_share``, of all processes. To be called under the statistics' lock."""
+    """As ``Scope.waiting_share``, for all processes. Call it under the statistics' lock."""
     every = [Scope(process, 0.0).processor() for process in statistics.processes.values()]
     ran, waited = sum(each.ran for each in every), sum(each.waited for each in every)
     return waited / (ran + waited) if waited >= thresholds.STARVED_SECONDS else 0.0

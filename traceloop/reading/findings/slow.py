@@ -1,4 +1,4 @@
-"""Slow runs of one culprit, put together."""
+"""Slow runs of one culprit, added up."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ..stalls.causes import CPU, OFF_CPU
 from ..stalls.model import StallInfo
 from .blocking_kinds import COMPUTE, KINDS, BlockingKind
 
-# A culprit that has this share of what is known of its callback's slow runs is taken to have the others too.
+# A culprit with this share of its callback's known slow runs is taken for the culprit of the others, too.
 _NEARLY_ALL: Final = 0.8
 _COMPUTING: Final = COMPUTE | {"cpu"}
 
@@ -18,9 +18,10 @@ _COMPUTING: Final = COMPUTE | {"cpu"}
 class Slow:
     """Slow runs of one culprit, for one reason.
 
-    runs, seconds, longest, blocked: as ``SlowTotals``, in parts where the runs of one callback had several reasons.
-    starved: of these seconds, those of waiting for a processor. example: the longest run that was looked at, if any.
-    unended: how long the longest of those had run of which no end is known, 0 if there is none. goes_on: it runs now.
+    runs, seconds, longest, blocked: as in ``SlowTotals``, shared out if the runs of one callback had several reasons.
+    starved: the part of these seconds that was spent waiting for a processor. example: the longest run that was looked
+    at, if any. unended: of runs whose end is not known, how long the longest had run; 0 if there are none. goes_on: it
+    runs now.
     """
 
     def __init__(self, reason: str, culprit: str, callback: str, kind: BlockingKind, loop: str) -> None:
@@ -35,25 +36,25 @@ class Slow:
         self.example: StallInfo | None = None
         self.unended = 0.0
         self.goes_on = False
-        #: Where this stands for several culprits of one library: the others, the costliest first.
+        #: If this is the sum of several culprits in one library: the others, the costliest first.
         self.others: list[Slow] = []
-        #: Of these runs, those of which no stack was taken: of the same callback, and so taken for the same culprit's.
+        #: So many of these runs had no stack. They are of the same callback, and so counted for the same culprit.
         self.unseen = 0.0
 
     @property
     def loop(self) -> str:
-        """The loop in which all of it ran, "" if there were several, or it is not known."""
+        """The loop in which all of these ran; "" if there were several, or it is not known."""
         return next(iter(self.loops)) if len(self.loops) == 1 else ""
 
     def take_loop(self, label: str) -> None:
-        """Some of it ran in this loop too, "" if it is not known in which."""
+        """Notes that some of these ran in the loop ``label``; "" if it is not known in which."""
         if label:
             self.loops.discard("")
             self.loops.add(label)
 
     @property
     def cost_s(self) -> float:
-        """The loop's time and the others', without what it waited for a processor: that is the machine's doing."""
+        """The time of the loop and of those that waited, without the loop's waiting for a processor."""
         own = max(0.0, 1.0 - self.starved / self.seconds) if self.seconds else 1.0
         return (self.seconds + self.blocked) * own
 
@@ -64,13 +65,13 @@ class Slow:
 
     @property
     def line(self) -> tuple[str, int]:
-        """The culprit's file and line at which the longest run stood; "", 0 where no stack was taken."""
+        """The culprit's file and line at which the longest run stood; ("", 0) if no stack was taken."""
         taken = self.example.stack if self.example is not None else None
         own = culprit_frame(taken.frames, taken.awaiting) if taken is not None else None
         return own[:2] if own is not None else ("", 0)
 
     def take(self, other: Slow) -> None:
-        """Another's runs are this one's too."""
+        """Adds the runs of another."""
         self.runs += other.runs
         self.seconds += other.seconds
         self.blocked += other.blocked
@@ -86,7 +87,7 @@ class Slow:
 
     @property
     def library(self) -> str:
-        """The package that was seen to run, where no frame is the application's own: ``textual``; else ""."""
+        """The library that ran, if no frame is the application's own: ``textual``; else ""."""
         taken = self.example.stack if self.example is not None else None
         if taken is None or any(is_application(frame[0], frame[2]) for frame in [*taken.frames, *taken.awaiting]):
             return ""
@@ -95,14 +96,16 @@ class Slow:
 
 
 def without_doubles(every: Iterable[Slow]) -> list[Slow]:
-    """What is one trouble as one: a line that computes, in whatever the stacks found it, and was off the processor now
-    and then; and runs of which no stack was taken with those of the callback's culprit, where that is the only one, or
-    nearly.
+    """Adds up what is one trouble:
+
+    * runs of one line that computes, whichever functions the stacks found below it, and even if it was off the
+      processor at times;
+    * runs without a stack, with those of their callback's culprit, if that has nearly all of the others.
     """
     lines: dict[tuple[str, int], list[Slow]] = {}
     for each in every:
         computes = each.reason == CPU or (each.reason == OFF_CPU and each.kind.name in COMPUTE)
-        # By line, and not by function: a lambda in it is the same trouble.
+        # By line and not by function: a lambda in the line is the same trouble.
         key = each.line if computes and each.is_seen and each.kind.name in _COMPUTING else ("", id(each))
         lines.setdefault(key, []).append(each)
     found = [_one_line(those) for those in lines.values()]
@@ -121,7 +124,7 @@ def without_doubles(every: Iterable[Slow]) -> list[Slow]:
 
 
 def _one_line(those: list[Slow]) -> Slow:
-    """It computes, or what it does nearly all the time."""
+    """The slow runs of one line as one, of the kind that took nearly all of the time, or else of ``cpu``."""
     whole = max(those, key=lambda each: (each.reason == CPU, each.seconds))
     kinds: dict[str, float] = {}
     for each in those:
@@ -136,8 +139,8 @@ def _one_line(those: list[Slow]) -> Slow:
 
 
 def by_library(every: Iterable[Slow]) -> list[Slow]:
-    """Those in which only one library was seen to run, put together: in which of its functions a stack happens to find
-    it says little, and its user can do the same about all. Imports are put together whatever they import.
+    """Adds up runs in which only code of one library was seen: the function that a stack happens to show says little,
+    and the remedy is the same for all. Imports are added up whatever they import.
     """
     groups: dict[tuple[object, ...], list[Slow]] = {}
     for each in every:

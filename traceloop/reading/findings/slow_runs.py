@@ -23,28 +23,28 @@ if TYPE_CHECKING:
     from ..statistics.loop import LoopStatistics
     from ..statistics.process import ProcessStatistics
 
-# Runs of one callback and culprit that are looked at: the longest, and the latest.
+# Of one callback and culprit, so many runs are looked at: the longest and the latest.
 _EXAMPLES: Final = 12
 _FRAMES: Final = 5
-# Others that waited for less than this (s) do not count.
+# Callbacks that waited for less than this (s) do not count.
 _LEAST_WAIT: Final = 0.001
 _OTHERS: Final = 3
-# What begins so many s after the loop belongs to the start of the program.
+# A run that begins at most so many s after the loop belongs to the program's start.
 _START_UP: Final = 1.0
 STARVED: Final = "starved"
-# A run that was not measured, shorter than so many thresholds and than so many s, is the machine's doing where that is
+# A run that was not measured, and is shorter than so many thresholds and so many s, is blamed on the machine if that is
 # busy all the time.
 _SHORT_RUN: Final = 10.0
 _SHORT_SECONDS: Final = 1.0
-# Of a run that waited for a processor for this share of its time, the cause of the rest cannot be told.
+# If a run waited for a processor for this share of its time, the cause of the rest cannot be determined.
 _NEARLY_ALL: Final = 0.9
-# Of a run that waited for this share, a guess at the rest is not enough to call its code slow.
+# If it waited for this share, a guess at the rest is not enough to call its code slow.
 _MUCH: Final = 1 / 3
-# Code that only computes was at it, whatever else happened, where it had a processor for this share of its own time.
+# Code that only computes is the cause, whatever else happened, if it had a processor for this share of its own time.
 _SOME: Final = 1 / 4
-# Kinds of waiting that may be for another thread of the process.
+# Kinds of waiting that another thread of the process may have caused.
 _OTHER_THREADS: Final = ("waiting", "unknown", "lock")
-# What to do about these is the same whether they compute or wait.
+# For these kinds the remedy is the same whether they compute or wait.
 _CALLS: Final = ("import", "logging", "tls-context")
 _VERBS: Final = {"blocking-call": "blocks the loop", "cpu-on-loop": "holds the loop"}
 _KEPT_FROM_RUNNING: Final = {GC: "gc-pauses", GIL: "gil-contention", STARVED: "processor-starved"}
@@ -65,12 +65,12 @@ def _find(scope: Scope) -> list[Slow]:
     for loop in scope.loops:
         for (callback, culprit), totals in loop.callbacks.slow.items():
             if is_own_work(callback):
-                continue  # loops.own_work tells of it
+                continue  # loops.own_work reports it
             known = examples.get((callback, culprit))
             if known is not None and not known:
-                continue  # all that is known is that the process was stopped meanwhile
+                continue  # all that is known is that the process was stopped during the run
             known = known or []
-            # Of what is the loop's or ours, and was not measured, the code is not why; and nothing else is known.
+            # A run of the loop's own code or ours, not measured: that code is not the cause, and nothing else is known.
             is_code = calls_the_program(callback)
             weight = sum(length for length, _ in known)
             looked_at: list[tuple[float, StallInfo | None]] = [*known] or [(totals.longest_s, None)]
@@ -90,7 +90,7 @@ def _find(scope: Scope) -> list[Slow]:
                 each.starved += part * totals.seconds * share
                 if length >= each.longest:
                     each.longest, each.example = length, info
-            if known:  # the longest of all may have been too long ago to be known
+            if known:  # the longest of all may be too long ago to be remembered
                 reason, kind = _reason(known[0][1], known[0][0], loop.callbacks.threshold, busy)
                 if reason or is_code:
                     first = _entry(found, reason, culprit, callback, kind, loop)
@@ -101,7 +101,7 @@ def _find(scope: Scope) -> list[Slow]:
 
 
 def waits_for_processors(indexes: Sequence[StallIndex], observed_s: float) -> bool:
-    """Whether the process has to wait for a processor again and again: all that is known of what was not measured.
+    """Whether the process has to wait for a processor again and again. It explains runs that were not measured.
 
     ``indexes``: of one process slot, one after the other. ``observed_s``: for how long they watched it.
     """
@@ -130,8 +130,8 @@ def _entry(
 def _examples(
     indexes: list[StallIndex], process: ProcessStatistics
 ) -> dict[tuple[str, str], list[tuple[float, StallInfo]]]:
-    """The longest runs of each callback and culprit, as these are counted (there is a bound to names), with what is
-    known of them. None of those in which the process was stopped: no code is to blame.
+    """The longest runs of each callback and culprit (by the names that they are counted under), with what is known of
+    them. Runs in which the process was stopped are left out: no code caused them.
     """
     by_pair: dict[tuple[str, str], list[tuple[float, StallIndex, tuple[int, float]]]] = {}
     for index in indexes:
@@ -152,7 +152,7 @@ def _examples(
 
 
 def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool) -> tuple[str, BlockingKind]:
-    """Why a run was slow: cpu, off_cpu, gc, gil, starved, or "" where it was not measured; and what it did.
+    """Why a run was slow (cpu, off_cpu, gc, gil, starved, or "" if it was not measured), and what it did.
 
     busy: the process has to wait for a processor again and again.
     """
@@ -163,10 +163,10 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
             return "", KINDS["unknown"]
     parts, holder = info.parts, info.holder
     if holder is not None and holder.kind != GIL_HOLDER and (parts.cause not in (CPU, GC) or parts.guess):
-        # Who has what it waits for was seen; what was measured on a busy machine may look like something else.
+        # The holder of what it waits for was seen. Measurements on a busy machine may suggest something else.
         return OFF_CPU, KINDS["itself" if holder.is_loop else "lock"]
-    # With a processor to itself it would not have been slow, and that is most of its time; or much of it, and what the
-    # rest was is a guess. Or waiting is nearly all of its time: what the rest was is a guess then, however long it is.
+    # It was starved if it would not have been slow with a processor to itself, and waited for one for most of its time;
+    # or for much of it, and the rest is a guess. Also if it waited nearly all the time: the rest is a guess then.
     waited = max(0.0, parts.processor_wait, parts.throttled)
     own = length - waited
     if own < min(threshold, length / 2) or (
@@ -178,8 +178,8 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     if parts.cause == OFF_CPU and kind.name in COMPUTE and parts.cpu >= _SOME * own:
         return CPU, kind
     if parts.cause == GIL or (parts.cause == OFF_CPU and kind.name in _OTHER_THREADS):
-        # Off the processor, and no line says why. On a busy machine the threads that it waited for (the holder of the
-        # GIL is one) wait for a processor too.
+        # Off the processor, and no line says why. On a busy machine the threads that it waits for, such as the holder
+        # of the GIL, wait for a processor too.
         off = length - waited - max(0.0, parts.cpu)
         if off < waited / 2 or (busy and waited >= length / 3):
             return STARVED, KINDS["unknown"]
@@ -189,7 +189,7 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
 
 
 def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str], Slow], busy: bool) -> None:
-    """Stalls without an end: they go on, or the process was killed during them."""
+    """Stalls without an end: they still go on, or the process was killed during them."""
     for key in index.unfinished():
         info = index.lookup(*key)
         if info is None or not info.stacks:
@@ -197,11 +197,11 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
         last = info.stacks[-1].at
         loop = next((each for each in scope.loops if each.reader is not None and each.reader.number == info.ring), None)
         if loop is None and len(scope.loops) == 1:
-            loop = scope.loops[0]  # of a process that has ended no loop has its ring any more
+            loop = scope.loops[0]  # the loops of a process that has ended have given their rings back
         goes_on = False
         if loop is not None and loop.running_seconds(scope.now) > 0.0:
             last = max(last, scope.now)
-            goes_on = scope.process.attached  # the loop of a process that was killed says for ever that it runs
+            goes_on = scope.process.attached  # the word of a loop whose process was killed says for ever that it runs
         length = last - info.start
         limit = loop.callbacks.threshold if loop is not None else 0.0
         if length < limit:
@@ -222,7 +222,7 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
 def blocking_calls(scope: Scope) -> Iterator[Finding]:
     """A callback waits in a call that blocks the loop: sleep, file, network, lock, ..."""
     those = [each for each in slow_of(scope) if _rule_of(each.reason, each.kind) == "blocking-call"]
-    # What waits differs from call to call, also within one library; but for imports.
+    # Except for imports, the calls that wait differ, even within one library.
     imports = by_library(each for each in those if each.kind.name == "import")
     for each in [*imports, *(each for each in those if each.kind.name != "import")]:
         yield _finding(scope, "blocking-call", each)
@@ -242,7 +242,7 @@ def _rule_of(reason: str, kind: BlockingKind) -> str:
 
 
 class FindingOfRun(NamedTuple):
-    """What is wrong with one slow run: kind, detail, title and remedy as of the ``Finding`` that it belongs to."""
+    """What is wrong with one slow run: kind, detail, title and remedy of the ``Finding`` that it belongs to."""
 
     kind: str
     detail: str
@@ -251,7 +251,7 @@ class FindingOfRun(NamedTuple):
 
 
 def finding_of(index: StallIndex, info: StallInfo, length: float, threshold: float) -> FindingOfRun:
-    """The finding that one slow run of ``length`` s belongs to, as the report would judge it if the run ended now."""
+    """The finding that the report would make of one slow run of ``length`` s if the run ended now."""
     busy = waits_for_processors((index,), info.start + length - index.began)
     reason, kind = _reason(info, length, threshold, busy)
     rule = _rule_of(reason, kind)
@@ -271,9 +271,9 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
     severity = scope.severity(each.cost_s)
     imports = each.kind.name == "import"
     if each.blocked < _LEAST_WAIT and (imports or _is_start_up(scope, each)):
-        severity = NOTE  # servers import their protocols, and prepare themselves, when their loop has begun
+        severity = NOTE  # servers import their protocols and prepare themselves after their loop has begun
     elif imports and (_is_start_up(scope, each) or _lasts(each) < thresholds.NOTE_SECONDS):
-        severity = NOTE  # a module is imported once: libraries do so when they are first used
+        severity = NOTE  # a module is imported once; many libraries import parts of theirs at their first use
     elif each.longest >= thresholds.BLOCKED_SECONDS:
         severity = CRITICAL
     return Finding(
@@ -293,12 +293,12 @@ def _finding(scope: Scope, rule: str, each: Slow) -> Finding:
 
 
 def _lasts(each: Slow) -> float:
-    """What an import costs, s; of a library's, which its user cannot move, only what it takes itself."""
+    """What an import costs, s. A library's own import, which its user cannot move, counts without those that waited."""
     return each.seconds if each.library else each.cost_s
 
 
 def _is_start_up(scope: Scope, each: Slow) -> bool:
-    """Whether a library was slow once, when the loop had just begun."""
+    """Whether a library was slow once, just after the loop had begun."""
     info = each.example
     if info is None or round(each.runs) > 1 or not each.library:
         return False
@@ -319,7 +319,7 @@ def _harm(each: Slow) -> str:
 
 
 def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
-    """The culprit with the line it stood at, and the application's frames."""
+    """The culprit with the line at which it stood, and the application's frames."""
     info = each.example
     callback = each.callback if each.callback != each.culprit else ""
     if info is None:
@@ -337,7 +337,7 @@ def _who(scope: Scope, each: Slow) -> tuple[Who, tuple[str, ...]]:
 
 
 def _folded(frames: Iterable[Frame]) -> tuple[str, ...]:
-    """The first, and who called it. A recursion is one line of these, so that they go on to who began it."""
+    """The first frame and its callers. A recursion is one line, so that the caller that began it is among them."""
     lines: dict[tuple[str, str], str] = {}
     times: dict[tuple[str, str], int] = {}
     first = ""
@@ -361,7 +361,7 @@ _CAUSES: Final = {
 
 
 def _evidence(each: Slow) -> Iterator[str]:
-    if 1 < len(each.loops) <= round(each.runs):  # of a few runs it is not known in which loop they were
+    if 1 < len(each.loops) <= round(each.runs):  # for a few runs the loop is not known
         yield f"in {counted(len(each.loops), 'loop')}: {_list(each.loops)}"
     info = each.example
     if info is None:
@@ -372,7 +372,7 @@ def _evidence(each: Slow) -> Iterator[str]:
         guess = " (a guess)" if parts.guess else ""
         measured = f": {seconds(parts.cpu)} of CPU time" if parts.cpu >= 0.0 else ""
         yield f"of the longest run of {seconds(each.longest)}: {_CAUSES.get(parts.cause, parts.cause)}{guess}{measured}"
-    if each.kind.name != "sleep" or info.holder is not None:  # who sleeps waits for nobody
+    if each.kind.name != "sleep" or info.holder is not None:  # a sleep waits for no thread
         yield from held(info)
     if parts.processor_wait >= 0.01:
         yield f"{seconds(parts.processor_wait)} of it waited for a processor"
@@ -404,7 +404,7 @@ def _list(loops: Iterable[str]) -> str:
 
 
 def held(info: StallInfo) -> Iterator[str]:
-    """Who had what a slow run waited for, and where the other threads stood that computed most of all."""
+    """The holder of what a slow run waited for, and where the other threads stood that computed most."""
     if info.holder is not None:
         yield f"it {info.holder}"
     elif info.parts.cause in (OFF_CPU, GIL) and info.stack is not None:
@@ -425,16 +425,16 @@ _SHORT_CAUSES: Final = {
 
 
 def causes_of(scope: Scope) -> dict[str, str]:
-    """In a word or two why the slow runs of a culprit (where none is known: of a callback) were slow, mostly."""
+    """A word or two about why most slow runs of a culprit (or of a callback whose culprit is not known) were slow."""
     out: dict[str, str] = {}
-    for each in sorted(slow_of(scope), key=lambda each: each.seconds):  # the last one stays
+    for each in sorted(slow_of(scope), key=lambda each: each.seconds):  # the last one wins
         detail = f" ({each.kind.name})" if each.kind.name not in ("cpu", "waiting", "unknown") else ""
         out[each.culprit] = _SHORT_CAUSES.get(each.reason, each.reason) + detail
     return out
 
 
 def kept(worst: Slow | None, what: str) -> Iterator[str]:
-    """The slow runs that were kept from running, in a line: the costliest. what: continues "slow callbacks"."""
+    """A line about the slow runs that were kept from running: the costliest. ``what`` continues "slow callbacks"."""
     if worst is not None:
         if worst.reason == GIL and worst.example is not None:
             yield from held(worst.example)
@@ -445,8 +445,9 @@ def kept(worst: Slow | None, what: str) -> Iterator[str]:
 def kept_from_running(scope: Scope, reason: str) -> tuple[float, float, Slow | None]:
     """Slow runs for this reason (GC, GIL, STARVED): their seconds, what others waited for them, the costliest.
 
-    Where there is one, there is a finding, whatever the thresholds: no slow run goes without.
-    STARVED also counts what slow runs of another reason waited for a processor, and those do not.
+    If there is one there is a finding, whatever the thresholds, so that every slow run has a finding. STARVED also
+    counts the time for which slow runs of another reason waited for a processor; such runs make no finding of their own
+    here.
     """
     every = slow_of(scope)
     those = [each for each in every if each.reason == reason]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def leaked(scope: Scope) -> Iterator[Finding]:
-    """Tasks of one coroutine become more and more, and hardly any of them ends by itself."""
+    """There are more and more tasks of one coroutine, and hardly any of them ends by itself."""
     for loop in scope.loops:
         trends = trends_of(loop)
         if trends is None or trends.seconds < thresholds.LEAK_SECONDS:
@@ -58,9 +58,10 @@ def leaked(scope: Scope) -> Iterator[Finding]:
 
 
 def growth(series: list[int]) -> int:
-    """By how many a series has grown without coming down again, up to its peak: 0 where it has not.
+    """By how many a series has grown up to its peak without coming down again; 0 if it has not.
 
-    Cut into four parts up to the peak, each must lie above the one before: its lowest point above that one's median.
+    The series up to the peak is cut into four parts. The lowest point of each must be above the median of the one
+    before.
     """
     if len(series) < 8:
         return 0
@@ -73,7 +74,7 @@ def growth(series: list[int]) -> int:
     for before, after in pairwise(parts):
         if min(after) <= sorted(before)[len(before) // 2]:
             return 0
-    # A crowd that comes at once and stays is no leak: at least a tenth of it came in the last quarter.
+    # A crowd that comes at once and stays is no leak: in a leak at least a tenth came in the last quarter.
     total = rising[-1] - rising[0]
     return total if rising[-1] - parts[3][0] >= 0.1 * total else 0
 
@@ -82,7 +83,7 @@ def lost(scope: Scope) -> Iterator[Finding]:
     """Tasks were destroyed while they waited: nothing referred to them."""
     for loop in scope.loops:
         for site, totals in loop.tasks.coroutines.items():
-            # Those that waited for each other hold each other; they are a deadlock, and destroyed at the loop's end.
+            # Tasks of a deadlock hold each other, and are destroyed at the loop's end.
             in_circles = scope.process.waits.circles.destroyed(site)
             destroyed = totals.abandoned - max(in_circles, totals.left)
             who = scope.who(loop.tasks.label(site))
@@ -108,7 +109,7 @@ def lost(scope: Scope) -> Iterator[Finding]:
 
 
 def _left(scope: Scope, loop: LoopStatistics, totals: CoroutineTotals, who: Who) -> Finding:
-    """Whoever runs a loop by hand ends it with tasks in it: by design, or not."""
+    """A loop that was run by hand ended with tasks in it, by design or not."""
     return Finding(
         "lost-tasks",
         "left",

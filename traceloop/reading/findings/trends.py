@@ -1,4 +1,4 @@
-"""Tasks alive over time, by coroutine: what tells a leak from a crowd, in a report made after everything has ended."""
+"""Tasks alive over time, by coroutine. It distinguishes a leak from a crowd when a report is made after the end."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from ..statistics.process import ProcessStatistics
     from ..statistics.run import Statistics
 
-# Points of a series; when it is full every second one goes, and points are twice as far apart.
+# Points of a series. When it is full, every second point is dropped, and points are twice as far apart from then on.
 _POINTS: Final = 128
 _STEP_SECONDS: Final = 0.25
 _MAX_COROUTINES: Final = 500
 _START: Final = itemgetter(3)
 _END: Final = itemgetter(2)
-# Monotonic s beyond which a time is none, but damage (thirty years).
+# A time beyond this (monotonic s, thirty years) comes from a damaged record.
 _LATEST: Final = 1e9
 
 
 class TaskTrends:
-    """A part of a loop's statistics. series: by site of the coroutine, tasks alive at moments ``step`` s apart.
+    """A part of a loop's statistics. ``series``: by site of the coroutine, tasks alive at moments ``step`` s apart.
 
-    How many are alive is known (``TaskStatistics``, which takes each chunk in before). So only a chunk within which a
-    point lies is looked at task by task: backwards to how many there were at the point, then forwards to the next ones.
+    ``TaskStatistics``, which takes each chunk in before this, knows how many are alive. So only a chunk with a point in
+    it is looked at task by task: backwards to the number at the point, then forwards to the next points.
     """
 
     def __init__(self, process: ProcessStatistics, loop: LoopStatistics) -> None:
@@ -76,15 +76,15 @@ class TaskTrends:
         self._advance(last, alive)
 
     def _each_change(self, decoded: Decoded) -> list[tuple[float, int, int]]:
-        """From the next point on, of each task that began or ended: when, the site, 1 or -1."""
+        """Each task that began or ended after the next point: when, its site, 1 or -1."""
         first = self._next
         changes = [(each.start, site_of(each.ident), 1) for each in decoded.tasks if first <= each.start < _LATEST]
         changes += [(end, site_of(ident), -1) for ident, _, end, _ in decoded.finished if first <= end < _LATEST]
         return sorted(changes)
 
     def _changes(self, decoded: Decoded, last: float) -> list[tuple[float, int, int]]:
-        """The same added up from each point to the one after it, up to ``last``. Costs 50 ns a task, where a list of
-        all changes took a third of the time that the collector spent on short tasks.
+        """The same, added up between neighbouring points, up to ``last``. It costs 50 ns a task; a list of all changes
+        took a third of the collector's time for short tasks.
         """
         began, ended = decoded.tasks, decoded.finished
         task, end = bisect_left(began, self._next, key=_START), bisect_left(ended, self._next, key=_END)
@@ -147,7 +147,7 @@ def _last_times(decoded: Decoded) -> Iterator[float]:
 
 
 def add_to(statistics: Statistics) -> None:
-    """Trends become a part of these statistics; to be called before the first process is attached."""
+    """Makes trends a part of these statistics. Call it before the first process is attached."""
     statistics.loop_parts.append(TaskTrends)
 
 

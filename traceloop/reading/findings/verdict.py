@@ -1,4 +1,4 @@
-"""All rules over a run: what is wrong, the worst first; or that nothing is, and on what that rests."""
+"""Applies all rules to a run: what is wrong, the worst first; or that nothing is, and the basis of that."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ RULES: Final[tuple[Rule, ...]] = (
     process.dropped,
     process.debug_mode,
 )
-#: The names of all rules, which are those of the pages in docs/findings/.
+#: The kinds of all findings. Each has a page of that name in docs/findings/.
 KINDS: Final = (
     "blocking-call",
     "cancelled-timers",
@@ -74,14 +74,14 @@ KINDS: Final = (
 
 _MAX_BUSY: Final = 4
 _NOTHING: Final = "no callback was recorded"
-#: Findings about the machine. They say nothing of where the program's time goes.
+#: Findings about the machine. They do not say where the program's time goes.
 _OF_THE_MACHINE: Final = ("container-throttled", "processor-starved")
-_WAITS_FOR_ITS_TURN: Final = (*_OF_THE_MACHINE, "gil-contention")
+_EXPLAINS_LATE_POLLS: Final = (*_OF_THE_MACHINE, "gil-contention")
 _LEAKS: Final = ("memory-leak", "task-leak", "timer-leak")
 
 
 def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
-    """Applies every rule. To be called under the statistics' lock. ``now``: monotonic s, for what is in progress."""
+    """Applies every rule. Call it under the statistics' lock. ``now``: monotonic s, for what is in progress."""
     now = time.monotonic() if now is None else now
     found: list[Finding] = []
     for _, each in sorted(statistics.processes.items()):
@@ -89,21 +89,21 @@ def verdict(statistics: Statistics, now: float | None = None) -> Verdict:
         for rule in RULES:
             try:
                 found += rule(scope)
-            except Exception as error:  # a damaged record: the report goes without this rule, and says so
+            except Exception as error:  # a damaged record: the report leaves this rule out, and says so
                 found.append(_rule_failed(each.slot, rule, error))
     found += _spans_dropped(statistics)
-    # What waited for its poll, the GIL or a processor explains late polls.
-    explained = {each.process for each in found if each.kind in _WAITS_FOR_ITS_TURN and each.severity != NOTE}
+    # Findings about the GIL or the processor explain late polls.
+    explained = {each.process for each in found if each.kind in _EXPLAINS_LATE_POLLS and each.severity != NOTE}
     found = [each for each in found if each.kind != "poll-late" or each.process not in explained]
-    found = _ranked(waiting.without_the_stuck(found))
+    found = _ranked(waiting.without_deadlocked_waits(found))
     busy = _busy(statistics, now, found)
     is_blank = not any(loop.iterations or loop.callbacks.runs for loop in statistics.loops())
     return Verdict(tuple(found), _NOTHING if is_blank else _basis(statistics, now), busy, is_blank)
 
 
 def _ranked(found: list[Finding]) -> list[Finding]:
-    """The costliest first, notes last. That the machine is busy stands behind what is critical or a leak: the program
-    can be mended, and how much a busy machine costs changes from hour to hour.
+    """The costliest first, notes last. A busy machine comes after critical findings and leaks: those can be mended in
+    the program, and what a busy machine costs changes from hour to hour.
     """
     first = [each.cost_s for each in found if not each.is_the_machines and _is_urgent(each)]
     least = min(first, default=math.inf)
@@ -120,7 +120,7 @@ def _is_urgent(finding: Finding) -> bool:
 
 
 def _busy(statistics: Statistics, now: float, found: list[Finding]) -> tuple[str, ...]:
-    """Where the time of busy loops goes, in processes without a finding that says so itself."""
+    """Sentences about busy loops: where their time goes, in processes without a finding that says so."""
     troubled = {each.process for each in found if each.severity != NOTE and each.kind not in _OF_THE_MACHINE}
     out: list[str] = []
     for slot, each in sorted(statistics.processes.items()):

@@ -32,11 +32,11 @@ _TAKES = re.compile(
 )
 _POOLS_LINE = re.compile(r"\b\w*(pool|conn(ection)?s)\w*\.get\s*\(", re.I)
 _LOCK = "asyncio.Lock.acquire"
-# Coroutines that the evidence names.
+# So many coroutines are named in the evidence.
 _COROUTINES = 3
-# Deadlocks that are findings of their own.
+# So many deadlocks are findings of their own.
 _DEADLOCKS = 3
-# Holders of a lock that it names.
+# So many holders of a lock are named.
 _HOLDERS = 2
 _LASTING = "Tasks wait for each other, and none will go on"
 _LASTING_ALONE = "A task waits for a lock that it holds itself"
@@ -62,7 +62,7 @@ def contended(scope: Scope) -> Iterator[Finding]:
             by_line.setdefault((kind, place.function, place.file, place.line), []).append(waited)
     for (kind, *_), those in by_line.items():
         waited = _together(those)
-        # What one look saw at one moment says little of all the others.
+        # What one look saw at one moment says little about all the other moments.
         known = sum(
             each.seconds - (each.estimated_s if each.rounds < thresholds.CONTENDED_ROUNDS else 0.0) for each in those
         )
@@ -93,8 +93,8 @@ def contended(scope: Scope) -> Iterator[Finding]:
 
 
 def _kind_of(place: AwaitPlace) -> str:
-    """What sort of thing is waited for at a place: an ``asyncio.Queue`` that keeps connections is a pool. That shows
-    in the name of the function that takes one out, or of the queue; who waits for work has other names.
+    """What kind of thing tasks wait for at a place. An ``asyncio.Queue`` that keeps connections is a pool: the name of
+    the queue, or of the function that takes one out, shows that. Code that waits for work has other names.
     """
     if place.kind != wait_kinds.QUEUE or not place.inside.endswith("Queue.get"):
         return place.kind
@@ -104,7 +104,7 @@ def _kind_of(place: AwaitPlace) -> str:
 
 
 def _together(those: list[Waited]) -> Waited:
-    """What tasks of one coroutine or of several waited at one line; the coroutine is the one that waited most."""
+    """Adds up the waits at one line of tasks of several coroutines. The one that waited most gives its name."""
     return those[0]._replace(
         seconds=sum(each.seconds for each in those),
         estimated_s=sum(each.estimated_s for each in those),
@@ -116,14 +116,14 @@ def _together(those: list[Waited]) -> Waited:
 
 
 def _is_held_long(waited: Waited) -> bool:
-    """One task that waits for a lock for long says enough: two that take two locks crosswise wait once each. Only for
-    a lock proper: a semaphore may be a signal, which a healthy program waits for all day.
+    """Whether one task waited for a lock for long. That is enough: two tasks that take two locks crosswise wait once
+    each. Only for ``asyncio.Lock``: a semaphore may be a signal, for which a healthy program waits all day.
     """
     return waited.place.inside == _LOCK and waited.longest_s >= thresholds.HELD_SECONDS
 
 
 def _waits(waited: Waited) -> str:
-    """How many and for how long. Of short ones only those that a look found are known, and the sum is an estimate."""
+    """How many waits, and for how long. Looks find only some of the short ones, so that sum is an estimate."""
     if waited.rough:
         return f"{counted(waited.waits, 'wait')} seen, some {seconds(waited.seconds)} in all by estimate"
     return f"{counted(waited.waits, 'wait')}, {seconds(waited.shown_s)} in all"
@@ -146,7 +146,7 @@ def _evidence(scope: Scope, those: list[Waited], every: list[Waited]) -> Iterato
 
 
 def _seen_holders(scope: Scope, those: list[Waited]) -> list[str]:
-    """Who had the lock when its waiters were looked at: those seen most often, of equals the latest."""
+    """The holders of the lock when its waiters were looked at: those seen most often; of equals the latest."""
     seen: dict[tuple[int, AwaitPlace], int] = {}
     for place in {each.place for each in those}:
         for key, times in scope.process.waits.holders.get(place, {}).items():
@@ -168,9 +168,9 @@ def _by_what_they_wait_in(those: list[Waited]) -> dict[str, list[str]]:
 
 
 def _holder(scope: Scope, waited: Waited, every: list[Waited]) -> Waited | None:
-    """Where the holders may have waited meanwhile, most first: elsewhere in the function that waits for it, or else in
-    the same coroutine. Every request of a server is a task of one coroutine of the server's, whatever its endpoint:
-    what another task of that waits for says nothing.
+    """Where the holders may have waited meanwhile, most first: at other lines of the function that waits for the lock,
+    or else of the same coroutine. Not of a server's coroutine: all its requests are tasks of that, whatever their
+    endpoint.
     """
     others = [
         each
@@ -186,7 +186,7 @@ def _holder(scope: Scope, waited: Waited, every: list[Waited]) -> Waited | None:
 
 
 def deadlocked(scope: Scope) -> Iterator[Finding]:
-    """Tasks wait for each other in a circle: none of them will ever go on."""
+    """Tasks wait for each other in a circle. None of them will ever go on."""
     process = scope.process
     found = (tasks_in_circles(process, scope.now) if process.attached else []) or process.left_in_circles
     found = found or tasks_of_broken_circles(process, thresholds.DEADLOCK_SECONDS)
@@ -199,7 +199,7 @@ def deadlocked(scope: Scope) -> Iterator[Finding]:
 
 
 def _deadlock(scope: Scope, circles: list[list[TaskNow]]) -> Finding:
-    """Circles at the same lines."""
+    """The finding about circles at the same lines."""
     longest = max(circles, key=lambda circle: circle[0].waited_s)
     first = longest[0]
     who = Who(first.place.function, first.place.file, first.place.line)
@@ -225,9 +225,9 @@ def _deadlock(scope: Scope, circles: list[list[TaskNow]]) -> Finding:
     )
 
 
-def without_the_stuck(found: list[Finding]) -> list[Finding]:
-    """Findings without the waits for locks of a process whose tasks wait for each other at the same line: it is one
-    trouble. The other waits for locks are its effects, so that it costs as much as they do together.
+def without_deadlocked_waits(found: list[Finding]) -> list[Finding]:
+    """Findings of waits, where a process has a deadlock: the one at the deadlock's own line is left out. The other
+    waits for locks are effects of the deadlock, and what they cost is added to it.
     """
     deadlocks: dict[int, list[Finding]] = {}
     for each in found:

@@ -1,11 +1,11 @@
 """Where a suspended task stands: the chain of coroutines from its own down to what it awaits, as one number.
 
-A chain is found by walking ``cr_await``, ``gi_yieldfrom`` and ``ag_await``. Its key is the identity of each code object
-with the index of its last instruction, so that a chain met before costs no line number and no name. A new chain is
-written down as a list of frames, and is referred to by its number from then on. What is written down lies in a ring,
-and is overwritten in time: ``describe_again`` sees to it that readers that come later find it too.
+A chain is found by walking ``cr_await``, ``gi_yieldfrom`` and ``ag_await``. Its key consists of the id of each code
+object and the index of its last instruction, so that a known chain needs no line number and no name. A new chain is
+written to the ring as a list of frames, and named by its number from then on. The ring overwrites it in time:
+``describe_again`` has it written once more, for readers that come later.
 
-Nothing here reads ``f_locals``: before Python 3.13 that leaves a dict on the frame which keeps the locals alive.
+Nothing here reads ``f_locals``: before Python 3.13 that leaves a dict on the frame, which keeps the locals alive.
 """
 
 from __future__ import annotations
@@ -25,33 +25,35 @@ from .behind_futures import Call, call_in, origin_of, task_behind
 from .coroutine_steps import ANYIO_BACKEND, ASYNCIO_DIRECTORY, below, step
 from .lock_holders import blocks_in, lock_in
 
-#: Frames of a chain that are looked at; deeper ones are left out.
+#: So many frames of a chain are looked at. Deeper ones are left out.
 MAX_DEPTH = 64
-#: Frames that are written down: the outermost and the innermost ones.
+#: So many of the outermost and of the innermost frames are written down.
 _KEPT_OUTER = 4
 _KEPT_INNER = 20
-#: Chains that are numbered. A program that makes code without end gets 0, "not known", for what comes after.
+#: So many chains get numbers. In a program that makes new code again and again, later ones are 0, "not known".
 MAX_CHAINS = 16_384
 
-# Tasks that one task may be seen to wait for: the members of a gather, a wait or a task group.
+# So many tasks are recorded that one task waits for: the members of a gather, a wait or a task group.
 MAX_AWAITED = 1000
-# Coroutines of asyncio, and of anyio on it, that hold the tasks they wait for in their locals.
-_HOLDERS = frozenset(
+# Coroutines of asyncio and anyio that have the tasks they wait for in their locals.
+_WITH_MEMBERS = frozenset(
     ("_wait", "wait_for", "TaskGroup.__aexit__", "_AsCompletedIterator._wait_for_one")  # the last one from 3.13 on
 )
-# Coroutines of asyncio that await a future which they were given, or which somebody else made.
+# Coroutines of asyncio that await a future which they were given, or which other code made.
 _PASSING_ON = frozenset(("to_thread", "wait_for", "wrap_awaitable", "_wrap_awaitable"))
 
 
 class Chain(NamedTuple):
-    """A chain that was met before. holder: how deep in it stands a coroutine that holds the tasks it waits for, or -1;
-    in_asyncio: whether it ends in asyncio's own code, which made the future that it waits for; caller: how deep in it
-    stands a coroutine that has a call in an executor among its locals, or -1; lock: how deep in it stands the
-    ``acquire`` of a lock, or -1; blocks: how deep in it stand functions that have an ``async with``.
+    """A chain that was met before. Depths count from the task's own coroutine; -1 means that there is none.
+
+    members: depth of a coroutine that has the tasks it waits for among its locals. in_asyncio: whether the chain ends
+    in asyncio's own code, which made the future that it waits for. caller: depth of a coroutine that has a call in an
+    executor among its locals. lock: depth of the ``acquire`` of a lock. blocks: depths of functions with ``async
+    with``.
     """
 
     number: int
-    holder: int
+    members: int
     in_asyncio: bool
     caller: int
     lock: int
@@ -62,37 +64,37 @@ UNKNOWN_CHAIN = Chain(0, -1, True, -1, -1, ())
 
 
 class AwaitChains:
-    """Numbers the chains of one process. For one thread, with the GIL held throughout a call."""
+    """Numbers the chains of one process. For one thread; no call gives the GIL away."""
 
     def __init__(self, define: Callable[[int, str], None], sites: Sequence[Site] = ()) -> None:
-        """``define(number, text)`` writes down a new chain before its number is used; text as ``_describe`` has it.
+        """``define(number, text)`` writes down a new chain before its number is used; ``_describe`` makes the text.
         ``sites``: of the process, by number.
         """
         self._define = define
         self._sites = sites
-        # Calls in executors and the like, by a number below zero: the identity of no code.
+        # Calls in executors and the like have numbers below zero, which no id of a code object equals.
         self._calls: dict[Call | str, int] = {}
         self._known: dict[tuple[int, ...], Chain] = {}
-        # Those that are to be written down again, under the same number, when they are met.
+        # Chains that are written down again, under the same number, when they are met next.
         self._former: dict[tuple[int, ...], Chain] = {}
-        # The code objects of the keys, so that a key dies with the first of its code objects: ids are used again.
+        # The code objects of the keys. A key is dropped with the first of its code objects, because ids are used again.
         self._references: dict[int, tuple[weakref.ref[CodeType], set[tuple[int, ...]]]] = {}
         self._count = 0
 
     def describe_again(self) -> None:
-        """Each chain is written down once more when it is met next: what was written may not be there any more."""
+        """From now on each chain is written down once more when it is met: the ring may have lost it."""
         self._former.update(self._known)
         self._known.clear()
 
     def chain_of(self, coro: Any, waiter: Any) -> Chain:
         """The chain that begins at ``coro`` and waits for ``waiter`` (a future).
 
-        Its number is 0 where it is not known: where the coroutine is not suspended, is written in C, or has ended.
+        Its number is 0 if it is not known: the coroutine is not suspended, is written in C, or has ended.
         """
         key = [id(type(waiter))]
         add = key.append
         here = coro
-        # Written out for coroutines: with a call for each frame a task takes twice as long.
+        # Written out for coroutines: a call for each frame would double the cost of a task.
         while True:
             if type(here) is CoroutineType:
                 frame = here.cr_frame
@@ -112,7 +114,7 @@ class AwaitChains:
         return self._of_call(chain, key, coro, waiter)
 
     def _of_call(self, chain: Chain, key: list[int], coro: Any, waiter: Any) -> Chain:
-        """The chain as one that waits for a call in an executor, where it does; else ``chain``."""
+        """If the chain waits for a call in an executor, that chain with the call; else ``chain``."""
         call: Call | str = ""
         if not chain.in_asyncio:
             call = origin_of(waiter)
@@ -142,7 +144,7 @@ class AwaitChains:
             self._count += 1
             chain = Chain(
                 self._count,
-                _holder_in(frames),
+                _members_in(frames),
                 _made_in_asyncio(frames[-1]),
                 _caller_in(frames),
                 lock_in(frames),
@@ -199,10 +201,10 @@ def _forgetting(
     return forget
 
 
-def _holder_in(frames: list[FrameType]) -> int:
+def _members_in(frames: list[FrameType]) -> int:
     for depth, frame in enumerate(frames):
         code = frame.f_code
-        if code.co_qualname in _HOLDERS and (
+        if code.co_qualname in _WITH_MEMBERS and (
             code.co_filename.startswith(ASYNCIO_DIRECTORY) or frame.f_globals.get("__name__") == ANYIO_BACKEND
         ):
             return depth
@@ -215,7 +217,7 @@ def _made_in_asyncio(frame: FrameType) -> bool:
 
 
 def _caller_in(frames: list[FrameType]) -> int:
-    """The depth of our own coroutine that has handed a call to anyio's threads, or of a ``wait_for`` that holds one."""
+    """The depth of our coroutine that gave a call to anyio's threads, or of a ``wait_for`` that has one; or -1."""
     for depth, frame in enumerate(frames):
         code = frame.f_code
         if is_recording(code.co_filename) or (
@@ -236,10 +238,10 @@ def awaited_tasks(task: Any, waiter: Any, chain: Chain) -> list[Any]:
     children = getattr(waiter, "_children", None)  # of a gather
     if isinstance(children, list):
         return [each for each in children[:MAX_AWAITED] if isinstance(each, asyncio.Task) and not each.done()]
-    if chain.holder < 0:
+    if chain.members < 0:
         behind = None if chain.in_asyncio else task_behind(waiter)
         return [behind] if behind is not None and behind is not task and not behind.done() else []
-    return _members(below(task.get_coro(), chain.holder), task)
+    return _members(below(task.get_coro(), chain.members), task)
 
 
 def _members(coro: Any, task: Any) -> list[Any]:
@@ -249,13 +251,13 @@ def _members(coro: Any, task: Any) -> list[Any]:
         if issubclass(type(each), asyncio.Task):
             out.append(each)
         elif type(each) in (set, list, tuple, frozenset) and 0 < len(each) <= 4096:
-            # A copy by one C call: the loop may change it. Only of tasks, so that no long list of the program's is.
+            # Copied by one C call, because the loop may change it.
             out += [member for member in list(each)[:MAX_AWAITED] if issubclass(type(member), asyncio.Task)]
     return [each for each in dict.fromkeys(out) if each is not task and not each.done()][:MAX_AWAITED]
 
 
 def _held_by(each: Any) -> Any:
-    """The tasks inside what asyncio's coroutines, and anyio's, keep their tasks in; else ``each`` itself."""
+    """The tasks in an object of asyncio or anyio that keeps tasks; else ``each`` itself."""
     kind = type(each)
     if kind.__module__ in ("asyncio.taskgroups", "asyncio.tasks", ANYIO_BACKEND):
         attribute = {"TaskGroup": "_tasks", "_AsCompletedIterator": "_todo"}.get(kind.__name__, "")

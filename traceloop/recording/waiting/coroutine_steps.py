@@ -1,6 +1,6 @@
-"""From a suspended coroutine to the one that it awaits.
+"""Steps from a suspended coroutine to the one that it awaits.
 
-Nothing here runs code of the program's: this is another thread than the loop's.
+The watchdog's thread calls this, so nothing here may run the program's code.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from typing import Any
 
 ASYNCIO_DIRECTORY = os.path.join(os.path.dirname(os.path.abspath(asyncio.__file__)), "")
 ANYIO_BACKEND = "anyio._backends._asyncio"
-# Objects between a coroutine and the one it awaits that do not show it as an attribute.
+# Objects between a coroutine and the one it awaits, which have it as no attribute.
 _WRAPPERS = frozenset(("async_generator_asend", "async_generator_athrow", "coroutine_wrapper", "anext_awaitable"))
 _LOOKED_INTO = frozenset((CoroutineType, GeneratorType, AsyncGeneratorType))
 _OF_C_TYPES = frozenset((GetSetDescriptorType, MemberDescriptorType))
 
 
 def below(coro: Any, depth: int) -> Any:
-    """The coroutine that stands so deep in the chain of ``coro``."""
+    """The coroutine at ``depth`` in the chain that begins with ``coro``."""
     for _ in range(depth):
         coro = step(coro)[1]
     return coro
 
 
 def step(coro: Any) -> tuple[FrameType | None, Any]:
-    """The frame of a suspended coroutine and what it awaits; (None, None) for what has no frame to show."""
+    """The frame of a suspended coroutine, and what it awaits; (None, None) for an object without a frame."""
     for _ in range(3):
         kind = type(coro)
         if kind is CoroutineType:
@@ -60,7 +60,7 @@ def _is_looked_into(kind: type) -> bool:
 
 
 def _shown(coro: Any, name: str) -> Any:
-    """What a type in C shows under this name. A property of the program's is not called: this is another thread."""
+    """The attribute of a type in C. A property written in Python would run the program's code, and is not asked."""
     for kind in type(coro).__mro__:
         found = kind.__dict__.get(name)
         if found is not None:

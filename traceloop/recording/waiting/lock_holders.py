@@ -1,20 +1,21 @@
 """Who holds the lock that a task waits for, where that is certain.
 
-AnyIO's lock knows its owner, and so does its limiter of one; asyncio's lock does not. But a task inside ``async with
-lock`` has the lock on its frame: the ``__aexit__`` that the interpreter calls at the block's end is among what the
-suspended coroutine refers to. It is there
+AnyIO's lock and its limiter of one know their owners. asyncio's lock does not know its owner. But a task inside ``async
+with lock`` has the lock on its frame: the suspended coroutine refers to the bound ``__aexit__`` that the interpreter
+calls at the end of the block. It is found
 
-* in the task's own coroutines, from the moment at which the lock is *entered* on: a frame that still awaits
-  ``__aenter__`` does not have it yet;
-* in the generator of an ``@asynccontextmanager`` that the task is inside of;
-* among the callbacks of an ``AsyncExitStack``;
-* of a ``Condition``, which stands for its lock. ``Condition.wait`` gives the lock back until it returns;
-* of a ``BoundedSemaphore(1)``. Other semaphores do not show how many may be inside of them.
+* in the task's own coroutines, once the lock is entered (a frame that still awaits ``__aenter__`` does not hold it
+  yet);
+* in the generator of an ``@asynccontextmanager`` that the task has entered;
+* among the callbacks of an ``AsyncExitStack``.
 
-A function that calls any ``release`` itself may have given the lock back: what it has entered proves nothing. Nor does
-anything show who holds a lock that was taken by ``await lock.acquire()``.
+A ``Condition`` stands for its lock, which ``Condition.wait`` gives back until it returns. A ``BoundedSemaphore(1)`` is
+a lock. Other semaphores do not show how many tasks may enter them.
 
-A holder counts only if it is found to hold the lock at the moment at which a waiter is looked at.
+Two cases remain unknown: a function that itself calls some ``release``, which may have given the lock back, and a lock
+taken by ``await lock.acquire()``.
+
+A holder counts only if it is found to hold the lock at the moment of the look at the waiter.
 """
 
 from __future__ import annotations
@@ -30,9 +31,9 @@ from typing import Any
 
 from .coroutine_steps import ANYIO_BACKEND, ASYNCIO_DIRECTORY, below, step
 
-# Locks whose holders are remembered for one round of looks, and waiters that are looked at again at its end.
+# So many locks' holders are remembered in a round of looks, and so many waiters are looked at again at its end.
 _MAX_LOCKS = 10_000
-# Managers that are inside of each other: an exit stack in a generator in an exit stack.
+# Context managers inside each other: an exit stack in a generator in an exit stack.
 _MAX_NESTED = 4
 _MAX_CALLBACKS = 100
 _MAX_STEPS = 64
@@ -45,7 +46,7 @@ _GENERATOR_MANAGER: type = contextlib._AsyncGeneratorContextManager
 
 
 def lock_in(frames: Sequence[FrameType]) -> int:
-    """How deep in a chain stands the ``acquire`` of a lock whose holder may be known; -1 where none does."""
+    """The depth in a chain of the ``acquire`` of a lock whose holder may be known; -1 if there is none."""
     for depth in range(len(frames) - 1, -1, -1):
         code = frames[depth].f_code
         if code.co_qualname in _ACQUIRES and (
@@ -56,7 +57,7 @@ def lock_in(frames: Sequence[FrameType]) -> int:
 
 
 def blocks_in(frames: Sequence[FrameType]) -> tuple[int, ...]:
-    """How deep in a chain stand functions that have an ``async with``."""
+    """The depths in a chain of functions that have an ``async with``."""
     return tuple(depth for depth, frame in enumerate(frames) if _has_block(frame.f_code))
 
 
@@ -70,29 +71,31 @@ def _has_block(code: CodeType) -> bool:
 
 
 def _proves(code: CodeType) -> bool:
-    """Whether a function that has entered a lock has it: it may have called ``release`` by itself."""
+    """Whether a function that has entered a lock still holds it for certain: it calls no ``release``."""
     return "release" not in code.co_names
 
 
 class LockHolders:
-    """Of one loop, for one round of looks and the one after it."""
+    """The holders of one loop's locks, for one round of looks and the next."""
 
     def __init__(self) -> None:
-        # By the identity of a lock: who was inside of it. A lock that a task waits for exists, so that its identity is
-        # its own; what was remembered of another one that had it before does not pass the check.
+        # By the id of a lock: the task that held it. The lock that a task waits for exists, so the id is its own. If
+        # another lock had the id before, its holder does not pass the check.
         self._inside: dict[int, weakref.ref[Any]] = {}
         self._before: dict[int, weakref.ref[Any]] = {}
         self._unknown: list[tuple[int, weakref.ref[Any]]] = []
         self._is_again = False
 
     def begin(self) -> None:
-        """A round of looks begins."""
+        """Begins a round of looks."""
         self._before, self._inside = self._inside, {}
         self._unknown.clear()
         self._is_again = False
 
     def met(self, task: Any, blocks: tuple[int, ...]) -> None:
-        """``task`` is looked at, and stands in functions that have an ``async with``, as deep in its chain."""
+        """Remembers the locks that ``task`` holds. ``blocks``: the depths in its chain of functions with ``async
+        with``.
+        """
         coro = task.get_coro()
         for depth in blocks:
             for lock in _held_at(below(coro, depth), _MAX_NESTED):
@@ -100,7 +103,8 @@ class LockHolders:
                     self._inside[id(lock)] = weakref.ref(task)
 
     def of(self, task: Any, depth: int) -> Any:
-        """The task that holds the lock for which ``task`` waits, in an ``acquire`` so deep in its chain; else None."""
+        """The task that holds the lock for which ``task`` waits, or None. ``depth``: of the ``acquire`` in its chain.
+        """
         lock = _lock_of(below(task.get_coro(), depth))
         if lock is None:
             return None
@@ -117,9 +121,9 @@ class LockHolders:
         return None
 
     def again(self) -> list[weakref.ref[Any]]:
-        """Tasks whose lock was met later in this round, inside of another task: they are to be looked at again.
+        """Tasks to look at again: the holder of their lock was met later in this round.
 
-        Once a round: the other task may have left the lock since, and a round that does not end looks at nobody else.
+        Returns them once a round. The holder may have left the lock since, and a round must come to an end.
         """
         self._is_again = True
         found = [reference for lock, reference in self._unknown if lock in self._inside]
@@ -168,7 +172,7 @@ def _holds(task: Any, lock: Any) -> bool:
 
 
 def _held_at(coro: Any, nested: int) -> list[Any]:
-    """The locks that a suspended coroutine (or asynchronous generator) itself is inside of."""
+    """The locks that a suspended coroutine (or asynchronous generator) has itself entered."""
     frame, following = step(coro)
     if frame is None or (following is None and type(coro) is not AsyncGeneratorType):
         return []  # it runs
@@ -183,7 +187,7 @@ def _held_at(coro: Any, nested: int) -> list[Any]:
 
 
 def _managers(referents: list[Any]) -> Iterator[Any]:
-    """What the interpreter will call ``__aexit__`` of. From Python 3.14 on the function lies before its object."""
+    """The objects whose ``__aexit__`` the interpreter will call. From 3.14 on the function comes before its object."""
     following = iter(referents)
     for each in following:
         if type(each) is MethodType:
@@ -211,7 +215,7 @@ def _locks_of(manager: Any, nested: int) -> Iterator[Any]:
 
 
 def _given_back(coro: Any) -> Any:
-    """The lock that a ``Condition.wait`` below has given back until it returns."""
+    """The lock that a ``Condition.wait`` further down has given back until it returns."""
     for _ in range(_MAX_STEPS):
         frame, following = step(coro)
         if frame is None:

@@ -1,20 +1,21 @@
-"""Looks at the tasks that wait, from the watchdog's thread, and records where each of them stands.
+"""Looks at suspended tasks from the watchdog's thread, and records where each of them stands.
 
-The loop pays nothing for it while it runs. What follows from looking from another thread:
+The loop itself does nothing for it. Looking from another thread has these consequences:
 
-* A look is made in slices of ``_SLICE_SECONDS``, one for each poll of the watchdog: a thread that wants the GIL waits
-  no longer than that. Slices of 0.3 ms ten times a second are 0.3 % of a processor at the most; some forty tasks fit
-  into one. Of more tasks than fit into a second, a rotating part is looked at.
-* `traceloop tasks` may ask for a look at all tasks at once (a file in the process's folder): it takes a quarter of a
-  processor in slices of ``_ASKED_SLICE_SECONDS``, some 30,000 tasks a second, and ``MOST_ASKED`` of them.
-* A task may end, or be collected, while it is looked at. Whoever lets go of the last reference runs its finalizers, and
-  these belong into the loop's thread: a task that nothing else refers to is handed to the loop (``dropped``).
-* Where the tasks stand is written down once, and told by numbers from then on. Before half of the ring has been written
-  since, and when a command asks, it is written down again: a reader that comes later knows no more than the ring holds.
+* A look is made in slices of ``_SLICE_SECONDS``, one for each turn of the watchdog, so that a thread that wants the GIL
+  waits no longer than that. Slices of 0.3 ms ten times a second take at most 0.3 % of a processor. Some forty tasks fit
+  into one. If there are more tasks than fit into a second, each second looks at another part of them.
+* `traceloop tasks` asks for a look at all tasks at once, by a file in the process's folder. Such a look takes a quarter
+  of a processor in slices of ``_ASKED_SLICE_SECONDS``, for some 30,000 tasks a second, and ends after ``MOST_ASKED``.
+* A task may end, or be collected, while it is looked at. The thread that drops the last reference runs the finalizers,
+  which belong in the loop's thread. So a task that nothing else refers to is handed to the loop (``dropped_tasks``).
+* A chain of coroutines is described once, and named by its number from then on. A reader that comes later knows only
+  what the ring still holds. So chains are described again before half of the ring has been overwritten, and when a
+  command asks.
 * A loop that has run nothing since the last whole look is not looked at again: its tasks stand where they stood.
 
-What is written: ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, its chain) and
-``R_AWAITED`` for each task that it waits for.
+The records are ``R_LOOK`` (when), then for each task ``R_AWAIT`` (its ident, its chain), and ``R_AWAITED`` for each
+task that it waits for.
 """
 
 from __future__ import annotations
@@ -36,14 +37,14 @@ from ..ring import Ring
 from .await_chains import AwaitChains, awaited_tasks
 from .lock_holders import LockHolders
 
-#: How often all tasks of a loop are looked at, where they fit into the slices of that time; s.
+#: All tasks of a loop are looked at this often (s), if they fit into the slices of that time.
 LOOK_SECONDS = 1.0
 _SLICE_SECONDS = 0.0003
 _ASKED_SLICE_SECONDS = 0.001
 _ASKED_PAUSE_SECONDS = 0.003
-#: Tasks that are looked at when a command asks: as many as a reader remembers.
+#: When a command asks, so many tasks are looked at: as many as a reader remembers.
 MOST_ASKED = 200_000
-# Clock readings cost as much as a third of a task: asked once for so many.
+# A clock reading costs a third of a look at a task: the clock is read once for so many tasks.
 _CHUNK = 8
 
 
@@ -52,23 +53,25 @@ def _references_of_a_local() -> int:
     return sys.getrefcount(only_here)
 
 
-# Bound here: tests and tools that replace these mean the application's.
+# Bound here: tests and tools that replace these functions mean the application's calls.
 _rename, _unlink = os.rename, os.unlink
 
-# What ``getrefcount`` says where nothing but us refers to a task: 2, and 1 from 3.14 on.
+# What ``getrefcount`` returns if only this module refers to a task: 2, and 1 from 3.14 on.
 _OURS_ALONE = _references_of_a_local()
 
 
 class LoopLook:
-    """The look at one loop's tasks that is under way. asked: by a command, whether it is due or not. count: of tasks
-    that it began with. period: seconds that a whole one takes, as far as it is known.
+    """The look at one loop's tasks that is under way.
+
+    asked: a command asked for it. count: the number of tasks at its beginning. period: seconds that a whole look takes,
+    as far as that is known.
     """
 
     def __init__(self, loop: Any) -> None:
         self.loop = weakref.ref(loop)
         self.left: list[Any] = []
         self.started = 0.0
-        self.checked = 0.0  # when it was due last, though nothing may have been new
+        self.checked = 0.0  # when it was due last, whether or not anything was new
         self.records = -1.0
         self.period = LOOK_SECONDS
         self.count = 0
@@ -76,7 +79,7 @@ class LoopLook:
         self.holders = LockHolders()
 
     def begin(self, loop: Any, now: float) -> None:
-        """A whole look begins."""
+        """Begins a whole look."""
         self.started = now
         self.left = task_references(loop)
         self.count = len(self.left)
@@ -84,7 +87,7 @@ class LoopLook:
 
 
 class TaskLooks:
-    """Looks at the tasks of the loops of one process; called by the watchdog, in its thread."""
+    """Looks at the tasks of one process's loops. Called by the watchdog, in its thread."""
 
     def __init__(
         self,
@@ -93,12 +96,12 @@ class TaskLooks:
         ring: Callable[[], Ring | None] = lambda: None,
         sites: Sequence[Site] = (),
     ) -> None:
-        """``directory``: the process's folder, into which a command puts the file ``look``. ``ring``: the ring that
+        """``directory``: the process's folder, into which a command puts the file ``look``. ``ring()``: the ring that
         ``outbox`` writes to, None before it is made. ``sites``: of the process, by number.
         """
         self._outbox = outbox
         self._ring = ring
-        # What had been written to the ring, in bytes, when the chains were last to be described again.
+        # How many bytes had been written to the ring when ``describe_again`` was called last.
         self._described_at = 0.0
         #: The file by which a command asks for a look; "" where none can.
         self.request = os.path.join(directory, files.LOOK) if directory else ""
@@ -118,14 +121,14 @@ class TaskLooks:
 
     @property
     def due(self) -> float:
-        """When a loop's tasks are to be looked at next, or whether there is anything new (s); infinity: not known."""
+        """When the next look is due, or the next check whether anything is new (monotonic s); infinity: not known."""
         if self._failed:
             return math.inf
         moments = (max(look.started, look.checked) for look in self._looks.values())
         return min(moments, default=math.inf) + LOOK_SECONDS
 
     def poll(self, loops: list[Any], now: float) -> None:
-        """One slice for each of ``loops`` (running ones) that is due. Never raises."""
+        """Makes one slice for each of the running ``loops`` that is due. Never raises."""
         if self._failed or self._outbox.forked:
             return
         try:
@@ -143,7 +146,7 @@ class TaskLooks:
 
     @property
     def pause(self) -> float | None:
-        """Seconds until the next slice where a command waits for it; None where none does."""
+        """Seconds until the next slice while a command waits for a look; None if none does."""
         return _ASKED_PAUSE_SECONDS if self._is_asked else None
 
     def _keep_described(self) -> None:
@@ -159,7 +162,7 @@ class TaskLooks:
             return
         try:
             _rename(self.request, self._answering)
-        except OSError:  # no command asks; or the process may not write there any more
+        except OSError:  # no command asks; or the process may no longer write there
             return
         self._is_asked = True
         self._chains.describe_again()
@@ -167,7 +170,7 @@ class TaskLooks:
             look = self._look_of(loop)
             look.begin(loop, now)
             look.asked = True
-            # The latest ones first, as in every look; those that no reader would remember are left out.
+            # Every look begins with the latest tasks. Those that no reader would remember are left out.
             del look.left[:-MOST_ASKED]
 
     def _answer_request(self, now: float) -> None:
@@ -196,7 +199,7 @@ class TaskLooks:
                 return
             look.records = records
             look.begin(loop, now)
-        # Read again: the loop may have run between the watchdog's reading and now.
+        # The clock is read again: the loop may have run since the watchdog read it.
         begun = monotonic()
         until = begun + (_ASKED_SLICE_SECONDS if look.asked else _SLICE_SECONDS)
         left = look.left
@@ -208,11 +211,12 @@ class TaskLooks:
                 except MemoryError:
                     raise
                 except Exception:
-                    pass  # a task type of the program's that is unlike asyncio's: the others are looked at
+                    pass  # a task class of the program's that differs from asyncio's: go on with the others
             if monotonic() >= until:
                 break
         if not look.asked:
-            # A first look at many tasks lasts for minutes: from its first part on, it says how long the whole takes.
+            # A first look at many tasks may last for minutes. From its first slice on, its record estimates the whole
+            # time.
             done = 1.0 - len(left) / max(1, look.count)
             look.period = max(LOOK_SECONDS, (now - look.started) / done) if done else look.period
         if not left:
@@ -227,7 +231,7 @@ class TaskLooks:
         if task is None:
             return
         ident = getattr(task, "_loop_ident", 0.0)
-        # A task that waits for nothing is about to run: it does not stand anywhere.
+        # A task that waits for nothing is about to run, and stands nowhere.
         waiter = getattr(task, "_fut_waiter", None)
         if ident and waiter is not None and task.get_loop() is loop and not task.done():
             chain = self._chains.chain_of(task.get_coro(), waiter)
@@ -262,8 +266,8 @@ if sys.version_info >= (3, 14):
         return out
 
 else:
-    # asyncio's own sets of all tasks. A copy of the set inside a WeakSet is one C call, which no other thread
-    # interrupts; ``all_tasks`` goes through it in Python, and tries again when the loop has changed it meanwhile.
+    # asyncio's own sets of all tasks. Copying the set inside a WeakSet is one C call, which no other thread interrupts.
+    # ``all_tasks`` goes through it in Python, and tries again if the loop has changed it meanwhile.
     _SETS = [
         getattr(asyncio.tasks, name)
         for name in ("_all_tasks", "_scheduled_tasks", "_eager_tasks")
