@@ -1,7 +1,7 @@
 """The event loop with its hot part in C: the same class, with ``_core.Scheduling`` before it.
 
-The C code stands in ``native/``; its header says what is where. It does the plain case alone: in debug mode, on a loop
-that the program has changed or drives itself, the Python iteration runs on the same handles, timers and records.
+The C code is in ``native/``; its header lists the files. It does only the plain case. In debug mode, and on a loop that
+the program has changed or drives itself, the Python iteration runs on the same handles, timers and records.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
         "_new_record": native.Record,
         "_new_timers": native.Timers,
         "_stream_transport": accelerated_stream(base._stream_transport, native),
-        # What the C methods hand on to, where it is not the plain case.
+        # The C methods call these if it is not the plain case.
         "_python_call_at": base.call_at,
         "_python_call_later": base.call_later,
         "_python_call_soon": base.call_soon,
@@ -37,7 +37,7 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
         "_python_create_task": base.create_task,
     }
     made: Any = type(base.__name__, (native.Scheduling, base), members)
-    # What the C code stands for: where a class has anything else it hands on.
+    # The methods that the C code stands for. If a class has others, the C code leaves the call to Python (overrides.c).
     made._originals = (
         made.call_at,
         made.time,
@@ -66,8 +66,8 @@ def accelerated_stream(transport_class: type, native: ModuleType) -> type:
 
 
 def run_native(loop: Any, recorder: Recorder, plan: Plan) -> bool:
-    """Runs iterations in C until ``loop.stop()`` was called, and returns True; False where the Python iteration has to
-    go on, or begin. Stacks are cut below this function (record/frames.py).
+    """Runs iterations in C until ``loop.stop()`` was called, and returns True. Returns False if the Python iteration
+    has to begin or go on. Stacks are cut below this function (record/frames.py).
     """
     if plan.epoll is None or plan.own_clock or not hasattr(loop, "_run_native"):
         return False

@@ -1,30 +1,30 @@
-"""Records that wait to be written: what one loop has recorded since the last batch."""
+"""Records that wait to be written: those of one loop since its last batch."""
 
 from __future__ import annotations
 
 import weakref
 from typing import Any, Final
 
-# Where the record stands while the loop does not run: far below 0, which readers take for "nowhere".
+# The position of the record while the loop does not run: far below 0, which readers take for "nowhere".
 NOWHERE = -(1 << 52)
 
 
 class _Waiting(list[Any]):
-    """A list that can be referred to weakly; appending to it costs what it costs with a plain one."""
+    """A list that weak references can refer to. Appending to it costs as much as with a plain one."""
 
     __slots__ = ("__weakref__",)
 
 
-# The lists of each record, by its id. A record is in reach of its loop, and a loop of everything that the program makes
-# on it: who counts the objects that a stream or a client refers to must not find how much was recorded meanwhile. So
-# the record refers to its lists weakly, and they are kept here as long as it lives. They hold numbers and names only.
+# The lists of each record, by its id. A loop refers to its record, and everything that the program makes on the loop
+# refers to the loop. Some programs count the objects that a stream or a client refers to, and must not count what was
+# recorded. So the record has only weak references to its lists, which are kept here as long as it lives.
 _kept: Final[dict[int, tuple[_Waiting, _Waiting]]] = {}
 
 
 class Record:
     """The waiting records of one loop, for the loop's thread and for signal handlers that interrupt it.
 
-    ``doubles``: triples (layout.py), flat. The iteration appends to it itself; everybody else uses ``add``.
+    ``doubles``: triples (layout.py), flat. The iteration appends to it itself; other code uses ``add``.
     ``text``: the items of text that some of the records own, in order; an integer stands for the automatic name of the
     task of that number.
     ``base``: doubles written to the ring before these, ever; ``NOWHERE`` while the loop does not run.
@@ -42,8 +42,8 @@ class Record:
         _kept.pop(id(self), None)
 
     def _begin_again(self) -> None:
-        """Lists of its own, where it has outlived those that were kept for it: the garbage collector, and the end of
-        the interpreter, finalize in any order. A loop that was not closed may come last; it closes itself, and writes.
+        """Makes new lists, if the record has outlived those that were kept for it: the garbage collector and the end of
+        the interpreter finalize in any order. A loop that was not closed may come last; it closes itself, and writes.
         """
         doubles: list[float] = []
         text: list[str | int] = []
@@ -75,7 +75,7 @@ class Record:
         """Adds one record."""
         try:
             self._doubles().extend((a, kind, b))
-        except AttributeError:  # there is none any more
+        except AttributeError:  # the list is gone
             self.doubles.extend((a, kind, b))
 
     def add_text(self, item: str) -> None:
@@ -98,18 +98,18 @@ class Record:
         self.text.clear()
 
     def take(self) -> tuple[list[float], list[str]]:
-        """What waits: the records and their text as the ring has them. Nothing waits afterwards."""
+        """Takes the records that wait, with their text, as the ring has them. Nothing waits afterwards."""
         waiting, names = self.doubles, self.text
         doubles, text = waiting[:], names[:]
-        # No more than what was copied: a signal handler may have come between.
+        # Only what was copied: a signal handler may have added more meanwhile.
         del waiting[: len(doubles)]
         del names[: len(text)]
         return doubles, spelled_out(text)
 
 
 def spelled_out(text: list[str | int]) -> list[str]:
-    """The text of a batch as the ring has it, of what the loop has noted: a number stands for the automatic name of a
-    task. The first of them is written out, and those that follow one upon the other are empty (layout.py).
+    """The text of a batch as the ring has it. A number stands for the automatic name of a task: the first one is
+    written out, and one that is higher by one than the number before it becomes an empty item (layout.py).
     """
     if not text:
         return []

@@ -1,4 +1,4 @@
-"""Which code runs a loop, decided once a run, from what the program has put in place of asyncio's and of ours."""
+"""Chooses the code that runs a loop. Decided once a run, by what the program has replaced of asyncio's and of ours."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ VARIABLE = "OTEL_PYTHON_TRACELOOP_CORE"
 
 
 class Core(NamedTuple):
-    """The core that runs this process's loops. native: the extension module, None for plain Python. problem: what is to
-    be said of the choice, "" if nothing.
+    """The core that runs this process's loops. native: the extension module, None for plain Python. problem: a line for
+    the user about the choice, "" if there is none.
     """
 
     name: str
@@ -69,9 +69,9 @@ class Originals(NamedTuple):
 class Plan(NamedTuple):
     """How one run of the loop goes.
 
-    once: one iteration was asked for. epoll: the selector's epoll object, and keys: its keys by descriptor; None and
-    empty where the selector is asked. own_clock: the loop's class has a ``time`` of its own, or the loop had when the
-    run began.
+    once: one iteration was asked for. epoll: the selector's epoll object, which is polled directly; None if the
+    selector is asked. keys: the selector's keys by descriptor. own_clock: the loop or its class had a ``time`` of its
+    own when the run began.
     """
 
     once: bool
@@ -97,8 +97,8 @@ def plan(loop: Any, originals: Originals, *, once: bool) -> Plan:
 
 
 def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:
-    """The epoll object itself and the selector's keys by descriptor, where both are as the
-    standard library makes them; else None, and the selector is asked.
+    """The epoll object and the selector's keys by descriptor, if both are as the standard library makes them. Else
+    None: the selector is asked.
 
     ``EpollSelector.select`` builds a list of keys and masks that the loop takes apart again: 0.7 us a poll.
     """

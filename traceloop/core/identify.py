@@ -1,6 +1,6 @@
-"""From a callback to its ident: the number that says whose run a record is (layout.py).
+"""From a callback to its ident: the number that names a run in a record (layout.py).
 
-The iteration finds most callbacks by itself, with one look-up (recorded_iteration.py); the others come here.
+The iteration finds most idents itself, with one look-up (recorded_iteration.py). The other callbacks come here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .task_types import C_METHOD_TYPE, STEP_TYPE
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
 _PYTHON_STEPS = frozenset(("_Task__step", "__step", "_Task__wakeup", "__wakeup"))
 
-# A site of 0 means "not found" to the iteration's look-up; a callback that has none runs under this one.
+# To the iteration's look-up a site of 0 means "not found". A callback without a name runs under this one.
 UNNAMED = 1e-9
 
 
@@ -85,8 +85,8 @@ class Identifier:
             return self._ident_of_task(owner)
         number = self._sites.number(site_of(callback)) or UNNAMED
         kind = type(owner)
-        # Types that live as long as the interpreter; a user's own must not be kept alive from here. Not modules: those
-        # of one name in two of them are two functions.
+        # Only types that live as long as the interpreter: a program's own types must not be kept alive from here. Not
+        # modules: the same name in two modules means two functions.
         lasting = not kind.__flags__ & _HEAP_TYPE or kind.__module__ in sys.stdlib_module_names
         if kind is not ModuleType and (lasting or kind.__module__.startswith("traceloop.")):
             self.builtin_sites.setdefault(kind, {})[name] = number

@@ -15,12 +15,12 @@ from typing import Any, Final, NamedTuple, Protocol
 from ..record.sites import Site
 from .buffer import Record
 
-#: The loop's own work, as ``Recorder.own_work`` takes it: timers that fell due move to the ready queue, cancelled ones
-#: leave the heap, what a poll has found is put into the queue.
+#: The loop's own work, for ``Recorder.own_work``: moving timers that fell due to the ready queue, removing cancelled
+#: ones from the heap, queueing what a poll has found.
 DUE_TIMERS: Final = 0
 CANCELLED_TIMERS: Final = 1
 POLL_RESULTS: Final = 2
-#: It is reported from this length on, s.
+#: Own work of this length (s) and more is reported.
 LONG_SECONDS: Final = 0.01
 
 
@@ -74,11 +74,11 @@ class Tasks(Protocol):
         ...
 
     def first_step_done(self, task: Any, ident: float) -> float:
-        """``task`` has made its first step; returns what is added to the run's record for it."""
+        """``task`` has made its first step. Returns what is added to the run's record for that."""
         ...
 
     def outcome_of(self, task: Any) -> float:
-        """How ``task``, which has just ended, did so: what is added to the run's record."""
+        """What is added to the run's record for the way in which ``task`` has just ended."""
         ...
 
     def coroutine_site(self, task: Any) -> float:
@@ -87,13 +87,13 @@ class Tasks(Protocol):
 
 
 class Recorder(Protocol):
-    """What records, as the recorded iteration sees it. For the loop's thread."""
+    """The recorder, as the recorded iteration sees it. For the loop's thread."""
 
     record: Record
     #: The ring's words (``layout.W_*``).
     words: memoryview[float]
-    #: By the id of a handle in the ready queue: when other threads or a signal put it in. Not empty either while there
-    #: is something in ``tasks.created``, so that the iteration looks at one thing only before each run.
+    #: By the id of a handle in the ready queue: when another thread or a signal put it in. There is also an entry while
+    #: ``tasks.created`` is not empty, so that the iteration has to look at one thing only before each run.
     stamps: dict[int, Any]
     external: Any
     is_running: bool
@@ -127,7 +127,7 @@ class Recorder(Protocol):
         ...
 
     def stamped(self, handle: Any) -> None:
-        """``handle``, which has a stamp, is run next."""
+        """``handle``, which has an entry in ``stamps``, runs next."""
         ...
 
     def own_work_ident(self, which: int) -> float:
@@ -139,7 +139,7 @@ class Recorder(Protocol):
         ...
 
     def out_of_memory(self) -> None:
-        """There is no memory for records: what waits is dropped."""
+        """There is no memory for records. Those that wait are dropped."""
         ...
 
     def flush(self, loop: Any, now: float) -> None:

@@ -1,14 +1,14 @@
-"""The recorded iteration: as the plain one (iteration.py), and every handle's run becomes a record.
+"""The recorded iteration: as the plain one (iteration.py), but every handle's run becomes a record.
 
 It is written out in one function, with its names bound to locals, because this is the hot path: a call costs 40 to
 60 ns, an attribute of an object 5 to 20 ns, where a whole handle costs 600 to 900 ns. Its contract:
 
-* A run's record is appended whole, after the run and after the loop has released the handle: what is freed with it is
-  the run's time, and what its finalizers put into the queue is the run's doing.
-* ``handle``, ``ident`` and ``now`` are looked at by other threads (running.py): the run under way, who it is, since
-  when. ``handle`` is None and ``ident`` not 0 while a finished run's objects are released; both are nothing while the
-  loop polls. While it moves many timers ``ident`` is that of this work of its own.
-* Nothing of a run is held when the next one begins: no handle, callback, argument, task.
+* A run's record is appended whole, after the run and after the loop has released the handle. So freeing its objects
+  counts as the run's time, and handles that their finalizers schedule count as scheduled by the run.
+* Other threads read ``handle``, ``ident`` and ``now`` (running.py): the run under way, its ident, and its start.
+  ``handle`` is None and ``ident`` is not 0 while a finished run's objects are released. Both are empty while the loop
+  polls. While the loop moves many timers, ``ident`` is that of its own work.
+* Nothing of a run is held when the next one begins: no handle, callback, argument or task.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from .interface import CANCELLED_TIMERS, DUE_TIMERS, LONG_SECONDS, POLL_RESULTS,
 from .iteration import MAX_POLL_SECONDS, beyond_poll, poll_timeout, run_debugged
 from .task_types import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, STEP_TYPE
 
-# Anything but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
+# Any event but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
 _READABLE = ~getattr(select, "EPOLLOUT", 0)
 _WRITABLE = ~getattr(select, "EPOLLIN", 0)
 
@@ -48,7 +48,7 @@ _WAIT_SECONDS = 0.02
 # a busy server comes back within it, and then pays for neither.
 _LINGER_SECONDS = 0.01
 
-# Minus infinity: no time that a timer is set for.
+# Earlier than the time of any timer.
 _NEVER = float("-inf")
 # The timeout of a poll whose beginning is in the record already.
 _RECORDED = -2.0
@@ -106,7 +106,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     plain_task = PLAIN_TASK
     name_place = NAME_PLACE
     sites = layout.SITE_LIMIT
-    # Stands for the task that makes its first step next where no task waits for its first step. Equals no task.
+    # Sentinel for the task that makes its first step next, while no task waits for its first step. Equals no task.
     no_task: Any = recorder
     nothing = ()
     ident = 0.0

@@ -9,8 +9,8 @@ _NUMBER = re.compile(r"\d+")
 
 
 class Families:
-    """The first ``own`` of a family, names that differ in their numbers only, are called by names of their own, later
-    ones by the family's. Families beyond a thousand have none of their own.
+    """A family are names that differ only in their numbers. The first ``own`` things of a family keep their names,
+    later ones get the family's. After a thousand families, all get the family's name.
     """
 
     def __init__(self, own: int = 8) -> None:
@@ -18,7 +18,7 @@ class Families:
         self._made: dict[str, int] = {}
 
     def take(self, name: str) -> str:
-        """What a new thing of this name is called."""
+        """The name for a new thing of this name."""
         family = _NUMBER.sub("#", name).removesuffix("-#") or name
         made = self._made.get(family, 0 if len(self._made) < _MAX_FAMILIES else self._own)
         if made >= self._own:
@@ -27,5 +27,5 @@ class Families:
         return name
 
     def forget(self) -> None:
-        """Names of their own are given out anew."""
+        """Forgets which names are in use."""
         self._made.clear()

@@ -27,6 +27,7 @@
         left                      the process that began the run lives on, and has left it
         over                      the process that began the run is about to end
         unheard                   it is settled who prints the summary: see ``settle_who_prints``
+        stays                     the record could not be copied to the folder of `--record`, and a line said so
 
 Readers open these files with ``open_file``. A record may come from another user, and one of its names may be a link
 to a device or a pipe without a writer.
@@ -88,8 +89,8 @@ _MAX_DIGITS: Final = 20
 
 
 class ProcessName:
-    """What a process's folder says by its name: pid, start (clock ticks since boot, 0: unknown), and which program of
-    that process it is: 1, and more after an exec.
+    """What the name of a process's folder says: its pid, its start (clock ticks since boot, 0: unknown), and the number
+    of its program: 1, and one more after each exec.
     """
 
     __slots__ = ("generation", "pid", "start_ticks")
@@ -105,7 +106,7 @@ class ProcessName:
 
 
 def parse_process_name(name: str) -> ProcessName | None:
-    """The process whose folder is called ``name``; None where it is no process's folder."""
+    """The process whose folder is called ``name``; None if it is no process's folder."""
     prefix, *numbers = name.split("-")
     if prefix != "p" or len(numbers) not in (2, 3) or not all(map(_is_number, numbers)):
         return None
@@ -118,7 +119,7 @@ def loop_ring(number: int) -> str:
 
 
 def ring_number(name: str) -> int | None:
-    """The number of the ring that is called ``name``: -1 for the process ring, None where it is no ring's name."""
+    """The number of the ring that is called ``name``: -1 for the process ring, None if it is no ring's name."""
     if name == PROCESS_RING:
         return -1
     number = name.removeprefix(_LOOP_PREFIX).removesuffix(_RING_SUFFIX)
@@ -133,7 +134,7 @@ def _is_number(text: str) -> bool:
 
 
 def wake_reader(run_dir: str) -> None:
-    """Ends the collector's wait: there is something to read. From any thread; does nothing where there is none."""
+    """Wakes the collector: there is something to read. From any thread; does nothing if there is no collector."""
     try:
         pipe = os.open(os.path.join(run_dir, WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except Exception:  # none is there; or an audit hook of the program's forbids it
@@ -150,9 +151,10 @@ def wake_reader(run_dir: str) -> None:
 
 
 def settle_who_prints(run_dir: str, why: str = "") -> bool:
-    """Whether the caller is the first to ask. The program's process asks as it gives up waiting for the summary, the
-    collector as it is about to write it: who comes too late leaves the printing to the other, so that it is printed
-    once. True where nothing can be written: the run's folder is gone, or its disk is full. ``why``: becomes the file's
+    """Whether the caller is the first to ask, and so has to print the summary: it is printed once.
+
+    The program's process asks when it gives up waiting for the summary, the collector when it is about to write it.
+    Returns True if nothing can be written: the run's folder is gone, or its disk is full. ``why`` becomes the file's
     content.
     """
     flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
@@ -177,7 +179,7 @@ def settle_who_prints(run_dir: str, why: str = "") -> bool:
 def open_descriptor(path: str | os.PathLike[str]) -> int:
     """Opens a file of a record to be read; its descriptor. Never waits.
 
-    Raises OSError for what is not there, and for what is no regular file: a link, a pipe, a device.
+    Raises OSError if it is not there, or is no regular file: a link, a pipe, a device.
     """
     flags = os.O_RDONLY | os.O_CLOEXEC | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)
     try:

@@ -17,8 +17,8 @@ OUR_FOLDER: Final = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath
 _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 _ANY_STDLIB: Final = re.compile(r"/lib(64)?/python3\.\d+t?/")
 
-# The functions of the loop that call handles, by file: in a stack, the application begins below them. Files go by
-# their last two names, since a record may come from another installation. The last ones are an earlier version's.
+# The functions of the loop that call handles, by file. In a stack the application begins below them. Only the last two
+# names of a file count, because a record may come from another installation. The last ones are an earlier version's.
 _LOOP_FUNCTIONS: Final = {
     os.path.join("core", "accelerated.py"): ("run_native",),
     os.path.join("core", "recorded_iteration.py"): ("iterate_recorded", "_run_through_handles", "run_taken"),
@@ -29,7 +29,7 @@ _LOOP_FUNCTIONS: Final = {
     ),
 }
 _POOL_FILE: Final = os.path.join("concurrent", "futures", "thread.py")
-# Code that writes the record: where the loop itself calls it, no handle runs.
+# Code that writes the record. While the loop itself calls it, no handle runs.
 _RECORDING: Final = tuple(
     OUR_FOLDER + os.path.join(*place)
     for place in (
@@ -53,9 +53,9 @@ def is_recording(file: str) -> bool:
 
 
 def is_pools_call(code: CodeType) -> bool:
-    """Whether what a worker was given begins below a frame of this code: that of a thread pool.
+    """Whether this is code of a thread pool, below whose frame the call begins that a worker was given.
 
-    Where the C core is at work it is the only one, since the core has no frame.
+    With the C core it is the only such frame, because the core has none.
     """
     return code.co_name == "run" and code.co_filename.endswith(_POOL_FILE)
 
@@ -66,12 +66,12 @@ def is_application(file: str, module: str) -> bool:
         return module == "__main__"  # python -c, a notebook
     if "/site-packages/" in file or "/dist-packages/" in file:
         return False
-    # A record may be another interpreter's.
+    # The record may be of another interpreter.
     return bool(file) and not file.startswith((_STDLIB_FOLDER, OUR_FOLDER)) and not _ANY_STDLIB.search(file)
 
 
 def is_ours(file: str) -> bool:
-    """Whether the file is traceloop's, of this installation or another one's."""
+    """Whether the file is traceloop's, in this or another installation."""
     return file.startswith(OUR_FOLDER) or "-packages/traceloop/" in file
 
 
@@ -92,8 +92,8 @@ def culprit_frame(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> Fr
 
 
 def waits_for_work(frames: Sequence[Frame]) -> bool:
-    """Whether a thread with these frames (outermost first) is a worker that has nothing to do: it stands in code of the
-    standard library and ours alone, or a library's code, AnyIO's ``WorkerThread.run`` say, waits in its queue.
+    """Whether a thread with these frames (outermost first) is a worker without work: all its frames are of the standard
+    library and ours; or a library's code, such as AnyIO's ``WorkerThread.run``, waits in a queue.
     """
     culprit = culprit_frame(frames)
     if culprit is None:
@@ -105,24 +105,24 @@ def waits_for_work(frames: Sequence[Frame]) -> bool:
 
 
 def culprit_of(frames: Sequence[Frame], awaiting: Sequence[Frame]) -> str:
-    """``module.qualname`` of the culprit's frame, "" where there is none."""
+    """``module.qualname`` of the culprit's frame; "" if there is none."""
     frame = culprit_frame(frames, awaiting)
     return f"{frame[2]}.{frame[3]}" if frame is not None else ""
 
 
 def stretches(begins: Sequence[float], start: float, end: float) -> list[float]:
-    """Seconds for which each of ``begins`` (s, in order) stands, of the time from ``start`` to ``end``: until the next
-    one; the first for what was before it too.
+    """The seconds that each of ``begins`` (s, in order) stands for, of the time from ``start`` to ``end``: until the
+    next one. The first also stands for the time before it.
     """
     moments = [start, *(min(max(each, start), end) for each in begins[1:]), end]
     return [max(0.0, until - begin) for begin, until in pairwise(moments)] if begins else []
 
 
 def held_by(seen: Sequence[tuple[float, str]], start: float, end: float) -> dict[str, float]:
-    """How long (s) each culprit held a run from ``start`` to ``end``, the longest first; equal ones as they came.
+    """How long (s) each culprit held a run from ``start`` to ``end``, the longest first; equal ones in their order.
 
-    ``seen``: since when the run was seen in whose code, in order. Each stands until the next one; the first stands for
-    what was before it too.
+    ``seen``: the moments at which the run was seen, with the culprit, in order. Each counts until the next one; the
+    first also counts for the time before it.
     """
     out: dict[str, float] = {}
     for (_, name), seconds in zip(seen, stretches([since for since, _ in seen], start, end), strict=True):
@@ -131,8 +131,8 @@ def held_by(seen: Sequence[tuple[float, str]], start: float, end: float) -> dict
 
 
 def called_by(frames: Sequence[Frame], culprit: Frame | None) -> Frame | None:
-    """Where the stack stands below its culprit: the innermost frame that is not ours (a call of the loop's methods is
-    the caller's); None where that is the culprit itself.
+    """Where the stack stands below its culprit: its innermost frame that is not ours (a method of the loop counts for
+    its caller). None if that is the culprit itself.
     """
     inner = _innermost(frames)
     return inner if inner != culprit else None
@@ -143,8 +143,8 @@ def _innermost(frames: Sequence[Frame]) -> Frame | None:
 
 
 def whereabouts(frames: Sequence[Frame], awaiting: Sequence[Frame] = ()) -> str:
-    """``FILE:LINE`` of the culprit, and where the stack stands below it: ``FILE:LINE, in NAME at FILE:LINE``. "" where
-    there are no frames but ours; of the innermost one where there is no culprit.
+    """``FILE:LINE`` of the culprit, and where the stack stands below it: ``FILE:LINE, in NAME at FILE:LINE``. Without a
+    culprit, that of the innermost frame; "" if all frames are ours.
     """
     own = culprit_frame(frames, awaiting) if frames else None
     own = own or _innermost(frames)

@@ -1,4 +1,4 @@
-"""What a blocked loop waits for, and who has it: as a value that is recorded, and in words."""
+"""What a blocked loop waits for, and which thread or task holds it: as a recorded value, and in words."""
 
 from __future__ import annotations
 
@@ -7,15 +7,14 @@ from typing import Final, NamedTuple
 
 from .frames import Frame
 
-#: What is waited for. A lock; a thread's end; a call that a worker runs; a call that no worker has begun; the GIL.
+#: What it waits for: a lock; a thread's end; a call that a worker runs; a call that no worker has begun; the GIL.
 LOCK: Final = "lock"
 JOIN: Final = "join"
 CALL: Final = "call"
 QUEUED: Final = "queued"
 GIL: Final = "gil"
-#: The loop waits for itself: for a coroutine that it is to run itself; for a call of an executor whose workers wait for
-#: the loop; for a lock that one of its own tasks holds, or that the blocked call holds already; for a server that this
-#: loop serves.
+#: The loop waits for itself: for a coroutine that only it can run; for a call of an executor whose workers wait for the
+#: loop; for a lock that one of its own tasks holds, or that the blocked call holds already; for a server of its own.
 OWN_COROUTINE: Final = "own_coroutine"
 OWN_POOL: Final = "own_pool"
 OWN_TASK: Final = "own_task"
@@ -29,10 +28,10 @@ _NOBODY: Final[Frame] = ("", 0, "", "")
 
 
 class Holder(NamedTuple):
-    """Who has what a loop waits for.
+    """The thread, task or executor that holds what a loop waits for.
 
-    kind: one of ``KINDS``. name: of the thread, task or executor; "" where none is known. frame: the line at which it
-    stands (of the application's where there is one). guess: whether it is concluded from what is probable only.
+    kind: one of ``KINDS``. name: "" if it is not known. frame: where it stands (in the application's code, if there is
+    such a frame). guess: it is only probable.
     """
 
     kind: str
@@ -47,7 +46,7 @@ class Holder(NamedTuple):
 
     @property
     def place(self) -> str:
-        """``app/prices.py:31 in load_prices``; "" where it is not known."""
+        """``app/prices.py:31 in load_prices``; "" if it is not known."""
         file, line, _, name = self.frame
         if not file:
             return ""

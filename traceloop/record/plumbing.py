@@ -1,4 +1,4 @@
-"""Names of code as people read them: what is asyncio's or ours is called by what it does."""
+"""Names of code as people read them: functions of asyncio and ours are called by what they do."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PLUMBING: Final = (
     (r"traceloop\.(loop|recording|core)\..*$", "the loop itself"),
 )
 
-#: Of these, what calls nothing of the program.
+#: Those of them that call no code of the program.
 _CALLS_NOTHING: Final = frozenset(
     {"waking the loop", "ending a sleep", "a time limit (wait_for, timeout)", "a time limit (timeout)"}
 )
@@ -41,12 +41,12 @@ _CALLS_NOTHING: Final = frozenset(
 
 @functools.cache
 def _patterns() -> tuple[tuple[re.Pattern[str], str], ...]:
-    # Compiled when they are first asked for: a program whose loop never stalls does not.
+    # Compiled at the first use, which never comes in a program whose loop never stalls.
     return tuple((re.compile(pattern), name) for pattern, name in _PLUMBING)
 
 
 def readable(label: str) -> str:
-    """A label, or what the plumbing of that name does."""
+    """The label; for plumbing, what it does."""
     if is_own_work(label):
         return in_words(label)
     if label.startswith(("traceloop.", "asyncio.", "_asyncio.")):
@@ -57,5 +57,5 @@ def readable(label: str) -> str:
 
 
 def calls_the_program(label: str) -> bool:
-    """False for plumbing in which no code of the program runs: what held it up was something else."""
+    """False for plumbing that runs no code of the program: something else held it up."""
     return readable(label) not in _CALLS_NOTHING

@@ -1,7 +1,7 @@
-"""What the kernel says of processes and threads: /proc is parsed here only (proc(5)).
+"""What the kernel says about processes and threads. Only this module parses /proc (proc(5)).
 
-A process is named by its pid and its start, so that a process that was given an old pid is not mistaken for the
-earlier one. Without /proc (macOS) only ``is_alive`` knows anything, by signal 0.
+A process is identified by its pid and its start, so that a later process with the same pid is not mistaken for it.
+Without /proc (macOS) only ``is_alive`` knows anything, by signal 0.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def _stat(path: str) -> Stat:
 
 
 def stat_of(pid: int, thread: int | None = None) -> Stat | None:
-    """A process, or one of its threads; None where it has gone or cannot be asked, and where there is no /proc."""
+    """A process, or one of its threads; None if it has gone or cannot be asked, or if there is no /proc."""
     try:
         return _stat(f"/proc/{pid}/stat" if thread is None else f"/proc/{pid}/task/{thread}/stat")
     except (OSError, ValueError, IndexError):
@@ -95,7 +95,7 @@ def stat_of(pid: int, thread: int | None = None) -> Stat | None:
 def process_start_ticks(pid: int | str = "self") -> int:
     """When a process started, in clock ticks since boot: with the pid it names one process for good.
 
-    0 where it has gone, and where there is no /proc.
+    0 if it has gone, or if there is no /proc.
     """
     if pid != "self":
         stat = stat_of(int(pid))
@@ -113,8 +113,8 @@ _own_start: dict[int, int] = {}
 def is_alive(pid: int, start_ticks: int = 0) -> bool:
     """Whether the process runs; ``start_ticks`` 0: its start is not known. A zombie does not run: it writes no more.
 
-    Only ENOENT and ESRCH say that a process has gone. Where nothing can be asked (no descriptor left, /proc hidden),
-    it counts as alive.
+    Only ENOENT and ESRCH say that a process has gone. If nothing can be asked (no descriptor left, /proc hidden), it
+    counts as alive.
     """
     if pid <= 0:
         return False
@@ -137,8 +137,8 @@ def _answers(pid: int) -> bool:
 
 
 def is_stopped(pid: int) -> bool:
-    """Whether the process stands still: by SIGSTOP, by a debugger, or frozen with its control group, which looks like
-    sleep. False where it cannot be asked. 15 us, of a process that sleeps 60.
+    """Whether the process stands still: stopped by SIGSTOP or a debugger, or frozen with its control group, which looks
+    like sleep. False if it cannot be asked. Takes 15 us, or 60 us for a process that sleeps.
     """
     stat = stat_of(pid)
     return stat is not None and (stat.state in "Tt" or (stat.state in "DS" and _is_frozen(pid)))
@@ -164,7 +164,7 @@ def _is_frozen(pid: int) -> bool:
 
 
 def _says(path: str, *lines: bytes) -> bool:
-    """Whether a file has one of these lines; False where it cannot be read."""
+    """Whether a file has one of these lines; False if it cannot be read."""
     try:
         return not set(lines).isdisjoint(_read(path).splitlines())
     except (OSError, ValueError):
@@ -172,7 +172,7 @@ def _says(path: str, *lines: bytes) -> bool:
 
 
 def process_usage(pid: int) -> ProcessUsage | None:
-    """A process's usage now; None where there is no such process, or no /proc. About 50 us."""
+    """A process's usage now; None if there is no such process, or no /proc. Takes about 50 us."""
     stat = stat_of(pid)
     if stat is None:
         return None
@@ -200,7 +200,7 @@ def _boot_time() -> float:
 
 
 class Schedule:
-    """A thread's time, s, and how often it was put on a processor; -1 where it is not known."""
+    """A thread's time (s), and how often it was put on a processor; -1 if it is not known."""
 
     __slots__ = ("cpu_s", "slices", "waited_s")
 
@@ -227,7 +227,7 @@ def schedule_of(thread: int, pid: int | str = "self") -> Schedule:
 
 
 def parse_schedule(text: bytes) -> Schedule:
-    """What a ``schedstat`` says; nothing is known where it has another form."""
+    """What a ``schedstat`` says; unknown values if it has another form."""
     try:
         fields = text.split()
         return Schedule(int(fields[0]) / 1e9, int(fields[1]) / 1e9, int(fields[2]))
@@ -238,7 +238,7 @@ def parse_schedule(text: bytes) -> Schedule:
 def signal_masks(pid: int | str = "self") -> dict[str, int]:
     """A process's signals: caught (``SigCgt``), ignored (``SigIgn``), blocked (``SigBlk``); signal n is bit n - 1.
 
-    Empty where it has gone or cannot be asked.
+    Empty if it has gone or cannot be asked.
     """
     masks: dict[str, int] = {}
     try:
@@ -252,7 +252,7 @@ def signal_masks(pid: int | str = "self") -> dict[str, int]:
 
 
 def pid_namespace() -> int:
-    """Names the space in which this process's pids mean something, a container's perhaps; 0 where it is not known."""
+    """The number of this process's pid namespace (a container has its own); 0 if it is not known."""
     try:
         return os.stat("/proc/self/ns/pid").st_ino
     except OSError:

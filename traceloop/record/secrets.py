@@ -1,7 +1,7 @@
-"""What must not get into a record, a label, a report or a notice: what people put into arguments and URLs.
+"""Keeps secrets in arguments and URLs out of records, labels, reports and notices.
 
-Arguments have passwords and tokens in them (`--password ...`), URLs have them as userinfo and in the query. Imports
-nothing: it is used before the program's first line.
+Arguments may have passwords and tokens in them (`--password ...`); URLs have them as userinfo and in the query. This
+module imports nothing, because it is used before the program's first line.
 """
 
 from __future__ import annotations
@@ -78,5 +78,6 @@ def _base(path: str) -> str:
 
 
 def command_line(argv: Sequence[str], arguments: bool) -> list[str]:
-    """What is written down of a command line: with its arguments, less what URLs hide, or the program's name alone."""
+    """A command line as it is recorded: with its arguments, without the secrets of URLs; or the program's name alone.
+    """
     return [without_secrets(word) for word in argv] if arguments else [program_of(argv)]

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 
 from .layout import SITE_LIMIT
 
-#: What a site is called that was never written down, or whose line of the site log was lost.
+#: The name of a site that was never written down, or whose line in the site log was lost.
 UNKNOWN_LABEL: Final = "unknown"
 
 # Integers up to here are exact in a double. No writer makes a larger ident: only damage does.
@@ -17,8 +17,8 @@ _EXACT: Final = 2.0**53
 
 
 def module_name(name: object) -> str:
-    """A module's name as it is recorded: "" for what is no text. A child that multiprocessing spawns calls the
-    program's own file ``__mp_main__``: it is the same code as its parent's ``__main__``, and so has the same name.
+    """A module's name as it is recorded; "" if it is no text. A child that multiprocessing spawns calls the program's
+    own file ``__mp_main__``. It is the same code as its parent's ``__main__``, and so gets that name.
     """
     if not isinstance(name, str):
         return ""
@@ -46,7 +46,7 @@ class Site(NamedTuple):
 UNKNOWN_SITE: Final = Site("", UNKNOWN_LABEL, "", 0)
 
 
-#: What the loop does itself, where it takes long: sites of the record, in the order of ``core.interface.DUE_TIMERS``.
+#: Sites of the loop's own work, which is recorded if it takes long, in the order of ``core.interface.DUE_TIMERS``.
 OWN_WORK: Final = (
     Site("asyncio.eventloop", "due_timers", "", 0),
     Site("asyncio.eventloop", "cancelled_timers", "", 0),
@@ -60,12 +60,12 @@ _OWN_WORK_WORDS: Final = {
 
 
 def in_words(label: str) -> str:
-    """A label, or in words what the loop does itself."""
+    """The label; for the loop's own work, what it does in words."""
     return _OWN_WORK_WORDS.get(label, label)
 
 
 def is_own_work(label: str) -> bool:
-    """Whether a label is of what the loop does itself."""
+    """Whether a label is of the loop's own work."""
     return label in _OWN_WORK_WORDS
 
 
@@ -75,5 +75,5 @@ def site_of(ident: float) -> int:
 
 
 def task_of(ident: float) -> int:
-    """The task number of an ident; 0 where no task ran, and for what is no ident."""
+    """The task number of an ident; 0 if no task ran, and for what is no ident."""
     return int(ident) // SITE_LIMIT if 0.0 <= ident < _EXACT else 0

@@ -1,4 +1,4 @@
-"""The sorts of errors that no code handles, as the record names them."""
+"""The kinds of errors that no code handles, as the record names them."""
 
 from __future__ import annotations
 

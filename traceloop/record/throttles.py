@@ -16,7 +16,7 @@ class Held(NamedTuple):
 
 
 def throttled_during(start: float, end: float, held: Iterable[Held]) -> float:
-    """For how long (s) a process was held between two moments: of a look that reaches beyond them, its share."""
+    """For how long (s) a process was held between two moments. A look that reaches beyond them counts in part."""
     total = 0.0
     for each in held:
         inside = min(end, each.end) - max(start, each.begin)
