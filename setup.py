@@ -6,6 +6,7 @@ is plain Python, and complete. See docs/decisions/0005-core-in-c.md, 0007-reader
 """
 
 import os
+import runpy
 import sys
 import sysconfig
 from glob import glob
@@ -27,6 +28,10 @@ EXTENSIONS = {
 }
 # Headers that they share: how a module is made, and the reader's rows.
 SHARED = [os.path.join("traceloop", "record", "native"), READER]
+
+# So that a module can be told from one that was built from other sources. By its path: the package is not to be
+# imported while it is being built.
+BUILT = runpy.run_path(os.path.join("traceloop", "record", "built.py"))
 
 # The core polls epoll itself; all take doubles as they lie in memory, and rely on the GIL.
 WANTED = (
@@ -56,6 +61,7 @@ setup(
             sorted(glob(os.path.join(sources, "*.c"))),
             depends=[header for folder in (sources, *SHARED) for header in glob(os.path.join(folder, "*.h"))],
             include_dirs=SHARED,
+            define_macros=[("SOURCES", f'"{BUILT["fingerprint"](BUILT["sources_of"](sources, SHARED))}"')],
             # Doubles as Python has them: a product is rounded before it is added to anything.
             # Hidden: calls from one file to another need no look-up.
             extra_compile_args=["-O3", "-ffp-contract=off", "-fvisibility=hidden"],

@@ -25,17 +25,17 @@ def main() -> None:
             raise SystemExit(status)
     elif words == ["--version"]:
         from traceloop.core.choose import core
-        from traceloop.reading.decoding.choose import extension, reader_name
+        from traceloop.reading.decoding.choose import extension, problem, reader_name
         from traceloop.version import __version__
 
         chosen = core()
-        if chosen.problem:
-            print(f"traceloop: {chosen.problem}", file=sys.stderr)
         in_c = {
             "core": chosen.native,
             "reader": reader_name() == "c",
             "packer": extension("traceloop.exporters.otlp._packer") is not None,
         }
+        if line := chosen.problem or problem():
+            print(f"traceloop: {line}", file=sys.stderr)
         parts = ", ".join(f"{'C' if native else 'Python'} {part}" for part, native in in_c.items())
         print(f"traceloop {__version__} ({parts})")
         raise SystemExit(0)

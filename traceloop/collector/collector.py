@@ -118,12 +118,12 @@ class Collector:
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
 
+        from ..reading.decoding.choose import problem
         from ..reading.findings.lasting import LOOK_SECONDS, Lasting
         from ..reading.rest import rest
         from .stall_probe import StallProbe
 
         self._rest = rest
-
         self._lasting = Lasting(time.monotonic() + LOOK_SECONDS)
         self.statistics: Statistics = make_statistics(self.settings)
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
@@ -141,6 +141,8 @@ class Collector:
             self.pipeline = make_pipeline(self.settings, self.statistics, say)
         else:
             self.pipeline = NoSpans()
+        if line := problem():
+            notices.say_once(self.run_dir, "core", line)
         if self.snapshots is not None or not isinstance(self.pipeline, NoSpans):
             self._pace = Pace(SOON_SECONDS)
         if again:

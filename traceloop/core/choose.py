@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import importlib
 import os
 import select
 import selectors
 import sys
 from types import ModuleType
 from typing import Any, NamedTuple
+
+from ..record.built import OUTDATED, OutdatedError, import_extension
 
 # What asyncio itself defines, kept before a program can replace it.
 HANDLE_RUN: Any = asyncio.Handle._run
@@ -40,6 +41,8 @@ def core() -> Core:
     native, reason = load_native()
     if native is not None:
         return Core("c", native, "")
+    if reason == OUTDATED:
+        return Core("python", None, reason)
     return Core("python", None, f"{VARIABLE}=c, but {reason}; the Python core runs" if wanted else "")
 
 
@@ -51,9 +54,11 @@ def load_native() -> tuple[ModuleType | None, str]:
     if sys.byteorder != "little":
         return None, "it needs a little-endian machine"  # as the record has its numbers
     try:
-        return importlib.import_module("._core", __package__), ""
+        return import_extension("traceloop.core._core"), ""
     except ModuleNotFoundError:
         return None, "it was not built into this installation"
+    except OutdatedError:
+        return None, OUTDATED
     except Exception as error:  # of any kind: this asyncio is not the one that the module was written for
         return None, f"it cannot be loaded ({error})"
 

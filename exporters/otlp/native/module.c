@@ -21,7 +21,7 @@ packer_exec(PyObject *module)
             return -1;
         memcpy((char *)st + texts[index].at, &text, sizeof(text));
     }
-    if (PyModule_AddIntConstant(module, "RUN_MEMORY", RUN_MEMORY) < 0)
+    if (add_sources(module) < 0 || PyModule_AddIntConstant(module, "RUN_MEMORY", RUN_MEMORY) < 0)
         return -1;
     if (add_type(module, &traces_spec, &st->traces) < 0 || add_type(module, &packer_spec, &st->packer) < 0 ||
         add_type(module, &portion_spec, &st->portion) < 0)

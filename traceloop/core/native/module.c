@@ -216,7 +216,8 @@ core_exec(PyObject *module)
     core_state *st = PyModule_GetState(module);
     st->asyncio_handle = import_type("asyncio.events", "Handle");
     st->asyncio_timer_handle = import_type("asyncio.events", "TimerHandle");
-    if (st->asyncio_handle == NULL || st->asyncio_timer_handle == NULL || find_slots(st) < 0 ||
+    if (add_sources(module) < 0 || st->asyncio_handle == NULL || st->asyncio_timer_handle == NULL ||
+        find_slots(st) < 0 ||
         find_tasks(st) < 0 || intern(st) < 0 || make_types(module, st) < 0)
         return -1;
     if ((st->handle_run = attribute_of("traceloop.core.choose", "HANDLE_RUN")) == NULL ||

@@ -6,13 +6,23 @@ The variable that chooses the event loop's core chooses here too; what it says t
 from __future__ import annotations
 
 import functools
-import importlib
 import os
 import sys
 from typing import Any
 
+from ...record.built import OUTDATED, OutdatedError, import_extension
+
 #: ``python`` keeps to plain Python.
 VARIABLE = "OTEL_PYTHON_TRACELOOP_CORE"
+
+
+_outdated: set[str] = set()
+
+
+def problem() -> str:
+    """What is to be said of the reader's module, and of others that were asked for; "" if nothing."""
+    native()
+    return OUTDATED if _outdated else ""
 
 
 @functools.cache
@@ -46,6 +56,9 @@ def load(name: str) -> Any:
     if sys.byteorder != "little":
         return None  # the record's numbers are taken as they lie in memory
     try:
-        return importlib.import_module(name)
+        return import_extension(name)
+    except OutdatedError:
+        _outdated.add(name)
+        return None
     except Exception:  # of whatever kind: it belongs to other sources, or to another interpreter
         return None

@@ -27,6 +27,17 @@ add_type(PyObject *module, PyType_Spec *spec, PyTypeObject **type)
     return *type == NULL ? -1 : PyModule_AddType(module, *type);
 }
 
+/* Which sources this was built from (record/built.py); not known where another tool than setup.py has compiled it. */
+#ifndef SOURCES
+#define SOURCES ""
+#endif
+
+static inline int
+add_sources(PyObject *module)
+{
+    return PyModule_AddStringConstant(module, "SOURCES", SOURCES);
+}
+
 /* The end of an object of a type of ours that takes no part in garbage collection. */
 static inline void
 free_object(PyObject *self)
