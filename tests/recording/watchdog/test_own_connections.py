@@ -93,6 +93,7 @@ def test_a_client_that_another_loop_of_the_process_looks_after_blocks_nobody():
 
 CONNECTS = ("/lib/socket.py", 850, "socket", "create_connection")
 READS = ("/lib/ssl.py", 1138, "ssl", "SSLSocket.read")
+ACCEPTS = ("/lib/socket.py", 295, "socket", "socket.accept")
 LOADS = ("/lib/ssl.py", 534, "ssl", "SSLContext.load_default_certs")
 
 
@@ -103,7 +104,9 @@ LOADS = ("/lib/ssl.py", 534, "ssl", "SSLContext.load_default_certs")
         (CONNECTS, [(0.0, 0.0, 0.0, 0.0, 1), (0.1, 0.09, 0.0, 0.0, 9), (0.2, 0.09, 0.0, 0.0, 10)], True),
         (READS, [(0.1, 0.09, 0.0, 0.0, 1), (0.2, 0.1, 0.0, 0.085, 9)], False),  # it computed when it had a processor
         (READS, [(0.0, 0.0, 0.0, 0.0, 1), (0.1, 0.09, 0.0, 0.0, 9)], False),
+        (READS, [(0.1, 0.09, 0.0, 0.0, 1), (0.2, 0.092, 0.0, 0.09, 9)], False),  # it has hardly had a processor
         (READS, [(0.0, -1.0, 0.0, -1.0, -1), (0.1, -1.0, 0.0, -1.0, -1)], True),  # nothing is known of its time
+        (ACCEPTS, [], False),
         (LOADS, [], False),  # certificates of a client of the loop's own, which has connected and is not yet polled
         (("/srv/app.py", 3, "app", "read"), [], False),
     ],

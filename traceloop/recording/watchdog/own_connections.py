@@ -22,8 +22,14 @@ _MAX_DESCRIPTORS: Final = 4096
 _MAX_SOCKETS: Final = 100
 _ESTABLISHED: Final = "01"
 _NETWORK: Final = frozenset(("socket", "ssl", "http", "urllib3", "httpcore"))
-# What makes a TLS context reads certificates, and is no call to a server.
-_CONTEXTS: Final = ("SSLContext.", "create_default_context", "_create_unverified_context", "create_urllib3_context")
+# Functions of these modules that call no server: one serves itself, and what makes a TLS context reads certificates.
+_NO_CALLS: Final = (
+    "socket.accept",
+    "SSLContext.",
+    "create_default_context",
+    "_create_unverified_context",
+    "create_urllib3_context",
+)
 
 
 def waits_for_own_server(loop: Any) -> bool:
@@ -43,14 +49,14 @@ def is_network_call(frames: Sequence[Frame], samples: Sequence[Sample]) -> bool:
     clocks, the latest last. A thread that computes in there, such as one that loads certificates, does not wait.
     """
     modules = [frame[2].partition(".")[0] for frame in frames]
-    if not any(each in _NETWORK for each in modules) or frames[-1][3].startswith(_CONTEXTS):
+    if not any(each in _NETWORK for each in modules) or frames[-1][3].startswith(_NO_CALLS):
         return False
     if len(samples) < 2 or min(samples[-2][1], samples[-1][1]) < 0.0:
         return True
     (since, cpu_before, _, waited_before, _), (now, cpu, _, waited, _) = samples[-2], samples[-1]
     # Time in which it waited for a processor says nothing about what the thread does.
-    wanted = max(0.0, waited - waited_before)
-    return cpu - cpu_before <= (now - since - wanted) / 2
+    asleep = now - since - max(0.0, waited - waited_before) - (cpu - cpu_before)
+    return asleep >= (now - since) / 2
 
 
 def _ready_ports(loop: Any) -> set[int]:
