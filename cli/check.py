@@ -86,14 +86,14 @@ def command(
     json_file: str | None,
     junit: str | None,
 ) -> None:
-    """Hold a run to budgets: of a kept RECORD, of what the rings of a traced process hold by now (PID), or of PROGRAM,
-    which is run under the traced loop for that.
+    """Hold a run to budgets: a kept RECORD, a traced process PID (what its rings hold by now), or a PROGRAM, which is
+    run under the traced loop.
 
-    Prints each budget with who broke it, and ends with 1 where one was broken, 0 where all were kept, 2 where there is
-    nothing to check. A PROGRAM that fails ends the command with its own status.
+    It prints each budget, and what broke it. The exit status is 1 if one was broken, 0 if all were kept, and 2 if there
+    is nothing to check. If the PROGRAM fails, its status is the command's.
 
-    A busy machine breaks neither --max-callback nor --no-findings: the one takes off the time for which a callback
-    waited for a processor, as far as it was measured, the other passes over the finding that the machine is busy.
+    A busy machine breaks neither --max-callback nor --no-findings. Measured time in which a callback waited for a
+    processor is subtracted, and the finding that the machine is busy does not count.
 
     \b
     traceloop check --max-callback 50ms --no-leak -- pytest tests/

@@ -53,7 +53,7 @@ def command(
 ) -> None:
     """Run a service with a load of its own, whose troubles can be switched on and off by HTTP.
 
-    Its troubles come by turns, a quarter of a minute each; `traceloop: stall: ...` is what traceloop says of some of
+    Its troubles take turns, a quarter of a minute each; `traceloop: stall: ...` lines report some of
     them. Look at the rest with `traceloop top`, in the metrics, and in the report at the end (Ctrl-C).
     """
     options: list[str] = ["--report"]

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from traceloop.reading.shared import Interval
 
 _ROWS = 15
-# A difference of the shares that is told.
-_TOLD_WAITS = 0.1
+# A smaller difference of the shares is not mentioned.
+_LEAST_WAITS = 0.1
 
 
 @click.command("diff")
@@ -33,15 +33,17 @@ _TOLD_WAITS = 0.1
 def command(a: str, b: str, as_json: bool, full: bool, width: int | None) -> None:
     """Say what became slower from record A to record B, by callback and by request, and how sure that is.
 
-    A and B are folders of runs that were kept (`traceloop run --record DIR`), or PIDs of processes that run under
-    `traceloop run`: then what their rings hold by now is compared. Of each name two things are compared: what a run
-    usually takes (the mean without the longest tenth of the runs), and the mean of all. The intervals are bootstraps
-    over stretches of runs in a row: 99 in 100 of the ratios drawn lie in them.
+    A and B are folders of kept runs (`traceloop run --record DIR`), or PIDs of processes that run under `traceloop
+    run`: then it compares what their rings hold by now.
 
-    A name is slower or faster where the whole interval of what it usually takes is beyond 5 %, and beyond what the
-    other callbacks became; the same where it is within 5 %; else it is unclear. Where only the mean of all grew, some
-    runs became slower. Fewer than 30 runs on a side give no verdict. Make both records on the same machine, equally
-    busy: a change that all callbacks share is rather the machine's, and gives no verdict.
+    For each name it compares what a run usually takes (the mean without the longest tenth of the runs), and the mean of
+    all runs. An interval holds 99 of 100 ratios drawn by a bootstrap over consecutive runs.
+
+    The verdict is slower or faster if the whole interval of the usual ratio is beyond 5 %, and beyond the change of the
+    other callbacks; same if it is within 5 %; else unclear. If only the mean of all runs grew, some runs became slower.
+    Fewer than 30 runs on a side give no verdict.
+
+    Make both records on the same machine, equally busy: a change that all callbacks share is more likely the machine's.
     """
     from traceloop.reading.comparison import compare_records
 
@@ -109,7 +111,7 @@ def _machine(compared: Comparison) -> str:
 
     shift, (before, after) = compared.shift, compared.waits
     waits = ""
-    if abs(after - before) >= _TOLD_WAITS:
+    if abs(after - before) >= _LEAST_WAITS:
         waits = f"The loops waited for a processor for {before:.0%} of the time they had work in A, {after:.0%} in B"
     if not shift.is_everything:
         return waits

@@ -97,11 +97,11 @@ def command() -> None:
     """An asyncio event loop that records everything it does, under any Python program.
 
     \b
-    traceloop run app.py              run a program: its metrics are served, and a line names what blocks
+    traceloop run app.py              run a program: serve its metrics, and name what blocks its loop
     traceloop run uvicorn app:app     a server with all its workers
-    traceloop top                     watch the loops of what runs now, from another terminal
-    curl localhost:9464/metrics       the same for Prometheus; `traceloop dashboards` writes Grafana's side
-    traceloop demo                    a service with troubles to try all that on
+    traceloop top                     watch the loops of a running program from another terminal
+    curl localhost:9464/metrics       the metrics; `traceloop dashboards` writes dashboards for them
+    traceloop demo                    a service with troubles, to try all of this on
 
     `traceloop COMMAND --help` shows the options of each.
     """

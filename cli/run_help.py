@@ -12,16 +12,16 @@ from .options import OPTIONS, HelpRequested, is_program
 
 _TEXT = """Run a program on the traced event loop; it behaves as under `python`.
 
-PROGRAM is what `python` takes (app.py, a folder or zip file, -m module, -c code), or a console script such
-as uvicorn, or an interpreter with its own options. traceloop's options stand before it; whatever follows it
-belongs to it. Processes that it starts are traced too.
+PROGRAM is what `python` takes (app.py, a folder or zip file, -m module, -c code), a console script such as
+uvicorn, or an interpreter with its own options. Put traceloop's options before it: everything after it belongs
+to the program. Processes that the program starts are traced too.
 
 \b
 What you get:
-  while it runs      http://localhost:9464/metrics for Prometheus; `traceloop top` for the eye; a line on
-                     stderr when a callback blocks its loop, with the line of code that does
-  when it has ended  one line that sums it up; a whole report with --report
-  after a crash      one line that names what ran, and a record for `traceloop report`
+  while it runs      http://localhost:9464/ is a page of the run, and /metrics there is for Prometheus;
+                     `traceloop top` shows it in a terminal; a line on stderr names the code that blocks a loop
+  when it has ended  one line sums it up; --report prints the whole report
+  after a crash      one line names what ran; `traceloop report` reads the record
   spans              to an OTLP receiver (Tempo, Jaeger, ...) with --otlp-endpoint
 
 \b
@@ -39,17 +39,17 @@ Environment:
   OTEL_PYTHON_TRACELOOP_<OPTION>                 an option's default: ..._SLOW_THRESHOLD=0.05, ..._REPORT=true;
                                                  --no-metrics is ..._METRICS=false, --no-children ..._CHILDREN=false
   OTEL_EXPORTER_PROMETHEUS_HOST, ..._PORT        where /metrics is served
-  OTEL_EXPORTER_OTLP_ENDPOINT and its like       where spans go
+  OTEL_EXPORTER_OTLP_*                           where spans go
   OTEL_TRACES_EXPORTER, OTEL_TRACES_SAMPLER      which exporter, which sampler
-  OTEL_METRICS_EXPORTER=otlp                     metrics are pushed there too
-  OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES    whose spans they are
+  OTEL_METRICS_EXPORTER=otlp                     pushes metrics to that receiver too
+  OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES    the service that the spans and metrics belong to
   OTEL_SDK_DISABLED=true                         run the program untraced
 
 \b
 Exit status:
-  that of the program, ends by a signal included; 2 where it could not be started:
-  a bad option, a metrics port that was asked for and is taken, no such program, an
-  interpreter without traceloop's startup hook (traceloop must be installed beside the program)
+  the program's own, also if a signal ends it; 2 if the program could not be started:
+  a bad option, a taken metrics port that you asked for, no such program, or an
+  interpreter without traceloop's startup hook (install traceloop in the program's environment)
 """
 
 
@@ -71,7 +71,7 @@ def _help_of(field: Field) -> str:
 
 
 def _has_program(words: list[str]) -> bool:
-    """Whether the program is among the words, and not only options with their values."""
+    """Whether one of the words is the program, and not an option or its value."""
     with_value = {field.option for field in OPTIONS if field.metavar and not field.bare}
     before = ""
     for word in words:
@@ -82,7 +82,7 @@ def _has_program(words: list[str]) -> bool:
 
 
 class RunCommand(click.Command):
-    """Hands its words on unparsed."""
+    """Passes its words to ``cli.run`` unparsed."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         ctx.args = args
@@ -97,7 +97,7 @@ class RunCommand(click.Command):
         raise SystemExit(status)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Our options up to the program's name; files for all that may be one, since what follows is the program's."""
+        """Completes our options before the program's name, and file names from there on."""
         if incomplete.startswith("-") and not _has_program(ctx.args):
             return super().shell_complete(ctx, incomplete)
         return [CompletionItem(incomplete, type="file")]

@@ -122,12 +122,12 @@ def command(
     On the left are the tasks that no other task waits for, and under each task those that it waits for. Tasks that
     stand at the same line share one line, with their number. Tasks that wait for each other are shown as a deadlock.
 
-    Without an argument the run of yours that was started last, among those that have lasted for 5 s; else the process
-    PID, or all processes of the run that PID began (`traceloop ps` shows it), or the record in the folder RECORD: of a
-    crashed program the tasks that it left. It works while the program's loop is blocked.
+    Without an argument it shows your run that was started last, among those that have lasted for 5 s. PID selects that
+    process, or all processes of the run that PID began (`traceloop ps` lists both). RECORD is the folder of a record:
+    of a crashed program it shows the tasks that were left. It works while the program's loop is blocked, too.
 
-    The record knows a task from its first step on. How old a task is, and who made it, is known as far back as the
-    record goes; a task that is older is shown as old as the first look that found it.
+    A task is known from its first step on. Its age, and what made it, is known as far back as the record goes. An older
+    task is shown as old as the first look that found it.
     """
     folder, living = find_living_or_kept(which)
     from traceloop.exporters.text import task_view

@@ -24,22 +24,22 @@ _CLEAR, _HIDE, _SHOW = "\x1b[H\x1b[2J", "\x1b[?25l", "\x1b[?25h"
 
 @click.command("top")
 @click.argument("which", metavar="[PID|RECORD]", required=False)
-@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds a look.")
+@click.option("--interval", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Seconds of a look.")
 @click.option("--once", is_flag=True, help="Print one look, over one interval, and end.")
 @click.option("--width", type=click.IntRange(60, 400), default=None, help="Characters of a line.")
 def command(which: str | None, interval: float, once: bool, width: int | None) -> None:
     """Watch the loops of a program that runs under `traceloop run`, until it ends or you press q.
 
-    For each loop: the share of time in which it was active, callbacks a second, how long one callback in a hundred
-    waited, slow callbacks; then the callbacks that took most time, and the stack of a loop that is blocked now.
+    It shows for each loop the share of time in which it was active, callbacks a second, how long one callback in a
+    hundred waited, and slow callbacks; then the callbacks that took most time, and the stack of a loop that is blocked.
 
-    On a terminal further pages have the tasks with what they wait for, executors, requests, all callbacks, and the
-    heaps: keys 1 to 6, or Tab. There s sorts by the next column and r turns the order round; / asks for a text, and
-    only rows that have it are shown (Escape: all). The space bar stops the picture and lets it go on.
+    On a terminal, keys 1 to 6 or Tab select the pages: loops, tasks with what they wait for, executors, requests, all
+    callbacks, heaps. s sorts by the next column, and r reverses the order. / asks for a text and shows only rows that
+    have it (Escape: all rows). Space pauses.
 
-    Without an argument the run of yours that was started last, among those that have lasted for 5 s; else that of the
-    process PID, or the one that keeps its record in the folder RECORD. It reads the record beside the collector: the
-    program does not notice.
+    Without an argument it watches your run that was started last, among those that have lasted for 5 s. PID selects the
+    run of that process, RECORD the run that keeps its record in that folder. The program is not slowed down: top reads
+    the record, as the collector does.
     """
     folder = choose_run(which)
     from traceloop.exporters.text.live_view import LiveView

@@ -66,7 +66,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_eventloop_stalled_seconds",
         "gauge",
         "seconds",
-        "How long the callback that runs now has run, once that is past the slow-callback threshold.",
+        "Seconds that the running callback has run, from the slow-callback threshold on.",
         "callback",
         "culprit",
     ),
@@ -76,7 +76,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_callback_schedule_delay_seconds",
         "histogram",
         "seconds",
-        "From when a handle was ready to the start of its run: the loop lag, of every callback.",
+        "From the moment a handle was ready to the start of its run: the loop lag, of every callback.",
         "kind",
     ),
     _of_loop("asyncio_callback_runs_total", "counter", "", "Handle runs by callback.", "callback"),
@@ -137,7 +137,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "culprit",
     ),
     _of_loop(
-        "asyncio_slow_callback_threshold_seconds", "gauge", "seconds", "From which duration on a handle run is slow."
+        "asyncio_slow_callback_threshold_seconds", "gauge", "seconds", "Duration from which on a handle run is slow."
     ),
     # Tasks
     _of_loop("asyncio_tasks", "gauge", "", "Tasks that are not done."),
@@ -163,7 +163,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_task_waiting_seconds_total",
         "counter",
         "seconds",
-        "Time that tasks waited there: waits of a second and more exactly, shorter ones as an estimate from looks.",
+        "Time that tasks waited there: waits of a second and more exactly, shorter ones as an estimate.",
         "callback",
         "site",
     ),
@@ -188,7 +188,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _of_loop(
         "asyncio_timer_heap_compactions_total", "counter", "", "Times that cancelled timers were swept from the heap."
     ),
-    _of_process("asyncio_heap_growth_events_total", "counter", "", "Times that a heap was seen to grow.", "heap"),
+    _of_process("asyncio_heap_growth_events_total", "counter", "", "Growth detections, by heap.", "heap"),
     _of_process(
         "cpython_memory_allocated_blocks", "gauge", "", "Blocks that the interpreter has allocated, as sampled."
     ),
@@ -196,7 +196,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "cpython_gc_pause_duration_seconds",
         "histogram",
         "seconds",
-        "Pauses of the garbage collector.",
+        "Pauses by the garbage collector.",
         "generation",
     ),
     _of_process("cpython_gc_collected_objects_total", "counter", "", "Objects that the collector freed.", "generation"),
@@ -218,12 +218,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _of_process("asyncio_executor_queue_length", "gauge", "", "Offloads that wait for a worker.", "executor"),
     _of_process("asyncio_executor_active", "gauge", "", "Offloads that a worker runs.", "executor"),
     _of_process("asyncio_executor_workers", "gauge", "", "Workers started.", "executor"),
-    _of_process("asyncio_executor_max_workers", "gauge", "", "Workers at most, 0 where that is not known.", "executor"),
+    _of_process("asyncio_executor_max_workers", "gauge", "", "Most workers allowed, 0 if not known.", "executor"),
     _of_process(
         "asyncio_executor_queue_duration_seconds",
         "histogram",
         "seconds",
-        "From the submit to the start in a worker, or to where the call was given up before that.",
+        "From the submit to the start in a worker, or until the call was given up.",
         "executor",
     ),
     _of_process(
@@ -288,12 +288,12 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "asyncio_transport_paused_longest_seconds",
         "gauge",
         "seconds",
-        "How long the transport that has been paused longest has been so.",
+        "Seconds for which the longest-paused transport has been paused.",
         "transport",
     ),
     _of_loop("asyncio_server_connections_total", "counter", "", "Connections, accepted or refused.", "result"),
     _of_loop("asyncio_tls_handshakes_total", "counter", "", "TLS handshakes that are over, however they ended."),
-    _of_loop("asyncio_tls_handshake_seconds_total", "counter", "seconds", "Time that these handshakes took."),
+    _of_loop("asyncio_tls_handshake_seconds_total", "counter", "seconds", "Time that TLS handshakes took."),
     _of_loop("asyncio_transports", "gauge", "", "Open transports."),
     # The processes
     _of_process("process_resident_memory_bytes", "gauge", "bytes", "Resident memory size in bytes."),
@@ -313,8 +313,8 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
     _of_process("traceloop_records_dropped_total", "counter", "", "Records overwritten before they were read."),
     Metric("traceloop_spans_exported_total", "counter", "", "Spans exported."),
     Metric("traceloop_spans_dropped_total", "counter", "", "Spans that were not exported, and why.", ("reason",)),
-    Metric("traceloop_collector_cpu_seconds_total", "counter", "seconds", "Processor time of what watches."),
-    Metric("traceloop_collector_resident_memory_bytes", "gauge", "bytes", "Resident memory of what watches."),
+    Metric("traceloop_collector_cpu_seconds_total", "counter", "seconds", "CPU time of the collector."),
+    Metric("traceloop_collector_resident_memory_bytes", "gauge", "bytes", "Resident memory of the collector."),
     _of_process(
         "traceloop_process_info",
         "gauge",

@@ -58,13 +58,13 @@ OTHER_VARIABLES: Final = (RUN_DIR, ROOT_PID, COLLECTOR_PID, METRICS_URL, STDERR,
 
 
 class Field:
-    """One thing that can be chosen about a run.
+    """One setting of a run.
 
-    name: of the field of `Settings`. default: its value where nothing is chosen. parse: from a text to a value, None
-    for what cannot be chosen by a text. option: of `traceloop run`. metavar: what the option expects, "" for a flag,
-    which sets the field to `flag`. help: one or two sentences. shown: how the default is written, "" to leave it out.
-    bare: what the option means without a value, which then has to follow a `=`. standard: OpenTelemetry's variables for
-    the same thing; ours take precedence.
+    name: of the field of `Settings`. default: its value if nothing is chosen. parse: from a text to a value; None if a
+    text cannot choose it. option: of `traceloop run`. metavar: what the option expects; "" for a flag, which sets the
+    field to `flag`. help: one or two sentences. shown: how the default is written; "" leaves it out. bare: the value of
+    an option without one; a value then follows a `=`. standard: OpenTelemetry's variable for the same thing; ours takes
+    precedence.
     """
 
     __slots__ = (
@@ -112,7 +112,7 @@ class Field:
         return str(value).lower() if isinstance(value, bool) else str(value)
 
     def checked(self, value: Any) -> Any:
-        """A value as `parse` would give it; raises `SettingsError` for one that cannot be used."""
+        """The value as `parse` would return it. Raises `SettingsError` if it cannot be used."""
         if self.parse is None or (value is None and self.default is None):
             return value
         return self.parse(self.text_of(value))
@@ -122,7 +122,7 @@ FIELDS: Final = (
     Field("run_dir", None),
     Field(
         "slow_threshold", 0.1, parse_thresholds, "--slow-threshold", "SECONDS|PATTERN=SECONDS",
-        "A callback is slow from here on; with a unit: 50ms. PATTERN=SECONDS sets it for some callbacks: "
+        "From this length on a callback is slow; with a unit: 50ms. PATTERN=SECONDS sets it for some callbacks: "
         "'app.batch.*=1.0'. "
         "May be repeated; the last match counts.",
         shown="0.1",
@@ -135,8 +135,8 @@ FIELDS: Final = (
     ),
     Field(
         "metrics_port", 9464, parse_port, "--metrics-port", "PORT",
-        "Its port. 0 takes any free one and prints it. A port that was asked for and is taken ends the command with 2; "
-        "if the default one is taken, another is used, with a notice.",
+        "Its port. 0 takes any free one and prints it. If a port that you asked for is taken, the command ends with "
+        "status 2; if the default one is taken, another is used, and a line says so.",
         shown="9464", standard="OTEL_EXPORTER_PROMETHEUS_PORT",
     ),
     Field("metrics_port_required", False),
@@ -150,12 +150,12 @@ FIELDS: Final = (
     Field("spans_chosen", False),
     Field(
         "otlp_endpoint", None, parse_endpoint, "--otlp-endpoint", "URL",
-        "Send spans to this OTLP receiver. Without it OTEL_EXPORTER_OTLP_* decide; without these, none are sent.",
+        "Send spans to this OTLP receiver. Without it OTEL_EXPORTER_OTLP_* decide. Without these, no spans are sent.",
     ),
     Field(
         "collector", "process", parse_collector, "--collector", "process|thread|none",
-        "Who reads the record: a process of its own, a thread of the program (it competes with the program for the "
-        "GIL), or none: then the record stays, for `traceloop report`.",
+        "What reads the record: a process of its own; a thread of the program, which competes for the GIL; or none, "
+        "and the record stays for `traceloop report`.",
         shown="process",
     ),
     Field(
@@ -166,7 +166,7 @@ FIELDS: Final = (
     Field("record", None, parse_directory, "--record", "DIR", "Keep the record in this directory."),
     Field(
         "command_arguments", False, parse_flag, "--command-arguments", "",
-        "Show the program's arguments, and not its name alone, in the record, the report and the label `command`. They "
+        "Record the program's arguments too, and not only its name. The report and the label `command` show them. They "
         "may have passwords in them.",
     ),
     Field("report", False, parse_flag, "--report", "", "Print a report when the program has ended."),
@@ -189,22 +189,22 @@ FIELDS: Final = (
     ),
     Field(
         "memory_trace", False, parse_flag, "--memory-trace", "",
-        "When memory grows, trace allocations once, for 15 s or 5 % of the time so far at most, to name the lines.",
+        "When memory grows, trace allocations once, to name the lines: for 15 s or 5 % of the time so far at most.",
     ),
     Field(
         "find_blocking", False, parse_flag, "--find-blocking", "",
         "Report the calls on a loop's thread that may block, however quick they are: files, connections, look-ups, "
-        "subprocesses, imports, sleeps. Each costs some 40 us then.",
+        "subprocesses, imports, sleeps. Each such call costs some 40 us more.",
     ),
     Field(
         "requests", True, parse_flag, "--no-requests", "",
-        "Follow no requests: their durations, and where their time went, are left out.",
+        "Do not follow requests: leave out their durations and where their time went.",
         flag=False,
     ),
     Field(
         "profile", 0.0, parse_rate, "--profile", "HZ",
-        "Sample what the loops run, so often a second (--profile=HZ, up to 1000; 100 where no number is given): the "
-        "report, the page and `traceloop export` then say where the time goes by line.",
+        "Sample what the loops run, HZ times a second (up to 1000; 100 without a number). The report, the page and "
+        "`traceloop export` then say where the time goes by line.",
         bare="100",
     ),
     Field(
@@ -213,8 +213,8 @@ FIELDS: Final = (
     ),
     Field(
         "exit_timeout", 2.0, parse_wait, "--exit-timeout", "SECONDS",
-        "How long the program's end may wait for its last records to be read. Later, a report that was asked for "
-        "follows all the same.",
+        "How long the program's end may wait until its last records are read. A report that you asked for is printed "
+        "even if that takes longer.",
         shown="2",
     ),
 )  # fmt: skip
@@ -224,7 +224,7 @@ _BY_NAME: Final = {field.name: field for field in FIELDS}
 class Settings:
     """The choices of one run; immutable, and safe to read from any thread. `Settings(spans="slow")`, by name.
 
-    run_dir: the run directory, None where nothing is shared with a collector process.
+    run_dir: the run directory; None if nothing is shared with a collector process.
     slow_threshold: seconds from which a handle run is slow.
     slow_patterns: (callback pattern, seconds) pairs; the first match overrules the threshold.
     metrics_host, metrics_port: where /metrics is served; port 0 takes any free one.
