@@ -57,7 +57,8 @@ class ServerSpan:
         self.noted = False
 
 
-_current: ContextVar[ServerSpan | None] = ContextVar("traceloop_server_span", default=None)
+#: The server span of the request under way.
+current: ContextVar[ServerSpan | None] = ContextVar("traceloop_server_span", default=None)
 #: The handler (a site) that a request was noted with at its beginning.
 _early: ContextVar[float] = ContextVar("traceloop_handler", default=0.0)
 
@@ -148,14 +149,14 @@ def _recorder() -> Any:
 
 
 def _started(span: Any) -> None:
-    known = _current.get()
+    known = current.get()
     # The outermost one is the request's: an application within an application may be instrumented again.
     if _recorder() is not None and (known is None or known.span is None):
-        _current.set(ServerSpan(span, _early.get()))
+        current.set(ServerSpan(span, _early.get()))
 
 
 def _ending(span: Any) -> None:
-    known = _current.get()
+    known = current.get()
     recorder = _recorder()
     if known is None or known.span is not span or recorder is None:
         return
@@ -186,7 +187,7 @@ def note_early(recorder: Any, handler: float) -> None:
 
 def note(recorder: Any, handler: float) -> None:
     """Notes that the run under way answers a request, which ``handler`` (a site) has handled."""
-    known = _current.get()
+    known = current.get()
     names: Names = recorder.span_names
     if known is None or known.noted:
         recorder.record.add(0.0, layout.R_REQUEST, names.by_handler.get(handler) or handler)

@@ -50,6 +50,7 @@
 #define R_START (-19.0)
 #define R_FINISH (-20.0)
 #define R_DELIVER (-21.0)
+#define R_REQUEST (-34.0)
 #define R_FOUND (-1024.0)
 #define W_RUNNING 1
 #define W_HEARTBEAT 12
@@ -103,7 +104,7 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
-        *offload_type, *stream_type, *alarm_type;
+        *offload_type, *stream_type, *alarm_type, *notes_type;
 
     /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
     PyTypeObject *asyncio_handle, *asyncio_timer_handle;
@@ -326,6 +327,10 @@ PyObject *scheduling_run(PyObject *self, PyObject *args);
 extern PyType_Spec core_stream_spec;
 PyObject *core_set_streams(PyObject *module, PyObject *args);
 int stream_read_ready(core_state *st, PyObject *callback);
+PyObject *stream_protocol(core_state *st, PyObject *transport); /* a new reference; NULL without an exception: ask it */
+
+/* requests.c */
+extern PyType_Spec core_notes_spec;
 
 /* alarm.c */
 extern PyType_Spec core_alarm_spec;

@@ -160,6 +160,12 @@ is_transport(core_state *st, PyObject *self)
     return st->streams.transport != NULL && PyObject_TypeCheck(self, st->streams.transport);
 }
 
+PyObject *
+stream_protocol(core_state *st, PyObject *transport)
+{
+    return is_transport(st, transport) ? Py_XNewRef(SLOT(transport, st->streams.protocol)) : NULL;
+}
+
 static int
 done(PyObject *result)
 {
