@@ -11,19 +11,19 @@ from ...record.frames import Frame, culprit_frame, is_recording, waits_for_work
 from ..kernel_files import schedule_of_thread, threads
 from .stacks import describe
 
-# Threads that are looked at, and of these, stacks that are recorded.
+# So many threads are looked at, and so many of their stacks recorded.
 _MAX_THREADS: Final = 64
 _MAX_STACKS: Final = 16
 _MAX_FRAMES: Final = 100
 _KEPT_FRAMES: Final = 12
 _MAX_NAMES: Final = 3
 _MAX_NAME: Final = 80
-# What a thread computes is read so often (s), so that there is something to compare with when a loop is blocked.
+# CPU times are read this often (s), so that there is a value to compare with when a loop is blocked.
 _READ_SECONDS: Final = 5.0
 
 
 class Standing(NamedTuple):
-    """A thread. ident: Python's; native: the kernel's, 0 where not known; frames: outermost first."""
+    """A thread, and where it stands. ident: Python's; native: the kernel's, 0 if not known; frames: outermost first."""
 
     ident: int
     native: int
@@ -32,13 +32,13 @@ class Standing(NamedTuple):
 
     @property
     def own(self) -> Frame:
-        """The application's innermost frame, a library's where there is none, else the innermost of all."""
+        """The application's innermost frame; else that of a library; else the innermost of all."""
         return culprit_frame(self.frames) or (self.frames[-1] if self.frames else ("", 0, "", ""))
 
 
 def threads_now(tops: dict[int, FrameType], without: Collection[int]) -> list[Standing]:
-    """Where the threads of ``tops`` (``sys._current_frames()``) stand, but those ``without``, and threads of ours. With
-    the GIL, and no file is touched.
+    """Where the threads of ``tops`` (``sys._current_frames()``) stand, except those in ``without`` and traceloop's own.
+    It opens no file, and so never gives the GIL away.
     """
     known = dict(getattr(threading, "_active", {}))
     out: list[Standing] = []
@@ -77,8 +77,8 @@ def is_idle(standing: Standing) -> bool:
 
 
 def as_recorded(threads: list[Standing], computed: dict[int, float]) -> list[list[Any]]:
-    """The stacks of threads that are not idle, those at the same place together, what computes most first: names (three
-    at most), how many, seconds of CPU time, frames (outermost first, the innermost twelve).
+    """The stacks of threads that are not idle, one row for each place, those that compute most first: names (at most
+    three), number of threads, seconds of CPU time, the twelve innermost frames (outermost first).
     """
     by_stack: dict[tuple[Frame, ...], list[Any]] = {}
     for each in threads:
@@ -102,18 +102,20 @@ class ThreadClocksOfAll:
         self._read_at = 0.0
 
     def poll(self, now: float) -> None:
-        """Reads the clocks, every five seconds: 15 us a thread."""
+        """Reads the clocks every five seconds. Takes 15 us a thread."""
         if now - self._read_at >= _READ_SECONDS:
             self.computed(now)
 
     def computed(self, now: float) -> tuple[float, dict[int, float]]:
-        """Seconds since they were read before (0: never), and the CPU time of each thread since, by its native id."""
+        """Reads the clocks. Returns the seconds since the last time (0: none), and each thread's CPU time since, by
+        native id.
+        """
         since = now - self._read_at if self._read_at else 0.0
         before, self._before = self._before, _clocks()
         self._read_at = now
         if not before:
             return since, {}
-        # One that was not there before is new.
+        # A thread that was not there before is new.
         return since, {native: seconds - before.get(native, 0.0) for native, seconds in self._before.items()}
 
 

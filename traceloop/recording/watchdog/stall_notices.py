@@ -1,7 +1,7 @@
 """Lines about stalls for people: on stderr under ``traceloop run``, through the ``traceloop`` logger in library use.
 
-Called by the watchdog's thread only. Lines wait until ``flush``, after the turn's records are written: a full pipe or a
-logging handler whose lock the stalled loop holds may keep us here, and the record must not wait for that.
+Only the watchdog's thread calls this. Lines wait until ``flush``, after the turn's records are written. A full pipe, or
+a logging handler whose lock the stalled loop holds, may block ``flush``, and the record must not wait for that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ...settings import ROOT_PID, in_run
 _logger = logging.getLogger("traceloop")
 
 _MAX_LINE = 2000
-# Of the parts of one stall: as many are named, and each lasted this long (s).
+# So many parts of one stall are named, if each lasted this long (s).
 _MAX_PARTS = 4
 _LEAST_PART = 0.005
 # The container's CPU limit is named where it took this share of a stall.
@@ -29,13 +29,13 @@ _LEAST_THROTTLED = 0.1
 
 
 class StallNotices:
-    """Says stalls, as many as the limit allows (``notices.StallLimit``), and the ends of those that it said.
+    """Prints lines about stalls, as many as the limit allows (``notices.StallLimit``), and about the ends of these.
 
-    Nothing where there is no run: a program that takes the loop alone has not asked for it.
+    Without a run it prints nothing: a program that uses only the loop has not asked for lines.
     """
 
     def __init__(self, run_dir: str | None = None) -> None:
-        """run_dir: where the folders of the run's processes are."""
+        """``run_dir``: the folder with the folders of the run's processes."""
         self._run_dir = run_dir
         self._lines: list[str] = []
         self._limit = notices.StallLimit()
@@ -50,7 +50,7 @@ class StallNotices:
         thread: str,
         holder: Holder | None = None,
     ) -> bool:
-        """A stall was seen. Returns whether it is said, so that its end is too. holder: who has what it waits for."""
+        """A stall was seen. Returns whether a line reports it, and so its end too. ``holder``: of what it waits for."""
         if not in_run():
             return False
         more = self._limit.take(callback, culprit, monotonic())
@@ -73,7 +73,7 @@ class StallNotices:
     def goes_on(
         self, callback: str, culprit: str, line: str, seconds: float, thread: str, holder: Holder | None = None
     ) -> None:
-        """The run of a stall that was said has gone on to code of another culprit."""
+        """The run of a reported stall has gone on to code of another culprit."""
         place = f" ({line})" if line else ""
         within = f" within {readable(callback)}" if culprit != callback else ""
         what = f"{readable(culprit)}{place}{within}"
@@ -82,12 +82,12 @@ class StallNotices:
         self._lines.append(printable(text, _MAX_LINE))
 
     def waits_for(self, holder: Holder, seconds: float, thread: str) -> None:
-        """Only now is it known what the run of a stall that was said waits for."""
+        """It became known what the run of a reported stall waits for."""
         which = self._which("that loop", thread)
         self._lines.append(printable(f"stall: {which} is blocked for {seconds:.2f} s so far: it {holder}", _MAX_LINE))
 
     def ended(self, held: dict[str, float], seconds: float, thread: str, throttled: float = 0.0) -> None:
-        """A stall that was said is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all;
+        """A reported stall is over. ``held``: seconds by culprit, the longest first; ``seconds``: in all;
         ``throttled``: for how many of these the container's CPU limit held the process.
         """
         which = self._which("the loop", thread)
@@ -102,8 +102,8 @@ class StallNotices:
         self._lines.append(printable(text, _MAX_LINE))
 
     def _which(self, alone: str, thread: str) -> str:
-        """A loop by its thread and process, as the line that began the stall names it; ``alone`` where the run has one
-        process only.
+        """The loop's thread and process, as in the line that began the stall; ``alone`` if the run has only one
+        process.
         """
         try:
             names = map(files.parse_process_name, os.listdir(self._run_dir) if self._run_dir else ())
@@ -113,7 +113,7 @@ class StallNotices:
         return f"the loop of {thread} in process {os.getpid()}" if several else alone
 
     def flush(self) -> None:
-        """Says what waits to be said, and what the program's screen held back, once that is gone."""
+        """Prints the lines that wait, and those that the program's full screen held back, once that is gone."""
         if not self._lines:
             notices.release()
             return
@@ -123,8 +123,8 @@ class StallNotices:
             return
         for line in lines:
             _logger.warning("traceloop: %s", line)
-        # Logging asked for the current thread's name, and threading made it one of its own for that: programs that
-        # count their threads must not find it.
+        # Logging asked for the current thread's name, so threading has registered a thread of its own for it. Programs
+        # that count their threads must not find that.
         threads = getattr(threading, "_active", {})
         if isinstance(threads.get(threading.get_ident()), getattr(threading, "_DummyThread", ())):
             del threads[threading.get_ident()]

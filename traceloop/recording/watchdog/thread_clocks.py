@@ -1,6 +1,6 @@
-"""What the kernel knows of a thread's time: processor used, processor waited for, how often it was put on one.
+"""The kernel's clocks of a thread: CPU time, time that it waited for a processor, how often it was put on one.
 
-Read by the watchdog for the threads of its own process. Each call costs 0.3 to 10 us.
+The watchdog reads them for threads of its own process. Each call takes 0.3 to 10 us.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ except ImportError:  # not built everywhere
 # time the thread has waited for a processor, times it was put on one. All s but the last; -1 where it is not known.
 Sample = tuple[float, float, float, float, int]
 
-# The watchdog's thread, what its threads before that one have used of processors, and this one when it asked last (s).
-# What the watchdog does while it looks at a blocked loop is no other thread's computing: on a machine with many sockets
-# a look for who is waited for takes a fifth of a short wait.
+# The watchdog's thread; the CPU time of its earlier threads; and that of this one when it was asked last (s). The
+# watchdog's own work is left out of the process's CPU time: on a machine with many sockets, its search for a holder may
+# take a fifth of a short wait, and must not count as another thread's computing.
 _own_ident = 0
 _own_before = 0.0
 _own_last = 0.0
@@ -30,13 +30,13 @@ COUNTS_SWITCHES = hasattr(resource, "RUSAGE_THREAD")
 
 
 class ThreadClocks:
-    """The clocks of the thread that makes it; to be read from any thread."""
+    """The clocks of the thread that makes this object. Any thread may read them."""
 
     __slots__ = ("_cpu_clock", "_last", "_thread_id")
 
     def __init__(self) -> None:
         self._thread_id = threading.get_native_id()
-        # Asked for in the thread itself: for a thread that is gone it is undefined behaviour.
+        # Asked in the thread itself: for a thread that is gone the behaviour is undefined.
         self._cpu_clock = (
             time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else -1
         )
@@ -44,22 +44,22 @@ class ThreadClocks:
         self._last: Sample = (0.0, -1.0, 0.0, -1.0, -1)
 
     def known(self) -> tuple[int, int, float, float, int]:
-        """For turns in C (quiet_turns.py): the thread's CPU clock, its number, and what was measured of it last."""
+        """For turns in C (quiet_turns.py): the thread's CPU clock, its number, and its last measurements."""
         _, cpu, _, wait, slices = self._last
         return self._cpu_clock, self._thread_id, cpu, wait, slices
 
     def take(self, sample: Sample) -> None:
-        """What C has measured last."""
+        """Takes over the last sample, which was measured in C."""
         self._last = sample
 
     def sample(self) -> Sample:
-        """What is measured now; the waiting for a processor is what costs most of it."""
+        """Measures now. The time spent waiting for a processor costs most of it."""
         try:
             cpu = time.clock_gettime(self._cpu_clock) if self._cpu_clock != -1 else -1.0
         except OSError:  # the thread is gone
             cpu = -1.0
         _, last_cpu, _, wait, slices = self._last
-        # A thread that has used no CPU time has not been put on a processor: nothing else of it has changed.
+        # A thread without new CPU time was not put on a processor, so the other values have not changed.
         if cpu != last_cpu or cpu < 0.0:
             schedule = schedule_of_thread(self._thread_id)
             wait, slices = schedule.waited_s, schedule.slices
@@ -68,12 +68,12 @@ class ThreadClocks:
 
 
 def switches() -> int:
-    """Voluntary context switches of the calling thread, ever; 0 where they are not counted for threads."""
+    """All voluntary context switches of the calling thread; 0 if they are not counted for threads."""
     return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw if COUNTS_SWITCHES else 0
 
 
 def watchdog_begins() -> int:
-    """The calling thread is the watchdog's from now on. Returns the kernel's number of it."""
+    """The calling thread becomes the watchdog's. Returns the kernel's number of it."""
     global _own_ident, _own_last
     _own_ident, _own_last = threading.get_ident(), 0.0
     return threading.get_native_id()
@@ -95,7 +95,7 @@ def forget_watchdog() -> None:
 
 
 def ended_watchdogs_cpu() -> float:
-    """CPU time of this process's watchdog threads before this one, s."""
+    """CPU time of this process's earlier watchdog threads, s."""
     return _own_before
 
 

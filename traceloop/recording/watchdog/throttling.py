@@ -3,8 +3,8 @@
 cgroup v2: https://docs.kernel.org/admin-guide/cgroup-v2.html (nr_throttled, throttled_usec).
 cgroup v1: https://docs.kernel.org/scheduler/sched-bwc.html (nr_throttled, throttled_time in ns).
 
-It is the limit of the whole group: what else runs in the container uses it up too. The kernel adds up the time of all
-processors on which the group was held, so that it can be longer than the time that passed.
+The limit is the whole group's: everything else in the container uses it up, too. The kernel adds up the time of all
+processors on which it held the group, so that the sum can be longer than the time that passed.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from typing import Any, Final, NamedTuple
 from ...record.throttles import Held, throttled_during
 
 _ROOT: Final = "/sys/fs/cgroup"
-# Looks are as far apart (s), and what they found is written as often.
+# The time between two looks (s), and between two records of what they found.
 _LOOK_SECONDS: Final = 0.09
 _WRITE_SECONDS: Final = 1.0
-# A group without a limit, or that cannot be read, is looked for again after so long (s): limits change.
+# If there is no limit, or it cannot be read, the group is looked for again after so long (s): limits change.
 _SEARCH_SECONDS: Final = 30.0
 _MAX_HELD: Final = 64
 
 
 class Throttled(NamedTuple):
-    """Since the group was made: periods in which it was held, and for how long, s."""
+    """How often the group was held since it was made (periods), and for how long (s)."""
 
     periods: int
     seconds: float
 
 
 class Throttling:
-    """Of one process. For the watchdog's thread, or the holder of its ``_looking``."""
+    """The throttling of one process. For the watchdog's thread, or the holder of its ``_looking``."""
 
     def __init__(self, report: Callable[[dict[str, Any], float], bool], root: str = _ROOT) -> None:
         """``report(event, now)`` writes an event, if there may be one more. root: where the groups are mounted."""
@@ -47,7 +47,7 @@ class Throttling:
         self._recent: deque[Held] = deque(maxlen=_MAX_HELD)
 
     def poll(self, now: float) -> None:
-        """Once a turn: looks, if the group has a limit."""
+        """Called once a turn: looks, if the group has a limit."""
         if not self._path:
             if now - self._searched < _SEARCH_SECONDS and self._searched:
                 return
@@ -57,7 +57,7 @@ class Throttling:
             self.look(now)
 
     def look(self, now: float) -> None:
-        """Asks the kernel; 10 us. Nothing where there is no limit."""
+        """Asks the kernel, if there is a limit. Takes 10 us."""
         if not self._path:
             return
         found = _read(self._path)
@@ -75,7 +75,7 @@ class Throttling:
             self.write(now)
 
     def write(self, now: float) -> None:
-        """Writes down what was found since the last time. What may not be written now waits."""
+        """Records what was found since the last time. What the budget does not allow now waits."""
         if self._unwritten:
             self._written = now
             del self._unwritten[:-_MAX_HELD]
@@ -83,12 +83,12 @@ class Throttling:
                 self._unwritten = []
 
     def during(self, start: float, end: float) -> float:
-        """For how long (s) the process was held between two moments, as far as the looks tell."""
+        """For how long (s) the process was held between two moments, as far as the looks show."""
         return throttled_during(start, end, self._recent)
 
 
 def limited_group(root: str = _ROOT, cgroup: str = "/proc/self/cgroup") -> str:
-    """The ``cpu.stat`` of this process's group, "" where the kernel has none or it knows of no limit."""
+    """The path of the ``cpu.stat`` of this process's group; "" if there is none, or it has no limit."""
     try:
         with open(cgroup, encoding="utf-8", errors="replace") as file:
             text = file.read(65536)
@@ -98,8 +98,8 @@ def limited_group(root: str = _ROOT, cgroup: str = "/proc/self/cgroup") -> str:
 
 
 def cpu_stat_paths(cgroup: str, root: str = _ROOT) -> Iterator[str]:
-    """Where the ``cpu.stat`` of a process may be, given its /proc/PID/cgroup. In a container the path there may be the
-    host's, while the mount shows the container's own group at the root.
+    """The paths at which the ``cpu.stat`` of a process may be, from the text of its /proc/PID/cgroup. In a container
+    that text may have the host's path, while the mount shows the container's own group at its root.
     """
     for line in cgroup.splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
@@ -114,7 +114,7 @@ def cpu_stat_paths(cgroup: str, root: str = _ROOT) -> Iterator[str]:
 
 
 def parse_cpu_stat(text: str) -> Throttled | None:
-    """What a ``cpu.stat`` says; None where it says nothing of a limit."""
+    """What a ``cpu.stat`` says; None if it says nothing about a limit."""
     values: dict[str, int] = {}
     for line in text.splitlines():
         name, _, number = line.partition(" ")
@@ -129,8 +129,8 @@ def parse_cpu_stat(text: str) -> Throttled | None:
 
 def _read(path: str) -> Throttled | None:
     try:
-        # The GIL is given away: the kernel adds up a group's statistics under a lock of the whole machine, which others
-        # may hold for long.
+        # This gives the GIL away. It may take long: the kernel adds up a group's statistics under a lock of the whole
+        # machine.
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return parse_cpu_stat(os.read(descriptor, 4096).decode("ascii", "replace"))
