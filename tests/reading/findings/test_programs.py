@@ -26,17 +26,27 @@ def findings(tmp_path, text, threshold="0.1"):
 
 
 BLOCKING = """
-import hashlib, logging, socket, sqlite3, subprocess, tempfile
+import hashlib, logging, queue, socket, sqlite3, subprocess, tempfile
 
 SECONDS = 0.3
 FOLDER = tempfile.mkdtemp()
+LATER = queue.SimpleQueue()
+
+def do_later():
+    while True:
+        action = LATER.get()
+        time.sleep(SECONDS)
+        action()
+
+# Before any loop: on a busy machine it takes long until a thread has started, and who starts it waits for that.
+threading.Thread(target=do_later, daemon=True).start()
 
 def sleeps():
     time.sleep(SECONDS)
 
 def receives():
     ours, theirs = socket.socketpair()
-    threading.Timer(SECONDS, theirs.send, (b"x",)).start()
+    LATER.put(lambda: theirs.send(b"x"))
     ours.recv(1)
 
 def starts_a_process():
@@ -45,18 +55,18 @@ def starts_a_process():
 def takes_a_lock():
     held = threading.Lock()
     held.acquire()
-    threading.Timer(SECONDS, held.release).start()
+    LATER.put(held.release)
     held.acquire()
 
 def waits_for_an_event():
     event = threading.Event()
-    threading.Timer(SECONDS, event.set).start()
+    LATER.put(event.set)
     event.wait()
 
 def reads_a_file():
     path = FOLDER + "/fifo"
     os.mkfifo(path)
-    threading.Timer(SECONDS, lambda: open(path, "w").close()).start()
+    LATER.put(lambda: open(path, "w").close())
     open(path).read()
 
 def imports():
@@ -71,7 +81,7 @@ def logs():
     logger = logging.getLogger("full")
     logger.propagate = False
     logger.addHandler(logging.StreamHandler(stream))
-    threading.Timer(SECONDS, lambda: os.read(reading, 200_000)).start()
+    LATER.put(lambda: os.read(reading, 200_000))
     logger.warning("x" * 100_000)
 
 def queries():
@@ -79,7 +89,7 @@ def queries():
     first.execute("create table t (x)")
     first.execute("begin exclusive")
     second = sqlite3.connect(FOLDER + "/db", timeout=10)
-    threading.Timer(SECONDS, first.rollback).start()
+    LATER.put(first.rollback)
     second.execute("insert into t values (1)")
 
 def computes():
@@ -114,13 +124,22 @@ KINDS = {
 }
 
 
-@pytest.mark.timing  # what computes or hashes for less than it waits for a processor is the machine's doing
+def is_the_machines(info):
+    """Whether a run waited for a processor for so long that its code need not be to blame."""
+    return info.parts.processor_wait > (info.end - info.start) / 3
+
+
 def test_what_blocks_the_loop_is_told_by_kind(tmp_path):
-    found = findings(tmp_path, BLOCKING.replace("CALL", "function()"))
+    text = BLOCKING.replace("CALL", "function()")
+    observed = observe(tmp_path, program(tmp_path, text), OTEL_PYTHON_TRACELOOP_SLOW_THRESHOLD="0.1")
+    found = verdict(observed.statistics).findings
     told = {each.who.function.removeprefix("__main__."): each for each in found if each.who is not None}
-    assert {name: told[name].detail for name in KINDS} == KINDS
+    starved = {info.culprit.removeprefix("__main__.") for info in observed.slow() if is_the_machines(info)}
+    for name in KINDS.keys() - starved:
+        assert told[name].detail == KINDS[name], (name, told[name])
     assert any(each.detail == "import" for each in found)
-    assert told["computes"].kind == "cpu-on-loop" and told["sleeps"].kind == "blocking-call"
+    assert "computes" in starved or told["computes"].kind == "cpu-on-loop"
+    assert told["sleeps"].kind == "blocking-call"
     lines = (tmp_path / "program.py").read_text().splitlines()
     assert lines[told["sleeps"].who.line - 1].strip() == "time.sleep(SECONDS)"
     assert told["sleeps"].title.endswith(f"program.py:{told['sleeps'].who.line} in sleeps blocks the loop: it sleeps")
