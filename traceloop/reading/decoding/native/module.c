@@ -57,9 +57,9 @@ reader_exec(PyObject *module)
             return -1;
         memcpy((char *)st + texts[index].at, &text, sizeof(text));
     }
-    if (add_sources(module) < 0 || add_type(module, &runs_spec, &st->runs) < 0 || add_type(module, &iterations_spec, &st->iterations) < 0 ||
-        add_type(module, &model_spec, &st->model) < 0 || add_type(module, &buckets_spec, &st->buckets) < 0 ||
-        add_type(module, &tally_spec, &st->tally) < 0 ||
+    if (add_sources(module) < 0 || add_type(module, &runs_spec, &st->runs) < 0 ||
+        add_type(module, &iterations_spec, &st->iterations) < 0 || add_type(module, &model_spec, &st->model) < 0 ||
+        add_type(module, &buckets_spec, &st->buckets) < 0 || add_type(module, &tally_spec, &st->tally) < 0 ||
         add_type(module, &requests_spec, &st->requests) < 0)
         return -1;
     st->kinds = attribute_of("traceloop.reading.decoding.decoded", "KINDS");
