@@ -27,7 +27,6 @@ import select
 import socket
 import threading
 import time
-from collections import deque
 
 from traceloop import notices
 from traceloop.record import files, layout
@@ -38,6 +37,7 @@ from ..exporters.span_pipeline_absent import NoSpans, may_export_spans
 from .carried_counters import CounterNotes, carried_counters
 from .ended_processes import EndedProcesses
 from .files import keep_traceback, say, write_file
+from .lines import Lines
 from .listening import close_listener
 from .orders import RELEASE_LISTENER, RELEASE_STDERR
 from .pace import (
@@ -65,12 +65,6 @@ if TYPE_CHECKING:
     from .stall_snapshots import StallSnapshots
 
 
-#: The collector prints so many lines a minute for processes that have another stderr than the root's.
-MAX_LINES_A_MINUTE = 30
-# Lines that the root prints at its end.
-_MAX_NOTICES = 100
-
-
 class Collector:
     """Reads a run directory and serves what it reads. ``run`` is called by the one thread that owns it."""
 
@@ -88,7 +82,7 @@ class Collector:
         self._wait_until = 0.0  # s: for others after the root has ended, or for an idle root after a signal
         self._ran_at = 0.0  # when it was last read that a loop has run something
         self.pipe = WakePipe(self.run_dir)
-        self.notices: list[str] = []
+        self.lines = Lines()
         self._keep = False  # the run directory, to find out what went wrong
         self._crashed = False  # a process of the run
         self._failure_reported = False
@@ -106,8 +100,6 @@ class Collector:
         self._due = 0.0  # the next poll
         self._quiet = False  # whether the last look put it off, since it would find nothing
         self._known: set[str] = set()  # processes at the last poll
-        self._lines_for_others: deque[float] = deque(maxlen=MAX_LINES_A_MINUTE)
-        self._unsaid = 0
         self._notes = CounterNotes(self.run_dir)
         self._began_ns = time.time_ns()
 
@@ -133,7 +125,7 @@ class Collector:
         if self.settings.snapshot_on_stall is not None:
             from .stall_snapshots import make_snapshots
 
-            self.snapshots = make_snapshots(self.settings, self.follower, self.notices.append)
+            self.snapshots = make_snapshots(self.settings, self.follower, self.lines.at_end.append)
         self.pipeline: SpanPipeline | NoSpans
         if may_export_spans(self.settings, os.environ):
             from ..exporters.span_pipeline import make_pipeline
@@ -285,7 +277,8 @@ class Collector:
             return False
         if alive:
             waited = f"has been idle for {seconds:g} s"
-            self.tell(f"the collector was asked to end, and the program {waited}; its record stays in {self.run_dir}")
+            line = f"the collector was asked to end, and the program {waited}; its record stays in {self.run_dir}"
+            self.lines.tell(line)
         return True
 
     def _runs_something(self) -> bool:
@@ -311,7 +304,7 @@ class Collector:
                     self._failure_reported = True
                     line = f"part of the record could not be read: {error!r}; see {keep_traceback(self.run_dir)}"
                     self._keep = True
-                    self.tell(line)
+                    self.lines.tell(line)
         return found
 
     def poll(self) -> bool:
@@ -328,9 +321,9 @@ class Collector:
                 self._process_over(name)
             if busy:
                 self._notes.note(self.statistics.samples(), self._began_ns, self._ran_at)
-        self._print_for_others()
+        self.lines.tell_for_others(self.pipe.take_lines())
         for line in self._lasting.look(self.statistics) if not self._summary_written else ():
-            self.tell(line)
+            self.lines.tell(line)
         if not self._summary_written and self._may_sum_up():
             busy = True
             self._sum_up()
@@ -338,7 +331,7 @@ class Collector:
             if not root_gone:
                 self._unrecorded.look()
             elif line := self._unrecorded.line():
-                self.tell(line)
+                self.lines.tell(line)
         if self._summary_written or self._stderr.let_go() or (root_gone and not self._stderr.is_owed_a_report()):
             self._release_stderr()
         return busy
@@ -354,7 +347,7 @@ class Collector:
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
             # In the folder of `--record` the commands find the run before its record has been copied, too.
             record = self.settings.record or self.run_dir
-            self.tell(f"{process.crash or name}; `traceloop report {record}` shows its record")
+            self.lines.tell(f"{process.crash or name}; `traceloop report {record}` shows its record")
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
@@ -369,26 +362,6 @@ class Collector:
         elif not is_root:
             self._ended.let_go(name)
 
-    def tell(self, line: str) -> None:
-        """Prints the line at once. If that is not possible, the root prints it at the end."""
-        if notices.usable():
-            say(line)
-        elif len(self.notices) < _MAX_NOTICES:
-            self.notices.append(line)
-
-    def _print_for_others(self) -> None:
-        """Prints the lines of processes with another stderr than the root's, so many a minute."""
-        notices.release()
-        now = time.monotonic()
-        for line in self.pipe.take_lines():
-            if len(self._lines_for_others) == MAX_LINES_A_MINUTE and now - self._lines_for_others[0] < 60:
-                self._unsaid += 1
-                continue
-            more = f" ({self._unsaid} more lines were left out)" if self._unsaid else ""
-            self._unsaid = 0
-            self._lines_for_others.append(now)
-            self.tell(line + more)
-
     def _everybody_over(self) -> bool:
         """Whether every process that was seen is over and read."""
         return all(name in self._ended.names for name in self.follower.processes)
@@ -402,31 +375,31 @@ class Collector:
     def _sum_up(self) -> None:
         self._summary_written = True
         if self.snapshots is not None:
-            self.notices += self.snapshots.lines()
+            self.lines.at_end += self.snapshots.lines()
         # If the root is process 1 of a container, its end is ours: everything must be sent before.
         if not self.pipeline.flush(FLUSH_SECONDS):
-            self.notices.append("some spans have not arrived at their receiver yet: they are not among those sent")
+            self.lines.at_end.append("some spans have not arrived at their receiver yet: they are not among those sent")
         if self.push is not None and not self.push.flush(FLUSH_SECONDS) and not self.push.failing:
-            self.notices.append("the last metrics have not arrived at their receiver yet")
+            self.lines.at_end.append("the last metrics have not arrived at their receiver yet")
         with self.statistics.lock:
             summary, report = self._texts()
             if self.settings.html is not None:
                 from ..exporters.html.page import write_at_end
 
-                self.notices.append(write_at_end(self.settings.html, self.statistics))
+                self.lines.at_end.append(write_at_end(self.settings.html, self.statistics))
         if self._root_over or not self.root.alive:
             self._keep_copy()
         # A program that is started again at once finds the port free.
         self._close_listener()
         notices.release(ending=True)
         if not self._stderr.root_listens():
-            for line in self.notices:
+            for line in self.lines.at_end:
                 say(line)
             notices.say_report(report) if report else say(summary)
         # The root, which waits for them, ends when they are there: so does then what it wrote to.
         self._release_stderr()
         write_file(os.path.join(self.run_dir, files.REPORT), report)
-        write_file(os.path.join(self.run_dir, files.SUMMARY), "\n".join([*self.notices, summary]))
+        write_file(os.path.join(self.run_dir, files.SUMMARY), "\n".join([*self.lines.at_end, summary]))
 
     def _close_listener(self) -> None:
         listener, self._listener = self._listener, None
@@ -497,4 +470,4 @@ class Collector:
         if problem:
             self._keep = True
             write_file(os.path.join(self.run_dir, files.STAYS), "")
-            self.tell(f"the record could not be kept in {record}: {problem}; it stays in {self.run_dir}")
+            self.lines.tell(f"the record could not be kept in {record}: {problem}; it stays in {self.run_dir}")

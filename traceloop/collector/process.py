@@ -61,7 +61,7 @@ def _run_until_finished(
     expired_records.hold(run_dir)  # until this process ends
     collector.open(listener, again=bool(ended_before))
     if ended_before:
-        collector.tell(f"the collector {ended_before} and was started again: it goes on from what the rings hold")
+        collector.lines.tell(f"the collector {ended_before} and was started again: it goes on from what the rings hold")
     expired_records.expire(run_dir)
     # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
     # reading them.
