@@ -47,7 +47,7 @@ _LEAST_WITH_STACK = 0.01
 _PATIENCE = 0.5
 
 
-class SlowRun(NamedTuple):
+class SlowTestRun(NamedTuple):
     """The longest run of one callback: seconds, `module.qualname`, and the test in which it ran.
 
     where: the culprit's line, as in `app/prices.py:31 in load_prices`; of a run without a stack that of the callback's
@@ -100,7 +100,7 @@ class Watch:
     def __init__(self, config: pytest.Config, limits: Limits) -> None:
         self.config = config
         self.limits = limits
-        self.longest: dict[str, SlowRun] = {}
+        self.longest: dict[str, SlowTestRun] = {}
         # Of the longest runs those whose stacks may come later, by label: ring and run.
         self._without_stack: dict[str, tuple[int, Any]] = {}
         self.callbacks = 0
@@ -195,11 +195,11 @@ class Watch:
                     over.append((chunk.ring.reader.number, run, label))
                 known = self.longest.get(label)
                 if test and (known is None or seconds > known.seconds):
-                    self.longest[label] = SlowRun(seconds, label, test, _defined(sites.site(site_of(run[3]))))
+                    self.longest[label] = SlowTestRun(seconds, label, test, _defined(sites.site(site_of(run[3]))))
                     self._without_stack[label] = chunk.ring.reader.number, run
         return over
 
-    def _slowest(self) -> list[SlowRun]:
+    def _slowest(self) -> list[SlowTestRun]:
         """The rows of the table, with the lines of their culprits."""
         for run in sorted(self.longest.values(), reverse=True)[:_SHOWN]:
             ring, found = self._without_stack.pop(run.callback, (0, None))
@@ -234,7 +234,7 @@ class Watch:
     def pytest_testnodedown(self, node: Any) -> None:
         """The controller of pytest-xdist takes it."""
         for row in (rows := getattr(node, "workeroutput", {}).get("traceloop", [[], 0, 0, {}]))[0]:
-            run = SlowRun(*row)
+            run = SlowTestRun(*row)
             if run.callback not in self.longest or self.longest[run.callback] < run:
                 self.longest[run.callback] = run
         self.callbacks += rows[1]

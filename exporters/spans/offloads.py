@@ -23,7 +23,7 @@ _MAX_WORKERS: Final = 4096
 _WAIT_SECONDS: Final = 0.5
 
 
-class _Offload:
+class _OpenOffload:
     __slots__ = (
         "builder", "context", "delivered", "executor", "finish", "ident", "outcome", "run", "start", "submit", "worker"
     )  # fmt: skip
@@ -43,7 +43,7 @@ class OffloadSpans:
         self._sampling = sampling
         self._clock_offset_ns = clock_offset_ns
         self._ids = SpanIds()
-        self._open: dict[int, _Offload] = {}
+        self._open: dict[int, _OpenOffload] = {}
         self._delivered: list[int] = []
         self._executors: dict[int, str] = {}
         self._workers: dict[int, tuple[str, int]] = {}
@@ -62,7 +62,7 @@ class OffloadSpans:
             if offload is None:
                 if len(self._open) >= _MAX_OPEN:  # results that were never asked for
                     del self._open[next(iter(self._open))]
-                offload = self._open[step.number] = _Offload()
+                offload = self._open[step.number] = _OpenOffload()
             if step.step == "submit":
                 offload.submit, offload.executor, offload.ident = step.when, step.executor, step.ident
                 offload.run, offload.context, offload.builder = step.run, step.context, builder
@@ -96,7 +96,7 @@ class OffloadSpans:
         self._delivered = waiting
         return out
 
-    def _span(self, number: int, offload: _Offload) -> Span | None:
+    def _span(self, number: int, offload: _OpenOffload) -> Span | None:
         builder = offload.builder
         trace = run_trace = run_id = parent = b""
         trace_state, remote, kept = "", False, False
@@ -120,7 +120,7 @@ class OffloadSpans:
         start, end = self._ns(offload.submit), self._ns(max(offload.submit, offload.delivered))
         return self._kind(offload.ident), trace, self._ids.other(number), parent, start, end, -1.0, b"", b"", extra
 
-    def _attributes(self, offload: _Offload) -> dict[str, Any]:
+    def _attributes(self, offload: _OpenOffload) -> dict[str, Any]:
         attributes: dict[str, Any] = {
             "asyncio.executor.name": self._executors.get(offload.executor, str(offload.executor))
         }

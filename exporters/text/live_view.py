@@ -18,6 +18,7 @@ from traceloop.reading.statistics.run import Statistics
 from traceloop.record import layout
 from traceloop.record.frames import Frame, called_by, culprit_frame, place
 from traceloop.record.plumbing import readable
+from traceloop.record.sites import UNKNOWN_LABEL
 
 from .tables import Style, bar, clean, clip, count, counted, percent, seconds, shorten, size, table, visible
 
@@ -168,7 +169,7 @@ class LiveView:
         if stall is None:
             yield style.bad(f"{whose} has not polled for {seconds(running)}")
             return
-        culprit = "" if stall.culprit in ("unknown", stall.callback) else f", in {clean(readable(stall.culprit))}"
+        culprit = "" if stall.culprit in (UNKNOWN_LABEL, stall.callback) else f", in {clean(readable(stall.culprit))}"
         yield style.bad(
             f"{whose} has been blocked for {seconds(running)} by {clean(readable(stall.callback))}{culprit}"
         )

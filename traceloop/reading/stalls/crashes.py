@@ -30,7 +30,7 @@ _LATEST = 2.0**32
 _FATAL = re.compile(rb"Fatal Python error: ([^\n]{1,200})")
 
 
-class Interrupted(NamedTuple):
+class LastRun(NamedTuple):
     """A loop that stood in a callback, or in its poll, when its process ended.
 
     since: wall clock, s; 0 where the loop was idle. callback, culprit, place (``file:line``): "" where not known.
@@ -48,7 +48,7 @@ class Crash(NamedTuple):
 
     pid: int
     reason: str
-    loops: list[Interrupted]
+    loops: list[LastRun]
 
     def __str__(self) -> str:
         how = f"crashed ({self.reason})" if self.reason else "ended without an exit record (killed, or os._exit)"
@@ -94,13 +94,13 @@ def crash_of(words: LastWords, index: StallIndex | None) -> Crash:
     return Crash(words.pid, _reason(words.folder), loops)
 
 
-def _interrupted(loop: LoopLastWords, index: StallIndex | None) -> Interrupted:
+def _interrupted(loop: LoopLastWords, index: StallIndex | None) -> LastRun:
     if not 0.0 < loop.running < _LATEST:
-        return Interrupted(loop.label, 0.0, "", "", "")
+        return LastRun(loop.label, 0.0, "", "", "")
     info = index.in_progress(loop.ring, loop.running) if index is not None else None
     offset = loop.clock_offset_ns / 1e9
     if info is None:
-        return Interrupted(loop.label, loop.running + offset, "", "", "")
+        return LastRun(loop.label, loop.running + offset, "", "", "")
     stack = next((stack for stack in info.stacks if stack.frames and stack.source == "crash"), None)
     stack = stack or next((stack for stack in reversed(info.stacks) if stack.frames), None)
     callback = "" if info.callback == UNKNOWN_LABEL else info.callback
@@ -110,7 +110,7 @@ def _interrupted(loop: LoopLastWords, index: StallIndex | None) -> Interrupted:
         # The application's line, rather than that of the library that it called.
         named = [frame for frame in stack.frames if f"{frame[2]}.{frame[3]}" == culprit] or stack.frames
         place = f"{named[-1][0]}:{named[-1][1]}"
-    return Interrupted(loop.label, max(info.start, loop.running) + offset, callback or culprit, culprit, place)
+    return LastRun(loop.label, max(info.start, loop.running) + offset, callback or culprit, culprit, place)
 
 
 def _reason(folder: str) -> str:

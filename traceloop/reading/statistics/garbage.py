@@ -24,7 +24,7 @@ _MAX_GENERATIONS: Final = 4
 _WAITING: Final = 8192
 
 
-class Interrupted:
+class InterruptedRuns:
     """Collections within the runs of one callback: how many, and how long they took, s."""
 
     __slots__ = ("count", "longest", "seconds")
@@ -59,7 +59,7 @@ class CollectionStatistics:
         self.pauses: dict[int, Histogram] = {}
         self.collected: dict[int, int] = {}
         self.uncollectable: dict[int, int] = {}
-        self.interrupted: dict[str, Interrupted] = {}
+        self.interrupted: dict[str, InterruptedRuns] = {}
         # When they began, in order, and what they were. A run is read when it ends, which may be after thousands.
         self._starts: list[float] = []
         self._waiting: list[_Waiting] = []
@@ -109,7 +109,7 @@ class CollectionStatistics:
         label = self._labels.admit(self._sites_of().label_of(run[3]))
         totals = self.interrupted.get(label)
         if totals is None:
-            totals = self.interrupted[label] = Interrupted()
+            totals = self.interrupted[label] = InterruptedRuns()
         totals.count += waiting.count
         totals.seconds += waiting.seconds
         totals.longest = max(totals.longest, waiting.longest)

@@ -20,7 +20,7 @@ _KEPT_SECONDS: Final = 60.0
 _MAX_WAITERS: Final = 200
 
 
-class Run(NamedTuple):
+class OffloadRun(NamedTuple):
     """One call: start and end (monotonic s), function."""
 
     start: float
@@ -44,7 +44,7 @@ class Filler:
 class _Sums:
     """Integrals over the number of runs of one function, from their starts and ends."""
 
-    def __init__(self, runs: list[Run]) -> None:
+    def __init__(self, runs: list[OffloadRun]) -> None:
         self.starts = sorted(run.start for run in runs)
         self.ends = sorted(run.end for run in runs)
         self._start_sums = [0.0, *accumulate(self.starts)]
@@ -83,22 +83,22 @@ class Saturation:
         self.longest = 0.0
         self.fillers: dict[str, Filler] = {}
         self._until = 0.0
-        self._waits: list[Run] = []
-        self._runs: list[Run] = []
+        self._waits: list[OffloadRun] = []
+        self._runs: list[OffloadRun] = []
         self._open: dict[int, tuple[float, str]] = {}
 
     def started(self, key: int, function: str, submit: float, start: float) -> None:
         """A call of ``function`` started; ``key`` until its end."""
         self._open[key] = start, function
         if start - submit >= FULL_SECONDS:
-            self._waits.append(Run(submit, start, function))
+            self._waits.append(OffloadRun(submit, start, function))
             if len(self._waits) >= _MAX_WAITS:
                 self.settle()
 
     def gave_up(self, function: str, submit: float, end: float) -> None:
         """A call of ``function`` was given up before it started."""
         if end - submit >= FULL_SECONDS:
-            self._waits.append(Run(submit, end, function))
+            self._waits.append(OffloadRun(submit, end, function))
             if len(self._waits) >= _MAX_WAITS:
                 self.settle()
 
@@ -106,7 +106,7 @@ class Saturation:
         """It ended."""
         known = self._open.pop(key, None)
         if known is not None:
-            self._runs.append(Run(known[0], end, known[1]))
+            self._runs.append(OffloadRun(known[0], end, known[1]))
             if len(self._runs) > 2 * _MAX_RUNS:
                 self.settle()
                 del self._runs[:-_MAX_RUNS]
@@ -120,8 +120,8 @@ class Saturation:
         waits, self._waits = self._waits, []
         if waits:
             latest = max(wait.end for wait in waits)
-            runs = self._runs + [Run(start, latest + 1.0, function) for start, function in self._open.values()]
-            by_function: dict[str, list[Run]] = {}
+            runs = self._runs + [OffloadRun(start, latest + 1.0, function) for start, function in self._open.values()]
+            by_function: dict[str, list[OffloadRun]] = {}
             for run in runs:
                 by_function.setdefault(run.function, []).append(run)
             every = _Sums(runs)
@@ -134,7 +134,7 @@ class Saturation:
                     self._share(wait, every, sums)
             self._runs = [run for run in self._runs if run.end > latest - _KEPT_SECONDS]
 
-    def _share(self, wait: Run, every: _Sums, sums: dict[str, _Sums]) -> None:
+    def _share(self, wait: OffloadRun, every: _Sums, sums: dict[str, _Sums]) -> None:
         begin, end, waiter = wait
         self.waits += 1
         self.longest = max(self.longest, end - begin)

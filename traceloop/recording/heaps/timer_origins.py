@@ -21,6 +21,7 @@ from typing import Any
 from ...core.site_of import site_of, site_of_code, unwrap
 from ...core.timers import Timers
 from ...record.frames import OUR_FOLDER
+from ...record.sites import UNKNOWN_LABEL
 
 # Entries of the heap that are looked at: about 1.5 us each.
 _SAMPLE = 500
@@ -61,7 +62,7 @@ def _label_of_timer(handle: Any) -> str:
                 return label
         return site_of(handle._callback).label
     except Exception:  # an object that lies about itself
-        return "unknown"
+        return UNKNOWN_LABEL
 
 
 def _waiting_task(handle: Any) -> Any:

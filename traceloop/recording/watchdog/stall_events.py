@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...record import layout
 from ...record.frames import culprit_frame, held_by, whereabouts
+from ...record.sites import UNKNOWN_LABEL
 from . import stacks
 from .stall_notices import StallNotices
 from .surroundings import Surroundings
@@ -49,7 +50,7 @@ class StallEvents:
         """The label of a run's ident."""
         sites = self._process.site_log.sites
         number = stacks.site_number(ident)
-        return sites[number].label if 0 <= number < len(sites) else "unknown"
+        return sites[number].label if 0 <= number < len(sites) else UNKNOWN_LABEL
 
     def stack(self, watched: Watched, stall: Stall, run: stacks.Run, now: float, due: float) -> None:
         """Writes down a stack taken at ``now``, which was due at ``due`` (s). If it was due long ago, the run has kept
