@@ -48,20 +48,22 @@ def test_a_broken_budget_names_the_offender(kept, tmp_path):
     lines = done.stdout.splitlines()
     assert [line.split()[0] for line in lines if not line.startswith(" ")] == ["FAIL", "ok", "FAIL"]
     place = f"__main__.sleeper ({kept.parent / 'program.py'}:"
-    assert lines[0] == "FAIL  max-callback 10.0 ms" and f": {place}" in lines[1]
+    # On a busy machine others are too long too, or even longer.
+    assert lines[0] == "FAIL  max-callback 10.0 ms" and any(f": {place}" in line for line in lines)
     document = json.loads(out.read_text())
     assert (document["schema"], document["kept"]) == ("traceloop-check/1", False)
     longest, late, slow = document["budgets"]
-    offender = longest["offenders"][0]  # on a busy machine others are too long too
-    assert offender["name"] == "__main__.sleeper" and offender["value"] > 0.01
-    assert late["kept"] and not slow["kept"] and slow["offenders"][0]["where"].startswith(place)
+    assert all(each["value"] > 0.01 for each in longest["offenders"])
+    assert "__main__.sleeper" in [each["name"] for each in longest["offenders"]]
+    assert late["kept"] and not slow["kept"] and any(each["where"].startswith(place) for each in slow["offenders"])
     suite = ElementTree.parse(xml).getroot()
     assert (suite.get("tests"), suite.get("failures")) == ("3", "2")
     JUNIT.validate(str(xml))
     failed = [case.get("name") for case in suite.findall("testcase") if case.find("failure") is not None]
     assert failed == ["max-callback 10.0 ms", "no-slow"]
     (failure,) = suite.findall("testcase")[0]
-    assert failure.get("message").startswith("__main__.sleeper, ") and failure.text.startswith(failure.get("message"))
+    assert failure.text.startswith(failure.get("message"))
+    assert any(line.startswith("__main__.sleeper, ") for line in failure.text.splitlines())
 
 
 def test_budgets_that_are_kept(kept):

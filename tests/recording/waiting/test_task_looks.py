@@ -433,3 +433,21 @@ def test_where_tasks_stand_is_written_down_again_before_the_ring_has_lost_it(tmp
         first, *later = runner.run(main())
     assert [frames for frames, _ in first.values()] == [["outer", "wait_in_queue", "Queue.get"]]
     assert later == [{}, first, {}, first, first]
+
+
+def test_what_tasks_did_since_the_last_look_is_to_be_looked_at():
+    """A loop may sleep for good right after: the watchdog's turns that find nothing must not put that look off."""
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        written = Written()
+        looks = TaskLooks(written)
+        unseen = looks.have_seen_all([loop])
+        Look(looks, written)
+        seen = looks.have_seen_all([loop])
+        await asyncio.sleep(0)
+        loop._recorder.flush(loop, loop.time())
+        return unseen, seen, looks.have_seen_all([loop])
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        assert runner.run(main()) == (False, True, False)

@@ -25,7 +25,7 @@ import math
 import os
 import sys
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from time import monotonic
 from typing import Any
 
@@ -126,6 +126,16 @@ class TaskLooks:
             return math.inf
         moments = (max(look.started, look.checked) for look in self._looks.values())
         return min(moments, default=math.inf) + LOOK_SECONDS
+
+    def have_seen_all(self, loops: Iterable[Any]) -> bool:
+        """Whether the last looks began after all that ``loops`` did: while they sleep, none would find anything new."""
+        if self._failed:
+            return True
+        for loop in loops:
+            look = self._looks.get(id(loop))
+            if look is None or look.left or look.records != loop._recorder.ring.words[layout.W_RECORDS]:
+                return False
+        return True
 
     def poll(self, loops: list[Any], now: float) -> None:
         """Makes one slice for each of the running ``loops`` that is due. Never raises."""

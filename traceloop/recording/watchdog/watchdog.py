@@ -389,6 +389,7 @@ class Watchdog:
         self._lateness.turn_over(now, due, watched_loops)
         if not self._task_looks.under_way and all(watched.stall is None for watched in watched_loops):
             steady = self._sampler.is_steady and not self._full_executors.found and not self._slow_peers.found
+            steady = steady and self._task_looks.have_seen_all(watched.loop for watched in watched_loops)
             self._quiet_turns.follow(now, due, now + _UNMOVED if steady else 0.0)
             self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
         self._due = due
