@@ -55,7 +55,7 @@ def pytest_configure(config):
     if hasattr(config, "workerinput"):
         return
     refuse_stale_extensions()
-    config.pluginmanager.register(Reruns())
+    config.pluginmanager.register(Reruns(config))
     if config.getoption("numprocesses", None):
         config.pluginmanager.register(Progress(config))
 

@@ -55,7 +55,18 @@ class Progress:
 
 
 class Reruns:
-    """Counts the tests that were run again, says so, and fails the session where they are too many."""
+    """Names tests that are run again, at once and with the failure at the end, and fails the session where they are
+    too many.
+    """
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        reporter = self._config.pluginmanager.get_plugin("terminalreporter")
+        if report.outcome == "rerun" and reporter is not None:
+            reporter.ensure_newline()
+            reporter.write_line(f"  run again: {report.nodeid}")
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         again = terminalreporter.stats.get("rerun", [])
