@@ -15,7 +15,7 @@ import pytest
 from tests.helpers.observed import HEAD, environment
 from tests.helpers.waiting import until
 from traceloop.collector.collector import Collector
-from traceloop.collector.pace import MAX_POLL_SECONDS, MIN_POLL_SECONDS, Pace
+from traceloop.collector.pace import MAX_POLL_SECONDS, MIN_POLL_SECONDS, SOON_SECONDS, Pace
 from traceloop.reading.decoding.choose import native
 from traceloop.reading.rest import rest
 from traceloop.record import files, layout
@@ -83,12 +83,13 @@ run(main())
 
 
 @pytest.fixture
-def waiting(tmp_path):
+def waiting(tmp_path, request):
     """A program that waits for a line of input, to compute then; and its collector, which has read what it wrote. No
     ring can wake the collector: the pipe is gone, as it is for a server that has changed its user.
     """
     program, run_dir = tmp_path / "program.py", tmp_path / "run"
-    program.write_text(HEAD + BURSTS)
+    blocks = getattr(request, "param", "")
+    program.write_text(HEAD + (blocks or BURSTS))
     run_dir.mkdir()
     process = subprocess.Popen(
         [sys.executable, str(program)],
@@ -101,8 +102,11 @@ def waiting(tmp_path):
         collector = Collector(Settings(run_dir=str(run_dir), metrics=False), process.pid)
         os.unlink(run_dir / files.WAKE)
         collector.open(None)
-        assert "waits" in process.stdout.readline()
-        until(lambda: (collector.poll(), collector.follower.is_quiet())[1], "that the program waits")
+        assert ("blocks" if blocks else "waits") in process.stdout.readline()
+        if blocks:
+            until(lambda: (collector.poll(), collector.probe.stands)[1], "that its loop stands still")
+        else:
+            until(lambda: (collector.poll(), collector.follower.is_quiet())[1], "that the program waits")
         yield collector, process
     finally:
         process.kill()
@@ -131,8 +135,45 @@ def test_a_quiet_program_is_polled_while_a_snapshot_waits_for_its_second_copy(wa
     assert is_due(collector, due=0.0)
 
 
-in_c = pytest.mark.skipif(native() is None, reason="the collector rests in C, where that was built")
+def test_a_killed_process_has_ended_no_sooner_than_its_watchdog_has_looked(waiting):
+    """Between two polls nothing else is seen of it, and they may be seconds apart."""
+    collector, process = waiting
+    (follower,) = collector.follower.processes.values()
+    watchdog = next(ring.reader for ring in follower.rings.values() if not ring.is_loop)
+    until(lambda: watchdog.word(layout.W_HEARTBEAT) > follower.seen_at + 0.2, "that the watchdog looks")
+    looked, offset = watchdog.word(layout.W_HEARTBEAT), watchdog.clock_offset_ns
+    process.kill()
+    process.wait()
+    until(lambda: (collector.poll(), follower.end_ns)[1], "that the end is noticed")
+    assert looked <= (follower.end_ns - offset) / 1e9 <= time.monotonic()
+
+
 FAR = 3600.0
+BLOCKS = """
+import time
+async def main():
+    tell(blocks=True)
+    time.sleep(600)
+run(main())
+"""
+
+
+@pytest.mark.parametrize("waiting", [BLOCKS], indirect=True, ids=["blocks"])
+def test_no_look_at_a_loop_that_runs_is_put_off_after_a_rest(waiting, monkeypatch):
+    collector, _ = waiting
+    waits = []
+    monkeypatch.setattr(collector.pipe, "wait", lambda seconds, root: waits.append(seconds))
+    root, end = os.pipe()
+    try:
+        collector._due, collector._look_again = time.monotonic() + FAR, SOON_SECONDS
+        assert not collector._wait(root)
+        assert waits == [0.0 if native() is not None else SOON_SECONDS]
+    finally:
+        os.close(root)
+        os.close(end)
+
+
+in_c = pytest.mark.skipif(native() is None, reason="the collector rests in C, where that was built")
 
 
 @pytest.fixture

@@ -212,14 +212,14 @@ class Collector:
 
     def _wait(self, root: int) -> bool:
         """Waits until there is something to see to (True), or it is time to look again."""
-        # A loop that stands still is looked at when its threshold is reached.
+        # A loop that stands still is looked at when its threshold is reached, and a rest ends where one runs.
         if root >= 0 and self._look_again > SOON_SECONDS / 2 and not self._asked_to_end:
             until = self._polled_at + QUIET_SECONDS if self._quiet else self._due
             if until - time.monotonic() > SOON_SECONDS:
-                descriptors = (self.pipe.descriptor, root)
-                if self._rest(self.follower, descriptors, SOON_SECONDS, until, until_new=self._quiet):
-                    self.pipe.wait(0.0, root)
-                    return True
+                descriptors, pace = (self.pipe.descriptor, root), min(SOON_SECONDS, self._look_again)
+                news = self._rest(self.follower, descriptors, pace, until, until_new=self._quiet)
+                if news is not None:
+                    return self.pipe.wait(0.0, root) or news
         return self.pipe.wait(min(max(0.0, self._due - time.monotonic()), self._look_again), root)
 
     def _is_due(self, *, sees_end: bool) -> bool:

@@ -185,8 +185,6 @@ class ProcessFollower:
         for ring in self.rings.values():
             if not ring.is_quiet:
                 return False
-            if not ring.is_loop and self.seen_at:
-                self.seen_at = max(self.seen_at, ring.reader.word(layout.W_HEARTBEAT))
         return bool(self.rings)
 
     def read(self, *, final: bool = False) -> list[Chunk]:
@@ -273,23 +271,18 @@ class FolderFollower(ProcessFollower):
         yield from super().chunks(final=final)
 
     def ended_at(self, clock_offset_ns: int) -> float:
-        """By the file that it wrote at its end; else by what was seen of it, by this reader or its collector; else by
-        the last look of its watchdog.
+        """By the file that it wrote at its end; else by what was seen of it, by this reader (and its watchdog since
+        then: a poll may be seconds ago) or by its collector; else by the last look of its watchdog.
         """
         ended = (self.folder.ended_ns - clock_offset_ns) / 1e9
         if ended > 0.0:
             return ended
+        words = [ring.reader.word for ring in self.rings.values() if not ring.is_loop]
+        looked = max((max(word(layout.W_HEARTBEAT), word(layout.W_LOOKED)) for word in words), default=0.0)
         if self.seen_at:
-            return self.seen_at
+            return max(self.seen_at, min(looked, time.monotonic()))
         noted = (self.folder.noted_ns - clock_offset_ns) / 1e9
-        if noted > 0.0:
-            return noted
-        looks = [
-            max(ring.reader.word(layout.W_HEARTBEAT), ring.reader.word(layout.W_LOOKED))
-            for ring in self.rings.values()
-            if not ring.is_loop
-        ]
-        return max(looks, default=0.0)
+        return noted if noted > 0.0 else looked
 
     def take_usage(self) -> None:
         """What the collector has noted down of the kernel's account of the process; after its end."""
