@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import inspect
 import os
 import signal
 import socket
@@ -15,8 +16,8 @@ from traceloop.loop.replaced import _FOLLOWED
 STANDARD = asyncio.SelectorEventLoop
 
 
-def class_of(name):
-    return next(each for each in STANDARD.__mro__ if name in vars(each))
+def class_of(name, loop_class=STANDARD):
+    return next(each for each in loop_class.__mro__ if name in vars(each))
 
 
 @pytest.mark.parametrize("name", _FOLLOWED)
@@ -38,6 +39,31 @@ def test_a_mock_is_called_as_it_would_be_for_the_standard_loop(run):
         assert call.args[1:] == ("none such", 1)
 
     run(main)
+
+
+@pytest.mark.parametrize("base", [STANDARD, *CORES.values()])
+def test_they_are_methods_for_whoever_looks_into_the_class(base):
+    assert inspect.isfunction(inspect.getattr_static(base, "getaddrinfo"))
+    assert inspect.iscoroutinefunction(vars(class_of("getaddrinfo", base))["getaddrinfo"])
+    made = mock.create_autospec(base)
+    made().run_in_executor(None, int)  # without the loop, which is no argument of the mock's
+    made().run_in_executor.assert_called_once_with(None, int)
+    with mock.patch.object(base, "run_in_executor", autospec=True, return_value=5) as replaced:
+        loop = base()
+        try:
+            assert loop.run_in_executor(None, int) == 5
+        finally:
+            loop.close()
+    replaced.assert_called_once_with(loop, None, int)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_one_that_is_taken_from_the_dictionary_may_be_called(core):
+    loop = CORES[core]()
+    try:
+        assert vars(class_of("get_task_factory", CORES[core]))["get_task_factory"](loop) is None
+    finally:
+        loop.close()
 
 
 @pytest.mark.parametrize("core", CORES)

@@ -10,7 +10,7 @@ which a loop runs and is closed.
 from __future__ import annotations
 
 import asyncio
-from types import MethodType
+from types import FunctionType, MethodType
 from typing import Any, Final
 
 from .loop_part import LoopPart
@@ -65,6 +65,17 @@ class _Followed:
             # What stands behind our own parts in the order of the bases, bound as the standard loop would bind it.
             return getattr(super(LoopPart, owner if loop is None else loop), self._name)
         return self.__wrapped__ if loop is None else MethodType(self.__wrapped__, loop)
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        """``mock.create_autospec`` and ``inspect`` tell by the class's dictionary what is a method."""
+        return FunctionType
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__wrapped__, name)
+
+    def __call__(self, loop: Any, *given: Any, **named: Any) -> Any:
+        return self.__get__(loop, type(loop))(*given, **named)
 
 
 def follow_replaced(loop_class: type) -> None:
