@@ -9,7 +9,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
@@ -128,6 +129,45 @@ def test_a_whole_turn_comes_in_time_where_the_loops_thread_computes(asleep: Asle
         until = monotonic() + 2 * PERIOD
         _, (due, *_), _ = asleep.sleep(until, FAR + until)
         assert due - PERIOD <= until
+
+
+@in_c
+def test_a_whole_turn_comes_in_time_where_no_clock_tells_whether_the_loops_thread_computes(asleep: Asleep) -> None:
+    asleep.clocks = cast(Any, SimpleNamespace(known=lambda: (-1, threading.get_native_id(), -1.0, -1.0, -1)))
+    for _ in range(20):
+        until = monotonic() + 2 * PERIOD
+        _, (due, *_), _ = asleep.sleep(until, until + 20 * PERIOD)
+        assert due - PERIOD <= until
+
+
+@in_c
+def test_a_whole_turn_comes_in_time_where_a_clock_of_coarse_ticks_shows_no_run(asleep: Asleep) -> None:
+    """The loop has written of its run. A clock that stands still is the one of a thread that sleeps."""
+    over, ready = threading.Event(), threading.Event()
+
+    def sleeps() -> None:
+        asleep.clocks = ThreadClocks()
+        ready.set()
+        over.wait()
+
+    class Writes(list[int]):
+        def __len__(self) -> int:  # it is looked at in each turn
+            asleep.loop_words[layout.W_RECORDS] += 1.0
+            return 0
+
+    thread = threading.Thread(target=sleeps)
+    thread.start()
+    try:
+        ready.wait()
+        asleep.empty = (Writes(),)
+        for _ in range(20):
+            asleep.clocks.sample()
+            until = monotonic() + 2 * PERIOD
+            _, (due, *_), _ = asleep.sleep(until, until + 20 * PERIOD)
+            assert due - PERIOD <= until
+    finally:
+        over.set()
+        thread.join()
 
 
 def quiet_turn(asleep: Asleep) -> Any:

@@ -97,13 +97,15 @@ alarm_wait(PyObject *self, PyObject *seconds)
 /* A folder that has changed within so many seconds may change again without another time (process_folders.py). */
 #define SAME_TICK 3
 
-/* One loop, as the last turn saw it: its thread's clocks (recording/watchdog/thread_clocks.py). */
+/* One loop, as the last turn saw it: its thread's clocks (recording/watchdog/thread_clocks.py). records: that it had
+   written when the sleep began. */
 typedef struct {
     PyObject *words; /* borrowed from the arguments */
     clockid_t clock;
     int thread;
     double at, cpu, others, waited;
     long slices;
+    double records;
 } Seen;
 
 /* What a late turn is compared with: from the end of the turn before it. late: of all turns together, s. */
@@ -245,6 +247,14 @@ is_quiet(const Seen *seen, Py_ssize_t loops, PyObject *watched, PyObject *empty,
     return 1;
 }
 
+/* Whether the loop has run nothing since the sleep began. A clock of coarse ticks may show no short run; -1: there is
+   none. */
+static int
+is_still(const Seen *seen, double cpu)
+{
+    return cpu >= 0.0 && cpu == seen->cpu && read_word(seen->words, W_RECORDS) == seen->records;
+}
+
 static PyObject *
 result_of(const Seen *seen, Py_ssize_t loops, Py_ssize_t turns, const Baseline *base)
 {
@@ -278,6 +288,7 @@ begin_loops(Seen *seen, PyObject *loops)
                               &seen[i].cpu, &seen[i].waited, &seen[i].slices))
             return -1;
         seen[i].clock = (clockid_t)clock;
+        seen[i].records = read_word(seen[i].words, W_RECORDS);
     }
     return count;
 }
@@ -314,7 +325,7 @@ alarm_sleep_quietly(PyObject *self, PyObject *args)
         still = still && process - own - others < STILL;
         for (Py_ssize_t i = 0; i < count; i++) {
             cpu[i] = seconds_of(seen[i].clock);
-            still = still && cpu[i] == seen[i].cpu;
+            still = still && is_still(&seen[i], cpu[i]);
         }
         if (!quiet || now >= (still && until < unmoved ? unmoved : until) ||
             process - process_before - (own - own_before) > MUCH * period)

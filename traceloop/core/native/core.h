@@ -15,6 +15,7 @@
    poll.c             the poll of an epoll object
    iteration.c        the recorded iteration: poll, due timers, the handles that are ready
    offload.c          a call handed to a thread pool: its steps
+   requests.c         RequestNotes: which function answers a request
    stream.c           what a stream transport reads and writes
    alarm.c            what the watchdog sleeps on, and its turns while all loops sleep
    kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
@@ -53,6 +54,7 @@
 #define R_REQUEST (-34.0)
 #define R_FOUND (-1024.0)
 #define W_RUNNING 1
+#define W_RECORDS 11
 #define W_HEARTBEAT 12
 #define W_LOOKED 29
 #define W_DUE 30

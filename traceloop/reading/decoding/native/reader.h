@@ -12,7 +12,7 @@
    steps.h, steps.c  steps by task
    known_tasks.c     further steps of tasks that are alive already
    rest.c            the collector's rest, while nobody writes
-   ledger.h        the ledger of requests, in files of its own
+   ledger.h          the ledger of requests, in files of its own
 
    Input is not trusted: a record may be forged. A double becomes an integer only through the functions below. Nothing
    is indexed by what a record says without a look at the bounds. Everything that grows with the record has a limit.
