@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from traceloop.reading.decoding import decoded as decoded_module
 from traceloop.reading.decoding import decoder
 from traceloop.reading.decoding.choose import load_native
-from traceloop.reading.decoding.decoded import KINDS, Decoded, Standing
+from traceloop.reading.decoding.decoded import KINDS, Decoded, NewTask, Standing
 from traceloop.reading.decoding.decoder import PythonModel
 from traceloop.reading.decoding.native_model import NativeModel
 from traceloop.reading.decoding.ring_reader import Batch
@@ -197,3 +197,13 @@ def test_timers_that_never_come_due_take_no_memory_without_bound(model: Any) -> 
     last = stream.finish()
     (run,) = [*out.runs, *last.runs]
     assert known < 350_000 and run[4] == "timer" and run[6] == 0
+
+
+def test_the_sites_of_new_tasks_are_each_told_once() -> None:
+    idents = [5.0, 65536.0 * 7 + 5, 65536.0 * 9 + 65535, 0.0, 2.0**52 + 3]
+    tasks = [NewTask(ident, "", 0, 0.0, 0, 0.0, True) for ident in idents]
+    assert native.sites_of_tasks(tasks) == list(dict.fromkeys(int(ident % r.SITE_LIMIT) for ident in idents))
+    odd = [NewTask(ident, "", 0, 0.0, 0, 0.0, True) for ident in (math.nan, math.inf, -1.0, 2.0**63)]
+    assert native.sites_of_tasks([*odd, (), None, ("text",)]) == []
+    with pytest.raises(TypeError):
+        native.sites_of_tasks(())

@@ -20,7 +20,7 @@ made. It ends with the last step of its task; on a connection's task, with the r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from ...record.frames import is_application
@@ -147,14 +147,17 @@ class Ledger:
         if self._sites is not self._sites_of() or number != self._loop:
             self._forget()
             self._loop = number
+        module = native_of(decoded.runs)
         if not self._serves:
             # Sites first, as remainders: to ask for the kind of each task was a tenth of what such a loop cost.
-            remainders = {task.ident % SITE_LIMIT for task in decoded.tasks}
-            if not any(map(self._kind_of, remainders)):
+            if module is None:
+                sites: Iterable[float] = {task.ident % SITE_LIMIT for task in decoded.tasks}
+            else:
+                sites = module.sites_of_tasks(decoded.tasks)
+            if not any(map(self._kind_of, sites)):
                 return
             self._serves = True
         self._take_offloads(decoded)
-        module = native_of(decoded.runs)
         if module is None:
             self._take(decoded)
             return

@@ -249,3 +249,39 @@ model_take_rare(Model *self, double a, double ident, double b)
     Py_DECREF(taken);
     return 0;
 }
+
+/* The sites of new tasks, each once. A task is a tuple of which the ident is the first item; others are passed over. */
+PyObject *
+sites_of_tasks(PyObject *module, PyObject *tasks)
+{
+    if (!PyList_Check(tasks)) {
+        PyErr_SetString(PyExc_TypeError, "a list of tasks");
+        return NULL;
+    }
+    PyObject *sites = PyList_New(0);
+    uint8_t *seen = sites == NULL ? NULL : PyMem_Calloc((size_t)SITE_LIMIT, 1);
+    if (seen == NULL) {
+        Py_XDECREF(sites);
+        return PyErr_NoMemory();
+    }
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
+        PyObject *task = PyList_GET_ITEM(tasks, i);
+        PyObject *ident = PyTuple_Check(task) && PyTuple_GET_SIZE(task) ? PyTuple_GET_ITEM(task, 0) : NULL;
+        if (ident == NULL || !PyFloat_Check(ident) || !(PyFloat_AS_DOUBLE(ident) >= 0.0) ||
+            PyFloat_AS_DOUBLE(ident) >= LARGEST)
+            continue;
+        unsigned site = (unsigned)((unsigned long long)PyFloat_AS_DOUBLE(ident) % (unsigned long long)SITE_LIMIT);
+        if (!seen[site]) {
+            seen[site] = 1;
+            PyObject *number = PyLong_FromUnsignedLong(site);
+            if (number == NULL || PyList_Append(sites, number) < 0) {
+                Py_XDECREF(number);
+                Py_CLEAR(sites);
+                break;
+            }
+            Py_DECREF(number);
+        }
+    }
+    PyMem_Free(seen);
+    return sites;
+}

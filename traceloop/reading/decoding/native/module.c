@@ -84,6 +84,7 @@ static PyMethodDef reader_methods[] = {
      "Histograms of iterations: durations, numbers of handles, poll delays."},
     {"in_range", all_in_range, METH_O, "Whether all doubles of a buffer are numbers that a writer may write."},
     {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
+    {"sites_of_tasks", sites_of_tasks, METH_O, "The sites of a list of new tasks, each once."},
     {"whole_tasks", whole_tasks, METH_VARARGS, "Sums of the tasks that begin and end within these runs; the others."},
     {"most_at_once", most_at_once, METH_VARARGS, "How many there were at once, by when they began and ended."},
     {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},

@@ -251,6 +251,7 @@ int model_take_first_step(Model *self);
 int model_take_announced(Model *self);
 int model_take_outcome(Model *self);
 int model_take_rare(Model *self, double a, double ident, double b);
+PyObject *sites_of_tasks(PyObject *module, PyObject *tasks);
 
 /* model_type.c, tally.c, steps.c */
 extern PyType_Spec model_spec, buckets_spec, tally_spec;
