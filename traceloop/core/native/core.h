@@ -117,6 +117,8 @@ typedef struct {
     /* What C tasks show: NULL where tasks are written in Python. The getters are of types that live for good. */
     PyTypeObject *task_type, *step_type, *method_type, *partial_type;
     PyGetSetDef *step_self, *task_coro, *task_state, *task_exception, *task_waiter;
+    PyMethodDef *task_name; /* get_name; NULL: it is called in the usual way */
+    PyObject *coro_code;    /* the descriptor of a coroutine's cr_code */
     PyMethodDef *wakeup; /* the method by which a future wakes a task; NULL until one is seen */
     int name_place;      /* which of the objects that tp_traverse visits is a task's name; 0: none */
     PyObject *pending, *finished; /* the texts of ``_state`` of a task that is not done, or ended by itself */
@@ -130,11 +132,12 @@ typedef struct {
     PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
     PyObject *concurrent_future, *concurrent_finished; /* concurrent.futures.Future; the text of its state */
     PyObject *zero, *minus_one;
+    PyObject *context_names; /* the names of keywords that asyncio's C code passes: its "context" is not interned */
     PyTypeObject *selector_key; /* selectors.SelectorKey, a named tuple; its fourth item is what is registered */
     PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
-        *s_loop_ident, *s_cr_code, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
+        *s_loop_ident, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
         *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_python_create_task, *s_note_timer, *s_name,
         *s_tasks, *s_fresh, *s_Task, *s_task_factory, *s_python_call_soon_threadsafe, *s_write_to_self, *s_csock,
         *s_thread_id, *s_stamps, *s_outbox, *s_pending, *s_drained, *s_drain, *s_local, *s_number, *s_until,

@@ -261,7 +261,7 @@ first_ident(Run *run, PyObject *task)
     PyObject *coro = Py_IS_TYPE(task, st->task_type) ? get(st->task_coro, task)
                                                      : PyObject_CallMethodNoArgs(task, st->s_get_coro);
     if (coro != NULL && PyCoro_CheckExact(coro)) {
-        PyObject *code = PyObject_GetAttr(coro, st->s_cr_code);
+        PyObject *code = Py_TYPE(st->coro_code)->tp_descr_get(st->coro_code, coro, (PyObject *)&PyCoro_Type);
         site = code == NULL ? -1.0 : site_of_code(run, code);
         Py_XDECREF(code);
     }
@@ -326,7 +326,7 @@ visit_name(PyObject *object, void *arg)
     return 1;
 }
 
-/* The task's name, or from 3.12 on the number that its automatic name will have: the text was not asked for yet. */
+/* Of a plain task. Its name, or from 3.12 on the number that its automatic name will have: the text was not asked for yet. */
 static int
 note_name(Run *run, PyObject *task)
 {
@@ -339,7 +339,8 @@ note_name(Run *run, PyObject *task)
             name = Py_NewRef(visit.found);
     }
     if (name == NULL)
-        name = PyObject_CallMethodNoArgs(task, st->s_get_name);
+        name = st->task_name != NULL ? st->task_name->ml_meth(task, NULL)
+                                     : PyObject_CallMethodNoArgs(task, st->s_get_name);
     if (name != NULL && PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 0)
         Py_SETREF(name, PyUnicode_FromString(" "));
     int done = name == NULL ? -1 : PyList_Append(run->record->text, name);
@@ -366,7 +367,8 @@ settle_plain(Run *run, PyObject *task, double ident, int is_first)
     PyObject *state = get(st->task_state, task);
     if (state == NULL)
         return -1.0;
-    int pending = is_text(state, st->pending), finished = !pending && is_text(state, st->finished);
+    int finished = state == st->finished, pending = !finished && is_text(state, st->pending);
+    finished = finished || (!pending && is_text(state, st->finished));
     Py_DECREF(state);
     if (pending) {
         if (is_first) {

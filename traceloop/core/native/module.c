@@ -115,6 +115,17 @@ find_tasks(core_state *st)
         (st->task_exception = find_getter(st->task_type, "_exception")) == NULL ||
         (st->task_waiter = find_getter(st->task_type, "_fut_waiter")) == NULL)
         return -1;
+    PyObject *name = PyObject_GetAttrString(task, "get_name");
+    if (name == NULL)
+        return -1;
+    if (Py_IS_TYPE(name, &PyMethodDescr_Type) && ((PyMethodDescrObject *)name)->d_method->ml_flags == METH_NOARGS)
+        st->task_name = ((PyMethodDescrObject *)name)->d_method;
+    Py_DECREF(name);
+    st->coro_code = PyObject_GetAttrString((PyObject *)&PyCoro_Type, "cr_code");
+    if (st->coro_code == NULL || Py_TYPE(st->coro_code)->tp_descr_get == NULL) {
+        PyErr_SetString(PyExc_ImportError, "coroutines have no code that is known");
+        return -1;
+    }
     st->pending = attribute_of("asyncio.base_futures", "_PENDING");
     st->finished = attribute_of("asyncio.base_futures", "_FINISHED");
     return st->pending == NULL || st->finished == NULL ? -1 : 0;
@@ -166,7 +177,7 @@ intern(core_state *st)
         {"_run_once", offsetof(core_state, s_run_once)}, {"_process_events", offsetof(core_state, s_process_events)},
         {"_timer_handle_cancelled", offsetof(core_state, s_timer_handle_cancelled)},
         {"monotonic", offsetof(core_state, s_monotonic)}, {"record", offsetof(core_state, s_record)},
-        {"_loop_ident", offsetof(core_state, s_loop_ident)}, {"cr_code", offsetof(core_state, s_cr_code)},
+        {"_loop_ident", offsetof(core_state, s_loop_ident)},
         {"run", offsetof(core_state, s_run)}, {"get", offsetof(core_state, s_get)},
         {"get_name", offsetof(core_state, s_get_name)}, {"get_coro", offsetof(core_state, s_get_coro)},
         {"done", offsetof(core_state, s_done)}, {"append", offsetof(core_state, s_append)},
@@ -270,7 +281,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(asyncio_handle) DO(asyncio_timer_handle) DO(handle_run) DO(task_type) DO(step_type) DO(method_type)          \
     DO(partial_type) DO(pending) DO(finished) DO(report_failure) DO(python_timers) DO(spelled_out) DO(heappush)     \
     DO(clock_globals) DO(clock) DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events)                        \
-    DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_cr_code) DO(s_run) DO(s_get)    \
+    DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_run) DO(s_get)    \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
     DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \
     DO(s_fresh) DO(s_Task) DO(s_task_factory) DO(base_events) DO(task_keywords) DO(offload_type)                    \
@@ -283,7 +294,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
-    DO(notes_type)
+    DO(notes_type) DO(coro_code) DO(context_names)
 
 DEFINE_STATE_LIFE(core_state)
 

@@ -35,9 +35,12 @@ scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t coun
 {
     PyObject *given = Py_None;
     if (names != NULL && PyTuple_GET_SIZE(names) > 0) {
-        PyObject *name = PyTuple_GET_ITEM(names, 0); /* asyncio's and the compiler's are interned, as ours is */
-        if (PyTuple_GET_SIZE(names) != 1 || (name != st->s_context && PyUnicode_Compare(name, st->s_context) != 0))
-            return PyErr_Occurred() ? -1 : 0;
+        PyObject *name = PyTuple_GET_ITEM(names, 0); /* the compiler's are interned, as ours is */
+        if (names != st->context_names && (PyTuple_GET_SIZE(names) != 1 || name != st->s_context)) {
+            if (PyTuple_GET_SIZE(names) != 1 || PyUnicode_Compare(name, st->s_context) != 0)
+                return PyErr_Occurred() ? -1 : 0;
+            Py_XSETREF(st->context_names, Py_NewRef(names));
+        }
         given = args[count];
     }
     *tuple = PyTuple_New(count - skipped);
