@@ -326,7 +326,7 @@ visit_name(PyObject *object, void *arg)
     return 1;
 }
 
-/* Of a plain task: its name, or from 3.12 on the number that its automatic name will have, whose text was not asked for. */
+/* Of a plain task: its name, or from 3.12 on the number of its automatic name, whose text was not asked for yet. */
 static int
 note_name(Run *run, PyObject *task)
 {
