@@ -103,7 +103,7 @@ def _noting(original: Callable[..., Any], handler_of: Callable[..., Any], early:
 
 def _notes_of(handler_of: Callable[..., Any], early: bool) -> Callable[[tuple[Any, ...]], None]:
     """What notes the request of a method that was called with these positional arguments. It never raises. In C, where
-    that runs (core/native/requests.c): a fifth of what Python takes.
+    that runs (core/native/requests.c): about half of what Python takes.
     """
     native = core().native
     if native is not None and not early:
