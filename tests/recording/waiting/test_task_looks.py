@@ -193,6 +193,31 @@ def test_a_task_that_another_shields_is_what_is_awaited():
     assert look.frames["waits"][1] == "_asyncio.Task"
 
 
+def test_a_function_of_the_programs_own_that_is_called_as_asyncios_proves_nothing():
+    async def waits():
+        other = named(asyncio.sleep(60), "other")
+        future = asyncio.get_running_loop().create_future()
+
+        def cancel(_):
+            other.cancel()
+
+        cancel.__qualname__ = "shield.<locals>._outer_done_callback"
+        future.add_done_callback(cancel)
+        await future
+
+    assert look_at(waits=waits).awaited == {}
+
+
+def test_a_future_that_another_shields_is_awaited_itself():
+    async def waits():
+        inner = asyncio.get_running_loop().create_future()
+        shielded = asyncio.shield(inner)
+        await inner
+        await shielded
+
+    assert look_at(waits=waits).frames["waits"][1] == "_asyncio.Future"
+
+
 def test_members_of_a_group_of_anyios_are_found():
     anyio = pytest.importorskip("anyio")
 

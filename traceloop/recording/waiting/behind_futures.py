@@ -18,7 +18,7 @@ import concurrent.futures
 from collections.abc import Iterator
 from gc import get_referents
 from types import BuiltinMethodType, FunctionType, MethodType
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ...core.choose import core
 from ..offloads.offload import Offload
@@ -30,8 +30,14 @@ _MAX_CALLBACKS = 4
 WRAPPED = "asyncio.wrap_future"
 SHIELDED = "asyncio.shield"
 OTHER_LOOP = "asyncio.run_coroutine_threadsafe"
-# The functions of asyncio whose callbacks set one future from another, and what programs call to have that done.
-_CHAINED_BY = {"_chain_future": WRAPPED, "shield": SHIELDED}
+# asyncio's callbacks that know what sets the future they are called for: with the names of their module, and what
+# programs call to have a future set so. Their siblings (``_call_set_state``, ``_inner_done_callback``) know what a
+# future sets.
+_CHAINED_BY: Final[dict[str, tuple[dict[str, Any], str]]] = {
+    "_chain_future.<locals>._call_check_cancel": (vars(asyncio.futures), WRAPPED),
+    "shield.<locals>._outer_done_callback": (vars(asyncio.tasks), SHIELDED),
+}
+_NO_CHAIN: Final[tuple[dict[str, Any], str]] = ({}, "")
 
 
 class Call(NamedTuple):
@@ -83,8 +89,10 @@ def _sources(waiter: Any) -> Iterator[tuple[Any, str]]:
         source, chained_by = None, ""
         for callback in _callbacks(future):
             if type(callback) is FunctionType:
-                maker = _CHAINED_BY.get(callback.__qualname__.partition(".")[0], "")
-                held = next((each for each in _held(callback) if each is not future), None) if maker else None
+                names, maker = _CHAINED_BY.get(callback.__qualname__, _NO_CHAIN)
+                if callback.__globals__ is not names:
+                    continue
+                held = next((each for each in _held(callback) if each is not future), None)
                 if held is not None:
                     source, chained_by = held, maker
         if source is None:
