@@ -10,9 +10,9 @@ The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contex
 * A span object lives as long as something refers to it, and its address may be given to the next one. So its number
   lies on the span itself, as a task's does, and nothing here keeps a span alive. Several loops may meet one span, and
   a pickled one may come to another process: the number goes with a mark of the process that gave it.
-* A reader remembers some ten thousand spans, not all that there ever were, and it may lose records, definitions with
-  them. So spans are defined in generations: one that is met in a new generation (a connection's, a background task's)
-  is defined again, under its number. And each batch begins with the span that it begins in.
+* A reader remembers only the latest spans (32,768 at least), and it may lose records, and definitions with them. So
+  spans are defined in generations: a long-lived span (a connection's, a background task's) is defined again, under the
+  same number, when it is met in a new generation. Each batch states at its beginning which span is current.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def state_of(state: Any) -> str:
 
 
 class ApplicationSpans:
-    """What one loop knows of the application's spans. All of it runs in the loop's thread.
+    """The application's spans, as one loop knows them. Called in the loop's thread only.
 
     ``variable``: the ContextVar to ask a handle's context for, None while the application has no OpenTelemetry.
     """
@@ -66,8 +66,8 @@ class ApplicationSpans:
         self._record = record
         self._module: Any = None
         self._span_key = ""
-        # A span's ``_loop_span`` is the generation that it was last defined in and its number. Generations that are
-        # equal but for their last 20 bits are one loop's.
+        # A span's ``_loop_span`` is a pair: the generation in which it was last defined, and its number. Generations
+        # of one loop differ in their last 20 bits only.
         self._generation = int.from_bytes(os.urandom(6), "little") << _GENERATION_BITS
         self._next = 1
         # The class of span contexts that was seen to be a tuple of its six fields, as the API's is.
@@ -78,7 +78,7 @@ class ApplicationSpans:
         self.current = 0
 
     def refresh(self) -> ContextVar[Any] | None:
-        """Looks whether the application has imported OpenTelemetry by now; once a flush. Returns ``variable``."""
+        """Checks whether the application has imported OpenTelemetry; called at each flush. Returns ``variable``."""
         module = sys.modules.get("opentelemetry.context")
         if module is self._module:
             return self.variable
@@ -96,7 +96,10 @@ class ApplicationSpans:
         return self.variable
 
     def changed(self, otel_context: Any) -> None:
-        """The next handle's context holds ``otel_context`` (None: none), which the one before it did not."""
+        """Records that the next handle's context holds another OpenTelemetry context than the handle before it.
+
+        ``otel_context``: the new one; None where the handle's context holds none.
+        """
         try:
             number = 0
             span = otel_context.get(self._span_key) if otel_context else None
@@ -112,13 +115,14 @@ class ApplicationSpans:
             self._record.add(number, layout.R_CONTEXT, 0.0)
 
     def number_of(self, span: Any) -> int:
-        """The number by which the record knows ``span``, which is defined if it was not; 0: no span to speak of."""
+        """The number of ``span`` in the record; defines the span where that is needed. 0 for one without a context."""
         known = getattr(span, "_loop_span", None)
         return known[1] if known is not None and known[0] is self._generation else self._number(span, known)
 
     def enter_active(self) -> float | None:
-        """Something that is recorded next belongs to the span that is current right now, which the code under way may
-        have opened itself. Returns what ``leave_active`` is to be given afterwards, None where nothing is to be done.
+        """What is recorded next belongs to the span that is current now; the running code may have opened it itself.
+
+        Returns the argument for the call of ``leave_active`` that follows, or None where no such call is needed.
         """
         variable = self.variable or self.refresh()
         if variable is None:
@@ -129,13 +133,15 @@ class ApplicationSpans:
         return None if self.current in (before, 0 if before < 0 else before) else float(before)
 
     def leave_active(self, before: float) -> None:
-        """The run under way is again in the span of its handle's context."""
+        """Sets the span of the running handle's context again. ``before``: what ``enter_active`` returned."""
         self.current = int(before)
         self._record.add(max(before, 0.0), layout.R_CONTEXT, 0.0)
 
     def batch_written(self, records: int, hold: int) -> None:
-        """So many records have gone out, which a reader may lose: what the next ones need is said again.
-        ``hold``: records for which a definition holds, so few that the ring has one of each span in use.
+        """Called after a batch of ``records`` records. A reader may lose it, so the next batch states its span again.
+
+        ``hold``: after this many records, spans are defined again, so that the ring holds the definition of each
+        span in use.
         """
         self._written += records
         if self._written >= hold:
@@ -148,7 +154,7 @@ class ApplicationSpans:
         self._defined = self._written = 0
 
     def forget_current(self) -> None:
-        """The loop begins or ends to run: what was recorded last holds no longer."""
+        """Called when the loop begins or stops running: the span that was recorded last is not current any more."""
         self.current = -1
 
     def _number(self, span: Any, known: tuple[int, int] | None) -> int:

@@ -1,7 +1,7 @@
-"""The end of this process's recording: what its loops have not written yet, and the word that nothing follows.
+"""The end of this process's recording: writes the records that wait, and the marker after which none follows.
 
 Everything used here is imported with this module, since an import while the interpreter ends can fail. The functions
-are called from any place: at exit, in a signal handler, before `os._exit` and before an exec.
+may be called at any moment: at exit, in a signal handler, before `os._exit` and before an exec.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _RECORDING = (
 
 
 def is_interrupted(frame: FrameType | None) -> bool:
-    """Whether a signal whose handler was given this frame came in the middle of the recording's own work."""
+    """Whether a signal interrupted the recording's own code. ``frame``: what the signal's handler was given."""
     while frame is not None:
         if frame.f_globals.get("__name__", "").startswith(_RECORDING):
             return True
@@ -44,7 +44,7 @@ def is_interrupted(frame: FrameType | None) -> bool:
 
 
 def flush() -> None:
-    """Writes what the loop that runs in this thread has not written yet; the recording goes on."""
+    """Writes the waiting records of the loop that runs in this thread; the recording goes on."""
     loop = events._get_running_loop()
     recorder: Any = getattr(loop, "_recorder", None)
     # In the child of a fork the running loop is the parent's, and so is its ring.
@@ -54,8 +54,8 @@ def flush() -> None:
     while frame.f_back is not None:
         frame = frame.f_back
         if frame.f_code in _WRITING:
-            return  # a signal came in the middle of it
-    # Or between the three appends of a record.
+            return  # a signal interrupted the write itself
+    # The signal may also have come between the three appends of one record.
     recorder.record.drop_partial()
     recorder.flush(loop, time.monotonic())
 
@@ -67,15 +67,15 @@ def has_no_room() -> bool:
 
 
 def close() -> None:
-    """Ends the recording: writes what is left and says that nothing follows. Nothing, where nothing was recorded."""
+    """Ends the recording: writes what is left, then the end marker. Does nothing where nothing was recorded."""
     current = _current()
     if current is None:
         return
-    # The wait that may follow is ours, and no stall of the program's.
+    # The process may now wait for the collector. That wait is ours: the watchdog must not report it as a stall.
     process_watchdog.end()
     flush()
     try:
-        # Offloads that ended after the last loop's last flush.
+        # Some offloads ended after the last loop had flushed for the last time.
         outbox_of(current).drain(time.monotonic())
         for each in sampler_of(current).at_samples:
             each(math.inf)
@@ -85,9 +85,9 @@ def close() -> None:
 
 
 def leave() -> None:
-    """The run is over, the process goes on: as `close`, and what is recorded from now on belongs to another run.
+    """Ends the recording of a run in a process that goes on, as `close` does. Later loops record into another run.
 
-    Loops that run in other threads are not stopped: what they have not written yet (of the last 20 ms) is lost.
+    Loops that run in other threads are not stopped; their unwritten records (of the last 20 ms) are lost.
     """
     current = _current()
     close()
@@ -97,24 +97,24 @@ def leave() -> None:
 
 
 def alone() -> None:
-    """Before a system call that wants a process of one thread: ours is gone until a loop flushes next."""
+    """Ends our thread before a system call that requires a single-threaded process. The next flush starts it again."""
     process_watchdog.pause()
 
 
 def change_user() -> None:
-    """Before the process may lose its rights to the run directory."""
+    """Prepares the recording for a change of user, after which the run directory may be out of reach."""
     if os.geteuid() != 0:
-        return  # it has no more rights than any user it may become
+        return  # without root's rights, a change of user takes away nothing that we need
     flush()
     process.prepare_change_of_user()
     process_watchdog.withdraw()
 
 
 def hand_over() -> None:
-    """Before an exec: writes what is left, and how many records the loops have written by then (``files.EXEC``).
+    """Called before an exec: writes the waiting records, and how many records there are by then (``files.EXEC``).
 
-    The process may go on as a program that does not record: its end is then not this one's crash. Records that follow
-    tell readers that the exec has failed.
+    The process may go on as a program that does not record. Its end is then not taken for a crash of this one. If more
+    records follow, readers know that the exec failed.
     """
     flush()
     notices.hand_over_held()

@@ -1,22 +1,22 @@
 """`--find-blocking`: the calls of the application, on a loop's thread, that may block, however quick they are here.
 
-The interpreter tells audit hooks (PEP 578) of every file that is opened, every connection, look-up, subprocess, import
-and sleep. What follows from how it does:
+The interpreter calls audit hooks (PEP 578) for every file that is opened, every connection, look-up, subprocess, import
+and sleep. The facts that shape this module:
 
-* An audit hook stays for the life of the interpreter. So there is none unless it was asked for, one serves every run of
-  the process, and it gives up at once in threads without a running loop.
-* It is called for all events, some of which are frequent (`gc.get_referents`, `sys._getframe`): one that is not looked
-  for costs about 0.7 us, in any thread. One that is costs some 40 us.
-* It is called when a call begins. To learn when the call has ended, we ask
-  `sys.monitoring` (3.12) for the next instruction of the application's frame. So the time is that of the
-  whole call that stands in the application's line: of `requests.get`, not of the `connect` below it. On 3.11 no time is
-  known.
-* It is not called for `time.sleep` before 3.13: there a function of ours takes the place of `time.sleep`.
-* What a hook raises, the call raises: nothing leaves it but an interrupt that was about to come.
+* An audit hook stays for the life of the interpreter. So we add one only when it was asked for, one serves every run of
+  the process, and it returns at once in threads without a running loop.
+* The interpreter calls it for all events, some of which are frequent (`gc.get_referents`, `sys._getframe`). An event
+  that we ignore costs about 0.7 us, in any thread. One that we note costs some 40 us.
+* The hook is called when a call begins. To learn when the call has ended, we ask `sys.monitoring` (3.12) for the next
+  instruction of the application's frame. So the time is that of the whole call in the application's line: of
+  `requests.get`, not of the `connect` below it. On 3.11 no time is known.
+* Before 3.13, `time.sleep` raises no event: there we replace `time.sleep` by a function of ours.
+* An exception in a hook is raised by the audited call. So the hook lets no exception out, except an interrupt that was
+  about to come anyway.
 
-Looked for is the innermost frame of the application's own code, else of a library's, between the loop and the call. A
-call by asyncio itself on the way to it (a subprocess that is started, a socket that does not block) is none of the
-application's, and what an import opens and imports is part of that import.
+A call is attributed to the innermost frame of the application's own code between the loop and the call; where there is
+none, to the innermost frame of a library. Calls that asyncio itself makes (to start a subprocess, or on a socket that
+does not block) are not the application's. What an import opens and imports is part of that import.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from ..record.sites import module_name
 from .outbox import outbox_of
 from .process import Process
 
-#: Audit events that are looked for: what they are called in a report is their own name.
+#: The audit events that are noted. Reports show them under the same names.
 CALLS: Final = frozenset(
     (
         "fcntl.flock",
@@ -64,12 +64,12 @@ _ROWS_AN_EVENT: Final = 50
 _WRITE_SECONDS: Final = 1.0
 _IMPORTLIB: Final = "<frozen importlib"
 
-# What a frame's code is to us.
+# The kinds of code that a frame may run.
 _LOOP, _OWN, _LIBRARY, _ASYNCIO, _IMPORT, _OTHER = range(6)
 
 
 class Call(NamedTuple):
-    """Who calls what, where. call: the audit event; file, line, module, qualname: of the frame that made it."""
+    """A call and its place. call: the audit event; file, line, module, qualname: of the frame that made the call."""
 
     call: str
     file: str
@@ -79,7 +79,7 @@ class Call(NamedTuple):
 
 
 class Total:
-    """How often a call was made, and how long it took, s; -1 where that is not known."""
+    """How often a call was made, and how long it took (s; -1 where the time is not known)."""
 
     __slots__ = ("changed", "count", "longest_s", "seconds")
 
@@ -91,7 +91,7 @@ class Total:
 
 
 class BlockingCalls:
-    """The calls of one process, by place. ``note`` is called in the loops' threads, ``write`` by any one at a time."""
+    """The calls of one process, by place. The loops' threads call ``note``; one thread at a time calls ``write``."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -101,16 +101,16 @@ class BlockingCalls:
         self.left_out = 0
         self._written = 0.0
         self._kinds: dict[CodeType, int] = {}
-        # By thread: the call that lasts. Frame (its id), code, what is counted, since when.
+        # The call under way in each thread: its frame's id, its code, its total, and when it began (monotonic s).
         self._lasting: dict[int, tuple[int, CodeType, Total, float]] = {}
-        # What code is asked of depends on all threads. Reentrant: a signal's handler may open a file.
+        # Which code is monitored depends on all threads. Reentrant, because a signal handler may open a file.
         self._lock = threading.RLock()
 
     def note(self, event: str, frame: FrameType) -> None:
         """A call begins; ``frame`` is the innermost."""
         outer: FrameType | None = frame
         if event == "import":
-            # From 3.15 on it is the import system's own code that tells of an import.
+            # From 3.15 on the event of an import comes from the import system's own code.
             while outer is not None and self._kind(outer) == _IMPORT:
                 outer = outer.f_back
         own = self._own_frame(outer)
@@ -132,13 +132,13 @@ class BlockingCalls:
         thread = get_ident()
         lasting = self._lasting.get(thread)
         if lasting is not None and lasting[0] == id(own):
-            return  # the same call of the application's goes on
+            return  # part of a call of the application that was noted already
         with self._lock:
             self._lasting[thread] = (id(own), code, total, monotonic())
             _monitoring.set_local_events(_tool, code, _monitoring.events.INSTRUCTION)
 
     def returned(self, code: CodeType, frame: FrameType) -> None:
-        """The next instruction of code that made a call: the call has returned, or raised an exception."""
+        """The interpreter reached the instruction after a call: the call has returned, or raised an exception."""
         now = monotonic()
         thread = get_ident()
         lasting = self._lasting.get(thread)
@@ -155,7 +155,7 @@ class BlockingCalls:
             total.changed = True
 
     def write(self, now: float) -> None:
-        """Writes what has changed since the last time, a second ago at least. At the end, ``now`` is infinite."""
+        """Writes what has changed, at most once a second. ``now``: monotonic s; infinite at the end of the process."""
         if now - self._written < _WRITE_SECONDS:
             return
         self._written = now
@@ -170,12 +170,12 @@ class BlockingCalls:
             self._outbox.define([at, layout.R_EVENT, self._process.next_event()], text, at)
 
     def _own_frame(self, frame: FrameType | None) -> FrameType | None:
-        """The frame to which the call is attributed, None where it is none of the application's."""
+        """The frame to which the call is attributed; None where the application did not make the call."""
         own: FrameType | None = None
         library: FrameType | None = None
         for _ in range(_MAX_FRAMES):
             if frame is None:
-                return None  # no handle of the loop
+                return None  # the call was not made within a handle of the loop
             kind = self._kind(frame)
             if kind == _LOOP:
                 return own or library
@@ -220,7 +220,7 @@ _installed = False
 
 
 def find_in(process: Process) -> BlockingCalls:
-    """The calls of ``process``, which are looked for from now on; those of the process before it are not."""
+    """Starts noting the calls of ``process``, and stops noting those of an earlier one. Returns the calls."""
     global _active, _installed
     if _active is None or _active._process is not process:
         _active = BlockingCalls(process)
@@ -234,7 +234,7 @@ def find_in(process: Process) -> BlockingCalls:
 
 
 def found_in(process: Process) -> BlockingCalls | None:
-    """The calls of ``process``; None where they are not looked for."""
+    """The calls of ``process``; None where they are not noted."""
     return _active if _active is not None and _active._process is process else None
 
 
@@ -260,7 +260,7 @@ def _audited(event: str, arguments: tuple[Any, ...]) -> None:
     if event not in CALLS or _active is None or events._get_running_loop() is None:
         return
     try:
-        # A socket of asyncio's does not wait, nor does a sleep of no time.
+        # A socket of asyncio does not wait, and neither does a sleep of no time.
         if event == "socket.connect" and arguments[0].gettimeout() == 0.0:
             return
         if event == "time.sleep" and not arguments[0]:
@@ -271,8 +271,8 @@ def _audited(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 class _Sleep:
-    """Stands for `time.sleep` and tells of each call. `__call__` is a property, so that the interpreter itself calls
-    the function, and a traceback shows no frame of ours.
+    """Replaces `time.sleep` and notes each call. `__call__` is a property, so that the interpreter itself calls the
+    original function, and a traceback shows no frame of ours.
     """
 
     def __init__(self, function: Any) -> None:
@@ -314,7 +314,7 @@ def _unwound(code: CodeType, offset: int, exception: BaseException) -> None:
 
 
 def _after_fork_in_child() -> None:
-    # Another thread of the parent may have held the lock, and is not there to go on with its call.
+    # Another thread of the parent may have held the lock; it does not exist in the child, and would never release it.
     if _active is not None:
         _active._lock = threading.RLock()
         _active._lasting.clear()

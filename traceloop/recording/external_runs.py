@@ -1,8 +1,9 @@
 """Handles that other code runs: a library that drives the loop itself (nest_asyncio) takes them out of ``_ready``
 and calls their ``_run``.
 
-Each is recorded as any other. What such a library does between them is its poll, as far as anyone can tell; a handle
-that it runs inside of another one (which is what nest_asyncio is for) belongs to that one, as a called function does.
+Each is recorded as any other. The time between two of them is recorded as a poll, since nothing tells what the library
+does there. A handle that is run inside another one (nest_asyncio is made for that) counts as part of the outer one,
+as a called function does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..core.interface import Recorder
 
-# Handles that follow each other sooner than this, s, are of one iteration.
+# Handles that follow each other sooner than this (s) belong to one iteration.
 _SAME_ITERATION = 50e-6
 
 
@@ -25,7 +26,7 @@ class ExternalRuns:
     """The runs of one loop's handles by others; for the loop's thread."""
 
     def __init__(self) -> None:
-        #: Whether one is under way.
+        #: Whether such a run is under way.
         self.inside = False
         self._ended = 0.0
         self._length = 0
@@ -43,7 +44,7 @@ class ExternalRuns:
         if now - self._ended > _SAME_ITERATION:
             if self._ended:
                 record.add(self._ended, layout.R_POLL, -1.0)
-            # What has come into the queue since the last run, this handle included, came by the poll.
+            # Handles that were queued since the last run, this one included, are attributed to the poll.
             length = len(loop._ready) + 1
             new = max(0, length - self._length)
             timers = [each for each in islice(reversed(loop._ready), max(0, new - 1)) if isinstance(each, TimerHandle)]
@@ -51,7 +52,7 @@ class ExternalRuns:
             if new >= length and isinstance(handle, TimerHandle):
                 timers.insert(0, handle)
             for timer in timers:
-                # A handle of another class has no such place, nor has one that was cancelled in debug mode.
+                # A handle of another class does not know where it was set; neither does one cancelled in debug mode.
                 place = getattr(timer, "_set_at", 0)
                 record.add(timer.when(), layout.R_TIMER, place if isinstance(place, int) else 0)
             record.add(now, layout.R_ACTIVE, float(new - len(timers)))
@@ -64,7 +65,7 @@ class ExternalRuns:
         return start
 
     def end(self, recorder: Recorder, loop: Any, callback: Any, ident: float, start: float) -> None:
-        """It has run."""
+        """The handle has run. ``start``: what ``begin`` returned, s."""
         outcome = 0.0
         if ident >= layout.SITE_LIMIT and callback.__self__.done():
             recorder.tasks.finished += 1
@@ -75,7 +76,7 @@ class ExternalRuns:
             recorder.tasks.define_created()
         self._ended = loop.time()
         if not self._length or len(recorder.record) > 3000:
-            # It is going to wait now, and no call comes when the loop ends.
+            # The library is going to wait now, and it does not call us when its loop ends.
             recorder.record.add(self._ended, layout.R_POLL, -1.0)
             recorder.flush(loop, self._ended)
             recorder.words[layout.W_RUNNING] = 0.0

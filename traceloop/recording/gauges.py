@@ -1,4 +1,4 @@
-"""The words of a loop's ring: numbers that are current whenever a reader looks (``layout.W_*``)."""
+"""The gauges in the head of a loop's ring: numbers that are current whenever a reader looks (``layout.W_*``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .tasks import Tasks
 
 
 def write_gauges(words: memoryview[float], loop: Any, tasks: Tasks, threshold: float) -> None:
-    """Writes what the loop, its tasks and its transports count. ``threshold``: from when on a run is slow, s."""
+    """Writes the counts of the loop, its tasks and its transports. ``threshold``: from which a run is slow, s."""
     words[layout.W_THRESHOLD] = threshold
     timers = loop._timers
     words[layout.W_TIMERS] = len(timers)

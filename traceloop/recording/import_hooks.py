@@ -1,7 +1,7 @@
 """Calls a function when another package's module has been imported, without importing it.
 
-Where the module is not loaded yet a finder waits for it. It finds nothing of its own, and leaves ``sys.meta_path`` when
-it waits for nothing more.
+Where the module is not loaded yet, a finder in ``sys.meta_path`` waits for it. The finder finds no module itself; it
+leaves ``sys.meta_path`` when it has nothing more to wait for.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ Patch = Callable[[Any], None]
 
 
 def when_imported(name: str, patch: Patch) -> None:
-    """Calls ``patch`` with the module ``name``, now or once it has been imported. ``patch`` must not raise, and has to
-    bear being called twice.
+    """Calls ``patch`` with the module ``name``, now or once it has been imported.
+
+    ``patch`` must not raise. It may be called twice with one module, and must have no effect the second time.
     """
     module = sys.modules.get(name)
     if module is not None:
@@ -36,7 +37,7 @@ class _Finder:
         self.waiting: dict[str, Patch] = {}
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
-        """Part of the import protocol: the spec that the other finders have, with the patch behind its loader."""
+        """Part of the import protocol: the other finders' spec, whose loader then calls the patch as well."""
         patch = self.waiting.pop(name, None)
         if patch is None:
             return None

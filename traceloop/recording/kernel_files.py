@@ -1,9 +1,9 @@
-"""What the watchdog reads of the kernel's files: without giving the GIL away, on the C core.
+"""The watchdog's reads of the kernel's files. On the C core they do not release the GIL.
 
-A loop that is blocked computes, as a rule, and takes the GIL whenever it is free: with ``os.open`` and ``os.read`` a
-look takes 5 ms for each of its steps, and while a C call keeps the GIL it takes as long as that lasts. Only for files
-of /proc, which the kernel makes out of this process's memory. Control groups are read in the usual way: there it may
-wait for a lock of the whole machine.
+A blocked loop usually computes, and takes the GIL whenever it is free. So each ``os.open`` or ``os.read`` of the
+watchdog would wait 5 ms to get the GIL back, and longer while a C call holds it. This is for files of /proc only, which
+the kernel makes from this process's memory. Control groups are read in the usual way: the kernel may wait there for a
+lock of the whole machine, and must not do so while we hold the GIL.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read(path: str) -> bytes:
 
 
 def schedule_of_thread(thread: int) -> Schedule:
-    """As ``record.proc.schedule_of``, of a thread of this process."""
+    """Like ``record.proc.schedule_of``, for a thread of this process. ``thread``: the kernel's number of it."""
     if _extension() is None:
         return schedule_of(thread)
     try:
@@ -45,7 +45,7 @@ def schedule_of_thread(thread: int) -> Schedule:
 
 
 def threads() -> list[int]:
-    """The kernel's numbers of the threads of this process; empty where they are not known."""
+    """The kernel's numbers of this process's threads; empty where they cannot be read."""
     if sys.platform != "linux":
         return []
     native = _extension()

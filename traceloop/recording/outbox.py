@@ -1,8 +1,8 @@
-"""Records that wait for the process ring: left there by any thread, and by callbacks that must do next to nothing.
+"""Records that wait for the process ring. Any thread leaves them here, and so do callbacks that may do almost nothing.
 
-An append to a list is all that a worker thread pays, and all that a garbage collector's callback may do, since it can
-interrupt a flush. A loop writes what waits when it flushes, the watchdog when it looks; a worker that finds that
-neither has done so for a while does it itself.
+An append to a list is all that a worker thread pays. It is also all that a garbage collector's callback may do, since
+such a callback can interrupt a flush. Loops write the waiting records at each flush, the watchdog at each look. Where
+neither has done so for a while, a worker does it.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from ..core.choose import core
 from .process import Process
 
-# A loop that runs flushes at least this often, s: later than that something blocks it, or it waits in its poll.
+# A busy loop flushes at least this often, s. After that, something blocks it, or it waits in its poll.
 UNATTENDED_SECONDS = 0.02
 LIMIT = 3 * 8192
-# No lock is waited for longer: a collection inside a write can run a finalizer of the program's that comes here again.
+# The longest wait for a lock, s: a garbage collection within a write can run a finalizer that comes here again.
 _PATIENCE_SECONDS = 0.5
 
 
@@ -31,7 +31,7 @@ def _take(pending: Any) -> Any:
     if type(pending) is not list:
         return pending.take()[0]
     records = pending[:]
-    # No more than what was copied: others append meanwhile, at the end.
+    # Only what was copied is deleted: other threads append at the end meanwhile.
     del pending[: len(records)]
     return records
 
@@ -39,9 +39,9 @@ def _take(pending: Any) -> Any:
 class Outbox:
     """The waiting records of one process. ``pending`` takes whole records, by ``extend``, from any thread.
 
-    It is a list, and of the C core a buffer of doubles that has as much of a list as is needed here.
-    drained: when it was last emptied, monotonic s. forked: this is the child of a fork, and writes nothing. missed: in
-    its only item, how many records found no room and were never in it.
+    It is a list, or, with the C core, a buffer of doubles with the few methods of a list that are needed here.
+    drained: when it was last emptied, monotonic s. forked: whether this is the child of a fork, which writes nothing.
+    missed: a list of one number: how many records were lost because there was no room for them.
     """
 
     def __init__(self, process: Process) -> None:
@@ -54,7 +54,7 @@ class Outbox:
         _living.add(self)
 
     def drain(self, now: float, *, wait: bool = True) -> None:
-        """Writes what waits, if anything. ``wait=False`` gives way to another writer instead of waiting for it."""
+        """Writes the waiting records. ``wait=False``: returns at once where another thread is writing."""
         patience = _PATIENCE_SECONDS if wait else 0.0
         if not self._lock.acquire(timeout=patience):
             return
@@ -72,7 +72,7 @@ class Outbox:
             self._lock.release()
 
     def define(self, record: list[float], text: str, now: float) -> None:
-        """Writes a record that owns text, at once: it has to be there before those that refer to it."""
+        """Writes a record with its text at once, since it must stand before the records that refer to it."""
         if not self.forked and self._is_free(_PATIENCE_SECONDS):
             self._process.process_write(record, [text], now)
 
@@ -105,7 +105,7 @@ def outbox_of(process: Process) -> Outbox:
 
 
 def _after_fork_in_child() -> None:
-    # What the parent had not written yet is the parent's, and so are its rings.
+    # The parent writes its waiting records itself; its rings are not the child's either.
     global _making
     _making = threading.RLock()
     for outbox in list(_living):

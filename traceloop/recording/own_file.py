@@ -1,8 +1,9 @@
-"""A file of ours that stays open in the program's process, under a number that the program does not know.
+"""A file of ours that stays open in the program's process.
 
-A daemon closes all its descriptors and opens files of its own, which get the numbers of ours. So the number is a high
-one, the program's own stay what they would be, and before each use it is asked whether device and inode behind it are
-still ours (1 us). Where they are not, nothing is written, and nothing is closed.
+The program does not know our descriptor. A program that becomes a daemon closes all descriptors, and the files that it
+opens then may get the number of ours. So we choose a high number, which leaves the program's own numbers as they would
+be without us. Before each use we check that device and inode behind the descriptor are still ours (1 us). Where they
+are not, we neither write to it nor close it.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import time
 
 _HIGH_DESCRIPTOR = 200
 
-# Bound here: tests and tools that replace these mean the application's.
+# Bound here, because tests and tools that replace these functions mean the application's calls, not ours.
 _open, _write, _fstat, _close = os.open, os.write, os.fstat, os.close
 
 
 class OwnFile:
-    """One file, appended to. Opened again where the program has closed it. Not thread-safe.
+    """A file that is appended to, and opened again where the program has closed it. Not thread-safe.
 
-    Raises OSError where it cannot be opened at first. It is closed when the object is gone.
+    Raises OSError where it cannot be opened at first. The file is closed when the object is freed.
     """
 
     __slots__ = ("__weakref__", "_descriptor", "_identity", "_path")
@@ -32,7 +33,7 @@ class OwnFile:
         self._open()
 
     def _open(self) -> None:
-        # O_NONBLOCK says nothing to a file in memory, but to tools that look for blocking calls on the loop.
+        # O_NONBLOCK has no effect on a file in memory. It tells tools that look for blocking calls to ignore this one.
         flags = os.O_CREAT | os.O_RDWR | os.O_APPEND | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW
         low = _open(self._path, flags, 0o600)
         try:
@@ -45,14 +46,14 @@ class OwnFile:
         self._identity = (status.st_dev, status.st_ino)
 
     def fileno(self) -> int:
-        """The descriptor, for those who write to it themselves (faulthandler)."""
+        """The descriptor, for code that writes to it directly (faulthandler)."""
         return self._descriptor
 
     def flush(self) -> None:
-        """faulthandler asks for it."""
+        """Does nothing; faulthandler requires the method."""
 
     def size(self) -> int | None:
-        """Bytes in the file; None where the descriptor is another file's by now, or closed."""
+        """Bytes in the file; None where the descriptor was closed, or now belongs to another file."""
         if self._descriptor < 0:
             return None
         try:
@@ -71,7 +72,7 @@ class OwnFile:
             return None
 
     def reopen(self) -> None:
-        """Sees to it that the descriptor is ours. Raises OSError."""
+        """Opens the file again where the descriptor is not ours any more. Raises OSError."""
         if self.size() is None:
             self._open()
 
@@ -84,7 +85,7 @@ class OwnFile:
             return False
 
     def read(self, offset: int, size: int) -> bytes:
-        """What stands from ``offset`` on; b"" where the file is not ours any more."""
+        """Up to ``size`` bytes from ``offset`` on; b"" where the descriptor is not ours any more."""
         try:
             return os.pread(self._descriptor, size, offset) if self.size() is not None else b""
         except OSError:

@@ -5,7 +5,7 @@ The folder is ``RUN_DIR/p-PID-START[-N]`` (START in clock ticks since boot, N wh
     process.json   pid, parent, start, interpreter, command
     sites          the site log (sites.py)
     loop-N.ring    a ring for each loop that runs at the same time; reused when a loop is closed
-    process.ring   what other threads have to say
+    process.ring   a ring for the records of other threads
     ended          made at an orderly exit: nothing more will be written
 """
 
@@ -40,7 +40,7 @@ class Process:
 
     def __init__(self, settings: Settings) -> None:
         self.pid = os.getpid()
-        #: What was chosen for the run, parsed once for all recorders.
+        #: The settings of the run, parsed once for all recorders.
         self.settings = settings
         #: Whether the run that it belonged to is over while the process lives on (see `leave`).
         self.left = False
@@ -58,18 +58,18 @@ class Process:
         self.rings: list[Ring] = []
         #: Whether this is the parent's recording, in the child of a fork.
         self.forked = False
-        #: Those who write to the rings, and hold their words.
+        #: The recorders that write to the rings, and refer to their words.
         self.recorders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._free_rings: list[Ring] = []
         self._lock = threading.Lock()
         self._loop_numbers = itertools.count(1)
-        # Task numbers, times SITE_LIMIT as in an ident: unique in the process, and one call for a loop to take.
+        # Task numbers, times SITE_LIMIT as in an ident: unique in the process. A loop takes one by a single call.
         self.next_task = itertools.count(float(layout.SITE_LIMIT), float(layout.SITE_LIMIT)).__next__
-        #: Numbers the events of the process ring, from any writer.
+        #: Numbers the events of the process ring; called in any thread.
         self.next_event = itertools.count(1).__next__
         self._process_ring: Ring | None = None
-        #: Wakes a collector in this process, as the pipe in the run directory wakes one in its own: called by whoever
-        #: has filled a quarter of a ring, so it takes no lock.
+        #: Wakes a collector that is a thread of this process (the pipe in the run directory wakes one that is a process
+        #: of its own). Called in any thread after a quarter of a ring has been written, so it takes no lock.
         self.wake_collector: Callable[[], None] | None = None
         self.process_lock = threading.Lock()
         _living.add(self)
@@ -113,7 +113,7 @@ class Process:
                 file.write(json.dumps(self.describe()))  # json.dump leaves cyclic garbage
             os.rename(temporary, os.path.join(path, files.PROCESS))
         except OSError:
-            pass  # readers do with the folder's name
+            pass  # readers make do with the folder's name
 
     def next_loop_number(self) -> int:
         """A number that no other loop of this process has."""
@@ -161,13 +161,14 @@ class Process:
             notices.say_once(self._run_dir, "no-ring", notice)
 
     def give_ring(self, ring: Ring) -> None:
-        """The ring of a loop that was closed, for the next one."""
+        """Takes back the ring of a loop that was closed; the next loop reuses it."""
         with self._lock:
             self._free_rings.append(ring)
 
     def process_write(self, records: list[float], text: list[str], now: float, missed: int = 0) -> None:
-        """Writes to the process ring; from any thread, never from a signal handler or a gc callback. ``missed``: how
-        many records before these had no room, to be counted as dropped.
+        """Writes to the process ring. Called from any thread, never from a signal handler or a gc callback.
+
+        ``missed``: how many records before these found no room; readers count them as dropped.
         """
         with self.process_lock:
             ring = self._open_process_ring()
@@ -194,7 +195,7 @@ class Process:
         return self._process_ring
 
     def open_ahead(self) -> None:
-        """Makes the rings that there will be no right to make later: that of the process, and those of two loops."""
+        """Makes rings while the process still has the right to: the process ring, and one each for two loops."""
         if self.directory is None:
             return
         self.open_process_ring()
@@ -203,7 +204,7 @@ class Process:
             self.give_ring(ring)
 
     def after_fork_in_child(self) -> None:
-        """In the child of a fork: folder, rings and site log are the parent's; what is written here goes nowhere."""
+        """Called in the child of a fork: folder, rings and site log are the parent's, and nothing more is written."""
         self.forked = True
         self.directory = None
         self._lock = threading.Lock()
@@ -215,7 +216,7 @@ class Process:
             recorder.words = recorder.ring.words
 
     def end(self) -> None:
-        """An orderly exit: nothing more will be written."""
+        """Ends the recording at an orderly exit: writes the end marker, after which nothing is written."""
         if self.directory is None or self.pid != os.getpid():
             return
         for ring in self._all_rings():  # a process that changed its user may make no file any more
@@ -244,13 +245,13 @@ def current_process() -> Process | None:
 
 
 def existing_process() -> Process | None:
-    """The recording of this process where it has begun; the parent's is not that of a fork's child."""
+    """The recording of this process where it has begun, else None. A fork's child has not its parent's."""
     process = _current
     return process if process is not None and process.pid == os.getpid() else None
 
 
 def prepare_change_of_user() -> None:
-    """The process may lose its rights to the run directory now: what it will need is opened before."""
+    """Opens what the recording will need later, since the process may now lose its rights to the run directory."""
     process = current_process()
     if process is not None:
         process.open_ahead()
@@ -261,9 +262,9 @@ def _report_once(line: str) -> None:
 
 
 def leave() -> None:
-    """Loops that are made from now on record anew, into the run that is chosen by then.
+    """Lets loops that are made from now on record into the run that is chosen by then.
 
-    Those that exist go on recording into what they have, which is no longer read.
+    Existing loops go on recording into their rings, which are no longer read.
     """
     global _current
     process = existing_process()

@@ -1,8 +1,8 @@
-"""The recorder of one loop: the seam between the event loop and the record.
+"""The recorder of one loop: what the event loop calls to write its record.
 
-The core's iteration appends the runs of handles to ``record`` and looks into ``tasks`` and ``sites`` itself
-(core/interface.py); everything rarer is a method here. All of it runs in the loop's thread. A failure in here never
-reaches the application: it is logged once to the ``traceloop`` logger, and the recording stops.
+The core's iteration appends the runs of handles to ``record`` and uses ``tasks`` and ``sites`` directly
+(core/interface.py). Everything rarer is a method here. All of it runs in the loop's thread. A failure never reaches
+the application: it is logged once to the ``traceloop`` logger, and the recording stops.
 """
 
 from __future__ import annotations
@@ -41,18 +41,18 @@ class Recorder:
     """Records what one loop does. Made by ``make_recorder``; it takes a ring when the loop first runs."""
 
     def __init__(self, process: Process, record: Record | None = None, fresh: Any = None) -> None:
-        """``record`` and ``fresh``: the core's own buffer and queue (of tasks), where it has such."""
+        """``record`` and ``fresh``: the core's own buffer, and its own queue of tasks; None where it has none."""
         self._begin(process, Record() if record is None else record, deque() if fresh is None else fresh)
 
     def _begin(self, process: Process, record: Record, fresh: Any) -> None:
         self.process = process
         process.recorders.add(self)
         self.record = record
-        #: Tasks whose last reference another thread held; they are released in the loop's own thread.
+        #: Tasks whose last reference was dropped in another thread; they are released in the loop's own thread.
         self.dropped_tasks: list[Any] = []
-        #: By the id of a handle in the ready queue: when other threads or a signal put it in, and the signal's number
-        #: (0: another thread), first come first. Under 0, an empty list while there is something in ``tasks.created``:
-        #: the loop looks at one thing only before each run.
+        #: By the id of a handle in the ready queue: when another thread or a signal queued it (monotonic s), and the
+        #: signal's number (0: another thread), in order. The key 0 has an empty list while ``tasks.created`` is not
+        #: empty, so that the loop has to look at one dict only before each run.
         self.stamps: dict[int, list[tuple[float, int]]] = {}
         self.tasks = Tasks(self.record, process.site_log, self.stamps, process.next_task, fresh)
         self.spans = ApplicationSpans(self.record)
@@ -67,18 +67,18 @@ class Recorder:
         self.offloads = offloads_of(process)
         _arrange_imports(process)
         self.sampler = sampler_of(process)
-        #: Seconds from which runs are slow, where the program does not say otherwise of its loop.
+        #: Runs that take this long (s) are slow, unless the program sets another threshold for its loop.
         self.general_threshold = process.settings.slow_threshold
         self._samples: LoopSamples | None = None
         self.timer_sites = CreationSites()
         self.external = ExternalRuns()
-        #: Whether ``loop_started`` was called, and not yet ``loop_stopped``.
+        #: True between the calls of ``loop_started`` and ``loop_stopped``.
         self.is_running = False
         self._watchdog: Watchdog | None = None
         self._broken = False
 
     def stamped(self, handle: Any) -> None:
-        """``handle``, which has a stamp, is run next: it was put in by another thread or by a signal."""
+        """Records when ``handle``, which is run next, was queued by another thread or by a signal."""
         waiting = self.stamps[id(handle)]
         when, signal_number = waiting.pop(0)
         if not waiting:
@@ -89,11 +89,11 @@ class Recorder:
             self.record.add(when, layout.R_STAMP, 0.0)
 
     def own_work_ident(self, which: int) -> float:
-        """The ident of the loop's own work (``core.interface.DUE_TIMERS``, ...), to be shown while it lasts."""
+        """The ident that is shown while the loop works for itself. ``which``: ``core.interface.DUE_TIMERS``, ..."""
         return self.process.site_log.number(OWN_WORK[which])
 
     def own_work(self, which: int, count: int, start: float, end: float) -> None:
-        """The loop has worked for itself from ``start`` to ``end`` (s): on ``count`` timers or descriptors."""
+        """Records work of the loop itself, from ``start`` to ``end`` (s), on ``count`` timers or descriptors."""
         try:
             work = {"kind": "own_work", "ident": self.own_work_ident(which), "start": start, "end": end, "count": count}
             self.record.add(end, layout.R_EVENT, float(self.process.next_event()))
@@ -104,13 +104,13 @@ class Recorder:
     # -- the loop's life
 
     def external_iteration(self, loop: Any) -> None:
-        """An iteration was requested from outside ``run_forever``: recording starts if it has not been started."""
+        """Called when code outside ``run_forever`` requests an iteration: starts the recording where it is stopped."""
         if not self.is_running:
             self.external.started = True
             self.loop_started(loop)
 
     def external_stopped(self, loop: Any) -> None:
-        """The code that drove the loop itself has ended, or the loop is being closed."""
+        """Called when the code that drove the loop itself has ended, or when the loop is being closed."""
         if self.external.started:
             self.external.started = False
             self.loop_stopped(loop)
@@ -134,7 +134,7 @@ class Recorder:
             if self.tasks.created:
                 self.tasks.define_created()
             self.record.add(now, layout.R_RUN, float(len(loop._ready)))
-            if is_new:  # written at once: its first handle may block, and who it is must be known then
+            if is_new:  # written at once: the loop's first handle may block, and readers must know the loop by then
                 self._write_gauges(loop)
                 self.write(now)
             watchdog = watchdog_of(self.process)
@@ -145,7 +145,7 @@ class Recorder:
             self._fail(error)
 
     def _move_to_child(self, loop: Any) -> None:
-        """The loop was made before a fork, and runs in the child: the record of that is the child's."""
+        """The loop was made before a fork and runs in the child: it records into the child's own record from now on."""
         process = current_process()
         if process is None:
             return
@@ -153,12 +153,12 @@ class Recorder:
             fresh, created, stamps = self.tasks.fresh, self.tasks.created, self.stamps
             self._begin(process, loop._new_record(), loop._new_queue())
             _look_for_blocking_calls(process)
-            loop._recorder = self  # the C core looks at the record of what is put there
+            loop._recorder = self  # the C core takes the record from the recorder that is set here
             self.tasks.fresh.extend(fresh)
             self.tasks.created.extend(created)
             self.stamps.update(stamps)
             for task in asyncio.all_tasks(loop):
-                # Its number is one of the parent's record; it is announced anew when it makes a step here.
+                # Its number belongs to the parent's record. The task is announced anew at its next step.
                 if hasattr(task, "_loop_ident"):
                     del task._loop_ident
         except Exception as error:
@@ -176,7 +176,7 @@ class Recorder:
         self.record.add_text(name)
 
     def loop_stopped(self, loop: Any) -> None:
-        """The loop stopped running; what it recorded is in the ring afterwards."""
+        """The loop stopped running: writes all its waiting records into the ring."""
         self.is_running = False
         self.record.base = NOWHERE
         watchdog = watchdog_of(self.process)
@@ -193,7 +193,7 @@ class Recorder:
             self._fail(error)
 
     def loop_closed(self, loop: Any) -> None:
-        """The loop was closed: its ring is free for the next one."""
+        """The loop was closed: writes what is left, and frees its ring for the next loop."""
         if self.ring is self.process.idle_ring:
             self.tasks.fresh.clear()
             self.tasks.created.clear()
@@ -237,7 +237,7 @@ class Recorder:
         self.tasks.count_lost()
 
     def _record_last_words(self, loop: Any) -> None:
-        # A reader that looks now and then may never see the words of a short-lived loop.
+        # A short-lived loop may end between two looks of a reader, which would then never see its gauges.
         try:
             self._write_gauges(loop)
             for index in layout.COUNTER_WORDS:
@@ -247,7 +247,7 @@ class Recorder:
             self._fail(error)
 
     def flush(self, loop: Any, now: float) -> None:
-        """Writes the waiting records into the ring, and the loop's gauges into its words."""
+        """Writes the waiting records and the loop's gauges into the ring. ``now``: monotonic s."""
         if self.dropped_tasks:
             self.dropped_tasks.clear()
         if os.getpid() != self.process.pid and not self.process.forked:
@@ -268,21 +268,26 @@ class Recorder:
         self.write(now)
 
     def _leave_to_parent(self) -> None:
-        """A library has forked without the interpreter's hooks: nothing is recorded here, and ring and words are the
-        parent's. To begin a record of the child's own takes locks and threads, which such a child cannot rely on.
+        """Stops recording in a child that a library forked without the interpreter's hooks.
+
+        Ring and words are the parent's. A record of the child's own would take locks and threads, on which such a
+        child cannot rely.
         """
         self._broken = True
         self.ring = self.process.idle_ring
         self.words = self.ring.words
 
     def write(self, now: float) -> None:
-        """Writes the waiting records into the ring: what of a flush a busy loop needs more often than its gauges."""
+        """Writes the waiting records into the ring, without the gauges: a busy loop needs this more often than a flush.
+
+        ``now``: monotonic s.
+        """
         try:
             records, text = self.record.take()
         except MemoryError:
             self.out_of_memory()
             return
-        # A loop that found no memory for a ring has none: what it records is lost.
+        # A loop for which there was no memory has no ring of its own: its records are lost.
         if not self._broken and self.ring is not self.process.idle_ring:
             try:
                 self.ring.write(records, text, now)
@@ -293,7 +298,7 @@ class Recorder:
         self.spans.batch_written(len(records) // 3, self.ring.capacity // (4 * 24))
 
     def out_of_memory(self) -> None:
-        """There is no memory for records: what waits is dropped, and readers find a gap."""
+        """Called when there is no memory for records: drops those that wait, and readers find a gap."""
         self.record.drop()
 
     def _write_gauges(self, loop: Any) -> None:
@@ -301,7 +306,7 @@ class Recorder:
 
     def _fail(self, error: Exception) -> None:
         if failures.is_shortage(error):
-            self.out_of_memory()  # no fault of the recording: it goes on when there is some again
+            self.out_of_memory()  # not a fault of the recording, which goes on once there is memory again
             failures.report("recording failed", error)
         elif not self._broken:
             self._broken = True
@@ -313,8 +318,9 @@ _arranged: tuple[Any, bool] | None = None
 
 
 def _imported() -> Any:
-    """Another value wherever a module came: how many there are, and the last one. One that was thrown out and imported
-    anew is another one, though as many are there as before.
+    """A value that changes whenever a module is imported: the number of modules, and the last one.
+
+    The number alone is not enough: it is the same after one module was removed and imported anew.
     """
     modules = sys.modules
     try:
@@ -325,8 +331,9 @@ def _imported() -> Any:
 
 
 def _arrange_imports(process: Process) -> None:
-    """Sees to it that the libraries that are known are noted. Loops that follow one another do not look again while
-    no module comes or goes.
+    """Arranges the hooks for the libraries that we know.
+
+    Does nothing where no module came or went since the last loop.
     """
     global _arranged
     wanted = process.settings.requests

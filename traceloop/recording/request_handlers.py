@@ -1,16 +1,17 @@
-"""Which function of the application answers a request: noted down once a request, where the server's library knows it.
+"""Which function of the application answers a request: noted once a request, where the server's library knows it.
 
-A request that never waits never shows the coroutines that it went through, and one in a worker thread has none. The
-libraries that route requests know the function: ASGI frameworks leave it in the scope (``endpoint``), aiohttp in the
-request's match, Tornado in the handler's class. So the method by which a server's library begins or ends its response
-is replaced by a plain function that notes the handler and returns what the method returns: the coroutine that runs is
-the library's own, and no frame is added to anybody's traceback.
+The looks at waiting tasks cannot name every request: one that never waits is never seen in them, and one that is
+handled in a worker thread has no coroutine. But the libraries that route requests know the function: ASGI frameworks
+put it into the scope (``endpoint``), aiohttp into the request's match, Tornado into the handler's class. So we replace
+the method by which a server's library begins or ends its response. The new method is a plain function that notes the
+handler and returns what the original returns. The coroutine that runs is still the library's own, and no traceback
+gets a frame of ours.
 
-Where the application's OpenTelemetry has a server span for the request, that names it (server_spans.py).
+Where the application's OpenTelemetry has a server span for the request, the span names it (server_spans.py).
 
-Costs some 1 us a request, 2 us in plain Python. Nothing of these libraries is imported from here, and one that
-looks different from what is known is left alone: its requests are named by the coroutines that are seen waiting, or by
-the server's.
+This costs some 1 us a request, 2 us in plain Python. We import none of these libraries, and do not touch one whose
+code looks different from what we know: its requests are named by the coroutines that are seen waiting, or by the
+server's.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from .import_hooks import when_imported
 
 
 def arrange() -> None:
-    """Sees to it that the known servers' requests are noted, now or as soon as they are imported."""
+    """Arranges that requests of the known servers are noted, now or as soon as the server's library is imported."""
     for name, (owner, method, handler_of) in _SERVERS.items():
         when_imported(name, functools.partial(_patch, owner, method, handler_of))
     when_imported("granian.asgi", _arrange_responses)
@@ -41,8 +42,9 @@ def arrange() -> None:
 
 
 def _arrange_responses(_: Any) -> None:
-    """granian's own methods are not Python's: there the response notes its handler as it is sent, and an application
-    without a framework as it is called.
+    """Patches the frameworks' responses, for granian, whose own methods are not Python functions.
+
+    A response notes its handler when it is sent; an application without a framework is noted when it is called.
     """
     when_imported("starlette.responses", _patch_responses)
     when_imported("starlette.websockets", functools.partial(_patch, "WebSocket", "accept", _of_websocket))
@@ -51,7 +53,10 @@ def _arrange_responses(_: Any) -> None:
 
 
 def _patch_granian(module: Any) -> None:
-    """By which the module gives its workers an application, as it has imported it; twice is once. Never raises."""
+    """Patches the function through which granian gives its workers an application.
+
+    A second call with the same module has no effect. Never raises.
+    """
     original = vars(module).get("_asgi_call_wrap")
     if not inspect.isfunction(original) or hasattr(original, "_traceloop"):
         return
@@ -60,7 +65,7 @@ def _patch_granian(module: Any) -> None:
     def wrapping(callback: Any, *args: Any, **options: Any) -> Any:
         try:
             own = _application_behind(callback)
-        except Exception:  # an object that lies about itself
+        except Exception:  # the application may be an object whose attributes raise or mislead
             own = None
         return original(callback if own is None else _noting(callback, lambda *_: own, False), *args, **options)
 
@@ -76,7 +81,10 @@ def _patch_responses(module: Any) -> None:
 def _patch(
     owner: str, method: str, handler_of: Callable[..., Any], module: Any, *, early: bool = False
 ) -> None:
-    """Puts a noting function around a method; twice is once. Never raises. ``early``: the request only begins."""
+    """Replaces a method by one that notes the request first; a second call has no effect. Never raises.
+
+    ``early``: the method is called when the request begins, not when it is answered.
+    """
     try:
         kind = getattr(module, owner)
         original = vars(kind)[method]
@@ -102,8 +110,9 @@ def _noting(original: Callable[..., Any], handler_of: Callable[..., Any], early:
 
 
 def _notes_of(handler_of: Callable[..., Any], early: bool) -> Callable[[tuple[Any, ...]], None]:
-    """What notes the request of a method that was called with these positional arguments. It never raises. In C, where
-    that runs (core/native/requests.c): about half of what Python takes.
+    """A function that notes the request of a replaced method, given the method's positional arguments. It never raises.
+
+    With the C core it is written in C (core/native/requests.c), which takes about half the time.
     """
     native = core().native
     if native is not None and not early:
@@ -122,10 +131,10 @@ def _notes_of(handler_of: Callable[..., Any], early: bool) -> Callable[[tuple[An
             if handler is not None:
                 recorder = getattr(get_running_loop(), "_recorder", None)
                 if recorder is not None and recorder.is_running:
-                    # Written out for a plain function that is known: two calls are a fifth of it all.
+                    # Inlined for a plain function with a known site: two calls would be a fifth of the whole cost.
                     site = recorder.sites.get(id(handler.__code__)) if type(handler) is FunctionType else None
                     in_python(recorder, site or _number_of(recorder, handler))
-        except Exception:  # the record's fault, never the application's
+        except Exception:  # a failure to record never reaches the application
             pass
 
     return note_request
@@ -137,7 +146,7 @@ def _number_of(recorder: Any, handler: Any) -> float:
 
 
 def _of_asgi(owner: Any, message: Any, *_: Any) -> Any:
-    """Of a server's object that has the scope of one request."""
+    """The handler of a request, from the server's object that holds the request's scope."""
     if message is None or message["type"] not in _BEGINNINGS:
         return None
     endpoint = owner.scope.get("endpoint")
@@ -148,9 +157,7 @@ def _of_asgi(owner: Any, message: Any, *_: Any) -> Any:
 
 
 def _application_behind(app: Any) -> Any:
-    """What middleware is wrapped around, which keeps it as its ``app``, where that is the application's own code; None
-    for a framework's.
-    """
+    """The innermost ``app`` within layers of middleware; None where it is not the application's own code."""
     for _ in range(_MOST_MIDDLEWARE):
         try:
             inner = app.__dict__.get("app")
@@ -166,14 +173,16 @@ def _application_behind(app: Any) -> Any:
 
 
 def _look_at(app: Any) -> tuple[Callable[[], Any], bool]:
-    """Whose code ``app`` is, and how to tell whether an object of its id is still that. It is kept: to find out takes
-    ten times as long as the rest that is done for a request.
+    """A weak reference to ``app``, and whether it is the application's own code.
+
+    The answer is kept by id, since finding it takes ten times as long as the rest of what a request costs. The
+    reference tells whether the object with that id is still the same.
     """
     site = site_of(app)
     own = is_application(site.file, site.module)
     try:
         known: tuple[Callable[[], Any], bool] = weakref.ref(app), own
-    except TypeError:  # it cannot be told from another one of the same address
+    except TypeError:  # no weak reference: a later object with the same id could not be told from this one
         return (lambda: None), own
     if len(_own_code) >= _MOST_APPLICATIONS:
         _own_code.clear()
@@ -181,7 +190,7 @@ def _look_at(app: Any) -> tuple[Callable[[], Any], bool]:
     return known
 
 
-# By the id of what answers: a weak reference to it, and whether it is the application's own code.
+# By the id of an application: a weak reference to it, and whether it is the application's own code.
 _own_code: dict[int, tuple[Callable[[], Any], bool]] = {}
 _MOST_APPLICATIONS = 64
 
@@ -191,7 +200,7 @@ def _of_websocket(websocket: Any, *_: Any, **__: Any) -> Any:
 
 
 def _of_grpc(generic: Any, details: Any, *_: Any) -> Any:
-    """What generated code registers: a handler has one function, by the kind of its call."""
+    """The function within the handler that generated code registers: it has one, by the kind of the call."""
     handler = generic._method_handlers.get(details.method)
     return handler.unary_unary or handler.unary_stream or handler.stream_unary or handler.stream_stream
 
@@ -201,7 +210,7 @@ def _of_response(response: Any, scope: Any, *_: Any) -> Any:
 
 
 def _of_websockets(connection: Any, *_: Any, **__: Any) -> Any:
-    """Since websockets 17 the server's handler is a function within ``serve``, which closes over the application's."""
+    """The handler in the closure: since websockets 17, a function within ``serve`` calls the application's handler."""
     handler = connection.server.handler
     code = getattr(handler, "__code__", None)
     if code is not None and "handler" in code.co_freevars:
@@ -226,7 +235,7 @@ _MOST_MIDDLEWARE = 32
 # ASGI's messages with which an endpoint begins to answer.
 _BEGINNINGS = frozenset(("http.response.start", "websocket.accept"))
 _UVICORN = "uvicorn.protocols."
-# By module: class, method, and how the method's arguments tell the handler.
+# By module: class, method, and the function that finds the handler in the method's arguments.
 _SERVERS: dict[str, tuple[str, str, Callable[..., Any]]] = {
     _UVICORN + "http.h11_impl": ("RequestResponseCycle", "send", _of_asgi),
     _UVICORN + "http.httptools_impl": ("RequestResponseCycle", "send", _of_asgi),

@@ -21,24 +21,24 @@ _start_of_head = struct.Struct("<II")
 # on 3.11, 20 instead of 23 on 3.13.
 _DOUBLES = "" if sys.byteorder == "little" else "<"
 
-# By how many doubles they pack. Of all rings: what hangs on one is in reach of its loop (core/buffer.py).
+# By the number of doubles that they pack. Shared by all rings: the loop can reach what its ring holds (core/buffer.py).
 _packers: dict[int, Callable[..., bytes]] = {}
 
-# What a ring begins with, and by how much it grows at most: 60 us to 0.5 ms, mostly for clearing the memory.
+# The first size of a ring, and the most by which it grows at once: that takes 60 us to 0.5 ms, mostly to clear memory.
 FIRST_BYTES = 64 << 10
 _MAX_STEP = 256 << 10
-# A ring that may not grow asks again after so long, s.
+# A ring that was not allowed to grow asks again after this time, s.
 _ASK_AGAIN_SECONDS = 5.0
-# Of an item of text in a batch that has to be split, so many characters are kept: with what else is in a part it must
-# fit into a quarter of the smallest ring, or the part would be split for ever. A lone surrogate is escaped: 6 bytes.
+# Where a batch has to be split, each item of text is cut to this many characters. Each part must fit into a quarter of
+# the smallest ring, or it would be split for ever. A lone surrogate is escaped, and takes 6 bytes.
 _SPLIT_TEXT = 1024
 _MOST_BYTES_A_CHARACTER = 6
 # Linux 5.14 (madvise(2)): gives memory to mapped pages, or fails where a write would end in SIGBUS. It needs neither
 # the file's descriptor nor its permissions, which a process may have given up by then.
 _MADV_POPULATE_WRITE = 23
 
-# The rings of a fork's parent, kept by its child: a mapping has a descriptor, and to free it would close what the child
-# has under that number by now.
+# The rings of a fork's parent, which the child keeps alive. A mapping owns a descriptor; freeing the mapping would
+# close that number, which may by now belong to a file of the child.
 _inherited: list[Ring] = []
 
 
@@ -79,12 +79,12 @@ class Ring:
     ) -> None:
         """Makes the file at ``path`` (it must not exist), or takes private memory where ``path`` is None.
 
-        ``wake``: called whenever a quarter of the ring has been written, so that a reader who sleeps longer than the
-        ring lasts at full speed (0.13 s) loses nothing.
+        ``wake``: called whenever a quarter of the ring has been written. A reader may sleep for longer than it takes to
+        fill the ring at full speed (0.13 s); woken like this, it loses nothing.
 
-        ``may_grow(size, more)``: whether the ring may grow to ``size`` bytes of data by ``more``; None: as it likes.
+        ``may_grow(size, more)``: whether the ring may grow by ``more`` bytes to ``size`` bytes of data; None: always.
 
-        Memory is reserved before it is written: to write to a hole of a full tmpfs would end the process with SIGBUS.
+        Memory is reserved before it is written, because a write to a hole of a full tmpfs ends the process with SIGBUS.
         At first there is room for ``FIRST_BYTES``. Raises OSError where the file cannot be made or there is no room.
         """
         capacity = max(layout.MIN_CAPACITY, capacity - capacity % 4096)
@@ -136,7 +136,7 @@ class Ring:
 
     @property
     def capacity(self) -> int:
-        """Bytes of batches that it holds by now; a record has 24."""
+        """Bytes of batches that the ring can hold at its present size; a record has 24."""
         return self._reserved
 
     @property
@@ -158,7 +158,7 @@ class Ring:
         """Appends one batch of whole records (triples, at most 1/4 of the capacity; a longer list is split).
 
         Text belongs, in order, to the records whose kind is in ``layout.TEXT_KINDS`` and to runs that are a
-        task's first step. ``now``: the clock, s. In the child of a fork, whose parent's ring this is: nothing.
+        task's first step. ``now``: monotonic s. Does nothing in the child of a fork, where the ring is the parent's.
         """
         if os.getpid() != self._pid:
             return
@@ -233,7 +233,7 @@ class Ring:
             self.write(part, part_text, now)
 
     def _grow(self) -> bool:
-        """Takes more memory; False where all is taken, or there is no more for this ring now."""
+        """Takes more memory. False where the ring has its full size, or may not grow now."""
         reserved = self._reserved
         more = min(reserved, _MAX_STEP, self._capacity - reserved)
         if more <= 0 or (self._ask_at and time.monotonic() < self._ask_at):
@@ -267,7 +267,7 @@ class Ring:
         return True
 
     def leave(self) -> None:
-        """In the child of a fork: the ring is its parent's. What is written from now on goes nowhere."""
+        """Called in the child of a fork, where the ring is the parent's: what is written from now on is discarded."""
         _inherited.append(self)
         self._pid = 0
         self.words = memoryview(bytearray(8 * layout.WORDS)).cast("d")
@@ -283,7 +283,7 @@ class Ring:
         self._data.release()
         try:
             self._map.close()
-        except BufferError:  # a reader of this process still looks at it; the last one out frees it
+        except BufferError:  # a reader of this process still uses the mapping, which is freed with the last reference
             pass
 
 

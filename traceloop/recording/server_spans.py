@@ -1,7 +1,7 @@
-"""The server spans of the application's own OpenTelemetry: they name its requests, where they say which route it is.
+"""The server spans of the application's own OpenTelemetry. A span that knows its route names the request.
 
-Nothing of OpenTelemetry is imported: the SDK's ``Span.start`` and ``Span.end`` are replaced by functions that note a
-span of the kind SERVER and call the SDK's, once the application has imported it. The facts that shape it:
+Nothing of OpenTelemetry is imported. Once the application has imported the SDK, ``Span.start`` and ``Span.end`` are
+replaced by functions that note spans of the kind SERVER and call the SDK's own. The facts that shape it:
 
 * The name of a server span is a template (``GET /items/{item_id}``) where the instrumentation knows the route. Where it
   does not, it may be the path of the request, which is a user's value: ids, addresses, whatever was asked for. By the
@@ -10,10 +10,10 @@ span of the kind SERVER and call the SDK's, once the application has imported it
   of aiohttp up to 2024 have the handler's name in `http.route` and the path that was asked for in the span's, and a
   program may append to a span's name what it likes.
 * There are at most ``MAX_NAMES`` of them in a process, each of at most ``_MAX_LENGTH`` characters.
-* A trace that is not sampled has no span of the SDK's. So that its requests do not stand under another name, what a
-  handler's requests were called is remembered, as long as it is one name.
-* The span of a request may not be the current one when the response begins (the ASGI middleware opens one for each
-  message) or have ended (aiohttp's middleware is within the handler). So it lies in a context variable of ours.
+* A trace that is not sampled has no span of the SDK. Its requests must not get another name for that. So we remember
+  the name of a handler's requests, as long as the handler has only one.
+* When the response begins, the request's span may not be the current one (the ASGI middleware opens a span for each
+  message), or it may have ended (aiohttp's middleware runs within the handler). So we keep it in a context variable.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ MAX_NAMES: Final = 100
 _MAX_LENGTH: Final = 200
 # Handlers whose requests' name is remembered.
 _MAX_HANDLERS: Final = 1000
-#: Attributes whose value makes a name that ends with it a template, and what the name may have before it: the method,
-#: the service.
+#: Attributes that hold a template. A span's name is a template too if it ends with the value of one of them. With each:
+#: a pattern of what the name may have before that value (the method, the service).
 _OF_A_ROUTE: Final = (
     ("http.route", re.compile(r"((HTTP )?[A-Za-z_]+ )?")),
     ("rpc.method", re.compile(r"/?([\w.]+/)?")),
@@ -43,9 +43,11 @@ _OF_A_ROUTE: Final = (
 
 
 class ServerSpan:
-    """A server span of the request under way. span: None once it has ended. site: of its name, 0 where it tells none or
-    has not ended yet. number: by which the record knows it. noted: whether it has named its request. handler: the site
-    of the function that the request was noted with before the span began; 0 for none.
+    """A server span of the request under way.
+
+    span: None once it has ended. site: of its name; 0 where the name is no template, or the span has not ended yet.
+    number: the span's number in the record. noted: whether it has named its request. handler: the site of the handler
+    that was noted for the request before the span began; 0 for none.
     """
 
     __slots__ = ("handler", "noted", "number", "site", "span")
@@ -59,7 +61,7 @@ class ServerSpan:
 
 #: The server span of the request under way.
 current: ContextVar[ServerSpan | None] = ContextVar("traceloop_server_span", default=None)
-#: The handler (a site) that a request was noted with at its beginning.
+#: The handler (a site) that was noted when the request began.
 _early: ContextVar[float] = ContextVar("traceloop_handler", default=0.0)
 
 
@@ -68,7 +70,7 @@ class Names:
 
     def __init__(self) -> None:
         self._sites: dict[str, float] = {}
-        #: What the requests of a handler are called (sites); 0 where it answers several routes.
+        #: The name (a site) of the requests of each handler (a site); 0 where a handler answers several routes.
         self.by_handler: dict[float, float] = {}
 
     def site_of(self, span: Any, process: Any) -> float:
@@ -82,7 +84,7 @@ class Names:
         return known
 
     def learn(self, handler: float, site: float) -> None:
-        """A request that ``handler`` (a site) answered was called ``site``."""
+        """Remembers that ``handler`` (a site) answered a request whose name is ``site``."""
         known = self.by_handler.get(handler)
         if known is None:
             if len(self.by_handler) < _MAX_HANDLERS:
@@ -99,7 +101,7 @@ def span_names_of(process: Any) -> Names:
 
 
 def template_of(span: Any) -> str:
-    """The name of a span that says for which route or method it is; else an empty string."""
+    """The name of a span, where it is a template (see above); else an empty string."""
     name = span.name
     if not isinstance(name, str):
         return ""
@@ -112,12 +114,12 @@ def template_of(span: Any) -> str:
 
 
 def arrange() -> None:
-    """Sees to it that server spans are noted, now or as soon as the SDK is imported."""
+    """Arranges that server spans are noted, now or as soon as the SDK is imported."""
     when_imported("opentelemetry.sdk.trace", _patch)
 
 
 def _patch(module: Any) -> None:
-    """Puts noting functions around start and end of spans; twice is once. Never raises."""
+    """Replaces the methods that start and end spans; a second call has no effect. Never raises."""
     try:
         spans = module.Span
         server = module.trace_api.SpanKind.SERVER
@@ -135,7 +137,7 @@ def _noting(original: Callable[..., Any], note: Callable[[Any], None], server: A
         try:
             if self.kind is server:
                 note(self)
-        except Exception:  # the record's fault, never the application's
+        except Exception:  # a failure to record never reaches the application
             pass
         return original(self, *args, **options)
 
@@ -180,13 +182,13 @@ def _resolve(known: ServerSpan, recorder: Any) -> None:
 
 
 def note_early(recorder: Any, handler: float) -> None:
-    """Notes which handler a request was given to that begins in the run under way: its server span is yet to come."""
+    """Notes the handler (a site) of a request that begins in the run under way. Its server span is yet to come."""
     _early.set(handler)
     recorder.record.add(0.0, layout.R_REQUEST, recorder.span_names.by_handler.get(handler) or handler)
 
 
 def note(recorder: Any, handler: float) -> None:
-    """Notes that the run under way answers a request, which ``handler`` (a site) has handled."""
+    """Notes that the run under way answers a request of ``handler`` (a site)."""
     known = current.get()
     names: Names = recorder.span_names
     if known is None or known.noted:

@@ -48,7 +48,7 @@ class SiteLog:
             number = len(self.sites)
             if number > MAX_SITES:
                 return 0.0
-            # Taken at once: a finalizer or a signal handler of the program's may come here before the line is written.
+            # The number is taken first: a finalizer or a signal handler may run this method before the line is written.
             self.sites.append(site)
             if self._file is not None and not self._write(self._file, number, site):
                 if self.sites[-1] is site:
@@ -80,7 +80,7 @@ class SiteLog:
         by_code[key] = number
 
     def label_at(self, file: str, line: int) -> str | None:
-        """The label of the callback whose code has this line, the innermost one; None where none is known."""
+        """The label of the innermost callback whose code includes this line; None where none is known."""
         found: tuple[int, str] | None = None
         for key, reference in list(self._references.items()):
             code = reference()

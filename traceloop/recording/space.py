@@ -7,9 +7,10 @@ rings start small and ask here before they grow. Three things bound all rings of
 * the memory of the machine and of each control group that the process is in: an eighth of what is available;
 * the address space, where it is limited (``RLIMIT_AS``): rings are mapped at their full size.
 
-Each look is a fresh one at files of the kernel and of the run directory: there is no ledger that a killed process could
-leave wrong, and no lock that a stopped one could hold. Processes that look at the same moment may both be allowed the
-same bytes; steps are small, and an eighth of the file system stands between what they may take and the half.
+Each decision reads the kernel's files and the run directory anew. So there is no account that a killed process could
+leave wrong, and no lock that a stopped process could hold. Two processes that ask at the same moment may both be
+allowed the same bytes. That does no harm: steps are small, and rings stop growing at three eighths of the file system,
+an eighth below the bound.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _SHARE_GROWING = 3 / 8
 _SHARE_FIRST = 1 / 2
 _MEMORY_SHARE = 1 / 8
 _ADDRESS_SHARE = 1 / 8
-# Where the address space is limited, so much of it stays the program's: its small allocations must not fail for ours.
-# CPython itself does not survive that everywhere (asyncio's tasks in C, 3.13).
+# Where the address space is limited, this much is left to the program, so that its small allocations do not fail
+# because of ours. CPython itself does not survive such a failure everywhere (asyncio's tasks in C, 3.13).
 _SPARE_ADDRESSES = 32 << 20
 # What a thread may reserve: its stack, and an arena of the C library's.
 _THREAD_ADDRESSES = 80 << 20
@@ -49,8 +50,8 @@ class Space:
     def allows(self, size: int, more: int, own: int) -> bool:
         """Whether a ring may grow to ``size`` bytes by ``more``. ``own``: bytes that the rings of this process have.
 
-        A ring may have half of what it leaves to the others, so that rings that come later are smaller, and each gets
-        some. The first bytes of a ring (``size == more``) need only be there.
+        A ring may be half as large as what it leaves to the others. So later rings are smaller, and each gets some. For
+        the first bytes of a ring (``size == more``) it is enough that they are free.
         """
         used = max(own, self._used())
         first = size == more

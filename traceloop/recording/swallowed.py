@@ -29,8 +29,8 @@ _MAX_FRAMES: Final = 60
 _WRITE_SECONDS: Final = 1.0
 _NEVER_RETRIEVED: Final = "exception was never retrieved"
 
-# What was seen: sort, label of the code, type of the exception, place. Only appended to, by any thread, also within a
-# garbage collection; None while nothing is recorded.
+# The errors seen: sort, label of the code, type of the exception, place. Any thread appends, even within a garbage
+# collection. None while nothing is recorded.
 _pending: deque[tuple[str, str, str, Frame]] | None = None
 _wrapped: Any = None
 
@@ -42,14 +42,14 @@ def _warn_unawaited_coroutine(coro):
 
 
 class Swallowed:
-    """Of one process; ``poll`` is for the watchdog's thread."""
+    """The unhandled errors of one process. The watchdog's thread calls ``poll``."""
 
     def __init__(self, report: Callable[[dict[str, Any], float], bool]) -> None:
-        """``report(event, now)`` writes an event, if there may be one more."""
+        """``report(event, now)`` writes an event; it returns False where the limit on events does not allow it now."""
         global _pending
         self._report = report
         self._written = 0.0
-        # What is counted and not yet written.
+        # Counts that are not written yet.
         self._found: Counter[tuple[str, str, str, Frame]] = Counter()
         _pending = deque(maxlen=_MAX_PENDING)
         _wrap()
@@ -60,12 +60,12 @@ class Swallowed:
             self.write(now)
 
     def write(self, now: float) -> None:
-        """Writes down what was seen since the last time. What may not be written now waits."""
+        """Writes the errors seen since the last time. Those that the limit on events does not allow now wait."""
         self._written = now
         found = self._found
         for _ in range(len(_pending or ())):
             if len(found) >= _MAX_PENDING:
-                break  # the oldest that wait go
+                break  # too many wait: the deque drops the oldest
             try:
                 found[_pending.popleft()] += 1  # type: ignore[union-attr]
             except (IndexError, AttributeError):
@@ -99,7 +99,7 @@ def note_unhandled(context: Any) -> None:
         label = site_of_coroutine(coro).label if coro is not None else f"{place[2]}.{place[3]}"
         _pending.append((sort, label, type(error).__qualname__, place))
     except Exception:
-        pass  # nothing of the program depends on it
+        pass  # the count is lost; the program does not depend on it
 
 
 def _note_unawaited(coro: Any) -> None:

@@ -51,7 +51,7 @@ class Tasks:
         self._sites = sites
         self._stamps = stamps
         self.next_number = next_number
-        #: Tasks that ``create_task`` made, until their first step: in the order in which these will be run.
+        #: Tasks that ``create_task`` made, until their first step, in the order in which the first steps will run.
         self.fresh: deque[Any] = fresh
         #: Tasks that a task factory made in the present run, announced at its end.
         self.created: list[Any] = []
@@ -76,13 +76,13 @@ class Tasks:
         self._ended_unseen(task)
 
     def _ended_unseen(self, task: Any) -> None:
-        """``task`` ended in no run of its own."""
+        """Counts the end of ``task``, which did not end in a run of its own."""
         self.finished += 1
         self.outcome_of(task)
 
     def first_step_done(self, task: Any, ident: float) -> float:
-        """``task`` has made its first step, in a way that the loop does not settle by itself: it failed, was cancelled,
-        or is no task of the usual type. Returns what is added to the length of the queue in the run's record.
+        """Handles the first step of ``task`` in the cases that the loop does not handle itself: the task failed, was
+        cancelled, or is not of the usual type. Returns what is added to the length of the queue in the run's record.
         """
         flags = layout.FIRST
         try:
@@ -110,7 +110,7 @@ class Tasks:
     def define(self, task: Any, made_by: float = 0.0) -> float:
         """Gives ``task`` a number and announces it; called for those made directly at their first step."""
         if task in self.fresh:
-            # Out of order: the program runs handles in an order of its own. Those before it may come, or never.
+            # Out of order: the program runs handles in an order of its own. Those before it may run later, or never.
             made_by = 2.0
             while True:
                 other = self.fresh.popleft()
@@ -135,8 +135,9 @@ class Tasks:
             return UNNAMED
 
     def forget_ended(self) -> None:
-        """Announces those in ``fresh`` that nested loops (nest_asyncio) have run to their end: kept here they would
-        keep their results alive.
+        """Announces the tasks in ``fresh`` that a nested loop (nest_asyncio) has run to their end.
+
+        If they stayed in ``fresh``, their results would be kept alive.
         """
         while self.fresh and self.fresh[0].done():
             task = self.fresh.popleft()
@@ -144,7 +145,7 @@ class Tasks:
             self._ended_unseen(task)
 
     def define_fresh(self) -> None:
-        """Announces the tasks that will not make a step, or none that is recorded."""
+        """Announces the tasks that will make no step, or no recorded one."""
         while self.fresh:
             self._define(self.fresh.popleft(), 2.0)
 
@@ -159,18 +160,18 @@ class Tasks:
             self._record.add(ident, layout.R_ABANDONED, now if task.get_loop().is_running() else -now)
 
     def count_lost(self) -> None:
-        """The loop closes: tasks that went without being seen (those whose maker asked that no warning be logged) are
-        counted as abandoned.
+        """Called when the loop closes: counts as abandoned the tasks that were freed unseen, because their maker asked
+        that no warning be logged for them.
         """
         self.abandoned += max(0, self.pending)
 
     @property
     def pending(self) -> int:
-        """How many of ``made`` have neither ended nor been abandoned, as far as that was seen."""
+        """How many of ``made`` have neither ended nor been abandoned, as far as the record knows."""
         return self.made - self.finished - self.abandoned
 
     def coroutine_site(self, task: Any) -> float:
-        """The site of a task whose coroutine's code is met for the first time, or has none."""
+        """The site of a task whose coroutine has no code object, or one that is met for the first time."""
         try:
             coro = task.get_coro()
             inner = inner_coroutine(coro)
@@ -183,9 +184,9 @@ class Tasks:
             return 0.0
 
     def outcome_of(self, task: Any) -> float:
-        """The outcome of a task whose step has just been its last, as it is added to the run's record.
+        """The outcome of a task that has just ended, as a number that is added to the run's record.
 
-        Asked for once a task, where it is not a result: it is counted here.
+        Called once a task, only where the outcome is not a result. It is also counted here.
         """
         try:
             # Not ``exception()``: that would mark it as retrieved.

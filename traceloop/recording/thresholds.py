@@ -1,7 +1,7 @@
-"""From how many seconds on a handle run is slow in a loop: what was chosen for the run, and what the program says.
+"""The threshold of slow runs in a loop: the one chosen for the run, or the one that the program sets for the loop.
 
-`--slow-threshold` holds for every loop whose ``slow_callback_duration`` is asyncio's own 0.1; a program that sets the
-attribute decides for that loop. The attribute itself is left alone: programs read it, and debug mode logs by it.
+`--slow-threshold` applies to every loop whose ``slow_callback_duration`` is asyncio's default of 0.1. A program that
+sets the attribute decides for that loop. We never change the attribute: programs read it, and debug mode logs by it.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from typing import Any
 
 _STANDARD = 0.1
-# 0 makes every run slow. The gaps between two stacks of a run are made by doubling, and double nothing for ever.
+# A threshold of 0 would make every run slow, and the watchdog doubles the time between two stacks: twice 0 is 0.
 _LEAST = 1e-6
 
 
 def threshold_of(loop: Any, general: float) -> float:
-    """The threshold in force in ``loop``, s; infinite where nothing is to be slow. Any thread."""
+    """The threshold in force in ``loop``, s; infinite where no run is to count as slow. Any thread."""
     given = loop.slow_callback_duration
     if not isinstance(given, float | int) or given == _STANDARD or given != given:
         return general
