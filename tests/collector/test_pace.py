@@ -128,6 +128,27 @@ def test_a_burst_of_a_process_that_cannot_wake_its_collector_is_seen_between_two
     assert is_due(collector)
 
 
+@pytest.mark.parametrize("what", ["a process", "a ring", "an end"])
+def test_what_has_come_since_the_last_poll_is_seen_though_every_known_ring_is_quiet(waiting, what):
+    collector, _ = waiting
+    until(lambda: (collector.poll(), not is_due(collector, due=0.0))[1], "that there is nothing to read")
+    (process,) = collector.follower.processes.values()
+    if what == "a process":
+        os.mkdir(os.path.join(collector.run_dir, "p-1-1"))
+    else:
+        name = files.loop_ring(7) if what == "a ring" else files.ENDED
+        open(os.path.join(process.folder.path, name), "x").close()
+    assert is_due(collector, due=0.0)
+
+
+def test_a_process_that_has_ended_and_was_let_go_keeps_nobody_awake(waiting):
+    collector, _ = waiting
+    path = os.path.join(collector.run_dir, "p-1-1")  # no process has that number and began then
+    os.mkdir(path)
+    until(lambda: (collector.poll(), not os.path.exists(path))[1], "that it is let go")
+    until(lambda: (collector.poll(), collector.follower.is_quiet())[1], "that there is nothing to read")
+
+
 def test_a_quiet_program_is_polled_while_a_snapshot_waits_for_its_second_copy(waiting):
     collector, _ = waiting
     until(lambda: (collector.poll(), not is_due(collector, due=0.0))[1], "that there is nothing to read")

@@ -270,6 +270,12 @@ class FolderFollower(ProcessFollower):
         self.statistics.description = self.folder.description
         yield from super().chunks(final=final)
 
+    @property
+    def is_known(self) -> bool:
+        """Whether all its rings are followed (or cannot be), and it has not said that it ended."""
+        names = map(os.path.basename, self.folder.rings())
+        return not self.folder.is_over and all(name in self.rings or name in self._refused for name in names)
+
     def ended_at(self, clock_offset_ns: int) -> float:
         """By the file that it wrote at its end; else by what was seen of it, by this reader (and its watchdog since
         then: a poll may be seconds ago) or by its collector; else by the last look of its watchdog.
@@ -398,10 +404,16 @@ class RunFollower:
         self.crashed: set[str] = set()
 
     def is_quiet(self) -> bool:
-        """Whether no process that is known has written anything new, and none runs anything. 50 us a process."""
+        """Whether no process has come or said that it ended, made a ring or written anything new, and none runs.
+        50 us a process.
+        """
         with self.statistics.lock:
             living = [process for name, process in self.processes.items() if name not in self.ended]
-            return bool(living) and all(process.is_quiet() for process in living)
+            return (
+                bool(living)
+                and all(process.is_quiet() and process.is_known for process in living)
+                and all(each.name in self.processes or each.name in self.ended for each in self.directory.processes())
+            )
 
     def is_filling(self) -> bool:
         """Whether a ring has to be read soon. Its writer ends the collector's wait then, but may have lost the right to
