@@ -1,20 +1,22 @@
 """The ledger of each request of one loop: its duration, cut into stretches that add up to it exactly.
 
-A request is a task of a server's library, or a part of a connection's task (servers.py). The record says when each of
-its steps ran, and which run made it ready. So the time between two steps is explained backwards from the second:
+A request is a task of a server's library, or a part of a connection's task (servers.py). The record tells when each
+step of the task ran, and which run made it ready. So the time between two steps is explained backwards, from the second
+step:
 
-* From when it was ready to its start it waited for the runs in between.
-* A timer, a descriptor or another thread made it ready: before that it waited for these. Where the thread was a
-  worker, the offload's own steps say how long it was queued, ran, and waited to be delivered.
-* A callback made it ready that only passes something on: the same question is asked of that.
-* A task made it ready that belongs to the request (its child, or one that it awaited): that task's own stretches take
-  the place of the wait. This is the critical path: of ten members of a ``gather`` it is the last one's.
-* A task outside of the request made it ready (it released a lock, put something into a queue): it waited for that.
+* Between the moment at which it was ready and its start, the task waited for the runs in between.
+* If a timer, a descriptor or another thread made it ready, it waited for that before. Where the thread was a worker,
+  the offload's own steps tell how long the call was queued, ran, and waited to be delivered.
+* If a callback made it ready that only passes something on, the same question is asked of the callback.
+* If a task of the same request made it ready (its child, or a task that it awaited), that task's own stretches take the
+  place of the wait. This is the critical path: of ten members of a ``gather``, only the last one counts.
+* If a task outside of the request made it ready (it released a lock, or put something into a queue), the request's task
+  waited for that one.
 
-Where a look at the suspended tasks fell into the wait (statistics/waits.py), the place where it waited is known too.
+Where a look at the suspended tasks fell into the wait (statistics/waits.py), the place of the wait is known too.
 
-A request begins when the poll returned with its bytes, where a descriptor's run leads to it; else when its task was
-made. It ends with the last step of its task; on a connection's task, with the run that finished the response.
+If a descriptor's run leads to the request, it begins when the poll returned with its bytes; else when its task was
+made. It ends with the last step of its task, or, on a connection's task, with the run that finished the response.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ from .servers import CONNECTION, REQUEST, kind_of
 from .stretches import Moment, Part, Stretch, Stretches, Turn
 from .totals import Request, RequestTotals
 
-# Tasks that are followed at once, requests and what belongs to them; those that have ended and may be asked for;
+# Bounds: tasks that are followed at once (requests, and what belongs to them); ended tasks that may still be asked for;
 # offloads under way.
 _MAX_FOLLOWED: Final = 20_000
 _MAX_ENDED: Final = 4096
@@ -50,14 +52,14 @@ _MAX_OFFLOADS: Final = 20_000
 # Runs that have named their request.
 _MAX_MARKS: Final = 16_384
 _MAX_FURTHER: Final = 1000
-# Callbacks that pass something on to each other before a task is reached.
+# The longest chain of callbacks that pass something on to each other before a task is reached.
 _MAX_HOPS: Final = 16
-# A shorter wait for the loop is not shared out among those that ran. Of a longer one, those are named that had such a
-# share of it, among the latest so many: to name a run costs ten times as much as to pass over it.
+# A shorter wait for the loop is not shared out among the runs within it. Of a longer wait, only runs with at least a
+# tenth of it are named, among the latest so many: naming a run costs ten times as much as passing over it.
 _SHARED_SECONDS: Final = 0.001
 _NAMED_SHARE: Final = 0.1
 _MAX_BEHIND: Final = 256
-# Runs that follow one another are no more than ten of such a share; those of a damaged record may overlap.
+# At most ten runs can have such a share, as runs follow one another. In a damaged record they may overlap.
 _MAX_NAMED: Final = 16
 _OUTSIDE: Final = frozenset((kinds.READER, kinds.WRITER, kinds.TIMER, kinds.THREADSAFE, kinds.SIGNAL))
 _CAUSES: Final = {
@@ -86,9 +88,9 @@ class Offloaded(NamedTuple):
 class _Followed:
     """A task that is a request, or belongs to one, or may turn out to.
 
-    root: the task of the request or the connection; itself, where that is not known. name: as its server's library says
-    it. place: what else would name it. arrival: of a connection, from where on the request is
-    counted that its latest step began, with the stretches up to the end of that step.
+    root: the task of the request or the connection; the task itself, where that is not known. name: the one that the
+    server's library gives. place: names the request where no name is known. arrival: for a connection, the beginning of
+    the request that its latest step began, and the stretches up to the end of that step.
     """
 
     __slots__ = ("arrival", "ident", "kind", "last_end", "maker", "name", "place", "root", "stretches")
@@ -108,12 +110,12 @@ class _Followed:
 
     @property
     def is_found(self) -> bool:
-        """Whether it had begun, in another task's step, before its first record."""
+        """Whether the task had begun, in another task's step, before its first record."""
         return self.maker is None and not self.kind
 
 
 class Ledger:
-    """A part of a loop's statistics. To be fed before the part that uses up the looks (statistics/tasks.py)."""
+    """A part of a loop's statistics. It is fed before the part that uses up the looks (statistics/tasks.py)."""
 
     def __init__(
         self, totals: RequestTotals, sites_of: SitesOf, waits: Waits, executors: ExecutorStatistics
@@ -135,7 +137,7 @@ class Ledger:
         self._followed: dict[float, _Followed] = {}
         self._ended: dict[float, _Followed] = {}
         self._marks: dict[int, int] = {}
-        # Of a run that answered several requests, which one client had sent without waiting for the answers.
+        # For a run that answered several requests: a client may send several without waiting for the answers.
         self._further_marks: dict[int, list[int]] = {}
         self._submitted: dict[int, tuple[float, int, float]] = {}
         self._delivered: dict[int, Offloaded] = {}
@@ -149,7 +151,7 @@ class Ledger:
             self._loop = number
         module = native_of(decoded.runs)
         if not self._serves:
-            # Sites first, as remainders: to ask for the kind of each task was a tenth of what such a loop cost.
+            # Sites are compared first, as remainders: asking for the kind of each task took a tenth of the reading.
             if module is None:
                 sites: Iterable[float] = {task.ident % SITE_LIMIT for task in decoded.tasks}
             else:
@@ -166,11 +168,11 @@ class Ledger:
         self._native.feed(decoded, self._delivered)
 
     def _take(self, decoded: Decoded) -> None:
-        """What the reader's C half does where it is there: ``NativeLedger``."""
+        """Takes in a chunk in Python. With the reader's C half, ``NativeLedger`` does this instead."""
         if decoded.dropped:
             self._totals.incomplete += sum(each.root is each for each in self._followed.values())
             for each in self._followed.values():
-                each.maker = None  # those that ended refer to some of these, and need not the row of their makers
+                each.maker = None  # ended tasks refer to some of these, and do not need the chain of makers
             self._followed.clear()
         self._runs.add(decoded.runs)
         marks = self._marks
@@ -203,7 +205,7 @@ class Ledger:
         return kind
 
     def _take_offloads(self, decoded: Decoded) -> None:
-        # The process's executors take this chunk in later, names that it has first met included.
+        # The process's executors take in this chunk after us, and with it the names that it defines.
         named = {number: name for number, name, _ in decoded.executors}
         for step in decoded.offloads:
             if step.step == "submit":
@@ -230,7 +232,7 @@ class Ledger:
         label = self._labels.get(site)
         if label is None:
             label = self._sites.label(site)
-            if label != UNKNOWN_LABEL:  # which may be known later
+            if label != UNKNOWN_LABEL:  # the label may be known later
                 self._labels[site] = label
         return label
 
@@ -240,7 +242,7 @@ class Ledger:
 
     def _begin(self, ident: float, maker_ident: float, made_by_loop: bool) -> None:
         kind = self._kind_of(ident)
-        # One that was made eagerly has run before it was announced: what woke it is taken for its maker.
+        # An eager task has run before it was announced: the run that woke it is taken for its maker.
         maker = self._followed.get(maker_ident) if made_by_loop and not kind else None
         if not (kind or maker is not None or not made_by_loop):
             return
@@ -289,8 +291,9 @@ class Ledger:
             self._end(task)
 
     def _at_once(self, task: _Followed, run: Run) -> bool:
-        """A request that was answered within one step, soon after its bytes were read: what most requests of a quick
-        service are, in a third of the time that the general way takes. False where it is not such.
+        """Counts a request that was answered within one step, soon after its bytes were read; False for any other.
+
+        Most requests of a quick service are like that. This takes a third of the time of the general way.
         """
         number, start, end, ident, _, _, scheduler, *_ = run
         by = self._runs.get(scheduler) if scheduler else None
@@ -320,7 +323,7 @@ class Ledger:
         del self._followed[task.ident]
         self._ended[task.ident] = task
         if len(self._ended) > _MAX_ENDED:
-            # Else the row of makers would never end.
+            # Otherwise the chain of makers would grow without end.
             self._ended.pop(next(iter(self._ended))).maker = None
         if task.kind == REQUEST:
             own = task.stretches
@@ -353,7 +356,7 @@ class Ledger:
     # -- why it was not ready
 
     def _explain(self, task: _Followed, begin: float, end: float, run: Run, hops: int = 0) -> list[Stretch]:
-        """What ``task`` waited for from ``begin`` to ``end``, at which ``run`` became ready."""
+        """What ``task`` waited for from ``begin`` to ``end`` (monotonic s); ``run`` became ready at ``end``."""
         if end <= begin:
             return []
         by = self._runs.get(run[6]) if run[6] else None
@@ -381,9 +384,9 @@ class Ledger:
         ident = by[3]
         other = self._followed.get(ident) or self._ended.get(ident)
         if other is not None and by[9] and task.is_found and other.root.kind == CONNECTION:
-            task.root = other.root  # made in the step of the connection's task in which this one began
-        # A task's last step may also release a lock: only a connection's task, which has none, awaits one whose maker
-        # is not known.
+            task.root = other.root  # this task was made in the step of the connection's task in which it began
+        # A task's last step may also release a lock, and then nobody awaits the task. So a task whose maker is unknown
+        # counts as awaited only by a connection's task, which waits for no lock.
         awaited = other is not None and by[9] and other.is_found and task.kind == CONNECTION
         if other is None or other is task or not (other.root is task.root or awaited):
             return [(end, self._waited(task, begin, end, stretches.TASK, f"for {self._name_of_task(ident)}"))]
@@ -395,7 +398,7 @@ class Ledger:
         return out + other.stretches.cut(begin, end) if begin < end else out
 
     def _name_of_task(self, ident: float) -> str:
-        """The name of a run: of a request's, that of the request."""
+        """The name of a task; for a task of a request, the request's name."""
         known = self._followed.get(ident) or self._ended.get(ident)
         name = ""
         if known is not None:
@@ -418,7 +421,7 @@ class Ledger:
         ]
 
     def _waited(self, task: _Followed, begin: float, end: float, cause: str, detail: str) -> Part:
-        """The part of a wait: with the place, where a look saw the task stand there."""
+        """The part of a wait, with its place where a look saw the task stand there."""
         if task.ident not in self._waits.looks:
             return cause, detail
         seen = look_within(self._waits, task.ident, begin, end, wants_name=not task.place)
@@ -436,12 +439,12 @@ class Ledger:
             root.place = root.place or name
 
     def _name_of_run(self, number: int, ident: float) -> str:
-        """The name of run ``number``: the function that answered a request in it, where one said so."""
+        """The name of run ``number``: the function that answered a request in it, where one was noted."""
         site = self._marks.get(number)
         return self._name_of_task(ident) if site is None else self._label(site)
 
     def _turn(self, ready: float, start: float, number: int) -> list[Stretch]:
-        """Run ``number`` was ready, and others ran."""
+        """The stretches in which run ``number`` was ready and others ran; ``ready``, ``start``: monotonic s."""
         least = (start - ready) * _NAMED_SHARE
         if least < _SHARED_SECONDS * _NAMED_SHARE:
             return [(start, (stretches.READY, ""))]
@@ -449,8 +452,9 @@ class Ledger:
         return [(start, Turn(stretches.READY, "", runs) if runs else (stretches.READY, ""))]
 
     def _arrival(self, run: Run, ready: float) -> tuple[float, list[Stretch]]:
-        """From when on the request counts that ``run`` begins, and what happened until ``run`` was ready: its bytes
-        came by a descriptor, and a chain of runs handed them on.
+        """When the request that ``run`` begins arrived (monotonic s), and the stretches until ``run`` was ready.
+
+        A descriptor's run read its bytes, and a chain of runs handed them on.
         """
         chain: list[Run] = []
         scheduler = run[6]
@@ -477,5 +481,5 @@ class Ledger:
         return begin, out
 
     def metrics(self) -> Iterator[Sample]:
-        """None: the process's totals have the series."""
+        """No series of its own: those of the process's totals have everything."""
         return iter(())

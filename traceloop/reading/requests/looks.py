@@ -1,4 +1,4 @@
-"""What the looks at suspended tasks (statistics/waits.py) say of a wait of one of them."""
+"""What the looks at suspended tasks (statistics/waits.py) tell about one wait of a task."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from ..statistics.waits import Waits
 def look_within(
     waits: Waits, ident: float, begin: float, end: float, *, wants_name: bool
 ) -> tuple[str, str] | None:
-    """The place where the latest look between ``begin`` and ``end`` (monotonic s) saw a task stand, and the outermost
-    coroutine of the application there, which names a request of which nothing else is known; empty where there is none,
-    or it is not wanted. None where no look fell into that time.
+    """Where the latest look between ``begin`` and ``end`` (monotonic s) saw a task stand; None where no look did.
+
+    Returns the place, and the application's outermost coroutine there, which names a request where nothing else does.
+    The latter is empty where there is none, or where it is not wanted.
     """
     seen = waits.looks.get(ident)
     if seen is None:

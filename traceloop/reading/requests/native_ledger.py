@@ -1,6 +1,6 @@
 """The part of the ledger that the reader's C half does: what tasks waited for, step by step (native/ledger.h).
 
-``Ledger`` is its reference, and what runs where there is no C half. Both count the same
+``Ledger`` is the reference, and runs where there is no C half. Both give the same numbers
 (tests/reading/requests/test_native_ledger.py).
 """
 
@@ -54,7 +54,7 @@ class NativeLedger:
                 name, durations, buckets, [((PARTS[part], detail), spent) for part, detail, spent in details]
             )
 
-    # -- what the C half asks
+    # -- called by the C half
 
     def label_of(self, site: int) -> tuple[str, bool]:
         """The label of a site, and whether it is known for good."""

@@ -1,4 +1,4 @@
-"""Puts the following of requests into a run's statistics."""
+"""Adds the requests to a run's statistics."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 
 def add_to(statistics: Statistics, *watchers: Callable[[Request], None]) -> None:
-    """Every process attached from now on has its requests followed, and each watcher is called with every one of them.
+    """Follows the requests of every process that is attached from now on, and calls each watcher with each request.
 
-    There is no later way to watch: the first chunk's requests are counted before anybody else sees the chunk.
+    A watcher cannot be added later: the first chunk's requests are counted before anything else sees the chunk.
     """
     statistics.process_parts.append(lambda process: RequestTotals(watchers))
     statistics.first_loop_parts.append(_ledger)
 
 
 def keep_spanned(statistics: Statistics) -> None:
-    """Every loop attached from now on keeps its requests that have a server span: ``spanned_of``."""
+    """Lets every loop attached from now on keep its requests that have a server span, for ``spanned_of``."""
     statistics.first_loop_parts.insert(0, _server_spans)
 
 
 def spanned_of(loop: LoopStatistics) -> list[tuple[Request, int]]:
-    """The loop's requests with a server span that were answered since the last call, each with the span's number."""
+    """The loop's requests with a server span that were answered since the last call; with each, the span's number."""
     part = next((part for part in loop.parts if isinstance(part, ServerSpans)), None)
     return part.take() if part is not None else []
 

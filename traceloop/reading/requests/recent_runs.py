@@ -7,12 +7,12 @@ from typing import Final
 
 from ..decoding.runs import Run, Runs
 
-# A run is looked up when what it woke runs: as many runs later as the ready queue is long.
+# A run is looked up when the handle that it woke runs. That is as many runs later as the ready queue is long.
 _KEPT: Final = 16_384
 
 
 class RecentRuns:
-    """Keeps what the decoder made, a chunk at a time. Runs are numbered in a row."""
+    """Keeps the decoder's runs, a chunk at a time. Their numbers have no gaps."""
 
     def __init__(self) -> None:
         # With the number of each chunk's first run.
@@ -29,7 +29,7 @@ class RecentRuns:
             self._count -= len(self._chunks.popleft()[1])
 
     def get(self, number: int) -> Run | None:
-        """The run of this number; None where it is not known, or no longer."""
+        """The run of this number; None where it was never known, or is no longer kept."""
         for first, runs in reversed(self._chunks):
             if number >= first:
                 index = number - first
@@ -40,8 +40,9 @@ class RecentRuns:
     def longer_before(
         self, number: int, ready: float, least: float, most: int
     ) -> list[tuple[int, float, float, float]]:
-        """Of the ``most`` runs before run ``number``, those that ended after ``ready`` (monotonic s) and lasted for
-        ``least`` s or longer, latest first: number, start, end, ident.
+        """The long runs among the ``most`` runs before run ``number``, latest first: (number, start, end, ident).
+
+        They ended after ``ready`` (monotonic s) and lasted for ``least`` s or longer.
         """
         out: list[tuple[int, float, float, float]] = []
         for first, runs in reversed(self._chunks):

@@ -1,4 +1,4 @@
-"""Which of the requests that were answered have a server span of the application: for those who make spans of them."""
+"""The answered requests that have a server span of the application. The exporters make spans of them."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..decoding.decoded import Decoded
 from ..statistics.parts import Sample
 from .totals import Request, RequestTotals
 
-# Tasks with marks of requests that are not answered yet, and answered ones that were not taken.
+# Tasks with marks of requests that are not answered yet; and answered requests that were not taken yet.
 _MAX_MARKED: Final = 20_000
-# Of these, marks of one task: of a callback, or of a task that is no request, none is ever taken.
+# Marks of one task. They need a bound, since those of a callback, or of a task that is no request, are never taken.
 _MAX_OF_ONE: Final = 256
 _MAX_TAKEN: Final = 8192
 
@@ -24,13 +24,13 @@ class _Mark(NamedTuple):
 
 
 class ServerSpans:
-    """Of one loop; fed before its ledger, which tells of each request that is answered."""
+    """The server spans of one loop's requests. It is fed before the loop's ledger, which reports answered requests."""
 
     def __init__(self, totals: RequestTotals) -> None:
         """``totals``: of the process."""
         self._totals = totals
         self._marks: dict[float, list[_Mark]] = {}
-        # A mark is read before its run is over: of the last run, perhaps with the chunk before.
+        # A mark is written before its run ends. So the mark of a chunk's last run may come with the chunk before.
         self._early: list[tuple[int, int]] = []
         self._answered: list[tuple[Request, int]] = []
 

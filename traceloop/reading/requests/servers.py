@@ -1,4 +1,4 @@
-"""By which tasks servers answer requests: the names of the coroutines that a server's library makes a task of."""
+"""The tasks in which servers answer requests, by the names of the coroutines that a server's library runs in them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TASKS: Final = {
     "aiohttp.web_protocol.RequestHandler.start": CONNECTION,
     "tornado.web.RequestHandler._execute": REQUEST,
     "granian._futures._future_watcher_wrapper.<locals>.future_watcher": REQUEST,
-    # grpc.aio: a coroutine of Cython's, which tells no module.
+    # grpc.aio: a coroutine of Cython, which has no module name.
     "_handle_exceptions": REQUEST,
     "websockets.asyncio.server.Server.conn_handler": REQUEST,
     "websockets.asyncio.server.serve.<locals>.protocol_handler": REQUEST,  # since 17

@@ -1,4 +1,4 @@
-"""The time of one task, cut into stretches that follow each other without a gap."""
+"""The time of one task as stretches that follow each other without a gap."""
 
 from __future__ import annotations
 
@@ -28,8 +28,10 @@ Moment = tuple[float, float, str, str]
 
 
 class Turn(NamedTuple):
-    """The part of a stretch in which a task was ready and others ran. runs: the long ones of these, latest first:
-    number, start, end (monotonic s), ident. Who they were is looked up when stretches are summed up: most never are.
+    """The part of a stretch in which a task was ready and others ran.
+
+    runs: the long runs of the others, latest first: (number, start, end, ident), in monotonic s. Their names are looked
+    up only when the stretches are summed up, since most never are.
     """
 
     kind: str
@@ -41,7 +43,7 @@ class Turn(NamedTuple):
 Stretch = tuple[float, Part | Turn]
 
 _NOT_KNOWN: Final = (UNKNOWN, "")
-# A task of more has its oldest ones put together: one for each part, or for each kind where the parts are too many.
+# Of a task with more stretches, the oldest are merged: into one for each part, or one for each kind of too many parts.
 _MOST: Final = 1024
 _MOST_PARTS: Final = 256
 
@@ -56,7 +58,7 @@ class Stretches:
         self.begin = begin
         self._name_of_run = name_of_run
         self._ends: list[float] = []
-        # Of those that end by then it is known how long they were, but not when.
+        # Stretches that end by this moment were merged: their length is known, but not when they were.
         self._summed_until = 0.0
         self._parts: list[Part | Turn] = []
 
@@ -66,7 +68,7 @@ class Stretches:
         return self._ends[-1] if self._ends else self.begin
 
     def add(self, until: float, part: Part | Turn) -> None:
-        """The next stretch. One that ends no later than what is there has no length, and is left out."""
+        """Adds the next stretch. It is left out where it has no length: it ends no later than the one before it."""
         ends = self._ends
         if until <= (ends[-1] if ends else self.begin):
             return
@@ -79,7 +81,7 @@ class Stretches:
             self._put_together(_MOST // 2)
 
     def _put_together(self, count: int) -> None:
-        """The oldest ``count`` become one for each part, one after the other: how long is kept, when is not."""
+        """Merges the oldest ``count`` into one for each part. Their lengths are kept; when they were is lost."""
         if self.begin == -inf:  # the length of the first one is not known
             self.begin = self._ends.pop(0)
             del self._parts[0]
@@ -108,7 +110,7 @@ class Stretches:
             del self._parts[:count]
 
     def cut(self, begin: float, end: float) -> list[Stretch]:
-        """The stretches from ``begin`` to ``end``, of which what is not known is a stretch of its own."""
+        """The stretches from ``begin`` to ``end`` (monotonic s). Time about which nothing is known is one of them."""
         out: list[Stretch] = []
         if begin < self.begin:
             out.append((min(self.begin, end), _NOT_KNOWN))
@@ -122,7 +124,7 @@ class Stretches:
         return out
 
     def moments(self) -> tuple[Moment, ...]:
-        """Each stretch, as far as it is known when it was. One in which others ran is called by the longest run."""
+        """The stretches of which the times are known. One in which others ran is named by the longest of their runs."""
         out: list[Moment] = []
         begin = self.begin
         for end, part in zip(self._ends, self._parts, strict=True):
@@ -158,7 +160,7 @@ class Stretches:
             begin = end
 
     def _add_turn(self, out: dict[Part, float], begin: float, end: float, turn: Turn) -> float:
-        """Adds what the long runs of others had of a stretch; the seconds that are left."""
+        """Adds the time that long runs of others had in a stretch. Returns the seconds that are left."""
         left = end - begin
         for number, begun, ended, ident in turn.runs:
             seconds = min(ended, end) - max(begun, begin)

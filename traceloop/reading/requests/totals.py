@@ -1,4 +1,4 @@
-"""What is known of the requests of one process slot: by name, and the slowest one by one."""
+"""The requests of one process slot: totals by name, and the slowest requests one by one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _GROUPS: Final = {"executor": "executor", "wait": "waiting"}
 
 
 def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, float]:
-    """Seconds as a reader has them in one line: running, ready, executor (queued, running, returning), waiting,
+    """Seconds grouped for one line of a report: running, ready, executor (queued, running, returning), waiting,
     unknown.
     """
     out: dict[str, float] = {}
@@ -34,15 +34,16 @@ def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, floa
     return out
 
 
-#: Index into the published bounds of durations, how many requests, their seconds by part, in the order of ``PARTS``.
+#: An index into the published bounds of durations, the number of requests, and their seconds in the order of ``PARTS``.
 SumBucket = tuple[int, int, tuple[float, ...]]
 
 
 class Request(NamedTuple):
-    """One request that was answered. begin, seconds: monotonic s. parts: seconds by part and detail, which add up.
+    """One request that was answered.
 
-    ident: of the task that answered it. moments: its stretches one after the other, where
-    ``RequestTotals.tells_all``, but for requests of one step; of very many stretches it has the later ones.
+    begin: monotonic s. seconds: its duration. parts: seconds by part and detail; they add up to the duration. ident: of
+    the task that answered it. moments: its stretches in order, where ``RequestTotals.tells_all``; empty for a request
+    of one step. Of very many stretches only the later ones are kept.
     """
 
     name: str
@@ -56,7 +57,8 @@ class Request(NamedTuple):
 class NameTotals:
     """The requests of one name. parts: seconds by part. details: seconds by part and detail.
 
-    by_duration: by index into the published bounds of durations: how many requests, and their seconds by part.
+    by_duration: the number of requests, and their seconds by part, for each index into the published bounds of
+    durations.
     """
 
     __slots__ = ("by_duration", "count", "details", "durations", "parts")
@@ -104,7 +106,7 @@ class NameTotals:
         self.details[part] = self.details.get(part, 0.0) + seconds
 
     def typical(self, share: float) -> dict[str, float]:
-        """Where the time of the requests around this percentile went: mean seconds by part."""
+        """Mean seconds by part of the requests around a percentile. ``share``: 0 to 1."""
         wanted = share * self.count
         seen = 0
         for _, (count, parts) in sorted(self.by_duration.items()):
@@ -115,11 +117,11 @@ class NameTotals:
 
 
 class RequestTotals:
-    """Of one process slot, fed by the ledgers of its loops. ``incomplete``: requests that were given up half way,
-    because there were too many at once, or records were lost.
+    """The requests of one process slot, fed by the ledgers of its loops.
 
-    ``watchers``: called with each request, from the first one on; they must not raise. tells_all: whether every request
-    is to come by ``add``.
+    ``incomplete``: the number of requests that were given up half way, because there were too many at once, or because
+    records were lost. ``watchers``: called with each request, from the first one on; they must not raise. tells_all:
+    whether every request has to come through ``add``, one by one.
     """
 
     def __init__(self, watchers: Iterable[Callable[[Request], None]] = ()) -> None:
@@ -147,7 +149,7 @@ class RequestTotals:
 
     @property
     def least_slow(self) -> float:
-        """What a request has to take (s) to be told of as one of the slowest; below 0 while any does."""
+        """How long a request has to take (s) to be kept among the slowest; below 0 while every request is kept."""
         return self._slowest[0][0] if len(self._slowest) >= SLOWEST else -1.0
 
     def add_all(
@@ -157,10 +159,10 @@ class RequestTotals:
         buckets: Iterable[SumBucket],
         details: Iterable[tuple[Part, float]],
     ) -> None:
-        """Requests of one name were answered, none of them one of the slowest.
+        """Adds answered requests of one name, none of them among the slowest. ``watchers`` are not called.
 
-        durations: of each, s. buckets: the same by index into the published bounds of durations. details: their
-        seconds by part and detail. ``watchers`` are not told.
+        durations: of each request, s. buckets: the same requests by index into the published bounds of durations.
+        details: their seconds by part and detail.
         """
         label = self._names.admit(name)
         totals = self.by_name.get(label)
@@ -177,7 +179,7 @@ class RequestTotals:
         return sorted(self.by_name.items(), key=lambda item: -item[1].durations.sum)
 
     def feed(self, decoded: object) -> None:
-        """Nothing: the ledgers of the loops feed it."""
+        """Does nothing: the ledgers of the loops feed it."""
 
     def metrics(self) -> Iterator[Sample]:
         """The series, without the label ``process``."""

@@ -1,9 +1,8 @@
-"""Why a handle run was slow, from what was measured around it.
+"""Why a handle run was slow, from the measurements around it.
 
-Measurements (``Sample``) stand at moments of the watchdog's choosing, not at the run's start and end. So each part of
-the run's time lies between two bounds; they are some tens of milliseconds apart at each end, which is little against a
-run worth asking about. The middle of the bounds is what is said, and where they do not decide the cause, it is said
-that the cause is a guess.
+The watchdog measures (``Sample``) at moments of its own, not at the run's start and end. So each part of the run's time
+lies between two bounds. They are some tens of milliseconds apart at each end, which is little for a run that is worth
+asking about. Reports show the middle of the bounds. Where the bounds do not decide the cause, they call it a guess.
 """
 
 from __future__ import annotations
@@ -16,23 +15,26 @@ CPU: Final = "cpu"
 GC: Final = "gc"
 GIL: Final = "gil"
 OFF_CPU: Final = "off_cpu"
-#: The process or the machine was stopped: no code's fault, and no slow callback.
+#: The process or the machine was stopped. No code is to blame, and the run does not count as a slow callback.
 SUSPENDED: Final = "suspended"
 
-#: Clock, CPU time of the loop's thread, CPU time of the process, waiting for a processor, times put on one.
+#: Clock, CPU time of the loop's thread, CPU time of the process, time waited for a processor (all s), and how often the
+#: thread was put on a processor.
 Sample = Sequence[float]
 
-# A thread that waits for the GIL wakes every switch interval (5 ms) to ask for it; one that sleeps, or waits for a
-# lock or the network, does not. Half of that rate, since others may be put on the processor in between.
+# A thread that waits for the GIL wakes every switch interval (5 ms) to ask for it; a thread that sleeps, or waits for a
+# lock or the network, does not. This is half of that rate, since other threads may have the processor in between.
 _GIL_WAKES_PER_SECOND: Final = 100.0
 _STARVED: Final = 0.9
 _LARGEST: Final = 2.0**53
 
 
 class Parts(NamedTuple):
-    """What a run's time was, s; -1 where it is not known. guess: the bounds do not decide the cause ("": unknown).
-    throttled: the part of ``processor_wait`` in which a container's CPU limit held the process. longest_wait: as much
-    as ``processor_wait`` can have been, by the samples around the run.
+    """The parts of a run's time, s; -1 where a part is not known.
+
+    cause: "" where it is not known. guess: whether the bounds do not decide the cause. throttled: the part of
+    ``processor_wait`` in which a container's CPU limit held the process. longest_wait: the most that ``processor_wait``
+    can have been, by the samples around the run.
     """
 
     cause: str
@@ -46,7 +48,7 @@ class Parts(NamedTuple):
 
 
 class _Bounded(NamedTuple):
-    """measured: the upper bound without the time at either end that no samples lie around."""
+    """A lower and an upper bound, s. measured: the upper bound, without the ends of the run that no samples enclose."""
 
     low: float
     high: float
@@ -84,7 +86,7 @@ def parts_of(
     rest = length - suspended
     # Waiting for a processor is the machine's doing: it is reported separately, and what remains decides.
     waited = wait.middle if wait is not None else 0.0
-    # Where it waited for a processor nearly all the time, what remains is too little to tell by.
+    # Where the thread waited for a processor nearly all the time, too little remains to decide by.
     starved = waited >= _STARVED * rest
     if gc >= rest / 2:
         return parts(GC, starved)
@@ -95,7 +97,7 @@ def parts_of(
     def half(waited: float) -> float:
         return max(0.0, rest - waited) / 2
 
-    # It is sure where it holds at each end of both bounds.
+    # The cause is sure where it is the same at each end of both bounds.
     off = max(0.0, rest - cpu.middle - waited)
     if cpu.middle >= half(waited):
         return parts(CPU, starved or cpu.low < half(least))
@@ -113,7 +115,7 @@ def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, b
     others = (last[2] - first[2]) - (last[1] - first[1])
     if others < off / 5:
         return False, True  # no other thread computed for so long
-    # On a busy machine who holds the GIL may itself wait for a processor: less is computed than was waited for.
+    # On a busy machine, the GIL's holder may itself wait for a processor. Then less is computed than was waited.
     sure = others >= off / 2
     slices = [(sample[0], sample[4]) for sample in series if sample[4] >= 0]
     if len(slices) < 2 or slices[-1][0] <= slices[0][0]:
@@ -123,7 +125,7 @@ def _waits_for_gil(series: list[tuple[float, ...]], off: float) -> tuple[bool, b
 
 
 def is_sample(sample: object) -> bool:
-    """Whether this, out of a record, is a measurement: five finite numbers."""
+    """Whether a value from a record is a measurement: five finite numbers."""
     return (
         isinstance(sample, list | tuple)
         and len(sample) == 5
@@ -136,9 +138,9 @@ def _overlap(start: float, end: float, begin: float, until: float) -> float:
 
 
 def _counted_at_once(series: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Time waited, as it would be if the kernel counted it while it passes: it counts a wait when that ends.
+    """Corrects a clock of waiting time: the kernel counts a wait only when it ends, not while it passes.
 
-    A sample in the middle of a wait lacks it, and the next one has more than the time between the two.
+    So a sample in the middle of a wait lacks the wait, and the next sample has more than the time between the two.
     """
     out = series[:]
     for index in range(len(out) - 2, -1, -1):
@@ -148,7 +150,10 @@ def _counted_at_once(series: list[tuple[float, float]]) -> list[tuple[float, flo
 
 
 def _during(start: float, end: float, series: list[tuple[float, float]]) -> _Bounded | None:
-    """How far a clock that never runs faster than the time advanced from start to end; None where nothing tells."""
+    """Bounds for how far a clock advanced from start to end (s); None where no samples tell.
+
+    The clock never advances faster than the time.
+    """
     low = high = covered = 0.0
     for (t0, v0), (t1, v1) in pairwise(series):
         inside = _overlap(start, end, t0, t1)

@@ -25,13 +25,13 @@ from .last_words import LastWords, LoopLastWords
 
 _MAX_FILE = 1 << 20
 _DRIFT = 0.05
-# Beyond this (monotonic s) no clock has come: a damaged word.
+# No monotonic clock (s) has reached this: a larger value is damage.
 _LATEST = 2.0**32
 _FATAL = re.compile(rb"Fatal Python error: ([^\n]{1,200})")
 
 
 class LastRun(NamedTuple):
-    """A loop that stood in a callback, or in its poll, when its process ended.
+    """Where a loop stood when its process ended: in a callback, or in its poll.
 
     since: wall clock, s; 0 where the loop was idle. callback, culprit, place (``file:line``): "" where not known.
     """
@@ -44,7 +44,10 @@ class LastRun(NamedTuple):
 
 
 class Crash(NamedTuple):
-    """reason: faulthandler's word for it ("Segmentation fault"), "" where no fatal signal was caught."""
+    """How a process ended.
+
+    reason: in faulthandler's words ("Segmentation fault"); "" where no fatal signal was caught.
+    """
 
     pid: int
     reason: str
@@ -69,8 +72,9 @@ class Crash(NamedTuple):
 
 
 def take_files(words: LastWords, index: StallIndex) -> None:
-    """Takes in the stacks that a process has left in files: at its crash, or when it was asked for them under a C call
-    that then never returned. After its rings were read to the end.
+    """Takes in the stacks that a process left in files. Called after its rings were read to the end.
+
+    It wrote them at its crash, or when it was asked for them during a C call that never returned.
     """
     for name, source in ((files.DUMP, "dump"), (files.CRASH, "crash")):
         try:
@@ -107,7 +111,7 @@ def _interrupted(loop: LoopLastWords, index: StallIndex | None) -> LastRun:
     culprit, place = "" if info.culprit == UNKNOWN_LABEL else info.culprit, ""
     if stack is not None:
         culprit = culprit_of(stack.frames, stack.awaiting) or culprit
-        # The application's line, rather than that of the library that it called.
+        # The application's line is preferred to that of the library that it called.
         named = [frame for frame in stack.frames if f"{frame[2]}.{frame[3]}" == culprit] or stack.frames
         place = f"{named[-1][0]}:{named[-1][1]}"
     return LastRun(loop.label, max(info.start, loop.running) + offset, callback or culprit, culprit, place)

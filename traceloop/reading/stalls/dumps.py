@@ -1,8 +1,8 @@
-"""Stacks as faulthandler writes them: read back, and given the names that our own stacks have.
+"""Reads stacks that faulthandler wrote, and gives their frames the names that our own stacks have.
 
-A dump has files, lines and bare function names. The module of a file is known to the process (it says so once it can),
-or from its site log, or from the package folders around the file; the qualified name is found in the source, by the
-line. Source that can't be read leaves the bare name.
+A dump has files, lines and bare function names. The module of a file comes from the process (which records it as soon
+as it can), from its site log, or from the package folders around the file. The qualified name is found in the source,
+by the line. Where the source cannot be read, the bare name stays.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class DumpedThread:
 
 
 def parse_dump(text: str) -> list[DumpedThread]:
-    """The threads of one dump, or of several on end. Lines of another form are passed over."""
+    """The threads of one dump, or of several in a row. Lines of another form are ignored."""
     threads: list[DumpedThread] = []
     for line in text.splitlines():
         match = _THREAD.match(line)
@@ -50,7 +50,7 @@ def parse_dump(text: str) -> list[DumpedThread]:
             file, number, function = match.groups()
             line_number = int(number) if number.isdigit() else 0
             if not line_number and "/" not in file and not file.startswith("<"):
-                continue  # a frame that was being made: what it has for a file is another string
+                continue  # the frame was just being made: the string in the place of its file is something else
             threads[-1].frames.append((printable(file, MAX_TEXT), line_number, printable(function)))
     for thread in threads:
         thread.frames.reverse()

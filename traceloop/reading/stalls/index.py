@@ -1,9 +1,9 @@
 """Stalls and slow runs of one process: what the watchdog saw, joined with what the loops recorded.
 
-The watchdog's findings (``R_EVENT`` records of kind stack, stall_end, late, modules) name a run by ring and start; the
-start is the very double of the run's record. A stack is written before its run ends, so a reader that reads the loop's
-ring first and the process ring after it knows the culprit of every run that it has. The measurements at the run's end
-follow within about a tenth of a second; until then an answer is not ``complete``.
+The watchdog's events (``R_EVENT`` records of kind stack, stall_end, late, modules) name a run by its ring and its
+start. The start is exactly the double in the run's record. A stack is written before its run ends. So a reader that
+reads the loop's ring first, and then the process ring, knows the culprit of every run that it has read. The
+measurements at the run's end follow within about a tenth of a second; until then an answer is not ``complete``.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ _MAX_PAIRS: Final = 2000
 _MAX_COLLECTIONS: Final = 8192
 _OTHER: Final = "other"
 _NEVER: Final = float("inf")
-# How long a slow run is not counted because more may be learnt about it, s.
+# How long (s) a slow run may wait to be counted, because more may be learnt about it.
 _PATIENCE: Final = 1.0
-# Where one stack is known, how long another one may be on its way, s.
+# How long (s) the next stack of a run may take to arrive, where one is known already.
 _WRITTEN: Final = 0.02
 
 
 class StallIndex:
-    """All that is known of the slow runs of one process. For one thread.
+    """All that is known of the slow runs of one process. Not thread-safe.
 
-    matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which the process stood
-    still as a whole. began: when its first iteration that was read did, monotonic s. late: seconds by which the
-    watchdog came late, by reason. processor: by ring and when its loop was first measured, how long the loop's thread
-    has run on a processor and waited for one since, s. gil: how the watchdog found the GIL.
+    Times are monotonic s. matrix: by (callback, culprit, victim). congestion: by ring. suspensions: (from, to) in which
+    the whole process stood still. began: the start of the first iteration that was read. late: seconds by which the
+    watchdog came late, by reason. processor: by ring and the time of the first measurement of its loop, how long (s)
+    the loop's thread has run on a processor and waited for one since. gil: how the watchdog found the GIL.
     """
 
     def __init__(self, label_of: Callable[[int], str], threshold_for: Callable[[str, float], float]) -> None:
@@ -54,7 +54,8 @@ class StallIndex:
         self._events = WatchdogEvents()
         self._seen = self._events.seen
         self._last = self._events.last
-        # (start, duration), in order. A long run may have thousands: beyond the limit neighbours become one.
+        # (start, duration) of each garbage collection, in order. A long run may have thousands: beyond the limit,
+        # neighbours are merged.
         self._collections: list[tuple[float, float]] = []
         self._dumps: deque[tuple[int, StackTaken]] = deque(maxlen=64)
         self._outside: deque[tuple[int, Sample]] = deque(maxlen=1024)
@@ -62,9 +63,10 @@ class StallIndex:
         self._bills: list[tuple[int, SlowRun]] = []
         self._limits: dict[int, float] = {}
         self._read_until = 0.0
-        #: Stacks that came in, for those who report stalls while they last; the latest of them.
+        #: The latest stacks that came in, for code that reports stalls while they last.
         self.fresh = self._events.fresh
-        #: Fetches a dump that was asked for, if it is there by now (True: take what there is); None where none was.
+        #: Fetches a dump that was asked for, if it is there by now. Called with True to take what there is. None where
+        #: no dump was asked for.
         self.fetch_dump: Callable[[bool], None] | None = None
         self.suspensions = self._events.suspensions
         self.matrix: Matrix = {}
@@ -77,13 +79,13 @@ class StallIndex:
     # -- what was recorded
 
     def take_process(self, decoded: Decoded) -> None:
-        """Takes in what the process ring said."""
+        """Takes in a chunk of the process ring."""
         self.take_collections(decoded.collections)
         for event in decoded.events:
             self._events.take(event)
 
     def take_collections(self, collections: Iterable[Collection]) -> None:
-        """Garbage collections, of whichever ring."""
+        """Takes in garbage collections of any ring."""
         known = self._collections
         known.extend((item.start, item.duration) for item in collections)
         if len(known) > _MAX_COLLECTIONS:
@@ -92,12 +94,13 @@ class StallIndex:
                 older = len(known) // 2 & ~1
                 known[:older] = [
                     (known[at][0], known[at][1] + known[at + 1][1]) for at in range(0, older, 2)
-                ]  # of which both begin in the same run, or are long over
+                ]  # both begin in the same run, or are long over
 
     def take_loop(self, ring: int, decoded: Decoded, found: Sequence[SlowRun], threshold: float) -> None:
-        """Takes in what a loop's ring said, whose loop has this threshold. ``found``: its runs that may be slow.
+        """Takes in a chunk of a loop's ring. Called in the order of the record, and before ``take_process`` for what
+        was read after the chunk.
 
-        To be called in the order of the record, and before ``take_process`` for what was read after it.
+        ``found``: the chunk's runs that may be slow. ``threshold``: of the loop, s.
         """
         self.take_collections(decoded.collections)
         self._limits[ring] = threshold
@@ -124,7 +127,7 @@ class StallIndex:
         blocked: set[int] | None = None
         iterations = decoded.iterations
         lengths = list(map(sub, iterations.ends, iterations.starts))
-        if max(lengths, default=0.0) < threshold:  # all but always
+        if max(lengths, default=0.0) < threshold:  # nearly always
             return
         for index, length in [each for each in enumerate(lengths) if each[1] >= threshold]:
             iteration = iterations[index]
@@ -141,7 +144,7 @@ class StallIndex:
                 congestion.longest, congestion.callbacks = length, iteration.callbacks
 
     def _settle(self) -> None:
-        """Enters the bills that are closed into the matrix."""
+        """Adds the closed bills to the matrix."""
         rest: list[tuple[int, SlowRun]] = []
         for ring, slow in self._bills:
             if not slow.closed or not self.is_known(ring, slow.run[1], slow.run[2]):
@@ -160,7 +163,7 @@ class StallIndex:
         self._bills = rest
 
     def finish(self) -> None:
-        """Nothing more will be read: the bills are entered as they stand."""
+        """Called when nothing more will be read: adds all bills to the matrix as they stand."""
         self._read_until = math.inf
         for _, slow in self._bills:
             slow.closed = True
@@ -176,10 +179,10 @@ class StallIndex:
         site_module: Any = None,
         since: Mapping[int, float] | None = None,
     ) -> list[StallStack]:
-        """A dump that the process wrote at ``at`` when it was asked to; returns the stacks of stalls in it.
+        """Takes in a dump that the process wrote on request at ``at`` (monotonic s); returns its stacks of stalls.
 
         ``ring_of``: the ring of a loop's thread, by the thread's number in the dump. ``site_module``: the module of
-        a file, as the site log has it. ``since``: by ring, the W_RUNNING of a loop for which it was asked.
+        a file, as the site log has it. ``since``: by ring, W_RUNNING of the loop at the moment of the request.
         """
         out: list[StallStack] = []
 
@@ -196,8 +199,8 @@ class StallIndex:
         return out
 
     def _callback_of(self, ring: int, since: float, frames: list[Frame]) -> str:
-        """The callback of a dumped run: what the watchdog saw run since, or the function that the loop called. That
-        may be a method of the loop's, called by C code of the task whose step it is.
+        """The callback of a dumped run: the one that the watchdog saw running since then, or the function that the loop
+        called. The latter may be a method of the loop, called by C code of the task whose step it is.
         """
         last = self._last.get(ring)
         seen = self._seen.get(last) if last is not None and last[1] >= since - 0.001 else None
@@ -212,10 +215,10 @@ class StallIndex:
     def add_last_words(
         self, ring: int, since: float, at: float, thread: int, text: str, source: str, site_module: Any
     ) -> None:
-        """What a crashed process left in a file, while the loop of this ring ran.
+        """Takes in the latest stack of a file that a crashed process left while the loop of this ring ran.
 
-        ``since``: of its word W_RUNNING; ``at``: when the file was written last; ``thread``: its thread's number in
-        dumps. The latest stack of the file is taken.
+        ``since``: the loop's word W_RUNNING (monotonic s). ``at``: when the file was last written (monotonic s).
+        ``thread``: the number of the loop's thread in dumps.
         """
         for dumped in reversed(parse_dump(text)):
             below = dumped.below_loop() if dumped.thread == thread else None
@@ -234,20 +237,20 @@ class StallIndex:
             return
 
     def add_sample(self, ring: int, sample: Sample) -> None:
-        """What was measured from outside while the process could not: clock, thread's CPU time, process's CPU time,
-        waiting for a processor, times put on one.
-        """
+        """Takes in a measurement from outside, made while the process could not measure itself (see ``Sample``)."""
         self._outside.append((ring, sample))
 
     def add_suspension(self, begin: float, until: float) -> None:
-        """The process was seen stopped, from outside."""
+        """The process was seen stopped from outside, between these moments (monotonic s)."""
         self.suspensions.append((begin, until))
 
     # -- answers
 
     def culprit(self, ring: int, start: float, end: float | None = None) -> str:
-        """The code that held the loop longest in the run that started at ``start``; while it lasts, that which holds it
-        now. ``end``: the run's end, if ``take_loop`` has not had it yet.
+        """The code that held the loop longest in the run that started at ``start``.
+
+        While the run lasts: the code that holds the loop now. ``end``: the run's end, if ``take_loop`` has not had it
+        yet. Both in monotonic s.
         """
         end = self._end_of(ring, start) if end is None else end
         return self._held(self._stacks(ring, start, end), start, end)[0]
@@ -260,7 +263,7 @@ class StallIndex:
 
     @staticmethod
     def _held(stacks: list[StackTaken], start: float, end: float) -> tuple[str, dict[str, float]]:
-        """The culprit of a run, and the seconds by each code that was seen to hold it; ``end``: _NEVER if it lasts."""
+        """The culprit of a run, and the seconds for which each code held the loop. ``end``: _NEVER while it lasts."""
         until = end if end != _NEVER else max([start, *(stack.at for stack in stacks)])
         held = held_by([(stack.since, stack.culprit) for stack in stacks], start, until)
         held.pop("", None)
@@ -275,8 +278,9 @@ class StallIndex:
         return seen.span if seen is not None else None
 
     def limit(self, ring: int, start: float, end: float, callback: str, threshold: float) -> float:
-        """Seconds from which a run of this callback is slow, in a loop with this threshold: by a pattern that knows
-        the callback; else by one that knows the run's culprit.
+        """The threshold (s) for a run of this callback, in a loop with this ``threshold``.
+
+        A pattern that matches the callback decides; where none does, a pattern that matches the run's culprit.
         """
         limit = self._threshold_for(callback, threshold)
         if limit != threshold:
@@ -284,7 +288,9 @@ class StallIndex:
         return self._threshold_for(self.culprit(ring, start, end), threshold)
 
     def watchdog_read_until(self, until: float) -> None:
-        """All events that the watchdog wrote up to ``until`` have been processed; infinite: no more will come."""
+        """Called when all events that the watchdog wrote up to ``until`` (monotonic s) were taken in. Infinite: no more
+        will come.
+        """
         self._read_until = until
         if until == math.inf and self.fetch_dump is not None:
             self.fetch_dump(True)
@@ -293,12 +299,13 @@ class StallIndex:
 
     @property
     def watchdog_known_until(self) -> float:
-        """Up to when (monotonic s) all that the watchdog found has been read."""
+        """The moment (monotonic s) up to which all events of the watchdog have been read."""
         return self._read_until
 
     def is_known(self, ring: int, start: float, end: float) -> bool:
-        """Whether the culprit of a run that has ended is known, or will not be. A stack is taken before a run ends and
-        written a little later; the loop's own record may be read in between.
+        """Whether the culprit of a run that has ended is known, or never will be.
+
+        A stack is taken before its run ends, and written a little later. The loop's own record may be read in between.
         """
         if time.monotonic() - end > _PATIENCE:
             return True
@@ -309,9 +316,10 @@ class StallIndex:
         return self._read_until > end or (time.monotonic() - end > _WRITTEN and self._has_last_stack(ring, start, end))
 
     def _has_last_stack(self, ring: int, start: float, end: float) -> bool:
-        """Whether the watchdog had no further stack to take before the run's end: the time between two stacks of a run
-        doubles. Where it had one, and a call held the GIL, it took it as the call returned: on a busy machine it is
-        written when the run's end has been read long since.
+        """Whether no further stack of this run is to be expected: the time between two stacks of a run doubles.
+
+        Where another stack was due and a call held the GIL, the watchdog took it when the call returned. On a busy
+        machine that stack may be written long after the run's end has been read.
         """
         stacks = self._stacks(ring, start, end)
         if not stacks or self._held(stacks, start, end)[0] == UNKNOWN_LABEL:
@@ -323,8 +331,9 @@ class StallIndex:
         return slow.run[2] if slow is not None else _NEVER
 
     def lookup(self, ring: int, start: float, end: float | None = None) -> StallInfo | None:
-        """What is known of the run that started at ``start``, ended or not; None if nothing was seen of it. ``end``: as
-        for ``culprit``.
+        """What is known of the run that started at ``start``, ended or not; None if the watchdog saw nothing of it.
+
+        ``end``: as for ``culprit``.
         """
         end = self._end_of(ring, start) if end is None else end
         seen = self._seen.get((ring, start))
@@ -363,7 +372,7 @@ class StallIndex:
                 for loop, before, after in loops:
                     if loop == ring:
                         samples += [sample for sample in (before, after) if sample]
-        # From outside the clocks are others (the process's CPU time counts in ticks): not to be mixed with these.
+        # Measurements from outside use other clocks (the process's CPU time in ticks), so the two are never mixed.
         for those in (self._events.samples, self._outside) if not samples else (self._events.samples,):
             samples += [sample for other, sample in those if other == ring and start - 1 <= sample[0] <= end + 1]
         return samples, any(float(sample[0]) >= end for sample in samples)
@@ -378,7 +387,7 @@ class StallIndex:
             if seen is not None and last[1] >= running_since - 0.001:
                 if not seen.ended and last not in self._ended:
                     return self.lookup(*last)
-                # It is over, and the loop has not been in its poll since: another may stall by now.
+                # This stall is over, but the loop has not polled since: another run may stall by now.
                 running_since = max(running_since, seen.ended, self._end_of(*last) if last in self._ended else 0.0)
         for dump_ring, stack in reversed(self._dumps):
             if dump_ring == ring and stack.at >= running_since:
@@ -387,14 +396,14 @@ class StallIndex:
         return None
 
     def lasts(self, stack: StallStack) -> bool:
-        """Whether this stack is of a stall (a pattern may allow its run more), and no end of that was read yet."""
+        """Whether this stack is of a stall whose end was not read yet. (A pattern may allow a run more time.)"""
         ring, start, at = stack.ring, stack.start, stack.taken.at
         if any(number == ring and begin <= at <= slow.run[2] for (number, begin), slow in self._ended.items()):
             return False
         return ring not in self._limits or at - start >= self.limit(ring, start, at, stack.callback, self._limits[ring])
 
     def slow_runs(self) -> list[tuple[int, float]]:
-        """Ring and start of the slow runs that have ended, in the order in which they were read; the latest of them."""
+        """Ring and start of the latest slow runs that have ended, in the order in which they were read."""
         return list(self._ended)
 
     def pair_of(self, ring: int, start: float) -> tuple[str, str]:
@@ -403,16 +412,16 @@ class StallIndex:
         return (self.label(slow.run[3]) if slow is not None else UNKNOWN_LABEL), self.culprit(ring, start)
 
     def length_of(self, ring: int, start: float) -> float:
-        """Seconds of a slow run that has ended; 0 where no end was read."""
+        """The duration (s) of a slow run that has ended; 0 where its end was not read."""
         slow = self._ended.get((ring, start))
         return slow.run[2] - slow.run[1] if slow is not None else 0.0
 
     def unfinished(self) -> list[tuple[int, float]]:
-        """Ring and start of the stalls without an end: they go on, or the process was killed during them."""
+        """Ring and start of the stalls without an end: they last, or the process was killed during them."""
         return [key for key, seen in self._seen.items() if not seen.ended and key not in self._ended]
 
     def ran(self, start: float, end: float) -> float:
-        """Seconds between two moments, without those in which the process is known to have stood still."""
+        """Seconds between two moments (monotonic s), without the time in which the process is known to have stopped."""
         still, until = 0.0, start
         for begin, over in sorted(self.suspensions):
             still += max(0.0, min(over, end) - max(begin, until))
@@ -420,14 +429,14 @@ class StallIndex:
         return end - start - still
 
     def is_suspension(self, start: float, end: float) -> bool:
-        """Whether a run was long only because the process stood still as a whole: no slow run, then."""
+        """Whether a run was long only because the whole process stood still. It does not count as slow then."""
         return parts_of(start, end, (), (), self.suspensions).cause == SUSPENDED
 
     def span_details(
         self, ring: int, start: float, end: float | None = None
     ) -> tuple[dict[str, Any], list[tuple[float, dict[str, Any]]], bool]:
-        """Attributes and ``asyncio.stack`` events (s, attributes) of a slow run's span, and whether nothing more will
-        come. ``end``: the run's end, if ``take_loop`` has not had it yet.
+        """The attributes of a slow run's span, its ``asyncio.stack`` events (each: monotonic s, attributes), and
+        whether nothing more will come. ``end``: as for ``culprit``.
         """
         info = self.lookup(ring, start, end)
         if info is None:

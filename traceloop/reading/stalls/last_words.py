@@ -1,4 +1,4 @@
-"""What a process left that was killed or crashed, as plain values: filled in from its rings, read by crashes.py."""
+"""The last state of a process that was killed or crashed, as plain values from its rings; crashes.py reads them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class LoopLastWords(NamedTuple):
-    """One of its loops, by the always-current words of its ring.
+    """One loop of the process, by the always-current words of its ring.
 
-    ring: number. label: of its statistics, "" where nothing of it was read. running: since when it had been off its
-    poll (monotonic s); 0 where it polled. thread: as pthreads and faulthandler number it. clock_offset_ns: wall clock
-    minus monotonic clock.
+    ring: its number. label: of its statistics; "" where nothing of the loop was read. running: when it last left its
+    poll (monotonic s); 0 where it polled. thread: the number that pthreads and faulthandler use. clock_offset_ns: wall
+    clock minus monotonic clock.
     """
 
     ring: int
@@ -22,7 +22,7 @@ class LoopLastWords(NamedTuple):
 
 
 class LastWords(NamedTuple):
-    """folder: of the process, with what faulthandler wrote. module_of: the module of a source file, "" if unknown."""
+    """folder: of the process, with faulthandler's files. module_of: the module of a source file, "" if unknown."""
 
     pid: int
     folder: str

@@ -1,4 +1,4 @@
-"""What is known of stalls and slow runs, as values."""
+"""Stalls and slow runs as values."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..decoding.decoded import SpanContext
 from .causes import Parts
 from .who_waited import Bill
 
-#: A part of a slow run shorter than this (s) is not named.
+#: Reports do not name a part of a slow run that is shorter than this (s).
 LEAST_PART_SECONDS: Final = 0.005
 
 
 class ProcessorTime(NamedTuple):
-    """Seconds: a loop's thread ran on a processor, waited for one, and the other threads of the process ran."""
+    """Seconds in which a loop's thread ran on a processor, waited for one, and in which other threads ran."""
 
     ran: float = 0.0
     waited: float = 0.0
@@ -26,8 +26,10 @@ class ProcessorTime(NamedTuple):
 
 
 class OtherThreads(NamedTuple):
-    """Threads that stood at the same place while the loop was blocked. names: of the first of them; number: how many;
-    cpu_s: what they had computed, s, since they were looked at before; frames: outermost first.
+    """Threads that stood at the same place while the loop was blocked.
+
+    names: of the first of them. number: how many there were. cpu_s: CPU time (s) that they used since the look before.
+    frames: outermost first.
     """
 
     names: list[str]
@@ -43,12 +45,15 @@ class OtherThreads(NamedTuple):
 
 
 class StackTaken(NamedTuple):
-    """One stack. at: s; frames: outermost first, file, line, module, qualname; awaiting: of the coroutines that await
-    the task, nearest first. ready: handles that waited. descriptors: callbacks of descriptors that the kernel had
-    ready, with how many (an estimate). source: "watchdog", or "dump" for one asked for from outside. since: from when
-    on it stands for what the run did, s; earlier than ``at`` where the watchdog came late to it, because the run held
-    the GIL in a C call. culprit: whose code it stands in, "" where there is none. threads: the others of the
-    process, but those that waited for work. holder: who had what it waited for, None where that is not known.
+    """One stack of a run, taken at ``at``. Times are monotonic s.
+
+    frames: outermost first, each (file, line, module, qualname). awaiting: the frames of the coroutines that await the
+    task, nearest first. ready: how many handles waited. descriptors: callbacks of descriptors that the kernel had
+    ready, with how many of each (an estimate). source: "watchdog", or "dump" for a stack requested from outside.
+    since: when the time began for which the stack stands. That is earlier than ``at`` where the watchdog came late,
+    because the run held the GIL in a C call. culprit: the label of the code that it stands in, "" where there is none.
+    threads: the other threads of the process, except those that waited for work. holder: who had what the run waited
+    for; None where that is not known.
     """
 
     at: float
@@ -64,7 +69,7 @@ class StackTaken(NamedTuple):
 
     @property
     def text(self) -> str:
-        """As Python writes a traceback, without the source's lines."""
+        """The stack as Python writes a traceback, without source lines."""
         awaiting = [
             f'  File "{file}", line {line}, in {_dotted(*rest)} (awaits)' for file, line, *rest in self.awaiting
         ]
@@ -73,7 +78,7 @@ class StackTaken(NamedTuple):
 
     @property
     def attributes(self) -> dict[str, str]:
-        """Of an ``asyncio.stack`` event: this stack, and those of the other threads."""
+        """The attributes of an ``asyncio.stack`` event: this stack, and those of the other threads."""
         out = {"code.stacktrace": self.text}
         if self.threads:
             out["asyncio.stack.threads"] = "\n".join(
@@ -94,11 +99,12 @@ def _dotted(module: str, qualname: str) -> str:
 class StallInfo(NamedTuple):
     """What is known of one slow run.
 
-    end: s, infinite where none was read. callback: its label. culprit: the label of the code that held the loop
-    longest, while the run lasts of the code that holds it now; ``unknown`` where no stack was taken. held: seconds by
-    culprit, the longest first. stacks: in order. parts: cause and measured parts. span: the application's that was
-    active when the first stack was taken, without a number, or None. suppressed: stacks left out so far in this
-    process. complete: nothing more will come. bill: what it cost others, None where its end was not read yet.
+    end: monotonic s; infinite where no end was read. callback: its label. culprit: the label of the code that held the
+    loop longest, or, while the run lasts, of the code that holds it now; ``unknown`` where no stack was taken. held:
+    seconds by culprit, longest first. stacks: in order. parts: the cause and the measured parts. span: the
+    application's span that was active when the first stack was taken, without a number; or None. suppressed: how many
+    stacks were left out so far in this process. complete: whether nothing more will come. bill: what the run cost
+    others; None where its end was not read yet.
     """
 
     ring: int
@@ -117,8 +123,9 @@ class StallInfo(NamedTuple):
 
     @property
     def stack(self) -> StackTaken | None:
-        """The stack that shows the culprit: of an ended run the one that stands for most time, else the latest one.
-        None where none has frames.
+        """The stack that shows the culprit; None where no stack has frames.
+
+        For an ended run that is the stack that stands for most time, else the latest one.
         """
         shown = [each for each in self.stacks if each.frames]
         own = [each for each in shown if each.culprit == self.culprit] or shown
@@ -130,9 +137,7 @@ class StallInfo(NamedTuple):
 
     @property
     def holder(self) -> Holder | None:
-        """Who had what the culprit waited for: what was known at the stack that shows it, else at its latest one that
-        knows.
-        """
+        """Who had what the culprit waited for: by the stack that shows the culprit, else by its latest that knows."""
         shown = self.stack
         if shown is not None and shown.holder is not None:
             return shown.holder
@@ -141,12 +146,12 @@ class StallInfo(NamedTuple):
 
     @property
     def others(self) -> dict[str, float]:
-        """Seconds by code that held the loop too, in this run, beside the culprit: what is worth to be named."""
+        """Seconds for which other code held the loop in this run, by its label; only parts that are long enough."""
         return {name: s for name, s in self.held.items() if name != self.culprit and s >= LEAST_PART_SECONDS}
 
 
 class StallStack(NamedTuple):
-    """A stack as it comes in, with what is known of its run at that moment: as in ``StallInfo``."""
+    """A stack that came in, with what is known of its run at that moment. The fields are those of ``StallInfo``."""
 
     ring: int
     start: float
@@ -158,10 +163,11 @@ class StallStack(NamedTuple):
 
 
 class GilHeld:
-    """How the watchdog found the GIL while other threads of the process computed. held_s: for how long it was held, an
-    estimate; others_s: for how long they computed, which it was at most; waits, waited_s: how often the watchdog waited
-    for it, and for how long, s. by: CPU time (s) of the threads that were seen then, by their names and the frame of
-    the application at which they stood.
+    """How the watchdog found the GIL while other threads of the process computed.
+
+    held_s: for how long it was held (s, an estimate). others_s: for how long the others computed (s), which is the most
+    that held_s can be. waits, waited_s: how often the watchdog waited for the GIL, and for how long in all (s). by: CPU
+    time (s) of the threads that were seen then, by their names and the application's frame at which they stood.
     """
 
     __slots__ = ("by", "held_s", "others_s", "waited_s", "waits")
@@ -173,7 +179,7 @@ class GilHeld:
 
 
 class Congestion:
-    """Iterations that were long for having many handles, none of them slow."""
+    """Iterations that were long because they had many handles, none of which was slow."""
 
     __slots__ = ("callbacks", "iterations", "longest", "seconds")
 
@@ -185,8 +191,9 @@ class Congestion:
 
 
 class Blocked:
-    """One entry of the matrix of blockers and victims: handles and seconds, exactly, and of the blocker's own handles
-    at most.
+    """One entry of the matrix of blockers and victims: the handles that waited, and their seconds.
+
+    They are exact, except for handles that the blocker itself queued: of those, only the most that it can be is known.
     """
 
     __slots__ = ("at_most", "exact", "handles", "own_handles")
@@ -203,7 +210,7 @@ Matrix = dict[tuple[str, str, str], Blocked]
 
 
 def sum_of(matrices: Iterable[Matrix]) -> Matrix:
-    """The entries of all ``matrices``, those of one key added up."""
+    """The sum of all ``matrices``: entries with the same key are added up."""
     out: Matrix = {}
     for matrix in matrices:
         for key, entry in matrix.items():
@@ -216,5 +223,5 @@ def sum_of(matrices: Iterable[Matrix]) -> Matrix:
 
 
 def outermost_of(frames: list[Frame]) -> str:
-    """The callback of a run, by the outermost frame of its stack: the label's function, or what a wrapper calls."""
+    """The callback of a run, by its stack: the function of the outermost frame, or what it calls if it is a wrapper."""
     return _dotted(frames[0][2], frames[0][3]) if frames else UNKNOWN_LABEL

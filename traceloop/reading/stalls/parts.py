@@ -1,6 +1,6 @@
 """Stalls as a part of the statistics: gives every process an index of its stalls, and its loops their culprits.
 
-``add_to(statistics)`` before the first process is attached; ``index_of(process)`` afterwards, for spans and reports.
+Call ``add_to(statistics)`` before the first process is attached. Spans and reports call ``stalls_of(process)`` later.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class ProcessStalls:
         self._process = process
         self._processes = -1
         self._index: StallIndex | None = None
-        #: Indexes of the processes that had the slot before, the latest of them: for the report.
+        #: Indexes of the latest processes that had the slot before, for the report.
         self.earlier: list[StallIndex] = []
 
     @property
@@ -49,12 +49,12 @@ class ProcessStalls:
         return self._index
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in what the process ring said; what the loops' rings say comes by way of ``LoopStalls``."""
+        """Takes in a chunk of the process ring. Chunks of the loops' rings come through ``LoopStalls``."""
         if decoded.loop is None and not len(decoded.iterations) and (decoded.events or decoded.collections):
             self.index.take_process(decoded)
 
     def metrics(self) -> Iterator[Sample]:
-        """Nothing of its own: culprits and bills are labels and values of the loops' series."""
+        """No series of its own: culprits and bills are labels and values of the loops' series."""
         return iter(())
 
 
@@ -72,11 +72,11 @@ class LoopStalls:
 
     @property
     def index(self) -> StallIndex:
-        """That of the loop's process."""
+        """The index of the loop's process."""
         return stalls_of(self._process).index
 
     def _ring_number(self) -> int:
-        # A loop that was closed has given its ring back; what is fed afterwards is still of that ring.
+        # A closed loop has given its ring back. Chunks that are fed afterwards are still from that ring.
         if self._loop.reader is not None:
             self._ring = self._loop.reader.number
         return self._ring
@@ -114,7 +114,7 @@ class LoopStalls:
         return self.index.in_progress(reader.number, reader.word(layout.W_RUNNING))
 
     def metrics(self) -> Iterator[Sample]:
-        """The stall in progress, while there is one, and where those that are over stood."""
+        """The series of the stall in progress, while there is one, and of the places of those that are over."""
         yield from self._places.metrics()
         info = self.in_progress()
         if info is None:
@@ -129,7 +129,7 @@ class LoopStalls:
 
 
 def add_to(statistics: Statistics) -> None:
-    """Stalls become a part of these statistics; to be called before the first process is attached."""
+    """Makes stalls a part of these statistics. Called before the first process is attached."""
     statistics.process_parts.append(ProcessStalls)
     statistics.loop_parts.append(LoopStalls)
 
@@ -151,8 +151,9 @@ def loop_stalls_of(loop: LoopStatistics) -> LoopStalls:
 
 
 def running_tasks(process: ProcessStatistics) -> dict[float, tuple[float, Frame | None]]:
-    """The tasks whose step blocks a loop, or did when their process was killed: by ident, since when (monotonic s), and
-    the frame of the application that holds the loop, where a stack shows it.
+    """The tasks whose step blocks a loop, or did when their process was killed.
+
+    By ident: since when (monotonic s), and the application's frame that holds the loop, where a stack shows it.
     """
     out: dict[float, tuple[float, Frame | None]] = {}
     try:
@@ -169,8 +170,9 @@ def running_tasks(process: ProcessStatistics) -> dict[float, tuple[float, Frame 
 
 
 def watchdog_read_until(process: ProcessStatistics, until: float) -> None:
-    """All that the watchdog wrote up to ``until`` (monotonic s; infinite: all there is) has been taken in: slow runs
-    that waited for it are counted.
+    """Called when all that the watchdog wrote up to ``until`` was taken in: counts the slow runs that waited for it.
+
+    ``until``: monotonic s; infinite: nothing more will come.
     """
     try:
         index = stalls_of(process).index

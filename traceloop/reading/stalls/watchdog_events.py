@@ -1,4 +1,4 @@
-"""What the watchdog of a process wrote down of its stalls: events of the process ring, taken in one by one."""
+"""The watchdog's events about the stalls of a process, taken in one by one from the process ring."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ _MAX_LATE: Final = 1024
 _MAX_MODULES: Final = 20_000
 _MAX_REASONS: Final = 16
 _MAX_SAMPLES: Final = 4096
-# A thread that waits for a processor for this share of the time is on a busy machine.
+# Where a thread waits for a processor for this share of the time, the machine is busy.
 _BUSY_MACHINE: Final = 0.1
 _MAX_HELD: Final = 4096
 _MAX_THREADS: Final = 64
 _MAX_NAMES: Final = 8
 _MAX_GIL_HOLDERS: Final = 256
-# Of one event. The watchdog makes some thousand turns in a minute; what is more than any number of them is damage.
+# Of one event. The watchdog looks some thousand times a minute; a number that it can never reach is damage.
 _MAX_TURNS: Final = 1 << 32
-# Seconds that no clock reaches, monotonic or of the wall (the year 2242): what is later is damage.
+# Seconds that no clock reaches, monotonic or wall (the year 2242): a later time is damage.
 _LATEST: Final = 2.0**33
 
 
 class Seen:
-    """What the watchdog said of one run."""
+    """What the watchdog recorded about one run."""
 
     __slots__ = ("callback", "ended", "ident", "samples", "span", "stacks", "suppressed")
 
@@ -51,13 +51,13 @@ class Seen:
 
 
 class WatchdogEvents:
-    """The events of one process, by run. For one thread.
+    """The events of one process, by run. Not thread-safe. Times are monotonic s.
 
-    seen: by ring and start of the run. last: by ring, the key of the stall seen last. lateness: from, until, reason
-    and measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
-    measurements by ring. processor: by ring and when its loop was first measured, what its thread has had of
-    processors since then. gil: how it found the GIL. suspensions: (from, to) in which the process stood still as a
-    whole. modules: by file. fresh: stacks that came in, for those who report stalls while they last; the latest.
+    seen: by ring and start of the run. last: by ring, the key of the latest stall. lateness: from, until, reason and
+    measurements of each time that the watchdog came late. late: seconds of that by reason. samples: further
+    measurements by ring. processor: by ring and the time of the first measurement of its loop, the loop's thread's
+    processor time since then. gil: how the watchdog found the GIL. suspensions: (from, to) in which the whole process
+    stood still. modules: by file. fresh: the latest stacks that came in, for code that reports stalls while they last.
     """
 
     def __init__(self) -> None:
@@ -74,7 +74,7 @@ class WatchdogEvents:
         self.fresh: deque[StallStack] = deque(maxlen=_MAX_STACKS * 8)
 
     def take(self, event: Event) -> None:
-        """Takes in one event; of another version, or damaged, it is passed over."""
+        """Takes in one event. An event of another version, or a damaged one, is ignored."""
         data = event.data
         kind = data.get("kind")
         try:
@@ -103,7 +103,7 @@ class WatchdogEvents:
             pass
 
     def at(self, ring: int, start: float) -> Seen:
-        """What is known of a run, nothing at first."""
+        """What is known of a run; an empty entry is made at the first call."""
         seen = self.seen.get((ring, start))
         if seen is None:
             seen = self.seen[ring, start] = Seen()
@@ -141,7 +141,7 @@ class WatchdogEvents:
         if len(seen.stacks) < _MAX_STACKS:
             seen.stacks.append(taken)
             if taken.frames:
-                source_line(*taken.frames[-1][:2])  # read now, and kept: a program may delete its own files
+                source_line(*taken.frames[-1][:2])  # read and cached now, since a program may delete its own files
         who = seen.callback, culprit or UNKNOWN_LABEL
         self.fresh.append(StallStack(ring, start, seen.ident, *who, taken, seen.span))
 
@@ -190,11 +190,10 @@ class WatchdogEvents:
 
 
 def _starved_of(length: float, waited: float, loops: Iterable[tuple[int, Any, Any]]) -> float:
-    """The part (s) of a wait for the GIL in which no thread of the process computed: the GIL's holder waited for a
-    processor itself.
+    """The part (s) of a wait for the GIL in which the GIL's holder itself waited for a processor.
 
-    0 where the watchdog did not wait for a processor at its wakes (``waited``, s, of ``length``): then the GIL's holder
-    sleeps.
+    No thread of the process computes in that time. 0 where the watchdog did not wait for a processor when it woke
+    (``waited``, s, of ``length``): then the GIL's holder was asleep.
     """
     if waited < _BUSY_MACHINE * length:
         return 0.0
@@ -214,7 +213,7 @@ def _threads(data: Iterable[Any]) -> list[OtherThreads]:
 
 
 def _holder(data: Any) -> Holder | None:
-    """A record's holder; None where there is none, or of a kind that we do not know."""
+    """The holder in a record; None where there is none, or one of an unknown kind."""
     if not isinstance(data, list | tuple) or len(data) < 4 or data[0] not in KINDS:
         return None
     kind, name, frame, guess = data[:4]
@@ -230,7 +229,7 @@ def _finite(value: Any) -> float:
 
 
 def _moment(value: Any) -> float:
-    """A time or a duration of a record, s; ValueError for what no clock says."""
+    """A time or a duration of a record, s. Raises ValueError for a value that no clock shows."""
     number = _finite(value)
     if not 0.0 <= number < _LATEST:
         raise ValueError("not a time")

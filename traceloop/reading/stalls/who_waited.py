@@ -1,14 +1,14 @@
 """Who waited for a slow run: each handle that was ready and had to wait is charged to the run that it waited for.
 
-It is found out here once, for the metric (seconds by callback and culprit), the report (by victim) and the span
-(number of handles). A wait is charged with its overlap with the slow run and no more, so that two slow runs in a row
-share a wait without counting any of it twice. How well it is known depends on how the handle became ready:
+This is computed once, here, for the metric (seconds by callback and culprit), the report (by victim) and the span
+(number of handles). A run is charged only with the part of a wait that overlaps it. So two slow runs in a row share a
+wait, and no part of it counts twice. How exact the charge is depends on how the handle became ready:
 
-* exactly, for handles that stood in the queue when the run began, for those that other threads and signals put in
+* exact for handles that stood in the queue when the run began, for handles that other threads and signals queued
   meanwhile (they carry their own time), and for timers that fell due in it;
-* between bounds, for those that the slow run itself put in: nothing tells when within it, so somewhere between nothing
-  and its length;
-* as an estimate, for descriptors that became ready meanwhile: only the watchdog's looks at the poller tell of them.
+* bounded for handles that the slow run itself queued: when it did so is not known, so they waited between 0 and the
+  run's length;
+* an estimate for descriptors that became ready meanwhile: only the watchdog's looks at the poller tell of them.
 
 A handle that was not ready is not charged: it did not wait for the loop.
 """
@@ -22,7 +22,7 @@ from typing import Any, Final
 from ...record.sites import site_of
 from ..decoding.runs import Run, Runs
 
-#: Callbacks that only wake something: what they wake is the victim.
+#: Callbacks that only wake something else, which is the victim.
 PLUMBING: Final = frozenset(
     (
         "asyncio.futures._set_result_unless_cancelled",
@@ -36,20 +36,20 @@ PLUMBING: Final = frozenset(
     )
 )
 
-# Slow runs that handles are charged to at a time: an iteration of more, each of a tenth of a second, lasts for half a
-# minute. Only a damaged record has them by thousands, and each handle is compared with all of them.
+# The most slow runs to which handles are charged at a time; an iteration of so many lasts for half a minute. Only a
+# damaged record has thousands, and each handle is compared with all of them.
 _MAX_OPEN: Final = 256
 _MAX_PASSED_ON: Final = 10_000
-# A subtraction has rounded the ready time of handles that a run put in itself.
+# Tolerance (s): the ready time of handles that a run queued itself comes from a subtraction, which rounds.
 _ROUNDING: Final = 1e-6
 
 
 class Bill:
-    """What one slow run cost others. Seconds, and numbers of handles.
+    """What one slow run cost others, in seconds and numbers of handles.
 
-    handles, exact: known exactly. own_most: at most, of handles that the run itself put in.
-    victims: by the victim's site number, handles and seconds known exactly, then of the run's own handles and seconds
-    at most.
+    handles, exact: number and seconds of the handles whose wait is known exactly. own_most: the most (s) that handles
+    which the run itself queued can have waited. victims: by the victim's site number, handles and seconds known
+    exactly, then the run's own handles and their seconds at most.
     """
 
     __slots__ = ("exact", "handles", "own_handles", "own_most", "victims")
@@ -60,7 +60,7 @@ class Bill:
         self.victims: dict[int, list[float]] = {}
 
     def charge(self, site: int, seconds: float) -> None:
-        """A handle waited so long."""
+        """Charges the wait of one handle, s."""
         self.handles += 1
         self.exact += seconds
         entry = self._entry(site)
@@ -68,7 +68,7 @@ class Bill:
         entry[1] += seconds
 
     def charge_own(self, site: int, most: float) -> None:
-        """A handle that the run put in waited for so long at most."""
+        """Charges a handle that the run itself queued. ``most``: its longest possible wait, s."""
         self.own_handles += 1
         self.own_most += most
         entry = self._entry(site)
@@ -76,7 +76,7 @@ class Bill:
         entry[3] += most
 
     def charge_many(self, site: int, handles: int, seconds: float, own_handles: int, own_most: float) -> None:
-        """Handles of one site; the run put in some of them."""
+        """Charges handles of one site. The run itself queued ``own_handles`` of them."""
         self.handles += handles
         self.exact += seconds
         self.own_handles += own_handles
@@ -86,7 +86,7 @@ class Bill:
             entry[index] += more
 
     def rename(self, old: int, new: int, seconds: float) -> None:
-        """One wait that was charged by the name of ``old`` was that of ``new``."""
+        """Moves one wait of ``seconds`` from the victim ``old`` to the victim ``new`` (site numbers)."""
         entry = self._entry(old)
         entry[0] -= 1
         entry[1] -= seconds
@@ -106,8 +106,9 @@ class Bill:
 
 
 class SlowRun:
-    """A slow run of one loop, and its bill. complete: every handle that waited is in the bill. closed: and is there by
-    its final name.
+    """A slow run of one loop, and its bill.
+
+    complete: whether every handle that waited is in the bill. closed: whether each victim also has its final name.
     """
 
     __slots__ = ("bill", "closed", "complete", "run")
@@ -124,18 +125,14 @@ class SlowRun:
 
 
 class WhoWaited:
-    """Finds the runs of one loop that may be slow, and makes out their bills. For one thread; runs are fed in order,
-    once.
-    """
+    """Finds the runs of one loop that may be slow, and makes their bills. Fed with all runs in order, by one thread."""
 
     def __init__(self, passes_on: Callable[[float], bool] = lambda ident: False) -> None:
-        """``passes_on``: whether this ident is but plumbing, such as the timer of a sleep, and what it wakes is the
-        victim.
-        """
+        """``passes_on``: whether an ident is plumbing, such as the timer of a sleep; what it wakes is the victim."""
         self._passes_on = passes_on
-        # In order. Those that are complete are still there for the names of their victims.
+        # In order. Complete ones stay until the names of their victims are final.
         self._open: list[SlowRun] = []
-        # By number of a run that passes on: the slow runs it waited for, its site, and how long it waited.
+        # By the number of a run that passes on: the slow runs that it waited for, its site, and how long it waited (s).
         self._passed_on: dict[int, list[tuple[SlowRun, int, float]]] = {}
 
     @property
@@ -144,7 +141,7 @@ class WhoWaited:
         return bool(self._open)
 
     def feed(self, runs: Runs, lowest: float) -> list[SlowRun]:
-        """Runs of at least ``lowest`` s that are new, in order; their bills grow at later calls, until ``closed``."""
+        """Returns the new runs of at least ``lowest`` s, in order. Later calls add to their bills, until ``closed``."""
         lengths = list(map(sub, runs.ends, runs.starts))
         slow: list[int] = []
         if not max(lengths, default=0.0) < lowest:
@@ -160,7 +157,7 @@ class WhoWaited:
         while index < len(runs):
             if together and self._open and not self._passed_on:
                 charged = self._charge_together(runs, index, following if following >= 0 else len(runs))
-                together = charged >= 0  # else each has to be looked at
+                together = charged >= 0  # otherwise each run has to be looked at
                 if charged > index:
                     index = charged
                     continue
@@ -203,8 +200,8 @@ class WhoWaited:
     def _charge(self, run: Run) -> None:
         """Charges the wait of a run to the slow ones before it.
 
-        What waited for a slow run was in the queue, or a timer due, when it ended: it runs in the same iteration or
-        the next one. What those have woken follows in the one after it.
+        What waited for a slow run was in the queue, or was a timer due, when the run ended. So it runs in the same
+        iteration or the next one. What it wakes runs in the iteration after that.
         """
         number, start, _, ident, _, delay, scheduler, _, iteration, _ = run
         while self._open and iteration > self._open[0].run[8] + 2:
@@ -238,6 +235,6 @@ class WhoWaited:
             self._passed_on.clear()
 
     def finish(self) -> None:
-        """The loop has gone: nothing more is charged."""
+        """Called when the loop is gone: nothing more is charged."""
         while self._open:
             self._close(self._open.pop(0))
