@@ -12,7 +12,7 @@ _LIMIT: Final = 2000
 
 
 class Place(NamedTuple):
-    """Who calls what, where. call: the interpreter's audit event; the rest of the frame that made it."""
+    """A call and its place. call: the interpreter's audit event. The other fields describe the frame that called."""
 
     call: str
     file: str
@@ -22,7 +22,10 @@ class Place(NamedTuple):
 
 
 class Calls(NamedTuple):
-    """How often, and how long, s: seconds of those whose end was seen, the longest of them (-1: none was)."""
+    """How often a call was made, and how long it took: seconds of calls whose end was seen, and of the longest of them.
+
+    -1 where no end was seen.
+    """
 
     times: int
     seconds: float
@@ -33,7 +36,7 @@ _NONE = Calls(0, 0.0, -1.0)
 
 
 class BlockingCallStatistics:
-    """A part of a process's statistics. The process writes totals, so the latest row of a place is what counts."""
+    """A part of a process's statistics. The process writes totals, so only the latest row of a place counts."""
 
     def __init__(self) -> None:
         self._latest: dict[Place, Calls] = {}

@@ -1,11 +1,11 @@
 """Tasks that waited for each other until something from outside ended it: `asyncio.run`, a time limit, a cancel.
 
-While a circle lasts it can be had from what the looks found (task_tree.py). When its tasks have ended, nothing of that
-is left, and a report would tell of cancelled or destroyed tasks only. So the circles are sought as the looks are read,
-and a circle counts as a deadlock where each of its tasks, by its steps, stood where the look found it until later.
+While a circle lasts, the looks show it (task_tree.py). When its tasks have ended, nothing of that is left, and a report
+could show only cancelled or destroyed tasks. So circles are sought when the looks are read. A circle counts as a
+deadlock if, by the steps of its tasks, each of them stayed where the look found it until all had been looked at.
 
-A lock changes hands. Who waits for one waits for the holder of the moment, so that it has to be looked at once more
-after the holder began to wait.
+A lock changes hands: a task that waits for a lock waits for its present holder. So the task has to be looked at once
+more after the holder began to wait.
 """
 
 from __future__ import annotations
@@ -21,9 +21,8 @@ _MAX_BROKEN: Final = 20
 
 
 class Left(NamedTuple):
-    """A task has left a circle. chain: at which it stood; since, until: of its wait, monotonic s.
-
-    awaits: the tasks of the circle that it waited for. destroyed: it was freed while it waited.
+    """A task that has left a circle. chain: the number of the chain at which it stood. since, until: of its wait,
+    monotonic s. awaits: the tasks of the circle that it waited for. destroyed: whether it was freed while it waited.
     """
 
     ident: float
@@ -36,8 +35,8 @@ class Left(NamedTuple):
 
 
 class _Circle:
-    """seen: when a look found all of it (monotonic s). found: when each task was looked at, and at which chain; latest:
-    when it was last seen to wait for the others.
+    """seen: when looks had found the whole circle (monotonic s). found: for each task, when it was looked at, and at
+    which chain. latest: for each task, when it was last seen to wait for the others.
     """
 
     __slots__ = ("awaits", "found", "latest", "left", "seen")
@@ -61,13 +60,15 @@ class BrokenCircles:
         self._circles: dict[float, _Circle] = {}
 
     def __contains__(self, ident: float) -> bool:
-        """Whether looks found the task in a circle, and it is not known to have left it."""
+        """Whether looks found the task in a circle that it is not known to have left."""
         return ident in self._circles
 
     def look(
         self, awaited: Mapping[float, Iterable[float]], looks: Mapping[float, Sequence[float]], when: float
     ) -> None:
-        """awaited: whom each task waits for. looks: at each task; the last two are when, and the chain."""
+        """Seeks circles. awaited: the tasks that each task waits for. looks: by task; the last two numbers are the time
+        of its latest look (monotonic s) and the chain. when: the latest look at any task, monotonic s.
+        """
         for members in circles(awaited):
             known = self._circles.get(members[0])
             if known is not None and known.found.keys() == set(members) and not known.left:
@@ -93,7 +94,7 @@ class BrokenCircles:
         circle = self._circles[ident]
         looked_at, chain = circle.found[ident]
         if not (since <= looked_at and (until > circle.seen or destroyed)):
-            if since > circle.seen:  # it had gone on before the others were seen to wait: there was no circle
+            if since > circle.seen:  # the task had gone on before the others were seen to wait: there was no circle
                 self._drop(circle)
             return
         until = max(until, circle.seen)
@@ -104,7 +105,7 @@ class BrokenCircles:
             del self.broken[:-_MAX_BROKEN]
 
     def _is_certain(self, circle: _Circle) -> bool:
-        """Whether no lock of it may have changed hands before its holder began to wait."""
+        """Whether none of its locks can have changed hands before the holder began to wait."""
         return all(
             circle.left[other].since <= circle.latest[each.ident]
             for each in circle.left.values()

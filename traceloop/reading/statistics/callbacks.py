@@ -1,4 +1,4 @@
-"""Handle runs of one loop: how long, how late, whose, which were slow, and who waited for those."""
+"""The handle runs of one loop: how long and how late they were, by callback; the slow ones, and who waited for them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class CallbackTotals:
 
 
 class SlowTotals:
-    """Slow runs of one callback with one culprit. blocked_s: delay that they caused to others."""
+    """Slow runs of one callback with one culprit. blocked_s: the delay (s) that they caused to others."""
 
     __slots__ = ("blocked_s", "longest_s", "runs", "seconds")
 
@@ -53,8 +53,10 @@ class SlowTotals:
 
 
 class _Counted:
-    """A slow run whose victims are still being found. ``totals`` is None until all is known of it that decides whether
-    it counts; blocked_s: what its totals have of its bill.
+    """A slow run whose victims are still being found.
+
+    ``totals``: None until it is decided whether the run counts as slow. blocked_s: the part of its bill (s) that its
+    totals include already.
     """
 
     __slots__ = ("blocked_s", "callback", "slow", "totals")
@@ -67,11 +69,11 @@ class _Counted:
 
 
 class CallbackStatistics:
-    """Feeds on the runs of one loop label.
+    """Counts the runs of one loop label.
 
     ``culprit_of``: names the culprit of a slow run that has ended; by default none is known.
-    ``is_suspension``: whether a run was long only because the process stood still as a whole; it is then not slow.
-    ``is_known``: whether nothing more is to be learnt about a slow run; until then it is not counted.
+    ``is_suspension``: whether a run was long only because the whole process stood still; it is then not slow.
+    ``is_known``: whether nothing more can be learnt about a slow run; until then it is not counted.
     """
 
     def __init__(
@@ -98,13 +100,13 @@ class CallbackStatistics:
         self.slow: dict[tuple[str, str], SlowTotals] = {}
         self.slow_runs = 0
         self.runs = 0
-        # What counts runs of the form that was fed last.
+        # The counter for the form of runs (C or Python) that was fed last.
         self._counter: RunCounter | NativeRunCounter | None = None
         self._counted: type | None = None
-        # By callback, how long its runs were that counters before that one have counted.
+        # By callback, the lengths of the runs that earlier counters have counted.
         self._earlier_lengths: dict[str, list[int]] = {}
         self.who_waited = WhoWaited(lambda ident: self.sites.label_of(ident) in PLUMBING)
-        #: The runs of the chunk that was fed last that may be slow: as long as the lowest threshold.
+        #: The runs of the latest chunk that may be slow: at least as long as the lowest threshold.
         self.new_slow: list[SlowRun] = []
         self._open: list[_Counted] = []
         self._uncounted: list[_Counted] = []
@@ -175,7 +177,7 @@ class CallbackStatistics:
     # -- slow runs and their victims
 
     def _take_slow(self, found: list[SlowRun]) -> None:
-        """Counts slow runs that are new, and what has been charged to those before them."""
+        """Counts new slow runs, and what was charged to earlier ones meanwhile."""
         self.new_slow = found
         for slow in found:
             counted = _Counted(slow, self._find(slow.run[3])[0])
@@ -194,7 +196,7 @@ class CallbackStatistics:
         self._open = [counted for counted in self._open if not counted.slow.complete]
 
     def count_slow(self, *, final: bool = False) -> None:
-        """Counts the slow runs about which everything is known. ``final``: nothing more will come."""
+        """Counts the slow runs about which nothing more can be learnt. ``final``: nothing more will be read."""
         rest: list[_Counted] = []
         for counted in self._uncounted:
             if not final and not self.is_known(counted.slow.run):
@@ -205,7 +207,7 @@ class CallbackStatistics:
         self._count_blocked()
 
     def _count_slow(self, counted: _Counted) -> bool:
-        """Counts a run, if it is a slow one in the light of its culprit."""
+        """Counts a run if, with its culprit known, it is a slow one. Returns whether it counted."""
         run, callback = counted.slow.run, counted.callback
         duration = run[2] - run[1]
         culprit = self.culprit_of(run, callback.label)
@@ -229,8 +231,9 @@ class CallbackStatistics:
         return True
 
     def count_own_work(self, label: str, run: Run) -> bool:
-        """The loop has worked for itself, while no handle ran: a slow callback that is its own culprit, if it was as
-        long as one. Returns whether it was.
+        """Counts the loop's own work, if it took as long as a slow callback; it is then its own culprit.
+
+        No handle runs meanwhile. Returns whether it counted.
         """
         seconds = run[2] - run[1]
         if seconds < self.threshold_for(label, self.threshold) or self.is_suspension(run):

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 
 
 def circles(awaited: Mapping[float, Iterable[float]]) -> list[list[float]]:
-    """The nodes that wait, over any number of others, for themselves: one list for each part that hangs together.
+    """The nodes that wait for themselves, directly or through others: one list for each connected circle.
 
-    ``awaited``: whom each node waits for. A node that is no key waits for none.
+    ``awaited``: the nodes that each node waits for. A node that is not a key waits for none.
     """
     # Most nodes wait only for nodes that wait for none. What is left after this one pass is usually nothing.
     edges: dict[float, list[float]] = {}

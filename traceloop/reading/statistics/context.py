@@ -1,4 +1,4 @@
-"""What every part of the statistics needs to know of the run: handed down, so that no part knows its owner."""
+"""What every part of the statistics needs to know of the run. It is passed down, so that no part knows its owner."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ...version import __version__
 from ..site_names import SiteNames
 from .labels import DEFAULT_LIMIT
 
-#: Asks for the sites of the process that has the slot now: a later one's idents mean other sites.
+#: Returns the sites of the process that has the slot now. The idents of a later process mean other sites.
 SitesOf = Callable[[], SiteNames]
 
 
@@ -24,10 +24,10 @@ def own_threshold(threshold: float) -> float:
 
 
 class Context(NamedTuple):
-    """threshold_for: seconds from which a callback (label) is slow, given its loop's own threshold.
+    """threshold_for: the threshold (s) of a callback (its label), given its loop's own threshold.
 
-    lowest_threshold: the lowest of these, given the loop's own. callback_limit: callbacks that a process may have as
-    label values; the rest is ``other``. version: ours, for processes that do not say theirs.
+    lowest_threshold: the lowest threshold of any callback, given the loop's own. callback_limit: how many callbacks a
+    process may have as label values; the rest is ``other``. version: ours, for processes whose description has none.
     """
 
     threshold_for: Callable[[str, float], float] = same_threshold

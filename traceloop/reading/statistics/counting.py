@@ -1,6 +1,6 @@
-"""What the reader's C half counts, where it is there: runs by callback, iterations. Plain Python counts by list.
+"""Counts runs by callback, and iterations: in C where the reader's C half is there, else in Python, list by list.
 
-Both give the same numbers, but for the last bits of a sum (tests/reading/decoding/test_native.py).
+Both give the same numbers, except for the last bits of a sum (tests/reading/decoding/test_native.py).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from ..decoding.decoded import KINDS, LATEST, TASK
 from ..decoding.runs import Iterations, Runs
 from .histograms import COUNTS, DURATIONS, Histogram
 
-# Idents are remembered with their callback's cell; those of tasks come and go, so now and then all are forgotten.
+# Each ident is remembered with its callback's cell. Tasks come and go, so beyond this many all idents are forgotten.
 _MAX_IDENTS: Final = 20_000
 
 #: Takes what was counted of one cell: runs, seconds, the longest.
@@ -23,9 +23,7 @@ TakeSums = Callable[[int, float, float], None]
 
 
 class _Cell:
-    """Runs of one callback and kind of handle that are still to be counted: their durations, s; and how long all of
-    them were so far.
-    """
+    """The runs of one callback and kind of handle: durations (s) still to be counted, and a histogram of all so far."""
 
     __slots__ = ("durations", "kind", "lengths", "take")
 
@@ -45,18 +43,18 @@ class RunCounter:
         delays: dict[str, Histogram],
         find: Callable[[float], tuple[str, TakeSums, bool]],
     ) -> None:
-        """``find``: of an ident, what names its callback, what takes its sums, and whether that is known for good."""
+        """``find``: for an ident, returns its callback's name, what takes its sums, and whether both are final."""
         self._durations = durations
         self._delays = delays
         self._find = find
         self._cells: dict[tuple[str, str], _Cell] = {}
-        # What takes the duration of a run, by kind of handle and ident: ``append`` of a cell's list.
+        # By kind of handle and ident: the function that takes the duration of a run (``append`` of a cell's list).
         self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
 
     def count(self, runs: Runs, finished: list[tuple[float, int, float, int]]) -> float:
         """Counts a chunk's runs; returns the length of the longest. ``finished``: see ``Decoded``.
 
-        Runs that are longer than any clock has shown are a damaged record's: they end where they began from here on.
+        Runs that are longer than any clock can show come from a damaged record: their length is set to 0.
         """
         delays: dict[str, list[float]] = {}
         adders = self._adders
@@ -64,8 +62,7 @@ class RunCounter:
         add: Callable[[float], None]
         add_delay: Callable[[float], None]
         add = add_delay = delays.setdefault(runs[0][4], []).append
-        # One pass that only sorts out; everything is counted by list, in C. Runs that follow each other are often of
-        # one callback.
+        # This pass only sorts the runs into lists, which C code then counts. Consecutive runs often have one callback.
         for _, start, end, ident, kind, delay, _, _, _, _ in runs:
             if ident != ident_now or kind is not kind_now:
                 if kind is not kind_now:
@@ -77,11 +74,11 @@ class RunCounter:
             add_delay(delay)
         longest = self._count_durations()
         if not longest < LATEST:
-            # A damaged record: no part of the statistics shall see such lengths. No run is left out of their numbers.
+            # A damaged record: no part of the statistics may see such lengths. The runs themselves still count.
             runs.forget_lengths(LATEST)
             longest = max(map(sub, runs.ends, runs.starts))
         for kind, values in delays.items():
-            if min(values) < 0.0 or not max(values) < LATEST:  # unknown ones, after a gap; and damage
+            if min(values) < 0.0 or not max(values) < LATEST:  # unknown delays, after a gap; or damage
                 values = [value for value in values if 0.0 <= value < LATEST]
             if values or kind in self._durations:  # else all its runs were damaged
                 histogram_of(self._durations, kind)
@@ -112,17 +109,17 @@ class RunCounter:
         return longest
 
     def lengths(self) -> Iterator[tuple[str, list[int]]]:
-        """By name of callback, how many of its runs so far lie in each fine bucket. A name may come several times."""
+        """Each callback's name, and how many of its runs lie in each fine bucket. A name may come several times."""
         for (_, name), cell in self._cells.items():
             yield name, cell.lengths.counts
 
     def forget(self) -> None:
-        """Which callback an ident stands for is asked anew."""
+        """Forgets which callback each ident stands for."""
         for adders in self._adders.values():
             adders.clear()
 
     def _adder(self, kind: str, ident: float) -> Callable[[float], None]:
-        """What takes the durations of an ident that is seen for the first time."""
+        """The function that takes the durations of an ident, which is seen for the first time."""
         adders = self._adders[kind]
         site = ident % SITE_LIMIT
         if site != ident and site in adders:  # a further task of a coroutine
@@ -146,7 +143,7 @@ class RunCounter:
 
 
 class NativeRunCounter:
-    """The same in C. For runs that it made; other ones are copied."""
+    """``RunCounter`` in C, for the runs that the C half decoded; others are copied."""
 
     def __init__(
         self,
@@ -183,7 +180,7 @@ class NativeRunCounter:
         self._tally.forget()
 
     def _cell(self, kind: str, ident: float) -> tuple[int, bool]:
-        """The number of a run's cell, and whether it is for good."""
+        """The number of a run's cell, and whether it is final."""
         name, take, is_known = self._find(ident)
         number = self._numbers.get((kind, name))
         if number is None:

@@ -1,7 +1,7 @@
 """Offloads of one process: how long they waited, ran, and waited to be delivered; how full their executors are.
 
-Their steps come by two rings (submit and delivery by the loop's, start and end by the process's), in whichever order
-these are read.
+Their steps come through two rings: submit and delivery through the loop's, start and end through the process ring. The
+rings may be read in any order.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ class FunctionTotals:
 
 
 class WorkersAt(NamedTuple):
-    """Where the workers of a full executor stood. when: monotonic s. full_s: it had been full for so long then.
+    """Where the workers of a full executor stood. when: monotonic s. full_s: for how long it had been full by then.
 
-    waiting: calls that waited for a worker. places: how many workers stood where, most first: the application's frame
-    (a library's where there was none), and the frame below it at which they stood.
+    waiting: how many calls waited for a worker. places: how many workers stood at each place, most first. A place is
+    the application's frame (a library's where there was none) and the innermost frame below it.
     """
 
     when: float
@@ -58,7 +58,7 @@ class WorkersAt(NamedTuple):
 
 
 def _workers_at(when: float, data: dict[str, Any]) -> WorkersAt | None:
-    """From the event of a record; None where it makes no sense."""
+    """The places in an event of the record; None for a damaged event."""
     try:
         places = tuple(
             (int(count), _frame(own), _frame(stands))
@@ -87,7 +87,7 @@ class ExecutorTotals:
         self.waiting = 0
         self.active = 0
         self.gave_up = 0
-        #: Where its workers stood when it had been full for long, the last time.
+        #: Where its workers stood the last time that it had been full for long.
         self.workers_at: WorkersAt | None = None
         self._saturation = Saturation()
         self.queue_durations = Histogram()
@@ -102,7 +102,7 @@ class ExecutorTotals:
 
     @property
     def saturation(self) -> Saturation:
-        """Who waited for whom, with all that is known by now."""
+        """Which functions waited for which, as far as is known now."""
         self._saturation.settle()
         return self._saturation
 
@@ -123,11 +123,11 @@ class ExecutorTotals:
             self._saturation.max_workers = self.max_workers
 
     def finished(self, key: int, end: float) -> None:
-        """It gave its worker back."""
+        """A call gave its worker back, at ``end`` (monotonic s)."""
         self._saturation.finished(key, end)
 
     def forget(self, key: int) -> None:
-        """It ended unseen."""
+        """A call has ended, but when is not known."""
         self._saturation.forget(key)
 
 
@@ -155,7 +155,7 @@ class _Offload:
 
 
 class ExecutorStatistics:
-    """Feeds on what all rings of one process say of offloads."""
+    """Counts the offloads of one process, from the records of all its rings."""
 
     def __init__(self, sites: SiteNames, labels: BoundedLabels) -> None:
         self.sites = sites
@@ -166,21 +166,21 @@ class ExecutorStatistics:
         # The process's own names are unique among its living executors.
         self._by_name: dict[str, _Executor] = {}
         self._by_number: dict[int, _Executor] = {}
-        # Said by the process's ring of executors that the loop's ring has not named yet.
+        # Executors whose end the process ring has told, while the loop's ring has not named them yet.
         self._gone_early: set[int] = set()
-        # Of executors that are gone: the loop's ring may tell of their last calls later.
+        # Totals of executors that are gone: records of their last calls may come later, through the loop's ring.
         self._gone_totals: dict[int, ExecutorTotals] = {}
         self._early_workers: dict[int, int] = {}
         self._early_workers_at: dict[str, WorkersAt] = {}
         self._open: dict[int, _Offload] = {}
-        # By ident of the function; of sites that are known, whose label stays.
+        # Labels by ident of the function, for known sites only, as their labels do not change.
         self._labels_of: dict[float, str] = {}
-        # Records of starts and ends were lost, and what the process's ring still has of them begins after this moment.
+        # Whether records of starts and ends were lost, and the moment (monotonic s) from which they are complete again.
         self._lossy = False
         self._lost_until = -1.0
 
     def new_process(self, sites: SiteNames) -> None:
-        """Another process takes the slot: what was under way is over, what was counted stays."""
+        """Another process takes the slot: calls under way are over, the counts stay."""
         self.sites = sites
         for offload in self._open.values():
             if offload.executor is not None:
@@ -214,14 +214,14 @@ class ExecutorStatistics:
         self._set_workers(known, 0, 0)
 
     def _set_workers(self, executor: _Executor, workers: int, max_workers: int) -> None:
-        """Several executors may be counted under one label: theirs are added up."""
+        """Sets an executor's number of workers. Executors that share a label are added up."""
         totals = executor.totals
         totals.workers += workers - executor.workers
         totals.max_workers += max_workers - executor.max_workers
         executor.workers, executor.max_workers = workers, max_workers
 
     def labelled(self, name: str) -> ExecutorTotals | None:
-        """The totals of the executor that the process calls so, or called so before it was gone; from any thread."""
+        """The totals of the executor that has this name in the process, or had it. Called from any thread."""
         known = self._by_name.get(name)
         return known.totals if known is not None else self.executors.get(name)
 
@@ -266,7 +266,7 @@ class ExecutorStatistics:
         while len(self._by_number) >= _MAX_EXECUTORS:
             self._gone(next(iter(self._by_number)))
         same = self._by_name.get(name) if name else None
-        # Without a name: counted by its number until its name is read.
+        # An executor without a name is counted by its number until its name is read.
         totals = same.totals if same is not None else self._totals(self._folded.take(name or f"executor-{number}"))
         made = self._by_number[number] = _Executor(name, totals)
         if name:
@@ -286,7 +286,7 @@ class ExecutorStatistics:
         return totals
 
     def _move(self, number: int, old: ExecutorTotals, new: ExecutorTotals) -> None:
-        """The executor that was known by its number has a name now: what is under way counts there."""
+        """Moves the calls under way to the totals of the name that an executor now has instead of its number."""
         for offload in self._open.values():
             if offload.number == number and offload.executor is old:
                 offload.executor = new
@@ -340,15 +340,17 @@ class ExecutorStatistics:
             if offload.finish < 0.0 and when < self._lost_until:
                 self._forget(number)
                 return
-        # A call that was given up runs on; and its end is in another ring, which may be read later.
+        # A call that was given up may still run; and its end is in another ring, which may be read later.
         if executor is not None and offload.finish >= 0.0 and offload.delivered >= 0.0:
             if offload.delivered >= offload.finish:
                 executor.return_delays.add(offload.delivered - offload.finish)
             del self._open[number]
 
     def _lose(self, decoded: Decoded) -> None:
-        """Something is missing in the process's ring. What was delivered before the latest that was read of it has
-        ended: its end was noted before, and so has been read, or is lost.
+        """Handles a gap in the process ring.
+
+        Calls that were delivered before the latest record of that ring have ended: their end was recorded earlier, and
+        so has been read, or is lost.
         """
         self._lossy = not decoded.offloads
         self._lost_until = max((step.when for step in decoded.offloads), default=self._lost_until)
@@ -370,7 +372,7 @@ class ExecutorStatistics:
             function.longest_wait = waited
 
     def _gave_up(self, offload: _Offload, executor: ExecutorTotals) -> None:
-        """Cancelled (its deadline passed) or refused before it ran: it has waited all the same."""
+        """Counts a call that was cancelled (its deadline passed) or refused before it ran. Its wait counts too."""
         waited = max(0.0, offload.finish - offload.submit)
         executor.queue_durations.add(waited)
         label = self._label(offload, executor)
@@ -412,9 +414,9 @@ class ExecutorStatistics:
         return totals
 
     def times_of(self, number: int) -> tuple[float, float]:
-        """When this offload was started and when it ended (monotonic s; -1 where it was not, or it is not known).
+        """When this offload was started and when it ended (monotonic s; -1 where it did not, or it is not known).
 
-        Known from its end in the worker until its delivery has been fed.
+        The times are kept from its end in the worker until its delivery has been fed.
         """
         offload = self._open.get(number)
         return (offload.start, offload.finish) if offload is not None else (-1.0, -1.0)
@@ -434,7 +436,7 @@ class ExecutorStatistics:
         ]
 
     def running(self, now: float) -> list[tuple[str, str, float]]:
-        """What workers run at ``now`` (monotonic s): executor, function, for how long (s); the longest first."""
+        """The calls that run at ``now`` (monotonic s): (executor, function, seconds so far), longest first."""
         out: list[tuple[str, str, float]] = []
         for offload in self._open.values():
             if offload.executor is not None and offload.start >= 0.0 and offload.finish < 0.0:

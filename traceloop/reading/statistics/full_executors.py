@@ -17,10 +17,10 @@ class Calls(NamedTuple):
 
 
 class FullExecutor(NamedTuple):
-    """One that is full now. full_s: for so long at least, s: the longest of those that wait has waited that long.
+    """An executor that is full now. full_s: for how long at least (s): as long as the longest waiting call has waited.
 
-    fillers: what its workers run; waiters: what waits for a worker; most calls first. stacks: where its workers stood
-    when that was looked at last; None where it was not.
+    fillers: the calls that its workers run. waiters: the calls that wait for a worker. Both: most calls first. stacks:
+    where its workers stood at the last look at them; None where there was none.
     """
 
     executor: str
@@ -32,9 +32,9 @@ class FullExecutor(NamedTuple):
 
 
 def full_executors(executors: ExecutorStatistics, now: float) -> list[FullExecutor]:
-    """Those of which all workers are taken while calls wait; ``now``: monotonic s. Longest full first.
+    """The executors whose workers are all taken while calls wait, longest full first; ``now``: monotonic s.
 
-    Goes through all calls under way.
+    Takes time in proportion to the calls under way.
     """
     waiting: dict[str, list[tuple[str, float]]] = {}
     for label, function, submit in executors.unstarted():

@@ -1,9 +1,9 @@
 """Pauses of the garbage collector, and the handle runs that they interrupted.
 
-A collection is noted in the process's ring, a run in its loop's; they find each other by time. In one poll
-the process's ring is taken in first, so a collection waits for the runs around it. One that begins in no run of a loop
-(in its poll, before it, in another thread meanwhile) interrupted nothing there. Each interrupts one run at most, so
-that the callbacks' sums never exceed the total.
+A collection is recorded in the process ring, a run in its loop's ring; they are matched by time. Each poll takes in the
+process ring first, so a collection waits for the runs around it. A collection that does not begin within a run of a
+loop (but in its poll, or in another thread) interrupted nothing there. Each interrupts at most one run, so that the
+callbacks' sums never exceed the total.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .labels import BoundedLabels
 from .parts import Sample
 
 _MAX_GENERATIONS: Final = 4
-#: Collections that wait for their run, one by one; beyond it the older ones are put together by two.
+#: How many collections wait for their run one by one. Beyond that, older ones are merged in pairs.
 _WAITING: Final = 8192
 
 
@@ -35,7 +35,7 @@ class InterruptedRuns:
 
 
 class _Waiting:
-    """Collections that no run was found for yet: one, or neighbours in time."""
+    """A collection whose run was not found yet, or several merged neighbours in time."""
 
     __slots__ = ("count", "longest", "seconds")
 
@@ -60,7 +60,7 @@ class CollectionStatistics:
         self.collected: dict[int, int] = {}
         self.uncollectable: dict[int, int] = {}
         self.interrupted: dict[str, InterruptedRuns] = {}
-        # When they began, in order, and what they were. A run is read when it ends, which may be after thousands.
+        # Their starts (monotonic s), in order, and the collections. Thousands may come before their run has ended.
         self._starts: list[float] = []
         self._waiting: list[_Waiting] = []
 
@@ -115,7 +115,7 @@ class CollectionStatistics:
         totals.longest = max(totals.longest, waiting.longest)
 
     def metrics(self) -> Iterator[Sample]:
-        """Pauses, what they brought, and whom they interrupted."""
+        """The series: pauses, objects collected, and the callbacks that were interrupted."""
         for generation, histogram in self.pauses.items():
             labels = (("generation", str(generation)),)
             yield Sample("cpython_gc_pause_duration_seconds", labels, histogram)

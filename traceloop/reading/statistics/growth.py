@@ -1,7 +1,7 @@
 """Growth of the timer heap and of the memory heap, as the process itself found it (recording/heaps/growth_rules.py).
 
-The process looks once a second, whether its loop runs or sleeps, and writes one event for each detection. So the
-finding is in the record too: a report made after a crash has it, and no reader has to look in time.
+The process checks once a second, whether its loop runs or sleeps, and writes one event for each detection. So the
+finding is in the record: a report that is made after a crash has it, and no reader has to look at the right moment.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ Top = tuple[tuple[str, int], ...]
 class HeapGrowth(NamedTuple):
     """One detection.
 
-    start, end: the window in which it grew, monotonic s. unit: of before and after (entries, blocks, bytes).
-    top: what grew it most: callbacks that wait (timer) with entries, or lines (memory, where traced) with bytes.
-    more: code that set the timers with entries, or callbacks (memory, where traced) with bytes.
-    cancelled: cancelled timers that hold their place. loop: thread name. cost: of the trace, by name; empty otherwise.
+    start, end: the window in which the heap grew, monotonic s. unit: of before and after (entries, blocks, bytes).
+    top: what grew most: waiting callbacks with their entries (timer), or lines with bytes (memory, where traced).
+    more: code that set the timers, with entries; or callbacks with bytes (memory, where traced). cancelled: cancelled
+    timers that still take a place in the heap. loop: its thread's name. cost: of the trace, by name; else empty.
     """
 
     heap: str

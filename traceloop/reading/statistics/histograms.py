@@ -1,7 +1,7 @@
 """Histograms that are fine enough for percentiles and add up to the published buckets exactly.
 
-The published bounds (1-2.5-5 from 10 us to 10 s) are too coarse to tell a median, so each step is divided further;
-every published bound is also one of the fine ones, so a published bucket is a sum of fine ones.
+The published bounds (1-2.5-5 from 10 us to 10 s) are too coarse for a median. So each step is divided further. Every
+published bound is also a fine bound, so that a published bucket is a sum of fine ones.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ DURATION_BOUNDS: Final = (
 COUNT_BOUNDS: Final = (1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1000.0, 2500.0, 5000.0, 10000.0)
 
 _STEPS = 5
-# Values that wait until they are counted: enough that the bounds' searches among them cost little each.
+# How many values wait until they are counted together: with so many, the search for each bound costs little a value.
 _FOLD: Final = 4096
-# Values from here on are of a damaged record.
+# Values from here on come from a damaged record.
 _LARGEST: Final = 2.0**33
 
 
@@ -41,7 +41,7 @@ class Bounds:
     __slots__ = ("cuts", "fine", "published")
 
     def __init__(self, published: Sequence[float], below: float = 0.0) -> None:
-        """``below``: fine bounds also reach from here to the first published one, where it is above 0."""
+        """``below``: where this is above 0, there are fine bounds from here to the first published bound too."""
         self.published = tuple(published)
         fine: list[float] = []
         lower = below
@@ -83,7 +83,7 @@ class Histogram:
     def of(
         cls, bounds: Bounds, counts: list[int], total: float, maximum: float, exemplars: dict[int, Exemplar]
     ) -> Histogram:
-        """One of values that were counted elsewhere: ``total`` is their sum."""
+        """A histogram of values that were counted elsewhere. ``total``: their sum."""
         made = cls(bounds)
         made._counts, made._sum, made._maximum, made.exemplars = counts, total, maximum, exemplars
         return made
@@ -121,7 +121,7 @@ class Histogram:
         return sum(self.counts)
 
     def add(self, value: float) -> None:
-        """Adds one value; what no clock or counter shows is passed over."""
+        """Adds one value. A value that no clock or counter can show is ignored."""
         if not 0.0 <= value < _LARGEST:
             return
         self._counts[bisect_left(self.bounds.fine, value)] += 1
@@ -130,7 +130,7 @@ class Histogram:
             self._maximum = value
 
     def add_all(self, values: Iterable[float]) -> None:
-        """Adds many values at a fraction of the cost of one by one: nothing but C code sees each of them."""
+        """Adds many values. This costs a fraction of adding them one by one, since only C code handles each value."""
         self._waiting += values
         if len(self._waiting) >= _FOLD:
             self._fold()
@@ -144,7 +144,7 @@ class Histogram:
             self._maximum = max(self._maximum, largest)
 
     def _fold(self) -> None:
-        """Counts the values that wait."""
+        """Counts the waiting values."""
         values, self._waiting = self._waiting, []
         values.sort()
         if values[0] < 0.0 or not values[-1] < _LARGEST:
@@ -158,7 +158,7 @@ class Histogram:
         counts, bounds = self._counts, self.bounds.fine
         done, total, index = 0, len(values), 0
         while done < total:
-            # Empty buckets are passed over. Where the values are no numbers, and so in no order, it still ends.
+            # This skips empty buckets. It also ends where the values are NaN, and so in no order.
             index = bisect_left(bounds, values[done], index)
             upto = bisect_right(values, bounds[index], done) if index < len(bounds) else total
             counts[index] += upto - done
@@ -185,11 +185,11 @@ class Histogram:
         return out
 
     def number_from(self, least: float) -> int:
-        """How many values are greater than ``least``, as far as the fine buckets tell."""
+        """How many values are greater than ``least``, to the precision of the fine buckets."""
         return sum(self.counts[bisect_left(self.bounds.fine, least) + 1 :])
 
     def quantile(self, share: float) -> float:
-        """The value below which ``share`` (0 to 1) of the values lie; within a fine bucket, in a straight line.
+        """The value below which ``share`` (0 to 1) of the values lie; interpolated linearly within a fine bucket.
 
         0 where the histogram is empty. Never above the maximum.
         """
@@ -209,9 +209,9 @@ class Histogram:
         return self.maximum
 
     def set_exemplar(self, trace_id: str, span_id: str, value: float, when: float) -> None:
-        """Lets an exported span stand for the bucket of its value, unless one that ended later does.
+        """Makes an exported span the exemplar of its value's bucket, unless the bucket has one that ended later.
 
-        From any thread. The latest stays: Prometheus refuses an exemplar that is older than the one before it.
+        Called from any thread. ``when``: wall clock, s. Prometheus refuses an exemplar older than the one before it.
         """
         index = bisect_left(self.bounds.published, value)
         known = self.exemplars.get(index)

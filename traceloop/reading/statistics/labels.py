@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 class BoundedLabels:
-    """The first ``limit`` values are admitted for good; what comes later is ``other`` for good, so no counter falls."""
+    """The first ``limit`` values keep their labels; later values are always ``other``. So no counter ever falls."""
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
@@ -40,11 +40,11 @@ class BoundedLabels:
 
 
 class LabelSlots:
-    """Names for things that come and go (loops by their thread's name): unique among those that are there, and used
-    again afterwards.
+    """Labels for things that come and go, such as loops, which are called by their thread's name.
 
-    Names that differ in their numbers only (``Thread-1``, ``Thread-2``, ...) share ``family_limit`` slots, beyond
-    which a free one of the family is taken, and all names ``limit``, beyond which any free one is.
+    A label is unique among the things that exist, and is used again afterwards. Names that differ only in their numbers
+    (``Thread-1``, ``Thread-2``, ...) are a family. A family has at most ``family_limit`` labels; then a free one of the
+    family is reused. All names together have at most ``limit`` labels; then any free one is reused.
     """
 
     def __init__(self, family_limit: int = 8, limit: int = 64) -> None:
@@ -58,12 +58,13 @@ class LabelSlots:
         return label not in self._taken and self._freed_at.get(label, since) <= since
 
     def take(self, name: str, since: float = 0.0) -> str:
-        """A slot for ``name``: the name itself, or with a number behind it, or another's that has gone.
+        """A label for ``name``: the name itself, the name with a number, or the label of an owner that has gone.
 
-        ``since``: when its owner came; a slot is not given to two who were there at once, even if this is learnt late.
+        ``since``: when the owner came (monotonic s). Two owners that existed at the same time never get one label, even
+        if this becomes known late.
         """
         name = printable(name, _MAX_SLOT) or "unnamed"
-        if since != since:  # a damaged record's: not a number is later than nothing, and no slot would ever be free
+        if since != since:  # a damaged record has NaN: it compares as later than nothing, so no label would be free
             since = 0.0
         family = _NUMBER.sub("#", name)
         label = name
@@ -93,11 +94,10 @@ class LabelSlots:
 
 
 class FoldedLabels:
-    """Names for things that some programs make for each request (thread pools, limiters). Things of one name share a
-    label once there have been many of them.
+    """Labels for things that some programs make for each request (thread pools, limiters).
 
-    The first ``own`` of a family, names that differ in their numbers only, have labels of their own; later ones have
-    the family's. Beyond ``limit`` labels there is ``other``.
+    Names that differ only in their numbers are a family. The first ``own`` things of a family have labels of their own;
+    later ones share the family's label. Beyond ``limit`` labels, the label is ``other``.
     """
 
     def __init__(self, own: int = 8, limit: int = 64) -> None:
@@ -109,14 +109,14 @@ class FoldedLabels:
         return self._labels.admit(self._families.take(printable(name, _MAX_SLOT) or "unnamed"))
 
     def forget(self) -> None:
-        """Another process: its first ones have labels of their own again."""
+        """Called for another process: the first things of each family have labels of their own again."""
         self._families.forget()
 
 
 class NumberSlots:
     """The smallest free numbers from 0 on, used again when their owner has gone.
 
-    From ``limit`` on the times do not count: those of a damaged record could give each process a number of its own.
+    From ``limit`` on, times are ignored: those of a damaged record could give each process a number of its own.
     """
 
     def __init__(self, limit: int = 256) -> None:
@@ -127,7 +127,7 @@ class NumberSlots:
     def take(self, since: float = math.inf) -> int:
         """The smallest number that is free.
 
-        ``since``: when its owner came; no number is given to two who were there at once, even if this is learnt late.
+        ``since``: when the owner came (monotonic s). Two owners that existed at the same time never get one number.
         """
         number = 0
         while number in self._taken or (number < self._limit and self._freed_at.get(number, 0.0) > since):

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from ..decoding.ring_reader import RingReader
     from ..decoding.stream import LoopStream
 
-# A loop publishes that it polls only once it has lingered there for 10 ms: until then it is not known to be running.
+# A loop publishes that it polls only after 10 ms in the poll. So for a shorter time it is not known to be running.
 _LINGER_SECONDS: Final = 0.025
 _OUTCOME: Final = itemgetter(1)
-# What a task's last step says in the record, and the word that counts the same.
+# The outcome in the record of a task's last step, and the word that counts tasks with this outcome.
 _OUTCOME_WORDS: Final = {
     layout.OUTCOME_RESULT: layout.W_TASKS_RESULT,
     layout.OUTCOME_EXCEPTION: layout.W_TASKS_EXCEPTION,
@@ -65,11 +65,11 @@ class LoopStatistics:
         waits: Waits,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """``slot``, ``waits``: of the process. ``labels``, ``culprits``: what its callbacks may have as labels."""
+        """``slot``, ``waits``: of the process. ``labels``, ``culprits``: the labels that its callbacks may have."""
         self.label = label
         self.slot = slot
         self._context = context
-        # Up to when what is in progress has lasted: a process that is stopped does nothing.
+        # The moment up to which something in progress has lasted: nothing lasts in a process that is stopped.
         self._clock = clock
         self._sites_of = sites_of
         self.callbacks = CallbackStatistics(sites_of(), labels, culprits, context.threshold_for)
@@ -113,9 +113,9 @@ class LoopStatistics:
         self.running_at_end = 0.0
 
     def close(self, at: float = 0.0, *, crashed: bool = False) -> None:
-        """The loop was closed, or its process has ended; its counters are kept under the label.
+        """The loop was closed, or its process has ended. Its counters stay under the label.
 
-        ``at``: when (monotonic s); 0 where that is not known, then its record's last moment counts.
+        ``at``: when (monotonic s). 0 where that is not known: the last moment of its record is taken then.
         """
         if self.reader is None:
             return
@@ -125,7 +125,7 @@ class LoopStatistics:
             self.running_at_end = running if running > 0.0 else 0.0
         for index in layout.COUNTER_WORDS:
             self._ended_words[index] += self._words[index]
-        # Nothing ends the pauses that last when a loop is closed: they are over with it.
+        # A pause that lasts when the loop is closed ends with the loop; no record tells of its end.
         self._ended_words[layout.W_PAUSED_SECONDS] += self._lasting_pauses(at or self._last_moment())
         self._words = [0.0] * layout.WORDS
         self.reader = self.decoder = None
@@ -146,7 +146,7 @@ class LoopStatistics:
         if len(iterations):
             self.iterations += len(iterations)
             count_iterations(iterations, self.iteration_durations, self.iteration_callbacks, self.poll_delays)
-        # The words tell of all tasks, whatever was lost of the record; they may have been read before what it says.
+        # The words count all tasks, even where records were lost. They may be older than the records just read.
         self._tasks_seen += len(decoded.tasks)
         seen = self._ends_seen
         for outcome, count in Counter(map(_OUTCOME, decoded.finished)).items():
@@ -169,12 +169,12 @@ class LoopStatistics:
         words = reader.words()
         owner = words[layout.W_LOOP] if words else 0.0
         if not self._loop_number and owner > 0.0 and not reader.behind:
-            # The record's beginning was lost; as it has been read to its end, the loop that has the ring is ours.
+            # The record's beginning was lost. It has been read to its end, so the ring's present loop is ours.
             self._loop_number = int(owner) if owner < 2.0**53 else 0
         if not words or owner not in (0.0, self._loop_number):
-            return  # the ring has gone on to another loop
+            return  # the ring belongs to another loop by now
         for index in layout.COUNTER_WORDS:
-            # The writer sets them back before it gives the ring away.
+            # The writer sets the words to 0 before another loop takes the ring.
             if not words[index] >= self._words[index]:
                 words[index] = self._words[index]
         self._words = words
@@ -194,7 +194,7 @@ class LoopStatistics:
         return value if value >= 0.0 else 0.0
 
     def refresh(self) -> None:
-        """Looks at the words again, so that gauges are those of now."""
+        """Reads the words again, so that the gauges are current."""
         self._take_words()
 
     def running_seconds(self, now: float | None = None) -> float:
@@ -212,9 +212,9 @@ class LoopStatistics:
         return self.reader is not None and not self.reader.word(layout.W_RUNNING) > 0.0
 
     def times(self, now: float | None = None) -> tuple[float, float]:
-        """Seconds active and idle, what is in progress counted up to ``now`` (monotonic).
+        """Seconds active and idle. What is in progress counts up to ``now`` (monotonic s).
 
-        They may fall: what is in progress is counted to a moment at which a process that crashed was no longer there.
+        The values may fall: after a crash, what was in progress may have been counted beyond the process's end.
         """
         active, idle = self.active_s, self.idle_s
         if self.reader is not None and self.decoder is not None:
@@ -240,9 +240,9 @@ class LoopStatistics:
         return active / (active + idle) if active + idle > 0.0 else 0.0
 
     def paused_seconds(self, now: float | None = None) -> float:
-        """Time that protocols were told to pause writing, pauses that last counted up to ``now`` (monotonic)."""
+        """Seconds for which protocols had to pause writing. A pause that lasts counts up to ``now`` (monotonic s)."""
         lasting = self._lasting_pauses(time.monotonic() if now is None else now)
-        # The words are not read in one moment: a counter never falls for it.
+        # The words are not read at one moment, so the sum may fall for a while; the counter must not.
         self._paused_s = max(self._paused_s, self.counter(layout.W_PAUSED_SECONDS) + lasting)
         return self._paused_s
 
@@ -252,7 +252,7 @@ class LoopStatistics:
         return max(0.0, paused * now - self.gauge(layout.W_PAUSED_SINCE)) if paused else 0.0
 
     def _last_moment(self) -> float:
-        """When the loop's state changed last, by its record (monotonic s); 0 where nothing tells."""
+        """When the loop's state last changed, by its record (monotonic s); 0 where that is not known."""
         return self.decoder.since if self.decoder is not None else 0.0
 
     @property
@@ -266,7 +266,7 @@ class LoopStatistics:
 
     @property
     def tasks_alive(self) -> int:
-        """Tasks not done, of the loop that has the label; those of a loop that was killed are no more."""
+        """Tasks that are not done, of the loop that has the label; 0 after the loop was killed."""
         if self.reader is None:
             return 0
         words = self._words

@@ -1,7 +1,7 @@
-"""What a loop did for itself for long: timers moved by the hundred thousand, results of a poll.
+"""A loop's own work where it took long: it moved many timers, or handled many results of a poll.
 
-No handle runs meanwhile, so it is in no callback's time. From the slow-callback threshold on it counts as a slow
-callback whose callback and culprit are the loop's own work (``record.sites.OWN_WORK``).
+No handle runs meanwhile, so the time belongs to no callback. From the slow-callback threshold on it counts as a slow
+callback, whose callback and culprit are the loop's own work (``record.sites.OWN_WORK``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .parts import Sample
 
 
 class OwnWork(NamedTuple):
-    """One such time: which work, from when until when (monotonic s). size: how many timers or descriptors."""
+    """One occurrence: which work, from when until when (monotonic s). size: the number of timers or descriptors."""
 
     label: str
     start: float
@@ -47,7 +47,7 @@ def own_work_of(data: dict[str, Any], sites: SiteNames) -> OwnWork | None:
 
 
 class OwnWorkStatistics:
-    """A part of a loop's statistics (``parts.Part``). longest: by label, of those that were slow."""
+    """A part of a loop's statistics (``parts.Part``). longest: the longest slow one, by label."""
 
     def __init__(self, callbacks: CallbackStatistics, sites_of: SitesOf) -> None:
         self._callbacks = callbacks
@@ -67,5 +67,5 @@ class OwnWorkStatistics:
                     self.longest[work.label] = work
 
     def metrics(self) -> Iterator[Sample]:
-        """None of its own: it is among the slow callbacks."""
+        """No series of its own: it counts among the slow callbacks."""
         return iter(())

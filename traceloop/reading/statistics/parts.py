@@ -1,4 +1,4 @@
-"""What statistics hand to an exporter, and how a part of them looks."""
+"""The interface of the statistics: the samples that exporters get, and the protocol of each part."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Labels = tuple[tuple[str, str], ...]
 
 
 class Sample(NamedTuple):
-    """One series now. ``name`` as the catalogue has it; ``labels`` in any order."""
+    """The present value of one series. ``name``: as in the catalogue. ``labels``: in any order."""
 
     name: str
     labels: Labels
@@ -20,9 +20,9 @@ class Sample(NamedTuple):
 
 
 class Part(Protocol):
-    """A part of the statistics of one loop or one process: fed with what was read, asked for what it knows.
+    """A part of the statistics of one loop or one process.
 
-    Both are called in the reader's thread, or under its lock. ``feed`` sees each chunk once, in order.
+    Both methods are called in the reader's thread, or under its lock. ``feed`` gets each chunk once, in order.
     """
 
     def feed(self, decoded: Decoded) -> None:

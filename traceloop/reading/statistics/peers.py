@@ -11,7 +11,7 @@ from ...record.peers import KINDS
 from ..decoding.decoded import Decoded
 from .parts import Sample
 
-# What was last reported holds for so long (s): it is reported once a second while it lasts.
+# How long a report is current, s. While a pause lasts, it is reported once a second.
 _HOLDS_SECONDS: Final = 15.0
 _MAX_LOOPS: Final = 1_000
 _LARGEST: Final = 2.0**53
@@ -26,7 +26,7 @@ class Paused(NamedTuple):
 
 
 class Peers:
-    """A part of a process's statistics (``parts.Part``). most: by kind, the most of each number that was seen."""
+    """A part of a process's statistics (``parts.Part``). most: by kind, the largest value of each number so far."""
 
     def __init__(self) -> None:
         # By ring: when it was reported (s), and what by kind.

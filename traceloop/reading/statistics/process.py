@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from ..decoding.ring_reader import RingReader
 
 
-# Whether a process is stopped is asked again after so long, s: it takes 40 us, and each loop's gauges need it.
+# How long the answer whether a process is stopped is kept, s. To ask takes 40 us, and each loop's gauges need it.
 _ASK_AGAIN_SECONDS = 0.05
-# How much later another look has to find a task that is not known otherwise, s.
+# A task that is known from looks only counts once another look, this much later (s), has found it too.
 _FOUND_AGAIN_SECONDS = 0.5
 
 
@@ -69,7 +69,7 @@ class ProcessStatistics:
         loop_parts: Sequence[Callable[[ProcessStatistics, LoopStatistics], Part]] = (),
         first_loop_parts: Sequence[Callable[[ProcessStatistics, LoopStatistics], Part]] = (),
     ) -> None:
-        """``loop_parts``: make further parts of every loop; ``first_loop_parts``: such as are fed before the others."""
+        """``loop_parts``: make further parts of every loop. ``first_loop_parts``: make those that are fed first."""
         self.context = context
         self.slot = slot
         self.sites = SiteNames()
@@ -115,7 +115,7 @@ class ProcessStatistics:
         self._records: dict[int, tuple[int, int]] = {}
         self._ended_records = [0, 0]
         self.usage: ProcessUsage | None = None
-        # When it was last seen to run; when that was asked last, and whether it ran then.
+        # When the process was last seen to run; when that was last asked, and whether it ran then.
         self._ran_at = self._asked_at = 0.0
         self._runs = True
         self.most_resident_bytes = 0
@@ -142,7 +142,7 @@ class ProcessStatistics:
         self.usage = None
 
     def detach(self, *, crashed: bool = False, at: float = 0.0) -> None:
-        """The process has ended and was read to its end. For ``Statistics.detach``."""
+        """The process has ended and was read to its end. Called by ``Statistics.detach`` only."""
         for loop in self.loops.values():
             loop.callbacks.count_slow(final=True)
             if loop.is_open:
@@ -164,8 +164,8 @@ class ProcessStatistics:
     def open_loop(
         self, thread: str, number: int, since: float, reader: RingReader, decoder: LoopStream
     ) -> LoopStatistics:
-        """A loop of this thread began (``since``, monotonic s): its statistics, under a label that no other living
-        loop has.
+        """A loop began in this thread (at ``since``, monotonic s). Returns its statistics, under a label that no other
+        living loop has.
         """
         label = self._loop_slots.take(thread, since)
         loop = self.loops.get(label)
@@ -212,10 +212,10 @@ class ProcessStatistics:
         self._records[ring] = (max(count, before[0]), max(dropped, before[1]))
 
     def adopt_tasks(self) -> None:
-        """Gives to a loop the tasks that looks have found and no loop knows: their beginning is not in the record.
+        """Gives a loop the tasks that looks have found and no loop knows, since their beginning is not in the record.
 
-        A look that is read late may be of a task that has ended; so a task is adopted that a later look finds too, or
-        a look from the time since this follows the process.
+        A look that is read late may show a task that has ended. So a task is adopted only if a later look finds it too,
+        or if the look was made after we began to follow the process.
         """
         loops = [loop for loop in self.loops.values() if loop.is_open] or list(self.loops.values())
         if not loops:
@@ -239,7 +239,9 @@ class ProcessStatistics:
     # -- as it stands
 
     def now(self) -> float:
-        """Monotonic s; of a process that is stopped (SIGSTOP), when it was seen to run last: nothing lasts in it."""
+        """The present (monotonic s). For a stopped process (SIGSTOP): when it was last seen to run, as nothing lasts in
+        it.
+        """
         now = time.monotonic()
         if self._ran_at and now - self._asked_at < _ASK_AGAIN_SECONDS:
             return now if self._runs else self._ran_at
@@ -256,7 +258,7 @@ class ProcessStatistics:
 
     @property
     def dropped(self) -> int:
-        """Records of these that were overwritten, or damaged, before they were read."""
+        """How many of those records were overwritten or damaged before they were read."""
         return self._ended_records[1] + sum(dropped for _, dropped in self._records.values())
 
     def metrics(self) -> Iterator[Sample]:

@@ -1,7 +1,8 @@
-"""The profile of a process: samples of what its loops ran, added up as a tree of stacks.
+"""The profile of a process: samples of what its loops ran, added up in a tree of stacks.
 
-A sample hangs under its callback; below it stand the coroutines that await the task, then the frames that run. The tree
-is bounded: what finds no place in it any more counts where its stack leaves the tree, and is counted as cut.
+The root of a sample's stack is its callback. Below it are the coroutines that await the task, then the frames that run.
+The tree is bounded. Where it has no room for a stack's inner frames, the sample counts at the innermost frame that the
+tree has, and is also counted as cut.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ from .parts import Sample
 MAX_NODES: Final = 20_000
 _MAX_DEFINED: Final = 65_536
 _MAX_DEPTH: Final = 512
-#: The root of what worker threads ran, and of what no callback is known of.
+#: The root of the stacks of worker threads, and of stacks whose callback is not known.
 WORKERS: Final = "worker threads"
 
 
 class Frame(NamedTuple):
-    """A node's frame. At the root of a stack stands the callback: a site whose line is 0. awaits: it awaits what is
-    below it, and does not run.
+    """A node's frame. The root of a stack is its callback: a site whose line is 0. awaits: whether the frame does not
+    run, but awaits the one below it.
     """
 
     site: Site
@@ -32,8 +33,10 @@ class Frame(NamedTuple):
 
 
 class Line(NamedTuple):
-    """What one line of the application took, with all that it called. seconds, samples: of it. callback: the label
-    under which most of it ran. request: the name of that for which most of it ran, "" for none.
+    """One line of the application: its seconds and samples include everything that it called.
+
+    callback: the label under which most of the time ran. request: the name of the request for which most of it ran; ""
+    for none.
     """
 
     function: str
@@ -48,10 +51,10 @@ class Line(NamedTuple):
 class Profile:
     """The profile of the process that has a slot, and of those that had it before.
 
-    Nodes are numbered from 1, the root is 0. parents, frames, application, seconds, samples: by node. application:
-    whether its code is the application's. seconds, samples: of the samples whose innermost frame it is. rate: samples a
-    second, 0 where there was no profile. first, last: when the first and the last sample was taken, s. cut: samples
-    whose innermost frames found no place. lost: samples whose stack is not known, since its definition was overwritten.
+    Nodes are numbered from 1; the root is 0. By node: parents; frames; application: whether the code is the
+    application's; seconds, samples: of the samples whose innermost frame the node is. rate: samples a second, 0 where
+    there was no profile. first, last: when the first and the last sample were taken, s. cut: samples whose inner frames
+    had no room in the tree. lost: samples whose stack is not known, because its definition was overwritten.
     """
 
     def __init__(self, sites_of: Callable[[], SiteNames]) -> None:
@@ -140,20 +143,20 @@ class Profile:
         return node
 
     def metrics(self) -> Iterator[Sample]:
-        """No series: its lines are too many."""
+        """No series: a profile has too many lines for labels."""
         return iter(())
 
     # -- answers
 
     @property
     def total_seconds(self) -> float:
-        """Of all samples of loops; those of worker threads run beside them."""
+        """Seconds of all samples of loops. Those of worker threads are left out, since they run at the same time."""
         workers = self._workers()
         return sum(s for node, s in enumerate(self.seconds) if not workers[node])
 
     @property
     def total_samples(self) -> int:
-        """Of loops and workers."""
+        """How many samples there are, of loops and workers."""
         return sum(self.samples)
 
     def _workers(self) -> list[bool]:
@@ -164,7 +167,7 @@ class Profile:
         return out
 
     def stack_of(self, node: int) -> list[int]:
-        """The nodes of a stack, outermost first, the root left out."""
+        """The nodes of a stack, outermost first, without the root."""
         out: list[int] = []
         while node > 0:
             out.append(node)
@@ -173,11 +176,11 @@ class Profile:
         return out
 
     def requests(self, names: Container[str]) -> list[int]:
-        """For each node the one of its stack in which its request begins, 0 where it belongs to none.
+        """For each node, the node of its stack at which its request begins; 0 where it belongs to no request.
 
-        ``names``: of requests, which are those of the functions that handle them. The outermost frame of the
-        application's that has such a name is the handler; a library's (a server's own, which handles what no code of
-        the application does) counts where there is none.
+        ``names``: of requests, which are the names of the functions that handle them. The handler is the application's
+        outermost frame with such a name. Where there is none, a library's frame counts: a server handles some requests
+        without the application's code.
         """
         out = [0] * len(self.parents)
         for node in range(1, len(self.parents)):
@@ -189,9 +192,10 @@ class Profile:
         return out
 
     def lines(self, limit: int, requests: Container[str] = ()) -> list[Line]:
-        """The lines of the application in which the loops' time went, most first; each sample counts once, for the
-        innermost frame of the application's own, or for the callback where there is none. ``requests``: names of
-        requests, as for ``requests``.
+        """The application's lines that took the loops' time, most first.
+
+        Each sample counts once: for the application's innermost frame, or for the callback where there is no such
+        frame. ``requests``: names of requests, as for the method ``requests``.
         """
         workers = self._workers()
         handlers = self.requests(requests) if requests else None

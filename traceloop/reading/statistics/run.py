@@ -1,11 +1,11 @@
-"""The statistics of a run: everything that its metrics (docs/telemetry.md) say, of all processes, at any moment.
+"""The statistics of a run: the present values of all its metrics (docs/telemetry.md), for all processes.
 
-``Statistics`` -> ``ProcessStatistics`` by slot -> ``LoopStatistics`` by label, each made of parts (``parts.Part``)
-that are fed with what the rings' decoders return. To add a part to every loop or process, append its factory to
-``loop_parts`` or ``process_parts`` before the first process is attached.
+``Statistics`` has a ``ProcessStatistics`` by slot, which has a ``LoopStatistics`` by label. Each is made of parts
+(``parts.Part``), which are fed with what the rings' decoders return. To add a part to every loop or process, append its
+factory to ``loop_parts`` or ``process_parts`` before the first process is attached.
 
-Nothing here is thread-safe by itself: threads that feed or ask hold ``lock`` meanwhile, as the follower (follower.py)
-and the exporters do.
+Nothing here is thread-safe by itself. Threads that feed or read the statistics hold ``lock``, as the follower
+(follower.py) and the exporters do.
 """
 
 from __future__ import annotations
@@ -37,24 +37,24 @@ class Statistics:
         self.lock = threading.RLock()
         self.context = Context(threshold_for, lowest_threshold, callback_limit)
         self.loop_parts: list[Callable[[ProcessStatistics, LoopStatistics], Part]] = []
-        #: Such as are fed before a loop's other parts.
+        #: Factories of parts that are fed before a loop's other parts.
         self.first_loop_parts: list[Callable[[ProcessStatistics, LoopStatistics], Part]] = []
         self.process_parts: list[Callable[[ProcessStatistics], Part]] = []
-        #: More series, that belong to no process: an exporter's own counters.
+        #: Further series that belong to no process, such as an exporter's own counters.
         self.extra: list[Callable[[], Iterable[Sample]]] = []
-        #: Adds what another collector has counted before; since when that was counted (wall clock, ns; 0: none has).
+        #: Adds the counts of an earlier collector; and since when that one counted (wall clock, ns; 0: there was none).
         self.carry: Callable[[Iterable[Sample]], Iterator[Sample]] | None = None
         self.began_ns = 0
-        #: What was run; "" where that is not known.
+        #: The command that was run; "" where that is not known.
         self.command: Callable[[], str] = lambda: ""
         self.processes: dict[int, ProcessStatistics] = {}
         self._slots = NumberSlots()
 
     def attach(self, pid: int, sites: SiteNames, description: dict[str, Any] | None = None) -> ProcessStatistics:
-        """A process begins: it gets the smallest free slot, and continues the counters that stand there.
+        """A process begins: it gets the smallest free slot, and continues the counters of that slot.
 
-        A process that was there at the same time as another gets another slot, though that one has been read to its
-        end: the processes of a kept record are read one after the other.
+        Two processes that lived at the same time get different slots, even if one of them has been read to its end
+        already: the processes of a kept record are read one after the other.
         """
         since = (description or {}).get("monotonic_ns")
         slot = self._slots.take(since / 1e9 if isinstance(since, int) and 0 <= since < 1 << 63 else math.inf)
@@ -68,12 +68,12 @@ class Statistics:
         return process
 
     def detach(self, process: ProcessStatistics, *, crashed: bool = False, at: float = 0.0) -> None:
-        """The process has ended and was read to its end: its slot is free, its counters stay in it.
+        """The process has ended and was read to its end: its slot is free, and keeps its counters.
 
         ``at``: when it ended (monotonic s); 0 where that is not known.
         """
         if process.attached:
-            # Nothing but the end of the process broke these circles: a report of it tells of them.
+            # Only the end of the process broke these circles, so a report tells of them.
             circle = tasks_in_circles(process, max(at, last_moment(process)))
             circle = circle or tasks_of_broken_circles(process, 0.0)
             process.left_in_circles = circle or process.left_in_circles
@@ -86,7 +86,7 @@ class Statistics:
             yield from process.loops.values()
 
     def samples(self) -> Iterator[Sample]:
-        """Every series as it stands, with all its labels. To be used up under ``lock``."""
+        """All series with their present values and all their labels. Hold ``lock`` until the iterator is used up."""
         return self._samples() if self.carry is None else self.carry(self._samples())
 
     def _samples(self) -> Iterator[Sample]:

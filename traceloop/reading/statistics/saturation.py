@@ -1,8 +1,8 @@
-"""A full executor: what had its workers while others waited for one.
+"""A full executor: which functions had its workers while other calls waited for one.
 
-A wait is shared out among the functions that ran meanwhile, by the time that each had workers. Submits, starts and ends
-come by different rings, in no certain order, so waits are kept for a while and shared out together, when the runs
-around them are known: at the latest when the numbers are read.
+A wait is shared out among the functions that ran meanwhile, in proportion to their time on workers. Submits, starts and
+ends come through different rings, in no certain order. So waits are kept for a while and shared out together once the
+runs around them are known, at the latest when the numbers are read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import accumulate
 from math import inf
 from typing import Final, NamedTuple
 
-# A shorter wait is a thread's start, or the GIL's: no sign of a full executor.
+# A shorter wait, s, is that for a thread's start or for the GIL, and no sign of a full executor.
 FULL_SECONDS: Final = 0.005
 _MAX_WAITS: Final = 5000
 _MAX_RUNS: Final = 20_000
@@ -29,9 +29,9 @@ class OffloadRun(NamedTuple):
 
 
 class Filler:
-    """A function that had workers while others waited. seconds: they waited for it, over all of them.
+    """A function that had workers while other calls waited. seconds: for which they waited because of it, added up.
 
-    waiters: of each waiting function, the seconds.
+    waiters: the same seconds by waiting function.
     """
 
     __slots__ = ("seconds", "waiters")
@@ -56,11 +56,11 @@ class _Sums:
         return begun * moment - self._start_sums[begun] - (over * moment - self._end_sums[over])
 
     def times_of(self, number: int) -> tuple[list[float], list[float]]:
-        """When so many or more ran: beginnings and ends."""
+        """The times in which at least ``number`` ran: their beginnings and ends (monotonic s)."""
         begins: list[float] = []
         ends: list[float] = []
         running = 0
-        # Where one ends as another starts, the number does not fall in between.
+        # Where one run ends at the moment at which another starts, the number must not fall in between.
         for moment, change in sorted([(start, -1) for start in self.starts] + [(end, 1) for end in self.ends]):
             running -= change
             if running >= number and change < 0 and len(begins) == len(ends):
@@ -72,11 +72,11 @@ class _Sums:
 
 
 class Saturation:
-    """Of one executor. ``max_workers`` 0: not known, and every wait that is long enough counts."""
+    """The waits for workers of one executor. ``max_workers``: 0 where not known; every long enough wait counts then."""
 
     def __init__(self) -> None:
         self.max_workers = 0
-        #: Seconds in which calls that have started by now waited for a worker, each moment counted once.
+        #: Seconds in which at least one call waited for a worker, of the calls that have started by now.
         self.seconds = 0.0
         #: Calls that waited, and the longest wait, s.
         self.waits = 0
@@ -103,7 +103,7 @@ class Saturation:
                 self.settle()
 
     def finished(self, key: int, end: float) -> None:
-        """It ended."""
+        """A call ended, at ``end`` (monotonic s)."""
         known = self._open.pop(key, None)
         if known is not None:
             self._runs.append(OffloadRun(known[0], end, known[1]))
@@ -112,7 +112,7 @@ class Saturation:
                 del self._runs[:-_MAX_RUNS]
 
     def forget(self, key: int) -> None:
-        """Its end will never be known."""
+        """The end of a call will never be known."""
         self._open.pop(key, None)
 
     def settle(self) -> None:
@@ -128,7 +128,7 @@ class Saturation:
             sums = {function: _Sums(each) for function, each in by_function.items()}
             begins, ends = every.times_of(self.max_workers)
             for wait in sorted(waits):
-                # Full at some moment of the wait. At its end others may have gone as well.
+                # The executor was full at some moment of the wait. At its end other workers may be free as well.
                 last = bisect_right(begins, wait.end) - 1
                 if last >= 0 and ends[last] >= wait.start:
                     self._share(wait, every, sums)

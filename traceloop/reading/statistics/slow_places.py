@@ -1,8 +1,9 @@
 """Slow runs as alerts need them: where the culprit stands, how long the longest of the last minutes was, and which of
-them were the program's start.
+them were part of the program's start.
 
-A scrape sees a stall only while it lasts. One of 8 s that is over before a scrape every 15 s is known to the counters,
-but not how long it was: hence the longest of the last ``RECENT_SECONDS``, which no usual interval misses.
+A scrape sees a stall only while it lasts. With a scrape every 15 s, a stall of 8 s may fall between two of them. The
+counters count it, but do not tell how long it was. Hence the longest run of the last ``RECENT_SECONDS``, which no usual
+interval misses.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _MAX_RECENT: Final = 64
 
 
 class _Place:
-    """Slow runs of one callback with one culprit. recent: end and duration (s), each longer than those after it."""
+    """Slow runs of one callback with one culprit. recent: (end, duration) in s; each is longer than those after it."""
 
     __slots__ = ("location", "recent", "startup")
 
@@ -37,7 +38,7 @@ class _Place:
 
 
 class SlowPlaces:
-    """Feeds on the slow runs of one loop label as they are counted."""
+    """Takes the slow runs of one loop label as they are counted."""
 
     def __init__(self, loop: LoopStatistics, location_of: Callable[[Run], str]) -> None:
         """``location_of``: ``file:line`` of a slow run's culprit, "" where nothing is known."""
@@ -47,7 +48,7 @@ class SlowPlaces:
         loop.callbacks.on_slow = self._count
 
     def feed(self, decoded: Decoded) -> None:
-        """Nothing: the callbacks' statistics find the slow runs."""
+        """Does nothing: the callbacks' statistics find the slow runs."""
 
     def _count(self, run: Run, callback: str, culprit: str) -> None:
         place = self._places.get((callback, culprit))
@@ -68,7 +69,7 @@ class SlowPlaces:
         return run[1] - decoder.loop.since < STARTUP_SECONDS
 
     def metrics(self) -> Iterator[Sample]:
-        """Of each callback and culprit; the longest only where there was one lately."""
+        """The series of each callback and culprit; that of the longest run only where there was one lately."""
         oldest = time.monotonic() - RECENT_SECONDS
         for (callback, culprit), place in self._places.items():
             both = (("callback", callback), ("culprit", culprit))
@@ -82,5 +83,5 @@ class SlowPlaces:
 
 
 def _shortened(location: str) -> str:
-    """The end of a path says more than its beginning."""
+    """The location, cut to the length of a label at its front: the end of a path says more than its beginning."""
     return location if len(location) <= MAX_NAME else "..." + location[3 - MAX_NAME :]

@@ -15,8 +15,10 @@ _MAX_ENTRIES: Final = 500
 
 
 class SwallowedError(NamedTuple):
-    """One sort at one place. function: the label of the coroutine, or of what raised. error: the exception's type, ""
-    for a coroutine. place: the line that made the coroutine (that freed it, mostly the same), or that raised.
+    """One sort of error at one place.
+
+    function: the label of the coroutine, or of the function that raised. error: the exception's type; "" for a
+    coroutine. place: the line that raised, or that made the coroutine (strictly: that freed it, mostly the same line).
     """
 
     sort: str
@@ -26,7 +28,7 @@ class SwallowedError(NamedTuple):
 
 
 class SwallowedErrors:
-    """A part of a process's statistics. found: how often, by error; those that came too late are only in the metric."""
+    """A part of a process's statistics. found: how often, by error; beyond a limit, new ones are only in the metric."""
 
     def __init__(self, labels: BoundedLabels) -> None:
         self._labels = labels
@@ -34,7 +36,7 @@ class SwallowedErrors:
         self._series: dict[tuple[str, str], int] = {}
 
     def feed(self, decoded: Decoded) -> None:
-        """Takes in what the process wrote down."""
+        """Takes in the events of one chunk."""
         for event in decoded.events:
             if event.data.get("kind") == "swallowed":
                 for error, number in _entries(event.data):
@@ -50,7 +52,7 @@ class SwallowedErrors:
 
 
 def _entries(data: Any) -> Iterator[tuple[SwallowedError, int]]:
-    """What an event has; nothing more from where it is damaged."""
+    """The entries of an event, up to the first damaged one."""
     try:
         for sort, function, error, (file, line, module, qualname), number in data["entries"]:
             if sort in SORTS and 0 < number < 2**53:

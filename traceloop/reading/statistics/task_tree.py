@@ -1,7 +1,7 @@
-"""The tasks of a process at one moment: which wait for which, in groups of those that stand alike.
+"""The tasks of a process at one moment: which wait for which. Tasks that stand at the same place form a group.
 
-At the top of a tree are the tasks that no other task waits for, and under each task those that it waits for. Where two
-tasks wait for each other there is no top: they are a **deadlock**, and the tree begins at one of them.
+At the top of the tree are the tasks that no other task waits for. Under each task are those that it waits for. Tasks
+that wait for each other have no top: they are a **deadlock**, and the tree begins at one of them.
 """
 
 from __future__ import annotations
@@ -19,27 +19,27 @@ from .process import ProcessStatistics
 from .waits import UNKNOWN, AwaitPlace
 
 WAITING: Final = "waiting"
-#: A look found it suspended, and it has gone on since, and may have been suspended again.
+#: A look found the task suspended. It has gone on since, and may be suspended again.
 BRIEF: Final = "waiting briefly"
 ACTIVE: Final = "running or ready"
 RUNNING: Final = "running"
 UNSEEN: Final = "not looked at yet"
-# A task that no look has found counts as suspended when its loop rests, or has polled so long after its step: where
-# tasks are few, a look has found it by then.
+# A task that no look has found counts as suspended when its loop is idle, or has polled this long (s) after the task's
+# step. Where there are few tasks, a look has found it by then.
 _PATIENCE_SECONDS: Final = 2.0
 _MAX_DEPTH: Final = 50
 
 
-# No dataclasses here: what that module imports was a quarter of what the collector's start took.
+# No dataclasses here: the imports of that module took a quarter of the collector's start.
 
 
 class TaskNow:
-    """One task. Times in seconds before now; ``waited_s`` is the time since its last step, of one that runs since the
-    beginning of this one.
+    """One task. Times are seconds before now.
 
-    frames: its chain of coroutines, outermost first; empty where no look has found it suspended. awaits: the tasks
-    that it waits for. in_circle: it waits, over any number of others, for itself; is_over: it
-    did, until it was cancelled or destroyed.
+    waited_s: the time since its last step; for a task that runs, since the beginning of this step. frames: its chain of
+    coroutines, outermost first; empty where no look has found it suspended. awaits: the tasks that it waits for.
+    in_circle: whether it waits for itself, directly or through others. is_over: whether it did so until it was
+    cancelled or destroyed.
     """
 
     __slots__ = (
@@ -110,7 +110,7 @@ class TaskNow:
 
 
 class Group:
-    """Tasks that stand alike: of one coroutine, at one place, awaiting groups that are alike (``below``)."""
+    """Tasks of one coroutine that stand at one place and wait for groups that are alike. below: those groups."""
 
     __slots__ = ("below", "tasks")
 
@@ -125,10 +125,10 @@ def tasks_now(
     only: Collection[float] | None = None,
     running: Mapping[float, tuple[float, Frame | None]] = MappingProxyType({}),
 ) -> list[TaskNow]:
-    """The tasks of a process that are not done, oldest first; ``now``: monotonic s. ``only``: of these idents.
+    """The tasks of a process that are not done, oldest first; ``now``: monotonic s. ``only``: tasks with these idents.
 
-    ``running``: those that are known to run, as ``stalls.parts.running_tasks`` has them: a step that lasts is not yet
-    in the loop's record, and a look from before it says that the task waits.
+    ``running``: the tasks that are known to run, from ``stalls.parts.running_tasks``. A step that lasts is not in the
+    loop's record yet, and a look from before the step shows the task as waiting.
     """
     process.adopt_tasks()
     waits = process.waits
@@ -172,7 +172,7 @@ def _runs(task: TaskNow, seconds: float, frame: Frame | None) -> None:
 
 def tasks_in_circles(process: ProcessStatistics, now: float) -> list[TaskNow]:
     """The tasks of a process that wait for each other (``now``: monotonic s), oldest first."""
-    # By what the looks found, which may be out of date for some: only of these, what is known now.
+    # The looks may be out of date for some tasks. So they only select the tasks that are examined as they are now.
     idents = sorted(chained.from_iterable(circles(process.waits.awaited)))
     return [task for task in tasks_now(process, now, idents) if task.in_circle] if idents else []
 
@@ -206,7 +206,7 @@ def tasks_of_broken_circles(process: ProcessStatistics, least: float) -> list[Ta
 
 
 def separate_circles(tasks: Iterable[TaskNow]) -> list[list[TaskNow]]:
-    """Tasks in circles, one list for each circle, in the order in which the tasks came."""
+    """Divides tasks in circles into one list for each circle, in the order of ``tasks``."""
     known = list(tasks)
     places = {id(task): place for place, task in enumerate(known)}
     found = circles({place: [places[id(other)] for other in task.awaits if id(other) in places]
@@ -215,8 +215,10 @@ def separate_circles(tasks: Iterable[TaskNow]) -> list[list[TaskNow]]:
 
 
 def state_of(chain: int, stood: int, last_step: float, polled: float) -> str:
-    """The state of a task. ``chain``: at which a look has found it since ``last_step``, 0 for none; ``stood``: at which
-    one did before. ``polled``: what was ready then (monotonic s) has run.
+    """The state of a task.
+
+    ``chain``: the chain at which a look has found it since ``last_step`` (monotonic s), 0 for none. ``stood``: the same
+    of an earlier look. ``polled``: all that was ready at this moment (monotonic s) has run by now.
     """
     if chain:
         return WAITING
@@ -226,9 +228,7 @@ def state_of(chain: int, stood: int, last_step: float, polled: float) -> str:
 
 
 def last_moment(process: ProcessStatistics) -> float:
-    """The latest moment (monotonic s) that is known of a process that has ended: its end, where that is known, else its
-    tasks' last step or look.
-    """
+    """The latest known moment of a process that has ended (monotonic s): its end, else its tasks' last step or look."""
     steps = [state.last_step for loop in process.loops.values() for state in loop.tasks.states()]
     return max(*steps, last_look(process), process.ended_at)
 

@@ -1,7 +1,7 @@
-"""Tasks of one loop by coroutine: how many, how long they run, wait and stand still, who makes them, which are oldest.
+"""The tasks of one loop by coroutine: how many, how long they run, wait and are suspended, what makes them, the oldest.
 
-Counts of all tasks are the loop's (``LoopStatistics``, from its words): an eager task that ends inside ``create_task``
-has no step, and so appears there only. Here are the tasks that ran through the loop.
+``LoopStatistics`` counts all tasks, from the loop's words. An eager task that ends inside ``create_task`` has no step,
+and so appears only there. This module counts the tasks that ran through the loop.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .counting import native_of
 from .parts import Sample
 from .waits import Waits
 
-# Tasks that live at the same time and are remembered; coroutines; creators of one coroutine's tasks.
+# Bounds: tasks that live at the same time and are remembered; coroutines; creators of one coroutine's tasks.
 _MAX_ALIVE: Final = 200_000
 _MAX_COROUTINES: Final = 4096
 _MAX_CREATORS: Final = 64
@@ -42,10 +42,11 @@ class CoroutineTotals:
     """Tasks of one coroutine function; seconds.
 
     running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
-    creators: tasks by the site of the handle run that made them; where none did, or it is not known, by none.
-    alive: tasks that are not done. most_alive: at once, ever; `asyncio.run` cancels what is left at its end, so that
-    it is this number that tells of a leak. abandoned: destroyed before they were done; left: those of them that were
-    while their loop did not run. forgotten: of more than are remembered, those that may be met again.
+    creators: tasks by the site of the handle run that made them; tasks that no run made, or whose maker is not known,
+    are not in it. alive: tasks that are not done. most_alive: the most that were alive at once; `asyncio.run` cancels
+    all tasks at its end, so this number shows a leak. abandoned: tasks destroyed before they were done. left: those of
+    them that were destroyed while their loop did not run. forgotten: tasks that were not remembered because there were
+    too many, and may be met again.
     """
 
     __slots__ = (
@@ -76,7 +77,9 @@ class CoroutineTotals:
 
 
 class OldTask(NamedTuple):
-    """A task that is not done. since: when its first step was ready, monotonic s. alive: tasks of its coroutine."""
+    """A task that is not done. since: when its first step was ready, monotonic s. alive: how many tasks its coroutine
+    has that are not done.
+    """
 
     coroutine: str
     name: str
@@ -87,8 +90,9 @@ class OldTask(NamedTuple):
 class TaskState(NamedTuple):
     """A task that is not done. since: when its first step was ready; last_step: end of its latest step (monotonic s).
 
-    chain: of coroutines at which it stands suspended, 0 where it runs, is ready, or was not looked at since it ran;
-    stood: that at which a look found it before it ran. creator: site of the handle run that made it; 0: not known.
+    chain: the chain of coroutines at which it is suspended; 0 where it runs, is ready, or was not looked at since it
+    ran. stood: the chain at which a look found it before it ran. creator: the site of the handle run that made it; 0
+    where that is not known.
     """
 
     ident: float
@@ -117,12 +121,10 @@ class _Alive:
 
 
 class TaskStatistics:
-    """A part of a loop's statistics (``parts.Part``); it has no series of its own, reports and ``top`` ask it."""
+    """A part of a loop's statistics (``parts.Part``), for reports and ``top``. It has no series of its own."""
 
     def __init__(self, sites_of: SitesOf, waits: Waits, is_open: Callable[[], bool]) -> None:
-        """``waits``: of the process. ``is_open``: whether a loop has the label now; the tasks of one that has gone have
-        gone too.
-        """
+        """``waits``: of the process. ``is_open``: whether a loop has the label now. A closed loop's tasks are gone."""
         self._waits = waits
         self._sites_of = sites_of
         self._is_open = is_open
@@ -130,7 +132,7 @@ class TaskStatistics:
         self.coroutines: dict[int, CoroutineTotals] = {}
         # By ident, in order of their first steps.
         self._alive: dict[float, _Alive] = {}
-        # Done in the chunk before: their last steps may end in this one.
+        # Tasks that were done in the chunk before: their last steps may end in this one.
         self._done: dict[float, _Alive] = {}
         # The same of tasks that began in that chunk too: the end of the last step.
         self._done_whole: dict[float, float] = {}
@@ -211,7 +213,7 @@ class TaskStatistics:
                 totals.cancelled += 1
 
     def _feed_native(self, module: Any, decoded: Decoded) -> None:
-        """The same with sums from the reader's C half, which adds up whole tasks by coroutine."""
+        """Takes in a chunk with sums from the reader's C half, which adds up whole tasks by coroutine."""
         waits = self._waits
         known = (self._alive, self._done, self._done_whole, waits.looks, waits.awaited)
         # Not where some of these are to be forgotten before they step.
@@ -259,7 +261,7 @@ class TaskStatistics:
         finished: Iterable[TaskEnd],
         whole: dict[CoroutineTotals, list[WholeTasks]],
     ) -> None:
-        """As ``_find_peaks``, with the tasks that are in no list."""
+        """Like ``_find_peaks``, but also counts the tasks that the C half has summed up and that are in no list."""
         higher: dict[CoroutineTotals, tuple[array[float], array[float]]] = {
             totals: (array("d"), array("d"))
             for totals in self.coroutines.values()
@@ -282,16 +284,16 @@ class TaskStatistics:
             totals.most_alive = max(totals.most_alive, module.most_at_once(before, begins, ends))
 
     def idents(self) -> Set[float]:
-        """Those of the tasks that are not done."""
+        """The idents of the tasks that are not done."""
         return self._alive.keys()
 
     def adopt(self, ident: float, since: float) -> None:
-        """A task that looks have found, and whose beginning is not in the record, is this loop's."""
+        """Adds a task of this loop that looks have found and whose beginning is not in the record."""
         self._begin(ident, "", since)
 
     def _begin(self, ident: float, name: str, since: float) -> _Alive:
         if len(self._alive) >= _MAX_ALIVE:
-            # Many at once: to find the first of a dict takes as long as there are gaps before it.
+            # Many at once, because finding the first key of a dict takes longer the more keys before it were deleted.
             for oldest in list(itertools.islice(self._alive, _MAX_ALIVE // 16)):
                 alive = self._alive.pop(oldest)
                 alive.totals.alive -= 1
@@ -303,7 +305,7 @@ class TaskStatistics:
         return alive
 
     def _meet(self, ident: float, start: float) -> _Alive:
-        """A task steps that is not known: its beginning was not read, or it was one of too many and forgotten."""
+        """Adds a task that steps and is not known: its beginning was not read, or it was forgotten among too many."""
         alive = self._begin(ident, "", start)
         if alive.totals.forgotten:
             alive.totals.forgotten -= 1
@@ -311,11 +313,14 @@ class TaskStatistics:
         return alive
 
     def _find_peaks(self, tasks: Iterable[NewTask], finished: Iterable[TaskEnd]) -> None:
-        """Of each coroutine, how many tasks were alive at once in this chunk, whose ends are not taken off yet."""
+        """Finds how many tasks of each coroutine were alive at once in this chunk.
+
+        Called before the tasks that ended in the chunk are subtracted.
+        """
         higher = {totals for totals in self.coroutines.values() if totals.alive > totals.most_alive}
         if not higher:
             return
-        # Backwards through the ends and the beginnings: from all that there were to those that were there before.
+        # Goes backwards through the ends and the beginnings, from the number with all new tasks to that before them.
         moments: dict[CoroutineTotals, list[tuple[float, int]]] = {totals: [] for totals in higher}
         for ident, _, end, _ in finished:
             alive = self._alive.get(ident)
@@ -337,7 +342,7 @@ class TaskStatistics:
                     totals.most_alive = max(totals.most_alive, now)
 
     def _feed_groups(self, groups: Iterable[StepGroup], runs: Any) -> None:
-        """The steps of each task in one: what ``_feed_rows`` would add up."""
+        """Takes in the steps of each task as one sum, which ``_feed_rows`` would make step by step."""
         known = self._alive.get
         done = self._done.get
         looks = self._waits.looks
@@ -364,7 +369,7 @@ class TaskStatistics:
             alive.last_end = last_end
 
     def _ended_whole(self, ident: float) -> _Alive | None:
-        """One that was whole in the chunk before, and has a step more: in a damaged record."""
+        """A task that had ended in the chunk before, and has one more step: this happens in a damaged record."""
         last_end = self._done_whole.get(ident)
         if last_end is None:
             return None
@@ -376,7 +381,7 @@ class TaskStatistics:
         """A look has found the task suspended before one of these steps of it."""
         looks = self._waits.looks
         looked_at = looks[ident][0]
-        before = before if before >= 0.0 else looked_at  # what was before it is not known, or was forgotten
+        before = before if before >= 0.0 else looked_at  # the time before the look is not known, or was forgotten
         for _, start, end, _, _, delay, _, _, _, _ in steps:
             if 0.0 < delay < LATEST:
                 start -= delay
@@ -406,7 +411,7 @@ class TaskStatistics:
             if before < 0.0:
                 totals.count += 1
                 alive.since = start
-                if ident in looks and looks[ident][0] < start:  # what was before it is not known, or was forgotten
+                if ident in looks and looks[ident][0] < start:  # the time before the look is not known, or forgotten
                     self._waits.step(ident, looks[ident][0], start, alive.name)
             elif start > before:
                 totals.suspended += start - before
@@ -415,7 +420,7 @@ class TaskStatistics:
             alive.last_end = end
 
     def states(self, only: Collection[float] | None = None) -> Iterator[TaskState]:
-        """Each task that is not done (and in ``only``), as the record and the looks have it."""
+        """The state of each task that is not done (and in ``only``), by the record and the looks."""
         looks = self._waits.looks
         for ident in self._alive if only is None else only:
             alive = self._alive.get(ident)
@@ -448,7 +453,7 @@ class TaskStatistics:
         return len(self._alive)
 
     def alive_by_coroutine(self) -> dict[int, int]:
-        """How many of them, by site."""
+        """How many tasks are alive, by the site of their coroutine."""
         counts: dict[int, int] = {}
         for ident in self._alive:
             site = site_of(ident)
@@ -477,10 +482,10 @@ class TaskStatistics:
         return [(self.label(site), totals) for site, totals in ranked[:limit]]
 
     def creators_of(self, totals: CoroutineTotals, limit: int = 3) -> list[tuple[str, int]]:
-        """Who made most of these tasks: label of the handle run, and how many; those not known are left out."""
+        """What made most of these tasks: (label of the handle run, number). Unknown makers are left out."""
         ranked = sorted(totals.creators.items(), key=lambda item: -item[1])
         return [(self.label(site), count) for site, count in ranked][:limit]
 
     def metrics(self) -> Iterator[Sample]:
-        """None: coroutines appear in the series by callback."""
+        """No series of its own: coroutines appear in the series by callback."""
         return iter(())

@@ -1,4 +1,4 @@
-"""How long a container's CPU limit has held a process: what its watchdog read in its control group."""
+"""How long a container's CPU limit has throttled a process, as its watchdog read it from the control group."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ _LATEST: Final = 2.0**33
 
 
 class Throttling:
-    """A part of a process's statistics. periods, seconds: over all processes that had the slot. A period is the 0.1 s
-    (mostly) for which the limit is counted; seconds are of all processors on which the group was held.
+    """A part of a process's statistics. periods, seconds: of all processes that had the slot.
+
+    The limit applies to periods of 0.1 s (usually). The seconds are added up over all processors on which the group was
+    throttled.
     """
 
     def __init__(self) -> None:
         self.periods = 0
         self.seconds = 0.0
-        # Whether a limit was ever met: else there are no series.
+        # Whether a limit ever applied. If not, there are no series.
         self._met = False
 
     def feed(self, decoded: Decoded) -> None:
@@ -40,7 +42,7 @@ class Throttling:
 
 
 def held_of(data: Any) -> list[Held]:
-    """What an event has; nothing of a damaged one."""
+    """The entries of an event; none where it is damaged."""
     out: list[Held] = []
     try:
         for begin, end, periods, seconds in data["held"][:_MAX_HELD]:

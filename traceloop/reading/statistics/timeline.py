@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 #: Seconds that are kept.
 KEPT: Final = 600
-# Monotonic s beyond which a time is none, but damage (thirty years).
+# A monotonic time (s) beyond this (thirty years) comes from a damaged record.
 _LATEST: Final = 1e9
 
 
 class Second:
-    """One second: ``second`` (monotonic, whole). active_s, longest_s: of iterations that began in it, or lasted."""
+    """One second. second: monotonic, whole s. active_s, longest_s: of the iterations that began in it, or lasted."""
 
     __slots__ = ("active_s", "callbacks", "iterations", "longest_s", "second")
 
@@ -34,7 +34,7 @@ class Second:
 
 
 class Timeline:
-    """A part of a loop's statistics. seconds: the latest, in order; those in which nothing ran are left out."""
+    """A part of a loop's statistics. seconds: the latest ones, in order, without those in which nothing ran."""
 
     def __init__(self, process: ProcessStatistics, loop: LoopStatistics) -> None:
         self.seconds: deque[Second] = deque(maxlen=KEPT)
@@ -72,7 +72,7 @@ class Timeline:
         entry.longest_s = max(entry.longest_s, longest)
         entry.active_s += active
         end = ends[-1]
-        # The last one may last beyond the second: what is beyond belongs to those that follow.
+        # The last iteration may last beyond this second. The rest of it belongs to the seconds that follow.
         beyond = min(end, _LATEST) - (second + 1.0)
         if beyond > 0.0:
             entry.active_s -= min(beyond, lengths[-1])
@@ -94,7 +94,7 @@ class Timeline:
         return next((each for each in reversed(seconds) if each.second == second), None)
 
     def metrics(self) -> Iterator[Sample]:
-        """None."""
+        """No series."""
         return iter(())
 
 

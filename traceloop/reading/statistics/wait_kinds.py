@@ -1,4 +1,4 @@
-"""What sort of thing a task waits for, derived from the names on its chain of coroutines."""
+"""The kind of thing that a task waits for, derived from the names in its chain of coroutines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ LOCK: Final = "lock"
 POOL: Final = "pool"
 QUEUE: Final = "queue"
 TASK: Final = "task"
-#: For a peer that does not read: in ``drain``.
+#: The task waits in ``drain`` for a peer that does not read.
 PEER: Final = "peer"
 OTHER: Final = "other"
 
-# Names by which libraries call the wait for a connection that others have: SQLAlchemy, asyncpg, psycopg, redis,
+# The names of functions in which libraries wait for a connection that others have: SQLAlchemy, asyncpg, psycopg, redis,
 # aiohttp (BaseConnector._wait_for_available_connection), httpcore (wait_for_connection), aiomysql, motor.
 _POOL: Final = re.compile(
     r"(?i)\bpool|[._]pool\b|acquire|checkout|getconn|get_connection|wait_for_(available_)?connection"
@@ -40,10 +40,11 @@ def kind_of(below: Sequence[Frame], awaited: str) -> str:
         return PEER
     if not in_asyncio:
         names = [f"{module}.{qualname}" for _, _, module, qualname in below if module.partition(".")[0] != "asyncio"]
-        # SQLAlchemy's pool waits in a greenlet, whose frames are on no chain: what is left of it is the queue.
+        # SQLAlchemy's pool waits in a greenlet, whose frames are in no chain. Only the queue's frame can be seen.
         if any(name.startswith("sqlalchemy.") for name in names) and innermost == "Queue.get":
             return POOL
-        # A pool's own method stands above every wait of what it has handed out (httpcore's handle_async_request does).
+        # A pool's own method may stand above every wait of a connection that it gave out (httpcore's
+        # handle_async_request does). So only the innermost frames decide.
         if any(_POOL.search(name) for name in names[-_POOL_DEPTH:]):
             return LOCK if any(name.endswith(_LOCKS) for name in names) else POOL
         return OTHER

@@ -1,4 +1,4 @@
-"""The waits of a process as series, and in an order for people: where most time was waited."""
+"""The waits of a process as series, and ordered for reports: the places with most waiting first."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ PLACE_LIMIT: Final = 100
 
 
 class Waited(NamedTuple):
-    """Waits of one coroutine's tasks at one place, those that last counted up to now. Seconds.
+    """The waits of one coroutine's tasks at one place, in seconds. Waits that last count up to now.
 
-    estimated_s: the part of ``seconds`` that is an estimate, of ``rounds`` rounds of looks. waits: how many were seen.
-    now: tasks that wait there now.
+    estimated_s: the part of ``seconds`` that is an estimate, from ``rounds`` rounds of looks. waits: how many were
+    seen. now: how many tasks wait there now.
     """
 
     coroutine: str
@@ -35,12 +35,12 @@ class Waited(NamedTuple):
 
     @property
     def seen_once(self) -> bool:
-        """Whether one look saw one short wait: that is no estimate of how many there were."""
+        """Whether one look saw one short wait. From that the number of such waits cannot be estimated."""
         return self.waits == 1 and self.estimated_s > 0.0
 
     @property
     def shown_s(self) -> float:
-        """What to tell people: ``seconds``, and of a wait that was seen once how long that was."""
+        """The seconds to show: ``seconds``; for a wait that was seen only once, the length of that wait."""
         return self.longest_s if self.seen_once else self.seconds
 
     @property
@@ -60,7 +60,7 @@ class WaitSeries:
         self._sites_of = sites_of
         self._callbacks = callbacks
         self._places = BoundedLabels(PLACE_LIMIT)
-        # Of processes that had the slot before, and the highest value that was shown: no counter falls.
+        # Values of processes that had the slot before, and the highest value shown so far, since no counter may fall.
         self._ended: dict[Labels, float] = {}
         self._shown: dict[Labels, float] = {}
 
@@ -71,10 +71,10 @@ class WaitSeries:
         self._ended = dict(self._shown)
 
     def feed(self, decoded: Decoded) -> None:
-        """Nothing: ``Waits`` is fed by the process and by its loops' tasks."""
+        """Does nothing: the process and its loops' tasks feed ``Waits``."""
 
     def most(self, now: float, *, running: bool = True) -> list[Waited]:
-        """Where tasks have waited, most first; ``now``: monotonic s. ``running``: with the waits that still last."""
+        """The places where tasks waited, most time first; ``now``: monotonic s. ``running``: with waits that last."""
         standing: list[tuple[int, int, float]] = []
         if running:
             for loop in self._loops():
@@ -86,7 +86,7 @@ class WaitSeries:
             site, place = key
             totals = self._waits.totals.get(key)
             tasks, lasting, longest = waiting.get(key, (0, 0.0, 0.0))
-            # A wait shorter than the time between two looks is not counted before it is over.
+            # A wait that is shorter than the time between two looks counts only once it is over.
             lasting = lasting if longest >= period else 0.0
             out.append(
                 Waited(

@@ -1,16 +1,15 @@
 """Where tasks wait: by coroutine and by the line of the application at which they stand suspended.
 
-The process looks at its suspended tasks about once a second (recording/waiting) and the record of the loop says when
-each task ran. Together they give waits:
+The process looks at its suspended tasks about once a second (recording/waiting), and the loop's record tells when each
+task ran. Together they give the waits:
 
-* A task that a look found between two of its steps stood at that place for the whole of the time between them. A wait
-  of ``LOOK_SECONDS`` or more is seen by a look at least once, and counts as long as it was: **exactly**.
-* A shorter wait is seen by chance, the more probably the longer it is: with the probability of its length divided by
-  the time between two looks. One that was seen counts as that time, so that the sum is right on average: an
-  **estimate**, kept apart.
+* A task that a look found between two of its steps stood at that place for all the time between them. A wait of
+  ``LOOK_SECONDS`` or more is seen by at least one look, and counts with its own length: **exactly**.
+* A shorter wait is seen by chance. The probability is its length divided by the time between two looks. A wait that was
+  seen counts as that time, so that the sum is right on average. This is an **estimate**, and is kept apart.
 
-Where there are more tasks than a second's looks can take in, the time between two looks at one task is longer than
-``LOOK_SECONDS``. The record says how long (``period``), and waits shorter than that are estimated.
+Where a second's looks cannot take in all tasks, the time between two looks at one task is longer than ``LOOK_SECONDS``.
+The record tells how long it is (``period``); shorter waits are estimated.
 """
 
 from __future__ import annotations
@@ -36,9 +35,9 @@ _MAX_TASKS: Final = 200_000
 _MAX_LOOKS: Final = 64
 _MAX_AWAITED: Final = 1000
 _MAX_HOLDERS: Final = 20
-# Of a period that makes sense, s: a week, in which some two hundred million tasks are looked at.
+# The longest period that makes sense, s: in a week some two hundred million tasks are looked at.
 _MAX_PERIOD: Final = 604_800.0
-# What the future at the end of a chain is called.
+# Names for the future at the end of a chain.
 _FUTURES: Final = {
     "_asyncio.Future": "a future",
     "asyncio.futures.Future": "a future",
@@ -46,9 +45,9 @@ _FUTURES: Final = {
     "asyncio.tasks.Task": "a task",
     "asyncio.tasks._GatheringFuture": "asyncio.gather",
 }
-# Functions of asyncio that await what they are given: where that is asyncio's too, it says more.
+# Functions of asyncio that await their argument. Where that is asyncio's too, its name says more than theirs.
 _PASSING_ON: Final = frozenset(("wait_for", "timeout"))
-# Modules whose functions hand to threads what they are given.
+# Modules whose functions run their argument in a thread.
 _HAND_OVER: Final = ("asyncio", "anyio.to_thread", "starlette.concurrency")
 # Classes of asyncio by the function that makes them.
 _ALIASES: Final = {"_AsCompletedIterator._wait_for_one": "as_completed"}
@@ -56,9 +55,11 @@ _MAX_TEXT: Final = 300
 
 
 class AwaitPlace(NamedTuple):
-    """Where a task stands. file, line, function: the innermost line of the application on its chain of coroutines (of a
-    library, where the chain has none of the application's). inside: what that line waits in, ``module.qualname`` of the
-    coroutine that it awaits, or the type of the future.
+    """Where a task stands.
+
+    file, line, function: the application's innermost line in the chain of coroutines; a library's where the chain has
+    none of the application's. inside: what that line waits in: ``module.qualname`` of the coroutine that it awaits, or
+    the type of the future.
     """
 
     file: str
@@ -79,11 +80,11 @@ UNKNOWN: Final = AwaitPlace("", 0, "unknown", "")
 
 
 class WaitTotals:
-    """Waits of one coroutine's tasks at one place; seconds.
+    """The waits of one coroutine's tasks at one place, in seconds.
 
-    exact_s: in waits that are over and lasted for at least the time between two looks. estimated_s: of shorter ones.
-    count: waits that were seen. longest_s: the longest of them. rounds: rounds of looks that saw the shorter ones:
-    many tasks that wait at one moment are seen by one look or by none, so that one round is no estimate.
+    exact_s: of waits that are over and lasted for at least the time between two looks. estimated_s: of shorter waits.
+    count: how many waits were seen. longest_s: the longest of them. rounds: how many rounds of looks saw shorter waits.
+    One round is no estimate: many tasks that wait at one moment are all seen by one look, or all missed.
     """
 
     __slots__ = ("_seen_at", "count", "estimated_s", "exact_s", "longest_s", "rounds")
@@ -94,7 +95,7 @@ class WaitTotals:
         self._seen_at = -math.inf
 
     def add(self, seconds: float, period: float, seen_at: float) -> None:
-        """A wait is over that a look has seen, ``seen_at`` (monotonic s)."""
+        """Adds a wait that is over, and that a look saw at ``seen_at`` (monotonic s)."""
         self.count += 1
         self.longest_s = max(self.longest_s, seconds)
         if seconds >= period:
@@ -125,8 +126,8 @@ class Call(NamedTuple):
 
 
 def place_of(frames: list[Frame], awaited: str, call: Call | None = None) -> AwaitPlace:
-    """The place of a chain, outermost frame first; ``awaited`` is the type of the future at its end, or what made it;
-    ``call`` the call in an executor that it is of.
+    """The place of a chain. ``frames``: outermost first. ``awaited``: the type of the future at its end, or what made
+    it. ``call``: the call in an executor whose future that is.
     """
     if not frames:
         return UNKNOWN
@@ -140,13 +141,13 @@ def place_of(frames: list[Frame], awaited: str, call: Call | None = None) -> Awa
     function = f"{module}.{qualname}" if module else qualname
     below = frames[chosen + 1 :]
     if call is not None and _is_on_chain(call, below):
-        # Whatever it stands in, a limiter of threads say, belongs to the executor.
+        # Whatever the task waits in (a limiter of threads, for example) belongs to the executor.
         return AwaitPlace(file, line, function, call.text)
     return AwaitPlace(file, line, function, _inside(below, awaited), wait_kinds.kind_of(below, awaited))
 
 
 def _as_asyncio(frame: Frame) -> Frame:
-    """A frame of our loop as asyncio's documentation calls the method: ``loop.sock_recv``."""
+    """Names a frame of our loop as asyncio's documentation does: ``loop.sock_recv``."""
     file, line, module, qualname = frame
     if not is_ours(file) or not module.startswith("traceloop.loop."):
         return frame
@@ -156,8 +157,9 @@ def _as_asyncio(frame: Frame) -> Frame:
 
 
 def _is_on_chain(call: Call, below: list[Frame]) -> bool:
-    """Whether the call says more than what the line awaits: a library that has calls of its own made (a file's
-    ``read``) is called by the name of its function.
+    """Whether the called function names the place better than what the line awaits.
+
+    It does not where a library makes calls of its own in threads (a file's ``read``): the library's function is better.
     """
     if is_application(call.function[0], call.function[2]):
         return True
@@ -165,8 +167,10 @@ def _is_on_chain(call: Call, below: list[Frame]) -> bool:
 
 
 def _caller_of_public(frames: list[Frame], innermost: int) -> int:
-    """Of a library's frames, the one that awaits the innermost public function: what is below it is the library's own
-    affair (``_asyncio.py:2779`` says nothing, ``anyio.to_thread.run_sync`` does). ``innermost`` where that is public.
+    """The index of the library's frame that awaits its innermost public function; ``innermost`` where that is public.
+
+    What is below a public function is of no use to readers: ``_asyncio.py:2779`` says nothing, and
+    ``anyio.to_thread.run_sync`` does.
     """
     chosen = innermost
     while chosen > 0 and _is_private(frames[chosen]) and is_library(frames[chosen - 1][0]):
@@ -206,7 +210,7 @@ def _frame(values: Any) -> Frame:
 
 
 class AwaitChains:
-    """The chains of one process by number, as its record defines them. What makes no sense in it is passed over."""
+    """The chains of one process by number, as its record defines them. Damaged definitions are ignored."""
 
     def __init__(self) -> None:
         self._places: dict[int, AwaitPlace] = {}
@@ -242,13 +246,13 @@ class Waits:
         self.totals: dict[tuple[int, AwaitPlace], WaitTotals] = {}
         #: By the ident of a task: when looks found it suspended (monotonic s) and at which chain, one after the other.
         self.looks: dict[float, array[float]] = {}
-        #: By the ident of a task that has gone on since looks found it suspended: the chain at which the last one did.
+        #: By the ident of a task that has gone on since looks found it suspended: the chain at which the last look did.
         self.stood: dict[float, int] = {}
         #: By the ident of a task: the tasks that it waited for when it was last looked at.
         self.awaited: dict[float, dict[float, None]] = {}
-        #: By the place of a wait for a lock: how often who was seen to have it, by (site of its coroutine, place).
+        #: By the place of a wait for a lock: how often each holder was seen, by (site of its coroutine, place).
         self.holders: dict[AwaitPlace, dict[tuple[int, AwaitPlace], int]] = {}
-        #: Those that waited for each other; when (monotonic s) they were sought last, and the latest look since then.
+        #: Tasks that waited for each other; when (monotonic s) they were last sought; and the latest look since then.
         self.circles = BrokenCircles(self._is_for_lock)
         self._sought_at = self._unsought = -math.inf
         #: Time between two looks at one task, s.
@@ -269,9 +273,10 @@ class Waits:
     def look(
         self, standing: Iterable[Standing], period: float, awaited: Iterable[tuple[float, float, float]] = ()
     ) -> None:
-        """Tasks were looked at, each of them once in ``period`` seconds. Read before the steps that follow it.
+        """Takes in looks at tasks, each of which is looked at once in ``period`` seconds. Called before the steps that
+        follow the looks are taken in.
 
-        ``awaited``: whom they wait for, as (when, ident, ident of the other); in the order of ``standing``.
+        ``awaited``: which tasks wait for which, as (when, ident, ident of the other), in the order of ``standing``.
         """
         if LOOK_SECONDS <= period < _MAX_PERIOD:
             self.period = period
@@ -289,7 +294,7 @@ class Waits:
             now, edges = next(others, (math.inf, iter(())))
 
     def _may_seek(self, when: float) -> bool:
-        """Whether circles were not sought for a while: all of a round's looks are sought through once, or twice."""
+        """Whether it is time to seek circles again: once or twice for each round of looks."""
         return when - self._sought_at >= self.period / 2
 
     def _seek(self, when: float) -> None:
@@ -297,7 +302,10 @@ class Waits:
         self.circles.look(self.awaited, self.looks, when)
 
     def seek_before(self, ident: float, when: float) -> None:
-        """A task goes on, or ends, at ``when``. Where a loop sleeps, no look came after the one that found a circle."""
+        """Seeks circles before a task goes on, or ends, at ``when`` (monotonic s).
+
+        This is needed where a loop sleeps: no look came after the one that completed a circle.
+        """
         if self._sought_at < self._unsought < when and ident in self.awaited and self._may_seek(when):
             self._seek(self._unsought)
 
@@ -312,7 +320,7 @@ class Waits:
                 self._hold(place, other)
 
     def _place_of(self, ident: float) -> AwaitPlace:
-        """Where the last look found a task."""
+        """The place where the last look found a task."""
         seen = self.looks.get(ident)
         return self.chains.place(int(seen[-1])) if seen else UNKNOWN
 
@@ -327,7 +335,7 @@ class Waits:
             holders = self.holders[place] = {}
         key = (site_of(ident), self._place_of(ident))
         if key in holders or len(holders) < _MAX_HOLDERS:
-            holders[key] = holders.pop(key, 0) + 1  # the latest one last
+            holders[key] = holders.pop(key, 0) + 1  # the latest holder comes last
 
     def _stand(self, standing: Iterable[Standing]) -> None:
         looks = self.looks
@@ -339,7 +347,7 @@ class Waits:
                         self.forget(oldest)
                 seen = looks[ident] = array("d")
             elif len(seen) >= 2 * _MAX_LOOKS:
-                # A task that stands for long: looks in the middle of it say what those around them say.
+                # The task stands for long. Looks in the middle of a wait tell nothing that those around them do not.
                 seen = looks[ident] = array("d", [*seen[:2], *seen[-_MAX_LOOKS:]])
             seen.append(when)
             seen.append(chain)
@@ -352,7 +360,9 @@ class Waits:
         self.awaited.pop(ident, None)
 
     def step(self, ident: float, before: float, start: float, name: str = "") -> None:
-        """A task (its ``name``) steps at ``start``; its step before ended at ``before``. ``looks`` has the task."""
+        """A task in ``looks`` (its name: ``name``) steps at ``start``; its previous step ended at ``before`` (both
+        monotonic s).
+        """
         self.seek_before(ident, start)
         if ident in self.circles:
             self.circles.left(ident, name, before, start)
@@ -373,7 +383,9 @@ class Waits:
             self.ended(site_of(ident), chain, start - before, seen_at)
 
     def ended(self, site: int, chain: int, seconds: float, seen_at: float) -> None:
-        """A task of the coroutine at ``site`` has waited at ``chain`` for so long, and a look has seen it then."""
+        """Adds a wait of ``seconds`` at ``chain`` by a task of the coroutine at ``site``; a look saw it at ``seen_at``
+        (monotonic s).
+        """
         key = (site, self.chains.place(chain))
         totals = self.totals.get(key)
         if totals is None:
@@ -387,7 +399,7 @@ class Waits:
     def waiting_now(self, standing: Iterable[tuple[int, int, float]], now: float) -> dict[
         tuple[int, AwaitPlace], tuple[int, float, float]
     ]:
-        """How many tasks stand where, for how long in all and at the longest (s).
+        """How many tasks stand at each place, for how long in all and at the longest (s).
 
         ``standing``: (site of its coroutine, chain, since when) of each task that a look found suspended.
         """
