@@ -182,16 +182,30 @@ run(main())
 @pytest.mark.parametrize("waiting", [BLOCKS], indirect=True, ids=["blocks"])
 def test_no_look_at_a_loop_that_runs_is_put_off_after_a_rest(waiting, monkeypatch):
     collector, _ = waiting
+    collector.probe.stands = False  # as before its threshold
+    assert waits_of(collector, monkeypatch, FAR) == [0.0 if native() is not None else SOON_SECONDS]
+
+
+def test_the_end_of_a_stall_is_looked_for_without_a_rest(waiting, monkeypatch):
+    """The loop stood still at the last look, and sleeps by now. How long it stood is measured by these looks."""
+    collector, _ = waiting
+    collector.probe.stands = True
+    assert waits_of(collector, monkeypatch, 100 * SOON_SECONDS) == [SOON_SECONDS]
+
+
+def waits_of(collector, monkeypatch, seconds):
+    """How long the collector waits in Python (s), with a poll due in so many ``seconds``."""
     waits = []
     monkeypatch.setattr(collector.pipe, "wait", lambda seconds, root: waits.append(seconds))
     root, end = os.pipe()
     try:
-        collector._due, collector._look_again = time.monotonic() + FAR, SOON_SECONDS
+        collector._polled_at = time.monotonic()
+        collector._due, collector._look_again = collector._polled_at + seconds, SOON_SECONDS
         assert not collector._wait(root)
-        assert waits == [0.0 if native() is not None else SOON_SECONDS]
     finally:
         os.close(root)
         os.close(end)
+    return waits
 
 
 in_c = pytest.mark.skipif(native() is None, reason="the collector rests in C, where that was built")

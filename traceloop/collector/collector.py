@@ -212,8 +212,10 @@ class Collector:
 
     def _wait(self, root: int) -> bool:
         """Waits until there is something to see to (True), or it is time to look again."""
-        # A loop that stands still is looked at when its threshold is reached, and a rest ends where one runs.
-        if root >= 0 and self._look_again > SOON_SECONDS / 2 and not self._asked_to_end:
+        # A loop that stands still is looked at when its threshold is reached, and a rest ends where one runs. But it
+        # does not end where a loop goes to sleep: there is none while a loop stands still, whose end is measured.
+        watches = self.probe.stands or self._look_again <= SOON_SECONDS / 2
+        if root >= 0 and not watches and not self._asked_to_end:
             until = self._polled_at + QUIET_SECONDS if self._quiet else self._due
             if until - time.monotonic() > SOON_SECONDS:
                 descriptors, pace = (self.pipe.descriptor, root), min(SOON_SECONDS, self._look_again)
