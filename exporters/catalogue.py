@@ -1,7 +1,7 @@
 """Every metric that traceloop emits, as data: what docs/telemetry.md says in words.
 
-Exporters take types, help and label names from here; a test holds it against the document, another against what the
-statistics really yield.
+Exporters take types, help texts and label names from here. One test compares the catalogue with the document, another
+with the series that the statistics yield.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What to install where a package of an extra is missing: its packages by name, however traceloop was installed."""
+"""Names the packages to install where those of an extra are missing, however traceloop was installed."""
 
 from typing import Final
 

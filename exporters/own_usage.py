@@ -1,4 +1,4 @@
-"""What the process that watches costs: the whole of it, so not where it is the application's own."""
+"""The cost of the collector's process. It covers the whole process, so it is left out where that is the application."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Which exporters of spans were asked for, and which spans they get.
 
-The exporters are those of OTEL_TRACES_EXPORTER; ``otlp`` where an OTLP endpoint was named; else none: nothing is sent
-to a receiver that was not asked for.
+The exporters are those of OTEL_TRACES_EXPORTER. Where that is not set, ``otlp`` is used if an OTLP endpoint was named,
+else none: we send nothing to a receiver that nobody asked for.
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ def sampling_of(settings: Settings, environ: Mapping[str, str], notice: Callable
 def notice_of_default(
     settings: Settings, environ: Mapping[str, str], sampling: Sampling, notice: Callable[[str], None]
 ) -> None:
-    """Says where spans go that were not asked for: a variable meant for the application's own gets ours too, and
-    by default every callback makes one.
+    """Prints where spans go that were not asked for: a variable that is meant for the application's own spans also gets
+    ours, and by default every callback makes one.
     """
     if settings.spans_chosen or settings.otlp_endpoint or sampling.bound == 0 or sampling.off:
         return

@@ -1,8 +1,9 @@
-"""From what was read of a run to the exporters: spans of every process, to every exporter that was asked for.
+"""Makes spans of what was read of a run, for every process, and hands them to every exporter that was asked for.
 
-A chunk of a record goes one way: it is explained (spans/slow.py), built into spans (spans/builder.py, or
-otlp/packing.py where only OTLP receivers get them), limited, and handed to the sinks, which encode and send in threads
-of their own. Called by the reader's thread alone.
+A chunk of a record goes one way: it is explained (spans/slow.py), built into spans (spans/builder.py), limited
+(spans/limits.py), and handed to the sinks. The OTLP sink encodes at once, the others in their threads; each sends in a
+thread of its own. Where only OTLP receivers get spans and no limits are set, otlp/packing.py builds and encodes most
+spans in one step. Called by the reader's thread only.
 """
 
 from __future__ import annotations
@@ -40,16 +41,16 @@ from .spans.sinks import DAMAGED, SentHook, SpanSink
 from .spans.slow import HeldSpans, RingExplanations
 from .spans.stalls import StallSpans
 
-#: What a record that passed its checksum and still makes no sense raises: times before the epoch, infinities.
+#: The exceptions that a damaged record causes although its checksum is right: times before the epoch, infinities.
 _NO_SENSE: Final = (ValueError, OverflowError, ArithmeticError, struct.error)
 
 
-#: From the sites of a ring, the sampling and the clock's offset, what builds its spans.
+#: Makes the builder of a ring's spans, from the ring's sites, the sampling, and the clock's offset (ns).
 MakeBuilder = Callable[[SiteOf, Sampling, int], SpanBuilder]
 
 
 class _Made(NamedTuple):
-    """Spans of one process that are ready to go. on_sent: called with those that have arrived."""
+    """Spans of one process that are ready to be sent. on_sent: called with those that have arrived."""
 
     spans: Sequence[Span]
     packed: PackedSpans | None = None
@@ -57,7 +58,7 @@ class _Made(NamedTuple):
 
 
 class _Ring:
-    """The stages of one loop's ring, and what tells the loop's histograms of spans that have arrived."""
+    """The stages for one loop's ring, and the hook that gives the loop's histograms exemplars of spans that arrived."""
 
     def __init__(self, explanations: RingExplanations, builder: SpanBuilder) -> None:
         self.explanations = explanations
@@ -66,7 +67,7 @@ class _Ring:
         self.on_sent: SentHook | None = None
 
     def take(self, chunk: Chunk) -> _Made:
-        """The spans of a chunk, and those of slow runs before it that wait no longer."""
+        """The spans of a chunk, and of earlier slow runs whose spans need not wait any more."""
         runs = chunk.decoded.runs
         spans = self.builder.build(chunk.decoded, self.explanations.slow_runs(chunk), chunk.thread_id)
         if chunk.loop is not None:
@@ -82,7 +83,7 @@ class _Ring:
         return [span for span in made if span is not None]
 
     def release(self, now: float) -> _Made:
-        """The spans of slow runs that wait no longer; ``now``: monotonic s."""
+        """The spans of slow runs that need not wait any more; ``now``: monotonic s."""
         return self._made(self.held.release(now))
 
     def finish(self) -> _Made:
@@ -97,7 +98,7 @@ class _Ring:
 
 
 class _Process:
-    """The spans of one process. ``on_damage``: called with how many spans are lost to a record that makes no sense."""
+    """The spans of one process. ``on_damage``: called with the number of spans lost to a damaged record, and why."""
 
     def __init__(
         self,
@@ -116,7 +117,7 @@ class _Process:
         self._stalls = StallSpans(follower, self._index, self._site)
 
     def take(self, chunks: Sequence[Chunk], now: float) -> Iterator[_Made]:
-        """The spans of what was read, and those held back that wait no longer; ``now``: monotonic s."""
+        """The spans of what was read, and held-back spans that need not wait any more; ``now``: monotonic s."""
         for chunk in chunks:
             try:
                 yield from self._take_chunk(chunk)
@@ -128,7 +129,7 @@ class _Process:
         yield from self._safely(lambda: self._offload_spans(now))
 
     def finish(self) -> Iterator[_Made]:
-        """Everything that was held back: the process is over and read."""
+        """All spans that were held back. Called when the process has ended and was read to its end."""
         for ring in self._rings.values():
             yield from self._safely(lambda ring=ring: [ring.finish()])  # type: ignore[misc]
         yield from self._safely(lambda: self._offload_spans(0.0, final=True))
@@ -206,7 +207,7 @@ class SpanPipeline:
         if self.sinks and sinks is None:
             notice_of_default(settings, environ, self.sampling, notice)
         self._limits = SpanLimits.from_environ(environ, notice) if self.sinks else None
-        # Spans that only go to OTLP receivers, as they are, are packed at once.
+        # Where spans go to OTLP receivers only, and need no limits, they are encoded as they are built.
         senders = [sink for sink in self.sinks if isinstance(sink, OtlpSender)]
         self._make_builder: MakeBuilder = SpanBuilder
         if senders and len(senders) == len(self.sinks) and self._limits is None:
@@ -215,7 +216,7 @@ class SpanPipeline:
                 max_portion_spans=min(sender.settings.max_request_spans for sender in senders),
                 native=native_packer(),
             )
-        # What resource detectors say of this machine.
+        # The attributes that resource detectors found for this machine.
         self._detected = detected_attributes(environ, notice) if self.sinks else {}
         self._processes: dict[ProcessFollower, _Process] = {}
         self._notice = notice
@@ -227,7 +228,7 @@ class SpanPipeline:
         return bool(self.sinks)
 
     def take(self, chunks: Sequence[Chunk], now: float) -> None:
-        """Makes and queues the spans of what was read; ``now``: monotonic s. Also to be called when nothing was."""
+        """Makes and queues the spans of what was read; ``now``: monotonic s. Also called when nothing was read."""
         if not self.sinks:
             return
         read: dict[ProcessFollower, list[Chunk]] = {follower: [] for follower in self._processes}
@@ -246,7 +247,7 @@ class SpanPipeline:
         return list(self._processes)
 
     def end_process(self, follower: ProcessFollower) -> None:
-        """The process is over and read: what was held back goes out."""
+        """Sends what was held back. Called when the process has ended and was read to its end."""
         process = self._processes.pop(follower, None)
         if process is not None:
             for made in process.finish():
@@ -285,12 +286,12 @@ class SpanPipeline:
             self._notice(f"a record makes no sense and gives no spans: {error!r}")
 
     def flush(self, timeout: float) -> bool:
-        """Sends what is queued; waits at most that many seconds in all. Returns whether nothing waits any more."""
+        """Sends what is queued; waits at most ``timeout`` s in all. Returns whether everything was sent."""
         done = [sink.flush(timeout / len(self.sinks)) for sink in self.sinks]  # every one of them, also after a failure
         return all(done)
 
     def shutdown(self, timeout: float) -> None:
-        """Sends what can be sent in that many seconds; the exporters are of no use afterwards."""
+        """Sends what can be sent within ``timeout`` s. The exporters cannot be used afterwards."""
         for sink in self.sinks:
             sink.shutdown(timeout / len(self.sinks))
 

@@ -1,7 +1,7 @@
-"""What stands in the place of the span pipeline where no spans were asked for.
+"""Replaces the span pipeline where no spans were asked for.
 
-Importing the pipeline takes as long as importing all the rest of the collector, and the end of a short program waits
-for it.
+Importing the pipeline takes as long as importing all the rest of the collector, and a short program would wait for that
+at its end.
 """
 
 from __future__ import annotations

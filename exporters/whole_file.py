@@ -12,9 +12,10 @@ from typing import BinaryIO
 
 @contextlib.contextmanager
 def whole_file(path: str) -> Iterator[BinaryIO]:
-    """The file to write. What is there and is no regular file, a pipe or a device, is written in place: it must not be
-    replaced. A file in a folder that takes no other is written in place too. Of a link the target is written.
-    Raises OSError.
+    """Yields the file to write; it takes the name ``path`` when the block ends without an exception. Raises OSError.
+
+    An existing pipe or device is written in place, since it must not be replaced. So is a file in a folder in which we
+    may make no other. For a symbolic link, its target is written.
     """
     target = os.path.realpath(path) if os.path.islink(path) else path
     takes_files = os.access(os.path.dirname(target) or ".", os.W_OK)
@@ -34,7 +35,7 @@ def whole_file(path: str) -> Iterator[BinaryIO]:
 
 
 def _put(unfinished: str, target: str) -> None:
-    """Gives the file its name. One that is mounted into a container by itself cannot be replaced: it is overwritten."""
+    """Gives the file its name. A file that is itself a container's mount cannot be replaced: it is overwritten."""
     try:
         os.replace(unfinished, target)
     except OSError as error:

@@ -1,13 +1,15 @@
-"""From decoded runs to spans: which are sent, with which ids, under which parent, linked to what.
+"""Builds spans from decoded runs: which are sent, with which ids, parents and links.
 
 The rules are those of docs/telemetry.md, "Spans". What follows from them here:
 
-* Whether an iteration has a span is known when its second handle has run. The first run of an iteration is therefore
-  held back until then, or until the iteration is over.
-* A parent or a link is named only if that span is sent. What became of the latest 65,536 runs is remembered for that.
-* A run in a trace that the application left unsampled makes a span only if it was slow: a root of its own, linked to
-  the application's span.
-* Slow runs are handed over apart, with their runs: what else is known of them (stacks, cause) comes a moment later.
+* Whether an iteration has a span is known when its second handle has run. So the first run of an iteration is held back
+  until then, or until the iteration is over.
+* A span names a parent or a link only if that span is sent too. For that, the traces of the latest 65,536 runs are
+  remembered.
+* A run in a trace that the application did not sample makes a span only if it was slow: a root, linked to the
+  application's span.
+* The spans of slow runs are handed over separately, with their runs: the rest about them (stacks, cause) is known a
+  moment later.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ class _Context(NamedTuple):
 
 
 class SpanBuilder:
-    """Makes the spans of one loop's ring. For one thread."""
+    """Makes the spans of one loop's ring. Not thread-safe."""
 
     def __init__(
         self,
@@ -100,7 +102,7 @@ class SpanBuilder:
         return made
 
     def _add_context(self, context: SpanContext) -> None:
-        # Defined again, it is among the latest.
+        # A span that is defined again becomes the latest.
         self._contexts.pop(context.number, None)
         if len(self._contexts) >= RUN_MEMORY:
             for number in list(self._contexts)[: RUN_MEMORY // 2]:
@@ -136,9 +138,9 @@ class SpanBuilder:
     # -- the spans
 
     def build(self, decoded: Decoded, slow: SlowRuns = NO_SLOW_RUNS, thread_id: int = 0) -> list[Span]:
-        """The spans of what was decoded, but for those of slow runs, which ``take_slow`` hands over.
+        """The spans of a chunk, without those of slow runs, which ``take_slow`` returns.
 
-        ``slow``: which of its runs are slow. ``thread_id``: the loop's, native.
+        ``slow``: which runs of the chunk are slow. ``thread_id``: the native id of the loop's thread.
         """
         out: list[Span] = []
         if self.sampling.off:
@@ -156,7 +158,7 @@ class SpanBuilder:
         for task in decoded.tasks:
             self._kind(task.ident, "task", task.name)
         self._active.update(slow.active)
-        # One of the chunk before may still be to come.
+        # The span of a run of the chunk before may still be missing.
         self._lowest = slow.lowest if self._held is None else min(slow.lowest, self._lowest)
         self._build_decoded(decoded, out)
         # A task's end may be known before its last run is over.

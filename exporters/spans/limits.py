@@ -1,8 +1,8 @@
-"""OpenTelemetry's limits on what a span may carry, where the environment sets them lower than ours ever are.
+"""OpenTelemetry's limits on a span, where the environment sets any.
 
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/#attribute-limits: counts of
-attributes, events and links, and the length of texts. Unset they are 128 and none, which no span of ours reaches: then
-nothing is done for any span.
+attributes, events and links, and the length of texts. By default the counts are 128 and the length has no limit. No
+span of ours reaches that, so spans are not checked where no variable is set.
 """
 
 from __future__ import annotations

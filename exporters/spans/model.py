@@ -1,7 +1,7 @@
-"""What a span is here, before any exporter has made something of it.
+"""Our own form of a span, from which each exporter makes its own.
 
-A span is a plain tuple (``Span``), because at 50,000 a second an object each would be most of the cost; whatever is
-rare about one is in its last item. Two consumers read them: otlp/encoder.py packs, otel_sdk/spans.py makes objects.
+A span is a plain tuple (``Span``): at 50,000 a second, making an object for each would be most of the cost. Everything
+rare is in its last item. Two modules read spans: otlp/encoder.py packs them, otel_sdk/spans.py makes objects.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from traceloop.record.sites import Site
 
 Attributes = Mapping[str, Any]
 
-#: Of an application span's flags: its parent is in another process.
+#: A flag of an application's span: its parent is in another process.
 REMOTE: Final = 0x200
 
 

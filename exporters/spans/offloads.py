@@ -1,7 +1,7 @@
 """Spans of offloads: from the submit in a loop to the delivery of the result, with the worker's part in between.
 
-Submit and delivery come by the loop's ring, start and end by the process's, in no certain order. So each offload is put
-together here, and its span is made a moment after the delivery was read.
+Submit and delivery come through the loop's ring, start and end through the process ring, in no certain order. So each
+offload is put together here, and its span is made a moment after its delivery was read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _OpenOffload:
 
 
 class OffloadSpans:
-    """Puts the offloads of one process together. For one thread."""
+    """Puts the offloads of one process together. Not thread-safe."""
 
     def __init__(self, site_of_number: SiteOf, sampling: Sampling, clock_offset_ns: int) -> None:
         self._site = site_of_number
@@ -50,7 +50,7 @@ class OffloadSpans:
         self._kinds: dict[int, Kind] = {}
 
     def feed(self, decoded: Decoded, builder: SpanBuilder | None) -> None:
-        """Takes what one ring said; ``builder``: of that ring, None for the process ring."""
+        """Takes in a chunk of one ring. ``builder``: that of the ring; None for the process ring."""
         for executor in decoded.executors:
             self._executors[executor.number] = executor.label
         for worker in decoded.threads:

@@ -1,7 +1,7 @@
-"""The OpenTelemetry resource of a traced process: what all its spans are said of.
+"""The OpenTelemetry resource of a traced process, to which all its spans belong.
 
-As the SDK makes it (OTEL_SERVICE_NAME over OTEL_RESOURCE_ATTRIBUTES over what is found out), from what the process
-wrote down of itself: the collector is another process, whose own pid and interpreter say nothing.
+It is made as the SDK makes it (OTEL_SERVICE_NAME over OTEL_RESOURCE_ATTRIBUTES over what is detected), from the
+process's own description: the collector is another process, whose pid and interpreter are not those of the resource.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where spans go: what every exporter offers, what became of the spans, and the one thread that sends batches."""
+"""Where spans go: the interface of every exporter, the counts of sent and dropped spans, and the sending thread."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Exported:
 
 
 class SpanSink(Protocol):
-    """One exporter. ``put`` never waits; the others wait no longer than their timeout, in s.
+    """One exporter. ``put`` never waits; the other methods wait at most for their timeout, s.
 
     ``on_sent``: called with the spans of one batch; what it returns is called when they have arrived.
     """
@@ -69,7 +69,7 @@ class SpanSink(Protocol):
 
 
 class BatchLimits(NamedTuple):
-    """How much makes a batch, how much may wait, and for how long (s). None: no limit."""
+    """The size of a batch, how much may wait in the queue, and for how long (s). None: no limit."""
 
     batch_spans: int
     delay: float

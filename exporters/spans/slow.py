@@ -1,9 +1,9 @@
-"""Slow runs: which they are, and what is known of them, before and after their spans are made.
+"""Slow runs: which runs are slow, and what is known about them, before and after their spans are built.
 
 A record is read, explained, built into spans, limited, encoded and sent, in that order. ``RingExplanations`` is the
-second stage: it asks the index of stalls which runs of a chunk were slow, and what the application's spans were that
-they served. The builder takes its answer as data. What else there is to say of a slow run (stacks, cause, who waited)
-comes by another ring, a moment later: ``HeldSpans`` keeps its span until then.
+second stage: it asks the index of stalls which runs of a chunk were slow, and which of the application's spans they
+served. The builder takes the answer as data. The rest about a slow run (stacks, cause, who waited) comes through
+another ring, a moment later: ``HeldSpans`` keeps the run's span until then.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from traceloop.reading.statistics.context import Context
 
 from .model import Attributes, Link, Span, SpanEvent, finding_event
 
-#: How long a slow span waits at most for what else is to be learnt about it, s.
+#: How long the span of a slow run waits at most for the rest about it, s.
 _WAIT_SECONDS: Final = 0.3
 
 
 class SlowRuns(NamedTuple):
-    """The slow runs of a chunk. lowest: s below which no run is slow. active: by number, of each slow run, the
-    application's span that was active in it when its stack was taken, None where there was none.
+    """The slow runs of a chunk. lowest: no shorter run (s) is slow. active: by number of each slow run, the
+    application's span that was active when its stack was taken; None where there was none.
     """
 
     lowest: float
@@ -40,8 +40,8 @@ NO_SLOW_RUNS: Final = SlowRuns(inf, {})
 
 
 class Explanation(NamedTuple):
-    """What is known of a slow run. complete: nothing more will be. stall: the span, in a trace of its own, that
-    reported it while it lasted.
+    """What is known about a slow run. complete: whether nothing more will come. stall: the span, in a trace of its own,
+    that reported the run while it lasted.
     """
 
     attributes: Attributes
@@ -72,7 +72,7 @@ class RingExplanations:
         self._threshold = 0.1
 
     def slow_runs(self, chunk: Chunk) -> SlowRuns:
-        """Which runs of the chunk are slow, each in the light of its callback, its culprit and the threshold."""
+        """Which runs of the chunk are slow, by the threshold for their callback or culprit."""
         if chunk.threshold > 0.0:
             self._threshold = chunk.threshold
         lowest = self._context.lowest_threshold(self._threshold)
@@ -117,7 +117,7 @@ class _Held:
 
 
 class HeldSpans:
-    """The spans of slow runs of one ring, until all is known of them, or nothing more is expected."""
+    """The spans of one ring's slow runs, until everything about them is known, or nothing more is expected."""
 
     def __init__(self, explain: Callable[[Run], Explanation]) -> None:
         self._explain = explain
@@ -127,15 +127,13 @@ class HeldSpans:
         self._before: dict[int, SlowRun] = {}
 
     def hold(self, made: Sequence[tuple[Run, Span]], slow: Iterable[SlowRun] = ()) -> None:
-        """Takes what the builder made, each with its run. ``slow``: the slow runs of a chunk, with what waited for
-        them.
-        """
+        """Takes the builder's spans, each with its run. ``slow``: the slow runs of a chunk, with their bills."""
         self._before, self._found = self._found, {each.run[0]: each for each in slow}
         for run, span in made:
             self._held.append(_Held(run, span, self._found.get(run[0]) or self._before.get(run[0])))
 
     def release(self, now: float, *, final: bool = False) -> list[Span]:
-        """The spans that wait no longer; ``now``: monotonic s. ``final``: the ring says nothing more."""
+        """The spans that need not wait any more; ``now``: monotonic s. ``final``: nothing more will be read."""
         if not self._held:
             return []
         out: list[Span] = []
