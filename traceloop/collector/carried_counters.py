@@ -1,12 +1,12 @@
 """Counters that outlive the collector which counted them.
 
-What was counted from records that are overwritten by now cannot be counted again. So a collector notes its counters
-down, and one that is started in its place carries them on: what it publishes is what was noted, and what has come
-since. A counter that began again from what the rings hold would be worse than one that begins from 0: Prometheus takes
-the fall for a reset, and counts what the rings still hold a second time.
+Records that were overwritten cannot be counted again. So a collector notes its counters in the run directory, and a
+collector that replaces it carries them on: it publishes the noted values plus what has come since. If counters began
+again from what the rings hold, that would be worse than beginning from 0: Prometheus takes the fall for a reset, and
+would count what the rings still hold a second time.
 
-What was recorded between the last note and the first reading of the next collector (2 s or so) is missing from the
-counters of a ring that was overwritten meanwhile; where a ring holds everything nothing is.
+Records that were written after the last note, and overwritten before the next collector's first reading (2 s or so
+later), are missing from the counters. Where a ring still holds them, none are.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from traceloop.record import files
 from .files import write_file
 
 _EVERY_SECONDS = 2.0
-# While nothing runs there is nothing new but what the watchdog's thread records: so much longer.
+# The time between two notes while nothing runs, s: only the watchdog's thread records something then.
 _IDLE_SECONDS = 30.0
 # The share of the time that notes may take.
 _SHARE = 0.005
@@ -38,7 +38,7 @@ _Counts = tuple[list[int], float, float]
 
 
 class CounterNotes:
-    """Notes counters down in the run directory. For one thread, under the statistics' lock."""
+    """Notes counters in the run directory. Called by one thread, under the statistics' lock."""
 
     def __init__(self, run_dir: str) -> None:
         self._path = os.path.join(run_dir, files.COUNTERS)
@@ -46,7 +46,7 @@ class CounterNotes:
         self._ran_at = 0.0
 
     def note(self, samples: Iterable[Sample], began_ns: int, ran_at: float) -> None:
-        """Writes them down, if it is time to. ``ran_at``: when any loop was last seen to have run something."""
+        """Writes the counters, if it is time to. ``ran_at``: when any loop was last seen to have run something."""
         now = time.monotonic()
         if now < self._next + (_IDLE_SECONDS if ran_at == self._ran_at else 0.0):
             return
@@ -66,7 +66,7 @@ class CarriedCounters:
         self._carried: dict[_Key, float | _Counts] = counted
 
     def begin(self, samples: Iterable[Sample]) -> None:
-        """``samples``: what was counted again from what the rings hold."""
+        """``samples``: the counts of what the rings still hold."""
         again = {_key(sample): _plain(sample.value) for sample in samples if _counts(sample)}
         self._carried = {key: _less(value, again.get(key)) for key, value in self._counted.items()}
         for key, value in again.items():
@@ -74,7 +74,7 @@ class CarriedCounters:
                 self._carried[key] = float(self._counted.get(key, 0.0)) - value  # type: ignore[arg-type]
 
     def added_to(self, samples: Iterable[Sample]) -> Iterator[Sample]:
-        """The samples with what is carried on; series that are not there yet come last."""
+        """The samples plus the noted values. Series that exist only in the note come last."""
         seen = set()
         for sample in samples:
             key = _key(sample)
@@ -88,7 +88,7 @@ class CarriedCounters:
 
 
 def carried_counters(run_dir: str) -> CarriedCounters | None:
-    """What the collector before this one has noted down; None where it has not come to that."""
+    """The note of the collector before this one; None where it has written none."""
     try:
         data = json.loads(files.read_file(os.path.join(run_dir, files.COUNTERS), _MAX_BYTES))
         counted: dict[_Key, float | _Counts] = {}

@@ -104,8 +104,8 @@ class Collector:
         self._began_ns = time.time_ns()
 
     def open(self, listener: socket.socket | None, *, again: bool = False) -> None:
-        """Imports and makes what reads and serves. Only now, because the program waits for everything before this
-        call. ``again``: another collector ran before, and its counters go on.
+        """Imports and makes the parts that read and serve. Not done earlier, because the program waits for everything
+        before this call. ``again``: whether another collector ran before, whose counters go on.
         """
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
@@ -151,7 +151,7 @@ class Collector:
             ).start()
 
     def _carry_on(self) -> None:
-        """Goes on with the counters of the collector before this one."""
+        """Carries on the counters of the collector before this one."""
         carried = carried_counters(self.run_dir)
         if carried is None:
             return
@@ -162,7 +162,7 @@ class Collector:
             self.statistics.began_ns = self._began_ns = carried.began_ns
 
     def _serve_metrics(self, listener: socket.socket) -> None:
-        """Serves from the first request on: a run that nobody scrapes need not pay for these imports."""
+        """Makes the server at the first request, so that a run without scrapes does not pay for the imports."""
         poll = select.poll()
         poll.register(listener, select.POLLIN)
         poll.poll()
@@ -183,7 +183,7 @@ class Collector:
             say(f"no metrics: {error!r}; its traceback is in {keep_traceback(self.run_dir)}")
 
     def _scraped(self) -> Statistics:
-        """What a scrape sees: everything up to now. From the server's threads."""
+        """Reads everything up to now, for a scrape. Called in the server's threads."""
         self.read()
         return self.statistics
 
@@ -211,8 +211,8 @@ class Collector:
         self.finish()
 
     def _wait(self, root: int) -> bool:
-        """Waits until there is something to see to (True), or it is time to look again."""
-        # A loop that stands still is looked at when its threshold is reached, and a rest ends where one runs. But it
+        """Waits until something has to be done (True), or until it is time to look again."""
+        # A blocked loop is looked at when its threshold is reached, and a rest ends when a loop runs. But it
         # does not end where a loop goes to sleep: there is none while a loop stands still, whose end is measured.
         watches = self.probe.stands or self._look_again <= SOON_SECONDS / 2
         if root >= 0 and not watches and not self._asked_to_end:
@@ -248,7 +248,7 @@ class Collector:
         return True
 
     def stop(self) -> None:
-        """Makes ``run`` read what there is and return; from any thread and from signal handlers."""
+        """Makes ``run`` read what there is, and return. Called from any thread and from signal handlers."""
         self.stopping = True
         self.pipe.wake()
 
@@ -284,12 +284,12 @@ class Collector:
         return True
 
     def _runs_something(self) -> bool:
-        """Whether a loop runs handles now, rather than polling."""
+        """Whether a loop runs handles now (it is not in its poll)."""
         rings = (ring for process in self.follower.processes.values() for ring in process.rings.values())
         return any(ring.is_loop and ring.reader.word(layout.W_RUNNING) > 0.0 for ring in rings)
 
     def read(self) -> bool:
-        """Step 1; whether there was anything. Under the statistics' lock, since scrapes read too."""
+        """Step 1. Returns whether there was anything new. Holds the statistics' lock, since scrapes read too."""
         found = False
         with self.statistics.lock:
             try:
@@ -310,7 +310,7 @@ class Collector:
         return found
 
     def poll(self) -> bool:
-        """Steps 1 to 3; whether there was anything new."""
+        """Steps 1 to 3. Returns whether there was anything new."""
         root_gone = not self.root.alive  # asked before the read, which then reads everything
         busy = self.read()
         with self.statistics.lock:
@@ -365,7 +365,7 @@ class Collector:
             self._ended.let_go(name)
 
     def _everybody_over(self) -> bool:
-        """Whether every process that was seen is over and read."""
+        """Whether every process that was seen has ended and was read to its end."""
         return all(name in self._ended.names for name in self.follower.processes)
 
     def _may_sum_up(self) -> bool:
@@ -398,7 +398,7 @@ class Collector:
             for line in self.lines.at_end:
                 say(line)
             notices.say_report(report) if report else say(summary)
-        # The root, which waits for them, ends when they are there: so does then what it wrote to.
+        # The root waits for these files and ends when they are there; then its stderr may be gone.
         self._release_stderr()
         write_file(os.path.join(self.run_dir, files.REPORT), report)
         write_file(os.path.join(self.run_dir, files.SUMMARY), "\n".join([*self.lines.at_end, summary]))

@@ -52,7 +52,7 @@ class CollectorThread:
             if notice:
                 self.notices.append(notice)
         self._stopping = False
-        # Free where there is something to read, or to end: whoever frees it waits for nothing.
+        # Released when there is something to read, or when the thread has to end. To release it never waits.
         self._woken = threading.Lock()
         self._woken.acquire()
         self._open()
@@ -64,7 +64,7 @@ class CollectorThread:
         from traceloop.reading.new_statistics import make_statistics
         from traceloop.recording.process import current_process
 
-        # All that the end takes is imported now: then it would be too late.
+        # Everything that the end needs is imported now, since imports may fail while the interpreter ends.
         from ..exporters.html.app import with_page
         from ..exporters.html.page import write_at_end
         from ..exporters.prometheus.server import serve
@@ -113,7 +113,7 @@ class CollectorThread:
         return found
 
     def _wake(self) -> None:
-        """Ends the current pause, or the next; from any thread."""
+        """Ends the current pause, or the next one. Called from any thread."""
         try:
             self._woken.release()
         except RuntimeError:
@@ -129,7 +129,7 @@ class CollectorThread:
             pause = min(pause * 1.5, self._pace.pause())
 
     def stop(self, timeout: float = SHUTDOWN_SECONDS) -> None:
-        """Reads and sends what there is, and ends; waits at most about ``timeout`` s."""
+        """Reads and sends what there is, and ends the thread. Waits at most about ``timeout`` s."""
         self._stopping = True
         self._wake()
         self._thread.join(timeout)
@@ -145,7 +145,7 @@ class CollectorThread:
 
 
 def start_thread(settings: Settings, tracer_provider: object = None) -> CollectorThread:
-    """The same work in a daemon thread of this process, which reads this process's rings only.
+    """Starts the collector as a daemon thread of this process, which reads this process's rings only.
 
     It competes with the application for the GIL. ``tracer_provider``: the application's own, which gets the spans.
     Raises ``CollectorError`` as ``start`` does, and TypeError for a provider that is none of opentelemetry-sdk's.

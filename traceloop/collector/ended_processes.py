@@ -1,4 +1,4 @@
-"""What processes of the run leave when they end: their folders, which are freed, or kept for a while after a crash."""
+"""The folders of processes that have ended. They are removed, or kept for a while after a crash."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from ..reading.follower import RunFollower
 
-# Processes that have ended, after which their garbage is collected: 15 KB each.
+# After this many ended processes their garbage is collected; each leaves 15 KB.
 _COLLECTED_AFTER = 100
 
 
 class EndedProcesses:
-    """The processes of a run that are over. A service may have thousands of workers in its life: nothing grows with
-    their number. Called under the statistics' lock.
+    """The ended processes of a run. Called under the statistics' lock.
 
-    names: of those that were read to their end and still have a folder.
+    A service may have thousands of workers in its life, so nothing here grows with their number. names: of the
+    processes that were read to their end and still have a folder.
     """
 
     def __init__(self, follower: RunFollower, run_dir: str, *, all_kept: bool) -> None:
@@ -58,7 +58,7 @@ class EndedProcesses:
             self.let_go(self._crashed.pop(0))
 
     def remove_leftovers(self) -> None:
-        """Removes the folders that are to go. One in which a file appears just then is left for the next time."""
+        """Removes the folders that are due. One in which a file appears meanwhile is left for the next time."""
         if not self._to_remove:
             return
         from shutil import rmtree
@@ -66,7 +66,7 @@ class EndedProcesses:
         for name, path in list(self._to_remove.items()):
             rmtree(path, ignore_errors=True)
             self._follower.directory._folders.pop(name, None)
-            if not os.path.exists(path):  # else it would be found again
+            if not os.path.exists(path):  # a folder that is still there would be found again
                 del self._to_remove[name]
                 for names in (self._follower.ended, self._follower.crashed, self.names):
                     names.discard(name)

@@ -1,4 +1,4 @@
-"""What the collector writes: files of the run directory, and lines on the program's stderr."""
+"""The collector's output: files in the run directory, and lines on the program's stderr."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def keep_traceback(run_dir: str) -> str:
 
 
 def release_stderr() -> None:
-    """Lets go of the program's stderr where that is a pipe: who reads it waits for its end."""
+    """Closes the program's stderr where that is a pipe, since its reader waits for the end of the pipe."""
     if notices.is_pipe():
         try:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
@@ -38,7 +38,7 @@ def release_stderr() -> None:
 
 
 def write_file(path: str, text: str, time_ns: int = 0) -> None:
-    """Writes a file that is whole as soon as it is there; failure is silent (the directory may be gone).
+    """Writes a file that appears only when it is complete. Never raises OSError: the directory may be gone.
 
     ``time_ns``: the file's time (wall clock); 0 for that of now.
     """

@@ -33,7 +33,7 @@ class Lines:
             self.at_end.append(line)
 
     def tell_for_others(self, lines: Iterable[str]) -> None:
-        """Prints lines of processes with another stderr than the root's, so many a minute."""
+        """Prints lines of processes with another stderr than the root's, at most ``MAX_LINES_A_MINUTE``."""
         notices.release()
         now = time.monotonic()
         for line in lines:

@@ -31,8 +31,8 @@ def listen(host: str, port: int, *, required: bool, page: bool) -> tuple[socket.
 
 
 def _chosen_by(port: int) -> str:
-    """What named the port. A collector's process has the choice in our own variable, whoever made it: so the standard
-    one is looked at first.
+    """What chose the port. A collector's process always has the port in our own variable, so we look at the standard
+    variable first.
     """
     if os.environ.get(_STANDARD_VARIABLE, "").strip() == str(port):
         return _STANDARD_VARIABLE
@@ -40,7 +40,7 @@ def _chosen_by(port: int) -> str:
 
 
 def close_listener(listener: socket.socket) -> None:
-    """Gives the port back at once, though other processes may hold the socket, or a thread may wait for it."""
+    """Frees the port at once, even while other processes hold the socket or a thread waits for it."""
     try:
         listener.shutdown(socket.SHUT_RDWR)
     except OSError:
@@ -55,7 +55,7 @@ def url_of(listener: socket.socket, host: str) -> str:
 
 
 def addresses(metrics_url: str, page: bool) -> str:
-    """The line about them at the start."""
+    """The line at the start that names the page and the metrics."""
     start = f"page at {metrics_url.removesuffix('metrics')}, " if page else ""
     return f"{start}metrics at {metrics_url}"
 

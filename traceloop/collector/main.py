@@ -1,6 +1,6 @@
 """The first code of the collector's processes: arguments, detachment, descriptors, search path.
 
-Only then is the rest imported: the application's modules on PYTHONPATH may bear names of the standard library.
+Only then the rest is imported: the application's modules on PYTHONPATH may have the names of standard modules.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = supervisor.start(ready, listen_descriptor) or supervisor.run()
     finally:
-        # No exit handlers, no wait for threads: what had to be written is written.
+        # No exit handlers, and no wait for threads: everything has been written.
         try:
             sys.stderr.flush()
         except Exception:

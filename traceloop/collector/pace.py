@@ -10,22 +10,22 @@ if TYPE_CHECKING:
 
     from ..reading.follower import Chunk
 
-# A poll costs 1 to 3 ms besides what it reads: its code has left the processor's caches since the last one. For a
-# service of little load that is most of what the collector costs. What is read at once may be no more than a ring holds
-# well, nor than takes long to count: scrapes wait for it.
+# A poll costs 1 to 3 ms besides what it reads, because its code has left the processor's caches since the last one.
+# With little load, that is most of the collector's cost, so polls are rare then. They must not be too rare either: one
+# poll should read no more than a ring holds easily, and no more than is counted quickly, since scrapes wait for it.
 MIN_POLL_SECONDS = 0.05
-#: Where something waits for what is read: spans to be sent, the copy of a stall's record, a process that is to end, a
-#: program whose collector is one of its threads.
+#: The pause while something waits for the next poll: spans to be sent, the copy of a stall's record, a process that is
+#: about to end, or a program whose collector is one of its threads.
 SOON_SECONDS = 0.2
 MAX_POLL_SECONDS = 1.0
 _RECORDS = 16_384
 _SHARE_OF_RING = 0.125
 _RECORD_BYTES = 24
-#: While no loop runs and no ring has anything new, a whole poll comes no later than this.
+#: The longest time between two whole polls while no loop runs and no ring has anything new.
 QUIET_SECONDS = 3.0
-#: How long children that record nothing yet are waited for after all else is over.
+#: How long the collector waits, after all else has ended, for children that have not recorded anything yet.
 EXPECTED_SECONDS = 5.0
-#: How long the summary is held up for the last spans to arrive, and how long the end of the run is.
+#: How long the summary waits for the last spans to arrive, and how long the end of the run does.
 FLUSH_SECONDS = 0.5
 SHUTDOWN_SECONDS = 5.0
 #: After a signal that asks for the end, how long a program that lives on may be idle. A service that is being stopped
@@ -36,8 +36,10 @@ RESTART_SECONDS = 60.0
 
 
 class Pace:
-    """When to read next, by how fast the rings have filled. A loop that begins to fill its ring faster than that ends
-    the wait by itself (`recording.ring`: it writes to the pipe ``wake`` whenever it has filled a quarter of its ring).
+    """When to read next, by how fast the rings have filled.
+
+    A loop that begins to fill its ring faster ends the wait itself: it writes to the pipe ``wake`` whenever it has
+    filled a quarter of its ring (`recording.ring`).
     """
 
     def __init__(self, longest: float = MAX_POLL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,19 +47,19 @@ class Pace:
         self._longest = longest
         self._clock = clock
         self._read_at = clock()
-        # What was read since then, as a share of what is to be read at once, of all rings together.
+        # How much was read since then, of all rings, as a share of what one poll should read.
         self._share = 0.0
 
     def count(self, chunks: Iterable[Chunk]) -> None:
-        """These were read."""
+        """Counts chunks that were read."""
         for chunk in chunks:
-            # Of the ring as large as it may become: it grows before it is written over, and where it cannot grow, a
-            # quarter of what it has is soon full.
+            # By the size to which the ring may grow: it grows before it is overwritten. Where it cannot grow, a quarter
+            # of its present size is full soon, which wakes us.
             room = chunk.ring.reader.capacity * _SHARE_OF_RING / _RECORD_BYTES
             self._share += chunk.decoded.records / max(1.0, min(_RECORDS, room))
 
     def pause(self) -> float:
-        """How long to wait until the next reading, s; to be asked once after each."""
+        """How long to wait until the next reading, s. Called once after each reading."""
         now = self._clock()
         passed, self._read_at = now - self._read_at, now
         share, self._share = self._share, 0.0

@@ -20,7 +20,7 @@ from .collector import Collector
 from .files import keep_traceback, say, write_file
 from .orders import STOP_SIGNAL
 
-# Descriptors: rings and /proc files of many processes at once, beside the connections of scrapers.
+# Descriptors are needed for the rings and /proc files of many processes, and for the connections of scrapers.
 _WANTED_DESCRIPTORS = 65536
 
 
@@ -36,7 +36,7 @@ def run_process(
     try:
         notices.speak_for(root_pid)
         collector = Collector(settings, root_pid, supervisor)
-        # SIGTERM to a whole service comes to us too: the program then has something to say yet.
+        # A SIGTERM to a whole service reaches us too. The program goes on for a while, and its records must be read.
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, lambda number, _: collector.end_soon(root_too=number != signal.SIGHUP))
         signal.signal(STOP_SIGNAL, lambda *_: collector.stop())
@@ -63,8 +63,8 @@ def _run_until_finished(
     if ended_before:
         collector.lines.tell(f"the collector {ended_before} and was started again: it goes on from what the rings hold")
     expired_records.expire(run_dir)
-    # Records are tuples by the hundred thousand, and none is part of a cycle: looking for some would cost more than
-    # reading them.
+    # Records are tuples by the hundred thousand, and none is part of a cycle. A search for cycles among them would cost
+    # more than reading them.
     gc.collect()
     gc.freeze()
     gc.set_threshold(200_000, 50, 100)
@@ -72,7 +72,7 @@ def _run_until_finished(
 
 
 def _print_what_libraries_log() -> None:
-    """Exporters log their failures, and gRPC writes to stderr by itself: every line on stderr begins as ours do."""
+    """Makes the log lines of exporters, and what gRPC writes to stderr itself, begin as all our lines do."""
     import logging  # where no spans are sent, nothing needs it
 
     class OurLines(logging.Handler):
@@ -84,7 +84,7 @@ def _print_what_libraries_log() -> None:
 
 
 def _raise_limit() -> None:
-    """As many descriptors as we may have: the application's limit may be low, and is none of ours."""
+    """Allows as many descriptors as we may have: the application's limit may be low, and is not meant for us."""
     try:
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         wanted = _WANTED_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, _WANTED_DESCRIPTORS)

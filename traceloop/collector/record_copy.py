@@ -22,8 +22,9 @@ _NOT_COPIED = (
 
 
 def copy_record(run_dir: str, directory: str) -> str:
-    """Copies the run directory into ``directory``, in place of an earlier copy of it; returns "", or why it failed. A
-    copy that is there is whole.
+    """Copies the run directory into ``directory``, in place of an earlier copy. Returns "", or why it failed.
+
+    A copy has its name only once it is complete.
     """
     target = os.path.join(directory, os.path.basename(os.path.normpath(run_dir)))
     unfinished = f"{target}.unfinished"

@@ -1,4 +1,4 @@
-"""The program's stderr, which the collector has as its own: how long it keeps it, and who prints the summary there."""
+"""The program's stderr, which the collector has inherited: how long it keeps it, and who prints the summary there."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ OWED_SECONDS: Final = 60.0
 
 
 class RootStderr:
-    """Of one run; for the collector's own thread."""
+    """The program's stderr in one run. Used in the collector's thread only."""
 
     def __init__(self, run_dir: str, root: Root, *, report: bool) -> None:
         """``report``: whether a report was asked for."""
@@ -29,14 +29,15 @@ class RootStderr:
         self._gone_at = 0.0
 
     def root_listens(self) -> bool:
-        """Whether the program's process still waits for the summary, and will print it. Once asked, it is settled."""
+        """Whether the program's process still waits for the summary and will print it. The first answer is final."""
         if files.settle_who_prints(self._run_dir):
             return self._root.alive
         return False
 
     def is_owed_a_report(self) -> bool:
-        """Whether the program's process has ended before the report that was asked for was there: who reads its stderr
-        waits for it, though not without an end.
+        """Whether the program's process has ended before the requested report was ready.
+
+        The reader of its stderr then waits for the report, for ``OWED_SECONDS`` at most.
         """
         if not self._report:
             return False
@@ -49,9 +50,7 @@ class RootStderr:
         return time.monotonic() - self._gone_at < OWED_SECONDS
 
     def let_go(self) -> bool:
-        """Whether the program has closed what was its stderr at the start, or made it something else: its readers may
-        wait for the end.
-        """
+        """Whether the program has closed or replaced the stderr of its start. Readers of that may wait for its end."""
         now = time.monotonic()
         if now < self._next_look or not notices.usable():
             return False
@@ -65,7 +64,7 @@ class RootStderr:
             return stat is not None and not stat.is_exiting and self._root.alive
 
     def release(self) -> bool:
-        """Lets go of it where it is a pipe. Whether this was the first time."""
+        """Closes our copy where it is a pipe. Returns whether this was the first time."""
         if self._released:
             return False
         self._released = True

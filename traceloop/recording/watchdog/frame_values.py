@@ -1,15 +1,15 @@
 """What the code of a running frame holds and waits for: the objects of its ``with`` blocks, and of the call under way.
 
-A frame's stack is not to be had, but the bytecode says how each object came there: ``with self._lock`` loads a name and
-an attribute. Names and plain attributes are looked up again, without running any code of the program: no property, no
-``__getattr__``. What came from anything else (a call, a computed index) is not known.
+The interpreter does not show a frame's value stack. But the bytecode tells where each value came from: ``with
+self._lock`` loads a name and an attribute. We look names and plain attributes up again, without running any code of the
+program: no property, no ``__getattr__``. Values that came from anything else (a call, a computed index) stay unknown.
 
-Instructions of a call are grouped by their place in the source (``co_positions``): those of its parts lie within its
-own. Where the interpreter was told to leave places out (``-X no_debug_ranges``) no call is known. The exception table
-says which ``with`` blocks a frame stands in:
+The instructions of a call are found by their positions in the source (``co_positions``): the positions of a call's
+parts lie within that of the call. Where the interpreter has no positions (``-X no_debug_ranges``), no call is known.
+The exception table tells which ``with`` blocks a frame is in:
 https://github.com/python/cpython/blob/main/InternalDocs/exception_handling.md
 
-Everything here is to be called with the GIL, and touches no file: see ``stacks``.
+Everything here is called with the GIL held, and opens no file (``stacks`` says why).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from types import CodeType, FrameType, MemberDescriptorType
 from typing import Any, Final, NamedTuple
 
-# Larger functions (bytes of code) are left out: their disassembly takes milliseconds.
+# Larger functions (bytes of code) are left out, since their disassembly takes milliseconds.
 _MAX_CODE: Final = 32_768
 _MAX_BLOCKS: Final = 40
 _NAMES: Final = ("LOAD_FAST", "LOAD_DEREF", "LOAD_CLASSDEREF", "LOAD_NAME", "LOAD_FROM_DICT_OR_")
@@ -36,7 +36,7 @@ _OWN_REFERENCES: Final = 3
 
 
 class _Range(NamedTuple):
-    """Of the exception table: what is raised from ``start`` on and before ``end`` is handled at ``target``."""
+    """An entry of the exception table. Exceptions raised from ``start`` on and before ``end`` go to ``target``."""
 
     start: int
     end: int
@@ -44,8 +44,9 @@ class _Range(NamedTuple):
 
 
 def waited_for(frame: FrameType) -> list[Any]:
-    """The objects by which the call that is under way in ``frame`` was reached, as far as they are known: of
-    ``self.lock.acquire()`` and of ``with self.lock`` both ``self`` and the lock.
+    """The objects through which ``frame`` reached the call that is under way, as far as they are known.
+
+    For ``self.lock.acquire()``, and for ``with self.lock``, these are ``self`` and the lock.
     """
     instructions = _instructions(frame.f_code)
     index = _index_at(instructions, frame.f_lasti)
@@ -57,20 +58,21 @@ def waited_for(frame: FrameType) -> list[Any]:
 
 
 def held_in(frame: FrameType) -> Iterator[Any]:
-    """The objects whose ``with`` blocks ``frame`` stands in, innermost first, as far as they are known."""
+    """The objects of the ``with`` blocks that ``frame`` is in, innermost first, as far as they are known."""
     for chain in _blocks(frame.f_code, frame.f_lasti):
         yield from _evaluate(frame, chain)[-1:]
 
 
 def forget() -> None:
-    """Drops what is kept of code objects between two calls: to be called when a look is over."""
+    """Drops the code objects that are cached between calls. Called at the end of a look."""
     _blocks.cache_clear()
 
 
 @functools.lru_cache(maxsize=1024)
 def _blocks(code: CodeType, offset: int) -> tuple[tuple[dis.Instruction, ...], ...]:
-    """For each ``with`` block around ``offset``, innermost first: the instructions that got its object. A
-    thousand tasks that stand at the same line cost one disassembly.
+    """For each ``with`` block around ``offset``, innermost first: the instructions that loaded its object.
+
+    The result is cached, so that a thousand tasks at the same line cost one disassembly.
     """
     if not code.co_exceptiontable or len(code.co_code) > _MAX_CODE:
         return ()
@@ -94,7 +96,7 @@ def _blocks(code: CodeType, offset: int) -> tuple[tuple[dis.Instruction, ...], .
 
 
 def acquired_in(frame: FrameType, wanted: Any) -> bool:
-    """Whether ``frame`` has called ``acquire`` of this object, by the order of its code, and not ``release`` since."""
+    """Whether ``frame``, by the order of its code, has called ``acquire`` of ``wanted`` and no ``release`` since."""
     code = frame.f_code
     if "acquire" not in code.co_names or len(code.co_code) > _MAX_CODE:
         return False
@@ -110,12 +112,12 @@ def acquired_in(frame: FrameType, wanted: Any) -> bool:
 
 
 def local_value(frame: FrameType, name: str) -> Any:
-    """A local variable of a frame, None where it has none."""
+    """A local variable of a frame; None where there is none of this name."""
     return _locals_of(frame, {name}).get(name)
 
 
 def attribute_of(owner: Any, name: str) -> Any:
-    """An attribute as it is stored, None where there is none or code would have to run for it."""
+    """An attribute as it is stored; None where there is none, or where code would have to run to get it."""
     found = inspect.getattr_static(owner, name, None)
     if type(found) is MemberDescriptorType:
         try:
@@ -139,7 +141,7 @@ def _index_at(instructions: list[dis.Instruction], offset: int) -> int | None:
 
 
 def _begin_of(instructions: list[dis.Instruction], index: int) -> int:
-    """Where the expression begins that instruction ``index`` is the last of."""
+    """The index of the first instruction of the expression that ends with instruction ``index``."""
     place = _place(instructions[index])
     first = index
     while first and place is not None:
@@ -151,8 +153,9 @@ def _begin_of(instructions: list[dis.Instruction], index: int) -> int:
 
 
 def _chain_before(instructions: list[dis.Instruction], index: int) -> tuple[dis.Instruction, ...]:
-    """The name and the attributes that end just before instruction ``index``, or before the instructions that enter a
-    ``with`` block there.
+    """The instructions of the name and its attributes just before instruction ``index``.
+
+    Where a ``with`` block is entered there: those just before the instructions that enter it.
     """
     last = index
     if any(each.opname == "LOAD_SPECIAL" for each in instructions[max(0, last - 2) : last - 1]):
@@ -166,7 +169,7 @@ def _chain_before(instructions: list[dis.Instruction], index: int) -> tuple[dis.
 
 
 def _place(instruction: dis.Instruction) -> tuple[tuple[int, int], tuple[int, int]] | None:
-    """Where in the source an instruction comes from: line and column of begin and end."""
+    """The place of an instruction in the source: line and column of its beginning, and of its end."""
     positions = instruction.positions
     if positions is None or positions.lineno is None or positions.end_lineno is None:
         return None
@@ -212,15 +215,15 @@ def _global(frame: FrameType, name: str) -> Any:
 
 
 def _locals_of(frame: FrameType, names: set[str]) -> dict[str, Any]:
-    """These local variables of a frame, those that it has."""
+    """The local variables of a frame with these names, as far as it has them."""
     if not names:
         return {}
     values = frame.f_locals
     try:
         return {name: values[name] for name in names if name in values}
     finally:
-        # Up to 3.12 the frame keeps this dict, and its values would live on with it. Where the program has it too
-        # (it called ``locals()``) it is the program's.
+        # Up to 3.12 the frame keeps this dict, which would keep the values alive. But if the program has called
+        # ``locals()``, the dict is the program's, and must stay as it is.
         mine = type(values) is dict and frame.f_code.co_flags & _OPTIMIZED
         if mine and sys.version_info < (3, 13) and sys.getrefcount(values) <= _OWN_REFERENCES:
             values.clear()
@@ -235,7 +238,7 @@ def _exception_table(table: bytes) -> Iterator[_Range]:
 
 
 def _varints(table: bytes) -> Iterator[int]:
-    """Numbers of six bits a byte, the highest first; 0x40 says that more follow."""
+    """Numbers in bytes of six bits each, the highest first. The bit 0x40 tells that more bytes follow."""
     value = 0
     for byte in table:
         value = value << 6 | byte & 63
