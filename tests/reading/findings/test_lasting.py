@@ -61,6 +61,15 @@ def test_what_the_process_tells_itself_is_not_told_twice_and_a_note_is_not_told(
     assert lines(lasting, 0.0, found("blocking-call", "1 s"), found("deadlock", "2 tasks", severity=NOTE)) == []
 
 
+def test_where_a_run_has_many_processes_the_line_names_the_one():
+    worker = found("deadlock", "2 tasks")._replace(process=1)
+    judged = Verdict((found("deadlock", "2 tasks"), worker), "")
+    assert Lasting().lines(judged, 0.0, {0: 4711, 1: 4712}) == [
+        "deadlock: app.load is bad; 2 tasks; in process 4711",
+        "deadlock: app.load is bad; 2 tasks; in process 4712",
+    ]
+
+
 def test_many_of_them_are_few_lines():
     lasting = Lasting()
     many = [found("deadlock", "2 tasks", f"app.f{number}") for number in range(50)]

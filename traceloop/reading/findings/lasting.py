@@ -17,6 +17,8 @@ from .model import Finding, Verdict
 from .scope import frame_line
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ..statistics.run import Statistics
 
 #: Time between two looks, s.
@@ -62,9 +64,11 @@ class Lasting:
 
         with statistics.lock:
             judged = verdict(statistics, now)
+            processes = statistics.processes.items()
+            pids = {slot: process.pid for slot, process in processes} if len(processes) > 1 else None
         # A verdict of a very large process takes its time: no more than a hundredth of the collector's.
         self._next = now + max(LOOK_SECONDS, 100 * (time.monotonic() - now))
-        return [*out, *self.lines(judged, now)]
+        return [*out, *self.lines(judged, now, pids)]
 
     def _executors(self, statistics: Statistics, now: float) -> list[str]:
         out: list[str] = []
@@ -92,8 +96,10 @@ class Lasting:
                 out.append(_full_line(each, pid))
         return out
 
-    def lines(self, verdict: Verdict, now: float) -> list[str]:
-        """The lines to print of this verdict at ``now`` (s)."""
+    def lines(self, verdict: Verdict, now: float, pids: Mapping[int, int] | None = None) -> list[str]:
+        """The lines to print of this verdict at ``now`` (s). ``pids``: of processes to name, by slot. None
+        where the run has only one.
+        """
         out: list[str] = []
         seen: dict[tuple[str, int, str], str] = {}
         for finding in verdict.troubles:
@@ -105,7 +111,8 @@ class Lasting:
             if self._is_due(key, finding, now):
                 self._reported[key] = now, finding.harm
                 self._line_times.append(now)
-                out.append(f"{finding.kind}: {finding.title}; {finding.harm}")
+                where = f"; in process {pids[finding.process]}" if pids and finding.process in pids else ""
+                out.append(f"{finding.kind}: {finding.title}; {finding.harm}{where}")
         self._seen = seen
         if len(self._reported) > _MAX_KNOWN:
             self._reported.clear()
