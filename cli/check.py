@@ -38,7 +38,7 @@ class _Duration(click.ParamType[float]):
 
 
 class _Check(click.Command):
-    """Says where a program stands, if it was its option that is unknown."""
+    """Adds to the error where the program has to stand, if the unknown option may be the program's."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         given = list(args)
@@ -117,7 +117,7 @@ def command(
 
 
 def _record_in(words: Sequence[str]) -> str | None:
-    """The record that is meant, of a PID that of its run; None for a program, which stands behind ``--``."""
+    """The record that was named (for a PID, that of its run); None for a program, which comes after ``--``."""
     if not words:
         raise click.UsageError("what is to be checked? A RECORD, a PID, or -- PROGRAM")
     import sys
@@ -138,7 +138,7 @@ def _record_in(words: Sequence[str]) -> str | None:
 
 
 class _NotChecked(click.ClickException):
-    """There is no record, or no room for the result. Status 1 would say that a budget was broken."""
+    """There is no record, or no room for the result. The status is not 1, which means that a budget was broken."""
 
     exit_code = 2
 

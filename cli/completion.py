@@ -21,7 +21,7 @@ _INSTALLED = {
 )
 @click.argument("shell", type=click.Choice(list(_INSTALLED)))
 def command(shell: str) -> None:
-    # Not `source()`: for bash it starts a bash to look at its version, and prints about it on stdout.
+    # Not `source()`: for bash, it starts a bash to find its version, and prints about that on stdout.
     found = get_completion_class(shell)
     assert found is not None
     completion = found(command, {}, "traceloop", VARIABLE)

@@ -71,7 +71,7 @@ def command(
         options += ["--metrics-port", str(metrics_port)]
     words = [*options, str(_script()), "--host", host, "--port", str(port)]
     words += ["--users", str(users), *(word for name in troubles for word in ("--trouble", name))]
-    # Becomes the service; returns only where that was refused.
+    # Becomes the service. Returns only if that was refused.
     raise SystemExit(importlib.import_module(".run", __package__).main(words))
 
 
@@ -84,7 +84,7 @@ def _known(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _script() -> Path:
-    # A copy, since the culprit of a slow callback is found in the application's own code, and what lies in
-    # site-packages never counts as that. The service removes it when it ends.
+    # A copy, since a culprit has to be the application's own code, and code in site-packages never counts as that. The
+    # service removes the copy when it ends.
     source = Path(importlib.import_module("traceloop.dashboards").__file__ or "").parent / "demo" / "troubles.py"
     return Path(shutil.copy(source, Path(tempfile.mkdtemp(prefix="traceloop-demo-")) / "troubles.py"))

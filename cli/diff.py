@@ -106,7 +106,7 @@ def _row(change: Change) -> dict[str, Any]:
 
 
 def _machine(compared: Comparison) -> str:
-    """What became of all callbacks alike, in a sentence; "" where nothing did."""
+    """A sentence on the change that all callbacks share; "" where there is none."""
     from traceloop.reading.comparison import FASTER, SLOWER
 
     shift, (before, after) = compared.shift, compared.waits
@@ -129,7 +129,7 @@ def _machine(compared: Comparison) -> str:
 def _text(
     found: dict[str, list[Change]], machine: str, full: bool, color: bool, width: int, slower_alike: bool = False
 ) -> list[str]:
-    """What is printed. machine: the sentence on what all became. slower_alike: whether that is slower."""
+    """The lines to print. machine: the sentence on the shared change. slower_alike: whether all became slower."""
     from traceloop.exporters.text.tables import Style, clean, counted
     from traceloop.reading.comparison import FASTER, ONLY_A, ONLY_B, SLOWER, SOME_SLOWER
     from traceloop.record.plumbing import readable
@@ -161,7 +161,7 @@ def _text(
 
 
 def _named(rows: list[Change]) -> list[Change]:
-    """The same with names as people read them: plumbing by what it does, and by its function where several do that."""
+    """The changes with readable names: plumbing is named by what it does, with its function where several do that."""
     from traceloop.record.plumbing import readable
 
     words = {each.name: readable(each.name) for each in rows}

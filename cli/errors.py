@@ -1,4 +1,4 @@
-"""What click refuses, said as `traceloop run` says it: one line, what was expected, what was given."""
+"""Words click's errors as `traceloop run` does: one line that says what was expected and what was given."""
 
 from __future__ import annotations
 
@@ -72,12 +72,12 @@ def _in_our_words(message: str) -> str:
         if found is not None:
             text = found.expand(replacement)
             break
-    # Names in a list stand as they are typed.
+    # Names in a list are shown as they are typed, without quotes.
     return re.sub(r"'([\w-]+)'(?=, )|(?<=, )'([\w-]+)'(?=,)", lambda match: match[1] or match[2], text)
 
 
 def unwritable(path: str | os.PathLike[str], error: OSError) -> click.ClickException:
-    """What is said of a file that was asked for and cannot be written: a usage error, but where the disk is full."""
+    """The error for a requested file that cannot be written: a usage error, unless the disk is full."""
     text = f"cannot write {os.fspath(path)}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
         return click.ClickException(text)

@@ -1,4 +1,4 @@
-"""`traceloop explain NAME`: the page about a finding, an alert, or what else the documentation has a page about."""
+"""`traceloop explain NAME`: shows the documentation's page about a finding, an alert, or another subject."""
 
 from __future__ import annotations
 

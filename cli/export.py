@@ -85,7 +85,8 @@ def command(record: str, which: str, output: str | None) -> None:
     from traceloop.reading.follower import RunFollower
     from traceloop.reading.new_statistics import make_statistics
 
-    # What is made of a record are tuples and text in great number, and no cycles to speak of: a tenth of the time.
+    # An export makes tuples and text in great number, and hardly any cycles. The search for cycles took a tenth of the
+    # time.
     gc.set_threshold(100_000, *gc.get_threshold()[1:])
     make = importlib.import_module(f"traceloop.exporters.{chosen.module}").make
     statistics = make_statistics(settings_of(folder))
@@ -103,7 +104,7 @@ def command(record: str, which: str, output: str | None) -> None:
                 raise click.ClickException(nothing)
     except BrokenPipeError as error:
         if path == "-":
-            raise  # its reader has seen enough: click ends quietly, with 1
+            raise  # the reader has closed the pipe: click ends quietly, with status 1
         raise unwritable(path, error) from None
     except OSError as error:
         raise unwritable(path, error) from None
@@ -117,7 +118,7 @@ def command(record: str, which: str, output: str | None) -> None:
 
 
 def _copy(follower: RunFollower, writer: Writer, progress: Progress) -> int:
-    """Reads the record to its end, or what is there of one that grows; returns the number of handle runs."""
+    """Reads the record to its end; of one that grows, what is there now. Returns the number of handle runs."""
     began = time.monotonic()
     runs = 0
     ended: set[str] = set()
@@ -125,7 +126,7 @@ def _copy(follower: RunFollower, writer: Writer, progress: Progress) -> int:
         reached = False
         while not reached:
             reached = True
-            # One that grows is read a bounded part at a time, until what was written before the command began is read.
+            # A record that grows is read in bounded parts, until everything from before the command's start was read.
             for chunks in follower.chunks():
                 writer.take(chunks)
                 for chunk in chunks:

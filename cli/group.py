@@ -1,4 +1,4 @@
-"""The commands as click sees them, each imported when it is asked for."""
+"""The commands for click. Each is imported when it is used."""
 
 from __future__ import annotations
 
@@ -74,16 +74,16 @@ class LazyGroup(click.Group):
         except click.Abort:
             raise SystemExit(130) from None
         except OSError as error:
-            # A file that cannot be opened has a name here: that is no matter of stdout.
+            # Where the error names a file, that file could not be opened, and stdout is not the cause.
             if error.filename is not None or error.errno not in _NO_ROOM:
                 raise
             click.echo(f"traceloop: stdout cannot be written: {os.strerror(error.errno)}", err=True)
             with contextlib.suppress(OSError):
-                sys.stdout.close()  # or the interpreter tries once more to write what is left, and complains
+                sys.stdout.close()  # otherwise the interpreter tries to write the rest once more, and complains
             raise SystemExit(1) from None
 
 
-#: What a write to a file system without room fails with.
+#: The errors of a write to a full file system.
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 

@@ -1,8 +1,8 @@
 """The result of `traceloop check` as JUnit's XML.
 
-There is no standard. What is written is valid by the schema of Ant's JUnit task, which asks for the most (a timestamp,
-a hostname, both outputs), and by that of Jenkins (no empty ``properties``). Surefire's schema forbids what Ant's asks
-for; readers of its files ignore that.
+There is no standard. The file is valid by the schema of Ant's JUnit task, which requires the most (a timestamp, a
+hostname, both outputs), and by that of Jenkins (no empty ``properties``). Surefire's schema forbids some of what Ant's
+requires; readers of Surefire's files ignore that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ _LONGEST = 1000
 
 
 def as_junit(judged: Sequence[Judgement], callbacks: int) -> str:
-    """A suite with a test for each budget; a broken one is a failure with who broke it. ``callbacks``: that ran."""
+    """A suite with a test for each budget. A broken budget is a failure that names what broke it. ``callbacks``: how
+    many ran.
+    """
     broken = sum(not each.kept for each in judged)
     lines = [
         '<?xml version="1.0" encoding="utf-8"?>',
@@ -38,7 +40,7 @@ def as_junit(judged: Sequence[Judgement], callbacks: int) -> str:
         if each.kept:
             lines.append(f"{case}/>")
             continue
-        # What is printable is a character that XML 1.0 allows.
+        # XML 1.0 allows every printable character.
         offenders = [printable(offender.text, _LONGEST) for offender in each.offenders]
         lines.append(f"{case}>")
         lines.append(

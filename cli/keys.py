@@ -1,4 +1,4 @@
-"""Keys as they are pressed, on a terminal that is left as it was."""
+"""Reads keys as they are pressed, and leaves the terminal as it was."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 
 
 class Keys:
-    """``with Keys() as keys``: ``keys.wait`` gives what is pressed. Where stdin is no terminal, or is another job's, it
-    only waits.
+    """``with Keys() as keys``: ``keys.wait`` returns what is pressed.
+
+    It only waits where stdin is not a terminal, or where the terminal belongs to another job.
     """
 
     def __init__(self) -> None:
@@ -27,7 +28,7 @@ class Keys:
                 tty.setcbreak(descriptor)
                 self._descriptor = descriptor
         except (OSError, ValueError, AttributeError, termios.error):
-            pass  # closed, or something that only looks like a terminal
+            pass  # stdin is closed, or only looks like a terminal
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -43,7 +44,7 @@ class Keys:
         return self._descriptor >= 0
 
     def wait(self, seconds: float) -> str:
-        """What is pressed within that time, "" for nothing. The keys of an escape sequence come together."""
+        """The keys pressed within that time; "" for none. The keys of an escape sequence are returned together."""
         readable, _, _ = select.select([self._descriptor] if self.are_read else [], [], [], seconds)
         if not readable:
             return ""

@@ -1,4 +1,4 @@
-"""The pages of docs/ that come with the package: what they are called, and how they look on a terminal."""
+"""The pages of docs/ that come with the package: their names, and their form on a terminal."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Page(NamedTuple):
 
 
 def pages() -> list[Page]:
-    """All of them, by group, then by name; empty where they were not installed."""
+    """All pages, by group, then by name; empty where they were not installed."""
     found: dict[str, Page] = {}
     for folder, group in GROUPS:
         for path in sorted((FOLDER / folder).glob("*.md")):
@@ -42,7 +42,7 @@ def pages() -> list[Page]:
                 continue
             text = path.read_text("utf-8")
             stem = f"{folder}/{path.stem}" if folder else path.stem
-            # A page whose short name is another's has its path for a name.
+            # Where another page has the short name already, the path is the name.
             name = path.stem if path.stem not in found else stem if folder else f"docs/{stem}"
             alerts = _ALERTS.search(text)
             names = tuple(re.findall(r"`(\w+)`", alerts[1])) if alerts else ()
@@ -51,7 +51,7 @@ def pages() -> list[Page]:
 
 
 def names_of(every: list[Page]) -> dict[str, Page]:
-    """By each name that a page answers to: its own, its alerts', its path in the repository."""
+    """The pages by each of their names: the page's own, those of its alerts, and its path in the repository."""
     found: dict[str, Page] = {}
     for page in every:
         paths = (f"docs/{page.stem}", page.stem)
@@ -143,7 +143,7 @@ def _table(block: list[str], width: int) -> Iterator[str]:
     rows = [row for row in rows if any(cell.strip("-: ") for cell in row)]
     widths = [max(map(len, column)) for column in zip(*rows, strict=False)]
     words = [max(len(word) for cell in column for word in [*cell.split(), ""]) for column in zip(*rows, strict=False)]
-    # The widest give way, as far as their longest words let them; what does not fit goes on below itself.
+    # The widest columns become narrower, as far as their longest words allow; text that does not fit is wrapped.
     while sum(widths) + 2 * (len(widths) - 1) > width:
         room = [size if size > longest else 0 for size, longest in zip(widths, words, strict=True)]
         if not any(room):

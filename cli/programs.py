@@ -1,8 +1,7 @@
-"""What the words after `traceloop run` name: which interpreter runs, with which arguments.
+"""Finds the program that the words after `traceloop run` name: which interpreter runs, with which arguments.
 
-`traceloop run X` is `python X` wherever that means something, so the word is handed to the interpreter as it
-is, and it is the interpreter that says what is wrong with it. What `python` could not run is a command: a
-console script or an interpreter found on PATH.
+`traceloop run X` means `python X` wherever `python` can run X. So X goes to the interpreter unchanged, and the
+interpreter reports what is wrong with it. Anything else is a command: a console script or an interpreter on PATH.
 """
 
 from __future__ import annotations
@@ -169,12 +168,12 @@ def _script_interpreter(path: str, environ: Mapping[str, str], is_command: bool)
     which would not find its packages here.
     """
     if not os.path.isfile(path):
-        return None, []  # a folder, a pipe, /dev/stdin: nothing that can be looked into
+        return None, []  # a folder, a pipe or /dev/stdin, whose first line cannot be read here
     try:
         with open(path, "rb") as file:
             head = file.read(8192)  # a launcher has the whole path of its interpreter
     except OSError:
-        return None, []  # the interpreter will say why
+        return None, []  # the interpreter will report why
     if head.startswith((b"\x7fELF", b"\xcf\xfa\xed\xfe", b"\xca\xfe\xba\xbe")):
         raise Refused(f"{path} is a binary, not a Python program")
     if not head.startswith(b"#!"):

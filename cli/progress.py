@@ -11,7 +11,7 @@ from traceloop.record import layout
 if TYPE_CHECKING:
     from traceloop.reading.follower import RunFollower
 
-#: Work that is over by then shows nothing, s.
+#: Work that takes less than this shows nothing, s.
 _AFTER_SECONDS = 0.5
 _EVERY_SECONDS = 0.2
 
@@ -25,7 +25,7 @@ class Progress:
         self._next = self._began + _AFTER_SECONDS if sys.stderr.isatty() else float("inf")
 
     def show(self, follower: RunFollower) -> None:
-        """Tells how much of the rings that are there has been read. Cheap where it is not yet time."""
+        """Shows how much of the present rings has been read. Costs little while no update is due."""
         now = time.monotonic()
         if now < self._next:
             return
@@ -45,7 +45,7 @@ class Progress:
             self._shown = True
 
     def close(self) -> None:
-        """Takes the line away."""
+        """Removes the line."""
         if self._shown:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()

@@ -56,14 +56,15 @@ class RecordedProgram:
                 os._exit(127)
 
     def wait(self) -> None:
-        """Reads the record until the program has ended, and then to its end. Ctrl-C is the program's to heed; SIGTERM
-        is passed on.
+        """Reads the record until the program has ended, and then to its end.
+
+        Ctrl-C is left to the program; SIGTERM is passed on to it.
         """
         with self._signals():
             while self.status < 0:
                 time.sleep(_TURN_SECONDS)
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-                # Asked before the read: what is read then is all that there is.
+                # Asked before the read, so that a read after the program's end gets everything.
                 self.follower.poll()
                 if pid:
                     code = os.waitstatus_to_exitcode(status)

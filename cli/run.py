@@ -1,7 +1,8 @@
 """`traceloop run`: prepares the run, then becomes the program.
 
-Everything up to the exec is paid by the user at every start, and imports are nearly all of it. So this module
-and what it imports keep to what the interpreter has loaded anyway; what is rare is imported where it happens.
+The user waits for everything up to the exec at every start, and imports take nearly all of that time. So this module
+and those that it imports use only modules that the interpreter has loaded anyway. Rarely used modules are imported
+where they are needed.
 """
 
 from __future__ import annotations
