@@ -81,6 +81,12 @@ def nothing_is_left_in_shared_memory(tmp_path_factory):
     assert not left, "left in shared memory:\n" + "\n".join(left)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def a_pytest_that_is_run_has_a_root_of_its_own(tmp_path_factory):
+    """A pytest that starts closes the folder above those of all sessions: programs of another user stand there."""
+    os.environ["PYTEST_DEBUG_TEMPROOT"] = str(tmp_path_factory.mktemp("pytest"))
+
+
 @pytest.fixture(scope="session")
 def traced(tmp_path_factory) -> Traced:
     """An interpreter that has traceloop installed with its startup hook, for programs to be run under."""

@@ -39,7 +39,8 @@ def run(
     folder: Path, *options: str, traced: bool = True, suite: str = SUITE, prefix: tuple[str, ...] = ()
 ) -> subprocess.CompletedProcess[str]:
     (folder / "test_suite.py").write_text(textwrap.dedent(suite).replace("{traced}", str(traced)))
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST")}
+    keep = "PYTEST_DEBUG_TEMPROOT"
+    clean = {name: value for name, value in os.environ.items() if name == keep or not name.startswith("PYTEST")}
     return subprocess.run(
         [*prefix, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *PLUGIN, *options],
         cwd=folder,
