@@ -197,7 +197,7 @@ def test_two_hundred_small_loops_take_a_hundred_kilobytes_each(traced, tmp_path)
 # -- a limited address space
 
 SHORT = """
-import asyncio, os, resource
+import asyncio, os, resource, time
 
 def room(mib):
     used = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
@@ -209,6 +209,8 @@ async def main():
         await asyncio.sleep(0)
 
 asyncio.run(main())  # everything is imported by now
+while len(os.listdir("/proc/self/task")) > 1:  # that of the loop which is gone may take its time to end
+    time.sleep(0.01)
 used = room(20)
 loops = [asyncio.new_event_loop() for _ in range(3)]
 for loop in loops:  # open together: no ring is free for the next one

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import signal
 import socket
 import subprocess
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -59,7 +59,7 @@ def ask(port: int) -> str | None:
     try:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5) as answer:
             return str(answer.read().decode())
-    except (urllib.error.URLError, OSError):
+    except (OSError, http.client.HTTPException):  # a worker that is killed may break off within its answer
         return None
 
 
