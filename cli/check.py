@@ -16,6 +16,7 @@ from traceloop.record.text import printable
 from . import programs
 from .errors import unwritable
 from .junit import as_junit
+from .output import STDOUT, opened
 from .runs import choose_run, open_record, read, settings_of, tell_goes_on, tell_problems
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 #: Offenders of one budget that are printed; the files have all.
 _SHOWN = 20
-_STDOUT = "-"
 
 
 class _Duration(click.ParamType[float]):
@@ -105,7 +105,7 @@ def command(
     if budgets == Budgets():
         budgets = budgets._replace(findings=True)
     record = _record_in(words)
-    if _STDOUT in (json_file, junit):
+    if STDOUT in (json_file, junit):
         if json_file == junit:
             raise click.UsageError("--json and --junit cannot both write to stdout")
         if record is None:
@@ -163,7 +163,7 @@ def _check_record(record: str, budgets: Budgets, json_file: str | None, junit: s
     for line in crashes:
         click.echo(f"traceloop: {line}", err=True)
     def say(line: str) -> None:
-        click.echo(line, err=_STDOUT in (json_file, junit))
+        click.echo(line, err=STDOUT in (json_file, junit))
 
     return _conclude(statistics, budgets, say, json_file, junit, goes_on=goes_on)
 
@@ -249,16 +249,12 @@ def _conclude(
 
 
 def _write(path: str, text: str) -> None:
-    from traceloop.exporters.whole_file import whole_file
-
-    encoded = text.encode("utf-8", "backslashreplace")
-    if path == _STDOUT:
-        click.echo(encoded, nl=False)
-        return
     try:
-        with whole_file(path) as file:
-            file.write(encoded)
+        with opened(path) as file:
+            file.write(text.encode("utf-8", "backslashreplace"))
     except OSError as error:
+        if path == STDOUT:
+            raise
         raise _NotChecked(unwritable(path, error).message) from None
 
 

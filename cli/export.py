@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import importlib
 import sys
 import time
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from .errors import unwritable
+from .output import STDOUT, opened
 from .progress import Progress
 from .runs import RECORD_OR_PID, command_of, open_record, settings_of, tell_problems
 
@@ -79,7 +78,7 @@ def command(record: str, which: str, output: str | None) -> None:
     folder = open_record(record)
     chosen = FORMATS[which]
     path = output if output is not None else f"traceloop{chosen.suffix}"
-    if path == "-" and sys.stdout.isatty():
+    if path == STDOUT and sys.stdout.isatty():
         raise click.UsageError("a record is long: name a file with -o, or send stdout elsewhere")
     from traceloop.exporters.timelines.model import NothingToWriteError, Source
     from traceloop.reading.follower import RunFollower
@@ -92,7 +91,7 @@ def command(record: str, which: str, output: str | None) -> None:
     statistics = make_statistics(settings_of(folder))
     follower = RunFollower(folder, statistics)
     try:
-        with _opened(path) as out:
+        with opened(path) as out:
             writer = make(out, Source(statistics, command_of(folder)))
             nothing, runs = "", 0
             try:
@@ -103,7 +102,7 @@ def command(record: str, which: str, output: str | None) -> None:
             if nothing:
                 raise click.ClickException(nothing)
     except BrokenPipeError as error:
-        if path == "-":
+        if path == STDOUT:
             raise  # the reader has closed the pipe: click ends quietly, with status 1
         raise unwritable(path, error) from None
     except OSError as error:
@@ -111,7 +110,7 @@ def command(record: str, which: str, output: str | None) -> None:
     dropped = sum(process.dropped for process in statistics.processes.values())
     missing = f"; {dropped:,} records had been overwritten or were damaged, and are missing" if dropped else ""
     still = "; the run goes on" if len(follower.ended) < len(follower.processes) else ""
-    if path != "-":
+    if path != STDOUT:
         click.echo(f"traceloop: wrote {path}: {runs:,} callbacks{missing}{still}", err=True)
     for notice in writer.notices:
         click.echo(f"traceloop: {notice}", err=True)
@@ -141,16 +140,3 @@ def _copy(follower: RunFollower, writer: Writer, progress: Progress) -> int:
         progress.close()
         writer.finish()
     return runs
-
-
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[BinaryIO]:
-    """The file to write, or stdout for ``-``."""
-    if path == "-":
-        yield sys.stdout.buffer
-        sys.stdout.buffer.flush()
-        return
-    from traceloop.exporters.whole_file import whole_file
-
-    with whole_file(path) as out:
-        yield out

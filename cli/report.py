@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 import click
 
 from .errors import unwritable
+from .output import STDOUT, opened
 from .runs import RECORD_OR_PID, command_of, open_record, read, tell_goes_on, tell_problems
 
 if TYPE_CHECKING:
     from traceloop.reading.statistics.run import Statistics
-
-_STDOUT = "-"
 
 
 @click.command("report")
@@ -39,7 +38,7 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
         raise click.UsageError(
             "expected the folder of a record: `traceloop run --record DIR` keeps one, and a crash leaves one behind"
         )
-    if html == _STDOUT and as_json:
+    if html == STDOUT and as_json:
         raise click.UsageError("--html and --json cannot both write to stdout")
     folder = open_record(record)
     color = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
@@ -67,16 +66,18 @@ def command(record: str | None, full: bool, as_json: bool, html: str | None, wid
 def _write(statistics: Statistics, program: str, html: str | None, as_json: bool) -> None:
     """Writes the other forms of a report."""
     if html is not None:
-        from traceloop.exporters.html.page import page_of, write_page
+        from traceloop.exporters.html.page import page_of
 
-        if html == _STDOUT:
-            click.echo(page_of(statistics, command=program), nl=False)
-            return
+        page = page_of(statistics, command=program)
         try:
-            write_page(html, statistics, command=program)
+            with opened(html) as file:
+                file.write(page)
         except OSError as error:
+            if html == STDOUT:
+                raise
             raise unwritable(html, error) from None
-        click.echo(f"traceloop: wrote {html}", err=True)
+        if html != STDOUT:
+            click.echo(f"traceloop: wrote {html}", err=True)
     if as_json:
         from traceloop.exporters.json.report import dump
 

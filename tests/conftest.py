@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sysconfig
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -16,6 +17,7 @@ from tests.helpers.paths import ROOT
 from tests.helpers.reporting import Progress, Reruns
 from tests.helpers.traced import Traced, make_traced
 from tests.helpers.waiting import PATIENCE
+from traceloop.record.built import SHARED, sources_of
 
 # A CI job, a container's image or a shell sets these, and the programs of the tests would obey.
 for name in [*os.environ]:
@@ -43,10 +45,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 def refuse_stale_extensions():
     """An extension that is older than its sources would be tested in their place: some tests would wait for ever."""
-    shared = [ROOT / "traceloop/record/native", ROOT / "traceloop/reading/decoding/native"]  # headers: setup.py
+    shared = [str(ROOT / "traceloop" / each) for each in SHARED]
     for folder in (ROOT / "traceloop/core", ROOT / "traceloop/reading/decoding", ROOT / "exporters/otlp"):
         built = [each.stat().st_mtime for each in folder.glob("_*" + sysconfig.get_config_var("EXT_SUFFIX"))]
-        sources = [*(folder / "native").glob("*.[ch]"), *(each for other in shared for each in other.glob("*.h"))]
+        sources = [Path(each) for each in sources_of(str(folder / "native"), shared)]
         if built and min(built) < max(each.stat().st_mtime for each in sources):
             raise pytest.UsageError(f"what is in C in {folder} is older than its sources: make native builds it")
 
