@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 import pytest
 
 from tests.helpers.cores import CORES
+from tests.helpers.written_batches import note_batches
 from traceloop.record import layout
-from traceloop.recording.ring import Ring
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -28,14 +28,12 @@ class Written:
     def __init__(self, loop: Any, patch: pytest.MonkeyPatch) -> None:
         self.doubles: list[float] = []
         self._loop = loop
-        write = Ring.write
 
-        def note(ring: Any, records: Any, text: Any, now: float) -> None:
+        def note(ring: Any, records: list[float], text: Any) -> None:
             if ring is loop._recorder.ring:
-                self.doubles += list(records)
-            write(ring, records, text, now)
+                self.doubles += records
 
-        patch.setattr(Ring, "write", note)
+        note_batches(patch, note)
 
     def runs(self) -> dict[str, list[tuple[float, float]]]:
         """When the runs began and ended, by the name of the function, s."""

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import strategies as st
 
 from tests.helpers.cores import CORES
+from tests.helpers.written_batches import note_batches
 from traceloop.record import layout
-from traceloop.recording.ring import Ring
 
 KINDS = ("function", "method", "partial", "builtin", "object", "lambda")
 ENDS = ("returns", "fails", "cancelled", "awaits")
@@ -170,12 +170,10 @@ class Program:
 def outcome(make: Any, ops: list[Any], *, debug: bool = False, once: bool = False) -> tuple[Any, Any, Any]:
     """The log, the failures and the record (None without a recorder) of a program on a loop."""
     written: list[tuple[list[float], list[str]]] = []
-    write = Ring.write
 
-    def note(ring: Any, records: Any, text: list[str], now: float) -> None:
+    def note(ring: Any, records: list[float], text: list[str]) -> None:
         if ring is recorder.ring:
-            written.append((list(records), list(text)))
-        write(ring, records, text, now)
+            written.append((records, text))
 
     with pytest.MonkeyPatch.context() as patch:
         loop = make()
@@ -186,7 +184,7 @@ def outcome(make: Any, ops: list[Any], *, debug: bool = False, once: bool = Fals
             program = Program(loop)
             if recorder is not None:
                 loop.run_until_complete(asyncio.sleep(0))  # the loop has its ring now
-                patch.setattr(Ring, "write", note)
+                note_batches(patch, note)
                 start = 3 * recorder.ring.records
             if once:  # as code that drives the loop itself does
                 loop._run_once = functools.partial(type(loop)._run_once, loop)

@@ -282,20 +282,24 @@ class Recorder:
 
         ``now``: monotonic s.
         """
-        try:
-            records, text = self.record.take()
-        except MemoryError:
-            self.out_of_memory()
-            return
+        waiting = len(self.record)
         # A loop for which there was no memory has no ring of its own: its records are lost.
-        if not self._broken and self.ring is not self.process.idle_ring:
-            try:
-                self.ring.write(records, text, now)
-                if self.is_running:
-                    self.record.base = 3 * self.ring.records
-            except Exception as error:
-                self._fail(error)
-        self.spans.batch_written(len(records) // 3, self.ring.capacity // (4 * 24))
+        has_ring = not self._broken and self.ring is not self.process.idle_ring
+        try:
+            if not (has_ring and self.record.write_to(self.ring, now)):
+                try:
+                    records, text = self.record.take()
+                except MemoryError:
+                    self.out_of_memory()
+                    return
+                waiting = len(records)
+                if has_ring:
+                    self.ring.write(records, text, now)
+            if has_ring and self.is_running:
+                self.record.base = 3 * self.ring.records
+        except Exception as error:
+            self._fail(error)
+        self.spans.batch_written(waiting // 3, self.ring.capacity // (4 * 24))
 
     def out_of_memory(self) -> None:
         """Called when there is no memory for records: drops those that wait, and readers find a gap."""

@@ -5,6 +5,7 @@
    queue.c            ReadyQueue: the ready queue, a ring of handles that looks like a deque
    timers.c           Timers: the heap of timers
    record.c           Record: the doubles that wait to be written
+   batch.c            how they are written into the ring
    overrides.c        whether a program has replaced a method that C stands for
    scheduling.c       call_soon, call_later, call_at, create_task and create_future
    wakeup.c           call_soon_threadsafe, and how it ends the loop's poll
@@ -36,6 +37,7 @@
 #define PY_SSIZE_T_CLEAN
 #include <Python.h>
 #include <structmember.h>
+#include "checksum.h"
 #include "extension.h"
 #include <stdint.h>
 
@@ -53,6 +55,7 @@
 #define R_DELIVER (-21.0)
 #define R_REQUEST (-34.0)
 #define R_FOUND (-1024.0)
+#define W_HEAD 0
 #define W_RUNNING 1
 #define W_RECORDS 11
 #define W_HEARTBEAT 12
@@ -104,6 +107,12 @@ typedef struct {
     Py_ssize_t last_read; /* bytes */
 } Streams;
 
+/* Where the slots of a ring lie (recording/ring.py), of the type that was seen last. */
+typedef struct {
+    PyTypeObject *type; /* owned; NULL: none was seen */
+    Py_ssize_t pid, capacity, reserved, head, sequence, records, wake_at, data, words;
+} RingSlots;
+
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
         *offload_type, *stream_type, *alarm_type, *notes_type;
@@ -147,6 +156,8 @@ typedef struct {
         *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data;
 
     Streams streams;
+    RingSlots ring;
+    Checksum checksum;
     PyObject *free_handles[FREE_HANDLES]; /* memory of Handles, without contents */
     int free_count;
 } core_state;
@@ -246,6 +257,10 @@ int timers_back_to_array(Timers *timers); /* 1: it is one now; 0: it cannot be; 
 /* record.c */
 extern PyType_Spec core_record_spec;
 void record_add(Record *record, double a, double kind, double b);
+int record_emptied(Record *record); /* what waited was written. 0; -1: an exception */
+
+/* batch.c */
+PyObject *record_write_to(PyObject *self, PyObject *const *args, Py_ssize_t count);
 
 /* scheduling.c */
 PyObject *scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names);

@@ -226,6 +226,7 @@ static int
 core_exec(PyObject *module)
 {
     core_state *st = PyModule_GetState(module);
+    checksum_prepare(&st->checksum);
     st->asyncio_handle = import_type("asyncio.events", "Handle");
     st->asyncio_timer_handle = import_type("asyncio.events", "TimerHandle");
     if (add_sources(module) < 0 || st->asyncio_handle == NULL || st->asyncio_timer_handle == NULL ||
@@ -294,7 +295,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
-    DO(notes_type) DO(coro_code) DO(context_names)
+    DO(notes_type) DO(coro_code) DO(context_names) DO(ring.type)
 
 DEFINE_STATE_LIFE(core_state)
 

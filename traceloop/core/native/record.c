@@ -142,6 +142,25 @@ m_drop(PyObject *self, PyObject *unused)
     Py_RETURN_NONE;
 }
 
+/* Gives back what a burst took. */
+static void
+trim(Record *record)
+{
+    if (record->size > USUAL && record->length == 0) {
+        PyMem_Free(record->doubles);
+        record->doubles = NULL;
+        record->size = 0;
+    }
+}
+
+int
+record_emptied(Record *record)
+{
+    record->length = 0;
+    trim(record);
+    return PyList_SetSlice(record->text, 0, PyList_GET_SIZE(record->text), NULL);
+}
+
 static PyObject *
 m_take(PyObject *self, PyObject *unused)
 {
@@ -156,11 +175,7 @@ m_take(PyObject *self, PyObject *unused)
     text = PyList_GetSlice(record->text, 0, PyList_GET_SIZE(record->text));
     if (text == NULL || PyList_SetSlice(record->text, 0, PyList_GET_SIZE(text), NULL) < 0)
         goto done;
-    if (record->size > USUAL && record->length == 0) { /* a burst is over */
-        PyMem_Free(record->doubles);
-        record->doubles = NULL;
-        record->size = 0;
-    }
+    trim(record);
     view = PyMemoryView_FromObject(bytes);
     if (view == NULL)
         goto done;
@@ -239,6 +254,8 @@ static PyMethodDef record_methods[] = {
     {"drop", m_drop, METH_NOARGS, "Drops what waits."},
     {"clear", m_drop, METH_NOARGS, "The same: what waits is a list elsewhere."},
     {"take", m_take, METH_NOARGS, "What waits: the doubles as a memoryview, and their text."},
+    {"write_to", (PyCFunction)(void (*)(void))record_write_to, METH_FASTCALL,
+     "Writes what waits into a ring; False where that is not the plain case."},
     {NULL},
 };
 
