@@ -18,6 +18,7 @@
    offload.c          a call handed to a thread pool: its steps
    requests.c         RequestNotes: which function answers a request
    stream.c           what a stream transport reads and writes
+   coalesce.c         several writes of one callback leave together
    alarm.c            what the watchdog sleeps on, and its turns while all loops sleep
    kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
    fault_guard.c      a guard before faulthandler's signal handler, for CPython 3.13.0
@@ -68,6 +69,7 @@
 #define FIRST (4.0 * OUTCOME)
 
 #define FREE_HANDLES 256
+#define MOST_HELD 16
 #define LEAST_TO_TRIM 4096 /* places of a queue or a heap; smaller ones stay as they are */
 #define CODES 256 /* a power of two */
 #define METHODS 64 /* a power of two */
@@ -76,6 +78,7 @@ typedef struct Record Record;
 typedef struct Timers Timers;
 typedef struct ReadyQueue ReadyQueue;
 typedef struct Scheduling Scheduling;
+typedef struct Writes Writes;
 
 /* A code object and the ident of its site. The reference is owned: an address stands for one code object only as long
    as that lives. Emptied at each flush, so that nothing is kept alive for long. */
@@ -101,8 +104,9 @@ typedef struct {
     PyObject *socket_methods;    /* what C code stands for of it, as the standard library has them */
     unsigned int socket_version; /* the version of ``socket`` at which they were that; 0: not known */
     PyMethodDef *fileno;
-    Py_ssize_t sock, protocol, io, buffer, buffered, closing, conn_lost, empty_waiter, eof; /* slots of ``transport`` */
-    Py_ssize_t bytes_in, bytes_out;                                                        /* of ``counters`` */
+    /* Slots of ``transport``, and of ``counters``. */
+    Py_ssize_t sock, protocol, io, buffer, buffered, closing, conn_lost, empty_waiter, eof, loop;
+    Py_ssize_t bytes_in, bytes_out;
     char *read_buffer;    /* of READ_SIZE; used between a system call and the copy of what it has read */
     Py_ssize_t last_read; /* bytes */
 } Streams;
@@ -215,6 +219,9 @@ struct Scheduling {
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;
     PyObject *run_handle;
+    /* coalesce.c: by descriptor, and those of which the kernel may hold back a write of this run. */
+    Writes *writes;
+    int writes_size, held_count, held[MOST_HELD];
 };
 
 /* module.c */
@@ -348,6 +355,10 @@ extern PyType_Spec core_stream_spec;
 PyObject *core_set_streams(PyObject *module, PyObject *args);
 int stream_read_ready(core_state *st, PyObject *callback);
 PyObject *stream_protocol(core_state *st, PyObject *transport); /* a new reference; NULL without an exception: ask it */
+
+/* coalesce.c */
+int coalesce_flag(Scheduling *loop, int descriptor); /* MSG_MORE for a write that another one will follow; or 0 */
+void coalesce_end(Scheduling *loop);                 /* at the end of a run: sends what was held back in it */
 
 /* requests.c */
 extern PyType_Spec core_notes_spec;

@@ -161,6 +161,8 @@ run_handle(Run *run, PyObject *handle, double *now)
     failed = call_in_context(run, callback, args, context);
     if (failed < 0)
         failed = handle_failure(run, handle);
+    if (loop->held_count > 0)
+        coalesce_end(loop);
     loop->run_handle = NULL;
     PyObject *error = failed < 0 ? take_exception() : NULL;
     /* What the run held is freed in the run's time. */

@@ -157,6 +157,7 @@ scheduling_dealloc(PyObject *self)
     PyTypeObject *type = Py_TYPE(self);
     PyObject_GC_UnTrack(self);
     scheduling_clear(self);
+    PyMem_Free(((Scheduling *)self)->writes);
     type->tp_free(self);
     Py_DECREF(type);
 }

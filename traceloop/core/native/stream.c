@@ -66,6 +66,7 @@ core_set_streams(PyObject *module, PyObject *args)
                  find_slot(transport, "_conn_lost", &streams->conn_lost) < 0 ||
                  find_slot(transport, "_empty_waiter", &streams->empty_waiter) < 0 ||
                  find_slot(transport, "_eof", &streams->eof) < 0 ||
+                 find_slot(transport, "_loop", &streams->loop) < 0 ||
                  find_slot(counters, "bytes_in", &streams->bytes_in) < 0 ||
                  find_slot(counters, "bytes_out", &streams->bytes_out) < 0 ||
                  (streams->fileno = find_fileno((PyTypeObject *)plain)) == NULL;
@@ -383,7 +384,11 @@ send_at_once(core_state *st, PyObject *self, PyObject *data)
         PyBuffer_Release(&view);
         return 0;
     }
-    ssize_t sent = send(descriptor, view.buf, (size_t)view.len, MSG_DONTWAIT);
+    PyObject *loop = SLOT(self, st->streams.loop);
+    int more = loop != NULL && PyObject_TypeCheck(loop, st->scheduling_type)
+                   ? coalesce_flag((Scheduling *)loop, descriptor)
+                   : 0;
+    ssize_t sent = send(descriptor, view.buf, (size_t)view.len, MSG_DONTWAIT | more);
     int error = errno, all = sent == view.len;
     PyBuffer_Release(&view);
     if (sent < 0 && !would_block(error)) {

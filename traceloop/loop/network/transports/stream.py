@@ -75,7 +75,7 @@ class _SelectorSocketTransport(_SelectorTransport):
 
     # What each read and each write looks at; the rest lies in the instance's dict.
     __slots__ = (
-        "_buffer", "_buffered", "_closing", "_conn_lost", "_empty_waiter", "_eof", "_io", "_protocol", "_sock",
+        "_buffer", "_buffered", "_closing", "_conn_lost", "_empty_waiter", "_eof", "_io", "_loop", "_protocol", "_sock",
     )  # fmt: skip
 
     _start_tls_compatible = True
