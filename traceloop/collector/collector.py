@@ -169,6 +169,9 @@ class Collector:
         if self._listener is None:
             return  # the run is over
         try:
+            from ..exporters.prometheus.light_import import import_light
+
+            import_light()
             from ..exporters.prometheus.server import serve
 
             if self.settings.page:
