@@ -22,7 +22,7 @@ import sysconfig
 import tempfile
 import time
 from array import array
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 READER = os.path.join(ROOT, "traceloop", "reading", "decoding", "native")
@@ -140,7 +140,7 @@ def fuzz(options: argparse.Namespace) -> None:
 
     def fresh() -> tuple[object, Decoded]:
         decoded = Decoded(None)
-        decoded.runs, decoded.iterations = native.new_columns()
+        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = native.new_columns()
         return native.Model(RareRecords()), decoded
 
     class AnyTimes(PackingBuilder):
@@ -178,6 +178,7 @@ def fuzz(options: argparse.Namespace) -> None:
 
     owner = _Owner(generator)
     requests = native.Requests((0.1, 1.0))
+    alive = native.AliveTasks({}, 200_000)
     builder = new_builder()
     model, decoded = fresh()
     while done < options.inputs and not (options.seconds and time.monotonic() - begun > options.seconds):
@@ -204,7 +205,7 @@ def fuzz(options: argparse.Namespace) -> None:
             tally.add(decoded.runs, lambda kind, ident: (int(ident) % 7, bool(below(2))))
             cells = tally.take_cells()
             rows += len(cells) + sum(sum(tally.lengths(cell)) for cell, _, _, _ in cells)
-            rows += len(tally.take_histograms()) + len(native.group_steps(decoded.runs))
+            rows += len(tally.take_histograms())
             rows += len(list(decoded.runs)) + len(list(decoded.iterations)) + len(decoded.runs.of_ident(1.0))
             rows += len(decoded.runs.starts) + len(decoded.iterations.callbacks)
             delivered = {below(300): (choice(edges), choice(edges), choice(edges), "pool", "app.f", bool(below(2)))}
@@ -221,11 +222,20 @@ def fuzz(options: argparse.Namespace) -> None:
             )
             if not below(9):
                 requests = native.Requests((0.1, 1.0))
-            alive = SimpleNamespace(last_end=choice((-1.0, 1.0, choice(edges))), totals="totals")
-            looks = choice(({}, {65537.0: None}))
-            known = choice((({}, {}, {}, {}), ({65537.0: alive, 131073.0: alive}, {}, {}, looks)))
-            whole = native.whole_tasks(decoded.runs, decoded.tasks, decoded.finished, known, bool(below(3)))
-            rows += sum(map(len, whole)) + sum(native.most_at_once(below(9), *each[8:]) for each in whole[3])
+            idents = [65537.0, 131073.0, choice(edges)]
+            looks, stood, awaited = ({ident: [choice(edges), 1.0] for ident in idents[: below(4)]} for _ in range(3))
+            alive.feed(decoded.runs, decoded.tasks, decoded.finished, looks, stood, awaited, lambda *step: None)
+            if not below(3):
+                alive.begin(choice(idents), choice(edges))
+            if not below(3):
+                alive.remove(choice(idents))
+            rows += len(alive.idents()) + len(alive.oldest()) + len(alive.by_site()) + len(alive)
+            rows += len(list(map(alive.get, alive.idents()))) + len(list(decoded.tasks)) + len(list(decoded.finished))
+            rows += len(decoded.tasks.sites(0, below(len(decoded.tasks) + 1))) + sum(decoded.finished.outcomes())
+            if not below(9):
+                alive.clear()
+            if not below(9):
+                alive = native.AliveTasks({}, choice((16, 20, 200_000)))
             rows += len(decoded.runs.of_tasks({65537.0: None, 131073.0: None}))
             rows += len(decoded.runs.longer_before(below(300), choice(edges), choice(edges), below(300))[0])
             if not below(10):

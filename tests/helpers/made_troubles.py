@@ -46,7 +46,7 @@ def feed_tasks(made, tasks):
     decoded.tasks = [each for each, _, _ in tasks]
     decoded.finished = [(each.ident, outcome, end, 0) for each, end, outcome in tasks if end is not None]
     for totals, _, _ in tasks:
-        made.loop.tasks._totals(int(totals.ident) % layout.SITE_LIMIT).count += 1
+        made.loop.tasks._known.totals(int(totals.ident) % layout.SITE_LIMIT).count += 1
     for part in made.loop.parts:
         part.feed(decoded)
 
@@ -87,12 +87,12 @@ def collected(made):
 
 def pool_waits(made):
     full_executor(made)
-    totals = made.loop.tasks._totals(int(WATCH))
+    totals = made.loop.tasks._known.totals(int(WATCH))
     totals.count, totals.results, totals.creators = 5, 5, {int(ASKER): 5}
 
 
 def lost(made):
-    totals = made.loop.tasks._totals(int(WATCH))
+    totals = made.loop.tasks._known.totals(int(WATCH))
     totals.count, totals.abandoned = 5, 2
 
 

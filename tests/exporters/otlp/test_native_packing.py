@@ -53,7 +53,7 @@ CONTEXTS = [
 
 def in_rows(decoded: Decoded) -> Decoded:
     """The same in the rows of the reader's extension."""
-    runs, iterations = reader.new_columns()
+    runs, iterations, _, _ = reader.new_columns()
     for run in decoded.runs:
         runs.append(run)
     for iteration in decoded.iterations:
@@ -225,7 +225,7 @@ def test_a_builder_that_fails_fails_the_call() -> None:
 
 def test_rows_of_another_sort_are_refused() -> None:
     builder = PackingBuilder(site, Sampling("all"), OFFSET, native=packer)
-    runs, iterations = reader.new_columns()
+    runs, iterations, _, _ = reader.new_columns()
     state = (-1, b"", b"", False, 0.0, 0.0, 0)
     for wrong in ((iterations, iterations), (runs, runs), (bytearray(80), iterations)):
         with pytest.raises(TypeError):
@@ -233,7 +233,7 @@ def test_rows_of_another_sort_are_refused() -> None:
 
 
 def test_rows_that_somebody_looks_at_stay_where_they_are() -> None:
-    runs, _ = reader.new_columns()
+    runs, *_ = reader.new_columns()
     row: Run = (1, 5.0, 5.5, 3.0, "soon", 0.5, 0, 0, 1, 0)
     runs.append(row)
     with memoryview(runs) as view:

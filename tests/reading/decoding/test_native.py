@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from array import array
+from copy import copy
 from typing import Any
 
 import pytest
@@ -18,7 +18,10 @@ from traceloop.reading.decoding.decoder import PythonModel
 from traceloop.reading.decoding.native_model import NativeModel
 from traceloop.reading.decoding.ring_reader import Batch
 from traceloop.reading.decoding.stream import LoopStream
+from traceloop.reading.decoding.task_rows import outcomes_of, sites_among
 from traceloop.reading.site_names import SiteNames
+from traceloop.reading.statistics import alive_tasks
+from traceloop.reading.statistics.alive_tasks import AliveTasks, CoroutineTotals, Known, NativeTasks
 from traceloop.reading.statistics.context import Context
 from traceloop.reading.statistics.histograms import Histogram
 from traceloop.reading.statistics.labels import BoundedLabels
@@ -125,7 +128,7 @@ def counted(stream: LoopStream, batches: list[Batch]) -> tuple[dict[Any, Any], l
         series["lengths", label] = (lengths.counts, loop.callbacks.callbacks[label].runs)
         assert lengths.count <= loop.callbacks.callbacks[label].runs
     tasks = [
-        (site, {name: getattr(totals, name) for name in totals.__slots__})
+        (site, {name: getattr(totals, name) for name in CoroutineTotals.__slots__})
         for site, totals in loop.tasks.coroutines.items()
     ]
     waits = [(key, each.count, each.exact_s, each.estimated_s) for key, each in loop.tasks._waits.totals.items()]
@@ -155,15 +158,88 @@ def test_the_same_records_give_the_same_numbers(drawn: Any) -> None:
     assert close(rest, native_rest), (rest, native_rest)
 
 
-def test_tasks_at_once_are_counted_after_each_change() -> None:
-    def most(now: int, begins: list[float], ends: list[float]) -> int:
-        return native.most_at_once(now, array("d", begins), array("d", ends))
+def both_halves() -> tuple[AliveTasks, NativeTasks]:
+    return AliveTasks(), NativeTasks(native)
 
-    assert most(3, [], []) == 3
-    assert most(3, [], [1.0, 2.0]) == 2
-    assert most(0, [4.0, 1.0, 2.0], [3.0]) == 2
-    # One that ends when another begins ends first.
-    assert most(1, [1.0, 2.0], [1.0, 2.0]) == 1
+
+def chunk_of(half: Known, rows: Any) -> Decoded:
+    """A chunk of tasks: (what happens, ident, when) with ``begin``, ``step`` (of 1 s, ready for 1/4 s) and ``end``."""
+    decoded = Decoded(None)
+    if isinstance(half, NativeTasks):
+        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = native.new_columns()
+    for what, ident, when in rows:
+        if what == "begin":
+            maker = float(int(when) % 3)
+            decoded.tasks.append(NewTask(ident, f"task {when}", 1, when, int(maker), maker, True))
+        elif what == "end":
+            decoded.finished.append((ident, int(when) % 4, when, 1))
+        else:
+            number = len(decoded.runs) + 1
+            decoded.runs.append((number, when, when + 1.0, ident, "task", 0.25, 0, 0, 0, 0))
+    return decoded
+
+
+TASK_IDENT = st.tuples(st.integers(0, 2), st.integers(1, 90)).map(lambda each: each[0] + each[1] * 65536.0)
+TASK_ROWS = st.lists(
+    st.tuples(st.sampled_from(["begin", "begin", "step", "step", "end", "end"]), TASK_IDENT, CLOCK), max_size=120
+)
+
+
+@settings(max_examples=60)
+@given(st.lists(st.tuples(TASK_ROWS, st.lists(TASK_IDENT, max_size=4)), max_size=8), st.booleans())
+def test_both_halves_know_the_same_tasks(drawn: Any, ordered: bool) -> None:
+    """Tasks begin, step and end in any order, more than are remembered; some were looked at, some are destroyed."""
+    found: list[list[Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(alive_tasks, "MAX_ALIVE", 64)
+        for half in both_halves():
+            waits, out = Waits(), []
+            for rows, idents in drawn:
+                waits.look([Standing(each[2], each[1], 1) for each in rows[:2]], 1.0)
+                half.feed(chunk_of(half, sorted(rows, key=lambda each: each[2]) if ordered else rows), waits)
+                out.append([half.remove(ident) for ident in idents[:2]])
+                for ident in idents[2:]:
+                    half.begin(ident, 5.0)
+                out.append([len(half), list(half.idents()), [half.get(ident) for ident in half.idents()]])
+                out.append([sorted(half.by_site().items()), list(half.oldest()), list(waits.looks), list(waits.stood)])
+                out.append(
+                    [
+                        (site, [copy(getattr(totals, name)) for name in CoroutineTotals.__slots__])
+                        for site, totals in half.coroutines.items()
+                    ]
+                )
+                if len(rows) == 3:
+                    half.clear()
+            out.append([(key, each.count, each.exact_s, each.estimated_s) for key, each in waits.totals.items()])
+            found.append(out)
+    assert found[0] == found[1]
+
+
+def test_further_coroutines_are_counted_together() -> None:
+    for half in both_halves():
+        first = [half.totals(site) for site in range(1, alive_tasks.MAX_COROUTINES + 1)]
+        assert half.totals(5000) is half.totals(6000) is half.totals(0)
+        assert half.totals(7) is first[6] and len(half.coroutines) == alive_tasks.MAX_COROUTINES + 1
+
+
+def test_tasks_stay_as_they_are_while_a_chunk_is_taken_in() -> None:
+    tasks = NativeTasks(native)
+    refused: list[str] = []
+
+    class Asked(Waits):
+        def step(self, *_: Any) -> None:
+            assert len(tasks) == 1 and tasks.get(65537.0) is not None
+            for change in (lambda: tasks.begin(5.0, 1.0), lambda: tasks.remove(65537.0), tasks.clear):
+                with pytest.raises(RuntimeError) as caught:
+                    change()
+                refused.append(str(caught.value))
+
+    waits = Asked()
+    waits.look([Standing(2.0, 65537.0, 1)], 1.0)
+    tasks.feed(chunk_of(tasks, [("begin", 65537.0, 1.0), ("step", 65537.0, 3.0)]), waits)
+    assert refused == ["a chunk is being taken in"] * 3
+    tasks.clear()
+    assert len(tasks) == 0
 
 
 def test_names_and_limits_are_the_same() -> None:
@@ -172,7 +248,7 @@ def test_names_and_limits_are_the_same() -> None:
     from pathlib import Path
 
     folder = Path(decoded_module.__file__).with_name("native")
-    text = "".join((folder / name).read_text() for name in ("reader.h", "rows.h"))
+    text = "".join((folder / name).read_text() for name in ("reader.h", "rows.h", "alive.h"))
     numbers = dict(re.findall(r"#define (\w+) \(?(1 << \d+|-?[\d.e]+)\)?", text))
     for name in [name for name in numbers if name.startswith("R_")]:
         assert getattr(r, name) == float(numbers[name]), name
@@ -181,6 +257,8 @@ def test_names_and_limits_are_the_same() -> None:
     assert float(numbers["MAX_QUEUE"]) == decoder._MAX_QUEUE
     assert (decoder._MAX_ENTRIES, decoder._MAX_TIMERS) == (1 << 20, 1 << 18)
     assert (numbers["MAX_ENTRIES"], numbers["MAX_TIMERS"]) == ("1 << 20", "1 << 18")
+    for name in ("MAX_COROUTINES", "MAX_CREATORS", "OTHER_SITE"):
+        assert getattr(alive_tasks, name) == int(numbers[name]), name
     order = re.search(r"enum \{ (TASK.*), KINDS \}", text)
     assert order is not None and tuple(order[1].lower().split(", ")) == KINDS
 
@@ -199,11 +277,26 @@ def test_timers_that_never_come_due_take_no_memory_without_bound(model: Any) -> 
     assert known < 350_000 and run[4] == "timer" and run[6] == 0
 
 
-def test_the_sites_of_new_tasks_are_each_told_once() -> None:
-    idents = [5.0, 65536.0 * 7 + 5, 65536.0 * 9 + 65535, 0.0, 2.0**52 + 3]
-    tasks = [NewTask(ident, "", 0, 0.0, 0, 0.0, True) for ident in idents]
-    assert native.sites_of_tasks(tasks) == list(dict.fromkeys(int(ident % r.SITE_LIMIT) for ident in idents))
-    odd = [NewTask(ident, "", 0, 0.0, 0, 0.0, True) for ident in (math.nan, math.inf, -1.0, 2.0**63)]
-    assert native.sites_of_tasks([*odd, (), None, ("text",)]) == []
+def test_tasks_are_counted_by_site_and_outcome_in_either_form() -> None:
+    idents = [5.0, 65536.0 * 7 + 5, 65536.0 * 9 + 65535, 0.0, 2.0**52 + 3, 2.0**53 + 2, 65536.0 * 8 + 5]
+    tasks = [NewTask(ident, f"task {ident}", 3, 0.5, 2, 65537.0, True) for ident in idents]
+    ends = [(ident, number % 4, 1.5, number) for number, ident in enumerate(idents)]
+    _, _, native_tasks, native_ends = native.new_columns()
+    for task, end in zip(tasks, ends, strict=True):
+        native_tasks.append(task)
+        native_ends.append(end)
+    assert list(native_tasks) == tasks and list(native_ends) == ends
+    assert native_tasks[-1] == tasks[-1] and type(native_tasks[0]) is NewTask
+    for first in range(len(tasks) + 1):
+        for rows, columns in ((tasks, native_tasks), (ends, native_ends)):
+            expected = list(sites_among(rows, first, len(rows)).items())
+            assert list(sites_among(columns, first, len(rows)).items()) == expected
+    assert {outcome: n for outcome, n in outcomes_of(native_ends).items() if n} == outcomes_of(ends)
+    with pytest.raises(IndexError):
+        native_tasks.sites(0, len(tasks) + 1)
+    with pytest.raises(IndexError):
+        native_ends[len(ends)]
+    with pytest.raises(ValueError):
+        native_ends.append((5.0, 4, 1.0, 1))
     with pytest.raises(TypeError):
-        native.sites_of_tasks(())
+        native_tasks.append(["ident"])

@@ -99,7 +99,7 @@ def test_a_damaged_record_with_times_that_are_none():
 
 def test_lost_tasks():
     made = Made()
-    totals = made.loop.tasks._totals(int(WATCH))
+    totals = made.loop.tasks._known.totals(int(WATCH))
     totals.count = 5
     assert made.kinds() == []
     totals.abandoned, totals.creators = 2, {int(LOAD): 5}
@@ -109,7 +109,7 @@ def test_lost_tasks():
 
 def test_tasks_that_were_left_when_the_loop_stopped_are_a_note():
     made = Made()
-    totals = made.loop.tasks._totals(int(WATCH))
+    totals = made.loop.tasks._known.totals(int(WATCH))
     totals.count, totals.abandoned, totals.left = 5, 3, 3
     found = made.one("lost-tasks")
     assert (found.detail, found.severity) == ("left", NOTE)

@@ -79,7 +79,7 @@ def chunks_of(drawn: Any) -> list[list[Chunk]]:
     runs: list[Any] = []
     for listed, dropped in drawn:
         both = [Decoded(LoopInfo(1, "MainThread", 0.0)) for _ in out]
-        both[1].runs = native.new_columns()[0]
+        both[1].runs, _, both[1].tasks, _ = native.new_columns()
         first, workers = len(runs), []
         for each in listed:
             number += 1
@@ -255,9 +255,9 @@ def test_what_is_kept_of_a_quiet_server_takes_as_much_memory_as_its_runs() -> No
 
     def feed(numbers: range) -> None:
         for number in numbers:
-            runs = native.new_columns()[0]
+            runs, _, tasks, _ = native.new_columns()
             runs.append((number, float(number), number + 0.5, 5.0, READER, 0.0, 0, 0, number, 0))
-            requests.feed(None, runs, [], [], {}, {}, 0, False, -1.0)
+            requests.feed(None, runs, tasks, [], {}, {}, 0, False, -1.0)
 
     feed(range(1, 10))
     tracemalloc.start()
@@ -281,7 +281,7 @@ def test_a_row_of_makers_goes_with_what_was_given_up(half: str) -> None:
         nonlocal number
         decoded = Decoded(None)
         if half == "c":
-            decoded.runs = native.new_columns()[0]
+            decoded.runs, _, decoded.tasks, _ = native.new_columns()
         decoded.dropped = 1
         maker = 0.0
         for each in range(length):

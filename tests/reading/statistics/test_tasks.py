@@ -15,11 +15,24 @@ from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
+from traceloop.reading.decoding.choose import load_native
 from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
 from traceloop.reading.site_names import SiteNames
-from traceloop.reading.statistics import tasks
+from traceloop.reading.statistics import alive_tasks
+from traceloop.reading.statistics.tasks import TaskStatistics
 from traceloop.reading.statistics.waits import Waits
 from traceloop.record.layout import SITE_LIMIT
+
+native = load_native()
+HALVES = ["python"] + ["c"] * (native is not None)
+
+
+def new_decoded(half: str) -> Decoded:
+    """An empty chunk, in the form of one half of the reader."""
+    decoded = Decoded(None)
+    if half == "c":
+        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = native.new_columns()
+    return decoded
 
 
 @pytest.fixture(autouse=True)
@@ -242,13 +255,14 @@ def test_abandoned_tasks_are_printed_by_coroutine() -> None:
     assert re.search(r"waiting - 3 3 0 0 3", text), text
 
 
-def test_a_task_that_was_one_of_too_many_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("half", HALVES)
+def test_a_task_that_was_one_of_too_many_is_counted_once(half: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its first step is remembered for the latest tasks only; the next one is not a first step."""
-    monkeypatch.setattr(tasks, "_MAX_ALIVE", 64)
+    monkeypatch.setattr(alive_tasks, "MAX_ALIVE", 64)
     sites, waits = SiteNames([]), Waits()
-    statistics = tasks.TaskStatistics(lambda: sites, waits, lambda: True)
+    statistics = TaskStatistics(lambda: sites, waits, lambda: True)
     for begins, first in [(begins, first) for begins in (True, False) for first in range(0, 100, 20)]:
-        decoded = Decoded(None)
+        decoded = new_decoded(half)
         for number in range(first, first + 20):
             ident = (number + 1) * SITE_LIMIT + 7.0
             if begins:

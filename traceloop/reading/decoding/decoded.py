@@ -7,6 +7,8 @@ from typing import Any, Final, NamedTuple
 from .runs import Iteration as Iteration
 from .runs import IterationRows, Iterations, RunRows, Runs
 from .runs import Run as Run
+from .task_rows import NewTask as NewTask
+from .task_rows import Rows, TaskEnd
 
 TASK: Final = "task"
 SOON: Final = "soon"
@@ -36,18 +38,6 @@ class LoopInfo(NamedTuple):
     number: int
     thread: str
     since: float
-
-
-class NewTask(NamedTuple):
-    """A task's first step. creator: number and ident of the run that made it (0: none, or unknown)."""
-
-    ident: float
-    name: str
-    first_run: int
-    start: float
-    creator: int
-    creator_ident: float
-    made_by_loop: bool
 
 
 class SpanContext(NamedTuple):
@@ -163,8 +153,8 @@ class Decoded:
     requests: (number of a run, site of the function that handles the request which that run answers, or whose name is
     the request's). request_spans: (number of such a run, number of the request's server span in the application).
     chains: (number, text) of chains of coroutines. look_period: time between two looks at one task, s; 0: no look.
-    finished: (ident, outcome, end of its last step, number of that run). abandoned: (ident, when). left: idents
-    of those among them whose loop did not run then.
+    tasks, finished: tasks that begin and tasks that end, see task_rows.py. abandoned: (ident, when). left: idents of
+    those among them whose loop did not run then.
     memory: (when, allocated blocks). timers: (when, ring, timers that wait). nodes, samples: of the profile.
     profile_rate: its samples a second; 0: not known.
     active_s, idle_s: time running and polling. Polls that could not wait (timeout 0) count as running.
@@ -213,8 +203,8 @@ class Decoded:
         self.loop = loop
         self.runs: Runs = RunRows()
         self.iterations: Iterations = IterationRows()
-        self.tasks: list[NewTask] = []
-        self.finished: list[tuple[float, int, float, int]] = []
+        self.tasks: Rows[NewTask] = []
+        self.finished: Rows[TaskEnd] = []
         self.abandoned: list[tuple[float, float]] = []
         self.left: list[float] = []
         self.spans: list[SpanContext] = []

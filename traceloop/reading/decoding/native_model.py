@@ -44,7 +44,7 @@ class NativeModel:
 
     def new_decoded(self, loop: LoopInfo | None) -> Decoded:
         decoded = Decoded(loop)
-        decoded.runs, decoded.iterations = self._new_columns()
+        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = self._new_columns()
         return decoded
 
     def begin(self, batch: Batch) -> None:

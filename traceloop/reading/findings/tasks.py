@@ -13,8 +13,8 @@ from .scope import Scope
 from .trends import trends_of
 
 if TYPE_CHECKING:
+    from ..statistics.alive_tasks import CoroutineTotals
     from ..statistics.loop import LoopStatistics
-    from ..statistics.tasks import CoroutineTotals
 
 
 def leaked(scope: Scope) -> Iterator[Finding]:

@@ -8,9 +8,9 @@ from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
-from ...record.layout import SITE_LIMIT
 from ...record.sites import site_of
 from ..decoding.decoded import Decoded
+from ..decoding.task_rows import sites_among
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -94,10 +94,9 @@ class TaskTrends:
             following = point + self.step
             next_task = bisect_left(began, following, task, key=_START)
             next_end = bisect_left(ended, following, end, key=_END)
-            more = Counter([each[0] % SITE_LIMIT for each in began[task:next_task]])
-            for site, count in Counter([each[0] % SITE_LIMIT for each in ended[end:next_end]]).items():
-                more[site] -= count
-            changes += [(point, int(site), change) for site, change in more.items() if change]
+            more = Counter(sites_among(began, task, next_task))
+            more.subtract(sites_among(ended, end, next_end))
+            changes += [(point, site, change) for site, change in more.items() if change]
             task, end, point = next_task, next_end, following
         return changes
 

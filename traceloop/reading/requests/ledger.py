@@ -22,7 +22,7 @@ made. It ends with the last step of its task, or, on a connection's task, with t
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
 from ...record.frames import is_application
@@ -31,6 +31,7 @@ from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding import decoded as kinds
 from ..decoding.decoded import LATEST, Decoded
 from ..decoding.runs import Run
+from ..decoding.task_rows import sites_among
 from ..statistics.context import SitesOf
 from ..statistics.counting import native_of
 from ..statistics.executors import ExecutorStatistics
@@ -151,12 +152,8 @@ class Ledger:
             self._loop = number
         module = native_of(decoded.runs)
         if not self._serves:
-            # Sites are compared first, as remainders: asking for the kind of each task took a tenth of the reading.
-            if module is None:
-                sites: Iterable[float] = {task.ident % SITE_LIMIT for task in decoded.tasks}
-            else:
-                sites = module.sites_of_tasks(decoded.tasks)
-            if not any(map(self._kind_of, sites)):
+            # Sites are compared first: asking for the kind of each task took a tenth of the reading.
+            if not any(map(self._kind_of, sites_among(decoded.tasks, 0, len(decoded.tasks)))):
                 return
             self._serves = True
         self._take_offloads(decoded)

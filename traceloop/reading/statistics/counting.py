@@ -13,6 +13,7 @@ from ...record.layout import SITE_LIMIT
 from ..decoding.choose import native
 from ..decoding.decoded import KINDS, LATEST, TASK
 from ..decoding.runs import Iterations, Runs
+from ..decoding.task_rows import Rows, TaskEnd
 from .histograms import COUNTS, DURATIONS, Histogram
 
 # Each ident is remembered with its callback's cell. Tasks come and go, so beyond this many all idents are forgotten.
@@ -51,7 +52,7 @@ class RunCounter:
         # By kind of handle and ident: the function that takes the duration of a run (``append`` of a cell's list).
         self._adders: dict[str, dict[float, Callable[[float], None]]] = {kind: {} for kind in KINDS}
 
-    def count(self, runs: Runs, finished: list[tuple[float, int, float, int]]) -> float:
+    def count(self, runs: Runs, finished: Rows[TaskEnd]) -> float:
         """Counts a chunk's runs; returns the length of the longest. ``finished``: see ``Decoded``.
 
         Runs that are longer than any clock can show come from a damaged record: their length is set to 0.
@@ -160,7 +161,7 @@ class NativeRunCounter:
         self._numbers: dict[tuple[str, str], int] = {}
         self._takers: list[TakeSums] = []
 
-    def count(self, runs: Runs, finished: list[tuple[float, int, float, int]]) -> float:
+    def count(self, runs: Runs, finished: Rows[TaskEnd]) -> float:
         """See ``RunCounter``."""
         longest: float = self._tally.add(runs, self._cell)
         for number, count, total, most in self._tally.take_cells():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
-from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from ...record import layout
 from ..decoding.decoded import Decoded, State
+from ..decoding.task_rows import outcomes_of
 from .callbacks import CallbackStatistics
 from .context import Context, SitesOf
 from .counting import count_iterations
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
 # A loop publishes that it polls only after 10 ms in the poll. So for a shorter time it is not known to be running.
 _LINGER_SECONDS: Final = 0.025
-_OUTCOME: Final = itemgetter(1)
 # The outcome in the record of a task's last step, and the word that counts tasks with this outcome.
 _OUTCOME_WORDS: Final = {
     layout.OUTCOME_RESULT: layout.W_TASKS_RESULT,
@@ -149,7 +147,7 @@ class LoopStatistics:
         # The words count all tasks, even where records were lost. They may be older than the records just read.
         self._tasks_seen += len(decoded.tasks)
         seen = self._ends_seen
-        for outcome, count in Counter(map(_OUTCOME, decoded.finished)).items():
+        for outcome, count in outcomes_of(decoded.finished).items():
             word = _OUTCOME_WORDS.get(outcome)
             if word is not None:
                 seen[word] += count

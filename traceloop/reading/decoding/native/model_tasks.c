@@ -10,68 +10,60 @@ model_next_text(Model *self)
     return Py_NewRef(PyList_GET_ITEM(self->text, self->text_at++));
 }
 
-/* The name of a task that begins, by the text of its first step's record (see layout.py). */
+/* The name of a task that begins, by the text of its first step's record (see layout.py); NULL where it is an automatic
+   one, which has this number. */
 static PyObject *
-name_of_new_task(Model *self)
+name_of_new_task(Model *self, int64_t *automatic)
 {
-    PyObject *name = model_next_text(self);
-    if (name == NULL || (PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 0)) {
-        Py_XDECREF(name);
-        if (self->automatic_name < 0)
-            return PyUnicode_FromString("");
-        return PyUnicode_FromFormat("Task-%lld", (long long)++self->automatic_name);
+    PyObject *text = model_next_text(self);
+    *automatic = -1;
+    if (text == NULL || (PyUnicode_Check(text) && PyUnicode_GET_LENGTH(text) == 0)) {
+        Py_XDECREF(text);
+        if (self->automatic_name >= 0)
+            self->automatic_name++;
+        *automatic = self->automatic_name;
+        return NULL;
     }
     Py_ssize_t length;
-    const char *text = PyUnicode_Check(name) ? PyUnicode_AsUTF8AndSize(name, &length) : NULL;
-    if (text == NULL) {
+    const char *bytes = PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &length) : NULL;
+    if (bytes == NULL) {
         PyErr_Clear();
-        return name;
+        return text;
     }
-    if (length > 5 && length < 21 && strncmp(text, "Task-", 5) == 0) {
+    if (length > 5 && length < 21 && strncmp(bytes, "Task-", 5) == 0) {
         int64_t number = 0;
         for (Py_ssize_t index = 5; index < length; index++) {
-            if (text[index] < '0' || text[index] > '9')
-                return name;
-            number = number * 10 + (text[index] - '0');
+            if (bytes[index] < '0' || bytes[index] > '9')
+                return text;
+            number = number * 10 + (bytes[index] - '0');
         }
         self->automatic_name = number;
     }
-    return name;
+    return text;
 }
 
-/* Appends a NewTask. A named tuple is made here as its class makes it, without a call of Python. */
+/* Takes over the reference to the name. */
 static int
-add_task(Model *self, PyObject *name, int64_t creator, double creator_ident, PyObject *made_by_loop)
+add_task(Model *self, PyObject *name, int64_t automatic, int64_t creator, double creator_ident, bool made_by_loop)
 {
-    PyTypeObject *type = (PyTypeObject *)state_of(Py_TYPE(self))->new_task;
-    PyObject *task = type->tp_alloc(type, 7);
-    if (task == NULL)
+    TaskRow *row = tasks_add(self->tasks);
+    if (row == NULL) {
+        Py_XDECREF(name);
         return -1;
-    PyTuple_SET_ITEM(task, 0, PyFloat_FromDouble(self->row.ident));
-    PyTuple_SET_ITEM(task, 1, Py_NewRef(name));
-    PyTuple_SET_ITEM(task, 2, PyLong_FromLongLong(self->runs));
-    PyTuple_SET_ITEM(task, 3, PyFloat_FromDouble(self->row.start));
-    PyTuple_SET_ITEM(task, 4, PyLong_FromLongLong(creator));
-    PyTuple_SET_ITEM(task, 5, PyFloat_FromDouble(creator_ident));
-    PyTuple_SET_ITEM(task, 6, Py_NewRef(made_by_loop));
-    int result = -1;
-    if (!PyErr_Occurred())
-        result = PyList_Append(self->tasks, task);
-    Py_DECREF(task);
-    return result;
+    }
+    *row = (TaskRow){self->row.ident, self->row.start, creator_ident, self->runs, creator, automatic, name,
+                     made_by_loop};
+    return 0;
 }
 
 /* The run is a task's first step: the name stands in the text. */
 int
 model_take_first_step(Model *self)
 {
-    PyObject *name = name_of_new_task(self);
-    if (name == NULL)
-        return -1;
+    int64_t automatic;
+    PyObject *name = name_of_new_task(self, &automatic);
     double maker = self->row.scheduler ? self->group.creator_ident : 0.0;
-    int result = add_task(self, name, self->row.scheduler, maker, Py_True);
-    Py_DECREF(name);
-    return result;
+    return add_task(self, name, automatic, self->row.scheduler, maker, true);
 }
 
 /* The run may be the first step of a task that a record of its own has announced. */
@@ -85,17 +77,18 @@ model_take_announced(Model *self)
     PyObject *known = PyDict_GetItemWithError(self->new_tasks, ident);
     if (known != NULL) {
         Py_INCREF(known);
-        PyObject *name, *made_by_loop;
+        PyObject *name;
         long long maker;
         double maker_ident;
+        int made_by_loop;
         result = -1;
         if (PyDict_DelItem(self->new_tasks, ident) == 0 &&
-            PyArg_ParseTuple(known, "OOLd", &name, &made_by_loop, &maker, &maker_ident)) {
+            PyArg_ParseTuple(known, "OpLd", &name, &made_by_loop, &maker, &maker_ident)) {
             if (maker < 0) {
                 maker = self->row.scheduler;
                 maker_ident = maker ? self->group.creator_ident : 0.0;
             }
-            result = add_task(self, name, maker, maker_ident, made_by_loop);
+            result = add_task(self, Py_NewRef(name), -1, maker, maker_ident, made_by_loop != 0);
         }
         Py_DECREF(known);
     }
@@ -108,12 +101,7 @@ model_take_announced(Model *self)
 int
 model_take_outcome(Model *self)
 {
-    PyObject *entry = Py_BuildValue("(didL)", self->row.ident, (int)self->row.outcome, self->row.start, self->runs);
-    if (entry == NULL)
-        return -1;
-    int result = PyList_Append(self->finished, entry);
-    Py_DECREF(entry);
-    return result;
+    return ends_add(self->finished, (EndRow){self->row.ident, self->row.start, self->runs, self->row.outcome});
 }
 
 /* One for each request: worth a way of its own, a tenth of the other's cost. */
@@ -248,40 +236,4 @@ model_take_rare(Model *self, double a, double ident, double b)
     self->damaged += taken != Py_True;
     Py_DECREF(taken);
     return 0;
-}
-
-/* The sites of new tasks, each once. A task is a tuple of which the ident is the first item; others are passed over. */
-PyObject *
-sites_of_tasks(PyObject *module, PyObject *tasks)
-{
-    if (!PyList_Check(tasks)) {
-        PyErr_SetString(PyExc_TypeError, "a list of tasks");
-        return NULL;
-    }
-    PyObject *sites = PyList_New(0);
-    uint8_t *seen = sites == NULL ? NULL : PyMem_Calloc((size_t)SITE_LIMIT, 1);
-    if (seen == NULL) {
-        Py_XDECREF(sites);
-        return PyErr_NoMemory();
-    }
-    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(tasks); i++) {
-        PyObject *task = PyList_GET_ITEM(tasks, i);
-        PyObject *ident = PyTuple_Check(task) && PyTuple_GET_SIZE(task) ? PyTuple_GET_ITEM(task, 0) : NULL;
-        if (ident == NULL || !PyFloat_Check(ident) || !(PyFloat_AS_DOUBLE(ident) >= 0.0) ||
-            PyFloat_AS_DOUBLE(ident) >= LARGEST)
-            continue;
-        unsigned site = (unsigned)((unsigned long long)PyFloat_AS_DOUBLE(ident) % (unsigned long long)SITE_LIMIT);
-        if (!seen[site]) {
-            seen[site] = 1;
-            PyObject *number = PyLong_FromUnsignedLong(site);
-            if (number == NULL || PyList_Append(sites, number) < 0) {
-                Py_XDECREF(number);
-                Py_CLEAR(sites);
-                break;
-            }
-            Py_DECREF(number);
-        }
-    }
-    PyMem_Free(seen);
-    return sites;
 }

@@ -20,17 +20,19 @@ open_decoded(Model *self, PyObject *decoded)
     self->decoded = decoded;
     PyObject *runs = attribute(decoded, st->text_runs);
     PyObject *iterations = runs != NULL ? attribute(decoded, st->text_iterations) : NULL;
-    self->tasks = iterations != NULL ? attribute(decoded, st->text_tasks) : NULL;
-    self->finished = self->tasks != NULL ? attribute(decoded, st->text_finished) : NULL;
-    if (self->finished == NULL)
+    PyObject *tasks = iterations != NULL ? attribute(decoded, st->text_tasks) : NULL;
+    PyObject *finished = tasks != NULL ? attribute(decoded, st->text_finished) : NULL;
+    if (finished == NULL)
         return -1;
-    if (!Py_IS_TYPE(runs, st->runs) || !Py_IS_TYPE(iterations, st->iterations) || !PyList_Check(self->tasks) ||
-        !PyList_Check(self->finished)) {
+    if (!Py_IS_TYPE(runs, st->runs) || !Py_IS_TYPE(iterations, st->iterations) || !Py_IS_TYPE(tasks, st->tasks) ||
+        !Py_IS_TYPE(finished, st->ends)) {
         PyErr_SetString(PyExc_TypeError, "not what Model.new_decoded made");
         return -1;
     }
     self->out = (Runs *)runs;
     self->iterations = (Iterations *)iterations;
+    self->tasks = (Tasks *)tasks;
+    self->finished = (Ends *)finished;
     PyObject *active = attribute(decoded, st->text_active_s), *idle = active ? attribute(decoded, st->text_idle_s) : 0;
     if (idle == NULL)
         return -1;
@@ -51,9 +53,11 @@ close_decoded(Model *self)
                  PyObject_SetAttr(self->decoded, st->text_idle_s, idle) < 0;
     Py_XDECREF(active);
     Py_XDECREF(idle);
-    self->decoded = self->tasks = self->finished = NULL;
+    self->decoded = NULL;
     self->out = NULL;
     self->iterations = NULL;
+    self->tasks = NULL;
+    self->finished = NULL;
     if (type == NULL)
         return failed ? -1 : 0;
     PyErr_Restore(type, value, traceback);

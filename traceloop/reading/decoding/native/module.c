@@ -1,5 +1,6 @@
 /* The module: its state, made from the classes of decoded.py and runs.py when it is loaded. */
 
+#include "alive.h"
 #include "ledger.h"
 
 /* Whether all of a buffer's doubles are numbers that a writer may write (LARGEST, ring_reader.py). */
@@ -25,12 +26,13 @@ all_in_range(PyObject *module, PyObject *argument)
     return PyBool_FromLong(all);
 }
 
-/* Empty Runs and Iterations. */
+/* Empty Runs, Iterations, Tasks and Ends. */
 static PyObject *
 new_columns(PyObject *module, PyObject *ignored)
 {
     reader_state *st = PyModule_GetState(module);
-    return Py_BuildValue("(NN)", st->runs->tp_alloc(st->runs, 0), st->iterations->tp_alloc(st->iterations, 0));
+    return Py_BuildValue("(NNNN)", st->runs->tp_alloc(st->runs, 0), st->iterations->tp_alloc(st->iterations, 0),
+                         st->tasks->tp_alloc(st->tasks, 0), st->ends->tp_alloc(st->ends, 0));
 }
 
 static int
@@ -49,7 +51,6 @@ reader_exec(PyObject *module)
         {offsetof(reader_state, text_requests), "requests"},     {offsetof(reader_state, text_offloads), "offloads"},
         {offsetof(reader_state, text_submit), "submit"},         {offsetof(reader_state, text_start), "start"},
         {offsetof(reader_state, text_finish), "finish"},         {offsetof(reader_state, text_deliver), "deliver"},
-        {offsetof(reader_state, text_last_end), "last_end"},     {offsetof(reader_state, text_totals), "totals"},
     };
     for (size_t index = 0; index < sizeof(texts) / sizeof(texts[0]); index++) {
         PyObject *text = PyUnicode_InternFromString(texts[index].text);
@@ -58,18 +59,20 @@ reader_exec(PyObject *module)
         memcpy((char *)st + texts[index].at, &text, sizeof(text));
     }
     if (add_sources(module) < 0 || add_type(module, &runs_spec, &st->runs) < 0 ||
-        add_type(module, &iterations_spec, &st->iterations) < 0 || add_type(module, &model_spec, &st->model) < 0 ||
+        add_type(module, &iterations_spec, &st->iterations) < 0 || add_type(module, &tasks_spec, &st->tasks) < 0 ||
+        add_type(module, &ends_spec, &st->ends) < 0 || add_type(module, &model_spec, &st->model) < 0 ||
         add_type(module, &buckets_spec, &st->buckets) < 0 || add_type(module, &tally_spec, &st->tally) < 0 ||
-        add_type(module, &requests_spec, &st->requests) < 0)
+        add_type(module, &requests_spec, &st->requests) < 0 || add_type(module, &totals_spec, &st->totals) < 0 ||
+        add_type(module, &alive_spec, &st->alive) < 0)
         return -1;
     st->kinds = attribute_of("traceloop.reading.decoding.decoded", "KINDS");
     st->new_task = st->kinds ? attribute_of("traceloop.reading.decoding.decoded", "NewTask") : NULL;
     st->offload_step = st->new_task ? attribute_of("traceloop.reading.decoding.decoded", "OffloadStep") : NULL;
-    st->iteration = st->offload_step ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
+    st->known_task = st->offload_step ? attribute_of("traceloop.reading.decoding.task_rows", "KnownTask") : NULL;
+    st->iteration = st->known_task ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
     if (st->iteration == NULL)
         return -1;
-    if (!PyTuple_Check(st->kinds) || PyTuple_GET_SIZE(st->kinds) != KINDS || !PyType_Check(st->new_task) ||
-        !PyType_IsSubtype((PyTypeObject *)st->new_task, &PyTuple_Type) || !PyType_Check(st->offload_step) ||
+    if (!PyTuple_Check(st->kinds) || PyTuple_GET_SIZE(st->kinds) != KINDS || !PyType_Check(st->offload_step) ||
         !PyType_IsSubtype((PyTypeObject *)st->offload_step, &PyTuple_Type)) {
         PyErr_SetString(PyExc_ImportError, "not the module that belongs to these sources");
         return -1;
@@ -83,11 +86,7 @@ static PyMethodDef reader_methods[] = {
     {"count_iterations", (PyCFunction)(void (*)(void))count_iterations, METH_FASTCALL,
      "Histograms of iterations: durations, numbers of handles, poll delays."},
     {"in_range", all_in_range, METH_O, "Whether all doubles of a buffer are numbers that a writer may write."},
-    {"group_steps", group_steps, METH_O, "What the tasks of these runs did, a tuple for each task."},
-    {"sites_of_tasks", sites_of_tasks, METH_O, "The sites of a list of new tasks, each once."},
-    {"whole_tasks", whole_tasks, METH_VARARGS, "Sums of the tasks that begin and end within these runs; the others."},
-    {"most_at_once", most_at_once, METH_VARARGS, "How many there were at once, by when they began and ended."},
-    {"new_columns", new_columns, METH_NOARGS, "Empty Runs and Iterations."},
+    {"new_columns", new_columns, METH_NOARGS, "Empty Runs, Iterations, Tasks and Ends."},
     {"rest", rest_until, METH_VARARGS, "Looks at rings that nobody writes, until somebody does (rest.py)."},
     {NULL},
 };

@@ -3,14 +3,14 @@
    rows.h            the rows themselves, which other extensions read too
    module.c          the module: state, what is looked up once
    runs.c            Runs and Iterations: decoded rows in structures, made into objects when they are asked for
+   task_rows.c       Tasks and Ends: the same of tasks that begin, and of those that end
    model.c           Model: from records to rows; the twin of the Python model in decoder.py
    model_tasks.c     what of it are Python objects: tasks, texts, rare records
    model_type.c      Model as a Python type
    queue.c           the model's ready queue, its timers and writers
    places.c          which run a place in the record belongs to; the twin of timer_setters.py
    tally.c           sums by callback and histograms
-   steps.h, steps.c  steps by task
-   known_tasks.c     further steps of tasks that are alive already
+   alive.h           tasks that are alive, and their coroutines, in files of its own
    rest.c            the collector's rest, while nobody writes
    ledger.h          the ledger of requests, in files of its own
 
@@ -88,6 +88,36 @@ typedef struct {
     Py_ssize_t length, size;
     Py_ssize_t exports;
 } Iterations;
+
+/* A task that begins: NewTask (decoding/task_rows.py). Its name is owned; NULL where it is automatic, and then
+   ``automatic`` has its number, or -1 where it is not known. */
+typedef struct {
+    double ident, start, creator_ident;
+    int64_t first_run, creator, automatic;
+    PyObject *name;
+    bool made_by_loop;
+} TaskRow;
+
+typedef struct {
+    PyObject_HEAD
+    TaskRow *rows;
+    Py_ssize_t length;
+    size_t size;
+} Tasks;
+
+/* A task that ends: when its last step began, and the number of that run. */
+typedef struct {
+    double ident, when;
+    int64_t run;
+    uint8_t outcome;
+} EndRow;
+
+typedef struct {
+    PyObject_HEAD
+    EndRow *rows;
+    Py_ssize_t length;
+    size_t size;
+} Ends;
 
 /* Handles that one run put into the ready queue, or one poll: how many there are besides the first. */
 typedef struct {
@@ -173,25 +203,27 @@ typedef struct {
     /* While decode runs: where to. Borrowed from ``decoded``, whose attributes hold them. */
     Runs *out;
     Iterations *iterations;
-    PyObject *tasks, *finished, *decoded;
+    Tasks *tasks;
+    Ends *finished;
+    PyObject *decoded;
     double active_s, idle_s;
 } Model;
 
 typedef struct {
-    PyTypeObject *runs, *iterations, *model, *buckets, *tally, *requests;
-    PyObject *iteration, *new_task, *offload_step; /* decoded.Iteration, decoded.NewTask, decoded.OffloadStep */
-    PyObject *kinds;                               /* the tuple KINDS */
+    PyTypeObject *runs, *iterations, *tasks, *ends, *model, *buckets, *tally, *requests, *totals, *alive;
+    PyObject *iteration, *new_task, *known_task, *offload_step; /* the classes of these rows */
+    PyObject *kinds;                                            /* the tuple KINDS */
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
         *text_end, *text_lose_place, *text_new_tasks, *text_requests, *text_offloads, *text_submit, *text_start,
-        *text_finish, *text_deliver, *text_last_end, *text_totals;
+        *text_finish, *text_deliver;
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
-    DO(runs) DO(iterations) DO(model) DO(buckets) DO(tally) DO(requests) DO(iteration) DO(new_task) DO(kinds)          \
-    DO(text_active_s) DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished)               \
-    DO(text_closed) DO(text_end) DO(text_lose_place) DO(text_new_tasks) DO(text_requests)               \
-    DO(text_offloads) DO(text_submit) DO(text_start) DO(text_finish) DO(text_deliver) DO(offload_step)    \
-    DO(text_last_end) DO(text_totals)
+    DO(runs) DO(iterations) DO(tasks) DO(ends) DO(model) DO(buckets) DO(tally) DO(requests) DO(totals) DO(alive)       \
+    DO(iteration) DO(new_task) DO(known_task) DO(offload_step) DO(kinds) DO(text_active_s) DO(text_idle_s)             \
+    DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished) DO(text_closed) DO(text_end)                    \
+    DO(text_lose_place) DO(text_new_tasks) DO(text_requests) DO(text_offloads) DO(text_submit) DO(text_start)          \
+    DO(text_finish) DO(text_deliver)
 
 extern struct PyModuleDef reader_module;
 
@@ -224,6 +256,12 @@ void runs_trim(Runs *runs);
 int iterations_reserve(Iterations *iterations, Py_ssize_t more);
 extern PyType_Spec runs_spec, iterations_spec;
 
+/* task_rows.c */
+TaskRow *tasks_add(Tasks *tasks); /* a row to be filled; borrowed, until the next is added */
+PyObject *task_name(PyObject *name, int64_t automatic);
+int ends_add(Ends *ends, EndRow row);
+extern PyType_Spec tasks_spec, ends_spec;
+
 /* queue.c */
 int queue_put(Queue *queue, Entry entry);
 bool queue_take(Queue *queue, Entry *entry);
@@ -251,14 +289,10 @@ int model_take_first_step(Model *self);
 int model_take_announced(Model *self);
 int model_take_outcome(Model *self);
 int model_take_rare(Model *self, double a, double ident, double b);
-PyObject *sites_of_tasks(PyObject *module, PyObject *tasks);
 
-/* model_type.c, tally.c, steps.c */
+/* model_type.c, tally.c */
 extern PyType_Spec model_spec, buckets_spec, tally_spec;
 PyObject *count_iterations(PyObject *module, PyObject *const *args, Py_ssize_t count);
-PyObject *group_steps(PyObject *module, PyObject *runs);
-PyObject *whole_tasks(PyObject *module, PyObject *args);
-PyObject *most_at_once(PyObject *module, PyObject *args);
 
 /* rest.c */
 PyObject *rest_until(PyObject *module, PyObject *args);

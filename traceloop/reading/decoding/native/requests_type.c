@@ -19,18 +19,11 @@ take_marks(Requests *self, PyObject *marks)
 }
 
 static int
-take_tasks(Requests *self, PyObject *tasks)
+take_tasks(Requests *self, const Tasks *tasks)
 {
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(tasks); index++) {
-        PyObject *task = PyList_GET_ITEM(tasks, index);
-        if (!PyTuple_Check(task) || PyTuple_GET_SIZE(task) < 7) {
-            PyErr_SetString(PyExc_TypeError, "tasks are NewTask");
-            return -1;
-        }
-        double ident = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 0));
-        double maker = PyFloat_AsDouble(PyTuple_GET_ITEM(task, 5));
-        int made_by_loop = PyObject_IsTrue(PyTuple_GET_ITEM(task, 6));
-        if (PyErr_Occurred() || made_by_loop < 0 || begin_task(self, ident, maker, made_by_loop) < 0)
+    for (Py_ssize_t index = 0; index < tasks->length; index++) {
+        const TaskRow row = tasks->rows[index];
+        if (begin_task(self, row.ident, row.creator_ident, row.made_by_loop) < 0)
             return -1;
     }
     return 0;
@@ -66,7 +59,7 @@ requests_feed(Requests *self, PyObject *args)
     Py_ssize_t dropped;
     int tell_all;
     double least_slow;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!npd", &owner, st->runs, &runs, &PyList_Type, &tasks, &PyList_Type, &marks,
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!npd", &owner, st->runs, &runs, st->tasks, &tasks, &PyList_Type, &marks,
                           &PyDict_Type, &delivered, &PyDict_Type, &looks, &dropped, &tell_all, &least_slow))
         return NULL;
     if (self->feeding) {
@@ -86,7 +79,7 @@ requests_feed(Requests *self, PyObject *args)
     self->incomplete = 0;
     if (dropped)
         drop_followed(self);
-    if (runs_add(self, (Runs *)runs) == 0 && take_marks(self, marks) == 0 && take_tasks(self, tasks) == 0 &&
+    if (runs_add(self, (Runs *)runs) == 0 && take_marks(self, marks) == 0 && take_tasks(self, (Tasks *)tasks) == 0 &&
         take_runs(self, (Runs *)runs) == 0)
         sums = take_sums(self);
     forget_sums(self);
