@@ -146,9 +146,8 @@ count_bytes(core_state *st, PyObject *self, Py_ssize_t offset, Py_ssize_t size)
     PyObject *before = io != NULL && Py_IS_TYPE(io, st->streams.counters) ? SLOT(io, offset) : NULL;
     if (before == NULL)
         return 0; /* counters that nobody reads */
-    PyObject *more = PyLong_FromSsize_t(size);
-    PyObject *after = more == NULL ? NULL : PyNumber_Add(before, more);
-    Py_XDECREF(more);
+    Py_ssize_t counted = PyLong_AsSsize_t(before);
+    PyObject *after = counted == -1 && PyErr_Occurred() ? NULL : PyLong_FromSsize_t(counted + size);
     if (after == NULL)
         return -1;
     Py_SETREF(SLOT(io, offset), after);
