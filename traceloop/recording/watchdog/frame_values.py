@@ -33,6 +33,12 @@ _ENTERING: Final = ("BEFORE_WITH", "LOAD_SPECIAL", "COPY", "SWAP", "PUSH_NULL", 
 _OPTIMIZED: Final = inspect.CO_OPTIMIZED
 # References to a dict that only its frame and we have: the frame's, our variable's, the count's argument.
 _OWN_REFERENCES: Final = 3
+# Before 3.13.6, the frame of a generator that was closed while it was suspended has dangling variables: reading them
+# ends the process (https://github.com/python/cpython/issues/125723; 3.12.4 and later 3.12 have it too). The thread may
+# close it between two of our looks at its frame.
+_DANGLING: Final = (
+    inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR if (3, 12) <= sys.version_info < (3, 13, 6) else 0
+)
 
 
 class _Range(NamedTuple):
@@ -215,8 +221,8 @@ def _global(frame: FrameType, name: str) -> Any:
 
 
 def _locals_of(frame: FrameType, names: set[str]) -> dict[str, Any]:
-    """The local variables of a frame with these names, as far as it has them."""
-    if not names:
+    """The local variables of a frame with these names, as far as it has them and they can be read."""
+    if not names or frame.f_code.co_flags & _DANGLING:
         return {}
     values = frame.f_locals
     try:
