@@ -78,9 +78,19 @@ def test_a_ring_that_was_left_to_a_parent_is_not_written():
     assert not side.at_once and side.ring.records == 0 and not any(side.ring._data)
 
 
+def test_a_ring_whose_words_are_too_few_is_not_written():
+    side = Side(NATIVE.Record(), True)
+    side.record.add(1.0, 7.0, 1.0)
+    words = memoryview(bytearray(8 * layout.WORDS))
+    for count in (0, 1, layout.W_RECORDS):
+        side.ring.words = words[: 8 * count].cast("d")
+        assert not side.record.write_to(side.ring, 1.0)
+    side.ring.words = words[: 8 * (layout.W_RECORDS + 1)].cast("d")
+    assert side.record.write_to(side.ring, 1.0) and side.ring.words[layout.W_RECORDS] == 1.0
+
+
 def test_a_closed_ring_is_refused():
     side = Side(NATIVE.Record(), True)
     side.ring.close()
     with pytest.raises(ValueError, match="released"):
         side.write(3, [], 1.0)
-

@@ -160,7 +160,7 @@ write_into(Record *record, PyObject *ring, Py_buffer *data, Py_buffer *words, do
     Py_ssize_t length = (HEAD_SIZE + body + text + ALIGN - 1) / ALIGN * ALIGN;
     if (text < 0 || record->length % 3 != 0 || record->length > UINT32_MAX || state.pid != getpid() ||
         !find_place(&state, record->length, text, length) || state.reserved > data->len ||
-        words->itemsize != (Py_ssize_t)sizeof(double) || words->len <= W_HEAD * (Py_ssize_t)sizeof(double))
+        words->itemsize != (Py_ssize_t)sizeof(double) || words->len <= W_RECORDS * (Py_ssize_t)sizeof(double))
         return 0;
     BatchHead head = {.magic = BATCH_MAGIC, .sequence = (uint64_t)state.sequence, .doubles = (uint32_t)record->length,
                       .text_bytes = (uint32_t)text, .records_before = (uint64_t)state.records, .now = now};
