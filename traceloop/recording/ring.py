@@ -159,6 +159,8 @@ class Ring:
 
         Text belongs, in order, to the records whose kind is in ``layout.TEXT_KINDS`` and to runs that are a
         task's first step. ``now``: monotonic s. Does nothing in the child of a fork, where the ring is the parent's.
+
+        Its plain case has a twin in C, which reads and leaves the same attributes: core/native/batch.c.
         """
         if os.getpid() != self._pid:
             return
