@@ -18,7 +18,7 @@ from traceloop.reading.decoding.decoder import PythonModel
 from traceloop.reading.decoding.native_model import NativeModel
 from traceloop.reading.decoding.ring_reader import Batch
 from traceloop.reading.decoding.stream import LoopStream
-from traceloop.reading.decoding.task_rows import outcomes_of, sites_among
+from traceloop.reading.decoding.task_rows import KnownTask, outcomes_of, sites_among
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics import alive_tasks
 from traceloop.reading.statistics.alive_tasks import AliveTasks, CoroutineTotals, Known, NativeTasks
@@ -240,6 +240,24 @@ def test_tasks_stay_as_they_are_while_a_chunk_is_taken_in() -> None:
     assert refused == ["a chunk is being taken in"] * 3
     tasks.clear()
     assert len(tasks) == 0
+
+
+def test_a_task_is_removed_also_where_rows_move_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is returned is made by Python code, in which more tasks may begin."""
+    tasks = NativeTasks(native)
+    make = KnownTask.__new__
+
+    def make_and_begin(kind: Any, *values: Any) -> Any:
+        for number in range(2, 1000):
+            tasks.begin(number * 65536.0, 1.0)
+        return make(kind, *values)
+
+    tasks.begin(65536.0, 1.0)
+    monkeypatch.setattr(KnownTask, "__new__", make_and_begin)
+    removed = tasks.remove(65536.0)
+    monkeypatch.undo()
+    assert removed is not None and removed.ident == 65536.0
+    assert len(tasks) == 998 and tasks.get(65536.0) is None and tasks.remove(2 * 65536.0) is not None
 
 
 def test_names_and_limits_are_the_same() -> None:

@@ -52,10 +52,11 @@ alive_remove(AliveTasks *self, PyObject *argument)
     if (row == NULL || row->state != ALIVE)
         Py_RETURN_NONE;
     PyObject *known = known_task(self, row);
-    if (known == NULL)
-        return NULL;
-    row->totals->alive--;
-    remove_task(self, row);
+    row = known != NULL ? find_task(self, ident) : NULL; /* anew: a named tuple is made by Python code */
+    if (row != NULL && row->state == ALIVE) {
+        row->totals->alive--;
+        remove_task(self, row);
+    }
     return known;
 }
 
