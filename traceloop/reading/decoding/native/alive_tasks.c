@@ -216,6 +216,9 @@ forget_tasks(AliveTasks *self)
     for (size_t at = 0; at < self->length; at++)
         Py_CLEAR(self->rows[at].name);
     self->length = self->alive = self->gone = self->ended_count = 0;
-    if (self->bucket_count)
-        memset(self->buckets, 0, self->bucket_count * sizeof(uint32_t));
+    PyMem_Free(self->rows);
+    PyMem_Free(self->buckets);
+    self->rows = NULL;
+    self->buckets = NULL;
+    self->size = self->bucket_count = 0;
 }
