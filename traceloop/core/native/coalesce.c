@@ -4,19 +4,17 @@
    A write is held back only if another one is likely to follow at once: where the same descriptor's last two callbacks
    that wrote made the same number of writes, all of them within TOGETHER of their beginning. "Held back" means that
    the kernel has the bytes, with MSG_MORE: it sends them with the next write. If that does not come, they are sent when
-   the callback ends, and after 200 ms, which is the kernel's own limit, if it blocks. So nothing is lost with the
-   process, and the loop keeps no buffer.
+   the callback ends. If it blocks, the kernel sends them with the peer's next acknowledgement, or after its timeout for
+   sending again, which is 200 ms or more. So nothing is lost with the process, and the loop keeps no buffer.
 
    What is known of a descriptor outlives its connection: the next one that has this number behaves alike, most of the
-   time, and a wrong guess costs one system call. */
+   time, and a wrong guess costs two system calls. */
 
 #include "core.h"
 #include <limits.h>
-#include <sys/socket.h>
-
-#ifdef MSG_MORE
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sys/socket.h>
 
 #define TOGETHER 0.001         /* s */
 #define MOST_DESCRIPTORS 65536 /* of those above nothing is known */
@@ -99,18 +97,3 @@ coalesce_end(Scheduling *loop)
         }
     }
 }
-
-#else
-
-int
-coalesce_flag(Scheduling *loop, int descriptor)
-{
-    return 0;
-}
-
-void
-coalesce_end(Scheduling *loop)
-{
-}
-
-#endif
