@@ -130,6 +130,8 @@ class RingReader:
         self.clock_offset_ns: int = real - mono
         self.capacity: int = capacity
         self._position = 0
+        # As ``room`` was after the head was read. Both are asked for once for all batches before that head.
+        self._room = 0
         self._sequence = 0
         self._misses = 0
         self._resume = 0
@@ -190,11 +192,13 @@ class RingReader:
         batches: list[Batch] = []
         if self._closed:
             return batches
-        taken = 0
+        taken = head = 0
         while taken < limit:
-            head = self._head()
             if self._position >= head:
-                break
+                head = self._head()
+                self._room = self.room
+                if self._position >= head:
+                    break
             batch = self._next(head, final)
             if batch is None:
                 break
@@ -258,6 +262,7 @@ class RingReader:
             if self._checked > _MAX_FALSE_BYTES:
                 break
             head = self._head()
+            self._room = self.room
             position = max(self._position, self._resume, head - self.capacity)
             position += -position % _ALIGN
             if position >= head:
@@ -300,7 +305,7 @@ class RingReader:
     def _check(self, position: int, head: int) -> tuple[Batch, int] | None:
         """A copy of the batch at ``position``, and its size, if it is whole; else None."""
         offset = position % self.capacity
-        room = min(self.room - offset, head - position)
+        room = min(self._room - offset, head - position)
         if room < _HEAD_SIZE:
             return None
         copy = self._bytes(layout.DATA_OFFSET + offset, min(room, _FIRST_LOOK))
