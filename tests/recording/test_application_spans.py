@@ -16,7 +16,9 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 import traceloop
 from tests.helpers.collected_run import Run
+from tests.helpers.cores import CORES
 from tests.helpers.otlp_receiver import Receiver
+from tests.helpers.written_batches import note_batches
 from traceloop.core.buffer import Record
 from traceloop.record import layout
 from traceloop.recording.application_spans import GENERATION, REMOTE, ApplicationSpans
@@ -337,3 +339,78 @@ def test_calls_from_other_threads_in_a_program_with_spans(debug):
 
     with asyncio.Runner(loop_factory=traceloop.new_event_loop, debug=debug) as runner:
         runner.run(main())
+
+
+class Own(dict):
+    """A context that is asked in its own way."""
+
+    def get(self, key):
+        return super().get(key)
+
+
+class Tight:
+    """A span that takes no attribute."""
+
+    __slots__ = ("_context",)
+
+    def __init__(self, number):
+        self._context = SpanContext(number, number, False)
+
+    def get_span_context(self):
+        return self._context
+
+
+def followed(make_loop, monkeypatch):
+    """What a loop records of spans while tasks take turns that have one of their own, share one, or have none."""
+    found = []
+    loop = make_loop()
+    tracer = TracerProvider().get_tracer("application")
+    shared = tracer.start_span("shared")
+
+    def note(ring, doubles, text):
+        if ring is loop._recorder.ring:
+            triples = zip(doubles[::3], doubles[1::3], strict=False)
+            found.extend((kind, a) for a, kind in triples if kind in (layout.R_SPAN, layout.R_CONTEXT))
+
+    async def turns(times):
+        for _ in range(times):
+            await asyncio.sleep(0)
+
+    async def within(span, times):
+        with trace.use_span(span):
+            await turns(times)
+
+    async def with_context(context):
+        loop._recorder.spans.variable.set(context)
+        await turns(4)
+
+    async def main():
+        key = loop._recorder.spans._span_key
+        await asyncio.gather(
+            within(tracer.start_span("one"), 5),
+            turns(3),
+            within(shared, 4),
+            within(shared, 2),
+            within(Tight(7), 3),
+            within(trace.INVALID_SPAN, 3),
+            with_context(Own({key: tracer.start_span("asked")})),
+            with_context(Own()),
+            with_context({}),
+            with_context({key: None}),
+            with_context({key: tracer.start_span("two")}),
+        )
+        loop._recorder.spans._begin_generation()
+        await asyncio.gather(within(shared, 3), turns(3), within(shared, 3))
+
+    with monkeypatch.context() as patch:
+        note_batches(patch, note)
+        loop.run_until_complete(main())
+        loop.close()
+    return found
+
+
+def test_each_core_follows_them_in_the_same_way(monkeypatch):
+    expected = followed(CORES["python"], monkeypatch)
+    assert len(expected) > 40 and {kind for kind, _ in expected} == {layout.R_SPAN, layout.R_CONTEXT}
+    for core in CORES:
+        assert followed(CORES[core], monkeypatch) == expected

@@ -293,7 +293,9 @@ class SchedulingMixin(LoopPart):
                 return self._factory_task(coro, name, context, kwargs)
             if kwargs:
                 task: asyncio.Task[Any] = base_events.tasks.Task(coro, loop=self, name=name, context=context, **kwargs)
-            else:  # a call with a dict of arguments is 5 % of making a task and running it
+            elif context is None:  # a call with a dict of arguments is 5 % of making a task and running it
+                task = base_events.tasks.Task(coro, loop=self, name=name)
+            else:
                 task = base_events.tasks.Task(coro, loop=self, name=name, context=context)
             if self._debug:
                 _drop_last_frame(task)

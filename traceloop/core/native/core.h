@@ -12,6 +12,7 @@
    scheduling_type.c  Scheduling, the base of EventLoop that has these methods: its attributes and its life
    identify.c         from a callback to its ident; what a C task shows of itself
    exceptions.c       the exception that is set, taken away and put back
+   spans.c            the application's span in a handle's context
    runs.c             the run of one handle
    poll.c             the poll of an epoll object
    iteration.c        the recorded iteration: poll, due timers, the handles that are ready
@@ -51,6 +52,7 @@
 #define R_STAMP (-7.0)
 #define R_WRITER (-9.0)
 #define R_SKIP (-10.0)
+#define R_CONTEXT (-12.0)
 #define R_START (-19.0)
 #define R_FINISH (-20.0)
 #define R_DELIVER (-21.0)
@@ -141,7 +143,8 @@ typedef struct {
     PyObject *spelled_out;    /* core.buffer.spelled_out */
     PyObject *heappush;
     PyObject *base_events;    /* the module: what programs put there is asked for each time */
-    PyObject *task_keywords, *future_keywords; /* what create_task and create_future pass to asyncio's classes */
+    /* What create_task, without and with a context, and create_future pass to asyncio's classes. */
+    PyObject *task_keywords, *context_keywords, *future_keywords;
     PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
     PyObject *concurrent_future, *concurrent_finished; /* concurrent.futures.Future; the text of its state */
     PyObject *zero, *minus_one;
@@ -152,12 +155,13 @@ typedef struct {
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
         *s_loop_ident, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
         *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_python_create_task, *s_note_timer, *s_name,
-        *s_tasks, *s_fresh, *s_Task, *s_task_factory, *s_python_call_soon_threadsafe, *s_write_to_self, *s_csock,
+        *s_tasks, *s_fresh, *s_Task, *s_python_call_soon_threadsafe, *s_write_to_self, *s_csock,
         *s_thread_id, *s_stamps, *s_outbox, *s_pending, *s_drained, *s_drain, *s_local, *s_number, *s_until,
         *s_worker_number, *s_unrun, *s_words, *s_is_closed, *s_call_soon_threadsafe, *s_add_done_callback,
         *s_remove_done_callback, *s_create_future, *s_cancelled, *s_cancel, *s_state, *s_exception, *s_result,
         *s_set_result, *s_fileno, *s_recv, *s_recv_into, *s_send, *s_max_size, *s_read_eof, *s_receive_into,
-        *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data;
+        *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data,
+        *s_loop_span;
 
     Streams streams;
     RingSlots ring;
@@ -213,6 +217,7 @@ struct Scheduling {
     PyObject *recorder; /* owned; None where nothing is recorded */
     Record *record;     /* the recorder's, where it is of our type; owned */
     ReadyQueue *fresh;  /* the recorder's tasks before their first step, where it is of our type; owned */
+    PyObject *task_factory; /* owned; None where asyncio makes tasks; NULL before the loop has been initialized */
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
     char debug, guarded, stopping, patched;
     char running, polling, woken; /* wakeup.c: in _run_native; in its poll; a byte was written for that poll */
@@ -306,6 +311,8 @@ typedef struct {
         *stamped, *flush, *write, *changed;
     PyObject *span_variable; /* NULL while the application has no spans */
     PyObject *seen;          /* what the last run's context holds there; NULL: not known */
+    PyTypeObject *context_type; /* the class of such a thing, a dict's ``get`` being its own; NULL: none was seen */
+    Py_ssize_t span_generation, span_key, span_current; /* slots of ``spans``; -1: none */
     long made, finished;     /* not yet added to ``tasks`` */
     CodeSite codes[CODES];
     MethodSite methods[METHODS];
@@ -328,6 +335,11 @@ enum { DUE_TIMERS, CANCELLED_TIMERS, POLL_RESULTS };
 int run_tell_own_work(Run *run, int which, Py_ssize_t count, double start, double end);
 /* Shows other threads that it lasts, and lets them have the GIL for a moment. */
 int run_show_own_work(Run *run, int which, double start);
+
+/* spans.c */
+void run_find_spans(Run *run);
+/* Before a run: the context is the handle's, and the current one if ``entered``. 0; -1: an exception. */
+int run_look_at_span(Run *run, PyObject *context, int entered);
 
 /* runs.c */
 /* Runs one handle, which it takes, and records it. ``*now``: its start, and then its end. -1: an exception that ends

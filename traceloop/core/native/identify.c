@@ -60,6 +60,7 @@ run_open(Run *run, Scheduling *loop, PyObject *recorder)
         !PyList_Check(run->created) || run->words.itemsize != (Py_ssize_t)sizeof(double) ||
         run->words.len < 64 * (Py_ssize_t)sizeof(double))
         return 0;
+    run_find_spans(run);
     PyObject *variable = PyObject_CallMethod(run->spans, "refresh", NULL);
     if (variable == NULL)
         return -1;
@@ -75,7 +76,7 @@ run_close(Run *run)
                           &run->builtin_sites, &run->identify,    &run->define,         &run->next_number,
                           &run->first_step_done, &run->outcome_of, &run->coroutine_site, &run->define_created,
                           &run->stamped,    &run->flush,          &run->write,          &run->changed,
-                          &run->span_variable, &run->seen};
+                          &run->span_variable, &run->seen, (PyObject **)&run->context_type};
     for (size_t i = 0; i < sizeof(owned) / sizeof(owned[0]); i++)
         Py_CLEAR(*owned[i]);
     Py_CLEAR(run->record);
@@ -134,7 +135,7 @@ as_double(PyObject *number) /* steals it */
 {
     if (number == NULL)
         return -1.0;
-    double value = PyFloat_AsDouble(number);
+    double value = PyFloat_CheckExact(number) ? PyFloat_AS_DOUBLE(number) : PyFloat_AsDouble(number);
     Py_DECREF(number);
     return value;
 }
@@ -179,28 +180,33 @@ ident_of_function(Run *run, PyObject *function, PyObject *callback, PyObject **t
     return ident != 0.0 ? ident : ask(run, callback, task);
 }
 
-/* ``task._loop_ident``. Where the dict of a plain task lies in the task (up to 3.11) it is asked at once: looking
-   for the attribute in the class first takes four times as long. A new reference; NULL with an exception. */
+/* ``_loop_ident`` in the dict of a plain task, borrowed; NULL where there is none, perhaps with an exception. Mostly it
+   is the only item: a search takes five times as long. */
 static PyObject *
-noted_ident(core_state *st, PyObject *task)
+noted_ident(core_state *st, PyObject *dict)
 {
-    if (Py_IS_TYPE(task, st->task_type) && st->task_type->tp_dictoffset > 0) {
-        PyObject *dict = SLOT(task, st->task_type->tp_dictoffset);
-        PyObject *number = dict == NULL ? NULL : PyDict_GetItemWithError(dict, st->s_loop_ident);
-        if (number != NULL)
-            return Py_NewRef(number);
-        if (PyErr_Occurred())
-            return NULL;
-    }
-    return PyObject_GetAttr(task, st->s_loop_ident);
+    PyObject *name, *number;
+    Py_ssize_t place = 0;
+    if (PyDict_Next(dict, &place, &name, &number) && name == st->s_loop_ident)
+        return number;
+    return PyDict_GetItemWithError(dict, st->s_loop_ident);
 }
 
 static double
 ident_of_known_task(Run *run, PyObject *task)
 {
-    PyObject *number = noted_ident(run->st, task);
+    core_state *st = run->st;
+    PyObject *number = NULL;
+    if (Py_IS_TYPE(task, st->task_type)) {
+        Py_ssize_t offset = st->task_type->tp_dictoffset; /* -1 from 3.12 on: the interpreter manages it */
+        PyObject *dict = offset > 0 ? Py_XNewRef(SLOT(task, offset)) : PyObject_GenericGetDict(task, NULL);
+        number = dict == NULL ? NULL : Py_XNewRef(noted_ident(st, dict));
+        Py_XDECREF(dict);
+    }
+    else
+        number = PyObject_GetAttr(task, st->s_loop_ident);
     if (number == NULL) {
-        if (!PyErr_ExceptionMatches(PyExc_AttributeError))
+        if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_AttributeError))
             return -1.0;
         PyErr_Clear();
         number = PyObject_CallOneArg(run->define, task);

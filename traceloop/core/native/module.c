@@ -188,7 +188,7 @@ intern(core_state *st)
         {"_python_create_task", offsetof(core_state, s_python_create_task)},
         {"_note_timer", offsetof(core_state, s_note_timer)}, {"name", offsetof(core_state, s_name)},
         {"tasks", offsetof(core_state, s_tasks)}, {"fresh", offsetof(core_state, s_fresh)},
-        {"Task", offsetof(core_state, s_Task)}, {"_task_factory", offsetof(core_state, s_task_factory)},
+        {"Task", offsetof(core_state, s_Task)},
         {"_python_call_soon_threadsafe", offsetof(core_state, s_python_call_soon_threadsafe)},
         {"_write_to_self", offsetof(core_state, s_write_to_self)}, {"_csock", offsetof(core_state, s_csock)},
         {"_thread_id", offsetof(core_state, s_thread_id)}, {"stamps", offsetof(core_state, s_stamps)},
@@ -212,6 +212,7 @@ intern(core_state *st)
         {"buffer_updated", offsetof(core_state, s_buffer_updated)},
         {"_python_write", offsetof(core_state, s_python_write)}, {"futures", offsetof(core_state, s_futures)},
         {"Future", offsetof(core_state, s_Future)}, {"data", offsetof(core_state, s_data)},
+        {"_loop_span", offsetof(core_state, s_loop_span)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -252,10 +253,11 @@ core_exec(PyObject *module)
 #if PY_VERSION_HEX >= 0x030E0000
     st->task_keywords = Py_BuildValue("(s)", "loop");
 #else
-    st->task_keywords = Py_BuildValue("(sss)", "loop", "name", "context");
+    st->task_keywords = Py_BuildValue("(ss)", "loop", "name");
 #endif
+    st->context_keywords = Py_BuildValue("(sss)", "loop", "name", "context");
     st->future_keywords = Py_BuildValue("(s)", "loop");
-    return st->task_keywords == NULL || st->future_keywords == NULL ? -1 : 0;
+    return st->task_keywords == NULL || st->context_keywords == NULL || st->future_keywords == NULL ? -1 : 0;
 }
 
 static PyObject *
@@ -285,7 +287,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_run) DO(s_get)    \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
     DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \
-    DO(s_fresh) DO(s_Task) DO(s_task_factory) DO(base_events) DO(task_keywords) DO(offload_type)                    \
+    DO(s_fresh) DO(s_Task) DO(context_keywords) DO(base_events) DO(task_keywords) DO(offload_type)                    \
     DO(copy_state) DO(concurrent_future) DO(concurrent_finished) DO(s_python_call_soon_threadsafe)                  \
     DO(s_write_to_self) DO(s_csock) DO(s_thread_id) DO(s_stamps) DO(s_outbox) DO(s_pending) DO(s_drained)           \
     DO(s_drain) DO(s_local) DO(s_number) DO(s_until) DO(s_worker_number) DO(s_unrun) DO(s_words) DO(s_is_closed)    \
@@ -295,7 +297,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
-    DO(notes_type) DO(coro_code) DO(context_names) DO(ring.type)
+    DO(notes_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span)
 
 DEFINE_STATE_LIFE(core_state)
 

@@ -30,30 +30,6 @@ handle_failure(Run *run, PyObject *handle)
     return done;
 }
 
-/* The application's span in the handle's context, which is the current one if ``entered``. */
-static int
-look_at_span(Run *run, PyObject *context, int entered)
-{
-    PyObject *held = NULL;
-    if (entered) {
-        if (PyContextVar_Get(run->span_variable, NULL, &held) < 0)
-            return -1;
-        if (held == NULL)
-            held = Py_NewRef(Py_None);
-    }
-    else {
-        held = PyObject_CallMethodOneArg(context, run->st->s_get, run->span_variable);
-        if (held == NULL)
-            return -1;
-    }
-    if (held == run->seen) {
-        Py_DECREF(held);
-        return 0;
-    }
-    Py_XSETREF(run->seen, held);
-    return run_call(run->changed, held, NULL);
-}
-
 static int
 call_back(core_state *st, PyObject *callback, PyObject *args)
 {
@@ -73,7 +49,7 @@ static int
 call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
 {
     if (!PyContext_CheckExact(context)) { /* a guarded one (core/handles.py), or a context of another class */
-        if (run->span_variable != NULL && look_at_span(run, context, 0) < 0)
+        if (run->span_variable != NULL && run_look_at_span(run, context, 0) < 0)
             return -1;
         PyObject *method = PyObject_GetAttr(context, run->st->s_run);
         PyObject *first = method == NULL ? NULL : PyTuple_Pack(1, callback);
@@ -88,7 +64,7 @@ call_in_context(Run *run, PyObject *callback, PyObject *args, PyObject *context)
     if (PyContext_Enter(context) < 0)
         return -1;
     int called = -1;
-    if (run->span_variable == NULL || look_at_span(run, context, 1) == 0)
+    if (run->span_variable == NULL || run_look_at_span(run, context, 1) == 0)
         called = call_back(run->st, callback, args);
     return PyContext_Exit(context) < 0 ? -1 : called;
 }

@@ -206,20 +206,14 @@ scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, 
 #if PY_VERSION_HEX >= 0x030E0000
     ours = ours && named == 0; /* it passes on what it was given, no more */
 #endif
-    if (ours) {
-        PyObject *factory = PyObject_GetAttr(self, st->s_task_factory);
-        if (factory == NULL)
-            return NULL;
-        ours = factory == Py_None;
-        Py_DECREF(factory);
-    }
-    if (!ours)
+    if (!ours || loop->task_factory != Py_None)
         return scheduling_in_python(self, st->s_python_create_task, args, count, names);
     PyObject *type = current_class(st, st->s_tasks, st->s_Task);
     if (type == NULL)
         return NULL;
     PyObject *all[] = {args[0], self, name, context};
-    PyObject *task = PyObject_Vectorcall(type, all, 1, st->task_keywords);
+    PyObject *keywords = context == Py_None ? st->task_keywords : st->context_keywords;
+    PyObject *task = PyObject_Vectorcall(type, all, 1, keywords);
     Py_DECREF(type);
     if (task != NULL && loop->fresh != NULL && queue_append(loop->fresh, task) < 0)
         Py_CLEAR(task);

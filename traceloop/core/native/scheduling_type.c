@@ -134,6 +134,7 @@ scheduling_traverse(PyObject *self, visitproc visit, void *arg)
     Py_VISIT(loop->recorder);
     Py_VISIT(loop->record);
     Py_VISIT(loop->fresh);
+    Py_VISIT(loop->task_factory);
     return 0;
 }
 
@@ -148,6 +149,7 @@ scheduling_clear(PyObject *self)
     Py_CLEAR(loop->recorder);
     Py_CLEAR(loop->record);
     Py_CLEAR(loop->fresh);
+    Py_CLEAR(loop->task_factory);
     return 0;
 }
 
@@ -194,6 +196,12 @@ static PyMethodDef scheduling_methods[] = {
 
 #define FLAG(name, doc) {"_" #name, get_flag, set_flag, doc, (void *)offsetof(Scheduling, name)}
 
+/* An attribute in the loop's dict takes 1 % of making a task and running it. */
+static PyMemberDef scheduling_members[] = {
+    {"_task_factory", T_OBJECT_EX, offsetof(Scheduling, task_factory), 0, "What makes tasks, None where asyncio does."},
+    {NULL},
+};
+
 static PyGetSetDef scheduling_getset[] = {
     {"_ready", get_ready, set_ready, "The ready queue.", NULL},
     {"_timers", get_timers, set_timers, "The timers.", NULL},
@@ -214,6 +222,7 @@ static PyType_Slot scheduling_slots[] = {
     {Py_tp_clear, scheduling_clear},
     {Py_tp_setattro, scheduling_setattr},
     {Py_tp_methods, scheduling_methods},
+    {Py_tp_members, scheduling_members},
     {Py_tp_getset, scheduling_getset},
     {0, NULL},
 };
