@@ -72,6 +72,30 @@ def test_on_an_asyncio_that_it_does_not_know_python_runs(value):
     assert ("it cannot be loaded" in done.stderr) == (value == "c")
 
 
+FREE_THREADED = """
+import sys
+
+sys._is_gil_enabled = lambda: False  # as an interpreter without a GIL says
+from traceloop.core.choose import core
+from traceloop.exporters.otlp.packing import native_packer
+from traceloop.reading.decoding.choose import native
+import traceloop
+
+traceloop.run(__import__("asyncio").sleep(0))
+print(core().name, native(), native_packer(), *(name for name in sys.modules if name.endswith(("._core", "._reader"))))
+"""
+
+
+@pytest.mark.parametrize("value", ["", "c"])
+def test_without_a_gil_python_runs_and_nothing_in_c_is_loaded(value):
+    env = {**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": value}
+    command = [sys.executable, "-c", FREE_THREADED]
+    done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "python None None\n"), done.stderr
+    line = "traceloop: OTEL_PYTHON_TRACELOOP_CORE=c, but it needs an interpreter with a GIL; the Python core runs\n"
+    assert done.stderr == (line if value == "c" else "")
+
+
 def test_an_unknown_core_is_one_line():
     out, err = run("rust\x1b[31m")
     assert out == "python\n"
