@@ -175,11 +175,14 @@ def main() -> int:
     for work in WORK:
         n = options.handles // len(WORK)
         loop.run_until_complete(work(loop, n // 4))  # what is kept for good: caches, sites, threads
-        before, references = alive(), getattr(sys, "gettotalrefcount", lambda: 0)()
-        loop.run_until_complete(work(loop, n))
-        blocks = (alive() - before) * 1000 / n
-        found = f", {(sys.gettotalrefcount() - references) * 1000 / n:.2f} references" if references else ""
-        print(f"{work.__name__}: {blocks:.2f} blocks a thousand{found}", flush=True)
+        for _ in range(3):  # on a busy machine more is kept for good later; a leak is there each time
+            before, references = alive(), getattr(sys, "gettotalrefcount", lambda: 0)()
+            loop.run_until_complete(work(loop, n))
+            blocks = (alive() - before) * 1000 / n
+            found = f", {(sys.gettotalrefcount() - references) * 1000 / n:.2f} references" if references else ""
+            print(f"{work.__name__}: {blocks:.2f} blocks a thousand{found}", flush=True)
+            if blocks <= MOST_BLOCKS or options.only_run:
+                break
         bad = bad or blocks > MOST_BLOCKS
     loop.run_until_complete(loop.shutdown_default_executor())
     loop.close()
