@@ -15,7 +15,7 @@ from traceloop.recording.ring import Ring
 
 pytestmark = pytest.mark.skipif(NATIVE is None, reason="the C core was not built")
 
-NAMES = ("", "Task-7", "download", "größer", "a\x1fb", "\ud800", -3, 2**70)
+NAMES = ("", "Task-7", "download", "größer", "a\x1fb", "\ud800", -3, 2**70, 2**63 - 1)
 CAPACITY = layout.MIN_CAPACITY
 
 texts = st.lists(st.one_of(st.integers(0, 9), st.sampled_from(NAMES)), max_size=12)

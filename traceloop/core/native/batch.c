@@ -94,7 +94,7 @@ leave_state(RingSlots *slots, PyObject *ring, const RingState *state)
 }
 
 /* The bytes of the items of text as pack_text(spelled_out(text)) has them, which are written to ``place`` if that is
-   not NULL. -1: not plain (an item is not ASCII, has a separator in it, or is a number that nobody counts to). */
+   not NULL. -1: not plain (an item is not ASCII, has a separator in it, or is a number beyond a C long). */
 static Py_ssize_t
 put_text(PyObject *text, char *place)
 {
@@ -119,7 +119,7 @@ put_text(PyObject *text, char *place)
             long number = PyLong_CheckExact(item) ? PyLong_AsLongAndOverflow(item, &overflow) : -1;
             if (overflow || number < 0)
                 return -1;
-            if (number != before + 1)
+            if (before != number - 1)
                 length = snprintf(spelled, sizeof(spelled), "Task-%ld", number);
             before = number;
         }
