@@ -48,7 +48,7 @@ writes_of(Scheduling *loop, int descriptor)
 int
 coalesce_flag(Scheduling *loop, int descriptor)
 {
-    /* Outside of a recorded callback nobody would send what is held back. */
+    /* Only the end of a recorded callback sends what is held back. */
     Writes *writes = loop->run_handle == NULL ? NULL : writes_of(loop, descriptor);
     if (writes == NULL)
         return 0;

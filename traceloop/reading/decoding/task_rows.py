@@ -1,7 +1,7 @@
 """The tasks that begin and end in a chunk: lists in plain Python, rows of C structures with the reader's C half.
 
 Both are sequences of the same tuples. The C form (``native/task_rows.c``) makes a tuple only when it is asked for one,
-since most tasks live shortly and nobody asks for them one by one; it counts what is asked of all of them.
+since most tasks are short and are never asked for one by one; it counts what is asked of all of them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,6 @@ class Rows(Protocol[_Item]):
 
     def append(self, row: _Item, /) -> None:
         """Adds one at the end."""
-
 
 
 def sites_among(rows: Rows[NewTask] | Rows[TaskEnd], first: int, last: int) -> Mapping[int, int]:

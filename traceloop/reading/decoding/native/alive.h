@@ -7,7 +7,8 @@
    alive_type.c        AliveTasks as a Python type
 
    No task is a Python object here. Totals are, since Python reads them when it likes. A pointer to a row is borrowed,
-   and good until a row is added or the rows are moved; neither happens while Python code is called. */
+   and good until a row is added or the rows are moved. Neither happens while ``feed`` calls Python code; elsewhere a
+   row is looked for anew after it. */
 
 #ifndef TRACELOOP_ALIVE_H
 #define TRACELOOP_ALIVE_H

@@ -87,8 +87,8 @@ meet(AliveTasks *self, double ident, double start)
     return row;
 }
 
-/* The task steps at ``start``; if a look has found it waiting, Waits is told. ``before``: the end of the step before,
-   below 0 where there was none. */
+/* The task steps at ``start``; if a look has found it waiting, Waits.step is called. ``before``: the end of the step
+   before, below 0 where there was none. */
 static int
 end_wait(const AliveRow *row, const Looks *looks, double before, double start)
 {
