@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -272,3 +273,34 @@ def test_where_no_inode_is_left_the_workers_run_on_and_one_line_says_so(traced, 
     )
     assert done.stdout == "[0, 0, 0, 0]\n" and done.returncode == 0, done.stderr
     assert done.stderr.count("No space left on device") == 1, done.stderr
+
+
+FILLED = """
+import asyncio
+
+async def main():
+    await asyncio.sleep(0)
+    with open("/dev/shm/filler", "wb", 0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    print("full")
+
+asyncio.run(main())
+"""
+
+
+@needs_mount
+@pytest.mark.parametrize("options", [[], ["--report"]])
+def test_a_run_is_summed_up_where_the_program_has_filled_the_shared_memory(tmp_path: Path, options: list[str]) -> None:
+    program = tmp_path / "filled.py"
+    program.write_text(FILLED)
+    command = [sys.executable, "-m", "traceloop", "run", "--no-metrics", "--exit-timeout", "60", *options]
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", SMALL, "sh", *command, str(program)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "full\n"), done.stderr
+    assert done.stderr.count("traceloop: 1 loop, ") == 1
+    assert ("Process 0" in done.stderr) == bool(options)

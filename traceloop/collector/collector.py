@@ -22,6 +22,7 @@ The files of a run directory are listed in record/files.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import select
 import socket
@@ -397,14 +398,19 @@ class Collector:
         # A program that is started again at once finds the port free.
         self._close_listener()
         notices.release(ending=True)
-        if not self._stderr.root_listens():
+        path = os.path.join(self.run_dir, files.SUMMARY)
+        text = "\n".join([*self.lines.at_end, summary])
+        written = write_file(os.path.join(self.run_dir, files.REPORT), report) and write_file(f"{path}.draft", text)
+        if not self._stderr.root_listens() or not written:
             for line in self.lines.at_end:
                 say(line)
             notices.say_report(report) if report else say(summary)
+        if not written:  # the program has filled the memory; an empty file takes none, and has the root end
+            write_file(f"{path}.draft", "")
         # The root waits for these files and ends when they are there; then its stderr may be gone.
         self._release_stderr()
-        write_file(os.path.join(self.run_dir, files.REPORT), report)
-        write_file(os.path.join(self.run_dir, files.SUMMARY), "\n".join([*self.lines.at_end, summary]))
+        with contextlib.suppress(OSError):
+            os.rename(f"{path}.draft", path)
 
     def _close_listener(self) -> None:
         listener, self._listener = self._listener, None

@@ -37,8 +37,10 @@ def release_stderr() -> None:
             pass  # no descriptor is left for it
 
 
-def write_file(path: str, text: str, time_ns: int = 0) -> None:
-    """Writes a file that appears only when it is complete. Never raises OSError: the directory may be gone.
+def write_file(path: str, text: str, time_ns: int = 0) -> bool:
+    """Writes a file that appears only when it is complete. Whether it did.
+
+    Never raises OSError: the directory may be gone, or the memory that it is in full.
 
     ``time_ns``: the file's time (wall clock); 0 for that of now.
     """
@@ -49,5 +51,6 @@ def write_file(path: str, text: str, time_ns: int = 0) -> None:
         if time_ns > 0:
             os.utime(temporary, ns=(time_ns, time_ns))
         os.rename(temporary, path)
+        return True
     except OSError:
-        pass
+        return False

@@ -50,7 +50,7 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
         return
     path = os.path.join(run_dir, files.SUMMARY)
     summary = _wait_for(path, run_dir, settings.exit_timeout, collector_pid, report=settings.report)
-    if summary is None:
+    if not summary:  # "": the collector has said it, since it could write no file
         return
     report = _read(os.path.join(run_dir, files.REPORT)) if settings.report else None
     if report:
