@@ -403,7 +403,7 @@ class Fuzz:
             least, most = below(len(runs) + 1), below(len(runs) + 1)
             runs.waited(least, most, below(999), choice(EDGES), choice(EDGES), below(99))
             self.rows += len(runs.longer_before(below(300), choice(EDGES), choice(EDGES), below(300))[0])
-        self.rows += len(runs.starts) + len(runs.ends) + len(runs.of_ident(1.0))
+        self.rows += len(runs.starts) + len(runs.ends)
         self.rows += len(runs.of_tasks({65537.0: None, 131073.0: None}))
         iterations = decoded.iterations
         self.rows += len(iterations.starts) + len(iterations.ends)

@@ -208,24 +208,6 @@ runs_forget_lengths(Runs *self, PyObject *argument)
     Py_RETURN_NONE;
 }
 
-static PyObject *
-runs_of_ident(Runs *self, PyObject *argument)
-{
-    double ident = PyFloat_AsDouble(argument);
-    if (ident == -1.0 && PyErr_Occurred())
-        return NULL;
-    PyObject *found = PyList_New(0);
-    for (Py_ssize_t index = 0; found != NULL && index < self->length; index++) {
-        if (self->rows[index].ident != ident)
-            continue;
-        PyObject *row = runs_item(self, index);
-        if (row == NULL || PyList_Append(found, row) < 0)
-            Py_CLEAR(found);
-        Py_XDECREF(row);
-    }
-    return found;
-}
-
 /* of_tasks(followed): the runs whose ident is a key of this dictionary, in order. */
 static PyObject *
 runs_of_tasks(Runs *self, PyObject *followed)
@@ -366,7 +348,6 @@ static PyMethodDef runs_methods[] = {
     {"longer_before", (PyCFunction)runs_longer_before, METH_VARARGS, "Long runs before one, latest first."},
     {"of_tasks", (PyCFunction)runs_of_tasks, METH_O, "The runs of these tasks, in order."},
     {"waited", (PyCFunction)runs_waited, METH_VARARGS, "Who waited for a slow run."},
-    {"of_ident", (PyCFunction)runs_of_ident, METH_O, "The runs of one ident, in order."},
     {NULL},
 };
 
