@@ -422,3 +422,34 @@ def test_each_core_follows_them_in_the_same_way(monkeypatch):
     assert len(expected) > 40 and {kind for kind, _ in expected} == {layout.R_SPAN, layout.R_CONTEXT}
     for core in CORES:
         assert followed(CORES[core], monkeypatch) == expected
+
+
+class Stopping(Tight):
+    """A span that is asked for its attributes when a signal's handler raises."""
+
+    __slots__ = ("_raise",)
+
+    def __init__(self, exception):
+        super().__init__(7)
+        self._raise = [exception]
+
+    @property
+    def _loop_span(self):
+        if self._raise:
+            raise self._raise.pop()
+
+
+@pytest.mark.parametrize("exception", [KeyboardInterrupt, SystemExit])
+@pytest.mark.parametrize("core", CORES)
+def test_what_ends_a_program_is_not_lost_while_a_span_is_looked_at(core, exception):
+    loop = CORES[core]()
+    loop.run_until_complete(asyncio.sleep(0))
+    spans = loop._recorder.spans
+    spans.refresh()
+    with trace.use_span(Stopping(exception)):
+        loop.call_soon(int)
+    loop.call_soon(loop.stop)
+    with pytest.raises(exception):
+        loop.run_forever()
+    assert spans.variable is not None  # no fault of the span
+    loop.close()

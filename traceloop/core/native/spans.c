@@ -33,7 +33,16 @@ is_plain(Run *run, PyObject *held)
     return plain;
 }
 
-/* The number of the span in ``held``, a new reference; NULL where that has to be asked. No exception is left. */
+/* What goes wrong is found again by who asks; KeyboardInterrupt and SystemExit come once, and are the program's. */
+static void
+forget_exception(void)
+{
+    if (PyErr_Occurred() && PyErr_ExceptionMatches(PyExc_Exception))
+        PyErr_Clear();
+}
+
+/* The number of the span in ``held``, a new reference; NULL where that has to be asked, or with the program's
+   exception. */
 static PyObject *
 number_of(Run *run, PyObject *held)
 {
@@ -42,7 +51,7 @@ number_of(Run *run, PyObject *held)
         return Py_NewRef(st->zero);
     PyObject *key = SLOT(run->spans, run->span_key), *number = NULL;
     if (key == NULL || !is_plain(run, held)) {
-        PyErr_Clear();
+        forget_exception();
         return NULL;
     }
     PyObject *span = Py_XNewRef(PyDict_GetItemWithError(held, key));
@@ -53,7 +62,7 @@ number_of(Run *run, PyObject *held)
         PyTuple_GET_ITEM(known, 0) == SLOT(run->spans, run->span_generation) &&
         PyLong_CheckExact(PyTuple_GET_ITEM(known, 1)))
         number = Py_NewRef(PyTuple_GET_ITEM(known, 1));
-    PyErr_Clear();
+    forget_exception();
     Py_XDECREF(known);
     Py_XDECREF(span);
     return number;
@@ -64,6 +73,8 @@ static int
 changed(Run *run, PyObject *held)
 {
     PyObject *number = run->span_current < 0 ? NULL : number_of(run, held);
+    if (number == NULL && PyErr_Occurred())
+        return -1;
     PyObject *current = number == NULL ? NULL : SLOT(run->spans, run->span_current);
     if (current == NULL || !PyLong_CheckExact(current)) {
         Py_XDECREF(number);
