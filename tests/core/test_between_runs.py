@@ -99,7 +99,12 @@ def test_what_a_run_leaves_is_freed_in_its_time(loop, monkeypatch, held_by):
     assert len(runs["innocent"]) == 3 and all(end <= begun or over <= start for start, end in runs["innocent"])
 
 
-def test_records_are_written_within_an_iteration(loop):
+@pytest.mark.parametrize("how", ["plain", "debug", "monitored"])
+def test_records_are_written_within_an_iteration(loop, monkeypatch, how):
+    loop.set_debug(how == "debug")
+    if how == "monitored":
+        original = asyncio.Handle._run
+        monkeypatch.setattr(asyncio.Handle, "_run", lambda handle: original(handle))
     seen: list[int] = []
 
     def slow() -> None:

@@ -253,7 +253,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
         left = len(ready)
         new_task = fresh[0] if fresh else no_task
         if loop._debug or handle_type._run is not handle_run:
-            now = _run_through_handles(loop, recorder, left, now)
+            now, last_flush = _run_through_handles(loop, recorder, left, now, last_flush)
             left = 0
         flush_at = last_flush + _WAIT_SECONDS
         while left:
@@ -435,9 +435,11 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
             return
 
 
-def _run_through_handles(loop: Any, recorder: Recorder, count: int, now: float) -> float:
+def _run_through_handles(
+    loop: Any, recorder: Recorder, count: int, now: float, last_flush: float
+) -> tuple[float, float]:
     """Step 5 in debug mode, and where a monitor has replaced ``asyncio.Handle._run``: each handle runs by that.
-    Returns the end of the last run.
+    Returns the end of the last run, and when records were last written.
     """
     record, tasks = recorder.record, recorder.tasks
     for _ in range(count):
@@ -468,7 +470,10 @@ def _run_through_handles(loop: Any, recorder: Recorder, count: int, now: float) 
         if tasks.created:
             tasks.define_created()
         now = loop.time()
-    return now
+        if now - last_flush > _WAIT_SECONDS:
+            recorder.flush(loop, now)
+            last_flush = now
+    return now, last_flush
 
 
 def run_taken(loop: Any, recorder: Recorder, handle: Any) -> None:
