@@ -6,6 +6,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 
+from traceloop.reading.statistics.alive_tasks import MAX_ALIVE
 from traceloop.reading.statistics.executors import ExecutorTotals
 from traceloop.reading.statistics.growth import HeapGrowth
 from traceloop.reading.statistics.loop import LoopStatistics
@@ -84,7 +85,11 @@ def _crowds(loop: LoopStatistics, style: Style, full: bool) -> list[str]:
             ]
         )
     header = ["tasks alive at once", "made by", "most", "made", "ended", "cancelled", "abandoned"]
-    return table(style, header, rows, names=2)
+    lines = table(style, header, rows, names=2)
+    if lines and loop.tasks.forgotten:
+        known = f"of those alive at once the latest {count(MAX_ALIVE)} are counted"
+        lines.append(style.dim(f"    there were too many tasks to follow each: {known}"))
+    return lines
 
 
 def transports(loop: LoopStatistics) -> Iterator[str]:

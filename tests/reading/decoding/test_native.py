@@ -200,7 +200,8 @@ def test_both_halves_know_the_same_tasks(drawn: Any, ordered: bool) -> None:
                 out.append([half.remove(ident) for ident in idents[:2]])
                 for ident in idents[2:]:
                     half.begin(ident, 5.0)
-                out.append([len(half), list(half.idents()), [half.get(ident) for ident in half.idents()]])
+                out.append([len(half), half.forgotten])
+                out.append([list(half.idents()), [half.get(ident) for ident in half.idents()]])
                 out.append([sorted(half.by_site().items()), list(half.oldest()), list(waits.looks), list(waits.stood)])
                 out.append(
                     [

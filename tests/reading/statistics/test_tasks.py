@@ -244,6 +244,24 @@ def test_the_most_tasks_alive_at_once_though_asyncio_run_cancels_what_is_left() 
     assert re.search(r"tasks alive at once made by most .*waiting \S+main 120 120 0 120 0", text), text
 
 
+def test_it_is_said_where_not_all_tasks_that_were_alive_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(alive_tasks, "MAX_ALIVE", 64)
+
+    async def main(many: int) -> None:
+        for task in [asyncio.create_task(waiting()) for _ in range(many)]:
+            await asyncio.sleep(0)
+            task.cancel()
+
+    for many, said in ((60, False), (100, True)):
+        loop = EventLoop()
+        loop.run_until_complete(main(many))
+        loop.close()
+        (statistics,) = read_loop(loop).loops()
+        assert (statistics.tasks.forgotten > 0) == said
+        text = "\n".join(report_resources.tasks(statistics, Style(False, 200), True))
+        assert ("of those alive at once the latest 200,000 are counted" in text) == said, text
+
+
 def test_abandoned_tasks_are_printed_by_coroutine() -> None:
     loop = EventLoop()
     for _ in range(3):
@@ -275,6 +293,9 @@ def test_a_task_that_was_one_of_too_many_is_counted_once(half: str, monkeypatch:
     (totals,) = statistics.coroutines.values()
     assert (totals.count, totals.steps) == (100, 200)
     assert totals.alive <= 64
+    # Four at a time, by the beginnings, and by the second steps of those that were forgotten.
+    assert statistics.forgotten >= 100 - 64 and statistics.forgotten % 4 == 0
+    assert totals.most_alive <= 64
     # The waits of all are known, of those forgotten too: each counts as the time between two looks at one task.
     (waited,) = waits.totals.values()
     assert (waited.count, waited.estimated_s) == (100, 100 * 1000.0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ..statistics.alive_tasks import MAX_ALIVE
 from ..units import count, counted, seconds
 from . import thresholds
 from .model import CRITICAL, NOTE, WARNING, Finding, Who
@@ -35,6 +36,7 @@ def leaked(scope: Scope) -> Iterator[Finding]:
             label = loop.tasks.label(site)
             who = scope.who(label)
             makers = loop.tasks.creators_of(totals)
+            forgotten = loop.tasks.forgotten
             per_hour = grown / trends.seconds * 3600.0
             yield Finding(
                 "task-leak",
@@ -50,6 +52,7 @@ def leaked(scope: Scope) -> Iterator[Finding]:
                     f"{counted(totals.count, 'task')} made, {count(totals.results)} returned, "
                     f"{count(totals.exceptions)} failed, {count(totals.cancelled)} were cancelled",
                     f"watched for {seconds(trends.seconds)}",
+                    *((f"of tasks alive at once, the latest {count(MAX_ALIVE)} are counted",) if forgotten else ()),
                     *(f"{count(number)} of them made by {maker}" for maker, number in makers),
                 ),
                 "Give what they wait for a time limit (`asyncio.timeout`), make them in an `asyncio.TaskGroup`, or "

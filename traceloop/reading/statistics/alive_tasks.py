@@ -67,6 +67,10 @@ class Known(Protocol):
 
     coroutines: dict[int, CoroutineTotals]
 
+    @property
+    def forgotten(self) -> int:
+        """Tasks that were alive and are not known any more, or were met again, because there were too many."""
+
     def __len__(self) -> int: ...
 
     def feed(self, decoded: Decoded, waits: Waits) -> None:
@@ -125,6 +129,7 @@ class AliveTasks:
         self._alive: dict[float, _Alive] = {}
         # Tasks that were done in the chunk before: their last steps may end in this one.
         self._done: dict[float, _Alive] = {}
+        self.forgotten = 0
 
     def __len__(self) -> int:
         return len(self._alive)
@@ -168,6 +173,7 @@ class AliveTasks:
                 alive = self._alive.pop(oldest)
                 alive.totals.alive -= 1
                 alive.totals.forgotten += alive.last_end >= 0.0
+                self.forgotten += 1
         known = self._alive.get(ident)
         alive = self._alive[ident] = _Alive(name, since, self.totals(site_of(ident)))
         if known is None:
@@ -305,6 +311,11 @@ class NativeTasks:
         self.idents = tasks.idents
         self.by_site = tasks.by_site
         self.oldest = tasks.oldest
+
+    @property
+    def forgotten(self) -> int:
+        forgotten: int = self._tasks.forgotten
+        return forgotten
 
     def __len__(self) -> int:
         return len(self._tasks)

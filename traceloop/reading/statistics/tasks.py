@@ -133,6 +133,11 @@ class TaskStatistics:
         """Tasks that had their first step and are not done."""
         return len(self._known)
 
+    @property
+    def forgotten(self) -> int:
+        """Tasks that were forgotten while they were alive: of more than ``MAX_ALIVE`` the latest are known."""
+        return self._known.forgotten
+
     def alive_by_coroutine(self) -> dict[int, int]:
         """How many tasks are alive, by the site of their coroutine."""
         return self._known.by_site()

@@ -50,7 +50,8 @@ typedef struct {
 } AliveRow;
 
 /* ``rows``: in the order in which the tasks began. ``buckets``: by ident, the number and one of the latest row there,
-   whose ``next`` is the same of another; 0 where there is none. ``ended``: rows that were ENDED in the latest chunk. */
+   whose ``next`` is the same of another; 0 where there is none. ``ended``: rows that were ENDED in the latest chunk.
+   ``forgotten``: tasks that there was no room for. */
 typedef struct {
     PyObject_HEAD
     PyObject *coroutines; /* a dictionary of Totals by site */
@@ -62,6 +63,7 @@ typedef struct {
     size_t bucket_count;
     uint32_t *ended;
     size_t ended_count, ended_size;
+    Py_ssize_t forgotten;
     bool feeding;
 } AliveTasks;
 

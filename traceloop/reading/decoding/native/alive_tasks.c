@@ -155,6 +155,7 @@ make_room(AliveTasks *self)
             continue;
         row->totals->alive--;
         row->totals->forgotten += row->last_end >= 0.0;
+        self->forgotten++;
         remove_task(self, row);
         left--;
     }

@@ -2,6 +2,9 @@
 
 #include "alive.h"
 
+#include <stddef.h>
+#include <structmember.h>
+
 /* -1 with an error set while ``feed`` calls Python, which may look at the tasks then, but not change them. */
 static int
 may_change(const AliveTasks *self)
@@ -207,11 +210,17 @@ static PyMethodDef alive_methods[] = {
     {NULL},
 };
 
+static PyMemberDef alive_members[] = {
+    {"forgotten", T_PYSSIZET, offsetof(AliveTasks, forgotten), READONLY, "Tasks that there was no room for."},
+    {NULL},
+};
+
 static PyType_Slot alive_slots[] = {
     {Py_tp_doc, "The tasks of one loop that are alive (statistics/alive_tasks.py)."},
     {Py_tp_new, alive_new},
     {Py_sq_length, alive_length},
     {Py_tp_methods, alive_methods},
+    {Py_tp_members, alive_members},
     {Py_tp_dealloc, alive_dealloc},
     {0, NULL},
 };
