@@ -132,8 +132,9 @@ else:
 def test_each_process_of_a_fork_has_exactly_its_own_callbacks(traced, tmp_path, how):
     if how == "C":
         pytest.importorskip("ctypes")
-    if how in ("sys.exit", "exception", "C") and sys.version_info >= (3, 15):
-        pytest.skip("from 3.15 on a task's step cannot end in the child of a fork, on the standard loop either")
+    # SystemExit is lost in 3.14.10 already.
+    if sys.version_info >= (3, 14 if how == "sys.exit" else 15) and how in ("sys.exit", "exception", "C"):
+        pytest.skip("a task's step cannot end in the child of a fork, on the standard loop either")
     program = tmp_path / "program.py"
     program.write_text(textwrap.dedent(PROGRAM))
     told = tmp_path / "told"
@@ -278,6 +279,8 @@ with traceloop.start(collector="none", report=False):
 @pytest.mark.parametrize("how", ["ends", "loop"])
 def test_a_child_without_hooks_waits_for_no_lock_of_its_parents_watchdog(tmp_path, how):
     pytest.importorskip("ctypes")
+    if how == "loop" and sys.version_info >= (3, 14):
+        pytest.skip("the child's thread is in its parent's task and enters no other, on the standard loop either")
     environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path)}
     done = outcome_unless_it_stands([LOCKED, how], environ)  # our locks were held for certain
     assert done.stdout == "3\n", done.stderr
