@@ -66,8 +66,8 @@ def setters(main, *, before=None):
         loop.run_until_complete(within())
         stream = LoopStream()
         # The ring may have been other loops' before.
-        chunks = [each for each in stream.feed(reader.read()) if each.loop.number == loop._recorder.number]
-        runs = [run for decoded in chunks for run in decoded.runs]
+        chunks = [each for each in stream.feed(reader.read()) if each.loop is not None]
+        runs = [run for each in chunks if each.loop.number == loop._recorder.number for run in each.runs]
     finally:
         loop.close()
         if reader is not None:
