@@ -121,10 +121,11 @@ def test_what_a_burst_took_is_given_back(kind, recorder):
         loop.run_forever()
 
     loop.run_until_complete(asyncio.sleep(0))  # what is made once
-    full, left = taken_by(fill, empty)
+    # What other threads of the tests' process allocate counts too, but they do not do so each time.
+    bursts = [taken_by(fill, empty) for _ in range(3)]
     loop.close()
-    # A queue that kept its room would hold 0.8 MB; what other threads of the tests' process allocate counts too.
-    assert full > 10_000_000 and left < 700_000, (full, left)
+    # A queue that kept its room would hold 0.8 MB.
+    assert min(full for full, _ in bursts) > 10_000_000 and min(left for _, left in bursts) < 700_000, bursts
 
 
 @pytest.mark.skipif(NATIVE is None, reason="there is no C core here")

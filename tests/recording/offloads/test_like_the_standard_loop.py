@@ -82,6 +82,7 @@ def test_an_error_keeps_no_frame_of_the_recorder_alive(loop: Any) -> None:
             await loop.run_in_executor(None, _raise_with, held)
         reference = weakref.ref(held)
         del held
+        await loop.shutdown_default_executor()  # the worker lets go of the call after its result is known
         return reference
 
     def _raise_with(held: Held) -> None:

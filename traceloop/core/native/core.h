@@ -20,7 +20,8 @@
    requests.c         RequestNotes: which function answers a request
    stream.c           what a stream transport reads and writes
    coalesce.c         several writes of one callback leave together
-   alarm.c            what the watchdog sleeps on, and its turns while all loops sleep
+   alarm.c            what the watchdog sleeps on (alarm.h)
+   quiet_turns.c      its turns that find nothing
    kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
    fault_guard.c      a guard before faulthandler's signal handler, for CPython 3.13.0
 
@@ -28,8 +29,8 @@
    attributes, so that the Python iteration runs on them too.
 
    Nothing here is static and mutable but what a signal handler needs (fault_guard.c). The rest hangs on the module's
-   state, so that each interpreter has its own. The GIL is released in three places: by the poll, by the alarm's waits,
-   and for a moment in long work of the loop itself (run_show_own_work).
+   state, so that each interpreter has its own. The GIL is released in three places: by the poll, while the watchdog
+   sleeps and asks the kernel, and for a moment in long work of the loop itself (run_show_own_work).
 
    Who owns which reference and which memory: docs/decisions/0005-core-in-c.md. */
 

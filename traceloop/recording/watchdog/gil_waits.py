@@ -67,9 +67,13 @@ class GilWaits:
             without = [each.thread for each in loops] if len(loops) == 1 else []
             self._standing = threads_now(sys._current_frames(), (*without, threading.get_ident()))
 
-    def in_time(self, turns: int) -> None:
-        """So many turns did not wait."""
+    def quiet(self, turns: int, waits: int, waited: float) -> None:
+        """So many turns came in which no other thread had the GIL; ``waits`` of them waited for the loop, ``waited`` s
+        together.
+        """
         self._turns += turns
+        self._waits += waits
+        self._waited += waited
 
     def poll(self, now: float, loops: Sequence[Watched]) -> None:
         """Records what was found since the last time, if that was long enough ago and other threads held the GIL."""

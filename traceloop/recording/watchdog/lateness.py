@@ -84,14 +84,25 @@ class Lateness:
             self._own_wait = schedule_of_thread(threading.get_native_id()).waited_s
         self._measured = monotonic()
 
-    def slept(self, turns: int, due: float, process_cpu: float, switched: int, measured: float, late: float) -> None:
-        """So many ``turns`` came on time and found nothing (quiet_turns.py). The next is ``due``; it is compared with
-        what was measured at the end of the last of them. ``late``: how late they were together (s), which is how long
-        this thread has waited for a processor meanwhile.
+    def slept(
+        self,
+        turns: int,
+        waits: int,
+        waited: float,
+        due: float,
+        process_cpu: float,
+        switched: int,
+        measured: float,
+        late: float,
+    ) -> None:
+        """So many ``turns`` found nothing (quiet_turns.py). ``waits`` of them waited for the GIL while the only loop
+        had it, for ``waited`` s. The next is ``due``; it is compared with what was measured at the end of the last of
+        them. ``late``: how late the others were together (s), which is how long this thread has waited for a processor
+        meanwhile.
         """
         self._due, self._process_cpu, self.switched, self._measured = due, process_cpu, switched, measured
         self._own_wait += late
-        self._gil_waits.in_time(turns)
+        self._gil_waits.quiet(turns, waits, waited)
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:
         """What was due to go on at ``due`` (0: nothing) goes on only now."""

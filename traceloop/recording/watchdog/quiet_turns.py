@@ -1,22 +1,25 @@
-"""The watchdog's turns while all loops sleep in their polls: ten a second that find nothing.
+"""The watchdog's turns that find nothing: ten a second, while loops sleep and while they run one short handle after
+another.
 
-In Python such a turn takes 0.1 ms, most of what an idle service pays. So with the C core, on Linux, these turns are
-made in C (alarm.c) for as long as Python has nothing to do: no loop runs, nothing waits to be written, the thread is
-never late, and the process computes next to nothing (a thread that computes may hold the GIL).
+In Python a whole turn takes 0.1 ms, most of what an idle service pays. A busy one pays more: a turn gives the GIL away
+with each file that it opens, and each time the loop's thread has to hand it over again. With ten whole turns a second,
+recording cost an aiohttp service under load a fifteenth of its CPU time.
 
-A turn in C takes the GIL as one in Python does. It takes the samples with which a stall or a late turn is compared
-later, and publishes when the next turn is due.
+So between whole turns, once a second, come quiet ones. They need that no run is long enough to be a stall, nothing
+waits to be written, and the thread is not late. With the C core, on Linux, they are made in C (quiet_turns.c). Such a
+turn takes the GIL once, as one in Python does first of all: it notices if another thread holds it. It takes the samples
+with which a stall or a late turn is compared later, and publishes when the next turn is due.
 
-A whole turn interrupts them once a second. It waits for longer while no thread of the process computes anything: it
-would find what the last one found.
+The whole turn waits for longer while no thread of the process computes anything: it would find what the last one found.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from time import monotonic
 from typing import Any, Final
 
@@ -25,10 +28,13 @@ from ...record import layout
 from ..ring import Ring
 from .lateness import Lateness
 from .thread_clocks import ended_watchdogs_cpu
+from .throttling import Throttling
 from .watched_loop import Watched
 
 # More loops are left to turns in Python (alarm.c).
 _MOST_LOOPS: Final = 16
+#: The longest time between two turns, s.
+LONGEST_PACE: Final = 0.1
 # Bound here: tests and tools that replace it mean the application's.
 _exists = os.path.exists
 
@@ -62,38 +68,59 @@ class QuietTurns:
     """The quiet turns of one watchdog; for its thread."""
 
     def __init__(
-        self, watched: Mapping[int, Watched], empty: Sequence[Sized], lateness: Lateness, request: str
+        self,
+        watched: Mapping[int, Watched],
+        empty: Sequence[Sized],
+        lateness: Lateness,
+        throttling: Throttling,
+        request: str,
+        pace: Callable[[Watched], tuple[float, float, float]],
     ) -> None:
         """``watched``: the loops that run. ``empty``: collections that are empty while there is nothing to do.
-        ``request``: a file by which a command asks for a look ("": none can).
+        ``request``: a file by which a command asks for a look ("": none can). ``pace``: a loop's threshold, how long to
+        wait for the next turn, and the lowest threshold of any of its callbacks, s.
         """
         self._watched = watched
         self._empty = tuple(empty)
         self._lateness = lateness
+        self._throttling = throttling
         self._request = os.fsencode(request)
-        self._due = self._period = self._unmoved = 0.0
+        self._pace = pace
+        self._due = self._unmoved = 0.0
 
     def are_due(self, now: float, loops: Iterable[Watched]) -> bool:
-        """Whether this turn would find nothing: it comes on time, and every loop sleeps in its poll."""
+        """Whether this turn would find nothing: it comes on time, and no run of any loop is long enough for a stall."""
         if any(len(each) for each in self._empty) or self._lateness.is_late(now) or _exists(self._request):
             return False
-        return all(watched.stall is None and watched.words[layout.W_RUNNING] == 0.0 for watched in loops)
+        return all(watched.stall is None and self._is_young(watched, now) for watched in loops)
 
-    def look(self, now: float, due: float, loops: Sequence[Watched]) -> None:
+    def _is_young(self, watched: Watched, now: float) -> bool:
+        since = watched.words[layout.W_RUNNING]
+        return since == 0.0 or now - since < self._pace(watched)[2]
+
+    def look(self, now: float, loops: Sequence[Watched]) -> float:
         """A quiet turn in Python; it costs a third of a whole one. It takes the samples from which a stall that begins
-        next is measured. ``due``: when the next turn is (s).
+        next is measured. Returns when the next turn is due (s).
         """
+        due = math.inf
         for watched in loops:
+            _, pace, lowest = self._pace(watched)
+            since = watched.words[layout.W_RUNNING]
+            due = min(due, now + pace, since + lowest if since else math.inf)
             watched.sample()
+            if since:
+                self._throttling.poll(now)
+        due = due if loops else now + LONGEST_PACE
         self._lateness.turn_over(now, due, loops, quiet=True)
-        self.follow(now, due)
+        self.follow(due)
+        return due
 
-    def follow(self, now: float, due: float, unmoved: float = 0.0) -> None:
-        """Quiet turns may follow the one that began at ``now``; the next is ``due``, and others as far apart.
+    def follow(self, due: float, unmoved: float = 0.0) -> None:
+        """Quiet turns may follow; the next is ``due``.
 
         ``unmoved``: until when (s) no whole turn is needed while no thread but the watchdog's computes anything.
         """
-        self._due, self._period, self._unmoved = due, due - now, unmoved
+        self._due, self._unmoved = due, unmoved
 
     def sleep(self, alarm: Any, until: float, ring: Ring | None) -> bool:
         """Sleeps after ``follow`` until a turn in Python is due, at ``until`` (s) at the latest. Returns whether the
@@ -103,27 +130,29 @@ class QuietTurns:
         seconds = self._due - monotonic()
         if sys.platform != "linux" or core().native is None or not 0 < len(loops) <= _MOST_LOOPS:
             return bool(alarm.wait(max(seconds, 0.001)))
-        process_words = None if ring is None else ring.words
-        seen = [(watched.words, *watched.clocks.known()) for watched in loops]
-        switched, others = self._lateness.switched, ended_watchdogs_cpu()
+        # Read before the threshold that follows from it: if the program sets it in between, C finds it changed.
+        durations = [watched.loop.slow_callback_duration for watched in loops]
+        paces = [self._pace(watched) for watched in loops]
+        period = min(pace for _, pace, _ in paces)
+        limit, periods = self._throttling.known()
         slept = alarm.sleep_quietly(
-            self._due,
-            switched,
-            self._period,
-            until,
-            self._unmoved,
-            others,
-            self._request,
-            process_words,
+            (self._due, self._lateness.switched, period, until, self._unmoved, ended_watchdogs_cpu()),
+            (self._request, os.fsencode(limit), periods, None if ring is None else ring.words),
             self._watched,
             self._empty,
-            seen,
+            [
+                (watched.words, *watched.clocks.known(), (lowest, watched.loop, duration))
+                for watched, (_, _, lowest), duration in zip(loops, paces, durations, strict=True)
+            ],
         )
         if slept is None:
             return True
-        turns, base, samples = slept
+        turns, base, waits, unchanged, samples = slept
         if turns:
-            self._lateness.slept(turns, *base)
-            for watched, sample in zip(loops, samples, strict=True):
-                watched.take(sample)
+            self._lateness.slept(turns, *waits, *base)
+            for watched, taken in zip(loops, samples, strict=True):
+                for sample in taken:
+                    watched.take(sample)
+        if unchanged:
+            self._throttling.unchanged(unchanged)
         return False

@@ -74,6 +74,15 @@ class Throttling:
         if self._unwritten and now - self._written >= _WRITE_SECONDS:
             self.write(now)
 
+    def known(self) -> tuple[str, int]:
+        """The file to ask ("": none), and how often the group had been held when it was asked last."""
+        return (self._path, self._last[1].periods) if self._path and self._last is not None else ("", 0)
+
+    def unchanged(self, at: float) -> None:
+        """The group has not been held by the moment ``at``, either: somebody else has looked (quiet_turns.py)."""
+        if self._last is not None:
+            self._last = at, self._last[1]
+
     def write(self, now: float) -> None:
         """Records what was found since the last time. What the budget does not allow now waits."""
         if self._unwritten:

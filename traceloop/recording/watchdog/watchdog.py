@@ -1,7 +1,7 @@
 """The watchdog: a thread that finds handles that run too long, and records where they stand.
 
 Each process has one; it starts when the first loop runs. At each *turn*, ten times a second, it reads a word that each
-loop publishes (``W_RUNNING``: since when the loop has not polled). A turn that finds nothing costs some 30 us. Three
+loop publishes (``W_RUNNING``: since when the loop has not polled). Most turns find nothing (quiet_turns.py). Three
 things follow from how loops publish that word:
 
 * It is when the iteration began (or when it was published last, at most 1 ms before that), and not when the handle did.
@@ -44,7 +44,7 @@ from .full_executors import FullExecutors
 from .interrupted import Interrupted
 from .lateness import Lateness
 from .processor_waits import ProcessorWaits
-from .quiet_turns import QuietTurns, new_alarm
+from .quiet_turns import LONGEST_PACE, QuietTurns, new_alarm
 from .slow_peers import SlowPeers
 from .stall_events import StallEvents
 from .thread_clocks import watchdog_begins, watchdog_ends
@@ -58,8 +58,7 @@ if TYPE_CHECKING:
 # Turns come every _PACE thresholds, within these bounds (s).
 _PACE = 0.95
 _MIN_PACE = 0.01
-_MAX_PACE = 0.1
-# While all loops sleep, most of what a turn looks at can wait for so long (s), until the next look at the tasks.
+# While no run is long, most of what a turn looks at can wait for so long (s), until the next look at the tasks.
 _QUIET = LOOK_SECONDS
 # And for so long while, besides, no other thread computes: a whole turn would find what the one before has found.
 _UNMOVED = 5.0
@@ -104,7 +103,9 @@ class Watchdog:
             self._watched,
             (self._stopped, self.interrupted.found, self._sampler.outbox.pending),
             self._lateness,
+            self._events.throttling,
             self._task_looks.request,
+            self._pace,
         )
         self._quiet_until = 0.0
         self._profiler = profiler_of(process, self._sampler.outbox)
@@ -347,7 +348,7 @@ class Watchdog:
         self._lateness.turn_begins(now, watched_loops)
         with self._lock:
             quiet = now - self._looked_whole < _QUIET and self._quiet_turns.are_due(now, watched_loops)
-            quiet = quiet and not self._task_looks.under_way and now < self._task_looks.due
+            quiet = quiet and (self._task_looks.under_way or now < self._task_looks.due)
             self._quiet_until, size = 0.0, 0
             if not quiet:
                 self._looked_whole = now
@@ -365,7 +366,7 @@ class Watchdog:
         if size > self._dumped:
             self._events.name_dumped(self.faults.read_dump(self._dumped), now)
             self._dumped = size
-        due = now + _MAX_PACE
+        due = now + LONGEST_PACE
         self._take_interrupted(now)
         for watched, (since, run) in zip(watched_loops, found, strict=True):
             due = min(due, self._look(watched, since, run, now))
@@ -390,16 +391,19 @@ class Watchdog:
         if not self._task_looks.under_way and all(watched.stall is None for watched in watched_loops):
             steady = self._sampler.is_steady and not self._full_executors.found and not self._slow_peers.found
             steady = steady and self._task_looks.have_seen_all(watched.loop for watched in watched_loops)
-            self._quiet_turns.follow(now, due, now + _UNMOVED if steady else 0.0)
+            self._quiet_turns.follow(due, now + _UNMOVED if steady else 0.0)
             self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
         self._due = due
         self._publish(now, due)
         return max(due - monotonic(), 0.001)
 
     def _look_quietly(self, watched_loops: list[Watched], now: float) -> float:
-        due = min((now + self._pace(watched)[1] for watched in watched_loops), default=now + _MAX_PACE)
-        self._quiet_turns.look(now, due, watched_loops)
-        self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
+        if self._task_looks.under_way:
+            self._task_looks.go_on([watched.loop for watched in watched_loops], now)
+            self._sampler.outbox.drain(now)
+        due = self._quiet_turns.look(now, watched_loops)
+        if not self._task_looks.under_way:
+            self._quiet_until = min(self._looked_whole + _QUIET, self._task_looks.due)
         self._due = due
         self._publish(now, due)
         return max(due - monotonic(), 0.001)
@@ -408,7 +412,7 @@ class Watchdog:
         """The loop's threshold; how long to wait for the next turn; and the lowest threshold of any callback, s."""
         threshold = threshold_of(watched.loop, watched.general_threshold)
         lowest = threshold if self._lowest_pattern is None else min(threshold, self._lowest_pattern)
-        return threshold, min(max(_PACE * lowest, _MIN_PACE), _MAX_PACE), lowest
+        return threshold, min(max(_PACE * lowest, _MIN_PACE), LONGEST_PACE), lowest
 
     def _publish(self, looked: float, due: float) -> None:
         """Tells readers that what a turn begun at ``looked`` found is written, and when the next is due (0: never)."""
