@@ -135,6 +135,7 @@ typedef struct {
     PyGetSetDef *step_self, *task_coro, *task_state, *task_exception, *task_waiter;
     PyMethodDef *task_name; /* get_name; NULL: it is called in the usual way */
     PyObject *coro_code;    /* the descriptor of a coroutine's cr_code */
+    Py_ssize_t coro_code_at; /* where it lies; 0: it is asked for (from CPython 3.12 on) */
     PyMethodDef *wakeup; /* the method by which a future wakes a task; NULL until one is seen */
     int name_place;      /* which of the objects that tp_traverse visits is a task's name; 0: none */
     PyObject *pending, *finished; /* the texts of ``_state`` of a task that is not done, or ended by itself */
@@ -308,7 +309,8 @@ typedef struct {
     Record *record;
     ReadyQueue *fresh;
     PyObject *tasks, *spans, *created, *stamps, *sites, *builtin_sites;
-    PyObject *identify, *define, *next_number, *first_step_done, *outcome_of, *coroutine_site, *define_created,
+    PyObject *numbers; /* the iterator whose ``__next__`` is tasks.next_number */
+    PyObject *identify, *define, *first_step_done, *outcome_of, *coroutine_site, *define_created,
         *stamped, *flush, *write, *changed;
     PyObject *span_variable; /* NULL while the application has no spans */
     PyObject *seen;          /* what the last run's context holds there; NULL: not known */

@@ -126,6 +126,9 @@ find_tasks(core_state *st)
         PyErr_SetString(PyExc_ImportError, "coroutines have no code that is known");
         return -1;
     }
+    if (Py_IS_TYPE(st->coro_code, &PyMemberDescr_Type) &&
+        ((PyMemberDescrObject *)st->coro_code)->d_member->type == T_OBJECT)
+        st->coro_code_at = ((PyMemberDescrObject *)st->coro_code)->d_member->offset;
     st->pending = attribute_of("asyncio.base_futures", "_PENDING");
     st->finished = attribute_of("asyncio.base_futures", "_FINISHED");
     return st->pending == NULL || st->finished == NULL ? -1 : 0;
