@@ -20,6 +20,7 @@ class Transcript:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.loop = PythonEventLoop()
+        self.loop.set_debug(False)  # there the end of each run is asked of ``loop.time``
         self.loop.run_until_complete(asyncio.sleep(0))
         self.records: list[Any] = []
         self.text: list[str] = []

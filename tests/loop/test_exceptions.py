@@ -11,6 +11,7 @@ from tests.helpers.callbacks import Stop, fail, spin
 
 
 def test_a_callback_that_raises(loop, contexts):
+    loop.set_debug(False)
     handle = loop.call_soon(fail)
     spin(loop)
     (context,) = contexts

@@ -336,6 +336,7 @@ def test_what_lies_about_itself_runs(loop: Any, number: int) -> None:
     async def main() -> None:
         assert await loop.run_in_executor(None, make()) == result
 
+    loop.set_debug(False)  # there it is asked whether it is a coroutine, on either loop
     run(loop, main())
     gc.collect()
 
