@@ -48,10 +48,13 @@ alarm_wait(PyObject *object, PyObject *seconds)
     double wait = PyFloat_AsDouble(seconds);
     if (wait == -1.0 && PyErr_Occurred())
         return NULL;
+    int heard;
     Py_BEGIN_ALLOW_THREADS
-    alarm_sleep(self, wait);
+    heard = alarm_sleep(self, wait);
     Py_END_ALLOW_THREADS
-    return PyBool_FromLong(alarm_heard(self));
+    if (heard)
+        alarm_heard(self);
+    return PyBool_FromLong(heard);
 }
 
 static PyMethodDef alarm_methods[] = {

@@ -431,13 +431,16 @@ alarm_sleep_quietly(PyObject *alarm, PyObject *args)
     sleep.others = sleep.process - sleep.own;
     for (;;) {
         Asked asked = {0};
+        int heard;
         Py_BEGIN_ALLOW_THREADS
-        alarm_sleep(sleep.alarm, sleep.base.due - core_now());
-        if (!sleep.alarm->heard)
+        heard = alarm_sleep(sleep.alarm, sleep.base.due - core_now());
+        if (!heard)
             ask_kernel(&sleep, &asked);
         Py_END_ALLOW_THREADS
-        if (alarm_heard(sleep.alarm))
+        if (heard) {
+            alarm_heard(sleep.alarm);
             Py_RETURN_NONE;
+        }
         double now = core_now(), late = now - sleep.base.due - asked.spent;
         int punctual = punctuality(&sleep, &asked, late);
         int quiet = punctual == LATE ? 0 : is_quiet(&sleep, &asked, now);

@@ -31,7 +31,7 @@ from .thread_clocks import ended_watchdogs_cpu
 from .throttling import Throttling
 from .watched_loop import Watched
 
-# More loops are left to turns in Python (alarm.c).
+# More loops are left to turns in Python (quiet_turns.c).
 _MOST_LOOPS: Final = 16
 #: The longest time between two turns, s.
 LONGEST_PACE: Final = 0.1
