@@ -403,6 +403,34 @@ def test_a_command_that_asks_has_every_task_looked_at_at_once(tmp_path):
         runner.run(main())
 
 
+def test_a_look_that_has_failed_does_not_go_on(caplog):
+    async def main():
+        loop = asyncio.get_running_loop()
+        never = asyncio.Event()
+        tasks = [asyncio.create_task(never.wait()) for _ in range(600)]
+        await asyncio.sleep(0)
+        looks = TaskLooks(Written())
+        loop._recorder.flush(loop, loop.time())
+        looks.poll([loop], loop.time())
+        left = len(looks._looks[id(loop)].left)
+        assert looks.under_way
+        looks.go_on([loop], loop.time())
+        assert len(looks._looks[id(loop)].left) < left
+        tried = []
+        looks._look = lambda *arguments: tried.append(1) or 1 / 0
+        looks.go_on([loop], loop.time())
+        assert not looks.under_way
+        looks.go_on([loop], loop.time())
+        assert len(tried) == 1
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(main())
+    assert "looking at tasks failed" in caplog.text
+
+
 def test_the_time_between_two_looks_is_told_before_the_first_whole_one_is_over(monkeypatch):
     monkeypatch.setattr(task_looks, "_SLICE_SECONDS", 0.0)  # eight tasks a slice
 

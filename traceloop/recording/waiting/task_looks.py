@@ -117,7 +117,7 @@ class TaskLooks:
     @property
     def under_way(self) -> bool:
         """Whether a look is not finished yet."""
-        return any(look.left for look in self._looks.values())
+        return not self._failed and any(look.left for look in self._looks.values())
 
     @property
     def due(self) -> float:
@@ -156,6 +156,8 @@ class TaskLooks:
 
     def go_on(self, loops: Iterable[Any], now: float) -> None:
         """Makes one more slice of each look that is under way; nothing else that ``poll`` does. Never raises."""
+        if self._failed or self._outbox.forked:
+            return
         try:
             for loop in loops:
                 look = self._looks.get(id(loop))
