@@ -47,6 +47,20 @@ def test_what_advances_between_two_looks_is_written_once_a_second(tmp_path):
     assert throttling._path == ""
 
 
+def test_the_first_turn_that_finds_a_limit_looks_at_once(tmp_path, monkeypatch):
+    """The next whole turn may come a second later (quiet_turns.py): until then there must be something to compare."""
+    stat = tmp_path / "cpu.stat"
+    stat.write_text("nr_throttled 3\nthrottled_usec 1500000\n")
+    monkeypatch.setattr("traceloop.recording.watchdog.throttling.limited_group", lambda root: str(stat))
+    throttling = Throttling(lambda event, now: True)
+    assert throttling.known() == ("", 0)
+    throttling.poll(10.0)
+    assert throttling.known() == (str(stat), 3)
+    stat.write_text("nr_throttled 4\nthrottled_usec 1560000\n")
+    throttling.look(10.2)
+    assert throttling.during(10.0, 10.2) == pytest.approx(0.06)
+
+
 def test_what_may_not_be_written_now_is_written_later(tmp_path):
     stat = tmp_path / "cpu.stat"
     may, events = [False, True], []

@@ -53,6 +53,7 @@ class Throttling:
                 return
             self._searched = now
             self._path = limited_group(self._root)
+            self.look(now)  # what comes next is compared with this; the next whole turn may be far (quiet_turns.py)
         elif self._last is None or now - self._last[0] >= _LOOK_SECONDS:
             self.look(now)
 
