@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,30 @@ def test_the_report_tells_at_which_line_the_workers_of_a_full_pool_stand(tmp_pat
     assert place["inside"] == "threading.Condition.wait"
     text = subprocess.run([sys.executable, "-m", "traceloop", "report", "--full", str(kept)], **options).stdout
     assert f"2 of 2 workers stood at app.py:{line} in take, in threading.Condition.wait" in text
+
+
+def test_an_executor_that_is_full_now_and_then_is_looked_at_often_and_not_reported(monkeypatch):
+    from traceloop.recording.watchdog import full_executors
+
+    full, events = [], []
+    monkeypatch.setattr(full_executors, "_full_pools", lambda offloads: iter(full))
+    monkeypatch.setattr(full_executors, "_full_limiters", lambda offloads: iter(()))
+    looks = full_executors.FullExecutors(
+        SimpleNamespace(offloads=object()), lambda event, now: events.append(event) or True
+    )
+    looks.poll(100.0, 0.1)
+    assert not looks.undecided
+    full.append(("db", 2, 3, set))
+    looks.poll(101.0, 0.1)
+    assert looks.undecided
+    full.clear()
+    looks.poll(101.1, 0.1)
+    assert not looks.undecided
+    full.append(("db", 2, 3, set))
+    looks.poll(102.0, 0.1)
+    assert looks.undecided and events == []
+    looks.poll(103.0, 0.1)
+    assert not looks.undecided and [event["full"] for event in events] == [1.0]
 
 
 @pytest.mark.parametrize("data", [{}, {"places": 3}, {"places": [[1]], "full": 1, "workers": 1, "waiting": 1}])

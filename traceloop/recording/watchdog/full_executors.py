@@ -49,6 +49,13 @@ class FullExecutors:
         """Whether an executor was full at the last look."""
         return bool(self._since)
 
+    @property
+    def undecided(self) -> bool:
+        """Whether an executor was full at the last look, and is not full for long enough to be reported. Only frequent
+        looks tell that from an executor that is full now and then.
+        """
+        return not self._failed and any(reported < since for since, reported in self._since.values())
+
     def poll(self, now: float, threshold: float) -> None:
         """Looks at the executors. ``threshold``: seconds from which callbacks are slow. Never raises."""
         offloads = vars(self._process).get("offloads")

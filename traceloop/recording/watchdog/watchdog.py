@@ -349,6 +349,7 @@ class Watchdog:
         with self._lock:
             quiet = now - self._looked_whole < _QUIET and self._quiet_turns.are_due(now, watched_loops)
             quiet = quiet and (self._task_looks.under_way or now < self._task_looks.due)
+            quiet = quiet and not self._full_executors.undecided
             self._quiet_until, size = 0.0, 0
             if not quiet:
                 self._looked_whole = now
@@ -388,7 +389,8 @@ class Watchdog:
         self._under_way.glance()
         due = min(due, self._look_at_missed(due))
         self._lateness.turn_over(now, due, watched_loops)
-        if not self._task_looks.under_way and all(watched.stall is None for watched in watched_loops):
+        busy = self._task_looks.under_way or self._full_executors.undecided
+        if not busy and all(watched.stall is None for watched in watched_loops):
             steady = self._sampler.is_steady and not self._full_executors.found and not self._slow_peers.found
             steady = steady and self._task_looks.have_seen_all(watched.loop for watched in watched_loops)
             self._quiet_turns.follow(due, now + _UNMOVED if steady else 0.0)
