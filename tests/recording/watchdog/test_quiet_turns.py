@@ -275,6 +275,37 @@ def test_python_sees_to_a_turn_that_waited_while_another_thread_had_the_gil(asle
         thread.join()
 
 
+@in_c
+def test_what_a_loop_computed_before_the_sleep_hides_no_other_thread(asleep: Asleep) -> None:
+    """A whole turn may last for long after it has taken the loop's sample."""
+    over = threading.Event()
+    waited = 0
+
+    def known_for_long() -> tuple[Any, ...]:
+        clocks = ThreadClocks()
+        clocks.sample()
+        clock, number, cpu, *rest = clocks.known()
+        return clock, number, cpu / 2, *rest
+
+    asleep.clocks = cast(Any, SimpleNamespace(known=known_for_long))
+
+    def compute() -> None:
+        while not over.is_set():
+            sum(range(1000))
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    try:
+        for _ in range(40):
+            asleep.switched = switches()
+            _, _, (waits, _), _, _ = asleep.sleep(FAR + monotonic())
+            waited += waits > 0
+    finally:
+        over.set()
+        thread.join()
+    assert waited < 20  # on a busy machine the other thread does not always compute
+
+
 class Busy:
     """A thread that runs a loop's short handles, for as long as the context lasts. It never gives the GIL away by
     itself.

@@ -96,7 +96,7 @@ typedef struct {
     Py_ssize_t loops, turns;
     Seen seen[MOST_LOOPS];
     int still;
-    double own, process, others; /* CPU times at the last turn; others: at the beginning of the sleep */
+    double own, process, others; /* CPU times at the last turn's samples; others: at the beginning of the sleep */
 } Sleep;
 
 static double
@@ -429,6 +429,10 @@ alarm_sleep_quietly(PyObject *alarm, PyObject *args)
     sleep.own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
     sleep.process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
     sleep.others = sleep.process - sleep.own;
+    /* What the loops have computed since Python took their samples, maybe for long, is not the others' either. */
+    for (Py_ssize_t i = 0; i < sleep.loops; i++)
+        if (sleep.seen[i].last.cpu >= 0.0)
+            sleep.process -= seconds_of(sleep.seen[i].clock) - sleep.seen[i].last.cpu;
     for (;;) {
         Asked asked = {0};
         int heard;

@@ -6,9 +6,10 @@ with each file that it opens, and each time the loop's thread has to hand it ove
 recording cost an aiohttp service under load a fifteenth of its CPU time.
 
 So between whole turns, once a second, come quiet ones. They need that no run is long enough to be a stall, nothing
-waits to be written, and the thread is not late. With the C core, on Linux, they are made in C (quiet_turns.c). Such a
-turn takes the GIL once, as one in Python does first of all: it notices if another thread holds it. It takes the samples
-with which a stall or a late turn is compared later, and publishes when the next turn is due.
+waits to be written, no executor has just become full, and the thread is not late. With the C core, on Linux, they are
+made in C (quiet_turns.c). Such a turn takes the GIL once, as one in Python does first of all: it notices if another
+thread holds it. It takes the samples with which a stall or a late turn is compared later, and publishes when the next
+turn is due.
 
 The whole turn waits for longer while no thread of the process computes anything: it would find what the last one found.
 """
