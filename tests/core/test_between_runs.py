@@ -195,3 +195,19 @@ def test_a_program_that_survives_no_memory_does_so_here(core):
     done = subprocess.run([sys.executable, "-c", STARVED, core], capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, "alive 15\n"), done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_each_of_five_thousand_callbacks_keeps_its_name(loop, monkeypatch):
+    """More than the C core has places for: one takes another's."""
+    written = Written(loop, monkeypatch)
+    functions = []
+    for number in range(5_000):
+        names: dict[str, Any] = {}
+        exec(f"def callback_{number}(): pass", names)
+        functions.append(names[f"callback_{number}"])
+    for _ in range(3):
+        for function in functions:
+            loop.call_soon(function)
+        loop.run_until_complete(asyncio.sleep(0))
+    found = written.runs()
+    assert [len(found[function.__name__]) for function in functions] == [3] * len(functions)

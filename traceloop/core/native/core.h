@@ -74,7 +74,8 @@
 #define FREE_HANDLES 256
 #define MOST_HELD 16
 #define LEAST_TO_TRIM 4096 /* places of a queue or a heap; smaller ones stay as they are */
-#define CODES 256 /* a power of two */
+#define FEW_CODES 256 /* powers of two */
+#define MOST_CODES 4096
 #define METHODS 64 /* a power of two */
 
 typedef struct Record Record;
@@ -317,7 +318,9 @@ typedef struct {
     PyTypeObject *context_type; /* the class of such a thing, a dict's ``get`` being its own; NULL: none was seen */
     Py_ssize_t span_generation, span_key, span_current; /* slots of ``spans``; -1: none */
     long made, finished;     /* not yet added to ``tasks`` */
-    CodeSite codes[CODES];
+    CodeSite few_codes[FEW_CODES];
+    CodeSite *codes; /* those, or more: owned */
+    size_t code_places, codes_evicted;
     MethodSite methods[METHODS];
     Py_buffer words;
 } Run;

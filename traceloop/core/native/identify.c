@@ -18,6 +18,8 @@ run_open(Run *run, Scheduling *loop, PyObject *recorder)
     run->st = loop->state;
     run->loop = loop;
     run->recorder = recorder;
+    run->codes = run->few_codes;
+    run->code_places = FEW_CODES;
     if (loop->record == NULL)
         return 0;
     run->record = (Record *)Py_NewRef((PyObject *)loop->record);
@@ -75,6 +77,8 @@ void
 run_close(Run *run)
 {
     run_forget_codes(run);
+    if (run->codes != run->few_codes)
+        PyMem_Free(run->codes);
     PyObject **owned[] = {&run->tasks,      &run->spans,          &run->created,        &run->stamps,  &run->sites,
                           &run->builtin_sites, &run->identify,    &run->define,         &run->numbers,
                           &run->first_step_done, &run->outcome_of, &run->coroutine_site, &run->define_created,
@@ -91,7 +95,7 @@ run_close(Run *run)
 void
 run_forget_codes(Run *run)
 {
-    for (int i = 0; i < CODES; i++)
+    for (size_t i = 0; i < run->code_places; i++)
         Py_CLEAR(run->codes[i].code);
 }
 
@@ -156,11 +160,37 @@ ask(Run *run, PyObject *callback, PyObject **task)
     return ident;
 }
 
+static CodeSite *
+place_of(const Run *run, PyObject *code)
+{
+    return &run->codes[((uintptr_t)code >> 6) & (run->code_places - 1)];
+}
+
+/* Four times as many places for codes, where a program has so many that they take one another's. */
+static void
+add_places(Run *run)
+{
+    CodeSite *before = run->codes, *more = NULL;
+    size_t places = run->code_places;
+    run->codes_evicted = 0;
+    if (places < MOST_CODES)
+        more = PyMem_Calloc(4 * places, sizeof(CodeSite));
+    if (more == NULL)
+        return; /* the places that there are will do */
+    run->codes = more;
+    run->code_places = 4 * places;
+    for (size_t i = 0; i < places; i++)
+        if (before[i].code != NULL)
+            *place_of(run, before[i].code) = before[i]; /* no two meet: they did not in fewer places */
+    if (before != run->few_codes)
+        PyMem_Free(before);
+}
+
 /* The site of a code object; 0.0 where it is not known yet, -1.0 with an exception. */
 static double
 site_of_code(Run *run, PyObject *code)
 {
-    CodeSite *place = &run->codes[((uintptr_t)code >> 6) & (CODES - 1)];
+    CodeSite *place = place_of(run, code);
     if (place->code == code)
         return place->ident;
     PyObject *key = PyLong_FromVoidPtr(code);
@@ -171,6 +201,10 @@ site_of_code(Run *run, PyObject *code)
     if (found == NULL)
         return PyErr_Occurred() ? -1.0 : 0.0;
     double ident = PyFloat_AsDouble(found);
+    if (place->code != NULL && ++run->codes_evicted > run->code_places) {
+        add_places(run);
+        place = place_of(run, code);
+    }
     Py_XSETREF(place->code, Py_NewRef(code));
     place->ident = ident;
     return ident;
