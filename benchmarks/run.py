@@ -57,9 +57,13 @@ MACHINE_BAR = 1.0
 MACHINE_BARS = {"executor": 1.15}
 LOW_MACHINE_BAR = 0.8
 LOW_WORKLOADS = ("call_soon", "sleep0", "timers")
-#: Turns of a round: a slice of some 40 ms each; with wrk a second.
+#: Turns of a round: a slice of some 40 ms each, of a server 0.1 s. The speed of a shared machine changes by a factor of
+#: two within seconds: the shorter the slices, the more alike the moments that are compared.
 SLICES = 5
-NETWORK_SLICES = 3
+NETWORK_SLICES = 10
+#: wrk works for a second at least.
+WRK_SLICES = 3
+HTTP = ("aiohttp", "aiohttp_spans", "uvicorn")
 #: Workloads that have to be made in one go.
 WHOLE = ("sleep0_100k", "timers_1m")
 
@@ -182,7 +186,9 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
             continue
         used = [arm for arm in arms if network or arm.name != "standard-64k"]
         row = Row(name, network, {arm.name: [] for arm in used})
-        slices = 1 if name in WHOLE else NETWORK_SLICES if network else SLICES
+        slices = 1 if name in WHOLE else SLICES if not network else NETWORK_SLICES
+        if network_workloads.WRK and name in HTTP:
+            slices = WRK_SLICES
         for _ in range(options.rounds):
             with contextlib.ExitStack() as stack:
                 programs = []
