@@ -24,6 +24,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 #: A collector that took no more than so much of a processor for so long (s) has read all that there was.
 _QUIET_SHARE = 0.02
 _QUIET_SECONDS = 0.3
+#: What a collector takes while nothing happens is measured for so long: it polls once a second.
+_IDLE_SECONDS = 3.0
 #: The collector, and who supervises it.
 _COLLECTOR_PROCESSES = 2
 
@@ -161,7 +163,8 @@ class Program:
             while len(self._collectors) < _COLLECTOR_PROCESSES and time.monotonic() < deadline:
                 time.sleep(0.02)
                 self._collectors = collectors_of(self._process.pid)
-            self._idle_share = self._wait_for_collector()
+            self._wait_for_collector()
+            self._idle_share = self._share_for(_IDLE_SECONDS)
             self._begun = time.monotonic(), self._collector_cpu()
 
     def _collector_cpu(self) -> float:
@@ -185,15 +188,16 @@ class Program:
             spent = self._collector_cpu() - cpu - self._idle_share * (time.monotonic() - begun)
             self._collector_us = max(0.0, spent) / self._operations * 1e6
 
-    def _wait_for_collector(self) -> float:
-        # What it took at the end, of a processor.
+    def _share_for(self, seconds: float) -> float:
+        # What its collector takes meanwhile, of a processor.
+        begun, cpu = time.monotonic(), self._collector_cpu()
+        time.sleep(seconds)
+        return (self._collector_cpu() - cpu) / (time.monotonic() - begun)
+
+    def _wait_for_collector(self) -> None:
         deadline = time.monotonic() + 60
-        while True:
-            begun, cpu = time.monotonic(), self._collector_cpu()
-            time.sleep(_QUIET_SECONDS)
-            share = (self._collector_cpu() - cpu) / (time.monotonic() - begun)
-            if share < _QUIET_SHARE or time.monotonic() > deadline:
-                return share
+        while self._share_for(_QUIET_SECONDS) >= _QUIET_SHARE and time.monotonic() < deadline:
+            pass
 
     def _read(self) -> str:
         assert self._process.stdout is not None
