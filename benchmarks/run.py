@@ -163,14 +163,16 @@ def print_heading(row: Row, base: str) -> None:
 
 
 def run_by_turns(programs: list[Program], slices: int) -> None:
-    """Each runs so many slices, one program at a time, in an order that changes from turn to turn."""
+    """Each runs so many slices, one program at a time, in an order that changes from turn to turn; and then those of a
+    traced one in a row, for its collector.
+    """
     for program in programs:
         program.ready()
     for turn in range(slices):
         for program in programs if turn % 2 else reversed(programs):
             program.run()
     for program in programs:
-        program.caught_up()
+        program.measure_collector(slices)
 
 
 def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -> None:

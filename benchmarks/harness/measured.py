@@ -21,10 +21,10 @@ from . import checked
 ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 PROGRAM = os.path.join(ROOT, "benchmarks", "harness", "program.py")
 _PR_SET_CHILD_SUBREAPER = 36
-#: A collector that took no more than so much of a processor for so long (s) has read all that there was.
+#: A collector that took no more than so much of a processor for so long (s) has read all: it polls once a second.
 _QUIET_SHARE = 0.02
-_QUIET_SECONDS = 0.3
-#: What a collector takes while nothing happens is measured for so long: it polls once a second.
+_QUIET_SECONDS = 1.2
+#: What it takes while nothing happens is measured for so long.
 _IDLE_SECONDS = 3.0
 #: The collector, and who supervises it.
 _COLLECTOR_PROCESSES = 2
@@ -139,8 +139,6 @@ class Program:
         self._cpu_us: list[float] = []
         self._collectors: list[int] = []
         self._collector_us = 0.0
-        self._idle_share = 0.0  # of a processor
-        self._begun = (0.0, 0.0)  # when, and what the collector had taken by then, s
         self._operations = 0
 
     def __enter__(self) -> Program:
@@ -156,7 +154,7 @@ class Program:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def ready(self) -> None:
-        """Waits until it has started; and its collector, of which it is then known what it takes while idle."""
+        """Waits until it has started, and its collector."""
         self._read()
         if self._reaping:
             deadline = time.monotonic() + 60
@@ -164,8 +162,6 @@ class Program:
                 time.sleep(0.02)
                 self._collectors = collectors_of(self._process.pid)
             self._wait_for_collector()
-            self._idle_share = self._share_for(_IDLE_SECONDS)
-            self._begun = time.monotonic(), self._collector_cpu()
 
     def _collector_cpu(self) -> float:
         # Linux: the clock of another process has its pid in its number.
@@ -173,20 +169,30 @@ class Program:
 
     def run(self) -> None:
         """One slice."""
+        data = self._slice()
+        self._cpu_us.append(data["cpu_seconds"] / data["operations"] * 1e6)
+
+    def _slice(self) -> dict[str, float]:
         assert self._process.stdin is not None
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        data = json.loads(self._read())
-        self._cpu_us.append(data["cpu_seconds"] / data["operations"] * 1e6)
-        self._operations += data["operations"]
+        data: dict[str, float] = json.loads(self._read())
+        self._operations += int(data["operations"])
+        return data
 
-    def caught_up(self) -> None:
-        """Waits until its collector has read what all slices have left."""
-        if self._collectors:
-            self._wait_for_collector()
-            begun, cpu = self._begun
-            spent = self._collector_cpu() - cpu - self._idle_share * (time.monotonic() - begun)
-            self._collector_us = max(0.0, spent) / self._operations * 1e6
+    def measure_collector(self, slices: int) -> None:
+        """What its collector takes for an operation, while so many slices follow one another: it has work to do for
+        each second, too, which is shared by all that happens in it.
+        """
+        if not self._collectors:
+            return
+        self._wait_for_collector()
+        idle = self._share_for(_IDLE_SECONDS)
+        begun, cpu = time.monotonic(), self._collector_cpu()
+        operations = sum(self._slice()["operations"] for _ in range(slices))
+        self._wait_for_collector()
+        spent = self._collector_cpu() - cpu - idle * (time.monotonic() - begun)
+        self._collector_us = max(0.0, spent) / operations * 1e6
 
     def _share_for(self, seconds: float) -> float:
         # What its collector takes meanwhile, of a processor.
