@@ -191,16 +191,20 @@ ask_kernel(Sleep *sleep, Asked *asked)
 {
     asked->began = core_now();
     asked->asked = is_asked(&sleep->request);
-    asked->held = was_held(&sleep->limit, asked->began);
+    int computed = 0;
     for (Py_ssize_t i = 0; i < sleep->loops; i++) {
         const Seen *seen = &sleep->seen[i];
         Sample *sample = &asked->samples[i];
         *sample = seen->last;
         sample->cpu = seconds_of(seen->clock);
         /* A thread without new CPU time was not put on a processor, so the other values have not changed. */
-        if (sample->cpu != seen->last.cpu || sample->cpu < 0.0)
+        if (sample->cpu != seen->last.cpu || sample->cpu < 0.0) {
             read_schedule(seen->thread, sample);
+            computed = 1;
+        }
     }
+    /* A limit holds nobody who does not compute; and asking takes as long as the rest of a turn. */
+    asked->held = computed && was_held(&sleep->limit, asked->began);
     asked->own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
     asked->process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
     double now = core_now();
