@@ -188,7 +188,7 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
             continue
         used = [arm for arm in arms if network or arm.name != "standard-64k"]
         row = Row(name, network, {arm.name: [] for arm in used})
-        slices = 1 if name in WHOLE else SLICES if not network else NETWORK_SLICES
+        slices = 1 if name in WHOLE else NETWORK_SLICES if network else SLICES
         if network_workloads.WRK and name in HTTP:
             slices = WRK_SLICES
         for _ in range(options.rounds):

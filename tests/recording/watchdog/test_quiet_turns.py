@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -256,10 +257,9 @@ def test_a_command_that_asks_while_it_sleeps_is_noticed_though_the_folder_was_ol
     assert asleep.sleep(FAR + monotonic())[0] == 0
 
 
-@in_c
-def test_python_sees_to_a_turn_that_waited_while_another_thread_had_the_gil(asleep: Asleep) -> None:
-    """Whoever computes besides the loop's thread may have had it: a turn in Python finds out."""
-    asleep.switched = switches()
+@contextlib.contextmanager
+def computing() -> Iterator[None]:
+    """Another thread computes, in Python, for as long as the context lasts."""
     over = threading.Event()
 
     def compute() -> None:
@@ -269,16 +269,23 @@ def test_python_sees_to_a_turn_that_waited_while_another_thread_had_the_gil(asle
     thread = threading.Thread(target=compute)
     thread.start()
     try:
-        asleep.sleep(FAR + monotonic())  # it would sleep for an hour
+        yield
     finally:
         over.set()
         thread.join()
 
 
 @in_c
+def test_python_sees_to_a_turn_that_waited_while_another_thread_had_the_gil(asleep: Asleep) -> None:
+    """Whoever computes besides the loop's thread may have had it: a turn in Python finds out."""
+    asleep.switched = switches()
+    with computing():
+        asleep.sleep(FAR + monotonic())  # it would sleep for an hour
+
+
+@in_c
 def test_what_a_loop_computed_before_the_sleep_hides_no_other_thread(asleep: Asleep) -> None:
     """A whole turn may last for long after it has taken the loop's sample."""
-    over = threading.Event()
     waited = 0
 
     def known_for_long() -> tuple[Any, ...]:
@@ -288,21 +295,11 @@ def test_what_a_loop_computed_before_the_sleep_hides_no_other_thread(asleep: Asl
         return clock, number, cpu / 2, *rest
 
     asleep.clocks = cast(Any, SimpleNamespace(known=known_for_long))
-
-    def compute() -> None:
-        while not over.is_set():
-            sum(range(1000))
-
-    thread = threading.Thread(target=compute)
-    thread.start()
-    try:
+    with computing():
         for _ in range(40):
             asleep.switched = switches()
             _, _, (waits, _), _, _ = asleep.sleep(FAR + monotonic())
             waited += waits > 0
-    finally:
-        over.set()
-        thread.join()
     assert waited < 20  # on a busy machine the other thread does not always compute
 
 
@@ -398,6 +395,32 @@ def test_a_group_that_was_not_held_is_looked_at_in_each_turn(asleep: Asleep, tmp
     began = monotonic()
     _, (_, _, _, measured, _), _, unchanged, _ = quiet_turn(asleep)
     assert began <= unchanged <= monotonic() and unchanged - measured < 50 * PERIOD
+
+
+@in_c
+def test_a_group_is_not_asked_while_the_loops_thread_sleeps(asleep: Asleep, tmp_path: Path) -> None:
+    """A limit holds nobody who does not compute, and asking takes as long as the rest of a turn."""
+    over, ready = threading.Event(), threading.Event()
+
+    def sleeps() -> None:
+        asleep.clocks = ThreadClocks()
+        ready.set()
+        over.wait()
+
+    thread = threading.Thread(target=sleeps)
+    thread.start()
+    try:
+        ready.wait()
+        asleep.limit = os.fsencode(tmp_path / "missing")  # once it is asked for, no turn is quiet
+        for _ in range(200):  # the machine may be late at any turn, and the thread may not have gone to sleep yet
+            asleep.clocks.sample()
+            turns, _, _, unchanged, _ = asleep.sleep(monotonic() + 50 * PERIOD)
+            if turns:
+                break
+        assert turns and unchanged == 0.0
+    finally:
+        over.set()
+        thread.join()
 
 
 @in_c

@@ -16,7 +16,6 @@ The whole turn waits for longer while no thread of the process computes anything
 
 from __future__ import annotations
 
-import math
 import os
 import sys
 import threading
@@ -103,15 +102,15 @@ class QuietTurns:
         """A quiet turn in Python; it costs a third of a whole one. It takes the samples from which a stall that begins
         next is measured. Returns when the next turn is due (s).
         """
-        due = math.inf
+        due = now + LONGEST_PACE
         for watched in loops:
             _, pace, lowest = self._pace(watched)
+            due = min(due, now + pace)
             since = watched.words[layout.W_RUNNING]
-            due = min(due, now + pace, since + lowest if since else math.inf)
-            watched.sample()
             if since:
+                due = min(due, since + lowest)
                 self._throttling.poll(now)
-        due = due if loops else now + LONGEST_PACE
+            watched.sample()
         self._lateness.turn_over(now, due, loops, quiet=True)
         self.follow(due)
         return due
