@@ -132,6 +132,7 @@ typedef struct {
     Py_ssize_t callback, args, cancelled, context, loop, repr, source_traceback, weakrefs, when, scheduled, set_at;
 
     /* What C tasks show: NULL where tasks are written in Python. The getters are of types that live for good. */
+    Py_ssize_t noted_at; /* of our Handle: see core_noted_ident */
     PyTypeObject *task_type, *step_type, *method_type, *partial_type;
     PyGetSetDef *step_self, *task_coro, *task_state, *task_exception, *task_waiter;
     PyMethodDef *task_name; /* get_name; NULL: it is called in the usual way */
@@ -230,6 +231,8 @@ struct Scheduling {
     /* coalesce.c: by descriptor, and those of which the kernel may hold back a write of this run. */
     Writes *writes;
     int writes_size, held_count, held[MOST_HELD];
+    PyObject *run_task; /* whose step it is; borrowed, for comparison only */
+    int run_again;      /* its next step has been scheduled: it is not done */
 };
 
 /* module.c */
@@ -255,6 +258,8 @@ PyObject *core_new_timer(core_state *st, PyObject *loop, PyObject *callback, PyO
 void core_free_handles(core_state *st);
 
 /* queue.c */
+double *core_noted_ident(core_state *st, PyObject *handle); /* of one of exactly our type */
+void core_release_handle(core_state *st, PyObject *handle);
 extern PyType_Spec core_queue_spec;
 int queue_append(ReadyQueue *queue, PyObject *item); /* takes a reference of its own */
 PyObject *queue_popleft(ReadyQueue *queue);          /* NULL without an exception where there is none */
@@ -331,7 +336,7 @@ void run_forget_codes(Run *run);
 int run_settle_counts(Run *run);
 int run_refresh_spans(Run *run);
 /* Who runs: the ident, with the task (a new reference, or NULL), whether this is its first step. -1.0: exception. */
-double run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first);
+double run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, int *is_first);
 /* wakeup.c: says of a handle that runs next, and has a stamp, that another thread put it in (recorder.stamped). */
 int run_look_at_stamps(Run *run, PyObject *handle);
 /* What the end of a task's step adds to the length in the run's record. -1.0: an exception. */

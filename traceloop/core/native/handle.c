@@ -17,6 +17,13 @@ fill(core_state *st, PyObject *self, PyObject *loop, PyObject *callback, PyObjec
     SLOT(self, st->source_traceback) = Py_NewRef(Py_None);
 }
 
+/* The ident of the task whose step the handle is, where call_soon knew it; else 0.0. */
+double *
+core_noted_ident(core_state *st, PyObject *handle)
+{
+    return (double *)((char *)handle + st->noted_at);
+}
+
 /* Steals ``args`` and ``context``, also where it fails. */
 PyObject *
 core_new_handle(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context)
@@ -25,6 +32,7 @@ core_new_handle(core_state *st, PyObject *loop, PyObject *callback, PyObject *ar
     if (st->free_count > 0) {
         self = PyObject_Init(st->free_handles[--st->free_count], st->handle_type);
         fill(st, self, loop, callback, args, context);
+        *core_noted_ident(st, self) = 0.0;
         PyObject_GC_Track(self);
         return self;
     }
@@ -106,26 +114,43 @@ handle_clear(PyObject *self)
 }
 
 static void
+free_handle(core_state *st, PyObject *self, PyTypeObject *type)
+{
+    if (st != NULL) {
+        if (SLOT(self, st->weakrefs) != NULL)
+            PyObject_ClearWeakRefs(self);
+        clear_slots(st, self);
+    }
+    if (st != NULL && type == st->handle_type && st->free_count < FREE_HANDLES)
+        st->free_handles[st->free_count++] = self;
+    else
+        type->tp_free(self);
+    Py_DECREF(type);
+}
+
+static void
 handle_dealloc(PyObject *self)
 {
     PyTypeObject *type = Py_TYPE(self);
     core_state *st = core_state_of(self);
     PyObject_GC_UnTrack(self);
     Py_TRASHCAN_BEGIN(self, handle_dealloc)
-    int kept = 0;
-    if (st != NULL) {
-        if (SLOT(self, st->weakrefs) != NULL)
-            PyObject_ClearWeakRefs(self);
-        clear_slots(st, self);
-        if (type == st->handle_type && st->free_count < FREE_HANDLES) {
-            st->free_handles[st->free_count++] = self;
-            kept = 1;
-        }
-    }
-    if (!kept)
-        type->tp_free(self);
-    Py_DECREF(type);
+    free_handle(st, self, type);
     Py_TRASHCAN_END
+}
+
+/* Py_DECREF of a handle that has run: mostly it is the last reference, and the state is at hand. */
+void
+core_release_handle(core_state *st, PyObject *handle)
+{
+#ifndef Py_REF_DEBUG
+    if (Py_REFCNT(handle) == 1 && Py_IS_TYPE(handle, st->handle_type) && SLOT(handle, st->weakrefs) == NULL) {
+        PyObject_GC_UnTrack(handle);
+        free_handle(st, handle, st->handle_type);
+        return;
+    }
+#endif
+    Py_DECREF(handle);
 }
 
 static int

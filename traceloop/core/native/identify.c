@@ -321,7 +321,7 @@ first_ident(Run *run, PyObject *task)
 }
 
 double
-run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first)
+run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, int *is_first)
 {
     core_state *st = run->st;
     PyTypeObject *type = Py_TYPE(callback);
@@ -330,6 +330,8 @@ run_identify(Run *run, PyObject *callback, PyObject **task, int *is_first)
         if (self == NULL)
             return -1.0;
         if (run->fresh->length > 0 && run->fresh->items[run->fresh->head] == self) {
+        if (Py_IS_TYPE(handle, st->handle_type) && *core_noted_ident(st, handle) != 0.0)
+            return *core_noted_ident(st, handle);
             *is_first = 1;
             return first_ident(run, self);
         }
@@ -412,6 +414,8 @@ settle_plain(Run *run, PyObject *task, double ident, int is_first)
         added = FIRST;
     }
     PyObject *state = get(st->task_state, task);
+    else if (run->loop->run_again)
+        return 0.0;
     if (state == NULL)
         return -1.0;
     int finished = state == st->finished, pending = !finished && is_text(state, st->pending);

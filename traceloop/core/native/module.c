@@ -138,7 +138,8 @@ static int
 make_types(PyObject *module, core_state *st)
 {
     PyType_Spec spec = core_handle_spec;
-    spec.basicsize = (int)st->asyncio_handle->tp_basicsize;
+    st->noted_at = st->asyncio_handle->tp_basicsize;
+    spec.basicsize = (int)(st->noted_at + (Py_ssize_t)sizeof(double));
     st->handle_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &spec, (PyObject *)st->asyncio_handle);
     spec = core_timer_handle_spec;
     st->set_at = st->asyncio_timer_handle->tp_basicsize;

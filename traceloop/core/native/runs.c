@@ -128,21 +128,23 @@ run_handle(Run *run, PyObject *handle, double *now)
         if (args == NULL)
             goto error;
     }
-    double ident = run_identify(run, callback, &task, &is_first);
+    double ident = run_identify(run, handle, callback, &task, &is_first);
     if (ident < 0.0)
         goto error;
     loop->run_start = *now;
     loop->run_ident = ident;
     loop->run_handle = handle;
+    loop->run_task = task;
+    loop->run_again = 0;
     failed = call_in_context(run, callback, args, context);
     if (failed < 0)
         failed = handle_failure(run, handle);
     if (loop->held_count > 0)
         coalesce_end(loop);
-    loop->run_handle = NULL;
+    loop->run_handle = loop->run_task = NULL;
     PyObject *error = failed < 0 ? take_exception() : NULL;
     /* What the run held is freed in the run's time. */
-    Py_DECREF(handle);
+    core_release_handle(st, handle);
     Py_DECREF(callback);
     Py_DECREF(args);
     Py_DECREF(context);

@@ -84,6 +84,15 @@ scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
     PyObject *handle = core_new_handle(st, self, args[0], tuple, context);
     if (handle == NULL)
         return NULL;
+    /* A task's next step, which is scheduled in its last one: who that is needs no search then. */
+    if (loop->run_task != NULL && Py_IS_TYPE(args[0], st->step_type)) {
+        PyObject *task = st->step_self->get(args[0], st->step_self->closure);
+        if (task == loop->run_task) {
+            *core_noted_ident(st, handle) = loop->run_ident;
+            loop->run_again = 1;
+        }
+        Py_XDECREF(task);
+    }
     if (queue_append(loop->ready, handle) < 0)
         Py_CLEAR(handle);
     return handle;
