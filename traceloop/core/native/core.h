@@ -4,6 +4,7 @@
    handle.c           Handle, TimerHandle: made by the million, so with a constructor and a destructor of their own
    queue.c            ReadyQueue: the ready queue, a ring of handles that looks like a deque
    timers.c           Timers: the heap of timers
+   clock.c            the clock of the recorded iteration (clock.h)
    record.c           Record: the doubles that wait to be written
    batch.c            how they are written into the ring
    overrides.c        whether a program has replaced a method that C stands for
@@ -41,6 +42,7 @@
 #include <Python.h>
 #include <structmember.h>
 #include "checksum.h"
+#include "clock.h"
 #include "extension.h"
 #include <stdint.h>
 
@@ -154,6 +156,7 @@ typedef struct {
     PyObject *zero, *minus_one;
     PyObject *context_names; /* the names of keywords that asyncio's C code passes: its "context" is not interned */
     PyTypeObject *selector_key; /* selectors.SelectorKey, a named tuple; its fourth item is what is registered */
+    int clock_counts; /* what that function says */
     PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
@@ -239,7 +242,6 @@ struct Scheduling {
 extern struct PyModuleDef core_module;
 core_state *core_state_of(PyObject *object); /* of an object whose type, or a base of it, is of this module; or NULL */
 Py_ssize_t core_offset_of(PyTypeObject *type, const char *name); /* of a slot of a Python class; -1: an exception */
-double core_now(void);                       /* CLOCK_MONOTONIC, s */
 
 #define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
 
@@ -323,6 +325,7 @@ typedef struct {
     PyTypeObject *context_type; /* the class of such a thing, a dict's ``get`` being its own; NULL: none was seen */
     Py_ssize_t span_generation, span_key, span_current; /* slots of ``spans``; -1: none */
     long made, finished;     /* not yet added to ``tasks`` */
+    Clock clock;
     CodeSite few_codes[FEW_CODES];
     CodeSite *codes; /* those, or more: owned */
     size_t code_places, codes_evicted;

@@ -17,6 +17,7 @@ run_open(Run *run, Scheduling *loop, PyObject *recorder)
     memset(run, 0, sizeof(*run));
     run->st = loop->state;
     run->loop = loop;
+    run->clock.counts = run->st->clock_counts;
     run->recorder = recorder;
     run->codes = run->few_codes;
     run->code_places = FEW_CODES;
@@ -329,9 +330,9 @@ run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, in
         PyObject *self = *task = get(st->step_self, callback);
         if (self == NULL)
             return -1.0;
-        if (run->fresh->length > 0 && run->fresh->items[run->fresh->head] == self) {
         if (Py_IS_TYPE(handle, st->handle_type) && *core_noted_ident(st, handle) != 0.0)
             return *core_noted_ident(st, handle);
+        if (run->fresh->length > 0 && run->fresh->items[run->fresh->head] == self) {
             *is_first = 1;
             return first_ident(run, self);
         }
@@ -413,9 +414,9 @@ settle_plain(Run *run, PyObject *task, double ident, int is_first)
             return -1.0;
         added = FIRST;
     }
-    PyObject *state = get(st->task_state, task);
     else if (run->loop->run_again)
         return 0.0;
+    PyObject *state = get(st->task_state, task);
     if (state == NULL)
         return -1.0;
     int finished = state == st->finished, pending = !finished && is_text(state, st->pending);

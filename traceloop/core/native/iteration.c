@@ -18,7 +18,7 @@ typedef struct {
     Run run;
     Poll poll;
     PyObject *keys; /* the selector's keys by descriptor; owned */
-    double resolution, now, last_flush, last_publish;
+    double resolution, now, polled, last_flush, last_publish;
     pid_t pid;
 } Iteration;
 
@@ -137,7 +137,7 @@ poll_recorded(Iteration *it, double poll_start)
     if (timeout >= 0.0 && timeout <= LINGER_SECONDS) {
         if (wait(it, timeout, wanted) < 0)
             return -3.0;
-        it->now = core_now();
+        it->now = it->polled = clock_read(&it->run.clock);
         return timeout;
     }
     if (wait(it, LINGER_SECONDS, wanted) < 0)
@@ -158,12 +158,12 @@ poll_recorded(Iteration *it, double poll_start)
         if (loop->ready == NULL || loop->ready->length > 0)
             rest = 0.0;
         int failed = wait(it, rest, wanted);
-        it->now = core_now();
+        it->now = it->polled = clock_read(&it->run.clock);
         it->last_publish = it->last_flush = it->now;
         publish(it, it->now);
         return failed < 0 ? -3.0 : RECORDED;
     }
-    it->now = core_now();
+    it->now = it->polled = clock_read(&it->run.clock);
     return timeout;
 }
 
@@ -278,7 +278,7 @@ sweep(Iteration *it)
     double start = it->now;
     /* A poll that found nothing, for readers: the last run ended here. */
     record_add(it->run.record, start, R_SPIN, start);
-    it->now = core_now();
+    it->now = clock_read(&it->run.clock);
     return run_tell_own_work(&it->run, CANCELLED_TIMERS, gone, start, it->now);
 }
 
@@ -360,7 +360,7 @@ iterate(Iteration *it)
     }
     if (moved + due > 4) {
         double polled = it->now;
-        it->now = core_now();
+        it->now = clock_read(&it->run.clock);
         loop->run_ident = 0.0;
         int which = due > moved ? DUE_TIMERS : POLL_RESULTS;
         if (run_tell_own_work(&it->run, which, moved + due, polled, it->now) < 0)
@@ -394,7 +394,7 @@ scheduling_run(PyObject *self, PyObject *args)
     if (state == 1 && poll_open(&it->poll, epoll) < 0)
         state = -1;
     if (state == 1) {
-        it->now = it->last_flush = it->last_publish = core_now();
+        it->now = it->last_flush = it->last_publish = clock_read(&it->run.clock);
         publish(it, it->now);
         loop->running = 1;
         do

@@ -1,15 +1,6 @@
 /* The module: its state, and everything that is looked up once. */
 
 #include "core.h"
-#include <time.h>
-
-double
-core_now(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 core_state *
 core_state_of(PyObject *object)
@@ -232,6 +223,7 @@ core_exec(PyObject *module)
 {
     core_state *st = PyModule_GetState(module);
     checksum_prepare(&st->checksum);
+    st->clock_counts = clock_counts();
     st->asyncio_handle = import_type("asyncio.events", "Handle");
     st->asyncio_timer_handle = import_type("asyncio.events", "TimerHandle");
     if (add_sources(module) < 0 || st->asyncio_handle == NULL || st->asyncio_timer_handle == NULL ||

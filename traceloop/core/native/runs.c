@@ -158,7 +158,7 @@ run_handle(Run *run, PyObject *handle, double *now)
         added = is_first ? FIRST : 0.0;
     }
     record_add(run->record, *now, ident, (double)(loop->ready == NULL ? 0 : loop->ready->length) + added);
-    *now = core_now();
+    *now = clock_read(&run->clock);
     if (error != NULL) {
         raise_again(error);
         return -1;
