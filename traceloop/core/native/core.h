@@ -132,9 +132,9 @@ typedef struct {
     PyObject *handle_run; /* asyncio.Handle._run as asyncio defines it */
     unsigned int handle_version; /* the version of asyncio.Handle at which ``_run`` was that; 0: not known */
     Py_ssize_t callback, args, cancelled, context, loop, repr, source_traceback, weakrefs, when, scheduled, set_at;
+    Py_ssize_t noted_at; /* of our Handle: see core_noted_ident */
 
     /* What C tasks show: NULL where tasks are written in Python. The getters are of types that live for good. */
-    Py_ssize_t noted_at; /* of our Handle: see core_noted_ident */
     PyTypeObject *task_type, *step_type, *method_type, *partial_type;
     PyGetSetDef *step_self, *task_coro, *task_state, *task_exception, *task_waiter;
     PyMethodDef *task_name; /* get_name; NULL: it is called in the usual way */
@@ -231,11 +231,11 @@ struct Scheduling {
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;
     PyObject *run_handle;
+    PyObject *run_task; /* whose step it is; borrowed, for comparison only */
+    int run_again;      /* its next step has been scheduled: it is not done */
     /* coalesce.c: by descriptor, and those of which the kernel may hold back a write of this run. */
     Writes *writes;
     int writes_size, held_count, held[MOST_HELD];
-    PyObject *run_task; /* whose step it is; borrowed, for comparison only */
-    int run_again;      /* its next step has been scheduled: it is not done */
 };
 
 /* module.c */
@@ -258,10 +258,10 @@ PyObject *core_new_handle(core_state *st, PyObject *loop, PyObject *callback, Py
 PyObject *core_new_timer(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context,
                          double when, PyObject *when_object, int64_t set_at);
 void core_free_handles(core_state *st);
-
-/* queue.c */
 double *core_noted_ident(core_state *st, PyObject *handle); /* of one of exactly our type */
 void core_release_handle(core_state *st, PyObject *handle);
+
+/* queue.c */
 extern PyType_Spec core_queue_spec;
 int queue_append(ReadyQueue *queue, PyObject *item); /* takes a reference of its own */
 PyObject *queue_popleft(ReadyQueue *queue);          /* NULL without an exception where there is none */
@@ -400,7 +400,8 @@ typedef struct {
 } Poll;
 int poll_open(Poll *poll, PyObject *epoll);
 void poll_close(Poll *poll);
-int poll_wait(Poll *poll, double timeout, Py_ssize_t wanted); /* s; below 0: for ever. -1: an exception */
+/* timeout: s; below 0: for ever. keep_gil: where it does not wait. -1: an exception. */
+int poll_wait(Poll *poll, double timeout, Py_ssize_t wanted, int keep_gil);
 int poll_descriptor(Poll *poll, int index);
 int poll_readable(Poll *poll, int index);
 int poll_writable(Poll *poll, int index);

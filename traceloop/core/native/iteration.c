@@ -10,6 +10,7 @@
 #define GAUGES_SECONDS 0.02 /* readers look every 50 ms at most; a flush with them takes twice as long */
 #define WAIT_SECONDS 0.02
 #define LINGER_SECONDS 0.01
+#define BRIEF_SECONDS 5e-6 /* an iteration of which a poll that only looks is a good part */
 #define MAX_POLL_SECONDS (24 * 3600.0)
 #define MANY 1024 /* timers, or what a poll has found: it may take long */
 #define RECORDED (-2.0) /* the timeout of a poll whose beginning is in the record already */
@@ -105,7 +106,12 @@ poll_for(double wait)
 #endif
 }
 
-/* While it waits, ``polling`` tells other threads that a handle has to end it (wakeup.c). */
+/* While it waits, ``polling`` tells other threads that a handle has to end it (wakeup.c).
+
+   A poll that only looks keeps the GIL. A thread that waits for the GIL is woken each time it is given away, but within
+   a microsecond this thread has taken it again. The other one then waits anew, and never as long as the 5 ms after
+   which the interpreter has the GIL handed over: it starved for up to a second, and each wake-up cost the loop 2 us.
+   Only where next to nothing was run since the last poll, the chance is good that it comes in time. */
 static int
 wait(Iteration *it, double timeout, Py_ssize_t wanted)
 {
@@ -114,7 +120,7 @@ wait(Iteration *it, double timeout, Py_ssize_t wanted)
        over, and its byte may have been read with another. */
     loop->woken = 0;
     loop->polling = 1;
-    int failed = poll_wait(&it->poll, timeout, wanted);
+    int failed = poll_wait(&it->poll, timeout, wanted, it->now - it->polled > BRIEF_SECONDS);
     loop->polling = 0;
     return failed;
 }

@@ -26,8 +26,16 @@ poll_close(Poll *poll)
     poll->events = NULL;
 }
 
+/* Whole milliseconds, rounded up as select.epoll does it. */
+static int
+whole_ms(double timeout)
+{
+    double ms = ceil(timeout * 1e3);
+    return timeout < 0.0 ? -1 : ms > (double)INT_MAX ? INT_MAX : (int)ms;
+}
+
 int
-poll_wait(Poll *poll, double timeout, Py_ssize_t wanted)
+poll_wait(Poll *poll, double timeout, Py_ssize_t wanted, int keep_gil)
 {
     int size = wanted < 1 ? 1 : wanted > MOST ? MOST : (int)wanted;
     poll->found = 0;
@@ -42,14 +50,12 @@ poll_wait(Poll *poll, double timeout, Py_ssize_t wanted)
     }
     double end = timeout > 0.0 ? core_now() + timeout : 0.0;
     for (;;) {
-        /* Whole milliseconds, rounded up as select.epoll does it. */
-        double ms = ceil(timeout * 1e3);
-        int wait = timeout < 0.0 ? -1 : ms > (double)INT_MAX ? INT_MAX : (int)ms;
-        int found, error;
-        Py_BEGIN_ALLOW_THREADS
-        found = epoll_wait(poll->epoll, poll->events, size, wait);
-        error = errno;
-        Py_END_ALLOW_THREADS
+        int wait = whole_ms(timeout);
+        PyThreadState *saved = wait == 0 && keep_gil ? NULL : PyEval_SaveThread();
+        int found = epoll_wait(poll->epoll, poll->events, size, wait);
+        int error = errno;
+        if (saved != NULL)
+            PyEval_RestoreThread(saved);
         if (found >= 0) {
             poll->found = found;
             return 0;
