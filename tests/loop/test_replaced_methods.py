@@ -6,6 +6,7 @@ import inspect
 import os
 import signal
 import socket
+import types
 from unittest import mock
 
 import pytest
@@ -187,3 +188,37 @@ def test_all_but_two_are_used_here():
     """``start_tls`` has a fault of the standard one then; of the other, one more line in the log is all there is."""
     used = {name for names in USES.values() for name in names.split()}
     assert set(_FOLLOWED) - used == {"start_tls", "default_exception_handler"}
+
+
+class OwnTask(asyncio.Task):
+    pass
+
+
+class OwnFuture(asyncio.Future):
+    pass
+
+
+@pytest.mark.parametrize(("module", "name", "own"), [("tasks", "Task", OwnTask), ("futures", "Future", OwnFuture)])
+def test_another_class_of_tasks_or_futures_is_used_for_as_long_as_it_is_there(run, monkeypatch, module, name, own):
+    """In asyncio's module, or in a module of the program's in place of that."""
+
+    async def main(loop):
+        async def made():
+            if name == "Future":
+                return type(loop.create_future())
+            task = loop.create_task(asyncio.sleep(0))
+            await task
+            return type(task)
+
+        usual = await made()
+        for _ in range(2):
+            with monkeypatch.context() as patch:
+                patch.setattr(getattr(asyncio.base_events, module), name, own)
+                assert await made() is own
+            assert await made() is usual
+            with monkeypatch.context() as patch:
+                patch.setattr(asyncio.base_events, module, types.SimpleNamespace(**{name: own}))
+                assert await made() is own
+            assert await made() is usual
+
+    run(main)

@@ -123,6 +123,12 @@ typedef struct {
     Py_ssize_t pid, capacity, reserved, head, sequence, records, wake_at, data, words;
 } RingSlots;
 
+/* Where a class was found, and at which versions of the two dicts that lead to it (overrides.c). */
+typedef struct {
+    PyObject *dict, *found; /* owned; NULL: not found */
+    uint64_t outer, inner;
+} ClassPlace;
+
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
         *offload_type, *stream_type, *alarm_type, *notes_type;
@@ -149,6 +155,7 @@ typedef struct {
     PyObject *spelled_out;    /* core.buffer.spelled_out */
     PyObject *heappush;
     PyObject *base_events;    /* the module: what programs put there is asked for each time */
+    ClassPlace task_class, future_class;
     /* What create_task, without and with a context, and create_future pass to asyncio's classes. */
     PyObject *task_keywords, *context_keywords, *future_keywords;
     PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
@@ -296,6 +303,7 @@ int scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t 
                               Py_ssize_t skipped, PyObject **tuple, PyObject **context);
 
 /* overrides.c */
+PyObject *current_class(core_state *st, ClassPlace *place, PyObject *module_name, PyObject *name);
 int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
 int scheduling_setattr(PyObject *self, PyObject *name, PyObject *value);
 

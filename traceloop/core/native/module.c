@@ -279,7 +279,8 @@ set_clock(PyObject *module, PyObject *globals)
     DO(handle_type) DO(timer_handle_type) DO(queue_type) DO(timers_type) DO(record_type) DO(scheduling_type)        \
     DO(asyncio_handle) DO(asyncio_timer_handle) DO(handle_run) DO(task_type) DO(step_type) DO(method_type)          \
     DO(partial_type) DO(pending) DO(finished) DO(report_failure) DO(python_timers) DO(spelled_out) DO(heappush)     \
-    DO(clock_globals) DO(clock) DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events)                        \
+    DO(clock_globals) DO(clock) DO(task_class.dict) DO(task_class.found) DO(future_class.dict) DO(future_class.found)  \
+    DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events)                        \
     DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_run) DO(s_get)    \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
     DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \

@@ -3,6 +3,54 @@
 
 #include "core.h"
 
+/* Changes whenever anything in the dict does; 0 where the interpreter has no such number, from CPython 3.14 on. */
+static uint64_t
+version_of(PyObject *dict)
+{
+#if PY_VERSION_HEX < 0x030E0000
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wdeprecated-declarations" /* since 3.12, for dicts in general */
+    return ((PyDictObject *)dict)->ma_version_tag;
+#pragma GCC diagnostic pop
+#else
+    return 0;
+#endif
+}
+
+/* The class where it has its usual place, in the dict of a module that is in the dict of base_events. 0; -1. */
+static int
+find_class(ClassPlace *place, PyObject *outer, PyObject *module_name, PyObject *name)
+{
+    Py_CLEAR(place->found);
+    PyObject *module = PyDict_GetItemWithError(outer, module_name);
+    if (module != NULL && PyModule_CheckExact(module)) {
+        Py_XSETREF(place->dict, Py_NewRef(PyModule_GetDict(module)));
+        place->found = Py_XNewRef(PyDict_GetItemWithError(place->dict, name));
+        place->outer = version_of(outer);
+        place->inner = version_of(place->dict);
+    }
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* A class as a program may have replaced it: ``base_events.MODULE.NAME``. A new reference. Each future and each task
+   that is made asks for it, so ``place`` says where it was last. */
+PyObject *
+current_class(core_state *st, ClassPlace *place, PyObject *module_name, PyObject *name)
+{
+    PyObject *outer = PyModule_GetDict(st->base_events);
+    if (place->found == NULL || place->outer == 0 || place->outer != version_of(outer) ||
+        place->inner != version_of(place->dict)) {
+        if (find_class(place, outer, module_name, name) < 0)
+            return NULL;
+    }
+    if (place->found != NULL)
+        return Py_NewRef(place->found);
+    PyObject *module = PyObject_GetAttr(st->base_events, module_name);
+    PyObject *found = module == NULL ? NULL : PyObject_GetAttr(module, name);
+    Py_XDECREF(module);
+    return found;
+}
+
 #define REPLACEABLE 6
 
 /* In the order of EventLoop._originals. Borrowed from the state. */

@@ -175,25 +175,6 @@ scheduling_call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyOb
     return new_timer(self, args, count, names, 0);
 }
 
-/* A class as a program may have replaced it: ``base_events.MODULE.NAME``. A new reference. */
-static PyObject *
-current_class(core_state *st, PyObject *module_name, PyObject *name)
-{
-    /* From the modules' dicts: they are asked for each future and each task that is made. */
-    PyObject *module = PyDict_GetItemWithError(PyModule_GetDict(st->base_events), module_name);
-    if (module != NULL && PyModule_CheckExact(module)) {
-        PyObject *found = PyDict_GetItemWithError(PyModule_GetDict(module), name);
-        if (found != NULL)
-            return Py_NewRef(found);
-    }
-    if (PyErr_Occurred())
-        return NULL;
-    module = PyObject_GetAttr(st->base_events, module_name);
-    PyObject *found = module == NULL ? NULL : PyObject_GetAttr(module, name);
-    Py_XDECREF(module);
-    return found;
-}
-
 /* Task(coro, loop=self, ...), where there is no factory and the loop is not guarded. */
 PyObject *
 scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
@@ -217,7 +198,7 @@ scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, 
 #endif
     if (!ours || loop->task_factory != Py_None)
         return scheduling_in_python(self, st->s_python_create_task, args, count, names);
-    PyObject *type = current_class(st, st->s_tasks, st->s_Task);
+    PyObject *type = current_class(st, &st->task_class, st->s_tasks, st->s_Task);
     if (type == NULL)
         return NULL;
     PyObject *all[] = {args[0], self, name, context};
@@ -233,7 +214,7 @@ PyObject *
 scheduling_create_future(PyObject *self, PyObject *unused)
 {
     core_state *st = ((Scheduling *)self)->state;
-    PyObject *type = current_class(st, st->s_futures, st->s_Future);
+    PyObject *type = current_class(st, &st->future_class, st->s_futures, st->s_Future);
     if (type == NULL)
         return NULL;
     PyObject *future = PyObject_Vectorcall(type, &self, 0, st->future_keywords);
