@@ -29,7 +29,7 @@ import sys
 from costs import print_costs
 
 from harness.interpreter import hooked
-from harness.measured import Arm, Measured, Program, Receiver
+from harness.measured import Arm, Measured, Program, Receiver, run_program
 from workloads import network_workloads, scheduling_workloads
 
 ARMS = {
@@ -168,11 +168,17 @@ def run_by_turns(programs: list[Program], slices: int) -> None:
     """
     for program in programs:
         program.ready()
+        program.fill_ring()
     for turn in range(slices):
         for program in programs if turn % 2 else reversed(programs):
             program.run()
     for program in programs:
         program.measure_collector(slices)
+
+
+def whole_record(python: str, arm: Arm, workload: str, n: int, receiver: Receiver) -> list[str]:
+    """What is wrong with the record of a process that runs one slice and no more; [] for an arm that makes none."""
+    return [] if arm.options is None else run_program(python, arm, workload, n, receiver).problems
 
 
 def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -> None:
@@ -191,15 +197,19 @@ def run_rows(options: argparse.Namespace, arms: list[Arm], receiver: Receiver) -
         slices = 1 if name in WHOLE else NETWORK_SLICES if network else SLICES
         if network_workloads.WRK and name in HTTP:
             slices = WRK_SLICES
+        counts = {arm: max(100, int((options.n or n) * options.scale * arm.scale / slices)) for arm in used}
+        # Records that have not lost their beginning: of these all is checked.
+        problems = {arm: whole_record(options.python, arm, name, counts[arm], receiver) for arm in used}
         for _ in range(options.rounds):
             with contextlib.ExitStack() as stack:
                 programs = []
                 for arm in used:
-                    count = max(100, int((options.n or n) * options.scale * arm.scale / slices))
-                    programs.append(stack.enter_context(Program(options.python, arm, name, count, receiver)))
+                    programs.append(stack.enter_context(Program(options.python, arm, name, counts[arm], receiver)))
                 run_by_turns(programs, slices)
                 for program in programs:
                     row.measured[program.arm.name].append(program.end())
+        for arm in used:
+            row.measured[arm.name][0].problems += problems[arm]
         if heading != row.base:
             heading = row.base
             print_heading(row, row.base)

@@ -163,6 +163,16 @@ class Program:
                 self._collectors = collectors_of(self._process.pid)
             self._wait_for_collector()
 
+    def fill_ring(self) -> None:
+        """Runs handles until its ring has been full once, as that of a service that has run for a while."""
+        self._tell("fill")
+
+    def _tell(self, what: str) -> str:
+        assert self._process.stdin is not None
+        self._process.stdin.write(what + "\n")
+        self._process.stdin.flush()
+        return self._read()
+
     def _collector_cpu(self) -> float:
         # Linux: the clock of another process has its pid in its number.
         return sum(time.clock_gettime(~pid << 3 | 2) for pid in self._collectors)
@@ -173,10 +183,7 @@ class Program:
         self._cpu_us.append(data["cpu_seconds"] / data["operations"] * 1e6)
 
     def _slice(self) -> dict[str, float]:
-        assert self._process.stdin is not None
-        self._process.stdin.write("go\n")
-        self._process.stdin.flush()
-        data: dict[str, float] = json.loads(self._read())
+        data: dict[str, float] = json.loads(self._tell("go"))
         self._operations += int(data["operations"])
         return data
 

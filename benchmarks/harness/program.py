@@ -1,7 +1,8 @@
 """The measured process: ``program.py LOOP WORKLOAD N``.
 
-It prints a line when it is ready. For each line on stdin it runs the workload once and prints what that took as a line
-of JSON; when stdin ends, it prints what memory it has and ends. CPU time is that of this process with all its threads,
+It prints a line when it is ready. For "fill" on stdin it runs so many handles that a recorder has used all of its ring
+once, and says so; for each other line it runs the workload once and prints what that took as a line of JSON. When stdin
+ends, it prints what memory it has and ends. CPU time is that of this process with all its threads,
 of the workload alone: neither start-up nor exit.
 """
 
@@ -22,6 +23,8 @@ from workloads import network_workloads, scheduling_workloads
 SETTLE_SECONDS = 0.5
 #: A traced program's collector reads on after a slice, while the next program is measured.
 CATCH_UP_SECONDS = 0.05
+#: More than a ring of the usual size holds. Until it was full once, it grows, a page of memory for each 170 handles.
+RING_HANDLES = 400_000
 
 
 def resident_bytes(field: str) -> int:
@@ -46,7 +49,11 @@ def main() -> None:
         # A traced program's collector is still starting, which takes a processor's second hardware thread from us.
         await asyncio.sleep(SETTLE_SECONDS)
         print("ready", flush=True)
-        while await network_workloads.read_line(sys.stdin.fileno()):
+        while line := await network_workloads.read_line(sys.stdin.fileno()):
+            if line.strip() == b"fill":
+                await scheduling_workloads.call_soon_100(RING_HANDLES)
+                print("filled", flush=True)
+                continue
             stopwatch.result.clear()
             stopwatch.start()
             operations = await workload(n)
