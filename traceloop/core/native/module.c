@@ -207,7 +207,9 @@ intern(core_state *st)
         {"buffer_updated", offsetof(core_state, s_buffer_updated)},
         {"_python_write", offsetof(core_state, s_python_write)}, {"futures", offsetof(core_state, s_futures)},
         {"Future", offsetof(core_state, s_Future)}, {"data", offsetof(core_state, s_data)},
-        {"_loop_span", offsetof(core_state, s_loop_span)},
+        {"_loop_span", offsetof(core_state, s_loop_span)}, {"future_done", offsetof(core_state, s_future_done)},
+        {"source_done", offsetof(core_state, s_source_done)}, {"deliver", offsetof(core_state, s_deliver)},
+        {"slow_callback_duration", offsetof(core_state, s_slow_callback_duration)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -294,7 +296,8 @@ set_clock(PyObject *module, PyObject *globals)
     DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
-    DO(notes_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span)
+    DO(notes_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span) DO(s_future_done)               \
+    DO(s_source_done) DO(s_deliver) DO(s_slow_callback_duration)
 
 DEFINE_STATE_LIFE(core_state)
 

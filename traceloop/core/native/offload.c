@@ -147,9 +147,9 @@ says(PyObject *object, PyObject *method)
 
 /* future.METHOD(self.CALLBACK) */
 static int
-give_callback(Offload *self, PyObject *future, PyObject *method, const char *callback)
+give_callback(Offload *self, PyObject *future, PyObject *method, PyObject *callback)
 {
-    PyObject *bound = PyObject_GetAttrString((PyObject *)self, callback);
+    PyObject *bound = PyObject_GetAttr((PyObject *)self, callback);
     PyObject *done = bound == NULL ? NULL : PyObject_CallMethodOneArg(future, method, bound);
     Py_XDECREF(bound);
     Py_XDECREF(done);
@@ -166,8 +166,8 @@ m_connect(PyObject *object, PyObject *source)
         return NULL;
     Py_XSETREF(self->future, Py_NewRef(future));
     Py_XSETREF(self->source, Py_NewRef(source));
-    if (give_callback(self, future, st->s_add_done_callback, "future_done") < 0 ||
-        give_callback(self, source, st->s_add_done_callback, "source_done") < 0)
+    if (give_callback(self, future, st->s_add_done_callback, st->s_future_done) < 0 ||
+        give_callback(self, source, st->s_add_done_callback, st->s_source_done) < 0)
         Py_CLEAR(future);
     return future;
 }
@@ -208,7 +208,7 @@ m_source_done(PyObject *object, PyObject *source)
     int closed = says(self->loop, st->s_is_closed);
     if (closed != 0)
         return closed < 0 ? NULL : Py_NewRef(Py_None);
-    PyObject *deliver = PyObject_GetAttrString(object, "deliver");
+    PyObject *deliver = PyObject_GetAttr(object, st->s_deliver);
     PyObject *handle = deliver == NULL ? NULL
                                        : PyObject_CallMethodObjArgs(self->loop, st->s_call_soon_threadsafe, deliver,
                                                                     source, NULL);
@@ -240,7 +240,7 @@ give_result(Offload *self, PyObject *future, PyObject *source)
     if (cancelled != 0)
         return cancelled < 0 ? NULL : Py_NewRef(Py_None);
     /* It has nothing to pass on any more: one handle less to run than the standard chain has. */
-    if (give_callback(self, future, st->s_remove_done_callback, "future_done") < 0)
+    if (give_callback(self, future, st->s_remove_done_callback, st->s_future_done) < 0)
         return NULL;
     int done = says(future, st->s_done);
     PyObject *value = done == 0 ? plain_result(st, source) : NULL;

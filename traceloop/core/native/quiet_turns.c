@@ -86,6 +86,7 @@ typedef struct {
 
 /* All of one sleep. */
 typedef struct {
+    core_state *state;
     Alarm *alarm;
     double period, until, unmoved, other_cpu;
     PyObject *heart, *watched, *empty; /* borrowed from the arguments */
@@ -248,9 +249,9 @@ publish(PyObject *words, double now, double due)
 
 /* Whether the program has given the loop another threshold meanwhile. */
 static int
-has_another_threshold(const Seen *seen)
+has_another_threshold(const Sleep *sleep, const Seen *seen)
 {
-    PyObject *duration = PyObject_GetAttrString(seen->loop, "slow_callback_duration");
+    PyObject *duration = PyObject_GetAttr(seen->loop, sleep->state->s_slow_callback_duration);
     int same = duration == NULL ? 0 : PyObject_RichCompareBool(duration, seen->duration, Py_EQ);
     Py_XDECREF(duration);
     if (same < 0 || duration == NULL)
@@ -266,7 +267,7 @@ are_young(Sleep *sleep, double now)
         Seen *seen = &sleep->seen[i];
         seen->running = read_word(seen->words, W_RUNNING);
         if (seen->running < 0.0 || (seen->running > 0.0 && now - seen->running >= seen->threshold) ||
-            has_another_threshold(seen))
+            has_another_threshold(sleep, seen))
             return 0;
     }
     return 1;
@@ -420,9 +421,13 @@ begin_loops(Sleep *sleep, PyObject *loops)
 PyObject *
 alarm_sleep_quietly(PyObject *alarm, PyObject *args)
 {
-    Sleep sleep = {.alarm = (Alarm *)alarm, .still = 1};
+    Sleep sleep = {.state = core_state_of(alarm), .alarm = (Alarm *)alarm, .still = 1};
     const char *file;
     PyObject *loops;
+    if (sleep.state == NULL) { /* the interpreter ends */
+        PyErr_SetString(PyExc_RuntimeError, "the C core is gone");
+        return NULL;
+    }
     if (!PyArg_ParseTuple(args, "(dldddd)(yyKO)O!O!O!", &sleep.base.due, &sleep.base.switches, &sleep.period,
                           &sleep.until, &sleep.unmoved, &sleep.other_cpu, &file, &sleep.limit.path,
                           &sleep.limit.periods, &sleep.heart, &PyDict_Type, &sleep.watched, &PyTuple_Type,
