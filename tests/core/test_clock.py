@@ -25,14 +25,25 @@ CLOCK = r"""
 #include <unistd.h>
 
 static long ahead;
+static int stopped;
+static struct timespec stopped_at;
 
 void set_ahead(long seconds) { ahead = seconds; }
+
+void set_stopped(int now)
+{
+    stopped = 0;
+    clock_gettime(CLOCK_MONOTONIC, &stopped_at);
+    stopped = now;
+}
 
 int clock_gettime(clockid_t clock, struct timespec *time)
 {
     long failed = syscall(SYS_clock_gettime, clock, time);
     if (clock == CLOCK_MONOTONIC)
         time->tv_sec += ahead;
+    if (clock == CLOCK_MONOTONIC && stopped)
+        *time = stopped_at;
     return (int)failed;
 }
 """
@@ -47,9 +58,12 @@ clock = ctypes.CDLL(sys.argv[2])
 with pytest.MonkeyPatch.context() as patch:
     loop = CORES[sys.argv[1]]()
     busy = Busy(loop, patch)
-    busy.work(0.05, *(functools.partial(clock.set_ahead, seconds) for seconds in (3600, -7200, 0)))
+    if sys.argv[3] == "set":
+        busy.work(0.05, *(functools.partial(clock.set_ahead, seconds) for seconds in (3600, -7200, 0)))
+    else:
+        busy.work(0.05, *(functools.partial(clock.set_stopped, now) for now in (1, 0)))
     loop.close()
-    busy.check()
+    busy.check() if sys.argv[3] == "set" else busy.check_order()
 """
 
 
@@ -98,6 +112,13 @@ class Busy:
             assert number in self._changed or start <= end
             assert number in self._changed or within <= end + INEXACT
 
+    def check_order(self) -> None:
+        """No time is before another that was read earlier."""
+        runs = self._written.runs()["short"]
+        times = [time for run in runs for time in run]
+        assert len(runs) == len(self.times)
+        assert times == sorted(times)
+
 
 @pytest.mark.parametrize("core", CORES)
 def test_a_reading_within_a_run_lies_between_its_times(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,8 +130,9 @@ def test_a_reading_within_a_run_lies_between_its_times(core: str, monkeypatch: p
     busy.check()
 
 
+@pytest.mark.parametrize("change", ["set", "stopped"])
 @pytest.mark.parametrize("core", CORES)
-def test_a_clock_that_is_set_meanwhile(core: str, tmp_path: Path) -> None:
+def test_a_clock_that_is_changed_meanwhile(core: str, change: str, tmp_path: Path) -> None:
     """As libfaketime does it, or a machine that slept: times follow, and none is out of order but for the change."""
     if shutil.which("cc") is None:
         pytest.skip("there is no C compiler")
@@ -118,7 +140,7 @@ def test_a_clock_that_is_set_meanwhile(core: str, tmp_path: Path) -> None:
     source.write_text(CLOCK)
     subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, core, library],
+        [sys.executable, "-c", PROGRAM, core, library, change],
         cwd=ROOT,
         env={"LD_PRELOAD": str(library), "PATH": str(Path(sys.executable).parent), "OTEL_TRACES_EXPORTER": "none"},
         capture_output=True,

@@ -27,7 +27,6 @@ core_now(void)
 #define SAME_RATE 1e-3        /* a rate that differs by more is none: the clock was set, or the machine slept */
 #define SHORTEST_COUNT 1e-11  /* s */
 #define LONGEST_COUNT 1e-8
-#define BACKWARD_SECONDS 1e-6 /* a clock that is further behind its last reading was set back */
 
 int
 clock_counts(void)
@@ -70,9 +69,10 @@ ask(Clock *clock)
     }
     /* From after the reading on: what is reckoned from it is behind the kernel's clock rather than ahead of it. */
     clock->from = after;
-    clock->now = now;
-    if (now > clock->last || clock->last - now > BACKWARD_SECONDS)
+    /* Only a clock that was set back goes back: one that was slowed down or stopped is waited for. */
+    if (now > clock->last || now < clock->now)
         clock->last = now;
+    clock->now = now;
     return clock->last;
 }
 
