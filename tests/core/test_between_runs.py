@@ -211,3 +211,29 @@ def test_each_of_five_thousand_callbacks_keeps_its_name(loop, monkeypatch):
         loop.run_until_complete(asyncio.sleep(0))
     found = written.runs()
     assert [len(found[function.__name__]) for function in functions] == [3] * len(functions)
+
+
+def test_a_task_that_runs_the_loop_itself_is_seen_to_end(loop):
+    """Bridges to synchronous code do so. What ran last in there is a task that goes on."""
+
+    async def last() -> None:
+        loop.stop()
+        await asyncio.sleep(0)
+
+    async def outer() -> None:
+        await asyncio.sleep(0)
+        me, thread = asyncio.current_task(), loop._thread_id
+        inner.append(loop.create_task(last()))
+        asyncio.tasks._leave_task(loop, me)
+        asyncio._set_running_loop(None)
+        loop._thread_id = None
+        loop.run_forever()
+        loop._thread_id = thread
+        asyncio._set_running_loop(loop)
+        asyncio.tasks._enter_task(loop, me)
+
+    inner: list[Any] = []
+    loop.run_until_complete(outer())
+    loop.run_until_complete(inner[0])
+    tasks = loop._recorder.tasks
+    assert tasks.finished == tasks.made

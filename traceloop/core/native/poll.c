@@ -109,7 +109,7 @@ poll_close(Poll *poll)
 }
 
 int
-poll_wait(Poll *poll, double timeout, Py_ssize_t wanted)
+poll_wait(Poll *poll, double timeout, Py_ssize_t wanted, int keep_gil)
 {
     return -1;
 }

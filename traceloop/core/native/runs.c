@@ -153,6 +153,7 @@ run_handle(Run *run, PyObject *handle, double *now)
         added = run_settle_task(run, task, ident, is_first);
         Py_DECREF(task);
     }
+    loop->run_again = 0; /* a step that has run the loop itself comes to its end after this one */
     if (added < 0.0) { /* an object that only looks like a task, or no memory: the application goes on */
         PyErr_Clear();
         added = is_first ? FIRST : 0.0;
