@@ -10,7 +10,6 @@
 #define GAUGES_SECONDS 0.02 /* readers look every 50 ms at most; a flush with them takes twice as long */
 #define WAIT_SECONDS 0.02
 #define LINGER_SECONDS 0.01
-#define BRIEF_SECONDS 5e-6 /* an iteration of which a poll that only looks is a good part */
 #define MAX_POLL_SECONDS (24 * 3600.0)
 #define MANY 1024 /* timers, or what a poll has found: it may take long */
 #define RECORDED (-2.0) /* the timeout of a poll whose beginning is in the record already */
@@ -19,7 +18,7 @@ typedef struct {
     Run run;
     Poll poll;
     PyObject *keys; /* the selector's keys by descriptor; owned */
-    double resolution, now, polled, last_flush, last_publish;
+    double resolution, now, last_flush, last_publish;
     pid_t pid;
 } Iteration;
 
@@ -106,12 +105,24 @@ poll_for(double wait)
 #endif
 }
 
+/* Whether no thread but the watchdog may wait for the GIL. Interpreters may share one. */
+static int
+is_alone(core_state *st)
+{
+    PyThreadState *own = PyThreadState_Get(), *each = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
+    if (PyInterpreterState_Next(PyInterpreterState_Head()) != NULL)
+        return 0;
+    for (; each != NULL; each = PyThreadState_Next(each))
+        if (each != own && PyThreadState_GetID(each) != st->watchdog)
+            return 0;
+    return 1;
+}
+
 /* While it waits, ``polling`` tells other threads that a handle has to end it (wakeup.c).
 
-   A poll that only looks keeps the GIL. A thread that waits for the GIL is woken each time it is given away, but within
-   a microsecond this thread has taken it again. The other one then waits anew, and never as long as the 5 ms after
-   which the interpreter has the GIL handed over: it starved for up to a second, and each wake-up cost the loop 2 us.
-   Only where next to nothing was run since the last poll, the chance is good that it comes in time. */
+   A poll that only looks keeps the GIL from the watchdog. Given away for a microsecond, it would wake the watchdog each
+   time, mostly too late, up to 3,000 times a second; and the watchdog would never wait as long as the 5 ms after which
+   the interpreter has the GIL handed over. */
 static int
 wait(Iteration *it, double timeout, Py_ssize_t wanted)
 {
@@ -120,7 +131,7 @@ wait(Iteration *it, double timeout, Py_ssize_t wanted)
        over, and its byte may have been read with another. */
     loop->woken = 0;
     loop->polling = 1;
-    int failed = poll_wait(&it->poll, timeout, wanted, it->now - it->polled > BRIEF_SECONDS);
+    int failed = poll_wait(&it->poll, timeout, wanted, timeout == 0.0 && is_alone(loop->state));
     loop->polling = 0;
     return failed;
 }
@@ -143,7 +154,7 @@ poll_recorded(Iteration *it, double poll_start)
     if (timeout >= 0.0 && timeout <= LINGER_SECONDS) {
         if (wait(it, timeout, wanted) < 0)
             return -3.0;
-        it->now = it->polled = clock_read(&it->run.clock);
+        it->now = clock_read(&it->run.clock);
         return timeout;
     }
     if (wait(it, LINGER_SECONDS, wanted) < 0)
@@ -164,12 +175,12 @@ poll_recorded(Iteration *it, double poll_start)
         if (loop->ready == NULL || loop->ready->length > 0)
             rest = 0.0;
         int failed = wait(it, rest, wanted);
-        it->now = it->polled = clock_read(&it->run.clock);
+        it->now = clock_read(&it->run.clock);
         it->last_publish = it->last_flush = it->now;
         publish(it, it->now);
         return failed < 0 ? -3.0 : RECORDED;
     }
-    it->now = it->polled = clock_read(&it->run.clock);
+    it->now = clock_read(&it->run.clock);
     return timeout;
 }
 

@@ -434,6 +434,7 @@ alarm_sleep_quietly(PyObject *alarm, PyObject *args)
                           &sleep.empty, &PyList_Type, &loops) ||
         begin_loops(&sleep, loops) < 0)
         return NULL;
+    sleep.state->watchdog = PyThreadState_GetID(PyThreadState_Get());
     begin_request(&sleep.request, file);
     sleep.own = seconds_of(CLOCK_THREAD_CPUTIME_ID);
     sleep.process = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
