@@ -300,7 +300,7 @@ def test_what_a_loop_computed_before_the_sleep_hides_no_other_thread(asleep: Asl
             asleep.switched = switches()
             _, _, (waits, _), _, _ = asleep.sleep(FAR + monotonic())
             waited += waits > 0
-    assert waited < 20  # on a busy machine the other thread does not always compute
+    assert waited < 35  # of 40: on a busy machine the other thread does not always compute
 
 
 class Busy:
