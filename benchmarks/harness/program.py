@@ -2,8 +2,8 @@
 
 It prints a line when it is ready. For "fill" on stdin it runs so many handles that a recorder has used all of its ring
 once, and says so; for each other line it runs the workload once and prints what that took as a line of JSON. When stdin
-ends, it prints what memory it has and ends. CPU time is that of this process with all its threads,
-of the workload alone: neither start-up nor exit.
+ends, it prints what memory it has and ends. CPU time is that of this process with all its threads, of the workload
+alone: neither start-up nor exit.
 """
 
 from __future__ import annotations

@@ -300,7 +300,8 @@ def test_what_a_loop_computed_before_the_sleep_hides_no_other_thread(asleep: Asl
             asleep.switched = switches()
             _, _, (waits, _), _, _ = asleep.sleep(FAR + monotonic())
             waited += waits > 0
-    assert waited < 35  # of 40: on a busy machine the other thread does not always compute
+    # On a busy machine the other thread does not always compute: 24 were seen. With its time hidden it is 39 or 40.
+    assert waited < 35
 
 
 class Busy:

@@ -7,7 +7,7 @@
    clock.c            the clock of the recorded iteration (clock.h)
    record.c           Record: the doubles that wait to be written
    batch.c            how they are written into the ring
-   overrides.c        whether a program has replaced a method that C stands for
+   overrides.c        whether a program has replaced a method that C stands for, or a class that it makes
    scheduling.c       call_soon, call_later, call_at, create_task and create_future
    wakeup.c           call_soon_threadsafe, and how it ends the loop's poll
    scheduling_type.c  Scheduling, the base of EventLoop that has these methods: its attributes and its life
@@ -163,7 +163,7 @@ typedef struct {
     PyObject *zero, *minus_one;
     PyObject *context_names; /* the names of keywords that asyncio's C code passes: its "context" is not interned */
     PyTypeObject *selector_key; /* selectors.SelectorKey, a named tuple; its fourth item is what is registered */
-    int clock_counts; /* what that function says */
+    int clock_counts; /* whether the kernel's clock is the processor's counter (clock.c) */
     PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
@@ -267,8 +267,13 @@ PyObject *core_new_handle(core_state *st, PyObject *loop, PyObject *callback, Py
 PyObject *core_new_timer(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context,
                          double when, PyObject *when_object, int64_t set_at);
 void core_free_handles(core_state *st);
-double *core_noted_ident(core_state *st, PyObject *handle); /* of one of exactly our type */
-void core_release_handle(core_state *st, PyObject *handle);
+/* The ident of the task whose step it is, where call_soon knew that; else 0.0. Of a handle of exactly our type. */
+static inline double *
+core_noted_ident(core_state *st, PyObject *handle)
+{
+    return (double *)((char *)handle + st->noted_at);
+}
+void core_release_handle(core_state *st, PyObject *handle); /* Py_DECREF, of one that has run */
 
 /* queue.c */
 extern PyType_Spec core_queue_spec;
@@ -410,7 +415,7 @@ typedef struct {
 } Poll;
 int poll_open(Poll *poll, PyObject *epoll);
 void poll_close(Poll *poll);
-/* timeout: s; below 0: for ever. keep_gil: where it does not wait. -1: an exception. */
+/* timeout: s; below 0: for ever. keep_gil: with a timeout of 0 only. -1: an exception. */
 int poll_wait(Poll *poll, double timeout, Py_ssize_t wanted, int keep_gil);
 int poll_descriptor(Poll *poll, int index);
 int poll_readable(Poll *poll, int index);

@@ -17,13 +17,6 @@ fill(core_state *st, PyObject *self, PyObject *loop, PyObject *callback, PyObjec
     SLOT(self, st->source_traceback) = Py_NewRef(Py_None);
 }
 
-/* The ident of the task whose step the handle is, where call_soon knew it; else 0.0. */
-double *
-core_noted_ident(core_state *st, PyObject *handle)
-{
-    return (double *)((char *)handle + st->noted_at);
-}
-
 /* Steals ``args`` and ``context``, also where it fails. */
 PyObject *
 core_new_handle(core_state *st, PyObject *loop, PyObject *callback, PyObject *args, PyObject *context)

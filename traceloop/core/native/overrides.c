@@ -1,5 +1,6 @@
 /* What a program may put in place of ours, in a class or on the loop itself. The code in C stands for the originals, so
-   it asks here first; what was replaced is run by the Python core. */
+   it asks here first; what was replaced is run by the Python core. And what it may put in place of asyncio's classes of
+   tasks and futures, of which the loop makes whatever stands there. */
 
 #include "core.h"
 

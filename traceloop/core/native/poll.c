@@ -26,14 +26,6 @@ poll_close(Poll *poll)
     poll->events = NULL;
 }
 
-/* Whole milliseconds, rounded up as select.epoll does it. */
-static int
-whole_ms(double timeout)
-{
-    double ms = ceil(timeout * 1e3);
-    return timeout < 0.0 ? -1 : ms > (double)INT_MAX ? INT_MAX : (int)ms;
-}
-
 int
 poll_wait(Poll *poll, double timeout, Py_ssize_t wanted, int keep_gil)
 {
@@ -50,8 +42,10 @@ poll_wait(Poll *poll, double timeout, Py_ssize_t wanted, int keep_gil)
     }
     double end = timeout > 0.0 ? core_now() + timeout : 0.0;
     for (;;) {
-        int wait = whole_ms(timeout);
-        PyThreadState *saved = wait == 0 && keep_gil ? NULL : PyEval_SaveThread();
+        /* Whole milliseconds, rounded up as select.epoll does it. */
+        double ms = ceil(timeout * 1e3);
+        int wait = timeout < 0.0 ? -1 : ms > (double)INT_MAX ? INT_MAX : (int)ms;
+        PyThreadState *saved = keep_gil ? NULL : PyEval_SaveThread();
         int found = epoll_wait(poll->epoll, poll->events, size, wait);
         int error = errno;
         if (saved != NULL)
