@@ -23,6 +23,8 @@ INSTALLED := $(VENV)/.installed-$(shell { find traceloop exporters cli dashboard
 unexport PYTHONUTF8 PYTHONCOERCECLOCALE PYTHONIOENCODING
 
 .DEFAULT_GOAL := help
+# A virtual environment that could not be finished has a python, and no pip: the next `make` begins it anew.
+.DELETE_ON_ERROR:
 .PHONY: help demo docs test test-all lint conformance conformance-all bench install native wheel constraints debian-packages clean
 
 help: ## this list
@@ -30,7 +32,7 @@ help: ## this list
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit("traceloop needs Python 3.11 or newer; name one: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else 0'
-	$(PROGRESS) "making $(VENV)" $(PYTHON) -m venv $(VENV)
+	$(PROGRESS) "making $(VENV)" sh .ci/venv $(PYTHON) $(VENV)
 
 install: $(INSTALLED) ## install the package and what its development needs into .venv
 
