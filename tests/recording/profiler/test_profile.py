@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.helpers.cores import CORES
 from tests.helpers.observed import HEAD, observe
 from tests.helpers.offloads import recorded_loop
 from traceloop.reading.statistics.profile import WORKERS
@@ -76,6 +77,22 @@ run(main())
     (most,) = profile.lines(1)
     assert guilty(most, lines)
     assert most.seconds > 0.7  # it slept for twice as long: a sample may be missed while the watchdog does other work
+
+
+@pytest.mark.skipif("c" not in CORES, reason="the Python core gives the GIL away in each poll")
+def test_a_loop_that_yields_over_and_over(tmp_path):
+    """Each poll woke the sampler, which came too late, or met the loop in the poll: of 3 s it saw 0.4 s to 1.3 s."""
+    profile, _ = run(
+        tmp_path,
+        """
+async def spin(until):
+    while time.monotonic() < until: await asyncio.sleep(0)
+async def main():
+    await asyncio.gather(*[spin(time.monotonic() + 3.0) for _ in range(10)])
+run(main())
+""",
+    )
+    assert sum(profile.seconds) > 1.5
 
 
 def test_workers_on_request(tmp_path):

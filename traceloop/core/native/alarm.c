@@ -48,6 +48,10 @@ alarm_wait(PyObject *object, PyObject *seconds)
     double wait = PyFloat_AsDouble(seconds);
     if (wait == -1.0 && PyErr_Occurred())
         return NULL;
+    core_state *st = core_state_of(object);
+    /* The watchdog's thread, from which polls keep the GIL (iteration.c); another waits for no time at all. */
+    if (wait > 0.0 && st != NULL)
+        st->watchdog = PyThreadState_GetID(PyThreadState_Get());
     int heard;
     Py_BEGIN_ALLOW_THREADS
     heard = alarm_sleep(self, wait);

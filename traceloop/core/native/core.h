@@ -181,7 +181,7 @@ typedef struct {
     Streams streams;
     RingSlots ring;
     Checksum checksum;
-    uint64_t watchdog; /* the number of the state of the thread that sleeps in quiet turns; 0: there was none */
+    uint64_t watchdog; /* the number of the state of the thread that sleeps on an alarm; 0: there was none */
     PyObject *free_handles[FREE_HANDLES]; /* memory of Handles, without contents */
     int free_count;
 } core_state;

@@ -105,13 +105,16 @@ poll_for(double wait)
 #endif
 }
 
-/* Whether no thread but the watchdog may wait for the GIL. Interpreters may share one. */
+/* Whether no thread but the watchdog may wait for the GIL. Interpreters may share one; those that do not may end at any
+   moment, so only our own is followed. */
 static int
 is_alone(core_state *st)
 {
-    PyThreadState *own = PyThreadState_Get(), *each = PyInterpreterState_ThreadHead(PyThreadState_GetInterpreter(own));
-    if (PyInterpreterState_Next(PyInterpreterState_Head()) != NULL)
+    PyThreadState *own = PyThreadState_Get();
+    PyInterpreterState *interpreter = PyThreadState_GetInterpreter(own);
+    if (PyInterpreterState_Head() != interpreter || PyInterpreterState_Next(interpreter) != NULL)
         return 0;
+    PyThreadState *each = PyInterpreterState_ThreadHead(interpreter);
     for (; each != NULL; each = PyThreadState_Next(each))
         if (each != own && PyThreadState_GetID(each) != st->watchdog)
             return 0;
