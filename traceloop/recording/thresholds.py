@@ -14,9 +14,17 @@ _STANDARD = 0.1
 _LEAST = 1e-6
 
 
+def own_threshold(loop: Any) -> Any:
+    """What the program has set for ``loop``, whatever that is; None where it cannot be read. Any thread."""
+    try:
+        return loop.slow_callback_duration
+    except Exception:  # a property of the program's own, or deleted
+        return None
+
+
 def threshold_of(loop: Any, general: float) -> float:
     """The threshold in force in ``loop``, s; infinite where no run is to count as slow. Any thread."""
-    given = loop.slow_callback_duration
+    given = own_threshold(loop)
     if not isinstance(given, float | int) or given == _STANDARD or given != given:
         return general
     try:

@@ -437,6 +437,32 @@ def test_the_threshold_chosen_for_the_run_holds_for_loops_that_say_nothing_else(
     assert slow <= loop.callbacks.slow_runs <= (3 if slow else 0)  # more of the three are slow on a busy machine
 
 
+def test_a_threshold_that_cannot_be_read_is_the_one_chosen_for_the_run(caplog):
+    """It ended the recording of the loop, and the watchdog."""
+
+    class Broken(EventLoop):
+        broken = False
+
+        def __getattribute__(self, name):
+            if name == "slow_callback_duration" and type(self).broken:
+                raise RuntimeError(name)
+            return super().__getattribute__(name)
+
+    async def main():
+        Broken.broken = True
+        time.sleep(0.25)  # the watchdog looks at it meanwhile
+        await asyncio.sleep(0.25)  # and has quiet turns
+        await asyncio.sleep(0)
+
+    loop = Broken()
+    loop.run_until_complete(main())
+    loop.close()
+    callbacks = loop_of(read_loop(loop)).callbacks
+    assert [record.getMessage() for record in caplog.records if record.name == "traceloop"] == []
+    assert callbacks.callbacks[f"{main.__module__}.{main.__qualname__}"].runs == 3
+    assert callbacks.threshold == 0.1
+
+
 def test_words_are_told_apart_by_their_loop():
     loop = run(lambda loop: steps(1), close=False)
     words = loop._recorder.words

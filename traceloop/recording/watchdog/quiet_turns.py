@@ -26,6 +26,7 @@ from typing import Any, Final
 from ...core.choose import core
 from ...record import layout
 from ..ring import Ring
+from ..thresholds import own_threshold
 from .lateness import Lateness
 from .thread_clocks import ended_watchdogs_cpu
 from .throttling import Throttling
@@ -131,7 +132,7 @@ class QuietTurns:
         if sys.platform != "linux" or core().native is None or not 0 < len(loops) <= _MOST_LOOPS:
             return bool(alarm.wait(max(seconds, 0.001)))
         # Read before the threshold that follows from it: if the program sets it in between, C finds it changed.
-        durations = [watched.loop.slow_callback_duration for watched in loops]
+        durations = [own_threshold(watched.loop) for watched in loops]
         paces = [self._pace(watched) for watched in loops]
         period = min(pace for _, pace, _ in paces)
         limit, periods = self._throttling.known()
