@@ -138,6 +138,21 @@ def test_an_empty_name_is_not_taken_for_an_automatic_one() -> None:
     assert int(after.removeprefix("Task-")) == int(before.removeprefix("Task-")) + 1
 
 
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_task_that_has_no_name_takes_no_other_s(debug: bool) -> None:
+    class Nameless(asyncio.Task[Any]):
+        def get_name(self) -> str:
+            raise RuntimeError
+
+    async def main(loop: Any) -> None:
+        loop.set_debug(debug)
+        await asyncio.sleep(0)
+        tasks = [asyncio.Task(steps(1), loop=loop, name=""), Nameless(asyncio.sleep(0), loop=loop)]
+        await asyncio.gather(*tasks, loop.create_task(steps(1), name="last"))
+
+    assert [task.name for task in tasks_of(recorded(main))[1:]] == [" ", " ", "last"]
+
+
 def test_automatic_names_are_the_program_s_own() -> None:
     # Nothing of ours may take one away: tools and tests expect "Task-1".
     program = (

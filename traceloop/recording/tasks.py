@@ -93,11 +93,7 @@ class Tasks:
                 flags += self.outcome_of(task)
         except Exception:  # something task-like that cannot carry a number
             flags = layout.FIRST
-        try:
-            name = task.get_name() or " "
-        except Exception:
-            name = " "
-        self._record.add_text(name)
+        self._record.add_text(_name_of(task))
         return flags
 
     def define_created(self) -> None:
@@ -128,7 +124,7 @@ class Tasks:
             ident = self.next_number() + site
             task._loop_ident = ident
             self._record.add(ident, layout.R_TASK, made_by)
-            self._record.add_text(task.get_name())
+            self._record.add_text(_name_of(task))
             self.made += 1
             return ident
         except Exception:  # something task-like that cannot carry a number
@@ -199,3 +195,11 @@ class Tasks:
         except Exception:  # something task-like
             pass
         return _RESULT
+
+
+def _name_of(task: Any) -> Any:
+    """What the record calls a task: never an empty string, which would leave its place to the next one's name."""
+    try:
+        return task.get_name() or " "
+    except Exception:  # something task-like
+        return " "
