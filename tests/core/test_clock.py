@@ -14,6 +14,7 @@ import pytest
 
 from tests.core.test_between_runs import ROOT, Written
 from tests.helpers.cores import CORES
+from traceloop.loop import scheduling
 
 #: What a reading from the counter may be behind the clock, s, and a reading of the clock after it.
 INEXACT = 2e-6
@@ -148,3 +149,20 @@ def test_a_clock_that_is_changed_meanwhile(core: str, change: str, tmp_path: Pat
         timeout=60,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("core", list(CORES))
+def test_the_loops_time_is_that_of_whatever_clock_is_there(core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = CORES[core]()
+    try:
+        before = time.monotonic()
+        assert before <= loop.time() <= time.monotonic()
+        with monkeypatch.context() as patch:
+            patch.setattr(scheduling, "monotonic", lambda: 5.0)  # as freezegun does in each module
+            assert loop.time() == type(loop).time(loop) == 5.0
+            patch.setattr(scheduling, "monotonic", lambda: 1 / 0)
+            with pytest.raises(ZeroDivisionError):
+                loop.time()
+        assert before <= loop.time() <= time.monotonic()
+    finally:
+        loop.close()

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
+import sys
+import types
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -95,6 +99,8 @@ AIOHTTP: list[tuple[Any, ...]] = [
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=endpoint)), "response", 1.0),
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=Middleware(endpoint))), "response"),
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=None)), "response"),
+    (owner(), SimpleNamespace(_match_info=SimpleNamespace(_route=owner(_handler=endpoint), handler=len)), "response"),
+    (owner(), SimpleNamespace(_match_info=SimpleNamespace(_route=owner(), handler=endpoint)), "response"),
     (owner(_request_handler=endpoint), SimpleNamespace(_match_info=None), "response"),
     (owner(_request_handler=endpoint), SimpleNamespace(), "response"),
     (owner(), SimpleNamespace(_match_info=Odd()), "response"),
@@ -169,3 +175,52 @@ def test_what_is_no_fault_of_the_recording_is_raised() -> None:
             noting(1)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("of_core", CORES)
+def test_the_method_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For whoever calls it in any way, wraps it, or looks at it."""
+
+    class Server:
+        """Of whose methods one is replaced."""
+
+        async def send(self, message: Any, *, more: int = 1) -> Any:
+            """Sends."""
+            return self, message, more
+
+    class Own(Server):
+        """Of a program."""
+
+        async def send(self, message: Any, *, more: int = 5) -> Any:
+            """Sends, too."""
+            return await super().send(message, more=more)
+
+    original = Server.send
+    if of_core == "python":
+        monkeypatch.setattr(request_handlers, "core", lambda: Core("python", None, ""))
+    request_handlers._patch("Server", "send", request_handlers._of_asgi, SimpleNamespace(Server=Server))
+    request_handlers._patch("Server", "send", request_handlers._of_asgi, SimpleNamespace(Server=Server))
+    monkeypatch.undo()
+    assert Server.send is not original and Server.send.__wrapped__ is original  # type: ignore[attr-defined]
+    assert (Server.send.__name__, Server.send.__doc__, Server.send.__module__) == ("send", "Sends.", __name__)
+    assert inspect.signature(Server.send) == inspect.signature(original)
+    assert inspect.signature(Server().send) == inspect.signature(types.MethodType(original, 0))
+    assert inspect.isfunction(Server.send) and inspect.ismethod(Server().send)
+    if of_core == "c" or sys.version_info >= (3, 12):
+        assert inspect.iscoroutinefunction(Server.send) and inspect.iscoroutinefunction(Server().send)
+    server, own = Server(), Own()
+    bound = server.send
+
+    async def main() -> None:
+        assert await server.send(1) == await bound(message=1) == await Server.send(server, 1) == (server, 1, 1)
+        assert await own.send(2) == (own, 2, 5)
+        assert await functools.partial(server.send, more=3)(2) == (server, 2, 3)
+        with mock.patch.object(Server, "send", autospec=True) as replaced:
+            sent = server.send(4)
+            if inspect.isawaitable(sent):  # a mock of what is seen to be a coroutine function
+                await sent
+        replaced.assert_called_once_with(server, 4)
+
+    asyncio.run(main())
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'message'"):
+        server.send()  # type: ignore[call-arg]

@@ -28,6 +28,7 @@ def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, A
         "_new_queue": native.ReadyQueue,
         "_new_record": native.Record,
         "_new_timers": native.Timers,
+        "_original_time": native.Scheduling.time,
         "_stream_transport": accelerated_stream(base._stream_transport, native),
         # The C methods call these if it is not the plain case.
         "_python_call_at": base.call_at,

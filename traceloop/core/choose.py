@@ -68,7 +68,6 @@ class Originals(NamedTuple):
 
     run_once: Any
     process_events: Any
-    time: Any
 
 
 class Plan(NamedTuple):
@@ -96,7 +95,8 @@ def _has_own(loop: Any, method: str) -> bool:
     Not by ``loop.__dict__``: where that was asked for once, CPython 3.11 and 3.12 make a dict of the loop's attributes,
     and asyncio's C code then takes twice as long to find ``call_soon``.
     """
-    return getattr(getattr(loop, method), "__func__", None) is not getattr(type(loop), method)
+    get = getattr(getattr(type(loop), method), "__get__", None)
+    return get is None or getattr(loop, method) != get(loop, type(loop))
 
 
 def replaces_handle_run() -> bool:
@@ -107,7 +107,8 @@ def replaces_handle_run() -> bool:
 def plan(loop: Any, originals: Originals, *, once: bool) -> Plan:
     """The plan of a run that begins now."""
     epoll, keys = (None, {}) if once else _direct_poll(loop, originals)
-    return Plan(once, epoll, keys, type(loop).time is not originals.time or _has_own(loop, "time"))
+    own_clock = type(loop).time is not type(loop)._original_time or _has_own(loop, "time")
+    return Plan(once, epoll, keys, own_clock)
 
 
 def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:

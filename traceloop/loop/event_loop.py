@@ -192,7 +192,7 @@ class EventLoop(
 
 follow_replaced(EventLoop)
 
-_ORIGINALS = Originals(EventLoop._run_once, EventLoop._process_events, EventLoop.time)
+_ORIGINALS = Originals(EventLoop._run_once, EventLoop._process_events)
 
 
 #: The loop with nothing in C, whichever core was chosen.

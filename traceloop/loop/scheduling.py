@@ -53,6 +53,9 @@ class SchedulingMixin(LoopPart):
         """The loop's clock: seconds of ``time.monotonic()``."""
         return monotonic()
 
+    #: What ``time`` is where no program has replaced it; the C core has its own.
+    _original_time = time
+
     @property
     def _scheduled(self) -> list[Any]:
         return self._timers.as_list()

@@ -18,7 +18,7 @@
    poll.c             the poll of an epoll object
    iteration.c        the recorded iteration: poll, due timers, the handles that are ready
    offload.c          a call handed to a thread pool: its steps
-   requests.c         RequestNotes: which function answers a request
+   requests.c         NotingMethod: which function answers a request
    stream.c           what a stream transport reads and writes
    coalesce.c         several writes of one callback leave together
    alarm.c            what the watchdog sleeps on (alarm.h)
@@ -131,7 +131,7 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
-        *offload_type, *stream_type, *alarm_type, *notes_type;
+        *offload_type, *stream_type, *alarm_type, *noting_type;
 
     /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
     PyTypeObject *asyncio_handle, *asyncio_timer_handle;
@@ -402,7 +402,7 @@ int coalesce_flag(Scheduling *loop, int descriptor); /* MSG_MORE for a write tha
 void coalesce_end(Scheduling *loop);                 /* at the end of a run: sends what was held back in it */
 
 /* requests.c */
-extern PyType_Spec core_notes_spec;
+extern PyType_Spec core_noting_spec;
 
 /* alarm.c */
 extern PyType_Spec core_alarm_spec;

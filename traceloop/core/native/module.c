@@ -144,9 +144,9 @@ make_types(PyObject *module, core_state *st)
     st->offload_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_offload_spec, NULL);
     st->stream_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_stream_spec, NULL);
     st->alarm_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_alarm_spec, NULL);
-    st->notes_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_notes_spec, NULL);
+    st->noting_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_noting_spec, NULL);
     PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,   st->timers_type, st->record_type,
-                             st->scheduling_type, st->offload_type, st->stream_type, st->alarm_type, st->notes_type};
+                             st->scheduling_type, st->offload_type, st->stream_type, st->alarm_type, st->noting_type};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (types[i] == NULL || PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -296,7 +296,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(streams.read_ready) DO(streams.socket) DO(streams.socket_methods) DO(s_fileno) DO(s_recv) DO(s_recv_into)    \
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
-    DO(notes_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span) DO(s_future_done)               \
+    DO(noting_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span) DO(s_future_done)               \
     DO(s_source_done) DO(s_deliver) DO(s_slow_callback_duration)
 
 DEFINE_STATE_LIFE(core_state)

@@ -1,7 +1,8 @@
-/* RequestNotes: notes which function answers a request, once a request. The twin of ``note_request`` in
-   recording/request_handlers.py, which has the reasons; what is not plain is asked of Python. */
+/* NotingMethod: stands for a server's method, and notes which function answers the request before it calls that. The
+   twin of ``noting`` in recording/request_handlers.py, which has the reasons; what is not plain is asked of Python. */
 
 #include "core.h"
+#include <stddef.h>
 
 #define MOST_MIDDLEWARE 32
 
@@ -10,15 +11,18 @@ enum { BY_PYTHON, OF_ASGI, OF_AIOHTTP };
 
 /* Interned once: looking for an attribute by a new string misses the interpreter's cache of methods. */
 enum { APP, DICT, TRANSPORT, GET_PROTOCOL, TYPE, SCOPE, ENDPOINT, MATCH_INFO, HANDLER, REQUEST_HANDLER, RECORDER,
-       IS_RUNNING, SITES, SPAN_NAMES, BY_HANDLER, NAMES };
+       IS_RUNNING, SITES, SPAN_NAMES, BY_HANDLER, ROUTE, ROUTES_HANDLER, NAMES };
 static const char *const texts[NAMES] = {
     "app", "__dict__", "transport", "get_protocol", "type", "scope", "endpoint", "_match_info", "handler",
-    "_request_handler", "_recorder", "is_running", "sites", "span_names", "by_handler",
+    "_request_handler", "_recorder", "is_running", "sites", "span_names", "by_handler", "_route", "_handler",
 };
 
 typedef struct {
     PyObject_HEAD
     core_state *state;
+    vectorcallfunc call;
+    PyObject *attributes; /* its __dict__: what was set on it */
+    PyObject *original;
     PyObject *names[NAMES];
     int way;
     PyObject *handler_of; /* in Python: the method's arguments -> the handler, or None */
@@ -28,7 +32,7 @@ typedef struct {
     PyObject *running_loop;
     PyObject *beginnings; /* a frozenset: ASGI's messages with which a response begins */
     PyObject *own_code;   /* by id of an application: a weak reference to it, and whether it is the program's own */
-} RequestNotes;
+} NotingMethod;
 
 /* An attribute; NULL without an exception where there is none, or None. */
 static PyObject *
@@ -49,7 +53,7 @@ attribute_or_none(PyObject *object, PyObject *name)
 
 /* What an object keeps as its ``app``, in its own dict. A new reference; NULL without an exception: nothing. */
 static PyObject *
-wrapped_by(RequestNotes *self, PyObject *app)
+wrapped_by(NotingMethod *self, PyObject *app)
 {
     PyObject *attributes = attribute_or_none(app, self->names[DICT]);
     if (attributes == NULL)
@@ -66,7 +70,7 @@ wrapped_by(RequestNotes *self, PyObject *app)
 
 /* What the server calls. A new reference; NULL, with or without an exception. */
 static PyObject *
-application_of(RequestNotes *self, PyObject *owner)
+application_of(NotingMethod *self, PyObject *owner)
 {
     PyObject *app = attribute_or_none(owner, self->names[APP]);
     if (app != NULL || PyErr_Occurred())
@@ -86,7 +90,7 @@ application_of(RequestNotes *self, PyObject *owner)
 /* What is behind middleware: 1 and ``*handler`` (a new reference, or NULL for a framework's); 0: Python has to look;
    -1: an exception. */
 static int
-application_behind(RequestNotes *self, PyObject *owner, PyObject **handler)
+application_behind(NotingMethod *self, PyObject *owner, PyObject **handler)
 {
     PyObject *app = application_of(self, owner);
     for (int i = 0; app != NULL && i < MOST_MIDDLEWARE; i++) {
@@ -117,9 +121,8 @@ application_behind(RequestNotes *self, PyObject *owner, PyObject **handler)
 /* -- the handler. 1: ``*handler`` is it, a new reference, or NULL for none; 0: Python has to look; -1: an exception. */
 
 static int
-of_asgi(RequestNotes *self, PyObject *args, PyObject **handler)
+of_asgi(NotingMethod *self, PyObject *owner, PyObject *message, PyObject **handler)
 {
-    PyObject *owner = PyTuple_GET_ITEM(args, 0), *message = PyTuple_GET_ITEM(args, 1);
     if (message == Py_None)
         return 1;
     if (!PyDict_CheckExact(message))
@@ -144,29 +147,39 @@ of_asgi(RequestNotes *self, PyObject *args, PyObject **handler)
     return application_behind(self, owner, handler);
 }
 
-static int
-of_aiohttp(RequestNotes *self, PyObject *args, PyObject **handler)
+/* The handler of a request that was matched. It is there by two properties of aiohttp's, each a call of Python. */
+static PyObject *
+handler_of_match(NotingMethod *self, PyObject *match)
 {
-    PyObject *match = attribute_or_none(PyTuple_GET_ITEM(args, 1), self->names[MATCH_INFO]);
+    PyObject *route = attribute_or_none(match, self->names[ROUTE]);
+    PyObject *handler = route == NULL ? NULL : attribute_or_none(route, self->names[ROUTES_HANDLER]);
+    Py_XDECREF(route);
+    return handler != NULL || PyErr_Occurred() ? handler : PyObject_GetAttr(match, self->names[HANDLER]);
+}
+
+static int
+of_aiohttp(NotingMethod *self, PyObject *protocol, PyObject *request, PyObject **handler)
+{
+    PyObject *match = attribute_or_none(request, self->names[MATCH_INFO]);
     if (match != NULL) {
-        *handler = PyObject_GetAttr(match, self->names[HANDLER]);
+        *handler = handler_of_match(self, match);
         Py_DECREF(match);
     }
     else if (!PyErr_Occurred())
-        *handler = PyObject_GetAttr(PyTuple_GET_ITEM(args, 0), self->names[REQUEST_HANDLER]);
+        *handler = PyObject_GetAttr(protocol, self->names[REQUEST_HANDLER]);
     return *handler == NULL ? -1 : 1;
 }
 
 static int
-find_handler(RequestNotes *self, PyObject *args, PyObject **handler)
+find_handler(NotingMethod *self, PyObject *const *args, size_t count, PyObject **handler)
 {
     int found = 0;
-    if (PyTuple_GET_SIZE(args) >= 2 && self->way == OF_ASGI)
-        found = of_asgi(self, args, handler);
-    else if (PyTuple_GET_SIZE(args) >= 2 && self->way == OF_AIOHTTP)
-        found = of_aiohttp(self, args, handler);
+    if (count >= 2 && self->way == OF_ASGI)
+        found = of_asgi(self, args[0], args[1], handler);
+    else if (count >= 2 && self->way == OF_AIOHTTP)
+        found = of_aiohttp(self, args[0], args[1], handler);
     if (found == 0) {
-        *handler = PyObject_Call(self->handler_of, args, NULL);
+        *handler = PyObject_Vectorcall(self->handler_of, args, count, NULL);
         found = *handler == NULL ? -1 : 1;
     }
     if (*handler == Py_None)
@@ -178,7 +191,7 @@ find_handler(RequestNotes *self, PyObject *args, PyObject **handler)
 
 /* The recorder of the loop that runs here. A new reference; NULL, with or without an exception. */
 static PyObject *
-running_recorder(RequestNotes *self)
+running_recorder(NotingMethod *self)
 {
     PyObject *loop = PyObject_CallNoArgs(self->running_loop);
     if (loop == NULL)
@@ -195,7 +208,7 @@ running_recorder(RequestNotes *self)
 
 /* The handler's site, a new reference. */
 static PyObject *
-site_of_handler(RequestNotes *self, PyObject *recorder, PyObject *handler)
+site_of_handler(NotingMethod *self, PyObject *recorder, PyObject *handler)
 {
     PyObject *site = NULL;
     if (Py_IS_TYPE(handler, &PyFunction_Type)) {
@@ -212,7 +225,7 @@ site_of_handler(RequestNotes *self, PyObject *recorder, PyObject *handler)
 
 /* Without a server span: 1, the request is noted; 0: Python has to do it; -1: an exception. */
 static int
-add_note(RequestNotes *self, PyObject *recorder, PyObject *site)
+add_note(NotingMethod *self, PyObject *recorder, PyObject *site)
 {
     PyObject *current = NULL;
     if (PyContextVar_Get(self->current, Py_None, &current) < 0)
@@ -234,10 +247,10 @@ add_note(RequestNotes *self, PyObject *recorder, PyObject *site)
 }
 
 static int
-note_request(RequestNotes *self, PyObject *args)
+note_request(NotingMethod *self, PyObject *const *args, size_t count)
 {
     PyObject *handler = NULL, *recorder = NULL, *site = NULL;
-    int failed = find_handler(self, args, &handler);
+    int failed = find_handler(self, args, count, &handler);
     if (!failed && handler != NULL) {
         recorder = running_recorder(self);
         failed = recorder == NULL && PyErr_Occurred();
@@ -254,42 +267,41 @@ note_request(RequestNotes *self, PyObject *args)
 }
 
 static PyObject *
-notes_note(PyObject *object, PyObject *args)
+noting_call(PyObject *object, PyObject *const *args, size_t flagged, PyObject *names)
 {
-    if (!PyTuple_CheckExact(args)) {
-        PyErr_SetString(PyExc_TypeError, "note() takes the tuple of a method's arguments");
-        return NULL;
-    }
-    if (note_request((RequestNotes *)object, args) < 0) {
+    NotingMethod *self = (NotingMethod *)object;
+    if (note_request(self, args, (size_t)PyVectorcall_NARGS(flagged)) < 0) {
         /* The record's fault, never the application's. */
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return NULL;
         PyErr_Clear();
     }
-    Py_RETURN_NONE;
+    return PyObject_Vectorcall(self->original, args, flagged, names);
 }
 
 /* -- the type */
 
-/* RequestNotes(way, handler_of, number, note, current, running_loop, beginnings, own_code) */
+/* NotingMethod(original, way, handler_of, number, note, current, running_loop, beginnings, own_code) */
 static PyObject *
-notes_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
+noting_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     const char *way;
-    PyObject *handler_of, *number, *note, *current, *running_loop, *beginnings, *own_code;
-    if (!PyArg_ParseTuple(args, "sOOOOOO!O!", &way, &handler_of, &number, &note, &current, &running_loop,
+    PyObject *original, *handler_of, *number, *note, *current, *running_loop, *beginnings, *own_code;
+    if (!PyArg_ParseTuple(args, "OsOOOOOO!O!", &original, &way, &handler_of, &number, &note, &current, &running_loop,
                           &PyFrozenSet_Type, &beginnings, &PyDict_Type, &own_code))
         return NULL;
     if (!PyContextVar_CheckExact(current)) {
         PyErr_SetString(PyExc_TypeError, "current is not a context variable");
         return NULL;
     }
-    RequestNotes *self = (RequestNotes *)type->tp_alloc(type, 0);
+    NotingMethod *self = (NotingMethod *)type->tp_alloc(type, 0);
     if (self == NULL)
         return NULL;
     for (int i = 0; i < NAMES; i++)
         self->names[i] = PyUnicode_InternFromString(texts[i]);
+    self->call = noting_call;
     self->way = strcmp(way, "asgi") == 0 ? OF_ASGI : strcmp(way, "aiohttp") == 0 ? OF_AIOHTTP : BY_PYTHON;
+    self->original = Py_NewRef(original);
     self->handler_of = Py_NewRef(handler_of);
     self->number = Py_NewRef(number);
     self->note = Py_NewRef(note);
@@ -303,60 +315,119 @@ notes_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     return (PyObject *)self;
 }
 
+/* As a function in a class: object.method is bound to the object. */
+static PyObject *
+noting_get(PyObject *self, PyObject *object, PyObject *type)
+{
+    return object == NULL || object == Py_None ? Py_NewRef(self) : PyMethod_New(self, object);
+}
+
+/* What it has not itself, it has of the original: name, code, defaults. */
+static PyObject *
+noting_attribute(PyObject *self, PyObject *name)
+{
+    PyObject *found = PyObject_GenericGetAttr(self, name);
+    if (found != NULL || !PyErr_ExceptionMatches(PyExc_AttributeError))
+        return found;
+    PyErr_Clear();
+    return PyObject_GetAttr(((NotingMethod *)self)->original, name);
+}
+
+/* ``inspect`` and mocks with a specification treat as methods only what says that it is a function. */
+static PyObject *
+noting_class(PyObject *self, void *closure)
+{
+    return Py_NewRef((PyObject *)&PyFunction_Type);
+}
+
+/* These two the type has, too. */
+static PyObject *
+noting_doc(PyObject *self, void *closure)
+{
+    return PyObject_GetAttrString(((NotingMethod *)self)->original, "__doc__");
+}
+
+static PyObject *
+noting_module(PyObject *self, void *closure)
+{
+    return PyObject_GetAttrString(((NotingMethod *)self)->original, "__module__");
+}
+
+static PyObject *
+noting_repr(PyObject *self)
+{
+    return PyObject_Repr(((NotingMethod *)self)->original);
+}
+
 #define EACH_PART(DO)                                                                                                  \
-    DO(self->handler_of) DO(self->number) DO(self->note) DO(self->current) DO(self->running_loop)                      \
-    DO(self->beginnings) DO(self->own_code)
+    DO(self->attributes) DO(self->original) DO(self->handler_of) DO(self->number) DO(self->note) DO(self->current)     \
+    DO(self->running_loop) DO(self->beginnings) DO(self->own_code)
 
 #define VISIT_PART(part) Py_VISIT(part);
 #define CLEAR_PART(part) Py_CLEAR(part);
 
 static int
-notes_traverse(PyObject *object, visitproc visit, void *arg)
+noting_traverse(PyObject *object, visitproc visit, void *arg)
 {
-    RequestNotes *self = (RequestNotes *)object;
+    NotingMethod *self = (NotingMethod *)object;
     Py_VISIT(Py_TYPE(object));
     EACH_PART(VISIT_PART)
     return 0;
 }
 
 static int
-notes_clear(PyObject *object)
+noting_clear(PyObject *object)
 {
-    RequestNotes *self = (RequestNotes *)object;
+    NotingMethod *self = (NotingMethod *)object;
     EACH_PART(CLEAR_PART)
     return 0;
 }
 
 static void
-notes_dealloc(PyObject *object)
+noting_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
-    notes_clear(object);
+    noting_clear(object);
     for (int i = 0; i < NAMES; i++)
-        Py_CLEAR(((RequestNotes *)object)->names[i]);
+        Py_CLEAR(((NotingMethod *)object)->names[i]);
     type->tp_free(object);
     Py_DECREF(type);
 }
 
-static PyMethodDef notes_methods[] = {
-    {"note", notes_note, METH_O, "Notes who answers the request of a method that was called with these arguments."},
+static PyMemberDef noting_members[] = {
+    {"__vectorcalloffset__", T_PYSSIZET, offsetof(NotingMethod, call), READONLY, NULL},
+    {"__dictoffset__", T_PYSSIZET, offsetof(NotingMethod, attributes), READONLY, NULL},
+    {"__wrapped__", T_OBJECT, offsetof(NotingMethod, original), READONLY, NULL},
     {NULL},
 };
 
-static PyType_Slot notes_slots[] = {
-    {Py_tp_doc, "Notes which function answers each request (recording/request_handlers.py)."},
-    {Py_tp_new, notes_new},
-    {Py_tp_dealloc, notes_dealloc},
-    {Py_tp_traverse, notes_traverse},
-    {Py_tp_clear, notes_clear},
-    {Py_tp_methods, notes_methods},
+static PyGetSetDef noting_getset[] = {
+    {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
+    {"__class__", noting_class, NULL, NULL, NULL},
+    {"__doc__", noting_doc, NULL, NULL, NULL},
+    {"__module__", noting_module, NULL, NULL, NULL},
+    {NULL},
+};
+
+static PyType_Slot noting_slots[] = {
+    {Py_tp_new, noting_new},
+    {Py_tp_call, PyVectorcall_Call},
+    {Py_tp_descr_get, noting_get},
+    {Py_tp_repr, noting_repr},
+    {Py_tp_getattro, noting_attribute},
+    {Py_tp_dealloc, noting_dealloc},
+    {Py_tp_traverse, noting_traverse},
+    {Py_tp_clear, noting_clear},
+    {Py_tp_members, noting_members},
+    {Py_tp_getset, noting_getset},
     {0, NULL},
 };
 
-PyType_Spec core_notes_spec = {
-    .name = "traceloop.core._core.RequestNotes",
-    .basicsize = sizeof(RequestNotes),
-    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-    .slots = notes_slots,
+/* A method descriptor: the interpreter calls it with the object before the arguments, and makes no bound method. */
+PyType_Spec core_noting_spec = {
+    .name = "traceloop.core._core.NotingMethod",
+    .basicsize = sizeof(NotingMethod),
+    .flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_METHOD_DESCRIPTOR,
+    .slots = noting_slots,
 };

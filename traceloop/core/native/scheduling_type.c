@@ -10,6 +10,26 @@ get_debug(PyObject *self, PyObject *unused)
     return PyBool_FromLong(((Scheduling *)self)->debug);
 }
 
+/* Servers ask for it at each request. A clock that the program has put in place of ours is called. */
+static PyObject *
+scheduling_time(PyObject *self, PyObject *unused)
+{
+    core_state *st = ((Scheduling *)self)->state;
+    int ours = core_clock_is_ours(st);
+    if (ours != 0)
+        return ours < 0 ? NULL : PyFloat_FromDouble(core_now());
+    PyObject *clock = st->clock_globals == NULL ? NULL : PyDict_GetItemWithError(st->clock_globals, st->s_monotonic);
+    if (clock == NULL) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_NameError, "monotonic");
+        return NULL;
+    }
+    Py_INCREF(clock);
+    PyObject *now = PyObject_CallNoArgs(clock);
+    Py_DECREF(clock);
+    return now;
+}
+
 static PyObject *
 scheduling_running(PyObject *self, PyObject *unused)
 {
@@ -190,6 +210,7 @@ static PyMethodDef scheduling_methods[] = {
      "call_soon_threadsafe($self, callback, *args, context=None)\n--\n\n"
      "call_soon from any thread; wakes the loop."},
 #endif
+    {"time", scheduling_time, METH_NOARGS, "time($self)\n--\n\nThe loop's clock: seconds of time.monotonic()."},
     {"_wake", scheduling_wake, METH_NOARGS, "Lets the loop look at its queue; from any thread."},
     {"_running", scheduling_running, METH_NOARGS,
      "The run under way: its start, its ident, and the handle (None while what it held is released)."},
