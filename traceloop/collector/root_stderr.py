@@ -29,9 +29,13 @@ class RootStderr:
         self._gone_at = 0.0
 
     def root_listens(self) -> bool:
-        """Whether the program's process still waits for the summary and will print it. The first answer is final."""
+        """Whether the program's process still waits for the summary and will print it. The first answer is final.
+
+        /proc is asked as well: of a process that is being killed its first thread may be a zombie already, which is how
+        its end was seen, while its pidfd tells of the end only when its last thread has gone.
+        """
         if files.settle_who_prints(self._run_dir):
-            return self._root.alive
+            return self._root.alive and proc.is_alive(self._root.pid, self._root.start_ticks)
         return False
 
     def is_owed_a_report(self) -> bool:
