@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..kernel_files import schedule_of_thread
 from .gil_waits import GilWaits
@@ -23,6 +23,28 @@ from .watched_loop import Watched
 _LATE = 0.05
 # A standstill of the whole process shorter than this (s) cannot be distinguished from a busy machine.
 _MIN_SUSPENSION = 0.2
+
+
+class Waits(NamedTuple):
+    """How many quiet turns waited for the GIL, and for how long together (s)."""
+
+    turns: int
+    seconds: float
+
+
+class Baseline(NamedTuple):
+    """What was measured at the end of the last quiet turn, in the order of the structure of this name in quiet_turns.c.
+
+    due: when the next turn is (s). process_cpu, measured: the CPU time of the process, and when that was (s). switched:
+    how often this thread had been woken. late: how late the quiet turns were together (s), those that waited for the
+    GIL left out: that long this thread has waited for a processor meanwhile.
+    """
+
+    due: float
+    process_cpu: float
+    switched: int
+    measured: float
+    late: float
 
 
 class Lateness:
@@ -84,25 +106,14 @@ class Lateness:
             self._own_wait = schedule_of_thread(threading.get_native_id()).waited_s
         self._measured = monotonic()
 
-    def slept(
-        self,
-        turns: int,
-        waits: int,
-        waited: float,
-        due: float,
-        process_cpu: float,
-        switched: int,
-        measured: float,
-        late: float,
-    ) -> None:
-        """So many ``turns`` found nothing (quiet_turns.py). ``waits`` of them waited for the GIL while the only loop
-        had it, for ``waited`` s. The next is ``due``; it is compared with what was measured at the end of the last of
-        them. ``late``: how late the others were together (s), which is how long this thread has waited for a processor
-        meanwhile.
+    def slept(self, turns: int, waits: Waits, base: Baseline) -> None:
+        """So many ``turns`` found nothing (quiet_turns.py), of which ``waits`` waited while the only loop had the GIL.
+        The next one is compared with ``base``.
         """
-        self._due, self._process_cpu, self.switched, self._measured = due, process_cpu, switched, measured
-        self._own_wait += late
-        self._gil_waits.quiet(turns, waits, waited)
+        self._due, self._process_cpu, self._measured = base.due, base.process_cpu, base.measured
+        self.switched = base.switched
+        self._own_wait += base.late
+        self._gil_waits.quiet(turns, waits.turns, waits.seconds)
 
     def _check(self, now: float, due: float, loops: Sequence[Watched]) -> None:
         """What was due to go on at ``due`` (0: nothing) goes on only now."""

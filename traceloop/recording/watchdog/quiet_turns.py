@@ -27,7 +27,7 @@ from ...core.choose import core
 from ...record import layout
 from ..ring import Ring
 from ..thresholds import own_threshold
-from .lateness import Lateness
+from .lateness import Baseline, Lateness, Waits
 from .thread_clocks import ended_watchdogs_cpu
 from .throttling import Throttling
 from .watched_loop import Watched
@@ -150,7 +150,7 @@ class QuietTurns:
             return True
         turns, base, waits, unchanged, samples = slept
         if turns:
-            self._lateness.slept(turns, *waits, *base)
+            self._lateness.slept(turns, Waits(*waits), Baseline(*base))
             for watched, taken in zip(loops, samples, strict=True):
                 for sample in taken:
                     watched.take(sample)
