@@ -71,3 +71,21 @@ def test_a_mock_of_a_transport_takes_what_the_transport_takes(loop):
         assert there.recv(10) == b"y"
         transport.close()
         loop.run_until_complete(asyncio.sleep(0))
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("keywords", [{"eager_start": False}, {"no_such": 1}], ids=str)
+@pytest.mark.parametrize("factory", [None, lambda loop, coro, **given: asyncio.Task(coro, loop=loop)])
+def test_create_task_refuses_what_the_standard_loop_refuses(core, keywords, factory):
+    def outcome(loop):
+        coroutine = asyncio.sleep(0)
+        loop.set_task_factory(factory)
+        try:
+            loop.run_until_complete(loop.create_task(coroutine, **keywords))
+        except TypeError as error:
+            return str(error).rpartition("argument ")[2]
+        finally:
+            coroutine.close()
+            loop.close()
+
+    assert outcome(CORES[core]()) == outcome(asyncio.SelectorEventLoop())

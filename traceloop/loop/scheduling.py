@@ -289,7 +289,11 @@ class SchedulingMixin(LoopPart):
         def create_task(
             self, coro: Coroutine[Any, Any, Any], *, name: Any = None, context: Context | None = None, **kwargs: Any
         ) -> asyncio.Task[Any]:
-            """Makes a task of ``coro``. From 3.13.3 on further keyword arguments go to a task factory."""
+            """Makes a task of ``coro``. From 3.13.3 on further keyword arguments go to the task factory or to
+            ``asyncio.Task``.
+            """
+            if kwargs and sys.version_info < (3, 13, 3):
+                raise TypeError(f"create_task() got an unexpected keyword argument {next(iter(kwargs))!r}")
             if self._guarded:
                 self._check_closed()
             if self._task_factory is not None:
