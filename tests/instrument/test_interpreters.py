@@ -1,5 +1,6 @@
 """Several interpreters in one process: loops in each of them, and a run that leaves them alone."""
 
+import json
 import os
 import subprocess
 import sys
@@ -99,3 +100,57 @@ def test_a_run_leaves_interpreters_alone_that_are_isolated(traced, tmp_path):
     ]
     plain, ours = ((each.returncode, each.stdout) for each in found)
     assert ours == plain == (0, "_UnixSelectorEventLoop\n" * 2 + "end\n"), found[1].stderr
+
+
+BUSY = """
+import asyncio, time
+code = '''
+import time
+
+def inner(count):
+    return [number for number in range(count)]
+
+until = time.monotonic() + 1
+while time.monotonic() < until:
+    inner(3)
+'''
+threads = [threading.Thread(target=work, args=(code,)) for _ in range(2)]
+
+def blocked():
+    until = time.monotonic() + 0.15
+    while time.monotonic() < until:
+        pass
+
+async def main():
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        blocked()
+        await asyncio.sleep(0.01)
+    blocked()
+
+asyncio.run(main())
+print("end")
+"""
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("options", [(), ("--profile",)], ids=["watchdog", "profile"])
+def test_stacks_are_not_taken_of_interpreters_that_run_meanwhile(traced, tmp_path, core, options):
+    """One with a GIL of its own frees the frames that are looked at."""
+    program = tmp_path / "program.py"
+    program.write_text(PRELUDE + BUSY)
+
+    def outcome(*words):
+        environ = {**os.environ, "OTEL_PYTHON_TRACELOOP_CORE": core}
+        done = subprocess.run(words, env=environ, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert outcome(*traced.command, "--no-metrics", "--record", "kept", *options, str(program)) == "end\n"
+    (process,) = json.loads(outcome(traced.python, "-m", "traceloop", "report", "--json", "kept"))["processes"]
+    stacks = ["".join(map(str, stall["stack"])) for stall in process["stalls"] if stall["stack"]]
+    # The last one blocks when the other interpreters are gone.
+    assert any("blocked" in stack for stack in stacks)
+    if core == "c":
+        assert len(stacks) > 3

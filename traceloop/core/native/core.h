@@ -24,6 +24,7 @@
    alarm.c            what the watchdog sleeps on (alarm.h)
    quiet_turns.c      its turns that find nothing
    kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
+   frames.c           where the threads of this interpreter stand
    fault_guard.c      a guard before faulthandler's signal handler, for CPython 3.13.0
 
    Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and has the same methods and
@@ -386,6 +387,7 @@ PyObject *core_guard_dump(PyObject *module, PyObject *argument); /* the number o
 
 /* kernel_files.c */
 PyObject *core_read_kernel_file(PyObject *module, PyObject *path); /* at most 4,096 bytes, with the GIL held */
+PyObject *core_current_frames(PyObject *module, PyObject *unused); /* frames.c: by thread, the innermost frame */
 PyObject *core_list_threads(PyObject *module, PyObject *unused);   /* the kernel's numbers of this process's threads */
 
 /* iteration.c */

@@ -318,6 +318,7 @@ static PyMethodDef core_methods[] = {
     {"set_streams", core_set_streams, METH_VARARGS, "The classes of stream transports and of their counters."},
     {"guard_dump", core_guard_dump, METH_O, "Guards faulthandler's handler of a signal where faulthandler needs it."},
     {"read_kernel_file", core_read_kernel_file, METH_O, "A small file of the kernel, without giving the GIL away."},
+    {"current_frames", core_current_frames, METH_NOARGS, "The innermost frame of each of this interpreter's threads."},
     {"list_threads", core_list_threads, METH_NOARGS, "This process's threads, without giving the GIL away."},
     {NULL},
 };

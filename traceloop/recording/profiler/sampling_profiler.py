@@ -13,7 +13,6 @@ What is written: ``R_NODE`` for the frames, once each (and again every minute), 
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Iterable
 from time import monotonic
 from types import CodeType, FrameType
@@ -22,6 +21,7 @@ from typing import Any
 from ...record import layout
 from ...record.frames import is_pools_call
 from ...record.sites import module_name
+from ..current_frames import current_frames
 from ..offloads.offload import Offload
 from ..outbox import Outbox
 from ..process import Process
@@ -77,7 +77,7 @@ class SamplingProfiler:
             if not since:
                 continue
             if threads is None:
-                threads = sys._current_frames()
+                threads = current_frames()
             found = _stack_of(threads.get(watched.thread), watched.loop)
             if found is not None:
                 gap = now - before
@@ -88,7 +88,7 @@ class SamplingProfiler:
                 met.append((weight, found[0], watched.ring + 1, found[1]))
         if self._workers:
             gap = min(now - self._workers_at, 1.0)
-            for stack in _stacks_of_workers(threads if threads is not None else sys._current_frames()):
+            for stack in _stacks_of_workers(threads if threads is not None else current_frames()):
                 met.append((gap, 0.0, 0, stack))
             self._workers_at = now
         # The frames are other threads': gone before anything below may let these run.

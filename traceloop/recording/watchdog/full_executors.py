@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from types import FrameType
 from typing import Any, Final
 
 from ...record.frames import Frame, culprit_frame, is_library, is_pools_call, is_recording
+from ..current_frames import current_frames
 from ..offloads import anyio_threads
 from ..offloads.entry import stored
 from ..process import Process
@@ -120,7 +120,7 @@ def places_of(threads: set[int]) -> list[list[Any]]:
     application's frame (or of a library's, if there is none); the same of the frame below it in which they stand.
     """
     places: Counter[tuple[Frame, Frame]] = Counter()
-    tops = sys._current_frames()
+    tops = current_frames()
     for thread in threads:
         top = tops.get(thread)
         frames = _frames_below_us(top)

@@ -8,11 +8,11 @@ share of turns that find it held is the share of the time in which it is held.
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ..current_frames import current_frames
 from .other_threads import Standing, ThreadClocksOfAll, as_recorded, threads_now
 from .thread_clocks import Sample
 from .watched_loop import Watched
@@ -65,7 +65,7 @@ class GilWaits:
             self._longest = late
             # Several loops may hold it against each other.
             without = [each.thread for each in loops] if len(loops) == 1 else []
-            self._standing = threads_now(sys._current_frames(), (*without, threading.get_ident()))
+            self._standing = threads_now(current_frames(), (*without, threading.get_ident()))
 
     def quiet(self, turns: int, waits: int, waited: float) -> None:
         """So many turns came in which no other thread had the GIL; ``waits`` of them waited for the loop, ``waited`` s

@@ -44,7 +44,7 @@ _LEAST_COMPUTED: Final = 0.005
 
 
 class Look:
-    """Finds the holder at one moment. ``tops``: ``sys._current_frames()``; ``loop``: the blocked one, which runs in
+    """Finds the holder at one moment. ``tops``: ``current_frames()``; ``loop``: the blocked one, which runs in
     thread ``ident``. Use it at once and drop it: it holds frames of the program.
     """
 

@@ -37,7 +37,7 @@ class Standing(NamedTuple):
 
 
 def threads_now(tops: dict[int, FrameType], without: Collection[int]) -> list[Standing]:
-    """Where the threads of ``tops`` (``sys._current_frames()``) stand, except those in ``without`` and traceloop's own.
+    """Where the threads of ``tops`` (``current_frames()``) stand, except those in ``without`` and traceloop's own.
     It opens no file, and so never gives the GIL away.
     """
     known = dict(getattr(threading, "_active", {}))

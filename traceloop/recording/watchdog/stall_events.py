@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from ...record import layout
 from ...record.frames import culprit_frame, held_by, whereabouts
 from ...record.sites import UNKNOWN_LABEL
+from ..current_frames import current_frames
 from . import stacks
 from .stall_notices import StallNotices
 from .surroundings import Surroundings
@@ -162,7 +163,7 @@ class StallEvents:
         for watched in loops:
             if watched.stall is None:
                 continue
-            run = stacks.find_run(sys._current_frames().get(watched.thread), watched.loop)
+            run = stacks.find_run(current_frames().get(watched.thread), watched.loop)
             if run is None or run.start != watched.stall.start:
                 self.end(watched, now, suspended)
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ...record.frames import Frame
 from ...record.holders import OWN_SERVER, Holder
+from ..current_frames import current_frames
 from .holders import Look, gil_holder
 from .other_threads import Standing, ThreadClocksOfAll, as_recorded, threads_now
 from .own_connections import is_network_call, waits_for_own_server
@@ -72,7 +72,7 @@ def _at_this_moment(
     On a busy machine much time may have passed since ``frames`` were taken. Returns None if the run that began at
     ``start`` is over. There is no holder if the run stands at another line by now, where it waits for something else.
     """
-    tops = sys._current_frames()
+    tops = current_frames()
     try:
         run = find_run(tops.get(watched.thread), watched.loop)
         if run is None or run.start != start:

@@ -7,11 +7,11 @@ measures later.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 
 from ...record import layout
+from ..current_frames import current_frames
 from .stacks import Run, find_run
 from .watched_loop import Watched
 
@@ -53,4 +53,4 @@ class UnderWay:
         since: float = watched.words[layout.W_RUNNING]
         if since == 0.0 or (watched.stall is None and now - since < self._lowest(watched)):
             return since, None
-        return since, find_run(sys._current_frames().get(watched.thread), watched.loop)
+        return since, find_run(current_frames().get(watched.thread), watched.loop)
