@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
 import inspect
 import sys
 import types
+import weakref
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -208,6 +210,7 @@ def test_the_method_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert inspect.isfunction(Server.send) and inspect.ismethod(Server().send)
     if of_core == "c" or sys.version_info >= (3, 12):
         assert inspect.iscoroutinefunction(Server.send) and inspect.iscoroutinefunction(Server().send)
+    assert weakref.ref(Server.send)() is copy.copy(Server.send) is copy.deepcopy(Server.send) is Server.send
     server, own = Server(), Own()
     bound = server.send
 
@@ -224,3 +227,16 @@ def test_the_method_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(main())
     with pytest.raises(TypeError, match="missing 1 required positional argument: 'message'"):
         server.send()  # type: ignore[call-arg]
+
+
+@pytest.mark.parametrize("of_core", CORES)
+def test_an_application_that_is_an_object_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """granian is given what stands for the application itself."""
+    application = Middleware(None)
+    if of_core == "python":
+        monkeypatch.setattr(request_handlers, "core", lambda: Core("python", None, ""))
+    noting: Any = request_handlers._noting(application, lambda *_: application, False)
+    monkeypatch.undo()
+    assert noting.app is None and noting.__wrapped__ is application
+    assert not inspect.iscoroutinefunction(noting) and callable(noting)
+    asyncio.run(noting(1, 2, 3))

@@ -34,7 +34,7 @@ def _look() -> Callable[[], dict[int, FrameType]]:
 
 def _unless_there_are_others() -> dict[int, FrameType]:
     for name in _MAKERS:
-        maker = sys.modules.get(name)
-        if maker is not None and len(maker.list_all()) > 1:
+        list_all = getattr(sys.modules.get(name), "list_all", None)
+        if list_all is not None and len(list_all()) > 1:
             return {}
     return sys._current_frames()

@@ -385,9 +385,11 @@ void raise_again(PyObject *error); /* steals it; drops what has come up since */
 /* fault_guard.c */
 PyObject *core_guard_dump(PyObject *module, PyObject *argument); /* the number of a signal that faulthandler handles */
 
+/* frames.c */
+PyObject *core_current_frames(PyObject *module, PyObject *unused); /* by thread, its innermost frame */
+
 /* kernel_files.c */
 PyObject *core_read_kernel_file(PyObject *module, PyObject *path); /* at most 4,096 bytes, with the GIL held */
-PyObject *core_current_frames(PyObject *module, PyObject *unused); /* frames.c: by thread, the innermost frame */
 PyObject *core_list_threads(PyObject *module, PyObject *unused);   /* the kernel's numbers of this process's threads */
 
 /* iteration.c */

@@ -22,6 +22,7 @@ typedef struct {
     core_state *state;
     vectorcallfunc call;
     PyObject *attributes; /* its __dict__: what was set on it */
+    PyObject *weakrefs;
     PyObject *original;
     PyObject *names[NAMES];
     int way;
@@ -337,7 +338,15 @@ noting_attribute(PyObject *self, PyObject *name)
 static PyObject *
 noting_class(PyObject *self, void *closure)
 {
-    return Py_NewRef((PyObject *)&PyFunction_Type);
+    int is_function = PyFunction_Check(((NotingMethod *)self)->original);
+    return Py_NewRef(is_function ? (PyObject *)&PyFunction_Type : (PyObject *)Py_TYPE(self));
+}
+
+/* As functions it is pickled, and copied, by its name. */
+static PyObject *
+noting_reduce(PyObject *self, PyObject *unused)
+{
+    return PyObject_GetAttrString(self, "__qualname__");
 }
 
 /* These two the type has, too. */
@@ -388,6 +397,8 @@ noting_dealloc(PyObject *object)
 {
     PyTypeObject *type = Py_TYPE(object);
     PyObject_GC_UnTrack(object);
+    if (((NotingMethod *)object)->weakrefs != NULL)
+        PyObject_ClearWeakRefs(object);
     noting_clear(object);
     for (int i = 0; i < NAMES; i++)
         Py_CLEAR(((NotingMethod *)object)->names[i]);
@@ -398,7 +409,13 @@ noting_dealloc(PyObject *object)
 static PyMemberDef noting_members[] = {
     {"__vectorcalloffset__", T_PYSSIZET, offsetof(NotingMethod, call), READONLY, NULL},
     {"__dictoffset__", T_PYSSIZET, offsetof(NotingMethod, attributes), READONLY, NULL},
+    {"__weaklistoffset__", T_PYSSIZET, offsetof(NotingMethod, weakrefs), READONLY, NULL},
     {"__wrapped__", T_OBJECT, offsetof(NotingMethod, original), READONLY, NULL},
+    {NULL},
+};
+
+static PyMethodDef noting_methods[] = {
+    {"__reduce__", noting_reduce, METH_NOARGS, NULL},
     {NULL},
 };
 
@@ -419,6 +436,7 @@ static PyType_Slot noting_slots[] = {
     {Py_tp_dealloc, noting_dealloc},
     {Py_tp_traverse, noting_traverse},
     {Py_tp_clear, noting_clear},
+    {Py_tp_methods, noting_methods},
     {Py_tp_members, noting_members},
     {Py_tp_getset, noting_getset},
     {0, NULL},
