@@ -153,4 +153,4 @@ def test_stacks_are_not_taken_of_interpreters_that_run_meanwhile(traced, tmp_pat
     # The last one blocks when the other interpreters are gone.
     assert any("blocked" in stack for stack in stacks)
     if core == "c":
-        assert len(stacks) > 3
+        assert len(stacks) > 1
