@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import functools
 import inspect
 import sys
 import types
 import weakref
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -117,13 +119,20 @@ WAYS = {
 }
 
 
+@contextlib.contextmanager
+def noted_by(of_core: str, patch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Methods that are replaced within it note their requests in that core."""
+    with patch.context() as inner:
+        if of_core == "python":
+            inner.setattr(request_handlers, "core", lambda: Core("python", None, ""))
+        yield
+
+
 def requests_noted(handler_of: Any, calls: list[tuple[Any, ...]], of_core: str, patch: pytest.MonkeyPatch) -> Any:
     """The handlers that each call notes, on a loop of this process's core; the notes are of ``of_core``."""
-    if of_core == "python":
-        patch.setattr(request_handlers, "core", lambda: Core("python", None, ""))
     kept: list[Any] = []
-    noting = request_handlers._noting(lambda *args, **options: (args, options), handler_of, False)
-    patch.undo()
+    with noted_by(of_core, patch):
+        noting = request_handlers._noting(lambda *args, **options: (args, options), handler_of, False)
     recorder = Recorder(Process(Settings(ring_size=1 << 20)), EventLoop._new_record(), EventLoop._new_queue())
     loop = EventLoop(recorder=recorder)
     number = recorder.offloads.site_number
@@ -198,11 +207,9 @@ def test_the_method_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> 
             return await super().send(message, more=more)
 
     original = Server.send
-    if of_core == "python":
-        monkeypatch.setattr(request_handlers, "core", lambda: Core("python", None, ""))
-    request_handlers._patch("Server", "send", request_handlers._of_asgi, SimpleNamespace(Server=Server))
-    request_handlers._patch("Server", "send", request_handlers._of_asgi, SimpleNamespace(Server=Server))
-    monkeypatch.undo()
+    with noted_by(of_core, monkeypatch):
+        for _ in range(2):
+            request_handlers._patch("Server", "send", request_handlers._of_asgi, SimpleNamespace(Server=Server))
     assert Server.send is not original and Server.send.__wrapped__ is original  # type: ignore[attr-defined]
     assert (Server.send.__name__, Server.send.__doc__, Server.send.__module__) == ("send", "Sends.", __name__)
     assert inspect.signature(Server.send) == inspect.signature(original)
@@ -233,10 +240,8 @@ def test_the_method_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> 
 def test_an_application_that_is_an_object_stays_one(of_core: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """granian is given what stands for the application itself."""
     application = Middleware(None)
-    if of_core == "python":
-        monkeypatch.setattr(request_handlers, "core", lambda: Core("python", None, ""))
-    noting: Any = request_handlers._noting(application, lambda *_: application, False)
-    monkeypatch.undo()
+    with noted_by(of_core, monkeypatch):
+        noting: Any = request_handlers._noting(application, lambda *_: application, False)
     assert noting.app is None and noting.__wrapped__ is application
     assert not inspect.iscoroutinefunction(noting) and callable(noting)
     asyncio.run(noting(1, 2, 3))

@@ -31,8 +31,8 @@ class RootStderr:
     def root_listens(self) -> bool:
         """Whether the program's process still waits for the summary and will print it. The first answer is final.
 
-        /proc is asked as well: of a process that is being killed its first thread may be a zombie already, which is how
-        its end was seen, while its pidfd tells of the end only when its last thread has gone.
+        It asks /proc as well. When a process is killed, its first thread may be a zombie already, which is how its end
+        was seen. Its pidfd reports the end only when the last thread has gone.
         """
         if files.settle_who_prints(self._run_dir):
             return self._root.alive and proc.is_alive(self._root.pid, self._root.start_ticks)

@@ -49,7 +49,7 @@ alarm_wait(PyObject *object, PyObject *seconds)
     if (wait == -1.0 && PyErr_Occurred())
         return NULL;
     core_state *st = core_state_of(object);
-    /* The watchdog's thread, from which polls keep the GIL (iteration.c); another waits for no time at all. */
+    /* The watchdog, from which polls keep the GIL (iteration.c). Other threads call this with no time to wait. */
     if (wait > 0.0 && st != NULL)
         st->watchdog = PyThreadState_GetID(PyThreadState_Get());
     int heard;

@@ -148,7 +148,7 @@ of_asgi(NotingMethod *self, PyObject *owner, PyObject *message, PyObject **handl
     return application_behind(self, owner, handler);
 }
 
-/* The handler of a request that was matched. It is there by two properties of aiohttp's, each a call of Python. */
+/* The handler of a matched request. aiohttp gives it by two properties, each of which is a Python call. */
 static PyObject *
 handler_of_match(NotingMethod *self, PyObject *match)
 {
@@ -323,7 +323,7 @@ noting_get(PyObject *self, PyObject *object, PyObject *type)
     return object == NULL || object == Py_None ? Py_NewRef(self) : PyMethod_New(self, object);
 }
 
-/* What it has not itself, it has of the original: name, code, defaults. */
+/* Attributes that it does not have come from the original: name, code, defaults. */
 static PyObject *
 noting_attribute(PyObject *self, PyObject *name)
 {
@@ -342,24 +342,18 @@ noting_class(PyObject *self, void *closure)
     return Py_NewRef(is_function ? (PyObject *)&PyFunction_Type : (PyObject *)Py_TYPE(self));
 }
 
-/* As functions it is pickled, and copied, by its name. */
+/* Functions are pickled and copied by name, and so is this. */
 static PyObject *
 noting_reduce(PyObject *self, PyObject *unused)
 {
     return PyObject_GetAttrString(self, "__qualname__");
 }
 
-/* These two the type has, too. */
+/* An attribute that the type has as well: the original's. */
 static PyObject *
-noting_doc(PyObject *self, void *closure)
+noting_originals(PyObject *self, void *name)
 {
-    return PyObject_GetAttrString(((NotingMethod *)self)->original, "__doc__");
-}
-
-static PyObject *
-noting_module(PyObject *self, void *closure)
-{
-    return PyObject_GetAttrString(((NotingMethod *)self)->original, "__module__");
+    return PyObject_GetAttrString(((NotingMethod *)self)->original, name);
 }
 
 static PyObject *
@@ -422,8 +416,8 @@ static PyMethodDef noting_methods[] = {
 static PyGetSetDef noting_getset[] = {
     {"__dict__", PyObject_GenericGetDict, PyObject_GenericSetDict, NULL, NULL},
     {"__class__", noting_class, NULL, NULL, NULL},
-    {"__doc__", noting_doc, NULL, NULL, NULL},
-    {"__module__", noting_module, NULL, NULL, NULL},
+    {"__doc__", noting_originals, NULL, NULL, "__doc__"},
+    {"__module__", noting_originals, NULL, NULL, "__module__"},
     {NULL},
 };
 

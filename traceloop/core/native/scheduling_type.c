@@ -15,10 +15,9 @@ static PyObject *
 scheduling_time(PyObject *self, PyObject *unused)
 {
     core_state *st = ((Scheduling *)self)->state;
-    int ours = core_clock_is_ours(st);
-    if (ours != 0)
-        return ours < 0 ? NULL : PyFloat_FromDouble(core_now());
     PyObject *clock = st->clock_globals == NULL ? NULL : PyDict_GetItemWithError(st->clock_globals, st->s_monotonic);
+    if (clock != NULL && clock == st->clock)
+        return PyFloat_FromDouble(core_now());
     if (clock == NULL) {
         if (!PyErr_Occurred())
             PyErr_SetString(PyExc_NameError, "monotonic");
