@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from email.utils import parsedate_to_datetime
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit, urlunsplit
 
 RETRIED_STATUSES: Final = frozenset((429, 502, 503, 504))
@@ -18,27 +17,8 @@ MAX_ANSWER_BYTES: Final = 16 << 10
 _SHOWN_CHARACTERS: Final = 200
 
 
-def read_body(response: Any, seconds: float) -> bytes:
-    """The body of a ``requests`` answer that is streamed, uncompressed; at most ``MAX_ANSWER_BYTES``, and what came
-    within so many seconds. Closes an answer that is longer or slower: its connection is of no further use.
-    """
-    until = time.monotonic() + seconds
-    pieces: list[bytes] = []
-    size = 0
-    over = False
-    # Byte by byte, since a longer read waits until it is complete. Most answers have two.
-    for piece in response.raw.stream(1, decode_content=False):
-        pieces.append(piece)
-        size += len(piece)
-        if size >= MAX_ANSWER_BYTES or time.monotonic() > until:
-            over = True
-            break
-    if over:
-        response.close()
-    return _uncompressed(b"".join(pieces), response.headers.get("Content-Encoding", ""))
-
-
-def _uncompressed(data: bytes, encoding: str) -> bytes:
+def uncompressed(data: bytes, encoding: str) -> bytes:
+    """The body of an answer, at most ``MAX_ANSWER_BYTES``; empty where it is not what ``encoding`` says."""
     if encoding.strip().lower() not in ("gzip", "x-gzip", "deflate"):
         return data
     try:
@@ -79,6 +59,8 @@ def retry_after(text: str | None) -> float:
     try:
         seconds = float(text)
     except ValueError:
+        from email.utils import parsedate_to_datetime  # 1 MB of memory, for what no receiver is known to send
+
         try:
             seconds = parsedate_to_datetime(text).timestamp() - time.time()
         except (ValueError, TypeError, OverflowError):

@@ -84,7 +84,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it():
         "import sys; sys.modules['requests'] = None\n"
         "from traceloop.exporters.span_pipeline import SpanPipeline\n"
         "from traceloop.settings import Settings\n"
-        "SpanPipeline(Settings(), {'OTEL_EXPORTER_OTLP_ENDPOINT': 'http://127.0.0.1:1'}, print).shutdown(0.1)"
+        "SpanPipeline(Settings(), {'OTEL_EXPORTER_OTLP_ENDPOINT': 'https://127.0.0.1:1'}, print).shutdown(0.1)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.startswith("no spans to otlp: ") and "requests" in done.stdout, done.stderr

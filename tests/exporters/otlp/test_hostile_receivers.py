@@ -24,6 +24,9 @@ from traceloop.exporters.spans.sinks import BatchLimits, Exported, Queued, Sende
 KIND = Kind("app.handler", {})
 
 
+pytestmark = pytest.mark.usefixtures("transport")
+
+
 def make_spans(count):
     return [(KIND, os.urandom(16), os.urandom(8), b"", 1, 2, 0.0, b"", b"", None) for _ in range(count)]
 

@@ -19,6 +19,8 @@ from traceloop.exporters.otlp.sender import OtlpSender
 from traceloop.exporters.otlp.settings import OtlpSettings
 from traceloop.exporters.spans.model import Kind
 
+pytestmark = pytest.mark.usefixtures("transport")
+
 KIND = Kind("app.handler", {"asyncio.handle.kind": "soon"})
 RESOURCE = {"service.name": "test"}
 

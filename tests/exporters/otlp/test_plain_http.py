@@ -1,0 +1,234 @@
+"""Plain HTTP and the library have the same outcome, for every answer; what is not plain goes through the library."""
+
+import contextlib
+import os
+import socket
+import threading
+
+import pytest
+
+from tests.helpers.waiting import PATIENCE, until
+from traceloop.exporters.otlp.plain_http import PlainHttp, speaks_plainly
+from traceloop.exporters.otlp.requests_http import RequestsHttp
+from traceloop.exporters.otlp.settings import OtlpSettings
+from traceloop.exporters.otlp.transport import Body, NoAnswer
+
+BODIES = (b"small", Body([b"a" * 10, b"b" * 100_000, b"c"]))
+
+
+class Scripted:
+    """Answers the requests of each connection by ``answers``, one after the other, then closes it. ``step``: how many
+    bytes of an answer are sent at once.
+    """
+
+    def __init__(self, *answers, step=1 << 20):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        self.answers = answers
+        self.step = step
+        self.requests = []
+        self.connections = self.closed = 0
+        self.thread = threading.Thread(target=self._work, daemon=True)
+        self.thread.start()
+
+    def _work(self):
+        while True:
+            try:
+                connection, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            with contextlib.suppress(OSError), connection, connection.makefile("rb") as file:
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                for answer in self.answers:
+                    if not self._read(file):
+                        break
+                    for at in range(0, len(answer), self.step):
+                        connection.sendall(answer[at : at + self.step])
+            self.closed += 1
+
+    def _read(self, file):
+        lines = []
+        while (line := file.readline()) not in (b"\r\n", b""):
+            lines.append(line.decode().rstrip("\r\n"))
+        if not lines:
+            return False
+        headers = dict(line.lower().split(": ", 1) for line in lines[1:])
+        self.requests.append((lines[0], headers, file.read(int(headers["content-length"]))))
+        return True
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        self.thread.join(PATIENCE)
+
+
+@pytest.fixture
+def serve():
+    made = []
+
+    def make(*answers, **more):
+        made.append(Scripted(*answers, **more))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture(params=[PlainHttp, RequestsHttp])
+def connect(request):
+    made = []
+
+    def make(url, headers=None):
+        made.append(request.param(OtlpSettings(url, {}), headers or {}))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("step", [1 << 20, 1])
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", (200, None, b"ok")),
+        (b"HTTP/1.1 200\r\ncontent-length:0\r\n\r\n", (200, None, b"")),
+        (b"HTTP/1.1 204 No Content\r\n\r\n", (204, None, b"")),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2;x=y\r\nok\r\n1\r\n!\r\n0\r\nA: b\r\n\r\n",
+         (200, None, b"ok!")),
+        (b"HTTP/1.0 200 OK\r\n\r\nall of it", (200, None, b"all of it")),
+        (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\n.", (200, None, b".")),
+        (b"HTTP/1.1 503 Busy\r\nRETRY-AFTER: 7\r\nContent-Length: 0\r\n\r\n", (503, "7", b"")),
+        (b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1:1/\r\nContent-Length: 0\r\n\r\n", (302, None, b"")),
+    ],
+)  # fmt: skip
+def test_answers(serve, connect, answer, expected, step):
+    receiver = serve(answer, step=step)
+    assert connect(receiver.url).post(b"body", PATIENCE) == expected
+
+
+@pytest.mark.parametrize(
+    ("answer", "again"),
+    [
+        (b"", True),
+        (b"nonsense\r\n\r\n", True),
+        # It has answered, so that it may have taken the spans.
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nx", False),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nnonsense\r\n", False),
+    ],
+)
+def test_answers_that_are_none(serve, connect, answer, again):
+    receiver = serve(answer)
+    with pytest.raises(NoAnswer, match=r"\w") as caught:
+        connect(receiver.url).post(b"body", PATIENCE)
+    assert caught.value.again == again
+
+
+def test_a_head_that_is_cut_short_is_no_answer(serve):
+    transport = PlainHttp(OtlpSettings(serve(b"HTTP/1.1 200 OK\r\nContent-Le").url, {}), {})
+    with pytest.raises(NoAnswer, match="closed before the end") as caught:
+        transport.post(b"body", PATIENCE)
+    assert caught.value.again
+
+
+@pytest.mark.parametrize("body", BODIES)
+def test_requests(serve, connect, body):
+    receiver = serve(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+    connect(f"{receiver.url}/v1/traces?tenant=a%20b", {"X-Tenant": "one, two"}).post(body, PATIENCE)
+    ((line, headers, data),) = receiver.requests
+    assert line == "POST /v1/traces?tenant=a%20b HTTP/1.1"
+    assert headers["host"] == receiver.url.removeprefix("http://") and headers["x-tenant"] == "one, two"
+    assert data == (body if isinstance(body, bytes) else b"".join(body))
+
+
+def test_a_connection_is_used_again_until_it_is_closed(serve, connect):
+    receiver = serve(*[b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"] * 2)
+    transport = connect(receiver.url)
+    for number in (1, 1, 2, 2, 3):
+        assert transport.post(b"body", PATIENCE).status == 200
+        if len(receiver.requests) % 2 == 0:
+            until(lambda number=number: receiver.closed == number)
+        assert receiver.connections == number
+
+
+@pytest.mark.parametrize(
+    "ending", [b"Connection: close\r\nContent-Length: 0\r\n\r\n", b"Content-Length: 0\r\n\r\nmore"]
+)
+def test_a_connection_is_not_used_again_where_nothing_may_follow(serve, ending):
+    receiver = serve(*[b"HTTP/1.1 200 OK\r\n" + ending] * 5)
+    transport = PlainHttp(OtlpSettings(receiver.url, {}), {})
+    for _ in range(2):
+        assert transport.post(b"body", PATIENCE).status == 200
+    transport.close()
+    assert receiver.connections == 2
+
+
+def test_an_answer_may_come_before_all_was_sent(connect):
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def refuse():
+        connection, _ = listener.accept()
+        connection.recv(100)
+        connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        while connection.recv(1 << 20):
+            pass
+        connection.close()
+
+    thread = threading.Thread(target=refuse)
+    thread.start()
+    transport = connect(f"http://127.0.0.1:{listener.getsockname()[1]}")
+    assert transport.post(Body([bytes(4 << 20)]), PATIENCE).status == 413
+    transport.close()
+    thread.join(PATIENCE)
+    listener.close()
+
+
+@pytest.mark.parametrize("size", [1 << 20, 1 << 16])
+def test_a_head_without_end_is_given_up(serve, size):
+    receiver = serve(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * size)
+    transport = PlainHttp(OtlpSettings(receiver.url, {}), {})
+    with pytest.raises(NoAnswer, match="head without end"):
+        transport.post(b"body", PATIENCE)
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(connect):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        transport = connect(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(NoAnswer, match=r"timed out|timeout") as caught:
+            transport.post(b"body", 0.05)
+    assert caught.value.again
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "headers", "environ", "plain"),
+    [
+        ("http://127.0.0.1:4318/v1/traces", {}, {}, True),
+        ("http://[::1]:4318/v1/traces?a=b%20c", {"x-tenant": "one two", "empty": ""}, {}, True),
+        ("HTTP://Collector", {}, {"http_proxy": "", "HTTPS_PROXY": "http://proxy"}, True),
+        ("https://127.0.0.1:4318/v1/traces", {}, {}, False),
+        ("http://user:secret@127.0.0.1/v1/traces", {}, {}, False),
+        ("http://b\u00fccher/v1/traces", {}, {}, False),
+        ("http://127.0.0.1:99999/v1/traces", {}, {}, False),
+        ("http://127.0.0.1/v1/tr aces", {}, {}, False),
+        ("http://127.0.0.1/#here", {}, {}, False),
+        ("http://127.0.0.1/", {"x": "a\r\nHost: b"}, {}, False),
+        ("http://127.0.0.1/", {"x": "\u00fc"}, {}, False),
+        ("http://127.0.0.1/", {"x y": "z"}, {}, False),
+        ("http://127.0.0.1/", {"Host": "other"}, {}, False),
+        ("http://127.0.0.1/", {}, {"HTTP_PROXY": "http://proxy"}, False),
+        ("http://127.0.0.1/", {}, {"all_proxy": "socks5://proxy"}, False),
+        ("http://127.0.0.1/", {}, {"NETRC": "/some/file"}, False),
+    ],
+)
+def test_what_is_plain(monkeypatch, tmp_path, endpoint, headers, environ, plain):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert speaks_plainly(OtlpSettings(endpoint, {}), headers, environ) == plain
+
+
+def test_logins_in_a_file_are_not_plain(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login a password b\n")
+    assert not speaks_plainly(OtlpSettings("http://127.0.0.1/", {}), {}, os.environ)
