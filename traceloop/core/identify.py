@@ -13,7 +13,7 @@ from types import BuiltinMethodType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from .interface import Sites
-from .site_of import code_of, site_of, unwrap
+from .site_of import code_of, cython_code, site_of, unwrap
 from .task_types import C_METHOD_TYPE, STEP_TYPE
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE
@@ -64,7 +64,7 @@ class Identifier:
                 if function.__name__ in _PYTHON_STEPS and isinstance(task, asyncio.Future):
                     return self._ident_of_task(task)
         function = unwrap(callback)
-        code = code_of(function)
+        code = code_of(function) or cython_code(function)
         if code is None:
             return self._sites.number(site_of(function))
         number = self._by_code.get(id(code))

@@ -35,6 +35,16 @@ def code_of(callback: Any) -> CodeType | None:
     return call.__code__ if type(call) is FunctionType else None
 
 
+def cython_code(function: Any) -> CodeType | None:
+    """The code object of a function that Cython has compiled, None for others. It has no bytecode. But a function keeps
+    its code object, so its site can be found by that.
+    """
+    if _name_of(type(function)) != "cython_function_or_method":
+        return None
+    code = function.__code__
+    return code if type(code) is CodeType else None
+
+
 def site_of_code(code: CodeType, module: object) -> Site:
     """The site of a code object, found in the module of this name."""
     return Site(module_name(module), code.co_qualname, code.co_filename, code.co_firstlineno)

@@ -4,15 +4,13 @@ import asyncio
 import collections.abc
 import contextlib
 import gc
-import shutil
-import subprocess
-import sys
 import threading
 import types
 
 import pytest
 
 from tests.helpers.cores import CORES
+from tests.helpers.in_cython import compiled
 from tests.recording.waiting.test_task_looks import Look, Written, in_generator, named, wait_in_queue
 from traceloop.recording.waiting.task_looks import TaskLooks, task_references
 
@@ -246,20 +244,8 @@ async def inner(function):
 @pytest.fixture(scope="module")
 def in_cython(tmp_path_factory):
     """The module above, compiled."""
-    pytest.importorskip("Cython")
-    if shutil.which("cc") is None:
-        pytest.skip("no C compiler")
-    folder = tmp_path_factory.mktemp("cython")
-    (folder / "compiled_waits.pyx").write_text(CYTHON)
-    command = [sys.executable, "-m", "Cython.Build.Cythonize", "-i", "-3", "compiled_waits.pyx"]
-    subprocess.run(command, cwd=folder, check=True, capture_output=True, timeout=300)
-    sys.path.insert(0, str(folder))
-    try:
-        import compiled_waits
-
-        yield compiled_waits
-    finally:
-        sys.path.remove(str(folder))
+    with compiled(tmp_path_factory.mktemp("cython"), "compiled_waits", CYTHON) as module:
+        yield module
 
 
 def test_coroutines_of_cython_are_part_of_the_chain(run, in_cython):

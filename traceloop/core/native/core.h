@@ -177,7 +177,7 @@ typedef struct {
         *s_set_result, *s_fileno, *s_recv, *s_recv_into, *s_send, *s_max_size, *s_read_eof, *s_receive_into,
         *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data,
         *s_loop_span, *s_future_done, *s_source_done, *s_deliver,
-        *s_slow_callback_duration;
+        *s_slow_callback_duration, *s_code, *s_cr_code;
 
     Streams streams;
     RingSlots ring;

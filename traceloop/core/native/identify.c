@@ -220,6 +220,30 @@ ident_of_function(Run *run, PyObject *function, PyObject *callback, PyObject **t
     return ident != 0.0 ? ident : ask(run, callback, task);
 }
 
+/* Cython gives its functions a code object too (core/site_of.py). */
+static int
+is_of_cython(PyObject *function)
+{
+    const char *name = strrchr(Py_TYPE(function)->tp_name, '.');
+    return strcmp(name == NULL ? Py_TYPE(function)->tp_name : name + 1, "cython_function_or_method") == 0;
+}
+
+/* Of what is called in the end: by ``callback`` itself, or by the method or the partial that it is. */
+static double
+ident_of_called(Run *run, PyObject *called, PyObject *callback, PyObject **task)
+{
+    if (PyFunction_Check(called))
+        return ident_of_function(run, called, callback, task);
+    if (!is_of_cython(called))
+        return ask(run, callback, task);
+    PyObject *code = PyObject_GetAttr(called, run->st->s_code);
+    if (code == NULL)
+        PyErr_Clear();
+    double ident = code != NULL && PyCode_Check(code) ? site_of_code(run, code) : 0.0;
+    Py_XDECREF(code);
+    return ident != 0.0 ? ident : ask(run, callback, task);
+}
+
 /* ``_loop_ident`` in the dict of a plain task, borrowed; NULL where there is none, perhaps with an exception. Mostly it
    is the only item: a search takes five times as long. */
 static PyObject *
@@ -306,11 +330,15 @@ first_ident(Run *run, PyObject *task)
     double site = 0.0;
     PyObject *coro = Py_IS_TYPE(task, st->task_type) ? get(st->task_coro, task)
                                                      : PyObject_CallMethodNoArgs(task, st->s_get_coro);
-    if (coro != NULL && PyCoro_CheckExact(coro)) {
-        PyObject *code = st->coro_code_at > 0
-                             ? Py_XNewRef(SLOT(coro, st->coro_code_at))
-                             : Py_TYPE(st->coro_code)->tp_descr_get(st->coro_code, coro, (PyObject *)&PyCoro_Type);
-        site = code == NULL ? -1.0 : site_of_code(run, code);
+    if (coro != NULL) {
+        PyObject *code;
+        if (!PyCoro_CheckExact(coro)) /* one that Cython has compiled has it too */
+            code = PyObject_GetAttr(coro, st->s_cr_code);
+        else if (st->coro_code_at > 0)
+            code = Py_XNewRef(SLOT(coro, st->coro_code_at));
+        else
+            code = Py_TYPE(st->coro_code)->tp_descr_get(st->coro_code, coro, (PyObject *)&PyCoro_Type);
+        site = code != NULL && PyCode_Check(code) ? site_of_code(run, code) : -1.0;
         Py_XDECREF(code);
     }
     Py_XDECREF(coro);
@@ -342,23 +370,19 @@ run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, in
         return ident_of_function(run, callback, callback, task);
     if (type == &PyCFunction_Type || type == st->method_type)
         return ident_of_builtin(run, callback, task);
-    if (type == &PyMethod_Type) {
-        PyObject *function = PyMethod_GET_FUNCTION(callback);
-        if (PyFunction_Check(function))
-            return ident_of_function(run, function, callback, task);
+    if (type == &PyMethod_Type)
+        return ident_of_called(run, PyMethod_GET_FUNCTION(callback), callback, task);
+    if (type != st->partial_type)
+        return ident_of_called(run, callback, callback, task);
+    PyObject *function = PyObject_GetAttr(callback, st->s_func);
+    if (function == NULL) {
+        PyErr_Clear();
+        return ask(run, callback, task);
     }
-    else if (type == st->partial_type) {
-        PyObject *function = PyObject_GetAttr(callback, st->s_func);
-        if (function == NULL)
-            PyErr_Clear();
-        else if (Py_IS_TYPE(function, &PyFunction_Type)) {
-            double ident = ident_of_function(run, function, callback, task);
-            Py_DECREF(function);
-            return ident;
-        }
-        Py_XDECREF(function);
-    }
-    return ask(run, callback, task);
+    PyObject *called = Py_IS_TYPE(function, &PyMethod_Type) ? PyMethod_GET_FUNCTION(function) : function;
+    double ident = ident_of_called(run, called, callback, task);
+    Py_DECREF(function);
+    return ident;
 }
 
 typedef struct {
