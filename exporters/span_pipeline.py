@@ -215,6 +215,7 @@ class SpanPipeline:
                 PackingBuilder,
                 max_portion_spans=min(sender.settings.max_request_spans for sender in senders),
                 native=native_packer(),
+                room=lambda: max(sender.room_bytes for sender in senders),
             )
         # The attributes that resource detectors found for this machine.
         self._detected = detected_attributes(environ, notice) if self.sinks else {}
@@ -276,7 +277,7 @@ class SpanPipeline:
             sent = made.on_sent(packed.offered) if made.on_sent is not None and packed.offered else None
             for sink in self.sinks:
                 if isinstance(sink, OtlpSender):
-                    sink.put_packed(process, resource, packed.portions, sent)
+                    sink.put_packed(process, resource, packed.portions, sent, packed.refused)
 
     def _count_damaged(self, count: int, error: Exception) -> None:
         for sink in self.sinks:

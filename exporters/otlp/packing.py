@@ -17,7 +17,7 @@ what is rare: a callback's first span, slow runs, what an application's span put
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import ldexp
 from struct import Struct
 from typing import Any, Final, NamedTuple
@@ -57,6 +57,7 @@ _FLAGS_AND_TAG: Final = FLAGS + SPAN_ID
 #: A portion is at most so large, unless it is one span.
 MAX_PORTION_BYTES: Final = 2 << 20
 MAX_PORTION_SPANS: Final = 8192
+_NO_BOUND: Final = 1 << 62
 
 
 #: Spans as fields of ``ScopeSpans``, one behind the other, and how many they are.
@@ -64,10 +65,13 @@ Portion = tuple[Data, int]
 
 
 class PackedSpans(NamedTuple):
-    """Spans in portions of limited size. ``offered``: those of them that may become exemplars."""
+    """Spans in portions of limited size. ``offered``: those of them that may become exemplars. ``refused``: how many
+    more there were, that no queue had room for.
+    """
 
     portions: list[Portion]
     offered: list[Span]
+    refused: int = 0
 
 
 _ITERATION_COMMON: Final = common_fields(ITERATION)
@@ -105,10 +109,15 @@ class PackingBuilder(SpanBuilder):
         ids: SpanIds | None = None,
         max_portion_spans: int = MAX_PORTION_SPANS,
         native: Any = None,
+        room: Callable[[], int] = lambda: _NO_BOUND,
     ) -> None:
-        """``native``: the extension, where it shall pack what comes in its reader's rows."""
+        """``native``: the extension, where it shall pack what comes in its reader's rows. ``room``: bytes that the
+        emptiest queue still takes; the extension does not keep what it packs beyond them.
+        """
         super().__init__(site, sampling, clock_offset_ns, ids=ids)
         self._max_portion_spans = max_portion_spans
+        self._room = room
+        self._refused = 0
         self._portions: list[Portion] = []
         self._pieces: list[bytes] = []
         self._offered: list[Span] = []
@@ -140,13 +149,14 @@ class PackingBuilder(SpanBuilder):
         """What was packed since the last call, None where it is nothing."""
         portions, self._portions = self._portions, []
         self._pieces_to_portions(portions)
-        if not portions:
+        refused, self._refused = self._refused, 0
+        if not portions and not refused:
             return None
         if self._longest_iteration is not None:
             trace, span_id, start, end = self._longest_iteration
             times = self._ns(start), self._ns(end)
             self._offered.append((ITERATION, trace, span_id, b"", *times, -1.0, b"", b"", Extra()))
-        packed = PackedSpans(portions, self._offered)
+        packed = PackedSpans(portions, self._offered, refused)
         self._offered, self._longest_iteration = [], None
         return packed
 
@@ -219,14 +229,15 @@ class PackingBuilder(SpanBuilder):
         self._held = None
         self._out = out
         state = self._iteration, self._trace, self._parent, self._kept, self._first_start, self._last_end, self._runs
-        portions, state, holds, longest, latest, longest_iteration = self._packer.pack(
+        portions, refused, state, holds, longest, latest, longest_iteration = self._packer.pack(
             self, runs, iterations, first, held, state, self._kinds, self._active, self._scale, self._origin,
-            self._lowest,
+            self._lowest, self._room(),
         )  # fmt: skip
         (
             self._iteration, self._trace, self._parent, self._kept, self._first_start, self._last_end, self._runs
         ) = state  # fmt: skip
         self._portions += portions
+        self._refused += refused
         if holds:
             self._held = last
         self._last_run = last[0] - holds

@@ -18,7 +18,7 @@ from .packing import MAX_PORTION_BYTES, Portion
 from .settings import OtlpSettings
 
 MAX_REQUEST_BYTES: Final = MAX_PORTION_BYTES
-#: A third of a second of 250,000 spans a second. The collector with a full queue keeps below 80 MB.
+#: A third of a second of 250,000 spans a second. The collector with a full queue keeps below 60 MB.
 MAX_QUEUE_BYTES: Final = 24 << 20
 
 
@@ -83,10 +83,14 @@ class OtlpSender:
         resource: Mapping[str, Any],
         portions: Sequence[Portion],
         sent: Callable[[], None] | None = None,
+        refused: int = 0,
     ) -> None:
         """The same for spans that are packed. ``sent``: called when the last of them have arrived, and not where some
-        were dropped here.
+        were dropped here. ``refused``: how many more there were, which ``room_bytes`` left no place for.
         """
+        if refused:
+            self._thread.refuse(refused)
+            sent = None
         packed_resource = self._resource(process, resource)
         last = len(portions) - 1
         for index, (data, spans) in enumerate(portions):
@@ -95,6 +99,11 @@ class OtlpSender:
                 data, spans, sent = data[: end_of_fields(data, room)], room, None
             if spans:
                 self._enqueue(packed_resource, data, spans, sent if index == last else None)
+
+    @property
+    def room_bytes(self) -> int:
+        """So many bytes of packed spans the queue takes before it drops any; 0 or less: none."""
+        return self._thread.room_bytes
 
     def _enqueue(self, resource: bytes, data: Data, spans: int, sent: Callable[[], None] | None) -> None:
         self._thread.put(Queued(_Packed(resource, data), spans, len(data), sent))

@@ -136,9 +136,19 @@ class SenderThread(Generic[Payload]):
             # One read of a busy ring may bring more than the whole queue takes.
             room = min(room, max(0, limits.queue_spans - self._queued_spans))
         if room < count:
-            self.exported.count_dropped(QUEUE_FULL, count - room)
-            self._look_if_stuck()
+            self.refuse(count - room)
         return room
+
+    @property
+    def room_bytes(self) -> int:
+        """After so many further bytes the queue takes no more; for one that is limited by them."""
+        assert self.limits.queue_bytes is not None
+        return self.limits.queue_bytes - self._queued_bytes
+
+    def refuse(self, count: int) -> None:
+        """Counts spans that the queue has no room for."""
+        self.exported.count_dropped(QUEUE_FULL, count)
+        self._look_if_stuck()
 
     def put(self, item: Queued[Payload]) -> None:
         """Queues it; ``room`` has been asked."""

@@ -2,14 +2,15 @@
 
    A portion lies in a slab, and slabs are used again: 75 MB of spans a second in memory that is new each time cost more
    in page faults than everything else about them. A portion that leaves most of its slab empty becomes bytes of its
-   own size, so that what waits in a queue takes little more than its size. */
+   own size, so that what waits in a queue takes little more than its size. Where the queue is full, what is packed is
+   only counted: a chunk may have 4 MB of spans. */
 
 #include "packing.h"
 
 int
-output_open(Output *out, packer_state *st, Py_ssize_t most_spans)
+output_open(Output *out, packer_state *st, Py_ssize_t most_spans, Py_ssize_t room)
 {
-    *out = (Output){.st = st, .most_spans = most_spans};
+    *out = (Output){.st = st, .most_spans = most_spans, .room = room};
     out->portions = PyList_New(0);
     return out->portions == NULL ? -1 : 0;
 }
@@ -44,6 +45,13 @@ output_end(Output *out)
     Portion *portion = out->portion;
     if (portion == NULL || !portion->used)
         return 0;
+    if (out->room <= 0) { /* the queue that it would go to is full: the next portion takes its place */
+        out->refused += out->spans;
+        out->spans = 0;
+        portion->used = 0;
+        return 0;
+    }
+    out->room -= (Py_ssize_t)portion->used;
     PyObject *data;
     if (portion->used < portion->size / 2)
         data = PyBytes_FromStringAndSize(portion->data, (Py_ssize_t)portion->used);

@@ -78,7 +78,8 @@ take_held(Work *work, PyObject *held)
     return 0;
 }
 
-/* (portions, state, whether the last is held, the longest, the latest, the longest iteration or None) */
+/* (portions, spans that there was no room for, state, whether the last is held, the longest, the latest, the longest
+   iteration or None) */
 static PyObject *
 give(Work *work, bool held)
 {
@@ -95,7 +96,7 @@ give(Work *work, bool held)
         if (longest == NULL)
             return NULL;
     }
-    return Py_BuildValue("(O(Ly#y#OddL)OLLN)", work->out.portions, now->number, now->trace.id,
+    return Py_BuildValue("(On(Ly#y#OddL)OLLN)", work->out.portions, work->out.refused, now->number, now->trace.id,
                          (Py_ssize_t)(now->has_trace ? sizeof(Trace) : 0), (char *)&now->parent,
                          (Py_ssize_t)(now->has_parent ? 8 : 0), now->kept ? Py_True : Py_False, now->first_start,
                          now->last_end, last + 1 - now->first_run, held ? Py_True : Py_False, work->longest,
@@ -112,12 +113,12 @@ close_work(Work *work)
 }
 
 static PyObject *
-pack_rows(Work *work, PyObject *state, PyObject *held)
+pack_rows(Work *work, PyObject *state, PyObject *held, Py_ssize_t room)
 {
     Packer *self = work->packer;
     forget_kinds(work);
     if (take_held(work, held) < 0 || take_state(work, state, work->first) < 0 ||
-        output_open(&work->out, work->st, self->most_spans) < 0)
+        output_open(&work->out, work->st, self->most_spans, room) < 0)
         return NULL;
     int result = take_rows(work);
     if (result < 0 || output_end(&work->out) < 0)
@@ -131,8 +132,9 @@ packer_pack(Packer *self, PyObject *args)
     PyObject *builder, *runs, *iterations, *held, *state, *kinds, *active;
     long long first;
     double scale, origin, lowest;
-    if (!PyArg_ParseTuple(args, "OOOLOO!O!O!ddd:pack", &builder, &runs, &iterations, &first, &held, &PyTuple_Type,
-                          &state, &PyDict_Type, &kinds, &PyDict_Type, &active, &scale, &origin, &lowest))
+    Py_ssize_t room;
+    if (!PyArg_ParseTuple(args, "OOOLOO!O!O!dddn:pack", &builder, &runs, &iterations, &first, &held, &PyTuple_Type,
+                          &state, &PyDict_Type, &kinds, &PyDict_Type, &active, &scale, &origin, &lowest, &room))
         return NULL;
     Work *work = PyMem_Calloc(1, sizeof(Work));
     if (work == NULL)
@@ -150,7 +152,7 @@ packer_pack(Packer *self, PyObject *args)
             work->length = rows.len / (Py_ssize_t)sizeof(Row);
             work->iterations = iteration_rows.buf;
             work->iterations_length = iteration_rows.len / (Py_ssize_t)sizeof(IterationRow);
-            result = pack_rows(work, state, held);
+            result = pack_rows(work, state, held, room);
             PyBuffer_Release(&iteration_rows);
         }
         PyBuffer_Release(&rows);
@@ -237,7 +239,7 @@ packer_dealloc(Packer *self)
 
 static PyMethodDef packer_methods[] = {
     {"pack", (PyCFunction)packer_pack, METH_VARARGS,
-     "pack(builder, runs, iterations, first, held, state, kinds, active, scale, origin, lowest)"},
+     "pack(builder, runs, iterations, first, held, state, kinds, active, scale, origin, lowest, room)"},
     {NULL},
 };
 

@@ -70,12 +70,13 @@ typedef struct {
     size_t used, size;
 } Portion;
 
-/* ``portions``: a list of (what is like bytes, number of spans). ``portion``: the one that is being filled, or NULL. */
+/* ``portions``: a list of (what is like bytes, number of spans). ``portion``: the one that is being filled, or NULL.
+   ``room``: of how many further bytes portions are kept; ``refused``: how many spans were in those after them. */
 typedef struct {
     packer_state *st;
     PyObject *portions;
     Portion *portion;
-    Py_ssize_t spans, most_spans;
+    Py_ssize_t spans, most_spans, room, refused;
 } Output;
 
 typedef struct {
@@ -135,7 +136,7 @@ typedef struct {
 } Work;
 
 /* output.c */
-int output_open(Output *out, packer_state *st, Py_ssize_t most_spans);
+int output_open(Output *out, packer_state *st, Py_ssize_t most_spans, Py_ssize_t room);
 char *output_span(Output *out, size_t size); /* where the span's fields go: ``size`` bytes; NULL: an exception */
 int output_end(Output *out);
 void output_close(Output *out);

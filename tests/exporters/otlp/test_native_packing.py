@@ -205,6 +205,32 @@ def test_a_portion_of_large_spans_fits_into_a_request() -> None:
     assert same
 
 
+@pytest.mark.parametrize("room", [-1, 0, 1, 300_000, 1 << 40])
+def test_what_no_queue_has_room_for_is_counted_and_not_kept(room: int) -> None:
+    decoded = Decoded(LOOP)
+    for number in range(1, 4001):
+        decoded.runs.append((number, 5.0 + number, 5.5 + number, 3.0, "soon", 0.5, number - 1, 0, number, 0))
+        decoded.iterations.append(Iteration(number, 5.0 + number, 5.5 + number, 1, 0.0, -1.0))
+    made = []
+    for each in (lambda: 1 << 40, lambda: room):
+        builder = PackingBuilder(
+            site, Sampling("all"), OFFSET, ids=SpanIds(bytes(range(40))), max_portion_spans=1000, native=packer,
+            room=each,
+        )  # fmt: skip
+        builder.build(in_rows(decoded))
+        made.append(builder.take_packed())
+        assert builder.take_packed() is None
+    every, kept = made
+    assert every is not None and kept is not None and every.refused == 0
+    total = sum(spans for _, spans in every.portions)
+    assert sum(spans for _, spans in kept.portions) + kept.refused == total
+    # What is kept is the beginning, and ends with the portion that fills the room.
+    count = len(kept.portions)
+    assert [bytes(data) for data, _ in kept.portions] == [bytes(data) for data, _ in every.portions[:count]]
+    sizes = [len(data) for data, _ in every.portions]
+    assert count == next((index for index in range(len(sizes)) if sum(sizes[:index]) >= room), len(sizes))
+
+
 def test_what_both_halves_have_in_common() -> None:
     assert packer.RUN_MEMORY == builder_module.RUN_MEMORY
 
@@ -229,7 +255,7 @@ def test_rows_of_another_sort_are_refused() -> None:
     state = (-1, b"", b"", False, 0.0, 0.0, 0)
     for wrong in ((iterations, iterations), (runs, runs), (bytearray(80), iterations)):
         with pytest.raises(TypeError):
-            builder._packer.pack(builder, *wrong, 1, None, state, {}, {}, 1.0, 0.0, 1.0)
+            builder._packer.pack(builder, *wrong, 1, None, state, {}, {}, 1.0, 0.0, 1.0, 1)
 
 
 def test_rows_that_somebody_looks_at_stay_where_they_are() -> None:

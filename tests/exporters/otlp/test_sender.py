@@ -179,6 +179,18 @@ def test_more_than_the_queue_takes_fills_it(receiver, sender, packed):
     assert sum(arrived) == (made.exported.sent if not packed or made.exported.sent == 25 else 0)
 
 
+def test_what_was_not_even_packed_is_dropped_and_nobodys_exemplar(receiver, sender):
+    to = receiver()
+    made = sender(to.url)
+    arrived = []
+    made.put_packed("p", RESOURCE, portions_of(make_spans(4), 4), lambda: arrived.append(4), 21)
+    made.put_packed("p", RESOURCE, [], None, 10)
+    assert made.flush(PATIENCE)
+    until(lambda: made.exported.sent == 4)
+    assert made.exported.dropped["queue_full"] == 31 and arrived == []
+    assert made.room_bytes == sending.MAX_QUEUE_BYTES
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_requests_keep_to_their_size_however_large_the_spans(receiver, sender, packed):
     to = receiver()
