@@ -6,6 +6,7 @@ the program has changed or drives itself, the Python iteration runs on the same 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -70,7 +71,17 @@ def run_native(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     """Runs iterations in C until ``loop.stop()`` was called, and returns True. Returns False if the Python iteration
     has to begin or go on. Stacks are cut below this function (record/frames.py).
     """
-    if plan.epoll is None or plan.own_clock or not hasattr(loop, "_run_native"):
+    if not _suits_native(loop, plan):
         return False
     stopped: bool = loop._run_native(recorder, plan.epoll, plan.keys, loop._clock_resolution)
     return stopped
+
+
+def native_check(loop: Any, plan: Plan) -> Callable[[], bool]:
+    """What tells whether ``run_native`` may go on where the Python iteration runs."""
+    check: Callable[[], bool] = loop._may_run_native if _suits_native(loop, plan) else bool
+    return check
+
+
+def _suits_native(loop: Any, plan: Plan) -> bool:
+    return not (plan.once or plan.epoll is None or plan.own_clock) and hasattr(loop, "_run_native")

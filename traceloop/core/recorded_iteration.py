@@ -27,6 +27,7 @@ from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from ..record import layout
+from .accelerated import native_check
 from .choose import Plan, replaces_handle_run
 from .handles import report_failure
 from .interface import CANCELLED_TIMERS, DUE_TIMERS, LONG_SECONDS, POLL_RESULTS, Recorder
@@ -59,12 +60,17 @@ def _taken_from(ready: deque[Any]) -> Iterator[Any]:
     return starmap(ready.popleft, repeat(()))
 
 
-def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
-    """Runs one iteration, or iterations until ``loop.stop()`` was called. In the loop's thread."""
+def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
+    """Runs one iteration, or iterations until ``loop.stop()`` was called, and returns True. In the loop's thread.
+
+    Returns False where the iteration in C may go on: what kept it away (debug mode, a timer that it does not take) is
+    gone. This is asked after each flush.
+    """
     loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready
     handles = _taken_from(ready)
     once, epoll, keys, has_own_clock = plan
+    goes_native = native_check(loop, plan)
     poll = None if epoll is None else epoll.poll
     # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
     own = loop.__dict__
@@ -111,7 +117,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
     nothing = ()
     ident = 0.0
     now = clock()
-    last_flush = last_publish = now
+    last_flush = last_publish = last_asked = now
     # The recorder is asked for its words each time: in the child of a fork that goes on in here they are others.
     recorder.words[layout.W_RUNNING] = now
     while True:
@@ -432,7 +438,11 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> None:
             else:
                 recorder.write(now)
         if once or loop._stopping:
-            return
+            return True
+        if last_flush != last_asked:
+            last_asked = last_flush
+            if goes_native():
+                return False
 
 
 def _run_through_handles(

@@ -104,8 +104,10 @@ class EventLoop(
         recorder.loop_started(self)
         try:
             how = plan(self, _ORIGINALS, once=False)
-            if not run_native(self, recorder, how):
-                iterate_recorded(self, recorder, how)
+            while not run_native(self, recorder, how):
+                if iterate_recorded(self, recorder, how):
+                    break
+                self._iteration_frame = None
         finally:
             self._iteration_frame = None
             recorder.loop_stopped(self)

@@ -289,6 +289,8 @@ int timers_push(Timers *timers, double when, PyObject *handle);
 PyObject *timers_pop(Timers *timers); /* of the native shape, not empty; a new reference */
 int timers_sweep(Timers *timers);
 void timers_trim(Timers *timers); /* gives back what a burst took */
+/* Whether a due time is a number that a double holds exactly: a float, or a whole number up to 2**53. */
+int timers_exact(PyObject *number, double *when);
 int timers_back_to_array(Timers *timers); /* 1: it is one now; 0: it cannot be; -1: an exception */
 
 /* record.c */
@@ -394,6 +396,7 @@ PyObject *core_list_threads(PyObject *module, PyObject *unused);   /* the kernel
 
 /* iteration.c */
 PyObject *scheduling_run(PyObject *self, PyObject *args);
+PyObject *scheduling_may_run(PyObject *self, PyObject *unused);
 
 /* stream.c */
 extern PyType_Spec core_stream_spec;

@@ -309,13 +309,8 @@ static int
 has_to_leave(Scheduling *loop)
 {
     core_state *st = loop->state;
-    if (loop->debug || loop->ready == NULL || loop->timers == NULL)
+    if (loop->debug || loop->ready == NULL || loop->timers == NULL || loop->record == NULL || loop->fresh == NULL)
         return 1;
-    if (loop->timers->list != NULL) {
-        int back = timers_back_to_array(loop->timers);
-        if (back != 1)
-            return back < 0 ? -1 : 1;
-    }
     int clean = scheduling_is_clean(loop);
     if (clean == 1)
         clean = core_clock_is_ours(st);
@@ -331,7 +326,17 @@ has_to_leave(Scheduling *loop)
             return 1;
         st->handle_version = st->asyncio_handle->tp_version_tag;
     }
-    return 0;
+    /* Last: where the Python iteration goes on, it goes on with its list. */
+    int back = timers_back_to_array(loop->timers);
+    return back < 0 ? -1 : !back;
+}
+
+/* _may_run_native() */
+PyObject *
+scheduling_may_run(PyObject *self, PyObject *unused)
+{
+    int leave = has_to_leave((Scheduling *)self);
+    return leave < 0 ? NULL : PyBool_FromLong(!leave);
 }
 
 /* One iteration. 1: the Python iteration has to go on; 2: the loop was stopped; 0; -1: an exception. */

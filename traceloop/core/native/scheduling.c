@@ -136,31 +136,53 @@ set_timer(PyObject *self, double when, PyObject *when_object, PyObject *callback
     return handle;
 }
 
-/* call_later, with a delay of any number, and call_at, with a float, as which its handle keeps what it was given. */
+/* When a timer is due: 1; 0 where Python has to say, or a double cannot hold it. ``object``: what its handle keeps, NULL
+   where that is just the double; a new reference. */
+static int
+due_time(PyObject *number, int is_delay, double *when, PyObject **object)
+{
+    *object = NULL;
+    if (!is_delay) {
+        *object = Py_NewRef(number);
+        return timers_exact(number, when);
+    }
+    double now = core_now();
+    if (PyFloat_CheckExact(number)) {
+        *when = now + PyFloat_AS_DOUBLE(number);
+        return 1;
+    }
+    if (PyLong_CheckExact(number) && timers_exact(number, when)) {
+        *when += now;
+        return 1;
+    }
+    /* numpy's numbers, and whatever else makes a time of a time. Python says what is wrong with others. */
+    PyObject *start = PyFloat_FromDouble(now);
+    *object = start == NULL || number == Py_None ? NULL : PyNumber_Add(start, number);
+    Py_XDECREF(start);
+    PyErr_Clear();
+    return *object != NULL && timers_exact(*object, when);
+}
+
+/* call_later and call_at. */
 static PyObject *
 new_timer(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names, int is_delay)
 {
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
-    PyObject *tuple, *context;
+    PyObject *tuple, *context, *object = NULL, *handle = NULL;
+    double when;
     int ours = takes_timers(loop);
-    if (ours < 0)
-        return NULL;
-    if (count < 2 || !(PyFloat_CheckExact(args[0]) || (is_delay && PyLong_CheckExact(args[0]))))
-        ours = 0;
-    double when = ours ? PyFloat_AsDouble(args[0]) : 0.0;
-    if (when == -1.0 && PyErr_Occurred())
-        return NULL;
-    if (ours)
+    if (ours > 0)
+        ours = count >= 2 && due_time(args[0], is_delay, &when, &object);
+    if (ours > 0)
         ours = scheduling_take_arguments(st, args, count, names, 2, &tuple, &context);
-    if (ours < 0)
-        return NULL;
-    if (!ours)
-        return scheduling_in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count,
-                                    names);
-    if (is_delay)
-        return set_timer(self, core_now() + when, NULL, args[1], tuple, context);
-    return set_timer(self, when, args[0], args[1], tuple, context);
+    if (ours > 0)
+        handle = set_timer(self, when, object, args[1], tuple, context);
+    else if (ours == 0)
+        handle = scheduling_in_python(self, is_delay ? st->s_python_call_later : st->s_python_call_at, args, count,
+                                      names);
+    Py_XDECREF(object);
+    return handle;
 }
 
 PyObject *

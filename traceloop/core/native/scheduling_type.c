@@ -215,6 +215,7 @@ static PyMethodDef scheduling_methods[] = {
      "The run under way: its start, its ident, and the handle (None while what it held is released)."},
     {"_run_native", scheduling_run, METH_VARARGS,
      "Runs iterations until stop() was called: True; False where the Python iteration is to go on."},
+    {"_may_run_native", scheduling_may_run, METH_NOARGS, "Whether _run_native would go on from here."},
     {NULL},
 };
 

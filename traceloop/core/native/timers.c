@@ -200,6 +200,23 @@ spill(Timers *timers)
     return 0;
 }
 
+#define EXACT_WHOLE (1LL << 53) /* up to here a double holds each whole number */
+
+int
+timers_exact(PyObject *number, double *when)
+{
+    if (PyFloat_Check(number)) {
+        *when = PyFloat_AS_DOUBLE(number);
+        return 1;
+    }
+    if (!PyLong_Check(number))
+        return 0;
+    int overflow;
+    long long whole = PyLong_AsLongLongAndOverflow(number, &overflow);
+    *when = (double)whole;
+    return !overflow && whole >= -EXACT_WHOLE && whole <= EXACT_WHOLE;
+}
+
 int
 timers_back_to_array(Timers *timers)
 {
@@ -208,18 +225,19 @@ timers_back_to_array(Timers *timers)
     if (timers->shared || !PyList_CheckExact(timers->list))
         return 0;
     PyObject *list = timers->list;
+    double when;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         PyObject *entry = PyList_GET_ITEM(list, i);
-        if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 3 || !PyFloat_Check(PyTuple_GET_ITEM(entry, 0)) ||
-            !PyLong_Check(PyTuple_GET_ITEM(entry, 1)) ||
+        if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 3 ||
+            !timers_exact(PyTuple_GET_ITEM(entry, 0), &when) || !PyLong_Check(PyTuple_GET_ITEM(entry, 1)) ||
             !PyObject_TypeCheck(PyTuple_GET_ITEM(entry, 2), timers->state->asyncio_timer_handle))
             return 0;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         PyObject *entry = PyList_GET_ITEM(list, i);
         unsigned long long sequence = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(entry, 1));
-        if (PyErr_Occurred() ||
-            put(timers, PyFloat_AS_DOUBLE(PyTuple_GET_ITEM(entry, 0)), sequence, PyTuple_GET_ITEM(entry, 2)) < 0) {
+        if (PyErr_Occurred() || !timers_exact(PyTuple_GET_ITEM(entry, 0), &when) ||
+            put(timers, when, sequence, PyTuple_GET_ITEM(entry, 2)) < 0) {
             while (timers->length > 0)
                 Py_DECREF(timers->heap[--timers->length].handle);
             return -1;

@@ -1,0 +1,163 @@
+"""What the iteration in C does not take is the Python iteration's, and only for as long as it is there."""
+
+from __future__ import annotations
+
+import asyncio
+import decimal
+import fractions
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.helpers.cores import CORES
+from traceloop.recording.process import Process
+from traceloop.recording.recorder import Recorder
+from traceloop.settings import Settings
+
+pytestmark = pytest.mark.skipif("c" not in CORES, reason="the C core was not built")
+
+
+class Number(float):
+    """A float of a class of its own, as numpy's are."""
+
+
+class Halves(Number):
+    """A sum with it is one, as with numpy's floats."""
+
+    def __radd__(self, other: float) -> Halves:
+        return Halves(other + float(self))
+
+
+class Seconds:
+    """No float, but a time and it make one, as with numpy's integers."""
+
+    def __radd__(self, other: float) -> Number:
+        return Number(other + 0.001)
+
+
+@pytest.fixture
+def loop() -> Iterator[Any]:
+    kind = CORES["c"]
+    loop = kind(recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue()))
+    yield loop
+    loop.close()
+
+
+def is_native(loop: Any) -> bool:
+    return bool(loop._runs_natively)
+
+
+async def until_native(loop: Any) -> None:
+    deadline = time.monotonic() + 20
+    while not is_native(loop) and time.monotonic() < deadline:
+        await asyncio.sleep(0)
+    assert is_native(loop)
+
+
+def test_a_time_of_any_kind_of_number_is_taken_in_c(loop):
+    """aiohttp, for one, rounds the times of its timeouts up, to whole numbers."""
+
+    async def main() -> list[Any]:
+        whole = int(loop.time())
+        waiting = [
+            loop.call_at(whole + 1000, print),
+            loop.call_at(Number(whole + 1000), print),
+            loop.call_later(1000, print),
+            loop.call_later(True, print),
+            loop.call_later(Halves(1000), print),
+            loop.call_later(Seconds(), print),
+        ]
+        order: list[str] = []
+        ran = loop.create_future()
+        loop.call_at(whole, order.append, "whole")
+        loop.call_at(-(2**53), order.append, "first")
+        loop.call_at(Number(whole + 0.5 - 1), order.append, "between")
+        loop.call_later(Seconds(), ran.set_result, None)
+        await ran
+        assert order == ["first", "between", "whole"]
+        assert is_native(loop)
+        return waiting
+
+    waiting = loop.run_until_complete(main())
+    assert [type(handle.when()) for handle in waiting] == [int, Number, float, float, Halves, Number]
+
+
+@pytest.mark.parametrize("when", [2**53 + 1, 2**80, fractions.Fraction(10**9), decimal.Decimal(10**9)], ids=str)
+def test_a_timer_that_a_double_cannot_hold_is_pythons_until_it_is_gone(loop, when):
+    async def main() -> None:
+        assert is_native(loop)
+        handle = loop.call_at(when, print)
+        await asyncio.sleep(0.001)
+        assert not is_native(loop)
+        assert handle.when() is when
+        handle.cancel()
+        await until_native(loop)
+        await asyncio.sleep(0.001)
+        assert is_native(loop)
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("idle", [False, True], ids=["busy", "idle"])
+def test_after_debug_mode_the_iteration_in_c_goes_on(loop, idle):
+    async def main() -> None:
+        loop.set_debug(True)
+        await asyncio.sleep(0)
+        assert not is_native(loop)
+        loop.set_debug(False)
+        if idle:  # for so long that the poll is one of a loop that waits
+            await asyncio.sleep(0.1)
+            assert is_native(loop)
+        await until_native(loop)
+
+    loop.run_until_complete(main())
+
+
+def test_a_run_of_a_monitors_is_called_while_it_stands_there(loop, monkeypatch):
+    original = asyncio.Handle._run
+    ran = 0
+
+    def run(handle: Any) -> None:
+        nonlocal ran
+        ran += 1
+        original(handle)
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(asyncio.Handle, "_run", run)
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+        assert ran > 0
+        await until_native(loop)
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("delay", [None, "1", object(), 10**400], ids=["None", "text", "object", "huge"])
+@pytest.mark.parametrize("method", ["call_later", "call_at"])
+@pytest.mark.parametrize("core", CORES)
+def test_what_is_no_time_fails_as_on_the_standard_loop(core, method, delay):
+    loops = [asyncio.SelectorEventLoop(), CORES[core]()]
+    errors = []
+    for loop in loops:
+        # A timer beside it: only then is there anything to compare it with.
+        loop.call_later(1000, print)
+        try:
+            errors.append(getattr(loop, method)(delay, print).when() and None)
+        except Exception as error:
+            errors.append((type(error), str(error)))
+        loop.close()
+    assert errors[0] == errors[1]
+
+
+def test_no_reference_is_lost_by_a_time(loop):
+    number, whole = Number(1000.0), 10**6
+    before = sys.getrefcount(number), sys.getrefcount(whole)
+    for _ in range(100):
+        loop.call_at(number, print).cancel()
+        loop.call_at(whole, print).cancel()
+    loop._timers.sweep()
+    assert (sys.getrefcount(number), sys.getrefcount(whole)) == before
