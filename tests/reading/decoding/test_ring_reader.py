@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 import mmap
 import os
+import random
 import struct
 import time
+import zlib
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traceloop.reading.decoding import ring_reader
+from traceloop.reading.decoding.choose import native
 from traceloop.reading.decoding.ring_reader import RingError, RingReader
 from traceloop.reading.decoding.stream import LoopStream
 from traceloop.record import layout
@@ -277,6 +280,17 @@ def test_a_record_that_is_no_number_is_passed_over_and_the_others_are_read(value
     if not native:
         reader._in_range = None
     assert numbers(reader.read()) == list(range(10))
+
+
+def test_both_checksums_are_the_same():
+    checksum = getattr(native(), "checksum", None)
+    if checksum is None:
+        pytest.skip("the reader's extension is not there")
+    data = random.Random(3).randbytes(1000)
+    for start in range(20):
+        for end in range(start, 1000, 7):
+            part = memoryview(data)[start:end]
+            assert checksum(part) == zlib.crc32(part)
 
 
 def test_many_false_heads_are_given_up_soon(tmp_path):

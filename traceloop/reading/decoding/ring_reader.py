@@ -126,6 +126,7 @@ class RingReader:
             raise RingError(f"{name}: made at a time that no clock has shown")
         # Whether all of a batch's doubles are below _LARGEST; None in plain Python.
         self._in_range: Callable[[object], bool] | None = getattr(native(), "in_range", None)
+        self._checksum: Callable[[memoryview], int] = getattr(native(), "checksum", zlib.crc32)
         #: Wall clock minus monotonic clock when the ring was made, ns.
         self.clock_offset_ns: int = real - mono
         self.capacity: int = capacity
@@ -323,7 +324,7 @@ class RingReader:
                 return None
         self._checked += size
         view = memoryview(copy)[:size]
-        if zlib.crc32(view[layout.BATCH_CRC_START :]) != crc:
+        if self._checksum(view[layout.BATCH_CRC_START :]) != crc:
             return None
         # The checksum guards against accidents, not against a forged record.
         if not (0.0 <= now < _LATEST and before < _EXACT):

@@ -24,6 +24,7 @@
 #ifndef TRACELOOP_READER_H
 #define TRACELOOP_READER_H
 
+#include "checksum.h"
 #include "extension.h"
 
 #include <math.h>
@@ -216,6 +217,7 @@ typedef struct {
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
         *text_end, *text_lose_place, *text_new_tasks, *text_requests, *text_offloads, *text_submit, *text_start,
         *text_finish, *text_deliver;
+    Checksum checksum; /* its tables */
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
