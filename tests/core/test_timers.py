@@ -7,9 +7,11 @@ import heapq
 from typing import Any
 
 import hypothesis
+import pytest
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from tests.helpers.cores import CORES
 from traceloop.loop.event_loop import EventLoop
 
 
@@ -126,3 +128,37 @@ class TimerHeap(RuleBasedStateMachine):
 
 TestTimerHeap = TimerHeap.TestCase
 TestTimerHeap.settings = hypothesis.settings(max_examples=25, stateful_step_count=25)
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("keeps", [False, True], ids=["looks", "keeps"])
+def test_timers_run_in_order_when_others_look_at_the_heap(core: str, keeps: bool) -> None:
+    """As monitors do that report how many timers wait. Whoever keeps the list may still change it."""
+    ran: list[Any] = []
+
+    async def main() -> list[bool]:
+        loop: Any = asyncio.get_running_loop()
+        start, kept, shared = loop.time(), [], []
+        ended = asyncio.Event()
+        for number in range(60):
+            timer = loop.call_at(start + 0.03 - number % 7 / 1000, ran.append, (-(number % 7), number))
+            if number % 10 == 0:
+                timer.cancel()
+                assert len(loop._scheduled) > 0
+                if keeps:
+                    kept.append(loop._scheduled)
+            if number % 4 == 0:
+                await asyncio.sleep(0)
+                shared.append(bool(loop._timers.shared))
+        if keeps:
+            heapq.heappush(kept[0], heapq.heappop(kept[0]))
+        loop.call_at(start + 0.04, ended.set)
+        await ended.wait()
+        assert loop._timer_cancelled_count == len(loop._timers) == 0
+        return shared
+
+    with asyncio.Runner(loop_factory=CORES[core]) as runner:
+        shared = runner.run(main())
+    assert set(ran) == {(-(number % 7), number) for number in range(60) if number % 10}
+    assert [first for first, _ in ran] == sorted(first for first, _ in ran)
+    assert any(shared) == (keeps or core == "python")

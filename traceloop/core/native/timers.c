@@ -1,9 +1,9 @@
 /* Timers: the heap of timers, an array of (due time, number, handle) as long as no other code works on it.
 
    Others take ``loop._scheduled`` for a list of handles; the Python iteration works on a list of tuples. Either of them
-   asks for ``heap``, and from then on the list is the heap (``spill``). A list of tuples may become an array again when
-   the C iteration comes back; one of handles stays. What is rare is done by the Python class (core/timers.py), whose
-   methods need nothing but these attributes. */
+   asks for ``heap``, and from then on the list is the heap (``spill``). It becomes an array again when the C iteration
+   comes back; one of handles only where nobody has it any more, as after ``len(loop._scheduled)``. What is rare is done
+   by the Python class (core/timers.py), whose methods need nothing but these attributes. */
 
 #include "core.h"
 
@@ -217,32 +217,53 @@ timers_exact(PyObject *number, double *when)
     return !overflow && whole >= -EXACT_WHOLE && whole <= EXACT_WHOLE;
 }
 
+/* An entry of the list as the array has it; the handle is borrowed. 0: it is nothing that could be there. */
+static int
+read_entry(Timers *timers, PyObject *entry, Timer *timer)
+{
+    core_state *st = timers->state;
+    PyObject *when, *handle = entry;
+    if (timers->shared)
+        when = PyObject_TypeCheck(handle, st->asyncio_timer_handle) ? SLOT(handle, st->when) : NULL;
+    else {
+        if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 3 || !PyLong_Check(PyTuple_GET_ITEM(entry, 1)))
+            return 0;
+        when = PyTuple_GET_ITEM(entry, 0);
+        handle = PyTuple_GET_ITEM(entry, 2);
+        timer->sequence = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(entry, 1));
+        if (PyErr_Occurred())
+            return -1;
+    }
+    timer->handle = handle;
+    return when != NULL && PyObject_TypeCheck(handle, st->asyncio_timer_handle) && timers_exact(when, &timer->when);
+}
+
+/* A list of handles was shared with somebody who looked at ``loop._scheduled``; whoever still has it may change it. */
 int
 timers_back_to_array(Timers *timers)
 {
-    if (timers->list == NULL)
-        return 1;
-    if (timers->shared || !PyList_CheckExact(timers->list))
-        return 0;
     PyObject *list = timers->list;
-    double when;
+    Timer timer = {0};
+    if (list == NULL)
+        return 1;
+    if (!PyList_CheckExact(list) || (timers->shared && Py_REFCNT(list) > 1))
+        return 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 3 ||
-            !timers_exact(PyTuple_GET_ITEM(entry, 0), &when) || !PyLong_Check(PyTuple_GET_ITEM(entry, 1)) ||
-            !PyObject_TypeCheck(PyTuple_GET_ITEM(entry, 2), timers->state->asyncio_timer_handle))
-            return 0;
+        int plain = read_entry(timers, PyList_GET_ITEM(list, i), &timer);
+        if (plain != 1)
+            return plain;
     }
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
-        PyObject *entry = PyList_GET_ITEM(list, i);
-        unsigned long long sequence = PyLong_AsUnsignedLongLong(PyTuple_GET_ITEM(entry, 1));
-        if (PyErr_Occurred() || !timers_exact(PyTuple_GET_ITEM(entry, 0), &when) ||
-            put(timers, when, sequence, PyTuple_GET_ITEM(entry, 2)) < 0) {
+        int plain = read_entry(timers, PyList_GET_ITEM(list, i), &timer);
+        if (timers->shared)
+            timer.sequence = ++timers->sequence;
+        if (plain != 1 || put(timers, timer.when, timer.sequence, timer.handle) < 0) {
             while (timers->length > 0)
                 Py_DECREF(timers->heap[--timers->length].handle);
             return -1;
         }
     }
+    timers->shared = 0;
     Py_CLEAR(timers->list);
     return 1;
 }
