@@ -77,6 +77,8 @@ ASGI: list[tuple[Any, ...]] = [
     (owner(scope={"endpoint": endpoint}), BODY),
     (owner(scope={"endpoint": endpoint}), {"type": "websocket.accept"}),
     (owner(scope={"endpoint": Middleware(endpoint)}), START),
+    (owner(scope={"endpoint": Middleware(None).__call__}), START),
+    (owner(scope={"endpoint": Middleware(None).__call__}), START),
     (owner(scope={"endpoint": functools.partial(endpoint, 1)}), START),
     (owner(scope={"endpoint": None}, app=endpoint), START),
     (owner(app=endpoint), START),
@@ -102,6 +104,8 @@ ASGI: list[tuple[Any, ...]] = [
 AIOHTTP: list[tuple[Any, ...]] = [
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=endpoint)), "response", 1.0),
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=Middleware(endpoint))), "response"),
+    (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=Middleware(None).__call__)), "response"),
+    (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=Middleware(None).__call__)), "response"),
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(handler=None)), "response"),
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(_route=owner(_handler=endpoint), handler=len)), "response"),
     (owner(), SimpleNamespace(_match_info=SimpleNamespace(_route=owner(), handler=endpoint)), "response"),

@@ -211,10 +211,11 @@ running_recorder(NotingMethod *self)
 static PyObject *
 site_of_handler(NotingMethod *self, PyObject *recorder, PyObject *handler)
 {
-    PyObject *site = NULL;
-    if (Py_IS_TYPE(handler, &PyFunction_Type)) {
+    PyObject *function = Py_IS_TYPE(handler, &PyMethod_Type) ? PyMethod_GET_FUNCTION(handler) : handler, *site = NULL;
+    if (Py_IS_TYPE(function, &PyFunction_Type)) {
         PyObject *sites = PyObject_GetAttr(recorder, self->names[SITES]);
-        PyObject *key = sites == NULL || !PyDict_Check(sites) ? NULL : PyLong_FromVoidPtr(PyFunction_GET_CODE(handler));
+        PyObject *code = PyFunction_GET_CODE(function);
+        PyObject *key = sites == NULL || !PyDict_Check(sites) ? NULL : PyLong_FromVoidPtr(code);
         site = key == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(sites, key));
         Py_XDECREF(key);
         Py_XDECREF(sites);
