@@ -21,8 +21,9 @@ MAX_POLL_SECONDS = 1.0
 _RECORDS = 16_384
 _SHARE_OF_RING = 0.125
 _RECORD_BYTES = 24
-#: The longest time between two whole polls while no loop runs and no ring has anything new.
-QUIET_SECONDS = 3.0
+#: The longest time between two whole polls while no loop runs and no ring has anything new. Where nothing computes, a
+#: process's watchdog writes no more often either.
+QUIET_SECONDS = 5.0
 #: How long the collector waits, after all else has ended, for children that have not recorded anything yet.
 EXPECTED_SECONDS = 5.0
 #: How long the summary waits for the last spans to arrive, and how long the end of the run does.

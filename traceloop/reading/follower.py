@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any, NamedTuple, Protocol
 
 from ..record import files, layout
+from ..record.proc import answers
 from ..record.sites import Site
 from ..record.text import printable_data
 from .decoding.decoded import Decoded, LoopInfo
@@ -272,9 +273,11 @@ class FolderFollower(ProcessFollower):
 
     @property
     def is_known(self) -> bool:
-        """Whether all its rings are followed (or cannot be), and it has not said that it ended."""
+        """Whether all its rings are followed (or cannot be), it is still there, and has not said that it ended."""
         names = map(os.path.basename, self.folder.rings())
-        return not self.folder.is_over and all(name in self.rings or name in self._refused for name in names)
+        if self.folder.is_over or not answers(self.folder.pid):
+            return False
+        return all(name in self.rings or name in self._refused for name in names)
 
     def ended_at(self, clock_offset_ns: int) -> float:
         """By the file that it wrote at its end; else by what was seen of it, by this reader (and its watchdog since
@@ -404,9 +407,7 @@ class RunFollower:
         self.crashed: set[str] = set()
 
     def is_quiet(self) -> bool:
-        """Whether no process has come or said that it ended, made a ring or written anything new, and none runs.
-        50 us a process.
-        """
+        """Whether no process has come or ended, made a ring or written anything new, and none runs. 50 us a process."""
         with self.statistics.lock:
             living = [process for name, process in self.processes.items() if name not in self.ended]
             return (

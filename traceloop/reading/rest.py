@@ -20,8 +20,9 @@ def rest(
     """Rests until a descriptor can be read, a ring has to be read, a loop runs, or it is ``until`` (monotonic s).
 
     It looks every ``pace`` seconds. ``until_new``: a ring has to be read as soon as ``ProcessFollower.is_quiet`` is
-    false, and a process or a ring that comes, or an end, is noticed too; else when ``RingFollower.is_filling`` is
-    true. Returns whether there is something to read; None where it cannot rest in C.
+    false, and once a second it looks whether a process or a ring has come, or a process has ended; else a ring has to
+    be read when ``RingFollower.is_filling`` is true. Returns whether there is something to read; None where it cannot
+    rest in C.
     """
     module = native()
     if module is None:
@@ -31,20 +32,19 @@ def rest(
         rings = _rings(living, until_new=until_new)
         if rings is None or not 0 < len(rings) <= _MOST_RINGS or len(living) >= _MOST_FOLDERS:
             return None
-        folders = (follower.directory.path, *(process.folder.path for process in living)) if until_new else ()
-    return bool(module.rest(descriptors, tuple(map(os.fsencode, folders)), rings, pace, until))
+        folders: list[tuple[bytes, int]] = []
+        if until_new:
+            folders = [(os.fsencode(process.folder.path), process.folder.pid) for process in living]
+            folders.append((os.fsencode(follower.directory.path), 0))
+    return bool(module.rest(descriptors, tuple(folders), rings, pace, until))
 
 
-def _rings(living: Iterable[FolderFollower], *, until_new: bool) -> tuple[tuple[int, int, int, float], ...] | None:
-    out: list[tuple[int, int, int, float]] = []
+def _rings(living: Iterable[FolderFollower], *, until_new: bool) -> tuple[tuple[int, int, bool, float], ...] | None:
+    out: list[tuple[int, int, bool, float]] = []
     for process in living:
         for ring in process.rings.values():
             if ring.reader.descriptor < 0:
                 return None
-            running = _offset(layout.W_RUNNING) if ring.is_loop else -1
-            out.append((ring.reader.descriptor, _offset(layout.W_HEAD), running, ring.left_alone(until_new=until_new)))
+            limit = ring.left_alone(until_new=until_new)
+            out.append((ring.reader.descriptor, layout.WORDS_OFFSET, ring.is_loop, limit))
     return tuple(out)
-
-
-def _offset(word: int) -> int:
-    return layout.WORDS_OFFSET + 8 * word

@@ -122,11 +122,12 @@ def is_alive(pid: int, start_ticks: int = 0) -> bool:
         stat = _stat(f"/proc/{pid}/stat")
     except (OSError, ValueError, IndexError):
         # No /proc, or one that hides the processes of others (hidepid), or no descriptor left to look into it.
-        return _answers(pid)
+        return answers(pid)
     return stat.state not in "ZXx" and start_ticks in (0, stat.start_ticks)
 
 
-def _answers(pid: int) -> bool:
+def answers(pid: int) -> bool:
+    """Whether there is a process of that number, be it a zombie or another one by now; a twentieth of ``is_alive``."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

@@ -269,7 +269,7 @@ def test_names_and_limits_are_the_same() -> None:
     folder = Path(decoded_module.__file__).with_name("native")
     text = "".join((folder / name).read_text() for name in ("reader.h", "rows.h", "alive.h"))
     numbers = dict(re.findall(r"#define (\w+) \(?(1 << \d+|-?[\d.e]+)\)?", text))
-    for name in [name for name in numbers if name.startswith("R_")]:
+    for name in [name for name in numbers if name.startswith(("R_", "W_"))]:
         assert getattr(r, name) == float(numbers[name]), name
     assert float(numbers["SITE_LIMIT"]) == r.SITE_LIMIT and float(numbers["OUTCOME"]) == r.OUTCOME
     assert float(numbers["LATEST"]) == decoded_module.LATEST and int(numbers["FIRST_STEP"]) == r.FIRST_STEP

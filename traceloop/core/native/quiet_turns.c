@@ -29,6 +29,8 @@
 #define MUCH 0.01
 /* What the other threads may have computed (s), and nothing has changed all the same: clocks are read one by one. */
 #define STILL 5e-5
+/* A command waits for so long (s) at the most: looking for its file takes a third of what a turn asks the kernel. */
+#define ASKED_SECONDS 0.5
 /* A folder that has changed within so many seconds may change again without another time (process_folders.py). */
 #define SAME_TICK 3
 
@@ -62,11 +64,13 @@ typedef struct {
     double seconds;
 } Waits;
 
-/* The file by which a command asks for something ("": none), its folder, and when that was changed; 0: not known. */
+/* The file by which a command asks for something ("": none), its folder, and when that was changed; 0: not known. due:
+   when to look for it next. */
 typedef struct {
     const char *file;
     char folder[1024];
     struct timespec changed;
+    double due;
 } Request;
 
 /* The cpu.stat of a control group with a CPU limit ("": none), how often the group had been held when Python looked,
@@ -169,12 +173,13 @@ begin_request(Request *request, const char *file)
 
 /* Whether a command asks. A file that is not there costs the kernel ten times what the time of its folder does. */
 static int
-is_asked(Request *request)
+is_asked(Request *request, double began)
 {
     struct stat folder;
     struct timespec now;
-    if (!*request->file)
+    if (!*request->file || began < request->due)
         return 0;
+    request->due = began + ASKED_SECONDS;
     int known = *request->folder && stat(request->folder, &folder) == 0;
     if (known && folder.st_mtim.tv_sec == request->changed.tv_sec &&
         folder.st_mtim.tv_nsec == request->changed.tv_nsec)
@@ -191,7 +196,7 @@ static void
 ask_kernel(Sleep *sleep, Asked *asked)
 {
     asked->began = core_now();
-    asked->asked = is_asked(&sleep->request);
+    asked->asked = is_asked(&sleep->request, asked->began);
     int computed = 0;
     for (Py_ssize_t i = 0; i < sleep->loops; i++) {
         const Seen *seen = &sleep->seen[i];

@@ -36,6 +36,8 @@ from .watched_loop import Watched
 _MOST_LOOPS: Final = 16
 #: The longest time between two turns, s.
 LONGEST_PACE: Final = 0.1
+#: How often a turn looks whether a command asks, s.
+ASKED_SECONDS: Final = 0.5
 # Bound here: tests and tools that replace it mean the application's.
 _exists = os.path.exists
 
@@ -87,13 +89,19 @@ class QuietTurns:
         self._throttling = throttling
         self._request = os.fsencode(request)
         self._pace = pace
-        self._due = self._unmoved = 0.0
+        self._due = self._unmoved = self._asked_due = 0.0
 
     def are_due(self, now: float, loops: Iterable[Watched]) -> bool:
         """Whether this turn would find nothing: it comes on time, and no run of any loop is long enough for a stall."""
-        if any(len(each) for each in self._empty) or self._lateness.is_late(now) or _exists(self._request):
+        if any(len(each) for each in self._empty) or self._lateness.is_late(now) or self._is_asked(now):
             return False
         return all(watched.stall is None and self._is_young(watched, now) for watched in loops)
+
+    def _is_asked(self, now: float) -> bool:
+        if now < self._asked_due:
+            return False
+        self._asked_due = now + ASKED_SECONDS
+        return _exists(self._request)
 
     def _is_young(self, watched: Watched, now: float) -> bool:
         since = watched.words[layout.W_RUNNING]
@@ -148,6 +156,7 @@ class QuietTurns:
         )
         if slept is None:
             return True
+        self._asked_due = 0.0  # it may have ended because a command asks
         turns, base, waits, unchanged, samples = slept
         if turns:
             self._lateness.slept(turns, Waits(*waits), Baseline(*base))

@@ -35,6 +35,8 @@
 #include "rows.h"
 
 /* What record/layout.py calls them. tests/reading/decoding/test_native.py compares them. */
+#define W_HEAD 0
+#define W_RUNNING 1
 #define R_POLL (-1.0)
 #define R_ACTIVE (-2.0)
 #define R_SPIN (-3.0)

@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -14,17 +15,21 @@
 #define MOST_DESCRIPTORS 4
 #define MOST_FOLDERS 33
 #define MOST_RINGS 64
+/* Processes come and end seldom, and mostly write to a pipe when they do: so many seconds between two looks. */
+#define FOLDERS_SECONDS 1.0
 
-/* A ring: where in its file the head is, and the word that is 0 while the loop sleeps (-1: it has none); up to where it
-   may be written and still be left alone. */
+/* A ring: where its words begin in the file, whether it is a loop's; up to where it may be written and still be left
+   alone. */
 typedef struct {
-    int descriptor;
-    Py_ssize_t head, running;
+    int descriptor, is_loop;
+    Py_ssize_t words;
     double limit;
 } Resting;
 
+/* process: whose folder it is; 0: the run's. */
 typedef struct {
     const char *path; /* borrowed from the arguments */
+    int process;
     long long changed_ns;
 } Folder;
 
@@ -51,35 +56,35 @@ changed_ns(const char *path)
     return stat(path, &status) < 0 ? -1 : status.st_mtim.tv_sec * 1000000000LL + status.st_mtim.tv_nsec;
 }
 
-static bool
-read_double(int descriptor, Py_ssize_t offset, double *value)
-{
-    return pread(descriptor, value, sizeof(*value), (off_t)offset) == (ssize_t)sizeof(*value);
-}
+/* What the rings have; the later one holds for all of them. */
+typedef enum { ASLEEP, RUNNING, WRITTEN } Found;
 
-/* Whether a folder has changed, or a ring was written beyond its limit. */
-static bool
-has_news(const Rest *rest)
+/* Whether a loop runs, or a ring was written beyond its limit. */
+static Found
+look_at_rings(const Rest *rest)
 {
+    Found found = ASLEEP;
     for (Py_ssize_t i = 0; i < rest->rings_count; i++) {
-        double head;
+        const Resting *ring = &rest->rings[i];
+        double words[W_RUNNING + 1];
         /* What is no number is news too. */
-        if (!read_double(rest->rings[i].descriptor, rest->rings[i].head, &head) || !(head <= rest->rings[i].limit))
-            return true;
+        if (pread(ring->descriptor, words, sizeof(words), (off_t)ring->words) != (ssize_t)sizeof(words) ||
+            !(words[W_HEAD] <= ring->limit))
+            return WRITTEN;
+        if (ring->is_loop && words[W_RUNNING] != 0.0)
+            found = RUNNING;
     }
-    for (Py_ssize_t i = 0; i < rest->folders_count; i++)
-        if (rest->folders[i].changed_ns < 0 || changed_ns(rest->folders[i].path) != rest->folders[i].changed_ns)
-            return true;
-    return false;
+    return found;
 }
 
+/* Whether a folder has changed, or its process is no more. A zombie is still there: the next poll sees that. */
 static bool
-is_a_loop_running(const Rest *rest)
+has_changed(const Rest *rest)
 {
-    for (Py_ssize_t i = 0; i < rest->rings_count; i++) {
-        double running = 0.0;
-        if (rest->rings[i].running >= 0 &&
-            (!read_double(rest->rings[i].descriptor, rest->rings[i].running, &running) || running != 0.0))
+    for (Py_ssize_t i = 0; i < rest->folders_count; i++) {
+        const Folder *folder = &rest->folders[i];
+        if (folder->changed_ns < 0 || changed_ns(folder->path) != folder->changed_ns ||
+            (folder->process > 0 && kill(folder->process, 0) < 0 && errno == ESRCH))
             return true;
     }
     return false;
@@ -103,14 +108,14 @@ begin(Rest *rest, PyObject *descriptors, PyObject *folders, PyObject *rings)
         rest->descriptors[i] = (struct pollfd){.fd = (int)descriptor, .events = POLLIN};
     }
     for (Py_ssize_t i = 0; i < rest->folders_count; i++) {
-        rest->folders[i].path = PyBytes_AsString(PyTuple_GET_ITEM(folders, i));
-        if (rest->folders[i].path == NULL)
+        Folder *folder = &rest->folders[i];
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(folders, i), "yi", &folder->path, &folder->process))
             return -1;
-        rest->folders[i].changed_ns = changed_ns(rest->folders[i].path);
+        folder->changed_ns = changed_ns(folder->path);
     }
     for (Py_ssize_t i = 0; i < rest->rings_count; i++) {
         Resting *ring = &rest->rings[i];
-        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(rings, i), "innd", &ring->descriptor, &ring->head, &ring->running,
+        if (!PyArg_ParseTuple(PyTuple_GET_ITEM(rings, i), "inpd", &ring->descriptor, &ring->words, &ring->is_loop,
                               &ring->limit))
             return -1;
     }
@@ -131,12 +136,18 @@ rest_until(PyObject *module, PyObject *args)
         return NULL;
     bool news = false, over = false;
     int ready = 0;
+    double folders_due = 0.0;
     Py_BEGIN_ALLOW_THREADS
     while (!news && !over && ready == 0) {
-        double left = until - now_seconds(), wait = left < pace ? left : pace;
+        double now = now_seconds(), left = until - now, wait = left < pace ? left : pace;
         ready = poll(rest.descriptors, (nfds_t)rest.descriptors_count, wait > 0.0 ? (int)(wait * 1000.0) + 1 : 0);
-        news = ready > 0 || has_news(&rest);
-        over = left <= pace || is_a_loop_running(&rest);
+        Found found = look_at_rings(&rest);
+        news = ready > 0 || found == WRITTEN;
+        over = left <= pace || found == RUNNING;
+        if (!news && now >= folders_due) {
+            news = has_changed(&rest);
+            folders_due = now + FOLDERS_SECONDS;
+        }
     }
     Py_END_ALLOW_THREADS
     if (ready < 0 && PyErr_CheckSignals() < 0)
