@@ -47,6 +47,28 @@ loop.close()
     assert observed.errors == ""
 
 
+def test_what_a_turn_has_found_brings_about_no_other_turn(tmp_path):
+    """While records wait to be written, no turn is a quiet one."""
+    observed = run(
+        tmp_path,
+        """
+from traceloop.recording.watchdog.watchdog import Watchdog
+left, whole = [], Watchdog._look_at_all
+def turn(self):
+    due = whole(self)
+    left.append(len(self._sampler.outbox.pending))
+    return due
+Watchdog._look_at_all = turn
+async def main():
+    while len(left) < 3:
+        await asyncio.sleep(0.02)
+    tell(left=left[:3])
+run(main())
+""",
+    )
+    assert observed.facts["left"] == [0, 0, 0]
+
+
 def test_many_short_handles_are_congestion(tmp_path):
     observed = run(
         tmp_path,

@@ -387,6 +387,9 @@ class Watchdog:
         self._task_looks.poll([watched.loop for watched in watched_loops], now)
         self._events.surroundings.poll(now)
         self._under_way.glance()
+        # What this turn has found: what waits would bring about another one.
+        if self._sampler.outbox.pending:
+            self._sampler.outbox.drain(now)
         due = min(due, self._look_at_missed(due))
         self._lateness.turn_over(now, due, watched_loops)
         busy = self._task_looks.under_way or self._full_executors.undecided
