@@ -63,8 +63,7 @@ def _taken_from(ready: deque[Any]) -> Iterator[Any]:
 def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     """Runs one iteration, or iterations until ``loop.stop()`` was called, and returns True. In the loop's thread.
 
-    Returns False where the iteration in C may go on: what kept it away (debug mode, a timer that it does not take) is
-    gone. This is asked after each flush.
+    Returns False where the iteration in C may go on: what kept it away is gone. This is asked after each flush.
     """
     loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready

@@ -136,8 +136,8 @@ set_timer(PyObject *self, double when, PyObject *when_object, PyObject *callback
     return handle;
 }
 
-/* When a timer is due: 1; 0 where Python has to say, or a double cannot hold it. ``object``: what its handle keeps, NULL
-   where that is just the double; a new reference. */
+/* When a timer is due: 1; 0 where Python has to say, or a double cannot hold it. ``object``: what its handle keeps,
+   NULL where that is just the double; a new reference. */
 static int
 due_time(PyObject *number, int is_delay, double *when, PyObject **object)
 {
