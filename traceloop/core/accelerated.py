@@ -78,7 +78,9 @@ def run_native(loop: Any, recorder: Recorder, plan: Plan) -> bool:
 
 
 def native_check(loop: Any, plan: Plan) -> Callable[[], bool]:
-    """What tells whether ``run_native`` may go on where the Python iteration runs."""
+    """What tells whether ``run_native`` may go on where the Python iteration runs; ``bool``, which says no, where it
+    never may.
+    """
     check: Callable[[], bool] = loop._may_run_native if _suits_native(loop, plan) else bool
     return check
 
