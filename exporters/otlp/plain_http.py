@@ -70,13 +70,14 @@ class PlainHttp:
     def post(self, body: bytes | Body, timeout: float) -> Answer:
         """One attempt (see ``Transport``)."""
         answered = False
+        started = time.monotonic()
         try:
             self._connect(timeout)
             connection = self._connection.sock
             self._write(body)
             with self._connection.getresponse() as response:
                 answered = True
-                data = _read_body(response, connection, timeout)
+                data = _read_body(response, connection, max(0.05, timeout - (time.monotonic() - started)))
                 if not response.isclosed() and response.length != 0:  # longer or slower than what is read of it
                     self.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
@@ -113,7 +114,7 @@ class PlainHttp:
                 connection.endheaders()
                 for piece in body:
                     connection.send(piece)
-        except BrokenPipeError:
+        except (BrokenPipeError, ConnectionResetError):
             pass  # the receiver takes no more; it may have answered before: "too large", say
 
 

@@ -161,3 +161,72 @@ def test_no_reference_is_lost_by_a_time(loop):
         loop.call_at(whole, print).cancel()
     loop._timers.sweep()
     assert (sys.getrefcount(number), sys.getrefcount(whole)) == before
+
+
+def test_the_sum_with_a_delay_may_be_any_code():
+    class Delay(float):
+        def __radd__(self, other: float) -> float:
+            if effects:
+                effects.pop()()
+            return other + float(self)
+
+    def interrupt() -> None:
+        raise KeyboardInterrupt
+
+    loop: Any = CORES["c"]()
+    effects: list[Any] = [lambda: setattr(loop, "_timers", CORES["python"]._new_timers())]
+    assert loop.call_later(Delay(1000), print) in loop._scheduled
+    loop._timers = loop._new_timers()
+    effects = [lambda: loop._scheduled]
+    assert loop.call_later(Delay(1000), print) in loop._scheduled
+    loop._timers = loop._new_timers()
+    effects = [interrupt]
+    with pytest.raises(KeyboardInterrupt):
+        loop.call_later(Delay(1000), print)
+    effects = [loop.close]
+    with pytest.raises(RuntimeError, match="closed"):
+        loop.call_later(Delay(1000), print)
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_timers_run_once_where_a_nested_run_goes_on_in_c(core):
+    """Some programs let a running loop run once more, by its private attributes."""
+    kind = CORES[core]
+    loop: Any = kind(
+        recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue())
+    )
+    ran: list[int] = []
+
+    def nested() -> None:
+        thread, loop._thread_id = loop._thread_id, None
+        asyncio._set_running_loop(None)
+        try:
+            loop.run_until_complete(asyncio.sleep(0.006))
+        finally:
+            loop._stopping, loop._thread_id = False, thread
+            asyncio._set_running_loop(loop)
+
+    async def main() -> None:
+        loop.set_debug(True)
+        await asyncio.sleep(0)
+        loop.set_debug(False)
+        loop.call_later(0.004, ran.append, 1)
+        loop.call_later(0.008, ran.append, 2)
+        loop.call_soon(nested)
+        await asyncio.sleep(0.1)
+
+    loop.run_until_complete(main())
+    loop.close()
+    assert ran == [1, 2]
+
+
+def test_a_look_at_the_timers_in_debug_mode_is_over_with_it(loop):
+    async def main() -> None:
+        loop.set_debug(True)
+        await asyncio.sleep(0)
+        assert len(loop._scheduled) == 0
+        loop.call_later(1000, print)
+        loop.set_debug(False)
+        await until_native(loop)
+
+    loop.run_until_complete(main())

@@ -75,7 +75,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     own = loop.__dict__
     clock: Any = (lambda: loop.time()) if has_own_clock else monotonic
     timers = loop._timers
-    heap = timers.heap
+    heap: Any = timers.heap
     ask = loop._selector.select
     process_events = loop._process_events
     resolution = loop._clock_resolution
@@ -436,12 +436,10 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                 span_variable = spans.variable
             else:
                 recorder.write(now)
-        if once or loop._stopping:
-            return True
-        if last_flush != last_asked:
-            last_asked = last_flush
-            if goes_native():
-                return False
+        if once or loop._stopping or (last_flush != last_asked and goes_native()):
+            heap = None  # a traceback of a handle's may keep this frame
+            return bool(once or loop._stopping)
+        last_asked = last_flush
 
 
 def _run_through_handles(

@@ -160,16 +160,18 @@ def test_a_connection_is_not_used_again_where_nothing_may_follow(serve, connect)
     assert receiver.connections == 2
 
 
-def test_an_answer_may_come_before_all_was_sent(connect):
+@pytest.mark.parametrize("resets", [False, True])
+def test_an_answer_may_come_before_all_was_sent(connect, resets):
     listener = socket.create_server(("127.0.0.1", 0))
 
     def refuse():
         connection, _ = listener.accept()
         connection.recv(100)
         connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\n\r\n")
-        connection.shutdown(socket.SHUT_WR)
-        while connection.recv(1 << 20):
-            pass
+        if not resets:  # it does, where it closes with something unread
+            connection.shutdown(socket.SHUT_WR)
+            while connection.recv(1 << 20):
+                pass
         connection.close()
 
     thread = threading.Thread(target=refuse)
@@ -194,6 +196,33 @@ def test_an_answer_that_does_not_come_is_not_waited_for(connect):
         with pytest.raises(NoAnswer, match=r"timed out|timeout") as caught:
             transport.post(b"body", 0.05)
     assert caught.value.again
+
+
+def test_head_and_body_have_one_timeout_together(connect):
+    over = threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(1 << 16)
+            over.wait(0.8)
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+            with contextlib.suppress(OSError):
+                while not over.wait(0.02):
+                    connection.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            transport = connect(f"http://127.0.0.1:{listener.getsockname()[1]}")
+            answer = transport.post(b"body", 1.0)
+            transport.close()
+        finally:
+            over.set()
+            thread.join(PATIENCE)
+    # In a second it would be some 50.
+    assert answer.status == 200 and len(answer.body) < 25
 
 
 @pytest.mark.parametrize(

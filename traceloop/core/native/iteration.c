@@ -304,9 +304,10 @@ sweep(Iteration *it)
 
 /* -- the whole */
 
-/* Whether the Python iteration has to go on from here: 1, 0, or -1 with an exception. */
+/* Whether the Python iteration has to go on from here: 1, 0, or -1 with an exception. ``holders``: see
+   timers_back_to_array. */
 static int
-has_to_leave(Scheduling *loop)
+has_to_leave(Scheduling *loop, Py_ssize_t holders)
 {
     core_state *st = loop->state;
     if (loop->debug || loop->ready == NULL || loop->timers == NULL || loop->record == NULL || loop->fresh == NULL)
@@ -327,15 +328,15 @@ has_to_leave(Scheduling *loop)
         st->handle_version = st->asyncio_handle->tp_version_tag;
     }
     /* Last: where the Python iteration goes on, it goes on with its list. */
-    int back = timers_back_to_array(loop->timers);
+    int back = timers_back_to_array(loop->timers, holders);
     return back < 0 ? -1 : !back;
 }
 
-/* _may_run_native() */
+/* _may_run_native(): asked by the Python iteration, which has the list of timers and gives it up. */
 PyObject *
 scheduling_may_run(PyObject *self, PyObject *unused)
 {
-    int leave = has_to_leave((Scheduling *)self);
+    int leave = has_to_leave((Scheduling *)self, 1);
     return leave < 0 ? NULL : PyBool_FromLong(!leave);
 }
 
@@ -345,7 +346,7 @@ iterate(Iteration *it)
 {
     Scheduling *loop = it->run.loop;
     Record *record = it->run.record;
-    int leave = has_to_leave(loop);
+    int leave = has_to_leave(loop, 0);
     if (leave != 0)
         return leave;
     if (loop->timers->cancelled > 0 && sweep(it) < 0)

@@ -136,10 +136,10 @@ set_timer(PyObject *self, double when, PyObject *when_object, PyObject *callback
     return handle;
 }
 
-/* When a timer is due: 1; 0 where Python has to say, or a double cannot hold it. ``object``: what its handle keeps,
-   NULL where that is just the double; a new reference. */
+/* When a timer is due: 1; 0 where Python has to say, or a double cannot hold it; -1: an exception. ``object``: what its
+   handle keeps, NULL where that is just the double; a new reference. */
 static int
-due_time(PyObject *number, int is_delay, double *when, PyObject **object)
+due_time(Scheduling *loop, PyObject *number, int is_delay, double *when, PyObject **object)
 {
     *object = NULL;
     if (!is_delay) {
@@ -155,12 +155,16 @@ due_time(PyObject *number, int is_delay, double *when, PyObject **object)
         *when += now;
         return 1;
     }
-    /* numpy's numbers, and whatever else makes a time of a time. Python says what is wrong with others. */
+    if (number == Py_None)
+        return 0;
+    /* numpy's numbers, and whatever else makes a time of a time. */
     PyObject *start = PyFloat_FromDouble(now);
-    *object = start == NULL || number == Py_None ? NULL : PyNumber_Add(start, number);
+    *object = start == NULL ? NULL : PyNumber_Add(start, number);
     Py_XDECREF(start);
-    PyErr_Clear();
-    return *object != NULL && timers_exact(*object, when);
+    if (*object == NULL)
+        return -1;
+    /* Asked again: the sum may be the program's own code, which may have closed the loop. */
+    return timers_exact(*object, when) ? takes_timers(loop) : 0;
 }
 
 /* call_later and call_at. */
@@ -173,7 +177,7 @@ new_timer(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *nam
     double when;
     int ours = takes_timers(loop);
     if (ours > 0)
-        ours = count >= 2 && due_time(args[0], is_delay, &when, &object);
+        ours = count < 2 ? 0 : due_time(loop, args[0], is_delay, &when, &object);
     if (ours > 0)
         ours = scheduling_take_arguments(st, args, count, names, 2, &tuple, &context);
     if (ours > 0)

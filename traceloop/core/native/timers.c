@@ -2,8 +2,8 @@
 
    Others take ``loop._scheduled`` for a list of handles; the Python iteration works on a list of tuples. Either of them
    asks for ``heap``, and from then on the list is the heap (``spill``). It becomes an array again when the C iteration
-   comes back; one of handles only where nobody has it any more, as after ``len(loop._scheduled)``. What is rare is done
-   by the Python class (core/timers.py), whose methods need nothing but these attributes. */
+   comes back and nobody else has the list any more, as after ``len(loop._scheduled)``. What is rare is done by the
+   Python class (core/timers.py), whose methods need nothing but these attributes. */
 
 #include "core.h"
 
@@ -238,15 +238,16 @@ read_entry(Timers *timers, PyObject *entry, Timer *timer)
     return when != NULL && PyObject_TypeCheck(handle, st->asyncio_timer_handle) && timers_exact(when, &timer->when);
 }
 
-/* A list of handles was shared with somebody who looked at ``loop._scheduled``; whoever still has it may change it. */
+/* Whoever else has the list may go on with it: one who looked at ``loop._scheduled``, or the Python iteration of an
+   outer run of this very loop. ``holders``: how many have it who do not. */
 int
-timers_back_to_array(Timers *timers)
+timers_back_to_array(Timers *timers, Py_ssize_t holders)
 {
     PyObject *list = timers->list;
     Timer timer = {0};
     if (list == NULL)
         return 1;
-    if (!PyList_CheckExact(list) || (timers->shared && Py_REFCNT(list) > 1))
+    if (!PyList_CheckExact(list) || Py_REFCNT(list) > 1 + holders)
         return 0;
     for (Py_ssize_t i = 0; i < PyList_GET_SIZE(list); i++) {
         int plain = read_entry(timers, PyList_GET_ITEM(list, i), &timer);
