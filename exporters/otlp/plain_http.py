@@ -1,7 +1,7 @@
 """Requests to an OTLP receiver at an ``http://`` address, by the standard library's ``http.client``.
 
 Most receivers are another process of the machine or the pod. For these the library ``requests`` would bring proxies,
-cookies and character sets: 10 MB of the collector's memory, and 0.1 s of CPU time at its start. ``speaks_plainly`` says
+cookies and character sets: 6 MB of the collector's memory, and 0.1 s of CPU time at its start. ``speaks_plainly`` says
 whether all that can be left out; requests_http.py is for everything else.
 
 The receiver cannot be trusted: what is read of an answer is bounded.

@@ -125,7 +125,8 @@ class OtlpSender:
     def shutdown(self, timeout: float) -> None:
         """Sends what it can within ``timeout`` s; the rest is dropped and counted."""
         self._thread.shutdown(timeout)
-        self._connection.close()  # a request that is still under way fails: its spans are counted as lost by now
+        if self._thread.is_over:  # else a request is still under way
+            self._connection.close()
 
     def _send(self, batch: list[Queued[_Packed]]) -> tuple[int, str]:
         grouped: dict[bytes, list[Data]] = {}

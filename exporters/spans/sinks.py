@@ -140,6 +140,11 @@ class SenderThread(Generic[Payload]):
         return room
 
     @property
+    def is_over(self) -> bool:
+        """Whether it sends nothing any more."""
+        return not self._thread.is_alive()
+
+    @property
     def room_bytes(self) -> int:
         """After so many further bytes the queue takes no more; for one that is limited by them."""
         assert self.limits.queue_bytes is not None
@@ -152,7 +157,7 @@ class SenderThread(Generic[Payload]):
 
     def put(self, item: Queued[Payload]) -> None:
         """Queues it; ``room`` has been asked."""
-        if not self._thread.is_alive():
+        if self.is_over:
             self.exported.count_dropped(SHUTDOWN, item.spans)
             if self.deadline is None:
                 self._tell(f"the thread that sends spans to {self._name} is gone; spans are dropped")
@@ -173,7 +178,7 @@ class SenderThread(Generic[Payload]):
             self._condition.notify_all()
             while self._queue or self._in_flight:
                 left = deadline - time.monotonic()
-                if left <= 0 or (self.failing and self.deadline is None) or not self._thread.is_alive():
+                if left <= 0 or (self.failing and self.deadline is None) or self.is_over:
                     return False
                 self._condition.wait(min(left, 1.0))
         return True

@@ -38,10 +38,14 @@ class Seconds:
         return Number(other + 0.001)
 
 
+def recorded(core: str) -> Any:
+    kind = CORES[core]
+    return kind(recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue()))
+
+
 @pytest.fixture
 def loop() -> Iterator[Any]:
-    kind = CORES["c"]
-    loop = kind(recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue()))
+    loop = recorded("c")
     yield loop
     loop.close()
 
@@ -191,10 +195,7 @@ def test_the_sum_with_a_delay_may_be_any_code():
 @pytest.mark.parametrize("core", CORES)
 def test_timers_run_once_where_a_nested_run_goes_on_in_c(core):
     """Some programs let a running loop run once more, by its private attributes."""
-    kind = CORES[core]
-    loop: Any = kind(
-        recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue())
-    )
+    loop = recorded(core)
     ran: list[int] = []
 
     def nested() -> None:

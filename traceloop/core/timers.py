@@ -2,9 +2,9 @@
 
 Entries are ``(when, sequence, handle)``: tuples compare in C, handles would compare in Python, once for each of the
 log n steps. Others (nest_asyncio, tests) take ``loop._scheduled`` for a heap of handles and push to and pop from it.
-The first time someone asks for it (``as_list``) the heap turns into just that, for good: handles order themselves by
-their due time and answer ``[0]`` and ``[2]``, so the loop reads both shapes with the same code. (In C the heap turns
-back when nobody has the list any more: native/timers.c.)
+The first time someone asks for it (``as_list``) the heap turns into just that: handles order themselves by their due
+time and answer ``[0]`` and ``[2]``, so the loop reads both shapes with the same code. This heap stays so; the one in C
+turns back when nobody has the list any more (native/timers.c).
 """
 
 from __future__ import annotations

@@ -6,12 +6,12 @@ import gc
 import os
 import resource
 import socket
-import threading
 import time
 import zlib
 
 import pytest
 
+from tests.helpers.listening import Listening
 from tests.helpers.otlp_receiver import Receiver
 from tests.helpers.waiting import PATIENCE, until
 from traceloop.exporters.otlp.connection import OtlpConnection
@@ -31,26 +31,15 @@ def make_spans(count):
     return [(KIND, os.urandom(16), os.urandom(8), b"", 1, 2, 0.0, b"", b"", None) for _ in range(count)]
 
 
-class Scripted:
+class Scripted(Listening):
     """A receiver that answers every request by ``answer(connection)``, whatever was sent."""
 
     def __init__(self, answer):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.answer = answer
         self.answered = 0
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
+        super().__init__()
 
-    def _work(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
-
-    def _serve(self, connection):
+    def serve(self, connection):
         with connection:
             try:
                 data = b""
@@ -64,11 +53,6 @@ class Scripted:
                 self.answer(connection)
             except OSError:
                 pass
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.thread.join()
 
 
 @pytest.fixture

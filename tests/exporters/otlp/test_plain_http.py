@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from tests.helpers.listening import Listening
 from tests.helpers.waiting import PATIENCE, until
 from traceloop.exporters.otlp.plain_http import PlainHttp, speaks_plainly
 from traceloop.exporters.otlp.requests_http import RequestsHttp
@@ -16,36 +17,28 @@ from traceloop.exporters.otlp.transport import Body, NoAnswer
 BODIES = (b"small", Body([b"a" * 10, b"b" * 100_000, b"c"]))
 
 
-class Scripted:
+class Scripted(Listening):
     """Answers the requests of each connection by ``answers``, one after the other, then closes it. ``step``: how many
     bytes of an answer are sent at once.
     """
 
     def __init__(self, *answers, step=1 << 20):
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.url = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
         self.answers = answers
         self.step = step
         self.requests = []
         self.connections = self.closed = 0
-        self.thread = threading.Thread(target=self._work, daemon=True)
-        self.thread.start()
+        super().__init__()
 
-    def _work(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            with contextlib.suppress(OSError), connection, connection.makefile("rb") as file:
-                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                for answer in self.answers:
-                    if not self._read(file):
-                        break
-                    for at in range(0, len(answer), self.step):
-                        connection.sendall(answer[at : at + self.step])
-            self.closed += 1
+    def serve(self, connection):
+        self.connections += 1
+        with contextlib.suppress(OSError), connection, connection.makefile("rb") as file:
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            for answer in self.answers:
+                if not self._read(file):
+                    break
+                for at in range(0, len(answer), self.step):
+                    connection.sendall(answer[at : at + self.step])
+        self.closed += 1
 
     def _read(self, file):
         lines = []
@@ -56,11 +49,6 @@ class Scripted:
         headers = dict(line.lower().split(": ", 1) for line in lines[1:])
         self.requests.append((lines[0], headers, file.read(int(headers["content-length"]))))
         return True
-
-    def close(self):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
-        self.thread.join(PATIENCE)
 
 
 @pytest.fixture

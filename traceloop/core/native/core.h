@@ -291,7 +291,8 @@ int timers_sweep(Timers *timers);
 void timers_trim(Timers *timers); /* gives back what a burst took */
 /* Whether a due time is a number that a double holds exactly: a float, or a whole number up to 2**53. */
 int timers_exact(PyObject *number, double *when);
-/* 1: it is one now; 0: it cannot be; -1: an exception. */
+/* Makes an array of the list. 1: it is one now; 0: it cannot be; -1: an exception. ``holders``: the callers' own
+   references to the list, beside the timers'. */
 int timers_back_to_array(Timers *timers, Py_ssize_t holders);
 
 /* record.c */

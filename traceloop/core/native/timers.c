@@ -238,8 +238,8 @@ read_entry(Timers *timers, PyObject *entry, Timer *timer)
     return when != NULL && PyObject_TypeCheck(handle, st->asyncio_timer_handle) && timers_exact(when, &timer->when);
 }
 
-/* Whoever else has the list may go on with it: one who looked at ``loop._scheduled``, or the Python iteration of an
-   outer run of this very loop. ``holders``: how many have it who do not. */
+/* Only a list that nobody else may change: not where somebody keeps ``loop._scheduled``, nor where the Python iteration
+   of an outer run of this very loop works on it. */
 int
 timers_back_to_array(Timers *timers, Py_ssize_t holders)
 {

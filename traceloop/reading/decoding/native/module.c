@@ -26,7 +26,7 @@ all_in_range(PyObject *module, PyObject *argument)
     return PyBool_FromLong(all);
 }
 
-/* zlib.crc32, which was a tenth of what reading a handle takes. */
+/* As zlib.crc32 has it, by the processor's multiplication: with zlib, reading a handle takes a tenth longer. */
 static PyObject *
 checksum(PyObject *module, PyObject *argument)
 {
