@@ -4,8 +4,9 @@
 
 It runs itself again through sanitized.py (which explains ``--quick``). An input is one batch: the one before it with
 some of its doubles or bits changed, spliced, cut or made up (mutations.c); or a stretch of a made-up record of a
-server, damaged likewise. Some two hundred are a chunk, which goes to what takes chunks: the packer of spans, counts,
-steps by task, requests, who waited. Prints how many inputs went through; status 66 where a sanitizer spoke.
+server, damaged likewise. It goes straight to the decoder, so that no checksum stops it. Some two hundred are a chunk,
+which goes to what takes chunks: the packer of spans, counts, steps by task, requests, who waited. Prints how many
+inputs went through; status 66 where a sanitizer spoke.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import zlib
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -428,16 +430,20 @@ class Fuzz:
     def look_around(self) -> None:
         """Doubles as they lie in a file, and the words of a ring that another process has damaged."""
         below, choice, native = self.below, self.choice, self.native
+        batch = memoryview(self.choice((self.short, self.long)).next(1)).cast("B")
+        part = batch[below(len(batch)) :]  # ends where the memory does
+        if native.checksum(part) != zlib.crc32(part):
+            raise AssertionError(f"another checksum than zlib's: {part.tobytes()!r}")
         data = array("d", self.generator.randbytes(8 * below(50)))
         self.rows += native.in_range(memoryview(data)) + native.in_range(self.short.next(1))
         with tempfile.TemporaryFile() as file:
             file.write(self.generator.randbytes(below(200)) + array("d", [choice(EDGES)] * below(9)).tobytes())
             file.flush()
-            ring = (file.fileno(), below(300), choice((-1, below(300))), choice(EDGES))
-            paths = (b"/proc", b"/nowhere")[: below(3)]
+            ring = (file.fileno(), below(300), bool(below(2)), choice(EDGES))
+            folders = ((b"/proc", choice((0, os.getpid(), 2**31 - 1))), (b"/nowhere", 0))[: below(3)]
             descriptors = (999_999, -1, file.fileno())[: below(4)]
             until = time.monotonic() + choice((-1.0, 2e-3))
-            self.rows += native.rest(descriptors, paths, (ring,) * below(65), 1e-3, until)
+            self.rows += native.rest(descriptors, folders, (ring,) * below(65), 1e-3, until)
 
 
 if __name__ == "__main__":
