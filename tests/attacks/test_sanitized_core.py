@@ -47,6 +47,13 @@ def test_no_work_makes_it_misbehave() -> None:
 
 
 @pytest.mark.slow
+def test_a_thread_that_enables_faulthandler_is_no_report() -> None:
+    # As the thread of a program's first loop does.
+    program = "import faulthandler, threading; threading.Thread(target=faulthandler.enable).start()"
+    assert sanitized("-c", program).endswith("0 reports of the sanitizers\n")
+
+
+@pytest.mark.slow
 def test_its_own_tests_make_no_report(tmp_path: Path) -> None:
     # Sanitized memory cannot be limited.
     options = ["-q", "-p", "no:cacheprovider", "--basetemp", str(tmp_path / "inner"), "-k", "not lack_of_memory"]
