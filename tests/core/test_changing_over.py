@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -140,6 +141,46 @@ def test_a_run_of_a_monitors_is_called_while_it_stands_there(loop, monkeypatch):
     loop.run_until_complete(main())
 
 
+REPLACEABLE = ("call_at", "time", "_run_once", "_process_events", "_timer_handle_cancelled", "_write_to_self")
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_a_method_that_a_program_puts_on_the_loop_keeps_c_away_only_while_it_is_there(loop, name):
+    original = getattr(loop, name)
+    replacement = mock.Mock(wraps=original)
+
+    async def main() -> None:
+        with mock.patch.object(loop, name, replacement):  # deletes it again
+            await asyncio.sleep(0.001)
+            assert not is_native(loop)
+        assert name not in loop.__dict__
+        await until_native(loop)
+        setattr(loop, name, replacement)
+        await asyncio.sleep(0.001)
+        assert not is_native(loop)
+        setattr(loop, name, original)  # as other tools do
+        await until_native(loop)
+
+    loop.run_until_complete(main())
+
+
+@pytest.mark.parametrize("name", REPLACEABLE)
+def test_one_method_that_a_program_puts_on_the_loop_keeps_c_away(loop, name):
+    other_loop = CORES["c"]()
+
+    async def main() -> None:
+        for each in REPLACEABLE:
+            setattr(loop, each, getattr(other_loop, each) if each == name else getattr(loop, each))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not is_native(loop)
+        delattr(loop, name)
+        await until_native(loop)
+
+    loop.run_until_complete(main())
+    other_loop.close()
+
+
 @pytest.mark.parametrize("delay", [None, "1", object(), 10**400], ids=["None", "text", "object", "huge"])
 @pytest.mark.parametrize("method", ["call_later", "call_at"])
 @pytest.mark.parametrize("core", CORES)
@@ -199,6 +240,9 @@ def test_timers_run_once_where_a_nested_run_goes_on_in_c(core):
     ran: list[int] = []
 
     def nested() -> None:
+        # Set here: were one due by now, the nested run would take what the outer one has counted, on any loop.
+        loop.call_later(0.004, ran.append, 1)
+        loop.call_later(0.008, ran.append, 2)
         thread, loop._thread_id = loop._thread_id, None
         asyncio._set_running_loop(None)
         try:
@@ -211,8 +255,6 @@ def test_timers_run_once_where_a_nested_run_goes_on_in_c(core):
         loop.set_debug(True)
         await asyncio.sleep(0)
         loop.set_debug(False)
-        loop.call_later(0.004, ran.append, 1)
-        loop.call_later(0.008, ran.append, 2)
         loop.call_soon(nested)
         await asyncio.sleep(0.1)
 

@@ -179,7 +179,7 @@ class SchedulingMixin(LoopPart):
             self._guarded
             or timers.shared
             or kind.call_at is not _call_at
-            or kind.time is not _time
+            or kind.time is not kind._original_time
             or "call_at" in own
             or "time" in own
         ):
@@ -343,4 +343,3 @@ class SchedulingMixin(LoopPart):
 
 
 _call_at = SchedulingMixin.call_at
-_time = SchedulingMixin.time

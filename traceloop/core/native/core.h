@@ -236,7 +236,8 @@ struct Scheduling {
     ReadyQueue *fresh;  /* the recorder's tasks before their first step, where it is of our type; owned */
     PyObject *task_factory; /* owned; None where asyncio makes tasks; NULL before the loop has been initialized */
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
-    char debug, guarded, stopping, patched;
+    char debug, guarded, stopping;
+    unsigned char patched; /* overrides.c: a bit for each of its names that the program has put on the loop itself */
     char running, polling, woken; /* wakeup.c: in _run_native; in its poll; a byte was written for that poll */
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;

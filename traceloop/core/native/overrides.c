@@ -95,15 +95,42 @@ scheduling_is_clean(Scheduling *loop)
     return same;
 }
 
-/* loop.name = value. A loop on which one of the names was set is Python's from then on. */
+/* Whether ``value`` is what the loop has under the name anyway: who replaces a method for a while may put back what it
+   got. 1, 0, or -1 with an exception. */
+static int
+is_own_method(PyObject *self, PyObject *value, int place)
+{
+    PyObject *originals = PyObject_GetAttrString((PyObject *)Py_TYPE(self), "_originals");
+    if (originals == NULL)
+        return -1;
+    int same = 0;
+    if (PyTuple_Check(originals) && PyTuple_GET_SIZE(originals) == REPLACEABLE) {
+        PyObject *original = PyTuple_GET_ITEM(originals, place);
+        if (PyMethod_Check(value))
+            same = PyMethod_GET_SELF(value) == self && PyMethod_GET_FUNCTION(value) == original;
+        else if (PyCFunction_Check(value) && Py_IS_TYPE(original, &PyMethodDescr_Type))
+            same = PyCFunction_GET_SELF(value) == self &&
+                   PyCFunction_GET_FUNCTION(value) == ((PyMethodDescrObject *)original)->d_method->ml_meth;
+    }
+    Py_DECREF(originals);
+    return same;
+}
+
+/* loop.name = value, or del loop.name. While one of the names stands on a loop, the Python core runs it. */
 int
 scheduling_setattr(PyObject *self, PyObject *name, PyObject *value)
 {
     Scheduling *loop = (Scheduling *)self;
     PyObject *names[REPLACEABLE];
     replaceable_names(loop->state, names);
-    for (int i = 0; i < REPLACEABLE; i++)
-        if (name == names[i])
-            loop->patched = 1;
-    return PyObject_GenericSetAttr(self, name, value);
+    int place = 0;
+    while (place < REPLACEABLE && name != names[place])
+        place++;
+    if (place == REPLACEABLE)
+        return PyObject_GenericSetAttr(self, name, value);
+    int own = value == NULL ? 1 : is_own_method(self, value, place);
+    if (own < 0 || PyObject_GenericSetAttr(self, name, value) < 0)
+        return -1;
+    loop->patched = (unsigned char)(own ? loop->patched & ~(1 << place) : loop->patched | 1 << place);
+    return 0;
 }
