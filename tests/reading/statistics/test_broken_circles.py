@@ -119,7 +119,7 @@ def test_as_many_are_remembered_as_there_is_room_for():
         pair = [number * SITE_LIMIT + 7.0, (number + 1) * SITE_LIMIT + 7.0]
         when = float(number)
         waits.look([Standing(when, each, 1) for each in pair], 1.0, [(when, *pair), (when, *pair[::-1])])
-    assert len(waits.circles._circles) <= 1000
+    assert len(waits.circles.waiting) <= 1000
     for number in range(1, 1201):
         ident = number * SITE_LIMIT + 7.0
         if ident in waits.circles:

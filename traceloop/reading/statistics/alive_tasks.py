@@ -324,7 +324,7 @@ class NativeTasks:
         columns: list[Any] = [decoded.runs, decoded.tasks, decoded.finished]
         if any(isinstance(column, list) for column in columns):
             columns = self._copied(columns)
-        self._tasks.feed(*columns, waits.looks, waits.stood, waits.awaited, waits.step)
+        self._tasks.feed(*columns, waits.looks, waits.stood, waits.awaited, waits.circles.waiting, waits.step)
 
     def _copied(self, columns: Sequence[Any]) -> list[Any]:
         runs, _, tasks, ends = self._module.new_columns()

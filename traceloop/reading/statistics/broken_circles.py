@@ -57,11 +57,12 @@ class BrokenCircles:
         self._is_for_lock = is_for_lock
         #: Circles that all their tasks have left: the latest ones, each in the order of idents.
         self.broken: list[list[Left]] = []
-        self._circles: dict[float, _Circle] = {}
+        #: The circles of tasks that are not known to have left them.
+        self.waiting: dict[float, _Circle] = {}
 
     def __contains__(self, ident: float) -> bool:
         """Whether looks found the task in a circle that it is not known to have left."""
-        return ident in self._circles
+        return ident in self.waiting
 
     def look(
         self, awaited: Mapping[float, Iterable[float]], looks: Mapping[float, Sequence[float]], when: float
@@ -70,28 +71,28 @@ class BrokenCircles:
         of its latest look (monotonic s) and the chain. when: the latest look at any task, monotonic s.
         """
         for members in circles(awaited):
-            known = self._circles.get(members[0])
+            known = self.waiting.get(members[0])
             if known is not None and known.found.keys() == set(members) and not known.left:
                 known.latest.update((ident, looks[ident][-2]) for ident in members if ident in looks)
                 continue  # which is true from its first look on, until its tasks' steps say otherwise
             if len(members) > _MAX_TASKS or not all(ident in looks for ident in members):
                 continue
-            while len(self._circles) + len(members) > _MAX_TASKS:
-                self._drop(next(iter(self._circles.values())))
+            while len(self.waiting) + len(members) > _MAX_TASKS:
+                self._drop(next(iter(self.waiting.values())))
             circle = _Circle(when)
             inside = set(members)
             for ident in members:
                 circle.found[ident] = looks[ident][-2], int(looks[ident][-1])
                 circle.latest[ident] = looks[ident][-2]
                 circle.awaits[ident] = tuple(other for other in awaited[ident] if other in inside)
-                former = self._circles.get(ident)
+                former = self.waiting.get(ident)
                 if former is not None:
                     self._drop(former)
-                self._circles[ident] = circle
+                self.waiting[ident] = circle
 
     def left(self, ident: float, name: str, since: float, until: float, *, destroyed: bool = False) -> None:
         """A task that is in a circle has waited from ``since`` to ``until`` (monotonic s)."""
-        circle = self._circles[ident]
+        circle = self.waiting[ident]
         looked_at, chain = circle.found[ident]
         if not (since <= looked_at and (until > circle.seen or destroyed)):
             if since > circle.seen:  # the task had gone on before the others were seen to wait: there was no circle
@@ -99,7 +100,7 @@ class BrokenCircles:
             return
         until = max(until, circle.seen)
         circle.left[ident] = Left(ident, name, chain, since, until, circle.awaits[ident], destroyed)
-        del self._circles[ident]
+        del self.waiting[ident]
         if len(circle.left) == len(circle.found) and self._is_certain(circle):
             self.broken.append([circle.left[each] for each in sorted(circle.left)])
             del self.broken[:-_MAX_BROKEN]
@@ -123,8 +124,8 @@ class BrokenCircles:
 
     def _drop(self, circle: _Circle) -> None:
         for ident in circle.found:
-            if self._circles.get(ident) is circle:
-                del self._circles[ident]
+            if self.waiting.get(ident) is circle:
+                del self.waiting[ident]
 
 
 def _lasted(circle: list[Left]) -> float:

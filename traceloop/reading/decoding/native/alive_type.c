@@ -198,7 +198,7 @@ alive_dealloc(AliveTasks *self)
 
 static PyMethodDef alive_methods[] = {
     {"feed", (PyCFunction)alive_feed, METH_VARARGS,
-     "feed(runs, tasks, ends, looks, stood, awaited, step): takes in one chunk."},
+     "feed(runs, tasks, ends, looks, stood, awaited, circles, step): takes in one chunk."},
     {"begin", (PyCFunction)alive_begin, METH_VARARGS, "begin(ident, since): adds a task."},
     {"by_site", (PyCFunction)alive_by_site, METH_NOARGS, "How many tasks are alive, by the site of their coroutine."},
     {"clear", (PyCFunction)alive_clear, METH_NOARGS, "Forgets all tasks; the totals of coroutines stay."},

@@ -10,6 +10,7 @@
    queue.c           the model's ready queue, its timers and writers
    places.c          which run a place in the record belongs to; the twin of timer_setters.py
    tally.c           sums by callback and histograms
+   looks.c           what looks at suspended tasks tell
    alive.h           tasks that are alive, and their coroutines, in files of its own
    rest.c            the collector's rest, while nobody writes
    ledger.h          the ledger of requests, in files of its own
@@ -297,6 +298,9 @@ int model_take_rare(Model *self, double a, double ident, double b);
 /* model_type.c, tally.c */
 extern PyType_Spec model_spec, buckets_spec, tally_spec;
 PyObject *count_iterations(PyObject *module, PyObject *const *args, Py_ssize_t count);
+
+/* looks.c */
+int look_between(PyObject *seen, double begin, double end);
 
 /* rest.c */
 PyObject *rest_until(PyObject *module, PyObject *args);

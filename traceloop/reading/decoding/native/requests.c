@@ -44,9 +44,9 @@ static int
 add_wait(Requests *self, Followed *task, double begin, double end, int part, uint32_t detail, List *out)
 {
     if (PyDict_GET_SIZE(self->looks)) {
-        PyObject *ident = PyFloat_FromDouble(task->ident);
-        int seen = ident != NULL ? PyDict_Contains(self->looks, ident) : -1;
-        PyObject *answer = NULL;
+        PyObject *ident = PyFloat_FromDouble(task->ident), *answer = NULL;
+        PyObject *looks = ident != NULL ? PyDict_GetItemWithError(self->looks, ident) : NULL;
+        int seen = looks != NULL ? look_between(looks, begin, end) : PyErr_Occurred() ? -1 : 0;
         if (seen > 0)
             answer = PyObject_CallMethod(self->owner, "look_within", "OddO", ident, begin, end,
                                          task->place ? Py_False : Py_True);

@@ -8,7 +8,7 @@
 /* What Waits (statistics/waits.py) knows; all borrowed. ``step`` is called. ``of_any``: it may know any task, not only
    those whose rows say so. */
 typedef struct {
-    PyObject *looks, *stood, *awaited, *step;
+    PyObject *looks, *stood, *awaited, *circles, *step;
     bool of_any;
 } Looks;
 
@@ -87,6 +87,22 @@ meet(AliveTasks *self, double ident, double start)
     return row;
 }
 
+static int
+contains(PyObject *dict, PyObject *ident)
+{
+    return PyDict_GET_SIZE(dict) ? PyDict_Contains(dict, ident) : 0;
+}
+
+/* Whether Waits.step does anything with a step at ``start``. */
+static int
+concerns(const Looks *looks, PyObject *ident, PyObject *seen, double start)
+{
+    int result = look_between(seen, -INFINITY, start);
+    if (result == 0)
+        result = contains(looks->awaited, ident);
+    return result ? result : contains(looks->circles, ident);
+}
+
 /* The task steps at ``start``; if a look has found it waiting, Waits.step is called. ``before``: the end of the step
    before, below 0 where there was none. */
 static int
@@ -95,6 +111,13 @@ end_wait(const AliveRow *row, const Looks *looks, double before, double start)
     PyObject *ident = PyFloat_FromDouble(row->ident);
     PyObject *seen = ident != NULL ? PyDict_GetItemWithError(looks->looks, ident) : NULL;
     int result = seen == NULL && PyErr_Occurred() ? -1 : 0;
+    if (seen != NULL) {
+        result = concerns(looks, ident, seen, start);
+        if (result <= 0)
+            seen = NULL;
+        else
+            result = 0;
+    }
     if (seen != NULL && before < 0.0) {
         /* The time before the look is not known, or was forgotten. */
         Py_INCREF(seen);
@@ -267,7 +290,7 @@ find_peaks(AliveTasks *self, const Tasks *tasks, const Ends *ends)
 static int
 forget(PyObject *dict, PyObject *ident)
 {
-    int known = PyDict_GET_SIZE(dict) ? PyDict_Contains(dict, ident) : 0;
+    int known = contains(dict, ident);
     return known > 0 ? PyDict_DelItem(dict, ident) : known;
 }
 
@@ -305,15 +328,16 @@ take_ends(AliveTasks *self, const Looks *looks, const Ends *ends)
     return 0;
 }
 
-/* feed(runs, tasks, ends, looks, stood, awaited, step): takes in a chunk; the last four are of Waits. */
+/* feed(runs, tasks, ends, looks, stood, awaited, circles, step): takes in a chunk; the last five are of Waits. */
 PyObject *
 alive_feed(AliveTasks *self, PyObject *args)
 {
     reader_state *st = state_of(Py_TYPE(self));
     PyObject *runs, *tasks, *ends;
     Looks looks;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!O", st->runs, &runs, st->tasks, &tasks, st->ends, &ends, &PyDict_Type,
-                          &looks.looks, &PyDict_Type, &looks.stood, &PyDict_Type, &looks.awaited, &looks.step))
+    if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!O!O", st->runs, &runs, st->tasks, &tasks, st->ends, &ends, &PyDict_Type,
+                          &looks.looks, &PyDict_Type, &looks.stood, &PyDict_Type, &looks.awaited, &PyDict_Type,
+                          &looks.circles, &looks.step))
         return NULL;
     if (self->feeding) {
         PyErr_SetString(PyExc_RuntimeError, "a chunk is being taken in");
