@@ -1,12 +1,12 @@
 """Damaged records through the reader's C half and the packer's, under AddressSanitizer and UBSan: none may harm them.
 
-    python tests/attacks/fuzz_reader.py [--inputs 10000000] [--seconds 0] [--seed 1] [--quick]
+    python tests/attacks/fuzz_reader.py [--inputs 10000000] [--seconds 0] [--seed 1] [--quick | --plain]
 
 It runs itself again through sanitized.py (which explains ``--quick``). An input is one batch: the one before it with
 some of its doubles or bits changed, spliced, cut or made up (mutations.c); or a stretch of a made-up record of a
 server, damaged likewise. It goes straight to the decoder, so that no checksum stops it. Some two hundred are a chunk,
 which goes to what takes chunks: the packer of spans, counts, steps by task, requests, who waited. Prints how many
-inputs went through; status 66 where a sanitizer spoke.
+inputs went through; status 66 where a sanitizer spoke. ``--plain`` leaves the sanitizers out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 HERE = os.path.dirname(os.path.abspath(__file__))
@@ -37,6 +37,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many; 0: when all inputs are through")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="see sanitized.py")
+    parser.add_argument("--plain", action="store_true", help="no sanitizers: whether all that is called takes it")
     options = parser.parse_args()
     if MUTATIONS in os.environ:
         Fuzz(options.seed).run(options.inputs, options.seconds)
@@ -49,7 +50,8 @@ def main() -> int:
         sanitized = [os.path.join(HERE, "sanitized.py"), *(["--quick"] if options.quick else [])]
         # Short stacks of what was allocated, and less of what was freed: a report has the seed, and can be had again.
         environ = os.environ | {MUTATIONS: built, "ASAN_OPTIONS": "malloc_context_size=1:quarantine_size_mb=16"}
-        return subprocess.run([sys.executable, *sanitized, *sys.argv], env=environ, check=False).returncode
+        command = [sys.executable, *([] if options.plain else sanitized), *sys.argv]
+        return subprocess.run(command, env=environ, check=False).returncode
 
 
 def load(name: str, path: str) -> Any:
@@ -303,13 +305,17 @@ class Fuzz:
             self.tally = native.Tally(native.Buckets(bounds if below(2) else tuple(sorted(bounds))))
         self.rows += len(native.count_iterations(decoded.iterations, *self.buckets))
 
+    def looks(self, idents: Iterable[float]) -> dict[float, array[float]]:
+        """Looks at some tasks: moments and chains by turns."""
+        return {ident: array("d", [self.choice(EDGES) for _ in range(2 + 2 * self.below(3))]) for ident in idents}
+
     def follow(self, decoded: Any) -> None:
         """Requests."""
         choice, below = self.choice, self.below
         when = (choice(EDGES), choice(EDGES), choice(EDGES))
         runs = [1, self.model.runs, max(1, self.model.runs - below(300))]
         delivered = {run: (*when, "pool", f"app.f{below(9)}", bool(below(2))) for run in runs}
-        looks = choice(({}, dict.fromkeys(self.alive.idents()), {65537.0: None, 131073.0: None}))
+        looks = self.looks(choice(((), self.alive.idents(), (65537.0, 131073.0))))
         if not below(50):
             decoded.requests += [(runs[below(3)], below(70000)) for _ in range(below(2000))]
         if not below(50):
@@ -353,7 +359,7 @@ class Fuzz:
             marks = [(choice((at, first)), below(9)) for at in range(first, number)] * choice((0, 1, 8))
             offload = (now, now, choice(EDGES), "pool", f"f{below(500)}", True)
             delivered = dict.fromkeys(range(first, number, 7), offload)
-            looks = dict.fromkeys(few) if below(2) else {}
+            looks = self.looks(few if below(2) else ())
             arguments = (tasks, marks, delivered, looks, 0, below(2), choice((-1.0, 1e300)))
             told = requests.feed(self.owner, runs, *arguments)
             self.rows += len(told[1]) + len(told[2])
@@ -363,8 +369,8 @@ class Fuzz:
         native, below, choice, alive = self.native, self.below, self.choice, self.alive
         begun = [task.ident for task in decoded.tasks][:50]
         idents = [65537.0, 131073.0, choice(EDGES), *begun, *alive.idents()[:50]]
-        looks, stood, awaited = (
-            {choice(idents): [choice(EDGES), 1.0] for _ in range(choice((0, 0, 3, 200)))} for _ in range(3)
+        looks, stood, awaited, circles = (
+            self.looks([choice(idents) for _ in range(choice((0, 0, 3, 200)))]) for _ in range(4)
         )
 
         def step(ident: float, before: float, start: float, name: str) -> None:
@@ -384,7 +390,7 @@ class Fuzz:
                 tasks.append((ident, "name", number, choice(EDGES), 0, float(number), True))
                 if below(2):
                     ends.append((ident, below(4), choice(EDGES), number))
-        alive.feed(decoded.runs, tasks, ends, looks, stood, awaited, step)
+        alive.feed(decoded.runs, tasks, ends, looks, stood, awaited, circles, step)
         for _ in range(below(4)):
             alive.begin(choice(idents), choice(EDGES))
             alive.remove(choice(idents))

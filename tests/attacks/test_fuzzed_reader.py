@@ -13,12 +13,20 @@ from tests.attacks.test_sanitized_core import skip_where_it_cannot_be_built
 SCRIPT = Path(__file__).with_name("fuzz_reader.py")
 
 
+def fuzz(*options: str) -> str:
+    skip_where_it_cannot_be_built()
+    done = subprocess.run([sys.executable, str(SCRIPT), *options], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+def test_it_still_fits_what_it_calls() -> None:
+    """Here, where the slow tests do not run, it would be noticed at the next `make test-all` only."""
+    assert fuzz("--plain", "--inputs", "30000").startswith("30,")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("more", [[], ["--quick"]], ids=["objects", "memory"])
 def test_no_batch_makes_it_misbehave(more: list[str]) -> None:
-    skip_where_it_cannot_be_built()
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "--inputs", "100000", *more], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    assert done.stdout.startswith("100,") and done.stdout.endswith("0 reports of the sanitizers\n"), done.stdout
+    told = fuzz("--inputs", "100000", *more)
+    assert told.startswith("100,") and told.endswith("0 reports of the sanitizers\n"), told
