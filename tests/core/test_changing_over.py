@@ -41,7 +41,9 @@ class Seconds:
 
 def recorded(core: str) -> Any:
     kind = CORES[core]
-    return kind(recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue()))
+    loop = kind(recorder=Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue()))
+    loop.set_debug(False)  # under -X dev too
+    return loop
 
 
 @pytest.fixture

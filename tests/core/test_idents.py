@@ -35,7 +35,7 @@ def in_cython(tmp_path_factory):
 
 @pytest.fixture(params=CORES)
 def loop(request):
-    with asyncio.Runner(loop_factory=CORES[request.param]) as runner:
+    with asyncio.Runner(debug=False, loop_factory=CORES[request.param]) as runner:
         yield runner.get_loop()
 
 
@@ -93,7 +93,7 @@ def test_a_coroutine_of_cython_is_named_once(loop, named, in_cython):
 @pytest.mark.skipif("c" not in CORES, reason="the core in C was not built")
 @pytest.mark.parametrize("kind", CALLBACKS)
 def test_the_core_in_c_asks_once_for_what_runs_python_code(kind):
-    with asyncio.Runner(loop_factory=CORES["c"]) as runner:
+    with asyncio.Runner(debug=False, loop_factory=CORES["c"]) as runner:
         loop: Any = runner.get_loop()
         recorder, asked = loop._recorder, []
         identify = recorder.identify
