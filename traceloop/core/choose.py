@@ -107,8 +107,12 @@ def replaces_handle_run() -> bool:
 def plan(loop: Any, originals: Originals, *, once: bool) -> Plan:
     """The plan of a run that begins now."""
     epoll, keys = (None, {}) if once else _direct_poll(loop, originals)
-    own_clock = type(loop).time is not type(loop)._original_time or _has_own(loop, "time")
-    return Plan(once, epoll, keys, own_clock)
+    return Plan(once, epoll, keys, has_own_clock(loop))
+
+
+def has_own_clock(loop: Any) -> bool:
+    """Whether the loop or its class has a ``time`` of its own now."""
+    return type(loop).time is not type(loop)._original_time or _has_own(loop, "time")
 
 
 def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:

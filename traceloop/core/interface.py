@@ -97,6 +97,8 @@ class Recorder(Protocol):
     stamps: dict[int, Any]
     external: Any
     is_running: bool
+    #: Whether the record goes by the program's own clock.
+    has_own_clock: bool
 
     @property
     def tasks(self) -> Tasks:
@@ -120,6 +122,10 @@ class Recorder(Protocol):
 
     def identify(self, callback: Any) -> float:
         """The ident of a callback; never 0."""
+        ...
+
+    def now(self, loop: Any) -> float:
+        """The record's time, s."""
         ...
 
     def external_iteration(self, loop: Any) -> None:

@@ -53,7 +53,7 @@ def poll_timeout(timers: Timers, now: float) -> float | None:
     if due is None:
         return None
     wait = due - now
-    return 0.0 if wait < 0.0 else wait if wait <= MAX_POLL_SECONDS else beyond_poll(wait)
+    return 0.0 if wait < 0.0 else float(wait) if wait <= MAX_POLL_SECONDS else beyond_poll(wait)
 
 
 def beyond_poll(wait: float) -> float:

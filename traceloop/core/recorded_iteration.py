@@ -68,7 +68,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready
     handles = _taken_from(ready)
-    once, epoll, keys, has_own_clock = plan
+    once, epoll, keys, recorder.has_own_clock = plan
+    has_own_clock = plan.own_clock
     goes_native = native_check(loop, plan)
     poll = None if epoll is None else epoll.poll
     # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
@@ -143,8 +144,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                 timeout = heap[0][0] - (loop.time() if other_clock else now)
                 if timeout < 0.0:
                     timeout = 0.0
-                elif not timeout <= MAX_POLL_SECONDS:
-                    timeout = beyond_poll(timeout)
+                else:  # of numpy's numbers the poll takes float64 alone
+                    timeout = float(timeout) if timeout <= MAX_POLL_SECONDS else beyond_poll(timeout)
             else:
                 timeout = -1.0
             if 0.0 <= timeout <= _LINGER_SECONDS:
@@ -198,6 +199,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
         # Not later than now: NaN is due, as it is for the standard loop.
         if heap and (not heap[0][0] >= now + resolution or other_clock):
             end = (loop.time() if other_clock else now) + resolution
+            ahead = end - resolution - now if other_clock else 0.0
             if not moved:
                 base = len(ready)
             while heap and not heap[0][0] >= end:
@@ -208,8 +210,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                     timers.cancelled -= 1
                     continue
                 ready.append(timer)
-                # NaN and minus infinity are no times that a delay could be reckoned from.
-                records.append(entry[0] if entry[0] > _NEVER else now)
+                # By the record's clock. NaN and minus infinity are no times that a delay could be reckoned from.
+                records.append(entry[0] - ahead if entry[0] > _NEVER else now)
                 records.append(layout.R_TIMER)
                 records.append(timer._set_at)
                 due += 1
@@ -476,7 +478,7 @@ def _run_through_handles(
             record.add(now, ident, len(loop._ready) + outcome)
         if tasks.created:
             tasks.define_created()
-        now = loop.time()
+        now = recorder.now(loop)
         if now - last_flush > _WAIT_SECONDS:
             recorder.flush(loop, now)
             last_flush = now

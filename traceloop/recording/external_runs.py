@@ -39,7 +39,7 @@ class ExternalRuns:
         if not recorder.is_running:
             recorder.external_iteration(loop)
             self._ended = 0.0
-        now: float = loop.time()
+        now = recorder.now(loop)
         recorder.words[layout.W_RUNNING] = now
         if now - self._ended > _SAME_ITERATION:
             if self._ended:
@@ -74,7 +74,7 @@ class ExternalRuns:
         recorder.record.add(start, ident, self._length + outcome)
         if recorder.tasks.created:
             recorder.tasks.define_created()
-        self._ended = loop.time()
+        self._ended = recorder.now(loop)
         if not self._length or len(recorder.record) > 3000:
             # The library is going to wait now, and it does not call us when its loop ends.
             recorder.record.add(self._ended, layout.R_POLL, -1.0)

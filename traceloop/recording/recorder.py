@@ -13,11 +13,12 @@ import os
 import sys
 import threading
 from collections import deque
+from time import monotonic
 from typing import Any
 
 from .. import notices
 from ..core.buffer import NOWHERE, Record
-from ..core.choose import core
+from ..core.choose import core, has_own_clock
 from ..core.identify import Identifier
 from ..record import layout
 from ..record.sites import OWN_WORK
@@ -74,6 +75,8 @@ class Recorder:
         self.external = ExternalRuns()
         #: True between the calls of ``loop_started`` and ``loop_stopped``.
         self.is_running = False
+        #: Whether the record goes by the program's own clock, which the loop had when it began to run.
+        self.has_own_clock = False
         self._watchdog: Watchdog | None = None
         self._broken = False
 
@@ -103,6 +106,17 @@ class Recorder:
 
     # -- the loop's life
 
+    def now(self, loop: Any) -> float:
+        """The record's time, s. A clock that was put on the loop while it runs (a test's) is not asked: the rest of the
+        record goes by another.
+        """
+        if self.has_own_clock:
+            try:
+                return float(loop.time())
+            except Exception:  # the iteration raises it; a loop can be closed nevertheless
+                pass
+        return monotonic()
+
     def external_iteration(self, loop: Any) -> None:
         """Called when code outside ``run_forever`` requests an iteration: starts the recording where it is stopped."""
         if not self.is_running:
@@ -121,11 +135,12 @@ class Recorder:
             self._move_to_child(loop)
         self.is_running = True
         try:
+            self.has_own_clock = has_own_clock(loop)
             is_new = self.ring is self.process.idle_ring and not self._broken
             if is_new:
                 self._take_ring(loop)
             self.record.base = 3 * self.ring.records
-            now = loop.time()
+            now = self.now(loop)
             self.words[layout.W_THREAD] = threading.get_native_id()
             self.words[layout.W_STOPPED] = 0.0
             self.words[layout.W_THRESHOLD] = threshold_of(loop, self.general_threshold)
@@ -170,7 +185,7 @@ class Recorder:
         self.words[layout.W_OPEN] = 1.0
         self.words[layout.W_LOOP] = self.number
         name = threading.current_thread().name
-        now = loop.time()
+        now = self.now(loop)
         self.ring.tell_owner(self.number, now, name)
         self.record.add(now, layout.R_LOOP, float(self.number))
         self.record.add_text(name)
@@ -182,7 +197,7 @@ class Recorder:
         watchdog = watchdog_of(self.process)
         if watchdog is not None:
             watchdog.unwatch(loop)
-        now = loop.time()
+        now = self.now(loop)
         self.record.add(now, layout.R_END, 0.0)
         self.flush(loop, now)
         try:
@@ -200,7 +215,7 @@ class Recorder:
             self.stamps.clear()
             return
         self._abandon_tasks(loop)
-        now = loop.time()
+        now = self.now(loop)
         self._record_last_words(loop)
         self.record.add(now, layout.R_END, 1.0)
         self.dropped_tasks.clear()
