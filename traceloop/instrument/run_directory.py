@@ -77,7 +77,8 @@ def _fitting(settings: Settings, place: str, say: Callable[[str], None]) -> Sett
     free = status.f_bavail * status.f_frsize
     if free and settings.ring_size > free // _ROOM:
         size = max(MIN_RING_SIZE, 1 << (free // _ROOM).bit_length() - 1)
-        say(f"{place} has {free >> 10} KiB free; the record of a loop gets {size >> 10} KiB of it")
+        if size <= free:  # else a line says that there is no room for a record
+            say(f"{place} has {free >> 10} KiB free; the record of a loop gets at most {size >> 10} KiB of it")
         return settings.replace(ring_size=size)
     return settings
 

@@ -15,6 +15,7 @@ from traceloop.reading.findings.slow import Slow
 from traceloop.reading.findings.slow_runs import kept
 from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.index import Congestion
+from traceloop.reading.stalls.model import StackTaken
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import SlowTotals
 from traceloop.reading.statistics.labels import DEFAULT_LIMIT
@@ -382,3 +383,17 @@ def test_a_rule_that_fails_costs_only_itself(monkeypatch):
     made.process.description = {"debug": True}
     monkeypatch.setattr(module, "RULES", (broken, *module.RULES))
     assert made.kinds() == [("data-dropped", "rule"), ("debug-mode", "")]
+
+
+def test_starved_in_a_run_during_which_its_process_was_killed(monkeypatch):
+    """The time that the run waited counts as it does of a run that has ended."""
+    made = Made(active=0.5, idle=0.5)
+    made.slow_run(0.25, 0.02, 0.216)
+    made.loop.callbacks.slow.clear()
+    index = stalls_of(made.process).index
+    (key,) = index.slow_runs()
+    info = index.lookup(*key)
+    stack = StackTaken(info.end, [], [], 0, {}, "watchdog", info.start, info.culprit)
+    monkeypatch.setattr(index, "unfinished", lambda: [key])
+    monkeypatch.setattr(index, "lookup", lambda *key: info._replace(stacks=[stack]))
+    assert made.one("processor-starved").harm == "216 ms of 1.00 s"

@@ -83,11 +83,7 @@ def _find(scope: Scope) -> list[Slow]:
                 each.runs += totals.runs * share
                 each.seconds += totals.seconds * share
                 each.blocked += totals.blocked_s * share
-                measured = info is not None and bool(info.parts.cause)
-                part = 1.0 if reason == STARVED and not measured else 0.0
-                if info is not None and measured:
-                    part = min(1.0, max(0.0, info.parts.processor_wait) / max(length, 1e-9))
-                each.starved += part * totals.seconds * share
+                each.starved += _starved_share(info, length, reason) * totals.seconds * share
                 if length >= each.longest:
                     each.longest, each.example = length, info
             if known:  # the longest of all may be too long ago to be remembered
@@ -188,6 +184,13 @@ def _reason(info: StallInfo | None, length: float, threshold: float, busy: bool)
     return parts.cause, kind
 
 
+def _starved_share(info: StallInfo | None, length: float, reason: str) -> float:
+    """The share of a slow run's ``length`` (s) in which it waited for a processor."""
+    if info is None or not info.parts.cause:
+        return 1.0 if reason == STARVED else 0.0
+    return min(1.0, max(0.0, info.parts.processor_wait) / max(length, 1e-9))
+
+
 def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str], Slow], busy: bool) -> None:
     """Stalls without an end: they still go on, or the process was killed during them."""
     for key in index.unfinished():
@@ -210,6 +213,7 @@ def _unfinished(index: StallIndex, scope: Scope, found: dict[tuple[str, str, str
         each = _entry(found, reason, info.culprit, info.callback, kind, loop)
         each.runs += 1
         each.seconds += length
+        each.starved += _starved_share(info, length, reason) * length
         if length > each.unended:
             each.unended, each.goes_on = length, goes_on
         if length > each.longest:
