@@ -130,10 +130,14 @@ def parse_endpoint(text: str) -> str:
     scheme, separator, rest = text.partition("://")
     if scheme not in ("http", "https") or not separator or not rest.strip("/") or " " in text:
         raise SettingsError(f"expected an http:// or https:// address, got {without_secrets(text)!r}")
-    # Behind what a user and a password may be, and an IPv6 address in brackets.
-    _, colon, port = rest.partition("/")[0].rpartition("@")[2].rpartition("]")[2].rpartition(":")
-    if colon and not (port.isdecimal() and int(port) < 65536):
-        raise SettingsError(f"expected a port from 0 to 65535 in {without_secrets(text)!r}")
+    # Behind what a user and a password may be. An IPv6 address is in brackets.
+    address = rest.partition("/")[0].rpartition("@")[2]
+    _, colon, port = address.rpartition("]")[2].rpartition(":")
+    if colon and not (port.isdecimal() and 0 < int(port) < 65536):
+        raise SettingsError(f"expected a port from 1 to 65535 in {without_secrets(text)!r}")
+    host = address[: -len(colon + port)] if colon else address
+    if not all(0 < len(label) < 64 for label in host.removesuffix(".").split(".")) and not host.startswith("["):
+        raise SettingsError(f"expected the name or the address of a host in {without_secrets(text)!r}")
     return text
 
 

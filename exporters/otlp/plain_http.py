@@ -13,10 +13,11 @@ import http.client
 import os
 import re
 import select
+import socket
 import time
 from collections.abc import Mapping
-from socket import socket
-from typing import Final
+from contextlib import suppress
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 from .responses import MAX_ANSWER_BYTES, reason_of, uncompressed
@@ -61,7 +62,7 @@ class PlainHttp:
         parts = urlsplit(settings.endpoint)
         self._target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         self._headers = headers
-        self._connection = http.client.HTTPConnection(parts.hostname or "", parts.port or 80)
+        self._connection = _Connection(parts.hostname or "", 80 if parts.port is None else parts.port)
 
     def close(self) -> None:
         """Closes its connection."""
@@ -70,36 +71,34 @@ class PlainHttp:
     def post(self, body: bytes | Body, timeout: float) -> Answer:
         """One attempt (see ``Transport``)."""
         answered = False
-        started = time.monotonic()
         try:
             self._connect(timeout)
-            connection = self._connection.sock
             self._write(body)
             with self._connection.getresponse() as response:
                 answered = True
-                data = _read_body(response, connection, max(0.05, timeout - (time.monotonic() - started)))
+                data = _read_body(response)
                 if not response.isclosed() and response.length != 0:  # longer or slower than what is read of it
                     self.close()
         except (OSError, http.client.HTTPException, ValueError) as error:
             self.close()
-            # Once it has answered, it may have taken the spans.
-            raise NoAnswer(reason_of(error), again=not answered) from None
+            # Once it has answered, it may have taken the spans. ValueError: of the name, which no DNS server is asked.
+            raise NoAnswer(reason_of(error), again=not answered and not isinstance(error, ValueError)) from None
         headers = response.headers
         return Answer(
             response.status, headers.get("Retry-After"), uncompressed(data, headers.get("Content-Encoding", ""))
         )
 
     def _connect(self, timeout: float) -> None:
-        self._connection.timeout = timeout
-        connection = self._connection.sock
-        if connection is not None:
+        connection: Any = self._connection
+        if connection.sock is not None:
             poll = select.poll()
-            poll.register(connection, select.POLLIN)
-            if not poll.poll(0):
-                connection.settimeout(timeout)
-                return
-            self.close()  # it was closed, or something was sent that nobody asked for
-        self._connection.connect()
+            poll.register(connection.sock, select.POLLIN)
+            if poll.poll(0):  # it was closed, or something was sent that nobody asked for
+                self.close()
+        if connection.sock is None:
+            connection.timeout = timeout
+            connection.connect()
+        connection.sock.until = time.monotonic() + timeout
 
     def _write(self, body: bytes | Body) -> None:
         connection = self._connection
@@ -118,21 +117,43 @@ class PlainHttp:
             pass  # the receiver takes no more; it may have answered before: "too large", say
 
 
-def _read_body(response: http.client.HTTPResponse, connection: socket, seconds: float) -> bytes:
-    """At most ``MAX_ANSWER_BYTES``, and what comes within so many seconds. Raises OSError or HTTPException where the
-    receiver has cut it short.
+class _Socket(socket.socket):
+    """A connection whose time is limited as a whole. A socket's own timeout begins anew with each byte that comes."""
+
+    until: float
+
+    def _limit(self) -> None:
+        left = self.until - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("timed out")
+        self.settimeout(left)
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        self._limit()
+        super().sendall(data, flags)
+
+    def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:
+        self._limit()
+        return super().recv_into(buffer, nbytes, flags)
+
+
+class _Connection(http.client.HTTPConnection):
+    def connect(self) -> None:
+        super().connect()
+        self.sock: Any = _Socket(fileno=self.sock.detach())
+
+
+def _read_body(response: http.client.HTTPResponse) -> bytes:
+    """At most ``MAX_ANSWER_BYTES``, and what comes in time. Raises OSError or HTTPException where the receiver has cut
+    it short.
     """
-    until = time.monotonic() + seconds
     body = b""
-    try:
-        while len(body) < MAX_ANSWER_BYTES and (left := until - time.monotonic()) > 0:
-            connection.settimeout(left)
+    with suppress(TimeoutError):
+        while len(body) < MAX_ANSWER_BYTES:
             piece = response.read1(MAX_ANSWER_BYTES - len(body))
             if not piece:
                 if response.length:
                     raise http.client.IncompleteRead(body, response.length)
                 break
             body += piece
-    except TimeoutError:
-        pass
     return body

@@ -57,7 +57,8 @@ class Transport(Protocol):
     """Requests to one receiver, one at a time. For one thread."""
 
     def post(self, body: bytes | Body, timeout: float) -> Answer:
-        """One attempt. ``timeout``: for the connection, for each piece that is sent, and for the answer, s. Raises
+        """One attempt. ``timeout``: for the connection, then for request and answer together, s; by ``requests``, which
+        knows no such limit, for each piece that is sent, for each of the answer's head, and for its body. Raises
         ``NoAnswer``.
         """
 

@@ -214,7 +214,7 @@ def test_bad_choices_are_told_in_one_line_each():
         ),
         (
             {"OTEL_METRICS_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://collector:99999/x"},
-            "no metrics to otlp: OTEL_EXPORTER_OTLP_METRICS_ENDPOINT: expected a port from 0 to 65535 "
+            "no metrics to otlp: OTEL_EXPORTER_OTLP_METRICS_ENDPOINT: expected a port from 1 to 65535 "
             "in 'http://collector:99999/x'",
         ),
     ],

@@ -213,6 +213,44 @@ def test_head_and_body_have_one_timeout_together(connect):
     assert answer.status == 200 and len(answer.body) < 25
 
 
+@pytest.mark.parametrize("takes_all", [True, False], ids=["answers", "takes"])
+def test_request_and_answer_have_one_timeout_where_each_byte_takes_its_time(takes_all):
+    over = threading.Event()
+
+    def drip():
+        connection, _ = listener.accept()
+        with contextlib.suppress(OSError), connection:
+            if takes_all:
+                connection.recv(1 << 16)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+            while not over.wait(0.02):
+                if takes_all:
+                    connection.sendall(b"x")
+                else:
+                    connection.recv(1 << 16)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        transport = PlainHttp(OtlpSettings(f"http://127.0.0.1:{listener.getsockname()[1]}", {}), {})
+        watch = threading.Timer(PATIENCE, over.set)
+        watch.start()
+        try:
+            with pytest.raises(NoAnswer, match="timed out"):
+                transport.post(b"body" if takes_all else Body([bytes(1 << 20)] * 1024), 0.5)
+            assert not over.is_set()
+        finally:
+            watch.cancel()
+            over.set()
+            thread.join(PATIENCE)
+
+
+def test_a_name_that_cannot_be_looked_up_is_not_tried_again():
+    with pytest.raises(NoAnswer, match="label empty") as caught:
+        PlainHttp(OtlpSettings("http://a..b", {}), {}).post(b"body", PATIENCE)
+    assert not caught.value.again
+
+
 @pytest.mark.parametrize(
     ("endpoint", "headers", "environ", "plain"),
     [
