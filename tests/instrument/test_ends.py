@@ -263,3 +263,41 @@ def test_a_program_that_goes_on_as_an_interpreter_without_traceloop_is_told_of(t
     assert process.returncode == 0
     line = until(lambda: re.search("nothing was recorded: .*\n", (tmp_path / "stderr").read_text()))[0]
     assert "went on by exec in an interpreter without traceloop" in line and "bin/python -m pip install " in line
+
+
+# A signal comes while the process ends, and the program's handler raises.
+IN_THE_LAST_FLUSH = """
+import asyncio, signal, sys
+from traceloop.recording import at_exit
+
+flush = at_exit.flush
+
+def handler(number, frame):
+    raise RuntimeError("mine")
+
+def interrupted():
+    at_exit.flush = flush
+    signal.raise_signal(signal.SIGUSR1)
+
+signal.signal(signal.SIGUSR1, handler)
+asyncio.run(asyncio.sleep(0))
+at_exit.flush = interrupted
+if sys.argv[1] == "signal":
+    async def end():
+        signal.raise_signal(signal.SIGTERM)
+    asyncio.run(end())
+"""
+
+
+@pytest.mark.parametrize("how", ["return", "signal"])
+def test_what_a_handler_raises_at_the_end_is_shown_as_python_shows_it(  # type: ignore[no-untyped-def]
+    how: str, traced: Traced, tmp_path: Path
+):
+    (tmp_path / "app.py").write_text(IN_THE_LAST_FLUSH)
+    result = outcome([*traced.command, "--no-metrics", "app.py", how], tmp_path)
+    if how == "signal":
+        assert result.status == -signal.SIGTERM
+    else:
+        assert result.status == 0
+        assert "Exception ignored in atexit callback" in result.stderr and "RuntimeError: mine" in result.stderr
+    assert "may be missing" not in result.stderr

@@ -186,6 +186,9 @@ def _end() -> None:
             notices.say_once(run_dir, "untraced", f"loops that ran untraced: {names}")
         _flush_and_wait()
     except Exception as error:
+        if _recording is not None and _recording.is_handlers(error):
+            _recording.close()  # the handler may have come before its end
+            raise
         notices.say(f"the end of the record may be missing: {error!r}")
     except KeyboardInterrupt:
         pass  # who presses Ctrl-C again does not want to wait
@@ -237,8 +240,10 @@ def _on_signal(number: int, frame: Any) -> None:
     if _postponed(number, frame):
         return
     _signal.signal(number, _signal.SIG_DFL)
-    _end()
-    os.kill(os.getpid(), number)
+    try:
+        _end()
+    finally:  # another signal's handler may raise
+        os.kill(os.getpid(), number)
 
 
 def _postponed(number: int, frame: Any) -> bool:

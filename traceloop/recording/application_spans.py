@@ -107,9 +107,9 @@ class ApplicationSpans:
                 known = getattr(span, "_loop_span", None)  # an AttributeError would take 300 ns for each new one
                 number = known[1] if known is not None and known[0] is self._generation else self._number(span, known)
         except Exception as error:
+            failures.report("the application's spans cannot be followed any more", error)
             self.variable = None
             number = 0
-            failures.report("the application's spans cannot be followed any more", error)
         if number != self.current:
             self.current = number
             self._record.add(number, layout.R_CONTEXT, 0.0)

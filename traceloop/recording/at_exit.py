@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import notices
 from ..record import files, layout
-from . import process
+from . import failures, process
 from .heaps.sampler import sampler_of
 from .outbox import outbox_of
 from .process import Process
@@ -41,6 +41,9 @@ def is_interrupted(frame: FrameType | None) -> bool:
             return True
         frame = frame.f_back
     return False
+
+
+is_handlers = failures.is_handlers
 
 
 def flush() -> None:
@@ -79,8 +82,9 @@ def close() -> None:
         outbox_of(current).drain(time.monotonic())
         for each in sampler_of(current).at_samples:
             each(math.inf)
-    except Exception:
-        pass  # the end of a process is no place for a failing recorder
+    except Exception as error:
+        failures.pass_on(error)
+        # Else nothing: the end of a process is no place for a failing recorder.
     current.end()
 
 

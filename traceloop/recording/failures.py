@@ -1,5 +1,7 @@
 """Failures of the recording: reported once, never raised into the application.
 
+A signal may come while the recording is at work. What its handler raises is the program's, and passes.
+
 A shortage of memory is not a fault of the recording, and it passes: one line reports it, without a traceback, and the
 recording tries again.
 """
@@ -22,8 +24,30 @@ def is_shortage(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "new thread" in str(error))
 
 
+def is_handlers(error: BaseException) -> bool:
+    """Whether a signal's handler in Python has raised ``error``: one gets the frame that it interrupts."""
+    trace = None if is_shortage(error) else error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        interrupted, trace = trace.tb_frame, trace.tb_next
+        if trace.tb_frame.f_globals.get("__name__", "").startswith("traceloop."):
+            continue
+        for value in trace.tb_frame.f_locals.values():
+            if value is interrupted or (type(value) is tuple and any(each is interrupted for each in value)):
+                return True
+    return False
+
+
+def pass_on(error: BaseException) -> None:
+    """Raises ``error`` again if a signal's handler has raised it."""
+    if is_handlers(error):
+        raise error
+
+
 def report(what: str, error: BaseException) -> None:
-    """Logs that ``what`` has failed. Called from any thread; never raises, even when memory is exhausted."""
+    """Logs that ``what`` has failed. Called from any thread. Raises nothing but what a signal's handler has raised,
+    even when memory is exhausted.
+    """
+    pass_on(error)
     try:
         if not is_shortage(error):
             _logger.error("traceloop: %s; the application runs on", what, exc_info=error)

@@ -199,10 +199,12 @@ class Recorder:
             watchdog.unwatch(loop)
         now = self.now(loop)
         self.record.add(now, layout.R_END, 0.0)
-        self.flush(loop, now)
         try:
+            self.flush(loop, now)
+        finally:  # also where a signal's handler has ended the flush
             self.words[layout.W_RUNNING] = 0.0
             self.words[layout.W_STOPPED] = 1.0
+        try:
             self.sampler.settle()
         except Exception as error:
             self._fail(error)
@@ -324,6 +326,7 @@ class Recorder:
         write_gauges(self.words, loop, self.tasks, threshold_of(loop, self.general_threshold))
 
     def _fail(self, error: Exception) -> None:
+        failures.pass_on(error)
         if failures.is_shortage(error):
             self.out_of_memory()  # not a fault of the recording, which goes on once there is memory again
             failures.report("recording failed", error)

@@ -1,0 +1,84 @@
+"""A signal that comes while the recording is at work: what its handler raises is the program's."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from functools import partial
+from typing import Any
+
+import pytest
+
+from tests.helpers.cores import CORES
+from traceloop.recording import failures, recorder
+from traceloop.recording.process import Process
+from traceloop.settings import Settings
+
+
+class Programs(Exception):
+    """An exception of the program's."""
+
+
+def function(number: int, frame: Any) -> None:
+    raise Programs
+
+
+class Object:
+    def method(self, number: int, frame: Any) -> None:
+        raise Programs
+
+
+HANDLERS = {
+    "function": function,
+    "method": Object().method,
+    "partial": partial(lambda more, *given: function(*given), "more"),
+}
+
+
+@pytest.mark.parametrize("handler", HANDLERS.values(), ids=HANDLERS)
+@pytest.mark.parametrize("last", [False, True], ids=["while it runs", "last"])
+@pytest.mark.parametrize("core", CORES)
+def test_what_the_handler_raises_during_a_flush_reaches_the_program(monkeypatch, core, last, handler):
+    kind: Any = CORES[core]
+    made = recorder.Recorder(Process(Settings(ring_size=1 << 20)), kind._new_record(), kind._new_queue())
+    loop = kind(recorder=made)
+    write_gauges = recorder.write_gauges
+    waiting = [signal.SIGUSR1]
+
+    def interrupted(*given: Any) -> None:
+        if waiting and made.is_running != last and loop.is_running():
+            signal.raise_signal(waiting.pop())
+        write_gauges(*given)
+
+    async def main() -> None:
+        await asyncio.sleep(0 if last else 60)
+
+    loop.run_until_complete(asyncio.sleep(0))
+    monkeypatch.setattr(recorder, "write_gauges", interrupted)
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(Programs):
+            loop.run_until_complete(main())
+        assert not waiting
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    # The recording goes on.
+    records = made.ring.records
+    loop.run_until_complete(asyncio.sleep(0))
+    assert made.ring.records > records and not made._broken
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
+    loop.run_until_complete(asyncio.sleep(0))
+    loop.close()
+
+
+def test_a_fault_of_the_recording_is_none_of_a_handlers():
+    try:
+        sys.intern(1)  # type: ignore[arg-type]
+    except TypeError as error:
+        assert not failures.is_handlers(error)
+    try:
+        asyncio.Future(loop=7)  # type: ignore[arg-type]
+    except AttributeError as error:
+        assert not failures.is_handlers(error)
