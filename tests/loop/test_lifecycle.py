@@ -307,6 +307,15 @@ def test_many_loops_in_many_threads(loop_factory):
     assert len({id(each) for _, each in results}) == 8
 
 
+def test_what_was_never_awaited_has_the_standard_loop_s_name(loop_factory):
+    """pytest-asyncio ignores this warning by the name, where a test has closed its loop."""
+    loop = loop_factory()
+    loop.close()
+    with pytest.warns(RuntimeWarning, match=r"'BaseEventLoop\.shutdown_asyncgens' was never awaited"):
+        loop.shutdown_asyncgens()
+        gc.collect()
+
+
 def test_a_class_s_clock_and_call_at_are_asked_for_timers(loop_factory, monkeypatch):
     """freezegun replaces the clock of the loop's class while loops of it run."""
 

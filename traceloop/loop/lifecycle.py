@@ -167,6 +167,9 @@ class LifecycleMixin(LoopPart):
                     }
                 )
 
+    # By this name pytest-asyncio ignores the warning that it was never awaited, where a test has closed its loop.
+    shutdown_asyncgens.__qualname__ = "BaseEventLoop.shutdown_asyncgens"
+
     # -- the exception handler
 
     def get_exception_handler(self) -> ExceptionHandler | None:
