@@ -244,9 +244,9 @@ def test_a_killed_collector_leaves_the_program_alone(make_run):
         """
     )
     program.stdout.readline()
-    description = until(lambda: (run.path / "collector.json").exists() and (run.path / "collector.json").read_text())
+    collector = run.collector_pid
     os.kill(run.handle.pid, signal.SIGKILL)  # its supervisor
-    os.kill(json.loads(description)["pid"], signal.SIGKILL)
+    os.kill(collector, signal.SIGKILL)
     assert program.stdout.read() == "done\n"
     assert program.wait() == 0
 
@@ -291,9 +291,9 @@ def test_counters_go_on_where_a_killed_collector_left_them(make_run):
         step()
     while noted() != counted:  # a note is taken when something has been read, two seconds after the last one
         step()
-    before = json.loads((run.path / "collector.json").read_text())["pid"]
+    before = run.collector_pid
     os.kill(before, signal.SIGKILL)
-    until(lambda: json.loads((run.path / "collector.json").read_text())["pid"] != before)
+    until(lambda: run.collector_pid != before)
     assert run.value("asyncio_callback_runs_total", callback="__main__.steps") == counted
     step()
     assert run.value("asyncio_callback_duration_seconds_count", kind="task") >= counted

@@ -1,5 +1,6 @@
 """A run directory with a real collector, and programs that record into it."""
 
+import json
 import os
 import re
 import subprocess
@@ -42,6 +43,12 @@ class Run:
         settings = Settings(run_dir=str(folder), **{"metrics_port": 0, **choices})
         self.handle = collector.start(settings, self.environ)
         self.programs = []
+
+    @property
+    def collector_pid(self):
+        """Of the process that reads the record; ``handle.pid`` is its supervisor's."""
+        description = self.path / "collector.json"
+        return json.loads(until(lambda: description.exists() and description.read_text()))["pid"]
 
     def start(self, code, **more):
         environ = {**self.environ, RUN_DIR: str(self.path)}

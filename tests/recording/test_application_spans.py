@@ -262,7 +262,7 @@ def test_what_runs_after_a_loss_is_still_in_its_span(tmp_path):
         program = run.start(LOSSES, stdin=subprocess.PIPE)
         for signal_number, line in ((signal.SIGSTOP, "ready\n"), (signal.SIGCONT, "done\n")):
             assert program.stdout.readline() == line
-            os.kill(run.handle.pid, signal_number)
+            os.kill(run.collector_pid, signal_number)
             program.stdin.write("\n")
             program.stdin.flush()
         run.drained(program)

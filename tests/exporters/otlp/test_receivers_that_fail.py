@@ -57,14 +57,14 @@ def test_one_that_is_gone_for_a_while(make_run):
         {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}", "OTEL_BSP_MAX_QUEUE_SIZE": "5000",
          "OTEL_BSP_MAX_EXPORT_BATCH_SIZE": "1000", "OTEL_BSP_SCHEDULE_DELAY": "100"}
     )  # fmt: skip
-    before = resident_mib(run.handle.pid)
+    before = resident_mib(run.collector_pid)
     program = run.start(PROGRAM, stdin=subprocess.PIPE)
     assert program.stdout.readline() == "first\n"
     until(lambda: (run.value("asyncio_callback_runs_total") or 0) >= 40_000)
     assert run.value("traceloop_spans_exported_total") == 0
     # 5,000 are kept, one batch is on its way.
     until(lambda: run.value("traceloop_spans_dropped_total", reason="queue_full") >= 40_000 - 6_000)
-    assert resident_mib(run.handle.pid) - before < 150
+    assert resident_mib(run.collector_pid) - before < 150
     receiver = Receiver(port=port)
     try:
         kept = 3_000
