@@ -6,6 +6,7 @@ import itertools
 import re
 import tracemalloc
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -217,6 +218,26 @@ def test_the_same_runs_give_the_same_requests(drawn: Any, watched: bool) -> None
     assert isinstance(in_python[0][1].runs, RunRows) and not isinstance(in_c[0][1].runs, RunRows)
     expected = told(in_python, watched)
     assert told(in_c, watched) == expected
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_ran_before_a_step_is_the_same(seed: int) -> None:
+    """Steps that were ready for long, with many runs before them: short and long ones, in an order that a damaged
+    record may have.
+    """
+    choose = Random(seed)
+    drawn = [([run(AIOHTTP, begins=1)], 0)]
+    for _ in range(20):
+        lengths = choose.choices([0, 1, 2, 40], [100, 5, 2, 1], k=choose.choice([3, 30, 300]))
+        pauses = choose.choices([0, 1, -20], [200, 5, 1], k=len(lengths))
+        runs = [
+            run(CALLBACKS[0], kind=READER, length=length, pause=pause)
+            for length, pause in zip(lengths, pauses, strict=True)
+        ]
+        runs.append(run(AIOHTTP, choose.randrange(1, 4), delay=choose.choice([1, 20, 300]), marks=[4]))
+        drawn.append((runs, 0))
+    in_python, in_c = chunks_of(drawn)
+    assert told(in_c, False) == told(in_python, False)
 
 
 @pytest.mark.skipif(counting.native() is None, reason="the reader in Python was asked for")

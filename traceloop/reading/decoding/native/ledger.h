@@ -4,7 +4,8 @@
    stretch_lists.c  lists of stretches, and their memory
    stretches.c      the time of a task, cut into stretches; sums of them by part and detail
    request_names.c  texts by number: names of requests, details of parts
-   request_tasks.c  tasks that are followed, or have ended; the latest runs, and what they are called
+   recent_runs.c    the latest runs
+   request_tasks.c  tasks that are followed, or have ended; what runs are called
    requests.c       one step of a task: since when it waited, for what
    request_sums.c   requests that were answered: added up by name, or told one by one
    requests_type.c  Requests as a Python type
@@ -116,9 +117,12 @@ typedef struct {
     Followed *oldest, *newest;
 } Table;
 
+typedef struct Block Block;
+
 typedef struct {
     int64_t first;
     Runs *runs; /* owned */
+    Block *blocks; /* owned; recent_runs.c */
 } Chunk;
 
 typedef struct {
@@ -199,6 +203,12 @@ int waited_for_text(Names *names, uint32_t name, uint32_t *number);
 int label_of(Requests *self, double ident, uint32_t *number);
 int kind_of_ident(Requests *self, double ident);
 
+/* recent_runs.c */
+int runs_add(Requests *self, Runs *runs);
+bool run_of(const Requests *self, int64_t number, Run *run);
+int longer_before(const Requests *self, int64_t number, double ready, double least, Turn **turn);
+void forget_runs(Requests *self);
+
 /* request_tasks.c */
 int table_init(Table *table);
 void table_free(Table *table);
@@ -208,12 +218,9 @@ int begin_task(Requests *self, double ident, double maker_ident, bool made_by_lo
 void set_root(Followed *task, Followed *root);
 void end_task(Requests *self, Followed *task);
 void drop_task(Requests *self, Followed *task);
-int runs_add(Requests *self, Runs *runs);
-bool run_of(const Requests *self, int64_t number, Run *run);
-int longer_before(const Requests *self, int64_t number, double ready, double least, Turn **turn);
 int marks_add(Requests *self, int64_t run, uint32_t site);
 size_t mark_of(const Requests *self, int64_t run);
-void forget_runs(Requests *self);
+void forget_marks(Requests *self);
 Followed *known_task(const Requests *self, double ident); /* followed, or ended; NULL: neither */
 int name_of_task(Requests *self, double ident, uint32_t *name);
 int name_of_run(Requests *self, int64_t number, double ident, uint32_t *name);

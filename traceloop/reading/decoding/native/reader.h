@@ -252,8 +252,14 @@ site_of(double ident)
     return ident >= 0.0 && ident < EXACT ? (uint32_t)((uint64_t)ident & 0xFFFF) : 0;
 }
 
+int reserve_more(void **items, size_t *size, size_t wanted, size_t each);
+
 /* Makes room for ``wanted`` items of ``each`` bytes; -1 with MemoryError set where there is none. */
-int reserve(void **items, size_t *size, size_t wanted, size_t each);
+static inline int
+reserve(void **items, size_t *size, size_t wanted, size_t each)
+{
+    return wanted <= *size ? 0 : reserve_more(items, size, wanted, each);
+}
 
 /* runs.c */
 int runs_reserve(Runs *runs, Py_ssize_t more);

@@ -1,5 +1,5 @@
-/* The tasks that are followed, those that have ended and may be asked for; the latest runs of the loop (the twin of
-   requests/recent_runs.py), and the functions that runs have named as what answers their request. */
+/* The tasks that are followed, those that have ended and may be asked for; and the functions that runs have named as what
+   answers their request. */
 
 #include "ledger.h"
 
@@ -171,104 +171,6 @@ drop_task(Requests *self, Followed *task)
         release(table_take(&self->followed, task->ident));
 }
 
-/* -- the latest runs */
-
-int
-runs_add(Requests *self, Runs *runs)
-{
-    if (!runs->length || runs->first < 0)
-        return 0;
-    if (self->first_chunk > 64 && self->first_chunk > self->chunk_count) {
-        memmove(self->chunks, self->chunks + self->first_chunk, self->chunk_count * sizeof(Chunk));
-        self->first_chunk = 0;
-    }
-    size_t wanted = self->first_chunk + self->chunk_count + 1;
-    if (reserve((void **)&self->chunks, &self->chunk_size, wanted, sizeof(Chunk)) < 0)
-        return -1;
-    runs_trim(runs); /* of a quiet server, each chunk has a run or two and room for a thousand */
-    self->chunks[wanted - 1] = (Chunk){runs->first, (Runs *)Py_NewRef(runs)};
-    self->chunk_count++;
-    self->run_count += runs->length;
-    Chunk *oldest;
-    while (oldest = &self->chunks[self->first_chunk], self->run_count - oldest->runs->length >= KEPT_RUNS) {
-        self->run_count -= oldest->runs->length;
-        self->first_chunk++;
-        self->chunk_count--;
-        Py_DECREF(oldest->runs);
-    }
-    return 0;
-}
-
-/* The latest chunk whose first number is below ``number``, or is it; NULL where there is none. */
-static const Chunk *
-chunk_of(const Requests *self, int64_t number)
-{
-    const Chunk *chunks = self->chunks + self->first_chunk;
-    size_t low = 0, high = self->chunk_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (chunks[middle].first <= number)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    return low ? &chunks[low - 1] : NULL;
-}
-
-/* Copies the run of this number; false where it is not known, or no longer. */
-bool
-run_of(const Requests *self, int64_t number, Run *run)
-{
-    const Chunk *chunk = number > 0 ? chunk_of(self, number) : NULL;
-    if (chunk == NULL || number - chunk->first >= chunk->runs->length)
-        return false;
-    run->number = number;
-    run->row = chunk->runs->rows[number - chunk->first];
-    return true;
-}
-
-/* Of the runs before this one, those that ended after ``ready`` and lasted for ``least`` s or longer, latest first: a
-   new reference, NULL where there are none. */
-int
-longer_before(const Requests *self, int64_t number, double ready, double least, Turn **turn)
-{
-    TurnRun found[MAX_NAMED];
-    size_t count = 0;
-    int passed = 0;
-    bool over = false;
-    *turn = NULL;
-    const Chunk *chunk = chunk_of(self, number - 1);
-    if (chunk == NULL)
-        return 0;
-    ptrdiff_t left = chunk - (self->chunks + self->first_chunk);
-    for (; !over && passed < MAX_BEHIND && left >= 0; left--) {
-        chunk = self->chunks + self->first_chunk + left;
-        int64_t index = number - chunk->first;
-        if (index > chunk->runs->length)
-            index = chunk->runs->length;
-        while (index > 0 && passed < MAX_BEHIND) {
-            const Row *row = &chunk->runs->rows[--index];
-            over = row->end <= ready;
-            if (over)
-                break;
-            passed++;
-            if (!(row->end - row->start < least) && count < MAX_NAMED)
-                found[count++] = (TurnRun){row->start, row->end, row->ident, chunk->first + index};
-        }
-    }
-    if (!count)
-        return 0;
-    *turn = PyMem_Malloc(sizeof(Turn) + count * sizeof(TurnRun));
-    if (*turn == NULL) {
-        PyErr_NoMemory();
-        return -1;
-    }
-    (*turn)->references = 1;
-    (*turn)->count = count;
-    memcpy((*turn)->runs, found, count * sizeof(TurnRun));
-    return 0;
-}
-
 /* -- marks */
 
 /* A run has named the function that answers its request; a second time, where it answers several. */
@@ -316,15 +218,11 @@ mark_of(const Requests *self, int64_t run)
 }
 
 void
-forget_runs(Requests *self)
+forget_marks(Requests *self)
 {
-    for (size_t index = 0; index < self->chunk_count; index++)
-        Py_DECREF(self->chunks[self->first_chunk + index].runs);
-    PyMem_Free(self->chunks);
     PyMem_Free(self->marks);
-    self->chunks = NULL;
     self->marks = NULL;
-    self->chunk_count = self->mark_count = 0;
+    self->mark_count = 0;
 }
 
 /* -- names */

@@ -124,6 +124,7 @@ requests_dealloc(Requests *self)
     table_free(&self->followed);
     table_free(&self->ended);
     forget_runs(self);
+    forget_marks(self);
     forget_sums(self);
     list_clear(&self->waited);
     list_clear(&self->turn);

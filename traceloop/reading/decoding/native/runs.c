@@ -7,10 +7,8 @@
 #define LEAST 1024
 
 int
-reserve(void **items, size_t *size, size_t wanted, size_t each)
+reserve_more(void **items, size_t *size, size_t wanted, size_t each)
 {
-    if (wanted <= *size)
-        return 0;
     size_t grown = *size ? *size : 64;
     while (grown < wanted) {
         if (grown > SIZE_MAX / 4 / each) {
