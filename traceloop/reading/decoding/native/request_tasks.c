@@ -1,5 +1,5 @@
-/* The tasks that are followed, those that have ended and may be asked for; and the functions that runs have named as what
-   answers their request. */
+/* The tasks that are followed, those that have ended and may be asked for; and the functions that runs have named as
+   what answers their request. */
 
 #include "ledger.h"
 
