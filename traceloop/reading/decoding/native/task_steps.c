@@ -93,7 +93,7 @@ contains(PyObject *dict, PyObject *ident)
     return PyDict_GET_SIZE(dict) ? PyDict_Contains(dict, ident) : 0;
 }
 
-/* Whether Waits.step does anything with a step at ``start``. */
+/* Whether Waits.step does anything with a step at ``start`` of a task that was ``seen`` at these moments. */
 static int
 concerns(const Looks *looks, PyObject *ident, PyObject *seen, double start)
 {
@@ -103,39 +103,34 @@ concerns(const Looks *looks, PyObject *ident, PyObject *seen, double start)
     return result ? result : contains(looks->circles, ident);
 }
 
+/* The first moment of these. */
+static double
+first_look(PyObject *seen)
+{
+    PyObject *first = PySequence_GetItem(seen, 0);
+    double when = first != NULL ? PyFloat_AsDouble(first) : -1.0;
+    Py_XDECREF(first);
+    return when;
+}
+
 /* The task steps at ``start``; if a look has found it waiting, Waits.step is called. ``before``: the end of the step
    before, below 0 where there was none. */
 static int
 end_wait(const AliveRow *row, const Looks *looks, double before, double start)
 {
-    PyObject *ident = PyFloat_FromDouble(row->ident);
+    PyObject *ident = PyFloat_FromDouble(row->ident), *done = NULL;
     PyObject *seen = ident != NULL ? PyDict_GetItemWithError(looks->looks, ident) : NULL;
-    int result = seen == NULL && PyErr_Occurred() ? -1 : 0;
-    if (seen != NULL) {
-        result = concerns(looks, ident, seen, start);
-        if (result <= 0)
-            seen = NULL;
-        else
-            result = 0;
-    }
-    if (seen != NULL && before < 0.0) {
+    int result = seen != NULL ? concerns(looks, ident, seen, start) : PyErr_Occurred() ? -1 : 0;
+    if (result > 0 && before < 0.0) {
         /* The time before the look is not known, or was forgotten. */
-        Py_INCREF(seen);
-        PyObject *first = PySequence_GetItem(seen, 0);
-        Py_DECREF(seen);
-        before = first != NULL ? PyFloat_AsDouble(first) : 0.0;
-        Py_XDECREF(first);
-        if (PyErr_Occurred())
-            result = -1;
-        else if (!(before < start))
-            seen = NULL;
+        before = first_look(seen);
+        result = before == -1.0 && PyErr_Occurred() ? -1 : before < start;
     }
-    if (seen != NULL && result == 0) {
-        PyObject *done = PyObject_CallFunction(looks->step, "OddN", ident, before, start,
-                                               task_name(row->name, row->automatic));
+    if (result > 0) {
+        done = PyObject_CallFunction(looks->step, "OddN", ident, before, start, task_name(row->name, row->automatic));
         result = done == NULL ? -1 : 0;
-        Py_XDECREF(done);
     }
+    Py_XDECREF(done);
     Py_XDECREF(ident);
     return result;
 }
