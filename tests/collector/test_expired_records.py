@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.helpers.differential import clean_environ
+from tests.helpers.small_shared_memory import run_in_shared_memory
 from traceloop.collector.expired_records import expire, hold, make_room
 from traceloop.record.proc import pid_namespace, process_start_ticks
 
@@ -97,18 +97,12 @@ def test_crashes_leave_a_small_file_system_room(traced, tmp_path):
     (tmp_path / "app.py").write_text(CRASH)
     run = f"{traced.command[0]} run --no-metrics --ring-size 1M"
     script = f"""
-        mount -t tmpfs -o size=16m tmpfs /dev/shm || exit 77
         for number in 1 2 3 4 5 6 7 8; do {run} app.py; done
         du -sk /dev/shm | cut -f1
         ls /dev/shm | wc -l
         {run} -c 'import asyncio; asyncio.run(asyncio.sleep(0))'
     """
-    done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script], cwd=tmp_path, env=clean_environ(), capture_output=True, text=True,
-        timeout=300,
-    )  # fmt: skip
-    if "unshare" in done.stderr or done.returncode == 77:
-        pytest.skip("needs the right to mount")
+    done = run_in_shared_memory("16m", script, tmp_path)
     kib, count = map(int, done.stdout.split())
     # A quarter of 16 MiB, and the newest.
     assert kib < 6 * 1024 and 1 <= count < 8, done.stderr

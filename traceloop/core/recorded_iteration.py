@@ -68,8 +68,8 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready
     handles = _taken_from(ready)
-    once, epoll, keys, recorder.has_own_clock = plan
-    has_own_clock = plan.own_clock
+    once, epoll, keys, has_own_clock = plan
+    recorder.has_own_clock = has_own_clock
     goes_native = native_check(loop, plan)
     poll = None if epoll is None else epoll.poll
     # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
