@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import os
+import pickle
 import signal
 import subprocess
 import weakref
@@ -162,6 +163,40 @@ def test_a_span_that_takes_no_attribute_and_a_context_that_is_no_tuple(spans, li
         )  # fmt: skip
         spans.changed(None)
         lists.take()
+
+
+def test_a_span_that_makes_its_context_anew_keeps_its_number(spans, lists):
+    class Span:
+        def get_span_context(self):
+            return SpanContext(7, 8, False)
+
+    context = {spans._span_key: Span()}
+    for defined in ([(1.0, layout.R_SPAN)], []):
+        spans.changed(context)
+        assert [(a, kind) for a, kind, _ in lists.take()[0]] == [*defined, (1.0, layout.R_CONTEXT)]
+        spans.changed(None)
+        lists.take()
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_the_applications_spans_stay_as_they_are(core):
+    """One more attribute would give each of them a dict of its own."""
+    tracer = TracerProvider().get_tracer("application")
+    span = tracer.start_span("a")
+    before = dict(vars(span))
+    loop = CORES[core]()
+
+    async def within():
+        with trace.use_span(span):
+            await asyncio.gather(*[asyncio.sleep(0) for _ in range(3)])
+
+    loop.run_until_complete(within())
+    recorded = loop._recorder.spans._next - 1
+    loop.close()
+    assert recorded == 1
+    assert vars(span) == before
+    copied = pickle.loads(pickle.dumps(span.get_span_context()))
+    assert copied == span.get_span_context() and repr(copied) == repr(span.get_span_context())
 
 
 def test_a_batch_says_what_one_that_was_lost_had_said(spans, lists):

@@ -8,8 +8,10 @@ The facts that shape it, of opentelemetry-api 1.25 to 1.45 and Python's ``contex
 * A handle that carries the same dict object as the one before it is in the same span: an ``is`` in the loop's hot path
   settles it, and ``changed`` is called for the others only.
 * A span object lives as long as something refers to it, and its address may be given to the next one. So its number
-  lies on the span itself, as a task's does, and nothing here keeps a span alive. Several loops may meet one span, and
-  a pickled one may come to another process: the number goes with a mark of the process that gave it.
+  lies on the span's context, which lives as long, and nothing here keeps a span alive. It does not lie on the span
+  itself: the SDK's spans have as many attributes as the interpreter keeps in line, and with one more each of them gets
+  a dict, which took a twentieth of a request's CPU time. Several loops may meet one span, and a pickled one may come to
+  another process: the number goes with a mark of the process that gave it.
 * A reader remembers only the latest spans (32,768 at least), and it may lose records, and definitions with them. So
   spans are defined in generations: a long-lived span (a connection's, a background task's) is defined again, under the
   same number, when it is met in a new generation. Each batch states at its beginning which span is current.
@@ -56,6 +58,7 @@ class ApplicationSpans:
         "_plain",
         "_record",
         "_span_key",
+        "_stateless",
         "_written",
         "current",
         "variable",
@@ -66,12 +69,14 @@ class ApplicationSpans:
         self._record = record
         self._module: Any = None
         self._span_key = ""
-        # A span's ``_loop_span`` is a pair: the generation in which it was last defined, and its number. Generations
+        # ``_loop_span`` is a pair: the generation in which the span was last defined, and its number. Generations
         # of one loop differ in their last 20 bits only.
         self._generation = int.from_bytes(os.urandom(6), "little") << _GENERATION_BITS
         self._next = 1
         # The class of span contexts that was seen to be a tuple of its six fields, as the API's is.
         self._plain: type | None = None
+        # A trace state that was seen to be empty: the API's default, which nearly all spans share.
+        self._stateless: Any = None
         self._defined = self._written = 0  # definitions and records of this generation
         self.variable: ContextVar[Any] | None = None
         #: The number that was recorded last.
@@ -104,8 +109,7 @@ class ApplicationSpans:
             number = 0
             span = otel_context.get(self._span_key) if otel_context else None
             if span is not None:
-                known = getattr(span, "_loop_span", None)  # an AttributeError would take 300 ns for each new one
-                number = known[1] if known is not None and known[0] is self._generation else self._number(span, known)
+                number = self.number_of(span)
         except Exception as error:
             failures.report("the application's spans cannot be followed any more", error)
             self.variable = None
@@ -116,8 +120,13 @@ class ApplicationSpans:
 
     def number_of(self, span: Any) -> int:
         """The number of ``span`` in the record; defines the span where that is needed. 0 for one without a context."""
-        known = getattr(span, "_loop_span", None)
+        known = getattr(self._bearer(span), "_loop_span", None)  # an AttributeError would take 300 ns for each new one
         return known[1] if known is not None and known[0] is self._generation else self._number(span, known)
+
+    def _bearer(self, span: Any) -> Any:
+        """What the number lies on: the span's context; or the span, where it has none of its own of the API's class."""
+        context = getattr(span, "_context", None)
+        return context if type(context) is self._plain else span
 
     def enter_active(self) -> float | None:
         """What is recorded next belongs to the span that is current now; the running code may have opened it itself.
@@ -161,7 +170,9 @@ class ApplicationSpans:
         """Defines ``span`` and returns its number, 0 where it has no valid context. ``known``: its last definition,
         which may be another loop's.
         """
-        context: Any = span.get_span_context()
+        context: Any = self._bearer(span)
+        if context is span:
+            context = span.get_span_context()
         kind = type(context)
         if kind is self._plain:
             # Its six properties, each a call, cost as much as all the rest of this.
@@ -171,6 +182,8 @@ class ApplicationSpans:
             flags, state, is_valid = context.trace_flags, context.trace_state, context.is_valid
             if isinstance(context, tuple) and tuple(context) == (trace_id, span_id, is_remote, flags, state, is_valid):
                 self._plain = kind
+        if state is not self._stateless and not state:
+            self._stateless = state
         if not is_valid:
             number = 0
         else:
@@ -183,10 +196,15 @@ class ApplicationSpans:
             if self._defined >= GENERATION:
                 self._begin_generation()
             self._record.add(number, layout.R_SPAN, flags_of(flags, is_remote))
+            header = "" if state is self._stateless else state_of(state)
             # 60 ns less than an f-string.
-            self._record.add_text("%032x %016x %s" % (trace_id, span_id, state_of(state)))  # noqa: UP031
+            self._record.add_text("%032x %016x %s" % (trace_id, span_id, header))  # noqa: UP031
+        bearer = self._bearer(span)
         try:
-            span._loop_span = self._generation, number
+            if bearer is span:
+                span._loop_span = self._generation, number
+            else:
+                object.__setattr__(bearer, "_loop_span", (self._generation, number))  # its own ignores all names
         except Exception:
             pass  # takes no attribute: it gets a number each time it is met
         return number

@@ -26,6 +26,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
+from ..core.choose import core
 from ..record import layout
 from ..record.sites import Site
 from .import_hooks import when_imported
@@ -132,17 +133,26 @@ def _patch(module: Any) -> None:
 
 
 def _noting(original: Callable[..., Any], note: Callable[[Any], None], server: Any) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def noting(self: Any, *args: Any, **options: Any) -> Any:
-        try:
-            if self.kind is server:
-                note(self)
-        except Exception:  # a failure to record never reaches the application
-            pass
-        return original(self, *args, **options)
+    """What stands for ``original``: it calls ``note`` with the spans of the kind ``server``. With the C core it is an
+    object of C that looks like a function (core/native/requests.c).
+    """
+    native = core().native
+    noting: Any
+    if native is not None:
+        noting = native.NotingMethod(original, "span", note, server)
+    else:
 
-    noting._traceloop = True  # type: ignore[attr-defined]
-    return noting
+        @functools.wraps(original)
+        def noting(self: Any, *args: Any, **options: Any) -> Any:
+            try:
+                if self.kind is server:
+                    note(self)
+            except Exception:  # a failure to record never reaches the application
+                pass
+            return original(self, *args, **options)
+
+    noting._traceloop = True
+    return noting  # type: ignore[no-any-return]
 
 
 def _recorder() -> Any:

@@ -53,9 +53,11 @@
 #define R_SPIN (-3.0)
 #define R_TIMER (-4.0)
 #define R_DUE (-5.0)
+#define R_TASK (-6.0)
 #define R_STAMP (-7.0)
 #define R_WRITER (-9.0)
 #define R_SKIP (-10.0)
+#define R_SPAN (-11.0)
 #define R_CONTEXT (-12.0)
 #define R_START (-19.0)
 #define R_FINISH (-20.0)
@@ -161,7 +163,7 @@ typedef struct {
     PyObject *task_keywords, *context_keywords, *future_keywords;
     PyObject *copy_state; /* asyncio's, by which a future takes the state of a concurrent one; NULL: there is none */
     PyObject *concurrent_future, *concurrent_finished; /* concurrent.futures.Future; the text of its state */
-    PyObject *zero, *minus_one;
+    PyObject *zero, *minus_one, *sixty_four;
     PyObject *context_names; /* the names of keywords that asyncio's C code passes: its "context" is not interned */
     PyTypeObject *selector_key; /* selectors.SelectorKey, a named tuple; its fourth item is what is registered */
     int clock_counts; /* whether the kernel's clock is the processor's counter (clock.c) */
@@ -176,7 +178,7 @@ typedef struct {
         *s_remove_done_callback, *s_create_future, *s_cancelled, *s_cancel, *s_state, *s_exception, *s_result,
         *s_set_result, *s_fileno, *s_recv, *s_recv_into, *s_send, *s_max_size, *s_read_eof, *s_receive_into,
         *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data,
-        *s_loop_span, *s_future_done, *s_source_done, *s_deliver,
+        *s_loop_span, *s_own_context, *s_future_done, *s_source_done, *s_deliver,
         *s_slow_callback_duration, *s_code, *s_cr_code;
 
     Streams streams;
@@ -256,6 +258,21 @@ Py_ssize_t core_offset_of(PyTypeObject *type, const char *name); /* of a slot of
 
 #define SLOT(object, offset) (*(PyObject **)((char *)(object) + (offset)))
 
+/* An attribute; NULL without an exception where there is none, or None. */
+static inline PyObject *
+attribute_or_none(PyObject *object, PyObject *name)
+{
+    PyObject *value = NULL;
+#if PY_VERSION_HEX >= 0x030D0000
+    (void)PyObject_GetOptionalAttr(object, name, &value);
+#else
+    (void)_PyObject_LookupAttr(object, name, &value);
+#endif
+    if (value == Py_None)
+        Py_CLEAR(value);
+    return value;
+}
+
 /* handle.c */
 /* One of asyncio's, ours or of another class: its slots can be read. */
 static inline int
@@ -330,6 +347,11 @@ PyObject *scheduling_call_soon_threadsafe(PyObject *self, PyObject *const *args,
 /* offload.c */
 extern PyType_Spec core_offload_spec;
 
+/* Slots of ApplicationSpans; ``key`` is -1 where it is another class. */
+typedef struct {
+    Py_ssize_t generation, key, current, next, defined, plain, stateless;
+} SpanSlots;
+
 /* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */
 typedef struct {
     core_state *st;
@@ -344,7 +366,7 @@ typedef struct {
     PyObject *span_variable; /* NULL while the application has no spans */
     PyObject *seen;          /* what the last run's context holds there; NULL: not known */
     PyTypeObject *context_type; /* the class of such a thing, a dict's ``get`` being its own; NULL: none was seen */
-    Py_ssize_t span_generation, span_key, span_current; /* slots of ``spans``; -1: none */
+    SpanSlots span; /* where they lie in ``spans`` */
     long made, finished;     /* not yet added to ``tasks`` */
     Clock clock;
     CodeSite few_codes[FEW_CODES];

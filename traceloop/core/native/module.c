@@ -211,6 +211,7 @@ intern(core_state *st)
         {"source_done", offsetof(core_state, s_source_done)}, {"deliver", offsetof(core_state, s_deliver)},
         {"slow_callback_duration", offsetof(core_state, s_slow_callback_duration)},
         {"__code__", offsetof(core_state, s_code)}, {"cr_code", offsetof(core_state, s_cr_code)},
+        {"_context", offsetof(core_state, s_own_context)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -240,6 +241,7 @@ core_exec(PyObject *module)
         (st->heappush = attribute_of("heapq", "heappush")) == NULL ||
         (st->selector_key = import_type("selectors", "SelectorKey")) == NULL ||
         (st->zero = PyLong_FromLong(0)) == NULL || (st->minus_one = PyLong_FromLong(-1)) == NULL ||
+        (st->sixty_four = PyLong_FromLong(64)) == NULL ||
         (st->base_events = PyImport_ImportModule("asyncio.base_events")) == NULL)
         return -1;
     /* Where asyncio has none of that name offloads are not followed: recording/offloads/offload.py. */
@@ -298,7 +300,8 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_send) DO(s_max_size) DO(s_read_eof) DO(s_receive_into) DO(s_data_received) DO(s_get_buffer)                \
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
     DO(noting_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span) DO(s_future_done)               \
-    DO(s_source_done) DO(s_deliver) DO(s_slow_callback_duration) DO(s_code) DO(s_cr_code)
+    DO(s_source_done) DO(s_deliver) DO(s_slow_callback_duration) DO(s_code) DO(s_cr_code)                    \
+    DO(s_own_context) DO(sixty_four)
 
 DEFINE_STATE_LIFE(core_state)
 

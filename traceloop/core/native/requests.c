@@ -1,20 +1,22 @@
-/* NotingMethod: stands for a server's method, and notes which function answers the request before it calls that. The
-   twin of ``noting`` in recording/request_handlers.py, which has the reasons; what is not plain is asked of Python. */
+/* NotingMethod: stands for a method, and notes something before it calls that: for a server's, which function answers
+   the request; for those that start and end an application's span, a span of a server. The twin of ``noting`` in
+   recording/request_handlers.py and server_spans.py, which have the reasons; what is not plain is asked of Python. */
 
 #include "core.h"
 #include <stddef.h>
 
 #define MOST_MIDDLEWARE 32
 
-/* By which of the known ways the handler is found. */
-enum { BY_PYTHON, OF_ASGI, OF_AIOHTTP };
+/* What is noted: a span, or a handler, by which of the known ways it is found. */
+enum { BY_PYTHON, OF_ASGI, OF_AIOHTTP, OF_SPAN };
 
 /* Interned once: looking for an attribute by a new string misses the interpreter's cache of methods. */
 enum { APP, DICT, TRANSPORT, GET_PROTOCOL, TYPE, SCOPE, ENDPOINT, MATCH_INFO, HANDLER, REQUEST_HANDLER, RECORDER,
-       IS_RUNNING, SITES, SPAN_NAMES, BY_HANDLER, ROUTE, ROUTES_HANDLER, NAMES };
+       IS_RUNNING, SITES, SPAN_NAMES, BY_HANDLER, ROUTE, ROUTES_HANDLER, OWN_KIND, KIND, NAMES };
 static const char *const texts[NAMES] = {
     "app", "__dict__", "transport", "get_protocol", "type", "scope", "endpoint", "_match_info", "handler",
     "_request_handler", "_recorder", "is_running", "sites", "span_names", "by_handler", "_route", "_handler",
+    "_kind", "kind",
 };
 
 typedef struct {
@@ -33,22 +35,8 @@ typedef struct {
     PyObject *running_loop;
     PyObject *beginnings; /* a frozenset: ASGI's messages with which a response begins */
     PyObject *own_code;   /* by id of an application: a weak reference to it, and whether it is the program's own */
+    PyObject *server;     /* SpanKind.SERVER. A method of spans has only this and ``note``, which is given the span */
 } NotingMethod;
-
-/* An attribute; NULL without an exception where there is none, or None. */
-static PyObject *
-attribute_or_none(PyObject *object, PyObject *name)
-{
-    PyObject *value = NULL;
-#if PY_VERSION_HEX >= 0x030D0000
-    (void)PyObject_GetOptionalAttr(object, name, &value);
-#else
-    (void)_PyObject_LookupAttr(object, name, &value);
-#endif
-    if (value == Py_None)
-        Py_CLEAR(value);
-    return value;
-}
 
 /* -- the application without a framework */
 
@@ -268,11 +256,33 @@ note_request(NotingMethod *self, PyObject *const *args, size_t count)
     return failed ? -1 : 0;
 }
 
+/* ``kind`` is a property of the SDK's spans, and so a Python call. */
+static int
+note_span(NotingMethod *self, PyObject *span)
+{
+    PyObject *kind = attribute_or_none(span, self->names[OWN_KIND]);
+    if (kind == NULL && !PyErr_Occurred())
+        kind = PyObject_GetAttr(span, self->names[KIND]);
+    if (kind == NULL)
+        return -1;
+    int noted = kind == self->server ? run_call(self->note, span, NULL) : 0;
+    Py_DECREF(kind);
+    return noted;
+}
+
+static int
+note(NotingMethod *self, PyObject *const *args, size_t count)
+{
+    if (self->way == OF_SPAN)
+        return count == 0 ? 0 : note_span(self, args[0]);
+    return note_request(self, args, count);
+}
+
 static PyObject *
 noting_call(PyObject *object, PyObject *const *args, size_t flagged, PyObject *names)
 {
     NotingMethod *self = (NotingMethod *)object;
-    if (note_request(self, args, (size_t)PyVectorcall_NARGS(flagged)) < 0) {
+    if (note(self, args, (size_t)PyVectorcall_NARGS(flagged)) < 0) {
         /* The record's fault, never the application's. */
         if (!PyErr_ExceptionMatches(PyExc_Exception))
             return NULL;
@@ -283,17 +293,33 @@ noting_call(PyObject *object, PyObject *const *args, size_t flagged, PyObject *n
 
 /* -- the type */
 
-/* NotingMethod(original, way, handler_of, number, note, current, running_loop, beginnings, own_code) */
+static int
+way_of(const char *name)
+{
+    const char *const ways[] = {[OF_ASGI] = "asgi", [OF_AIOHTTP] = "aiohttp", [OF_SPAN] = "span"};
+    for (int way = OF_ASGI; way <= OF_SPAN; way++)
+        if (strcmp(name, ways[way]) == 0)
+            return way;
+    return BY_PYTHON;
+}
+
+/* NotingMethod(original, way, handler_of, number, note, current, running_loop, beginnings, own_code), or
+   NotingMethod(original, "span", note, server) */
 static PyObject *
 noting_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
     const char *way;
-    PyObject *original, *handler_of, *number, *note, *current, *running_loop, *beginnings, *own_code;
-    if (!PyArg_ParseTuple(args, "OsOOOOOO!O!", &original, &way, &handler_of, &number, &note, &current, &running_loop,
-                          &PyFrozenSet_Type, &beginnings, &PyDict_Type, &own_code))
+    PyObject *original, *note, *handler_of = NULL, *number = NULL, *current = NULL, *running_loop = NULL,
+                               *beginnings = NULL, *own_code = NULL, *server = NULL;
+    int parsed = PyTuple_GET_SIZE(args) == 4
+                     ? PyArg_ParseTuple(args, "OsOO", &original, &way, &note, &server)
+                     : PyArg_ParseTuple(args, "OsOOOO!OO!O!", &original, &way, &handler_of, &number, &note,
+                                        &PyContextVar_Type, &current, &running_loop, &PyFrozenSet_Type, &beginnings,
+                                        &PyDict_Type, &own_code);
+    if (!parsed)
         return NULL;
-    if (!PyContextVar_CheckExact(current)) {
-        PyErr_SetString(PyExc_TypeError, "current is not a context variable");
+    if ((way_of(way) == OF_SPAN) != (server != NULL)) {
+        PyErr_Format(PyExc_TypeError, "way '%s' takes other arguments", way);
         return NULL;
     }
     NotingMethod *self = (NotingMethod *)type->tp_alloc(type, 0);
@@ -302,15 +328,16 @@ noting_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     for (int i = 0; i < NAMES; i++)
         self->names[i] = PyUnicode_InternFromString(texts[i]);
     self->call = noting_call;
-    self->way = strcmp(way, "asgi") == 0 ? OF_ASGI : strcmp(way, "aiohttp") == 0 ? OF_AIOHTTP : BY_PYTHON;
+    self->way = way_of(way);
     self->original = Py_NewRef(original);
-    self->handler_of = Py_NewRef(handler_of);
-    self->number = Py_NewRef(number);
+    self->handler_of = Py_XNewRef(handler_of);
+    self->number = Py_XNewRef(number);
     self->note = Py_NewRef(note);
-    self->current = Py_NewRef(current);
-    self->running_loop = Py_NewRef(running_loop);
-    self->beginnings = Py_NewRef(beginnings);
-    self->own_code = Py_NewRef(own_code);
+    self->current = Py_XNewRef(current);
+    self->running_loop = Py_XNewRef(running_loop);
+    self->beginnings = Py_XNewRef(beginnings);
+    self->own_code = Py_XNewRef(own_code);
+    self->server = Py_XNewRef(server);
     self->state = core_state_of((PyObject *)self);
     if (self->state == NULL || PyErr_Occurred())
         Py_CLEAR(self);
@@ -365,7 +392,7 @@ noting_repr(PyObject *self)
 
 #define EACH_PART(DO)                                                                                                  \
     DO(self->attributes) DO(self->original) DO(self->handler_of) DO(self->number) DO(self->note) DO(self->current)     \
-    DO(self->running_loop) DO(self->beginnings) DO(self->own_code)
+    DO(self->running_loop) DO(self->beginnings) DO(self->own_code) DO(self->server)
 
 #define VISIT_PART(part) Py_VISIT(part);
 #define CLEAR_PART(part) Py_CLEAR(part);

@@ -1,17 +1,30 @@
-/* The application's span in a handle's context: whether it is another one than before, and its number. The plain case
-   of ApplicationSpans.changed (recording/application_spans.py): the span has its number, of this generation. Its state
-   stays where it is, in the slots of the Python object. */
+/* The application's span in a handle's context: whether it is another one than before, and its number. The plain cases
+   of ApplicationSpans.changed (recording/application_spans.py): the span has its number, of this generation, or it is
+   new and of the API's class. The state stays where it is, in the slots of the Python object. */
 
 #include "core.h"
+
+#define REMOTE 0x200 /* application_spans.py has these two */
+#define GENERATION 16384
 
 void
 run_find_spans(Run *run)
 {
-    PyTypeObject *type = Py_TYPE(run->spans);
-    run->span_generation = core_offset_of(type, "_generation");
-    run->span_key = run->span_generation < 0 ? -1 : core_offset_of(type, "_span_key");
-    run->span_current = run->span_key < 0 ? -1 : core_offset_of(type, "current");
-    PyErr_Clear(); /* another class's: it is asked each time */
+    SpanSlots *slots = &run->span;
+    const struct {
+        const char *name;
+        Py_ssize_t *place;
+    } each[] = {
+        {"_generation", &slots->generation}, {"current", &slots->current}, {"_next", &slots->next},
+        {"_defined", &slots->defined}, {"_plain", &slots->plain}, {"_stateless", &slots->stateless},
+        {"_span_key", &slots->key},
+    };
+    for (size_t i = 0; i < sizeof(each) / sizeof(each[0]); i++)
+        if ((*each[i].place = core_offset_of(Py_TYPE(run->spans), each[i].name)) < 0) {
+            slots->key = -1; /* another class's: it is asked each time */
+            PyErr_Clear();
+            return;
+        }
 }
 
 /* Whether a context's ``get`` is a dict's. */
@@ -41,30 +54,130 @@ forget_exception(void)
         PyErr_Clear();
 }
 
-/* The number of the span in ``held``, a new reference; NULL where that has to be asked, or with the program's
+/* -- a span that was not met before */
+
+static char *
+put_hex(char *place, unsigned long long number)
+{
+    for (int bits = 60; bits >= 0; bits -= 4)
+        *place++ = "0123456789abcdef"[number >> bits & 15];
+    return place;
+}
+
+/* Its ids as the record has them, before an empty state. NULL: an exception, or no ids. */
+static PyObject *
+text_of(core_state *st, PyObject *trace_id, PyObject *span_id)
+{
+    PyObject *upper = PyNumber_Rshift(trace_id, st->sixty_four);
+    unsigned long long high = upper == NULL ? 0 : PyLong_AsUnsignedLongLong(upper);
+    Py_XDECREF(upper);
+    unsigned long long low = PyLong_AsUnsignedLongLongMask(trace_id);
+    unsigned long long span = PyErr_Occurred() ? 0 : PyLong_AsUnsignedLongLong(span_id);
+    if (PyErr_Occurred())
+        return NULL;
+    char text[50], *end = put_hex(put_hex(text, high), low);
+    *end++ = ' ';
+    end = put_hex(end, span);
+    *end++ = ' ';
+    return PyUnicode_FromStringAndSize(text, end - text);
+}
+
+/* 1: it is in the record, with its text; 0: its context is not plain; -1: an exception. */
+static int
+record_span(Run *run, PyObject *context, long long number)
+{
+    PyObject *const *items = &PyTuple_GET_ITEM(context, 0);
+    PyObject *trace_id = items[0], *span_id = items[1], *is_remote = items[2], *flags = items[3];
+    if (!PyLong_CheckExact(trace_id) || !PyLong_CheckExact(span_id) || !PyBool_Check(is_remote) ||
+        !PyLong_Check(flags) || items[4] != SLOT(run->spans, run->span.stateless) || items[5] != Py_True)
+        return 0;
+    PyObject *text = text_of(run->st, trace_id, span_id);
+    int added = text == NULL ? -1 : PyList_Append(run->record->text, text);
+    Py_XDECREF(text);
+    if (added < 0)
+        return -1;
+    unsigned long plain = PyLong_AsUnsignedLongMask(flags) & 0xFF;
+    record_add(run->record, (double)number, R_SPAN, (double)(plain | (is_remote == Py_True ? REMOTE : 0)));
+    return 1;
+}
+
+/* Gives a span, by its plain context, the next number. The number, a new reference; NULL where Python has to, or an
    exception. */
+static PyObject *
+define(Run *run, PyObject *context)
+{
+    PyObject **next = &SLOT(run->spans, run->span.next), **defined = &SLOT(run->spans, run->span.defined);
+    PyObject *generation = SLOT(run->spans, run->span.generation);
+    if (*next == NULL || *defined == NULL || generation == NULL)
+        return NULL;
+    long long number = PyLong_AsLongLong(*next), count = PyLong_AsLongLong(*defined) + 1;
+    /* The last one of a generation is Python's, which begins the next. */
+    if (PyErr_Occurred() || count >= GENERATION || record_span(run, context, number) <= 0)
+        return NULL;
+    Py_XSETREF(*defined, PyLong_FromLongLong(count));
+    PyObject *defining = *next;
+    *next = PyLong_FromLongLong(number + 1);
+    PyObject *pair = PyTuple_Pack(2, generation, defining);
+    if (pair == NULL || PyObject_GenericSetAttr(context, run->st->s_loop_span, pair) < 0)
+        forget_exception(); /* it gets a number each time it is met */
+    Py_XDECREF(pair);
+    return defining;
+}
+
+/* -- the span of a context */
+
+static int
+is_plain_context(Run *run, PyObject *context)
+{
+    return (PyObject *)Py_TYPE(context) == SLOT(run->spans, run->span.plain) && PyTuple_Check(context) &&
+           PyTuple_GET_SIZE(context) == 6;
+}
+
+/* A span's number, a new reference; NULL where Python has to be asked, or an exception. */
+static PyObject *
+number_of_span(Run *run, PyObject *span)
+{
+    PyObject *context = attribute_or_none(span, run->st->s_own_context), *number = NULL;
+    if (context == NULL && PyErr_Occurred())
+        return NULL;
+    int plain = context != NULL && is_plain_context(run, context);
+    PyObject *known = attribute_or_none(plain ? context : span, run->st->s_loop_span);
+    if (known != NULL && PyTuple_CheckExact(known) && PyTuple_GET_SIZE(known) == 2 &&
+        PyTuple_GET_ITEM(known, 0) == SLOT(run->spans, run->span.generation) &&
+        PyLong_CheckExact(PyTuple_GET_ITEM(known, 1)))
+        number = Py_NewRef(PyTuple_GET_ITEM(known, 1));
+    else if (known == NULL && plain && !PyErr_Occurred())
+        number = define(run, context);
+    Py_XDECREF(known);
+    Py_XDECREF(context);
+    return number;
+}
+
+/* The number of the span in ``held``, a new reference; NULL where that has to be asked, or an exception. */
+static PyObject *
+look_up(Run *run, PyObject *held)
+{
+    PyObject *key = SLOT(run->spans, run->span.key);
+    if (key == NULL || !is_plain(run, held))
+        return NULL;
+    PyObject *span = Py_XNewRef(PyDict_GetItemWithError(held, key));
+    if (span == NULL)
+        return PyErr_Occurred() ? NULL : Py_NewRef(run->st->zero);
+    PyObject *number = span == Py_None ? NULL : number_of_span(run, span);
+    Py_DECREF(span);
+    return number;
+}
+
+/* The same; NULL with an exception only where that is the program's. */
 static PyObject *
 number_of(Run *run, PyObject *held)
 {
-    core_state *st = run->st;
     if (held == Py_None)
-        return Py_NewRef(st->zero);
-    PyObject *key = SLOT(run->spans, run->span_key), *number = NULL;
-    if (key == NULL || !is_plain(run, held)) {
-        forget_exception();
-        return NULL;
-    }
-    PyObject *span = Py_XNewRef(PyDict_GetItemWithError(held, key));
-    if (span == NULL && !PyErr_Occurred())
-        return Py_NewRef(st->zero);
-    PyObject *known = span == NULL || span == Py_None ? NULL : PyObject_GetAttr(span, st->s_loop_span);
-    if (known != NULL && PyTuple_CheckExact(known) && PyTuple_GET_SIZE(known) == 2 &&
-        PyTuple_GET_ITEM(known, 0) == SLOT(run->spans, run->span_generation) &&
-        PyLong_CheckExact(PyTuple_GET_ITEM(known, 1)))
-        number = Py_NewRef(PyTuple_GET_ITEM(known, 1));
+        return Py_NewRef(run->st->zero);
+    PyObject *number = look_up(run, held);
     forget_exception();
-    Py_XDECREF(known);
-    Py_XDECREF(span);
+    if (PyErr_Occurred())
+        Py_CLEAR(number);
     return number;
 }
 
@@ -72,10 +185,10 @@ number_of(Run *run, PyObject *held)
 static int
 changed(Run *run, PyObject *held)
 {
-    PyObject *number = run->span_current < 0 ? NULL : number_of(run, held);
+    PyObject *number = run->span.key < 0 ? NULL : number_of(run, held);
     if (number == NULL && PyErr_Occurred())
         return -1;
-    PyObject *current = number == NULL ? NULL : SLOT(run->spans, run->span_current);
+    PyObject *current = number == NULL ? NULL : SLOT(run->spans, run->span.current);
     if (current == NULL || !PyLong_CheckExact(current)) {
         Py_XDECREF(number);
         return run_call(run->changed, held, NULL);
@@ -86,7 +199,7 @@ changed(Run *run, PyObject *held)
     if (now == before)
         Py_DECREF(number);
     else {
-        SLOT(run->spans, run->span_current) = number;
+        SLOT(run->spans, run->span.current) = number;
         Py_DECREF(current);
         record_add(run->record, (double)now, R_CONTEXT, 0.0);
     }
