@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import re
+import sys
 import time
 from typing import Any
 
@@ -23,7 +24,10 @@ from traceloop.record import layout
 
 KINDS = ("function", "method", "partial", "builtin", "object", "lambda")
 ENDS = ("returns", "fails", "cancelled", "awaits")
+# Who makes a task: create_task; the program itself, which starts it at once where there are such tasks.
+MAKERS = ("loop", "class", "eager")
 
+endings, makers = st.sampled_from(ENDS), st.sampled_from(MAKERS)
 leaves = st.one_of(
     st.tuples(st.just("raise")),
     st.tuples(st.just("append"), st.integers(0, 9)),
@@ -42,7 +46,7 @@ def programs_of(*more: Any) -> Any:
             st.tuples(st.just("soon"), st.sampled_from(KINDS), st.integers(0, 3), st.lists(inner, max_size=3)),
             st.tuples(st.just("timer"), st.integers(0, 3), st.lists(inner, max_size=3)),
             st.tuples(st.just("cancel"), st.sampled_from(("soon", "timer", "later")), st.lists(inner, max_size=2)),
-            st.tuples(st.just("task"), st.sampled_from(ENDS), st.integers(0, 3), st.lists(inner, max_size=3)),
+            st.tuples(st.just("task"), endings, makers, st.integers(0, 3), st.lists(inner, max_size=3)),
         ),
         max_leaves=12,
     )
@@ -156,7 +160,7 @@ class Program:
                 self.loop.call_soon(handle.cancel)
         self.carry_out(ops)
 
-    def do_task(self, end: str, steps: int, ops: list[Any]) -> None:
+    def do_task(self, end: str, maker: str, steps: int, ops: list[Any]) -> None:
         number = self.number()
         future = self.loop.create_future()
 
@@ -172,7 +176,12 @@ class Program:
                 raise Failure(number)
             self.log.append(("task ends", number))
 
-        task = self.loop.create_task(steps_of(), name=f"task {number}")
+        name = f"task {number}"
+        if maker == "loop":
+            task = self.loop.create_task(steps_of(), name=name)
+        else:
+            eager = {"eager_start": True} if maker == "eager" and sys.version_info >= (3, 12) else {}
+            task = asyncio.Task(steps_of(), loop=self.loop, name=name, **eager)
         self.tasks.add(task)
         task.add_done_callback(self.task_done)
         if end == "cancelled":
@@ -318,7 +327,9 @@ def test_the_programs_are_not_empty():
     ops: list[Any] = [
         ("soon", kind, 2, [("raise",), ("timer", 2, [("append", 1)]), ("timer", 1, [("future", 2)])]) for kind in KINDS
     ]
-    ops += [("task", end, 2, [("cancel", "later", [("soon", "lambda", 0, [])])]) for end in ENDS]
+    ops += [
+        ("task", end, maker, 2, [("cancel", "later", [("soon", "lambda", 0, [])])]) for end in ENDS for maker in MAKERS
+    ]
     ops += [("cancel", what, [("threadsafe", 3)]) for what in ("soon", "timer", "later")]
     log, failures, record = check(ops)
     assert len(log) > 60 and len(failures) == 5 and len(record) > 100

@@ -244,6 +244,62 @@ ident_of_called(Run *run, PyObject *called, PyObject *callback, PyObject **task)
     return ident != 0.0 ? ident : ask(run, callback, task);
 }
 
+/* -- tasks */
+
+static inline PyObject *
+get(PyGetSetDef *getset, PyObject *object)
+{
+    return getset->get(object, getset->closure);
+}
+
+typedef struct {
+    int place, visited;
+    PyObject *found; /* borrowed */
+} NameVisit;
+
+static int
+visit_name(PyObject *object, void *arg)
+{
+    NameVisit *visit = arg;
+    if (visit->visited++ != visit->place)
+        return 0;
+    visit->found = object;
+    return 1;
+}
+
+/* Of a plain task: its name. ``or_number``: the number of an automatic name whose text was not asked for yet will do
+   (from 3.12 on). */
+static int
+note_name(Run *run, PyObject *task, int or_number)
+{
+    core_state *st = run->st;
+    PyObject *name = NULL;
+    if (or_number && st->name_place > 0) {
+        NameVisit visit = {st->name_place, 0, NULL};
+        Py_TYPE(task)->tp_traverse(task, visit_name, &visit);
+        if (visit.found != NULL && (PyUnicode_Check(visit.found) || PyLong_Check(visit.found)))
+            name = Py_NewRef(visit.found);
+    }
+    if (name == NULL)
+        name = st->task_name != NULL ? st->task_name->ml_meth(task, NULL)
+                                     : PyObject_CallMethodNoArgs(task, st->s_get_name);
+    if (name != NULL && PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 0)
+        Py_SETREF(name, PyUnicode_FromString(" "));
+    int done = name == NULL ? -1 : PyList_Append(run->record->text, name);
+    Py_XDECREF(name);
+    return done;
+}
+
+/* The number goes with the task. */
+static int
+note_ident(core_state *st, PyObject *task, double ident)
+{
+    PyObject *number = PyFloat_FromDouble(ident);
+    int done = number == NULL ? -1 : PyObject_SetAttr(task, st->s_loop_ident, number);
+    Py_XDECREF(number);
+    return done;
+}
+
 /* ``_loop_ident`` in the dict of a plain task, borrowed; NULL where there is none, perhaps with an exception. Mostly it
    is the only item: a search takes five times as long. */
 static PyObject *
@@ -254,6 +310,68 @@ noted_ident(core_state *st, PyObject *dict)
     if (PyDict_Next(dict, &place, &name, &number) && name == st->s_loop_ident)
         return number;
     return PyDict_GetItemWithError(dict, st->s_loop_ident);
+}
+
+/* A new number, and the site of its coroutine. */
+static double
+new_ident(Run *run, PyObject *task)
+{
+    core_state *st = run->st;
+    double number = as_double(PyIter_Next(run->numbers));
+    if (number < 0.0)
+        return -1.0;
+    double site = 0.0;
+    PyObject *coro = Py_IS_TYPE(task, st->task_type) ? get(st->task_coro, task)
+                                                     : PyObject_CallMethodNoArgs(task, st->s_get_coro);
+    if (coro != NULL) {
+        PyObject *code;
+        if (!PyCoro_CheckExact(coro)) /* one that Cython has compiled has it too */
+            code = PyObject_GetAttr(coro, st->s_cr_code);
+        else if (st->coro_code_at > 0)
+            code = Py_XNewRef(SLOT(coro, st->coro_code_at));
+        else
+            code = Py_TYPE(st->coro_code)->tp_descr_get(st->coro_code, coro, (PyObject *)&PyCoro_Type);
+        site = code != NULL && PyCode_Check(code) ? site_of_code(run, code) : -1.0;
+        Py_XDECREF(code);
+    }
+    Py_XDECREF(coro);
+    if (coro == NULL || site < 0.0)
+        PyErr_Clear();
+    if (site <= 0.0)
+        site = as_double(PyObject_CallOneArg(run->coroutine_site, task));
+    return site < 0.0 ? -1.0 : number + site;
+}
+
+/* A task that create_task made takes its first step. */
+static double
+first_ident(Run *run, PyObject *task)
+{
+    Py_DECREF(queue_popleft(run->fresh)); /* the step holds it too */
+    run->made++;
+    return new_ident(run, task);
+}
+
+static int
+is_fresh(const ReadyQueue *fresh, const PyObject *task)
+{
+    for (Py_ssize_t i = 0; i < fresh->length; i++)
+        if (fresh->items[(fresh->head + i) & (fresh->size - 1)] == task)
+            return 1;
+    return 0;
+}
+
+/* Announces a task that create_task has not made, as eager ones are, or whose first step comes out of order. */
+static double
+define_task(Run *run, PyObject *task)
+{
+    if (!Py_IS_TYPE(task, run->st->task_type) || is_fresh(run->fresh, task))
+        return as_double(PyObject_CallOneArg(run->define, task));
+    double ident = new_ident(run, task);
+    if (ident < 0.0 || note_ident(run->st, task, ident) < 0 || note_name(run, task, 0) < 0)
+        return -1.0;
+    record_add(run->record, ident, R_TASK, 0.0);
+    run->made++;
+    return ident;
 }
 
 static double
@@ -273,7 +391,7 @@ ident_of_known_task(Run *run, PyObject *task)
         if (PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_AttributeError))
             return -1.0;
         PyErr_Clear();
-        number = PyObject_CallOneArg(run->define, task);
+        return define_task(run, task);
     }
     return as_double(number);
 }
@@ -309,45 +427,7 @@ ident_of_builtin(Run *run, PyObject *callback, PyObject **task)
     return ident;
 }
 
-/* -- tasks */
-
-static inline PyObject *
-get(PyGetSetDef *getset, PyObject *object)
-{
-    return getset->get(object, getset->closure);
-}
-
-/* A task that create_task made takes its first step: a new number, and the site of its coroutine. */
-static double
-first_ident(Run *run, PyObject *task)
-{
-    core_state *st = run->st;
-    Py_DECREF(queue_popleft(run->fresh)); /* the step holds it too */
-    run->made++;
-    double number = as_double(PyIter_Next(run->numbers));
-    if (number < 0.0)
-        return -1.0;
-    double site = 0.0;
-    PyObject *coro = Py_IS_TYPE(task, st->task_type) ? get(st->task_coro, task)
-                                                     : PyObject_CallMethodNoArgs(task, st->s_get_coro);
-    if (coro != NULL) {
-        PyObject *code;
-        if (!PyCoro_CheckExact(coro)) /* one that Cython has compiled has it too */
-            code = PyObject_GetAttr(coro, st->s_cr_code);
-        else if (st->coro_code_at > 0)
-            code = Py_XNewRef(SLOT(coro, st->coro_code_at));
-        else
-            code = Py_TYPE(st->coro_code)->tp_descr_get(st->coro_code, coro, (PyObject *)&PyCoro_Type);
-        site = code != NULL && PyCode_Check(code) ? site_of_code(run, code) : -1.0;
-        Py_XDECREF(code);
-    }
-    Py_XDECREF(coro);
-    if (coro == NULL || site < 0.0)
-        PyErr_Clear();
-    if (site <= 0.0)
-        site = as_double(PyObject_CallOneArg(run->coroutine_site, task));
-    return site < 0.0 ? -1.0 : number + site;
-}
+/* -- who runs */
 
 double
 run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, int *is_first)
@@ -385,43 +465,6 @@ run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, in
     return ident;
 }
 
-typedef struct {
-    int place, visited;
-    PyObject *found; /* borrowed */
-} NameVisit;
-
-static int
-visit_name(PyObject *object, void *arg)
-{
-    NameVisit *visit = arg;
-    if (visit->visited++ != visit->place)
-        return 0;
-    visit->found = object;
-    return 1;
-}
-
-/* Of a plain task: its name, or from 3.12 on the number of its automatic name, whose text was not asked for yet. */
-static int
-note_name(Run *run, PyObject *task)
-{
-    core_state *st = run->st;
-    PyObject *name = NULL;
-    if (st->name_place > 0) {
-        NameVisit visit = {st->name_place, 0, NULL};
-        Py_TYPE(task)->tp_traverse(task, visit_name, &visit);
-        if (visit.found != NULL && (PyUnicode_Check(visit.found) || PyLong_Check(visit.found)))
-            name = Py_NewRef(visit.found);
-    }
-    if (name == NULL)
-        name = st->task_name != NULL ? st->task_name->ml_meth(task, NULL)
-                                     : PyObject_CallMethodNoArgs(task, st->s_get_name);
-    if (name != NULL && PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) == 0)
-        Py_SETREF(name, PyUnicode_FromString(" "));
-    int done = name == NULL ? -1 : PyList_Append(run->record->text, name);
-    Py_XDECREF(name);
-    return done;
-}
-
 static int
 is_text(PyObject *text, PyObject *other)
 {
@@ -434,7 +477,7 @@ settle_plain(Run *run, PyObject *task, double ident, int is_first)
     core_state *st = run->st;
     double added = 0.0;
     if (is_first) {
-        if (note_name(run, task) < 0)
+        if (note_name(run, task, 1) < 0)
             return -1.0;
         added = FIRST;
     }
@@ -447,14 +490,7 @@ settle_plain(Run *run, PyObject *task, double ident, int is_first)
     finished = finished || (!pending && is_text(state, st->finished));
     Py_DECREF(state);
     if (pending) {
-        if (is_first) {
-            PyObject *number = PyFloat_FromDouble(ident);
-            int done = number == NULL ? -1 : PyObject_SetAttr(task, st->s_loop_ident, number);
-            Py_XDECREF(number);
-            if (done < 0)
-                return -1.0;
-        }
-        return added;
+        return is_first && note_ident(st, task, ident) < 0 ? -1.0 : added;
     }
     run->finished++;
     if (finished) {
