@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from traceloop.reading.decoding import decoded as decoded_module
-from traceloop.reading.decoding import decoder
+from traceloop.reading.decoding import decoder, rare_records
 from traceloop.reading.decoding.choose import load_native
 from traceloop.reading.decoding.decoded import KINDS, Decoded, NewTask, Standing
 from traceloop.reading.decoding.decoder import PythonModel
@@ -53,10 +53,12 @@ USUAL = st.one_of(
     st.tuples(COUNT, st.sampled_from([r.R_DUE, r.R_WRITER, r.R_CONTEXT]), COUNT),
     st.tuples(CLOCK, st.sampled_from([r.R_TIMER, r.R_STAMP, r.R_SIGNAL]), st.integers(0, 300).map(float)),
     st.tuples(IDENT, st.just(r.R_TASK), COUNT),
+    st.tuples(COUNT, st.just(r.R_SPAN), COUNT),
     st.tuples(CLOCK, st.sampled_from([r.R_LOOP, r.R_END]), COUNT),
 )
 ANY = st.tuples(st.one_of(CLOCK, WILD), st.one_of(st.sampled_from(KIND_NUMBERS), WILD), st.one_of(COUNT, WILD))
-TEXTS = st.lists(st.sampled_from(["", "Task-7", "Task-x", "mine", "Task-\u0663", "{}", "main"]), max_size=6)
+NAMES = ["", "Task-7", "Task-x", "mine", "Task-\u0663", "{}", "main", "0a 0b ", "0a 0b k=\u0663 v", " "]
+TEXTS = st.lists(st.sampled_from(NAMES), max_size=6)
 BATCHES = st.lists(
     st.tuples(
         st.lists(st.one_of(USUAL, USUAL, USUAL, ANY), max_size=40), TEXTS, CLOCK, st.booleans(), st.integers(0, 2)
@@ -274,6 +276,7 @@ def test_names_and_limits_are_the_same() -> None:
     assert float(numbers["SITE_LIMIT"]) == r.SITE_LIMIT and float(numbers["OUTCOME"]) == r.OUTCOME
     assert float(numbers["LATEST"]) == decoded_module.LATEST and int(numbers["FIRST_STEP"]) == r.FIRST_STEP
     assert float(numbers["MAX_QUEUE"]) == decoder._MAX_QUEUE
+    assert int(numbers["MOST_NEW_TASKS"]) == rare_records._MAX_NEW_TASKS
     assert (decoder._MAX_ENTRIES, decoder._MAX_TIMERS) == (1 << 20, 1 << 18)
     assert (numbers["MAX_ENTRIES"], numbers["MAX_TIMERS"]) == ("1 << 20", "1 << 18")
     for name in ("MAX_COROUTINES", "MAX_CREATORS", "OTHER_SITE"):

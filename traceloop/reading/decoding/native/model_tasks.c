@@ -104,11 +104,17 @@ model_take_outcome(Model *self)
     return ends_add(self->finished, (EndRow){self->row.ident, self->row.start, self->runs, self->row.outcome});
 }
 
+static bool
+is_count(double value)
+{
+    return value >= 0.0 && value < EXACT;
+}
+
 /* One for each request: worth a way of its own, a tenth of the other's cost. */
 static int
 take_request(Model *self, double site)
 {
-    if (!(site >= 0.0 && site < EXACT)) {
+    if (!is_count(site)) {
         self->damaged++;
         return 0;
     }
@@ -135,8 +141,7 @@ static int
 add_step(Model *self, const Step *step)
 {
     reader_state *st = state_of(Py_TYPE(self));
-    bool makes_sense = step->when >= 0.0 && step->when < LATEST && step->number >= 0.0 && step->number < EXACT;
-    if (!makes_sense || step->executor < 0) {
+    if (!(step->when >= 0.0 && step->when < LATEST) || !is_count(step->number) || step->executor < 0) {
         self->damaged++;
         return 0;
     }
@@ -164,7 +169,7 @@ add_step(Model *self, const Step *step)
 static double
 split(double value, int64_t *above)
 {
-    if (!(value >= 0.0 && value < EXACT))
+    if (!is_count(value))
         return -1.0;
     *above = (int64_t)(value / OUTCOME);
     return value - (double)*above * OUTCOME;
@@ -188,8 +193,8 @@ take_offload(Model *self, double a, double ident, double b)
         step.step = st->text_submit;
         step.when = self->submitted_at;
         step.number = self->submitted_number;
-        step.executor = a >= 0.0 && a < EXACT ? (int64_t)a : -1;
-        step.ident = b >= 0.0 && b < EXACT ? b : 0.0;
+        step.executor = is_count(a) ? (int64_t)a : -1;
+        step.ident = is_count(b) ? b : 0.0;
         step.run = writer;
         step.context = self->context;
     }
@@ -217,12 +222,94 @@ take_offload(Model *self, double a, double ident, double b)
     return add_step(self, &step);
 }
 
+/* A service may announce a span and a task for each request, so these, too, are twins of what RareRecords does. */
+
+/* What stands in a text from ``*at`` to the next space, or to its end; moves ``*at`` behind that. */
+static PyObject *
+next_word(PyObject *text, Py_ssize_t *at)
+{
+    Py_ssize_t length = PyUnicode_GET_LENGTH(text), begin = *at;
+    Py_ssize_t end = begin < length ? PyUnicode_FindChar(text, ' ', begin, length, 1) : length;
+    if (end == -2)
+        return NULL;
+    if (end < 0)
+        end = length;
+    *at = end < length ? end + 1 : length;
+    return PyUnicode_Substring(text, begin, end);
+}
+
+static PyObject *
+new_span_context(reader_state *st, double number, PyObject *text, double flags)
+{
+    Py_ssize_t at = 0;
+    PyObject *context = ((PyTypeObject *)st->span_context)->tp_alloc((PyTypeObject *)st->span_context, 5);
+    if (context == NULL)
+        return NULL;
+    PyTuple_SET_ITEM(context, 0, PyLong_FromDouble(number));
+    PyTuple_SET_ITEM(context, 1, next_word(text, &at));
+    PyTuple_SET_ITEM(context, 2, next_word(text, &at));
+    PyTuple_SET_ITEM(context, 3, PyLong_FromDouble(flags));
+    PyTuple_SET_ITEM(context, 4, PyUnicode_Substring(text, at, PyUnicode_GET_LENGTH(text)));
+    if (PyErr_Occurred())
+        Py_CLEAR(context);
+    return context;
+}
+
+static int
+take_span(Model *self, double number, PyObject *text, double flags)
+{
+    reader_state *st = state_of(Py_TYPE(self));
+    PyObject *context = new_span_context(st, number, text, flags);
+    PyObject *spans = context == NULL ? NULL : PyObject_GetAttr(self->decoded, st->text_spans);
+    int result = spans != NULL && PyList_Check(spans) ? PyList_Append(spans, context) : -1;
+    Py_XDECREF(spans);
+    Py_XDECREF(context);
+    return result;
+}
+
+static int
+take_task(Model *self, double ident, PyObject *name, double made_by)
+{
+    if (PyDict_GET_SIZE(self->new_tasks) >= MOST_NEW_TASKS)
+        PyDict_Clear(self->new_tasks);
+    /* Those of a task factory follow the run that made them. */
+    bool follows = made_by == 1.0;
+    long long maker = !follows ? -1 : self->running ? self->runs : 0;
+    double maker_ident = follows && self->running ? self->row.ident : 0.0;
+    PyObject *key = PyLong_FromDouble(ident);
+    PyObject *value = Py_BuildValue("(OOLd)", name, made_by != 0.0 ? Py_True : Py_False, maker, maker_ident);
+    int result = key == NULL || value == NULL ? -1 : PyDict_SetItem(self->new_tasks, key, value);
+    Py_XDECREF(key);
+    Py_XDECREF(value);
+    return result;
+}
+
+/* Takes a record of either kind, with its text. */
+static int
+take_announced(Model *self, double a, double ident, double b)
+{
+    PyObject *text = model_next_text(self);
+    if (text == NULL || !PyUnicode_Check(text))
+        Py_XSETREF(text, PyUnicode_FromString(""));
+    int result = -1;
+    if (text != NULL && (!is_count(a) || (ident == R_SPAN && !is_count(b)))) {
+        self->damaged++;
+        result = 0;
+    }
+    else if (text != NULL)
+        result = ident == R_SPAN ? take_span(self, a, text, b) : take_task(self, a, text, b);
+    Py_XDECREF(text);
+    return result;
+}
+
 /* Every other kind of record. ``take`` of RareRecords never raises for what a record says. */
 int
 model_take_rare(Model *self, double a, double ident, double b)
 {
     if (ident == R_REQUEST && a == 0.0)
         return take_request(self, b);
+    if (ident == R_SPAN || ident == R_TASK)
+        return take_announced(self, a, ident, b);
     int rest = take_offload(self, a, ident, b);
     if (rest <= 0)
         return rest;

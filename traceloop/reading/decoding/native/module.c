@@ -64,6 +64,7 @@ reader_exec(PyObject *module)
         {offsetof(reader_state, text_requests), "requests"},     {offsetof(reader_state, text_offloads), "offloads"},
         {offsetof(reader_state, text_submit), "submit"},         {offsetof(reader_state, text_start), "start"},
         {offsetof(reader_state, text_finish), "finish"},         {offsetof(reader_state, text_deliver), "deliver"},
+        {offsetof(reader_state, text_spans), "spans"},
     };
     for (size_t index = 0; index < sizeof(texts) / sizeof(texts[0]); index++) {
         PyObject *text = PyUnicode_InternFromString(texts[index].text);
@@ -83,11 +84,13 @@ reader_exec(PyObject *module)
     st->new_task = st->kinds ? attribute_of("traceloop.reading.decoding.decoded", "NewTask") : NULL;
     st->offload_step = st->new_task ? attribute_of("traceloop.reading.decoding.decoded", "OffloadStep") : NULL;
     st->known_task = st->offload_step ? attribute_of("traceloop.reading.decoding.task_rows", "KnownTask") : NULL;
-    st->iteration = st->known_task ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
+    st->span_context = st->known_task ? attribute_of("traceloop.reading.decoding.decoded", "SpanContext") : NULL;
+    st->iteration = st->span_context ? attribute_of("traceloop.reading.decoding.runs", "Iteration") : NULL;
     if (st->iteration == NULL)
         return -1;
     if (!PyTuple_Check(st->kinds) || PyTuple_GET_SIZE(st->kinds) != KINDS || !PyType_Check(st->offload_step) ||
-        !PyType_IsSubtype((PyTypeObject *)st->offload_step, &PyTuple_Type)) {
+        !PyType_IsSubtype((PyTypeObject *)st->offload_step, &PyTuple_Type) || !PyType_Check(st->span_context) ||
+        !PyType_IsSubtype((PyTypeObject *)st->span_context, &PyTuple_Type)) {
         PyErr_SetString(PyExc_ImportError, "not the module that belongs to these sources");
         return -1;
     }

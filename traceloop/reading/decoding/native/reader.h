@@ -43,10 +43,12 @@
 #define R_SPIN (-3.0)
 #define R_TIMER (-4.0)
 #define R_DUE (-5.0)
+#define R_TASK (-6.0)
 #define R_STAMP (-7.0)
 #define R_SIGNAL (-8.0)
 #define R_WRITER (-9.0)
 #define R_SKIP (-10.0)
+#define R_SPAN (-11.0)
 #define R_CONTEXT (-12.0)
 #define R_LOOP (-13.0)
 #define R_END (-14.0)
@@ -66,6 +68,7 @@
 #define OUTCOME 4294967296.0
 #define FIRST_STEP 4
 #define EXACT 9007199254740992.0      /* 2**53 */
+#define MOST_NEW_TASKS 200000         /* _MAX_NEW_TASKS in rare_records.py */
 #define LARGEST 9223372036854775808.0 /* 2**63, as in ring_reader.py */
 #define LATEST 8589934592.0           /* 2**33 s, as in decoded.py */
 
@@ -215,11 +218,11 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *runs, *iterations, *tasks, *ends, *model, *buckets, *tally, *requests, *totals, *alive;
-    PyObject *iteration, *new_task, *known_task, *offload_step; /* the classes of these rows */
-    PyObject *kinds;                                            /* the tuple KINDS */
+    PyObject *iteration, *new_task, *known_task, *offload_step, *span_context; /* the classes of these rows */
+    PyObject *kinds;                                                           /* the tuple KINDS */
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
         *text_end, *text_lose_place, *text_new_tasks, *text_requests, *text_offloads, *text_submit, *text_start,
-        *text_finish, *text_deliver;
+        *text_finish, *text_deliver, *text_spans;
     Checksum checksum; /* its tables */
 } reader_state;
 
@@ -228,7 +231,7 @@ typedef struct {
     DO(iteration) DO(new_task) DO(known_task) DO(offload_step) DO(kinds) DO(text_active_s) DO(text_idle_s)             \
     DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished) DO(text_closed) DO(text_end)                    \
     DO(text_lose_place) DO(text_new_tasks) DO(text_requests) DO(text_offloads) DO(text_submit) DO(text_start)          \
-    DO(text_finish) DO(text_deliver)
+    DO(text_finish) DO(text_deliver) DO(text_spans) DO(span_context)
 
 extern struct PyModuleDef reader_module;
 
