@@ -121,8 +121,9 @@ typedef struct Block Block;
 
 typedef struct {
     int64_t first;
-    Runs *runs; /* owned */
-    Block *blocks; /* owned; recent_runs.c */
+    Py_ssize_t length; /* as it was: rows that are added to the runs later are none of ours */
+    Runs *runs;        /* owned */
+    Block *blocks;     /* owned; recent_runs.c */
 } Chunk;
 
 typedef struct {

@@ -55,12 +55,12 @@ runs_add(Requests *self, Runs *runs)
     if (blocks == NULL)
         return -1;
     runs_trim(runs); /* of a quiet server, each chunk has a run or two and room for a thousand */
-    self->chunks[wanted - 1] = (Chunk){runs->first, (Runs *)Py_NewRef(runs), blocks};
+    self->chunks[wanted - 1] = (Chunk){runs->first, runs->length, (Runs *)Py_NewRef(runs), blocks};
     self->chunk_count++;
     self->run_count += runs->length;
     Chunk *oldest;
-    while (oldest = &self->chunks[self->first_chunk], self->run_count - oldest->runs->length >= KEPT_RUNS) {
-        self->run_count -= oldest->runs->length;
+    while (oldest = &self->chunks[self->first_chunk], self->run_count - oldest->length >= KEPT_RUNS) {
+        self->run_count -= oldest->length;
         self->first_chunk++;
         self->chunk_count--;
         chunk_release(oldest);
@@ -89,7 +89,7 @@ bool
 run_of(const Requests *self, int64_t number, Run *run)
 {
     const Chunk *chunk = number > 0 ? chunk_of(self, number) : NULL;
-    if (chunk == NULL || number - chunk->first >= chunk->runs->length)
+    if (chunk == NULL || number - chunk->first >= chunk->length)
         return false;
     run->number = number;
     run->row = chunk->runs->rows[number - chunk->first];
@@ -113,8 +113,8 @@ longer_before(const Requests *self, int64_t number, double ready, double least, 
     for (; !over && passed < MAX_BEHIND && left >= 0; left--) {
         chunk = self->chunks + self->first_chunk + left;
         int64_t index = number - chunk->first;
-        if (index > chunk->runs->length)
-            index = chunk->runs->length;
+        if (index > chunk->length)
+            index = chunk->length;
         while (index > 0 && passed < MAX_BEHIND) {
             if (index % BLOCK_ROWS == 0 && passed + BLOCK_ROWS <= MAX_BEHIND) {
                 const Block *block = &chunk->blocks[index / BLOCK_ROWS - 1];
