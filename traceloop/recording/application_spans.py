@@ -108,8 +108,14 @@ class ApplicationSpans:
         try:
             number = 0
             span = otel_context.get(self._span_key) if otel_context else None
-            if span is not None:
-                number = self.number_of(span)
+            if span is not None:  # number_of, without the call
+                context = getattr(span, "_context", None)
+                bearer = context if type(context) is self._plain else span
+                known = getattr(bearer, "_loop_span", None)
+                if known is not None and known[0] is self._generation:
+                    number = known[1]
+                else:
+                    number = self._number(span, bearer, known)
         except Exception as error:
             failures.report("the application's spans cannot be followed any more", error)
             self.variable = None
@@ -120,8 +126,9 @@ class ApplicationSpans:
 
     def number_of(self, span: Any) -> int:
         """The number of ``span`` in the record; defines the span where that is needed. 0 for one without a context."""
-        known = getattr(self._bearer(span), "_loop_span", None)  # an AttributeError would take 300 ns for each new one
-        return known[1] if known is not None and known[0] is self._generation else self._number(span, known)
+        bearer = self._bearer(span)
+        known = getattr(bearer, "_loop_span", None)  # an AttributeError would take 300 ns for each new one
+        return known[1] if known is not None and known[0] is self._generation else self._number(span, bearer, known)
 
     def _bearer(self, span: Any) -> Any:
         """What the number lies on: the span's context; or the span, where it has none of its own of the API's class."""
@@ -166,13 +173,11 @@ class ApplicationSpans:
         """Called when the loop begins or stops running: the span that was recorded last is not current any more."""
         self.current = -1
 
-    def _number(self, span: Any, known: tuple[int, int] | None) -> int:
+    def _number(self, span: Any, bearer: Any, known: tuple[int, int] | None) -> int:
         """Defines ``span`` and returns its number, 0 where it has no valid context. ``known``: its last definition,
-        which may be another loop's.
+        which lies on ``bearer``, and may be another loop's.
         """
-        context: Any = self._bearer(span)
-        if context is span:
-            context = span.get_span_context()
+        context: Any = bearer if bearer is not span else span.get_span_context()
         kind = type(context)
         if kind is self._plain:
             # Its six properties, each a call, cost as much as all the rest of this.
@@ -199,12 +204,11 @@ class ApplicationSpans:
             header = "" if state is self._stateless else state_of(state)
             # 60 ns less than an f-string.
             self._record.add_text("%032x %016x %s" % (trace_id, span_id, header))  # noqa: UP031
-        bearer = self._bearer(span)
+        if bearer is span:  # perhaps the first one whose context is of that class
+            bearer = self._bearer(span)
         try:
-            if bearer is span:
-                span._loop_span = self._generation, number
-            else:
-                object.__setattr__(bearer, "_loop_span", (self._generation, number))  # its own ignores all names
+            # A context's own method ignores all names.
+            (setattr if bearer is span else object.__setattr__)(bearer, "_loop_span", (self._generation, number))
         except Exception:
             pass  # takes no attribute: it gets a number each time it is met
         return number
