@@ -93,13 +93,12 @@ contains(PyObject *dict, PyObject *ident)
     return PyDict_GET_SIZE(dict) ? PyDict_Contains(dict, ident) : 0;
 }
 
-/* Whether Waits.step does anything with a step at ``start`` of a task that was ``seen`` at these moments. */
+/* Whether Waits.step does anything with a step at ``start`` of a task that was ``seen`` at these moments. Where circles
+   are sought there, all looks lie before the step, and so does one at this task. */
 static int
 concerns(const Looks *looks, PyObject *ident, PyObject *seen, double start)
 {
     int result = look_between(seen, -INFINITY, start);
-    if (result == 0)
-        result = contains(looks->awaited, ident);
     return result ? result : contains(looks->circles, ident);
 }
 
