@@ -8,6 +8,7 @@ import pickle
 import signal
 import subprocess
 import weakref
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -458,6 +459,11 @@ def test_each_core_follows_them_in_the_same_way(monkeypatch):
     assert len(expected) > 40 and {kind for kind, _ in expected} == {layout.R_SPAN, layout.R_CONTEXT}
     for core in CORES:
         assert followed(CORES[core], monkeypatch) == expected
+
+
+def test_numbers_in_c_are_the_same():
+    source = (Path(traceloop.__file__).parent / "core" / "native" / "spans.c").read_text()
+    assert f"#define REMOTE {REMOTE:#x} " in source and f"#define GENERATION {GENERATION}\n" in source
 
 
 class Stopping(Tight):
