@@ -16,9 +16,11 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 def runs_of(folder: Path) -> dict[Path, str]:
-    """The run directories in shared memory whose program, or its working directory, is in ``folder``, with its command.
+    """The run directories in shared memory whose program, working directory or one of whose interpreters is in
+    ``folder``, with its command.
 
-    Others use the machine too: only what was started from the folder of these tests counts.
+    Others use the machine too: only what was started from the folder of these tests counts. Of the program a record
+    mostly has the bare name.
     """
     found = {}
     for path in SHARED_MEMORY.glob("traceloop-*") if SHARED_MEMORY.is_dir() else ():
@@ -26,9 +28,17 @@ def runs_of(folder: Path) -> dict[Path, str]:
             description = json.loads((path / "run.json").read_text())
         except (OSError, ValueError):
             continue
-        words = [*description.get("command", ()), description.get("directory", "")]
+        words = [*interpreters_of(path), *description.get("command", ()), description.get("directory", "")]
         if any(f"{word}{os.sep}".startswith(f"{folder}{os.sep}") for word in words):
             found[path] = " ".join(map(str, description.get("command", ()))) + f" in {words[-1]}"
+    return found
+
+
+def interpreters_of(run: Path) -> list[str]:
+    found = []
+    for file in run.glob("p-*/process.json"):
+        with contextlib.suppress(OSError, ValueError):
+            found.append(json.loads(file.read_text()).get("executable", ""))
     return found
 
 

@@ -81,11 +81,14 @@ def started(traced: Traced, *words: str | Path, line: str = "ready") -> Iterator
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    left = None
     try:
         assert process.stdout is not None and process.stdout.readline() == f"{line}\n"
+        left = run_of(process.pid)  # now: the block may kill it
         yield process
     finally:
-        left = run_of(process.pid) if process.poll() is None else None
+        if left is None and process.poll() is None:
+            left = run_of(process.pid)
         process.kill()
         process.communicate()
         remove_run(left)

@@ -34,6 +34,8 @@ def test_recording_leaves_no_cyclic_garbage(core: str, traced: Traced, tmp_path:
     app = tmp_path / "app.py"
     app.write_text(PROGRAM)
     environ = clean_environ({"OTEL_PYTHON_TRACELOOP_CORE": core})
-    for command in ([traced.python], [*traced.command, "--collector", "none"]):
+    # Without a collector nobody would remove the record from shared memory.
+    recorded = [*traced.command, "--collector", "none", "--record", str(tmp_path / "record")]
+    for command in ([traced.python], recorded):
         result = subprocess.run([*command, str(app)], capture_output=True, text=True, env=environ, check=True)
         assert result.stdout == "[]\n", (command, result.stdout)
