@@ -1,12 +1,12 @@
 """Damaged records through the reader's C half and the packer's, under AddressSanitizer and UBSan: none may harm them.
 
-    python tests/attacks/fuzz_reader.py [--inputs 10000000] [--seconds 0] [--seed 1] [--quick | --plain]
+    python tests/attacks/fuzz_reader.py [--inputs 10000000] [--seconds 0] [--seed 1] [--quick]
 
 It runs itself again through sanitized.py (which explains ``--quick``). An input is one batch: the one before it with
 some of its doubles or bits changed, spliced, cut or made up (mutations.c); or a stretch of a made-up record of a
 server, damaged likewise. It goes straight to the decoder, so that no checksum stops it. Some two hundred are a chunk,
 which goes to what takes chunks: the packer of spans, counts, steps by task, requests, who waited. Prints how many
-inputs went through; status 66 where a sanitizer spoke. ``--plain`` leaves the sanitizers out.
+inputs went through; status 66 where a sanitizer spoke.
 """
 
 from __future__ import annotations
@@ -37,7 +37,6 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.0, help="stop after so many; 0: when all inputs are through")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="see sanitized.py")
-    parser.add_argument("--plain", action="store_true", help="no sanitizers: whether all that is called takes it")
     options = parser.parse_args()
     if MUTATIONS in os.environ:
         Fuzz(options.seed).run(options.inputs, options.seconds)
@@ -50,7 +49,7 @@ def main() -> int:
         sanitized = [os.path.join(HERE, "sanitized.py"), *(["--quick"] if options.quick else [])]
         # Short stacks of what was allocated, and less of what was freed: a report has the seed, and can be had again.
         environ = os.environ | {MUTATIONS: built, "ASAN_OPTIONS": "malloc_context_size=1:quarantine_size_mb=16"}
-        command = [sys.executable, *([] if options.plain else sanitized), *sys.argv]
+        command = [sys.executable, *sanitized, *sys.argv]
         return subprocess.run(command, env=environ, check=False).returncode
 
 
