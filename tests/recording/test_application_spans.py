@@ -8,7 +8,9 @@ import pickle
 import signal
 import subprocess
 import weakref
+from collections import namedtuple
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from opentelemetry import trace
@@ -164,6 +166,42 @@ def test_a_span_that_takes_no_attribute_and_a_context_that_is_no_tuple(spans, li
         )  # fmt: skip
         spans.changed(None)
         lists.take()
+
+
+def test_contexts_of_two_classes_take_turns(spans, lists):
+    class Context(SpanContext):
+        pass
+
+    pair = [NonRecordingSpan(SpanContext(1, 2, False)), NonRecordingSpan(Context(3, 4, False))]
+    for _ in range(3):
+        for span in pair:
+            spans.changed({spans._span_key: span})
+    assert [a for a, kind, _ in lists.take()[0] if kind == layout.R_SPAN] == [1.0, 2.0]
+
+
+def test_a_context_that_is_a_tuple_without_a_dict(spans, lists):
+    fields = ("trace_id", "span_id", "is_remote", "trace_flags", "trace_state", "is_valid")
+    context = namedtuple("Context", fields)(7, 8, False, TraceFlags(1), TraceState(), True)
+    lasting = {spans._span_key: NonRecordingSpan(context)}  # type: ignore[arg-type]
+    for _ in range(3):
+        spans.changed(lasting)
+        spans.changed(None)
+    assert [a for a, kind, _ in lists.take()[0] if kind == layout.R_SPAN] == [1.0]
+
+
+@pytest.mark.parametrize("mocked", [mock.Mock(), mock.Mock(spec=trace.Span), object(), 5])
+def test_what_is_no_span_to_the_api_is_none_to_the_record(spans, lists, caplog, mocked):
+    spans.changed({spans._span_key: NonRecordingSpan(SpanContext(1, 2, False))})
+    lists.take()
+    spans.changed({spans._span_key: mocked})
+    assert lists.take() == ([(0.0, layout.R_CONTEXT, 0.0)], [])
+    assert spans.variable is not None and not caplog.text
+
+
+def test_a_span_with_a_broken_context_switches_it_off(spans, caplog):
+    spans.changed({spans._span_key: NonRecordingSpan(None)})  # type: ignore[arg-type]
+    assert spans.variable is None
+    assert "cannot be followed" in caplog.text
 
 
 def test_a_span_that_makes_its_context_anew_keeps_its_number(spans, lists):
