@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from types import SimpleNamespace
+from types import FunctionType, SimpleNamespace
 
 import pytest
 from opentelemetry import trace
@@ -147,3 +147,23 @@ def test_the_replaced_methods_look_like_functions(replace):
     assert inspect.isfunction(Own.end) and inspect.ismethod(Own(None).end)
     assert inspect.signature(Own.end) == inspect.signature(Plain.end) and Own.end.__doc__ == "Ends."
     assert copy.copy(Own.end) is Own.end
+
+
+def test_what_a_program_sets_on_a_replaced_method_is_set(replace):
+    class Own(Plain):
+        def end(self, end_time=0):
+            return end_time
+
+        start = Plain.start
+
+    replace(Own)
+    Own.end.__doc__, Own.end.__module__, Own.end.__name__, Own.end.mark = "Other.", "other", "close", 1
+    assert (Own.end.__doc__, Own.end.__module__, Own.end.__name__, Own.end.mark) == ("Other.", "other", "close", 1)
+    with pytest.raises(TypeError):
+        Own.end.__name__ = 5
+    if type(Own.end) is not FunctionType:  # a function of Python has these of its own
+        Own.end.__defaults__, Own.end.__code__ = (3,), (lambda self, end_time: -end_time).__code__
+        assert Own(None).end() == -3
+        del Own.end.__defaults__
+        with pytest.raises(TypeError):
+            Own(None).end()

@@ -362,6 +362,17 @@ noting_attribute(PyObject *self, PyObject *name)
     return PyObject_GetAttr(((NotingMethod *)self)->original, name);
 }
 
+/* A function's own attributes (code, defaults, doc) are set where they are read from. */
+static int
+noting_set_attribute(PyObject *self, PyObject *name, PyObject *value)
+{
+    PyObject *original = ((NotingMethod *)self)->original;
+    int of_function = PyFunction_Check(original) && PyUnicode_Check(name) && PyUnicode_GET_LENGTH(name) > 2 &&
+                      PyUnicode_READ_CHAR(name, 0) == '_' && PyUnicode_READ_CHAR(name, 1) == '_' &&
+                      PyUnicode_CompareWithASCIIString(name, "__dict__") != 0;
+    return of_function ? PyObject_SetAttr(original, name, value) : PyObject_GenericSetAttr(self, name, value);
+}
+
 /* ``inspect`` and mocks with a specification treat as methods only what says that it is a function. */
 static PyObject *
 noting_class(PyObject *self, void *closure)
@@ -455,6 +466,7 @@ static PyType_Slot noting_slots[] = {
     {Py_tp_descr_get, noting_get},
     {Py_tp_repr, noting_repr},
     {Py_tp_getattro, noting_attribute},
+    {Py_tp_setattro, noting_set_attribute},
     {Py_tp_dealloc, noting_dealloc},
     {Py_tp_traverse, noting_traverse},
     {Py_tp_clear, noting_clear},
