@@ -61,7 +61,7 @@ class Identifier:
                 if number is not None and function.__name__ not in _PYTHON_STEPS:
                     return number
                 task = callback.__self__
-                if function.__name__ in _PYTHON_STEPS and isinstance(task, asyncio.Future):
+                if function.__name__ in _PYTHON_STEPS and asyncio.isfuture(task):
                     return self._ident_of_task(task)
         function = unwrap(callback)
         code = code_of(function) or cython_code(function)

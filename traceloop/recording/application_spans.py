@@ -195,9 +195,9 @@ class ApplicationSpans:
             flags, state, is_valid = context.trace_flags, context.trace_state, context.is_valid
             # One class for good: two that took turns would leave the numbers of each other's spans unseen. With a dict,
             # or the number could not lie there.
-            if self._plain is None and isinstance(context, tuple) and hasattr(context, "__dict__"):
-                if tuple(context) == (trace_id, span_id, is_remote, flags, state, is_valid):
-                    self._plain = kind
+            may_be_plain = self._plain is None and isinstance(context, tuple) and hasattr(context, "__dict__")
+            if may_be_plain and tuple(context) == (trace_id, span_id, is_remote, flags, state, is_valid):
+                self._plain = kind
         if state is not self._stateless and not state:
             self._stateless = state
         if not is_valid:

@@ -160,6 +160,25 @@ def test_eager_tasks_that_end_at_once_count_by_how_they_did() -> None:
     assert statistics.tasks_finished() == {"result": 1, "exception": 3, "cancelled": 2, "abandoned": 0}
 
 
+@pytest.mark.parametrize("by_factory", [False, True])
+def test_tasks_of_the_class_that_is_written_in_python_end_as_others_do(by_factory: bool) -> None:
+    kind: Any = asyncio.tasks._PyTask  # type: ignore[attr-defined]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        if by_factory:
+            loop.set_task_factory(lambda loop, coro, **options: kind(coro, loop=loop, **options))
+        make = loop.create_task if by_factory else kind
+        tasks = [make(child(2)) for _ in range(5)] + [make(failing()) for _ in range(3)]
+        tasks.append(make(asyncio.sleep(10)))
+        tasks[-1].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    statistics = statistics_of(main)
+    assert statistics.tasks_created == 10
+    assert statistics.tasks_finished() == {"result": 6, "exception": 3, "cancelled": 1, "abandoned": 0}
+
+
 def test_a_coroutine_by_count_steps_times_and_maker() -> None:
     async def main() -> None:
         await parent()
