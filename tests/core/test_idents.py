@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
+import itertools
+import weakref
+from collections import Counter
 from typing import Any
 
 import pytest
 
 from tests.helpers.cores import CORES
 from tests.helpers.in_cython import compiled
+from tests.helpers.waiting import PATIENCE
+from traceloop.reading.decoding.ring_reader import RingReader
+from traceloop.record.sites import site_of
 from traceloop.recording.site_log import SiteLog
 
 CYTHON = """
@@ -25,6 +32,7 @@ async def coroutine():
 """
 CALLBACKS = ("function", "method", "partial", "partial of a method")
 TIMES = 50
+SERIAL = itertools.count()  # of functions: a ring serves one loop after the other
 
 
 @pytest.fixture(scope="module")
@@ -124,3 +132,45 @@ def test_objects_that_say_they_have_code_run_all_the_same(loop, code, name):
     run_often(loop, lambda: loop.call_soon(odd))
     run_often(loop, lambda: loop.call_soon(functools.partial(odd)))
     assert ran == [odd] * 2 * TIMES
+
+
+def functions_named(names: list[str]) -> list[Any]:
+    """Each with a code of its own."""
+    namespace: dict[str, Any] = {}
+    exec("".join(f"def {name}(): pass\n" for name in names), namespace)
+    return [namespace[name] for name in names]
+
+
+def runs_by_name(recorder: Any) -> Counter[str]:
+    found: Counter[str] = Counter()
+    reader = RingReader(recorder.ring.buffer)
+    for batch in reader.read(final=True):
+        idents = [ident for ident in batch.records[1::3] if ident > 0]
+        found.update(recorder.process.site_log.sites[int(site_of(ident))].qualname for ident in idents)
+    reader.close()
+    return found
+
+
+def test_names_stay_right_while_functions_come_and_go(loop):
+    async def run_all(functions: list[Any]) -> None:
+        for _ in range(5):
+            for each in functions:
+                loop.call_soon(each)
+            await asyncio.sleep(0)
+
+    async def until_gone(codes: list[weakref.ref[Any]]) -> None:
+        async with asyncio.timeout(PATIENCE):
+            while any(code() is not None for code in codes):
+                await asyncio.sleep(0)
+
+    generations = [[f"function_{next(SERIAL)}" for _ in range(1500)] for _ in range(3)]
+    for names in generations:
+        functions = functions_named(names)
+        loop.run_until_complete(run_all(functions))
+        codes = [weakref.ref(each.__code__) for each in functions]
+        functions.clear()
+        gc.collect()  # each is in the namespace that it has
+        loop.run_until_complete(until_gone(codes))  # what comes next takes their addresses
+    runs = runs_by_name(loop._recorder)
+    every = [name for names in generations for name in names]
+    assert {name: runs[name] for name in every} == dict.fromkeys(every, 5)

@@ -80,7 +80,8 @@
 #define MOST_HELD 16
 #define LEAST_TO_TRIM 4096 /* places of a queue or a heap; smaller ones stay as they are */
 #define FEW_CODES 256 /* powers of two */
-#define MOST_CODES 4096
+#define MOST_CODES 16384
+#define LISTED_CODES 32
 #define METHODS 64 /* a power of two */
 
 typedef struct Record Record;
@@ -90,7 +91,7 @@ typedef struct Scheduling Scheduling;
 typedef struct Writes Writes;
 
 /* A code object and the ident of its site. The reference is owned: an address stands for one code object only as long
-   as that lives. Emptied at each flush, so that nothing is kept alive for long. */
+   as that lives. Emptied every 20 ms and before a longer wait, so that nothing is kept alive for long. */
 typedef struct {
     PyObject *code;
     double ident;
@@ -371,7 +372,8 @@ typedef struct {
     Clock clock;
     CodeSite few_codes[FEW_CODES];
     CodeSite *codes; /* those, or more: owned */
-    size_t code_places, codes_evicted;
+    size_t code_places, codes_evicted, codes_held;
+    CodeSite *listed[LISTED_CODES]; /* the places that hold codes, where these are not more */
     MethodSite methods[METHODS];
     Py_buffer words;
 } Run;

@@ -96,8 +96,13 @@ run_close(Run *run)
 void
 run_forget_codes(Run *run)
 {
-    for (size_t i = 0; i < run->code_places; i++)
-        Py_CLEAR(run->codes[i].code);
+    if (run->codes_held <= LISTED_CODES)
+        for (size_t i = 0; i < run->codes_held; i++)
+            Py_CLEAR(run->listed[i]->code);
+    else
+        for (size_t i = 0; i < run->code_places; i++)
+            Py_CLEAR(run->codes[i].code);
+    run->codes_held = 0;
 }
 
 static int
@@ -182,6 +187,7 @@ add_places(Run *run)
         return; /* the places that there are will do */
     run->codes = more;
     run->code_places = 4 * places;
+    run->codes_held = LISTED_CODES + 1; /* ``listed`` points to where they were */
     for (size_t i = 0; i < places; i++)
         if (before[i].code != NULL)
             *place_of(run, before[i].code) = before[i]; /* no two meet: they did not in fewer places */
@@ -207,6 +213,11 @@ site_of_code(Run *run, PyObject *code)
     if (place->code != NULL && ++run->codes_evicted > run->code_places) {
         add_places(run);
         place = place_of(run, code);
+    }
+    if (place->code == NULL) {
+        if (run->codes_held < LISTED_CODES)
+            run->listed[run->codes_held] = place;
+        run->codes_held++;
     }
     Py_XSETREF(place->code, Py_NewRef(code));
     place->ident = ident;

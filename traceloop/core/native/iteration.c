@@ -28,7 +28,8 @@ static int
 flush(Iteration *it, int with_gauges)
 {
     Run *run = &it->run;
-    run_forget_codes(run);
+    if (with_gauges)
+        run_forget_codes(run);
     PyObject *now = PyFloat_FromDouble(it->now);
     if (now == NULL || run_settle_counts(run) < 0) {
         Py_XDECREF(now);
