@@ -65,7 +65,10 @@ def hold():
 
 async def main():
     await step(200)
+    other = loop.create_task(step(5))
+    await asyncio.sleep(0)
     loop.run_until_complete(step(20))  # inside of a handle
+    assert other.done()  # it began outside and ended in there
     hold()
     return "done"
 
@@ -86,12 +89,13 @@ def test_iterations_of_somebody_elses(traced, tmp_path):
     # On a busy machine the nested iterations take longer than the usual threshold, and would be the culprit.
     done = reported(traced, tmp_path, NESTING, "--slow-threshold", "1")
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
-    # Its first step, one after each sleep, and the nested ones within the last of these: callbacks by time.
-    assert re.search(r"^ +__main__\.main +201 ", done.stderr, re.MULTILINE), done.stderr
-    assert re.search(r"^ +ending a sleep +200 ", done.stderr, re.MULTILINE), done.stderr
+    # Its first step and one after each sleep; and those of the others, inside the last of these: callbacks by time.
+    assert re.search(r"^ +__main__\.main +202 ", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^ +__main__\.step +27 ", done.stderr, re.MULTILINE), done.stderr
+    assert re.search(r"^ +ending a sleep +225 ", done.stderr, re.MULTILINE), done.stderr
     # The slow one, with whose fault it was, why (measured, although nothing stops the loop), and how often.
     assert re.search(r"program\.py:\d+ in hold blocks the loop: it sleeps\n +[\d.]+ s once", done.stderr), done.stderr
-    assert "tasks: 2 made, 2 ended" in " ".join(done.stderr.split())  # the nested one is the second
+    assert "tasks: 3 made, 3 ended" in " ".join(done.stderr.split())
     assert "blocks the loop" in done.stderr
 
 

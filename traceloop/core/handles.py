@@ -168,7 +168,7 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
 def run_for_others(handle: Any) -> None:
     """Runs a handle that other code has taken out of the loop's queue (nest_asyncio does)."""
     recorder = getattr(handle._loop, "_recorder", None)
-    if recorder is None or recorder.external.inside:
+    if recorder is None:
         asyncio.Handle._run(handle)
     else:
         handle._loop._run_taken(recorder, handle)

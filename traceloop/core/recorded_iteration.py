@@ -489,7 +489,7 @@ def run_taken(loop: Any, recorder: Recorder, handle: Any) -> None:
     """Runs, and records, a handle that other code took from the queue; see ``recording/external_runs.py``."""
     runs = recorder.external
     callback = handle._callback
-    runs.inside = True
+    runs.depth += 1
     try:
         now, ident = runs.begin(recorder, loop, handle), recorder.identify(callback)
         try:
@@ -497,4 +497,4 @@ def run_taken(loop: Any, recorder: Recorder, handle: Any) -> None:
         finally:
             runs.end(recorder, loop, callback, ident, now)
     finally:
-        runs.inside = False
+        runs.depth -= 1

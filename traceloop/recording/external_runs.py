@@ -2,8 +2,8 @@
 and calls their ``_run``.
 
 Each is recorded as any other. The time between two of them is recorded as a poll, since nothing tells what the library
-does there. A handle that is run inside another one (nest_asyncio is made for that) counts as part of the outer one,
-as a called function does.
+does there. A handle that is run inside another one (nest_asyncio is made for that) is recorded too, and its time is
+also part of the outer one's, as that of a called function is.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ExternalRuns:
     """The runs of one loop's handles by others; for the loop's thread."""
 
     def __init__(self) -> None:
-        #: Whether such a run is under way.
-        self.inside = False
+        #: How many such runs are under way, each inside the one before.
+        self.depth = 0
         self._ended = 0.0
         self._length = 0
         #: Whether the loop was recorded as started; the code that closes it has to record that it stopped.
@@ -62,6 +62,7 @@ class ExternalRuns:
             start = self._ended
         if id(handle) in recorder.stamps:
             recorder.stamped(handle)
+        self._ended = now  # for what runs inside this one
         return start
 
     def end(self, recorder: Recorder, loop: Any, callback: Any, ident: float, start: float) -> None:
@@ -75,7 +76,12 @@ class ExternalRuns:
         if recorder.tasks.created:
             recorder.tasks.define_created()
         self._ended = recorder.now(loop)
-        if not self._length or len(recorder.record) > 3000:
+        if self.depth > 1:
+            # The outer one goes on, or the library waits inside it: nothing tells which.
+            recorder.words[layout.W_RUNNING] = self._ended
+            if len(recorder.record) > 3000:
+                recorder.flush(loop, self._ended)
+        elif not self._length or len(recorder.record) > 3000:
             # The library is going to wait now, and it does not call us when its loop ends.
             recorder.record.add(self._ended, layout.R_POLL, -1.0)
             recorder.flush(loop, self._ended)
