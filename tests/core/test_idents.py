@@ -7,16 +7,16 @@ import functools
 import gc
 import itertools
 import weakref
-from collections import Counter
+from contextlib import closing
 from typing import Any
 
 import pytest
 
 from tests.helpers.cores import CORES
 from tests.helpers.in_cython import compiled
+from tests.helpers.recorded_handles import runs_by_site
 from tests.helpers.waiting import PATIENCE
 from traceloop.reading.decoding.ring_reader import RingReader
-from traceloop.record.sites import site_of
 from traceloop.recording.site_log import SiteLog
 
 CYTHON = """
@@ -141,14 +141,10 @@ def functions_named(names: list[str]) -> list[Any]:
     return [namespace[name] for name in names]
 
 
-def runs_by_name(recorder: Any) -> Counter[str]:
-    found: Counter[str] = Counter()
-    reader = RingReader(recorder.ring.buffer)
-    for batch in reader.read(final=True):
-        idents = [ident for ident in batch.records[1::3] if ident > 0]
-        found.update(recorder.process.site_log.sites[int(site_of(ident))].qualname for ident in idents)
-    reader.close()
-    return found
+def runs_by_name(recorder: Any) -> dict[str, int]:
+    sites = recorder.process.site_log.sites
+    with closing(RingReader(recorder.ring.buffer)) as reader:
+        return {sites[site].qualname: times for site, times in runs_by_site(reader).items()}
 
 
 def test_names_stay_right_while_functions_come_and_go(loop):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from traceloop.reading.decoding.ring_reader import RingReader
@@ -18,17 +19,16 @@ def count_handles(run_dir: Path, label: str) -> dict[int, int]:
         for path in folder.rings():
             reader = RingReader(path)
             if reader.kind == layout.KIND_LOOP:
-                counts[folder.pid] += _count(reader, folder.sites, label)
+                for site, times in runs_by_site(reader).items():
+                    counts[folder.pid] += times if folder.sites.label(site) == label else 0
                 assert reader.dropped == 0
             reader.close()
     return counts
 
 
-def _count(reader: RingReader, sites, label: str) -> int:
-    found = 0
+def runs_by_site(reader: RingReader) -> Counter[int]:
+    found: Counter[int] = Counter()
     while batches := reader.read(final=True):
         for batch in batches:
-            for ident in batch.records[1::3]:
-                if ident > 0 and sites.label(int(site_of(ident))) == label:
-                    found += 1
+            found.update(int(site_of(ident)) for ident in batch.records[1::3] if ident > 0)
     return found

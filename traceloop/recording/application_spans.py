@@ -45,7 +45,7 @@ def state_of(state: Any) -> str:
 
 
 def _is_span(span: Any) -> bool:
-    """Whether ``span`` is one to the API, which takes anything else (a test's mock) for no span."""
+    """Whether ``span`` is of the API's class. By its type: a mock says in ``__class__`` that it is, and has no ids."""
     kind = getattr(sys.modules.get("opentelemetry.trace"), "Span", object)
     return not isinstance(kind, type) or issubclass(type(span), kind)
 

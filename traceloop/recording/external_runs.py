@@ -76,12 +76,13 @@ class ExternalRuns:
         if recorder.tasks.created:
             recorder.tasks.define_created()
         self._ended = recorder.now(loop)
+        full = len(recorder.record) > 3000
         if self.depth > 1:
             # The outer one goes on, or the library waits inside it: nothing tells which.
             recorder.words[layout.W_RUNNING] = self._ended
-            if len(recorder.record) > 3000:
+            if full:
                 recorder.flush(loop, self._ended)
-        elif not self._length or len(recorder.record) > 3000:
+        elif full or not self._length:
             # The library is going to wait now, and it does not call us when its loop ends.
             recorder.record.add(self._ended, layout.R_POLL, -1.0)
             recorder.flush(loop, self._ended)
