@@ -72,6 +72,13 @@ def test_a_short_wait_that_was_seen_stands_for_the_time_between_looks():
     assert (totals.count, totals.exact_s, totals.estimated_s) == (1, 0.0, 3.0)
 
 
+@pytest.mark.parametrize(("seen_at", "seconds", "counted"), [(10.4, 0.1, 0.4), (10.01, 0.1, 0.1), (12.0, 0.1, 1.0)])
+def test_a_short_wait_stands_for_no_more_than_its_loop_has_lasted(seen_at, seconds, counted):
+    totals = WaitTotals()
+    totals.add(seconds, 1.0, seen_at, began=10.0)
+    assert totals.estimated_s == pytest.approx(counted)
+
+
 def test_estimates_are_right_on_average():
     found = waits()
     step = 0.0

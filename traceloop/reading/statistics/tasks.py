@@ -7,6 +7,7 @@ and so appears only there. This module counts the tasks that ran through the loo
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterator, Set
 from typing import NamedTuple
 
@@ -59,6 +60,7 @@ class TaskStatistics:
         self._sites = sites_of()
         self._known: Known = AliveTasks()
         self._loop_number = 0
+        self._loop_began = -math.inf
 
     @property
     def coroutines(self) -> dict[int, CoroutineTotals]:
@@ -72,11 +74,13 @@ class TaskStatistics:
             self._known = AliveTasks()
         if decoded.loop is not None and decoded.loop.number != self._loop_number:
             self._loop_number = decoded.loop.number
+            self._loop_began = decoded.loop.since
             self._known.clear()
         known = self._known
         if not known.coroutines:  # the first chunk, whose form decides
             module = native_of(decoded.runs)
             known = self._known = AliveTasks() if module is None else NativeTasks(module)
+        self._waits.loop_began = self._loop_began
         known.feed(decoded, self._waits)
         circles = self._waits.circles
         for ident in decoded.left:

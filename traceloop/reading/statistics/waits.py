@@ -7,6 +7,8 @@ task ran. Together they give the waits:
   ``LOOK_SECONDS`` or more is seen by at least one look, and counts with its own length: **exactly**.
 * A shorter wait is seen by chance. The probability is its length divided by the time between two looks. A wait that was
   seen counts as that time, so that the sum is right on average. This is an **estimate**, and is kept apart.
+* The first look at a loop comes soon after its beginning. What it sees counts as the time since then, at least as its
+  own length: a program that ran for 20 ms waited no second.
 
 Where a second's looks cannot take in all tasks, the time between two looks at one task is longer than ``LOOK_SECONDS``.
 The record tells how long it is (``period``); shorter waits are estimated.
@@ -94,14 +96,14 @@ class WaitTotals:
         self.exact_s = self.estimated_s = self.longest_s = 0.0
         self._seen_at = -math.inf
 
-    def add(self, seconds: float, period: float, seen_at: float) -> None:
-        """Adds a wait that is over, and that a look saw at ``seen_at`` (monotonic s)."""
+    def add(self, seconds: float, period: float, seen_at: float, began: float = -math.inf) -> None:
+        """Adds a wait that is over, and that a look saw at ``seen_at``; its loop began at ``began`` (monotonic s)."""
         self.count += 1
         self.longest_s = max(self.longest_s, seconds)
         if seconds >= period:
             self.exact_s += seconds
         else:
-            self.estimated_s += period
+            self.estimated_s += max(seconds, min(period, seen_at - began))
             if seen_at >= self._seen_at + period / 2:
                 self.rounds += 1
                 self._seen_at = seen_at
@@ -257,6 +259,8 @@ class Waits:
         self._sought_at = self._unsought = -math.inf
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
+        #: When the loop whose steps are taken in began (monotonic s); below 0 where that is not known.
+        self.loop_began = -math.inf
 
     def new_process(self) -> None:
         """Another process has the slot: its chains and its sites have other numbers."""
@@ -394,7 +398,7 @@ class Waits:
                 totals = self.totals.setdefault(key, WaitTotals())
             else:
                 totals = self.totals[key] = WaitTotals()
-        totals.add(seconds, self.period, seen_at)
+        totals.add(seconds, self.period, seen_at, self.loop_began)
 
     def waiting_now(self, standing: Iterable[tuple[int, int, float]], now: float) -> dict[
         tuple[int, AwaitPlace], tuple[int, float, float]
