@@ -25,7 +25,7 @@ from tests.helpers.otlp_receiver import Receiver
 from tests.helpers.written_batches import note_batches
 from traceloop.core.buffer import Record
 from traceloop.record import layout
-from traceloop.recording.application_spans import GENERATION, REMOTE, ApplicationSpans
+from traceloop.recording.application_spans import _GENERATION_BITS, GENERATION, REMOTE, ApplicationSpans
 
 
 class Lists(Record):
@@ -423,6 +423,10 @@ class Own(dict):
         return super().get(key)
 
 
+class Changing(dict):
+    """A context that does not refuse to be changed."""
+
+
 class Tight:
     """A span that takes no attribute."""
 
@@ -467,8 +471,18 @@ def followed(make_loop, monkeypatch):
         loop._recorder.spans.variable.set(context)
         await turns(4)
 
+    async def with_changing_context():
+        context = Changing({key: tracer.start_span("before")})
+        await with_context(context)
+        context[key] = tracer.start_span("after")
+        await turns(4)
+
+    async def begin_generations():
+        for _ in range(3):
+            await turns(3)
+            loop._recorder.spans._begin_generation()
+
     async def main():
-        key = loop._recorder.spans._span_key
         await asyncio.gather(
             within(tracer.start_span("one"), 5),
             turns(3),
@@ -481,10 +495,17 @@ def followed(make_loop, monkeypatch):
             with_context({}),
             with_context({key: None}),
             with_context({key: tracer.start_span("two")}),
+            with_changing_context(),
         )
         loop._recorder.spans._begin_generation()
         await asyncio.gather(within(shared, 3), turns(3), within(shared, 3))
+        many = (within(tracer.start_span("each"), 10) for _ in range(20))
+        await asyncio.gather(begin_generations(), within(shared, 10), within(Tight(8), 10), *many)
+        for _ in range(60):  # sooner or later a context gets the address of an earlier one
+            await loop.create_task(within(tracer.start_span("short"), 3))
 
+    loop._recorder.spans.refresh()
+    key = loop._recorder.spans._span_key
     with monkeypatch.context() as patch:
         note_batches(patch, note)
         loop.run_until_complete(main())
@@ -499,9 +520,28 @@ def test_each_core_follows_them_in_the_same_way(monkeypatch):
         assert followed(CORES[core], monkeypatch) == expected
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_a_context_that_was_met_often_is_not_kept_alive(core):
+    async def main():
+        with trace.use_span(TracerProvider().get_tracer("test").start_span("a")):
+            for _ in range(10):
+                await asyncio.gather(asyncio.sleep(0), asyncio.sleep(0))
+            found = weakref.ref(loop._recorder.spans.variable.get())
+        for _ in range(3):
+            await asyncio.sleep(0)
+        gc.collect()
+        return found()
+
+    with asyncio.Runner(loop_factory=CORES[core]) as runner:
+        loop = runner.get_loop()
+        loop._recorder.spans.refresh()
+        assert runner.run(main()) is None
+
+
 def test_numbers_in_c_are_the_same():
     source = (Path(traceloop.__file__).parent / "core" / "native" / "spans.c").read_text()
     assert f"#define REMOTE {REMOTE:#x} " in source and f"#define GENERATION {GENERATION}\n" in source
+    assert f"#define GENERATION_BITS {_GENERATION_BITS}\n" in source
 
 
 class Stopping(Tight):

@@ -77,7 +77,7 @@ class ApplicationSpans:
         self._span_key = ""
         # ``_loop_span`` is a pair: the generation in which the span was last defined, and its number. Generations
         # of one loop differ in their last 20 bits only.
-        self._generation = int.from_bytes(os.urandom(6), "little") << _GENERATION_BITS
+        self._generation = int.from_bytes(os.urandom(5), "little") << _GENERATION_BITS  # fits a C integer
         self._next = 1
         # The class of span contexts that was seen to be a tuple of its six fields, as the API's is.
         self._plain: type | None = None

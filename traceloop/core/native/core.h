@@ -353,6 +353,13 @@ typedef struct {
     Py_ssize_t generation, key, current, next, defined, plain, stateless;
 } SpanSlots;
 
+/* A context of OpenTelemetry's that was met again, by a weak reference (NULL: none yet), and the number of its span.
+   ``met``: the last one that belongs here and was not found, to be compared and never followed. */
+typedef struct {
+    PyObject *weak, *number;
+    const void *met;
+} KnownContext;
+
 /* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */
 typedef struct {
     core_state *st;
@@ -368,6 +375,8 @@ typedef struct {
     PyObject *seen;          /* what the last run's context holds there; NULL: not known */
     PyTypeObject *context_type; /* the class of such a thing, a dict's ``get`` being its own; NULL: none was seen */
     SpanSlots span; /* where they lie in ``spans`` */
+    KnownContext *known_contexts; /* KNOWN_CONTEXTS places, owned; NULL: none was met twice */
+    PyObject *known_in;           /* the generation of their numbers */
     long made, finished;     /* not yet added to ``tasks`` */
     Clock clock;
     CodeSite few_codes[FEW_CODES];
@@ -397,6 +406,7 @@ int run_show_own_work(Run *run, int which, double start);
 
 /* spans.c */
 void run_find_spans(Run *run);
+void run_forget_contexts(Run *run);
 /* Before a run: the context is the handle's, and the current one if ``entered``. 0; -1: an exception. */
 int run_look_at_span(Run *run, PyObject *context, int entered);
 

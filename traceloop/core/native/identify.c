@@ -80,6 +80,7 @@ run_close(Run *run)
     run_forget_codes(run);
     if (run->codes != run->few_codes)
         PyMem_Free(run->codes);
+    run_forget_contexts(run);
     PyObject **owned[] = {&run->tasks,      &run->spans,          &run->created,        &run->stamps,  &run->sites,
                           &run->builtin_sites, &run->identify,    &run->define,         &run->numbers,
                           &run->first_step_done, &run->outcome_of, &run->coroutine_site, &run->define_created,
@@ -137,6 +138,8 @@ run_refresh_spans(Run *run)
         return -1;
     if (!PyContextVar_CheckExact(variable))
         Py_CLEAR(variable);
+    if (variable != run->span_variable)
+        run_forget_contexts(run);
     Py_XSETREF(run->span_variable, variable);
     return 0;
 }

@@ -4,8 +4,11 @@
 
 #include "core.h"
 
-#define REMOTE 0x200 /* application_spans.py has these two */
+#define REMOTE 0x200 /* application_spans.py has these three */
 #define GENERATION 16384
+#define GENERATION_BITS 20
+#define KNOWN_BITS 10
+#define KNOWN_CONTEXTS (1 << KNOWN_BITS)
 
 void
 run_find_spans(Run *run)
@@ -101,27 +104,48 @@ record_span(Run *run, PyObject *context, long long number)
     return 1;
 }
 
-/* Gives a span, by its plain context, the next number. The number, a new reference; NULL where Python has to, or an
-   exception. */
+/* The number by which a span was defined in an earlier generation, a new reference; NULL: not by this loop. */
 static PyObject *
-define(Run *run, PyObject *context)
+earlier_number(PyObject *known, PyObject *generation)
+{
+    if (known == NULL)
+        return NULL;
+    long long then = PyLong_AsLongLong(PyTuple_GET_ITEM(known, 0));
+    long long now = PyErr_Occurred() ? 0 : PyLong_AsLongLong(generation);
+    PyObject *number = PyTuple_GET_ITEM(known, 1);
+    int is_ours = !PyErr_Occurred() && then >> GENERATION_BITS == now >> GENERATION_BITS;
+    return is_ours && PyObject_IsTrue(number) > 0 ? Py_NewRef(number) : NULL;
+}
+
+/* Defines a span in this generation, by its plain context. ``known``: its last definition, which may be another
+   loop's; NULL: it has none. Its number, a new reference; NULL where Python has to, or an exception. */
+static PyObject *
+define(Run *run, PyObject *context, PyObject *known)
 {
     PyObject **next = &SLOT(run->spans, run->span.next), **defined = &SLOT(run->spans, run->span.defined);
     PyObject *generation = SLOT(run->spans, run->span.generation);
     if (*next == NULL || *defined == NULL || generation == NULL)
         return NULL;
-    long long number = PyLong_AsLongLong(*next), count = PyLong_AsLongLong(*defined) + 1;
-    /* The last one of a generation is Python's, which begins the next. */
-    if (PyErr_Occurred() || count >= GENERATION || record_span(run, context, number) <= 0)
+    PyObject *number = earlier_number(known, generation);
+    if (PyErr_Occurred())
         return NULL;
+    int is_new = number == NULL;
+    if (is_new)
+        number = Py_NewRef(*next);
+    long long value = PyLong_AsLongLong(number), count = PyLong_AsLongLong(*defined) + 1;
+    /* The last one of a generation is Python's, which begins the next. */
+    if (PyErr_Occurred() || count >= GENERATION || record_span(run, context, value) <= 0) {
+        Py_DECREF(number);
+        return NULL;
+    }
     Py_XSETREF(*defined, PyLong_FromLongLong(count));
-    PyObject *defining = *next;
-    *next = PyLong_FromLongLong(number + 1);
-    PyObject *pair = PyTuple_Pack(2, generation, defining);
+    if (is_new)
+        Py_XSETREF(*next, PyLong_FromLongLong(value + 1));
+    PyObject *pair = PyTuple_Pack(2, generation, number);
     if (pair == NULL || PyObject_GenericSetAttr(context, run->st->s_loop_span, pair) < 0)
         forget_exception(); /* it gets a number each time it is met */
     Py_XDECREF(pair);
-    return defining;
+    return number;
 }
 
 /* -- the span of a context */
@@ -142,15 +166,100 @@ number_of_span(Run *run, PyObject *span)
         return NULL;
     int plain = context != NULL && is_plain_context(run, context);
     PyObject *known = attribute_or_none(plain ? context : span, run->st->s_loop_span);
-    if (known != NULL && PyTuple_CheckExact(known) && PyTuple_GET_SIZE(known) == 2 &&
-        PyTuple_GET_ITEM(known, 0) == SLOT(run->spans, run->span.generation) &&
-        PyLong_CheckExact(PyTuple_GET_ITEM(known, 1)))
+    int is_pair = known != NULL && PyTuple_CheckExact(known) && PyTuple_GET_SIZE(known) == 2 &&
+                  PyLong_CheckExact(PyTuple_GET_ITEM(known, 0)) && PyLong_CheckExact(PyTuple_GET_ITEM(known, 1));
+    if (is_pair && PyTuple_GET_ITEM(known, 0) == SLOT(run->spans, run->span.generation))
         number = Py_NewRef(PyTuple_GET_ITEM(known, 1));
-    else if (known == NULL && plain && !PyErr_Occurred())
-        number = define(run, context);
+    else if (plain && (is_pair || known == NULL) && !PyErr_Occurred())
+        number = define(run, context, known);
     Py_XDECREF(known);
     Py_XDECREF(context);
     return number;
+}
+
+/* -- contexts that were met before. A weak reference keeps none of them alive, and tells one that is gone from another
+   at its address. */
+
+void
+run_forget_contexts(Run *run)
+{
+    for (size_t i = 0; run->known_contexts != NULL && i < KNOWN_CONTEXTS; i++) {
+        Py_XDECREF(run->known_contexts[i].weak);
+        Py_XDECREF(run->known_contexts[i].number);
+    }
+    PyMem_Free(run->known_contexts);
+    run->known_contexts = NULL;
+    Py_CLEAR(run->known_in);
+}
+
+/* Whether it may be known by its address: it has to stay as it is, as those of OpenTelemetry do. */
+static int
+is_immutable(PyObject *held)
+{
+    PyTypeObject *type = Py_TYPE(held);
+    return PyType_SUPPORTS_WEAKREFS(type) && type->tp_as_mapping != NULL &&
+           type->tp_as_mapping->mp_ass_subscript != PyDict_Type.tp_as_mapping->mp_ass_subscript;
+}
+
+static KnownContext *
+place_of(const Run *run, PyObject *held)
+{
+    uint64_t mixed = ((uint64_t)(uintptr_t)held >> 4) * UINT64_C(0x9E3779B97F4A7C15);
+    return &run->known_contexts[mixed >> (64 - KNOWN_BITS)];
+}
+
+static int
+refers_to(PyObject *weak, PyObject *object)
+{
+#if PY_VERSION_HEX >= 0x030D0000
+    PyObject *referent = NULL;
+    if (PyWeakref_GetRef(weak, &referent) < 0)
+        PyErr_Clear();
+    Py_XDECREF(referent);
+    return referent == object;
+#else
+    return PyWeakref_GET_OBJECT(weak) == object;
+#endif
+}
+
+/* Its number, borrowed; NULL: not known. */
+static PyObject *
+known_number(Run *run, PyObject *held)
+{
+    if (run->known_contexts == NULL)
+        return NULL;
+    if (run->known_in != SLOT(run->spans, run->span.generation)) {
+        run_forget_contexts(run);
+        return NULL;
+    }
+    const KnownContext *known = place_of(run, held);
+    return known->weak != NULL && refers_to(known->weak, held) ? known->number : NULL;
+}
+
+/* It was looked up. From the second time on it is known: most of a service's contexts are met once or twice. */
+static void
+note_context(Run *run, PyObject *held, PyObject *number)
+{
+    if (!is_immutable(held))
+        return;
+    if (run->known_contexts == NULL) {
+        run->known_contexts = PyMem_Calloc(KNOWN_CONTEXTS, sizeof(KnownContext));
+        if (run->known_contexts == NULL)
+            return;
+        run->known_in = Py_XNewRef(SLOT(run->spans, run->span.generation));
+    }
+    KnownContext *known = place_of(run, held);
+    if (known->met != held) {
+        known->met = held;
+        return;
+    }
+    PyObject *weak = PyWeakref_NewRef(held, NULL);
+    if (weak == NULL) {
+        PyErr_Clear();
+        return;
+    }
+    Py_XSETREF(known->weak, weak);
+    Py_XSETREF(known->number, Py_NewRef(number));
 }
 
 /* The number of the span in ``held``, a new reference; NULL where that has to be asked, or an exception. */
@@ -165,6 +274,8 @@ look_up(Run *run, PyObject *held)
         return PyErr_Occurred() ? NULL : Py_NewRef(run->st->zero);
     PyObject *number = span == Py_None ? NULL : number_of_span(run, span);
     Py_DECREF(span);
+    if (number != NULL)
+        note_context(run, held, number);
     return number;
 }
 
@@ -174,7 +285,10 @@ number_of(Run *run, PyObject *held)
 {
     if (held == Py_None)
         return Py_NewRef(run->st->zero);
-    PyObject *number = look_up(run, held);
+    PyObject *number = known_number(run, held);
+    if (number != NULL)
+        return Py_NewRef(number);
+    number = look_up(run, held);
     forget_exception();
     if (PyErr_Occurred())
         Py_CLEAR(number);
