@@ -100,10 +100,12 @@ def _facts(info: StallInfo) -> Iterator[str]:
         yield f"{seconds(info.held.get(info.culprit, 0.0))} in {clean(info.culprit)}"
         yield from (f"{seconds(s)} in {clean(name)}" for name, s in list(info.others.items())[:_FEW])
     bill = info.bill
-    if bill is not None and bill.waiting:
-        text = f"{counted(bill.waiting, 'callback')} waited for it, {seconds(bill.exact)} in all"
-        yield text + (f" and up to {seconds(bill.own_most)} for its own" if bill.own_most else "")
-    elif bill is None and info.stacks and info.stacks[-1].ready:
+    if bill is not None:
+        if bill.handles:
+            yield f"{counted(bill.handles, 'callback')} waited for it, {seconds(bill.exact)} in all"
+        if bill.own_handles:
+            yield f"{counted(bill.own_handles, 'callback')} of its own waited up to {seconds(bill.own_most)} in all"
+    elif info.stacks and info.stacks[-1].ready:
         yield f"{counted(info.stacks[-1].ready, 'callback')} waited for it"
 
 

@@ -208,7 +208,7 @@ class _Process:
                 guess = " (a guess)" if info.parts.guess else ""
                 more += packets.text_annotation("cause", f"{info.parts.cause}{guess}")
             if info.bill is not None:
-                more += packets.number_annotation("others that waited", info.bill.waiting)
+                more += packets.number_annotation("others that waited", info.bill.handles)
             for number, stack in enumerate(info.stacks, 1):
                 if stack.frames:
                     more += packets.text_annotation(f"stack {number}", stack_text(stack, info.start))

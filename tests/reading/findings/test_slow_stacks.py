@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.made_statistics import LOAD, Made
+from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.findings.model import NOTE, short_path
 from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.parts import stalls_of
+from traceloop.reading.stalls.who_waited import SlowRun
 from traceloop.reading.statistics.callbacks import SlowTotals
 
 LOAD_LABEL = "app.prices.load"
@@ -48,6 +50,22 @@ def stalled(frames, threads=(), cpu=0.5):
 )
 def test_a_recursion_does_not_hide_who_began_it(frames, callers):
     assert stalled(frames).stack == ("app/prices.py:31 in load", *callers)
+
+
+@pytest.mark.parametrize("others", [0, 2])
+def test_what_the_run_put_in_itself_does_not_count_as_behind_it(others):
+    made = Made()
+    made.slow_run(0.5, 0.0, 0.0)
+    index = stalls_of(made.process).index
+    (start,) = (start for _, start in index.slow_runs())
+    run = (1, start, start + 0.5, LOAD, start, 0, 0, 0, 0, 0)
+    slow = SlowRun(run)
+    slow.bill.charge_own(int(LOAD), 0.5)
+    for _ in range(others):
+        slow.bill.charge(int(LOAD), 0.25)
+    index.take_loop(1, Decoded(None), [slow], 0.1)
+    evidence = made.one("blocking-call").evidence
+    assert [line for line in evidence if "behind it" in line] == ["2 callbacks stood ready behind it"] * bool(others)
 
 
 @pytest.mark.parametrize(

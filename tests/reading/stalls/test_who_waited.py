@@ -41,6 +41,8 @@ CASES = {
     "its delay is not known": ([run(2, 11.0, 11.1, delay=-1.0)], (0, 0.0, 0, 0.0)),
     "the run put it in": ([run(2, 11.0, 11.1, delay=0.0, scheduler=1)], (0, 0.0, 1, 1.0)),
     "and it ran later": ([run(2, 11.3, 11.4, delay=0.3, scheduler=1)], (0, 0.0, 1, 1.0)),
+    "a timer that it set, due later": ([run(2, 11.3, 11.4, delay=0.1, scheduler=1)], (0, 0.0, 0, 0.0)),
+    "a timer that it set, due in it": ([run(2, 11.3, 11.4, delay=0.5, scheduler=1)], (1, 0.2, 0, 0.0)),
     "the next iteration": ([run(2, 11.2, 11.3, iteration=2, delay=0.7)], (1, 0.5, 0, 0.0)),
     "the one after that": ([run(2, 11.2, 11.3, iteration=3, delay=0.7)], (0, 0.0, 0, 0.0)),
     "two of them": ([run(2, 11.0, 11.1, delay=1.0), run(3, 11.1, 11.2, delay=0.5)], (2, 1.4, 0, 0.0)),

@@ -387,8 +387,9 @@ def _evidence(each: Slow) -> Iterator[str]:
             f"{seconds(s)} in {readable(name)}" for name, s in list(info.others.items())[:_OTHERS]
         )
         yield f"{seconds(info.held[info.culprit])} of it in {readable(info.culprit)}; {parts_of_others}"
-    if info.bill is not None and info.bill.waiting:
-        yield f"{counted(info.bill.waiting, 'callback')} stood ready behind it"
+    # Those that it put in itself are not counted: when it did so is not known, and most do so as they end.
+    if info.bill is not None and info.bill.handles:
+        yield f"{counted(info.bill.handles, 'callback')} stood ready behind it"
     if info.callback not in (each.culprit, UNKNOWN_LABEL):
         yield f"within {readable(info.callback)}"
     if not info.stacks:

@@ -219,6 +219,9 @@ class WhoWaited:
             _, begin, end, *_ = slow.run
             if delay < 0.0:
                 continue
+            # A timer that the run set is due later. What it put in with call_soon is ready at its end.
+            if ready > end + _ROUNDING:
+                continue
             if scheduler == slow.run[0] and ready > end - _ROUNDING:
                 slow.bill.charge_own(site, end - begin)
             elif ready < end:

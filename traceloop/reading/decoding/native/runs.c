@@ -293,7 +293,8 @@ runs_waited(Runs *self, PyObject *args)
         if (row->iteration > iteration + 1 || row->delay < 0.0)
             continue;
         double ready = row->start - row->delay;
-        bool is_own = row->scheduler == number && ready > end - ROUNDING;
+        /* A timer that the run set is due later. What it put in with call_soon is ready at its end. */
+        bool is_own = row->scheduler == number && ready > end - ROUNDING && ready <= end + ROUNDING;
         if (!is_own && !(ready < end))
             continue;
         uint32_t site = site_of(row->ident);
