@@ -34,8 +34,22 @@ def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, floa
     return out
 
 
-#: An index into the published bounds of durations, the number of requests, and their seconds in the order of ``PARTS``.
+# How many buckets of requests that took about as long there are between two published bounds, of equal width. The
+# published ones alone put 110 ms and 240 ms together: what requests around p50 did was then that of slower ones too.
+_STEPS: Final = 10
+
+#: The bucket of the durations (``bucket_of``), the number of requests, and their seconds in the order of ``PARTS``.
 SumBucket = tuple[int, int, tuple[float, ...]]
+
+
+def bucket_of(seconds: float) -> int:
+    """The bucket of requests that took about as long. native/request_sums.c does the same."""
+    above = bisect_left(DURATION_BOUNDS, seconds)
+    if above == len(DURATION_BOUNDS) or not seconds > 0.0:
+        return above * _STEPS
+    lower = DURATION_BOUNDS[above - 1] if above else 0.0
+    step = int((seconds - lower) * _STEPS / (DURATION_BOUNDS[above] - lower))
+    return above * _STEPS + min(step, _STEPS - 1)
 
 
 class Request(NamedTuple):
@@ -57,8 +71,7 @@ class Request(NamedTuple):
 class NameTotals:
     """The requests of one name. parts: seconds by part. details: seconds by part and detail.
 
-    by_duration: the number of requests, and their seconds by part, for each index into the published bounds of
-    durations.
+    by_duration: by bucket (``bucket_of``), the number of requests and their seconds by part.
     """
 
     __slots__ = ("by_duration", "count", "details", "durations", "parts")
@@ -74,7 +87,7 @@ class NameTotals:
         """A request was answered."""
         self.count += 1
         self.durations.add(request.seconds)
-        bucket = bisect_left(DURATION_BOUNDS, request.seconds)
+        bucket = bucket_of(request.seconds)
         alike, alike_parts = self.by_duration.get(bucket, (0, {}))
         self.by_duration[bucket] = alike + 1, alike_parts
         for part, seconds in request.parts.items():
@@ -161,8 +174,8 @@ class RequestTotals:
     ) -> None:
         """Adds answered requests of one name, none of them among the slowest. ``watchers`` are not called.
 
-        durations: of each request, s. buckets: the same requests by index into the published bounds of durations.
-        details: their seconds by part and detail.
+        durations: of each request, s. buckets: the same requests by ``bucket_of``. details: their
+        seconds by part and detail.
         """
         label = self._names.admit(name)
         totals = self.by_name.get(label)

@@ -100,8 +100,11 @@ sums_of(Requests *self, uint32_t name)
     return sums;
 }
 
-static Bucket *
-bucket_for(const Requests *self, NameSums *sums, double seconds)
+#define STEPS 10 /* as in requests/totals.py */
+
+/* Twin of bucket_of in requests/totals.py. */
+static size_t
+bucket_of(const Requests *self, double seconds)
 {
     size_t low = 0, high = self->bound_count;
     while (low < high) {
@@ -111,14 +114,25 @@ bucket_for(const Requests *self, NameSums *sums, double seconds)
         else
             high = middle;
     }
+    if (low == self->bound_count || !(seconds > 0.0))
+        return low * STEPS;
+    double lower = low ? self->bounds[low - 1] : 0.0;
+    size_t step = (size_t)((seconds - lower) * STEPS / (self->bounds[low] - lower));
+    return low * STEPS + (step < STEPS ? step : STEPS - 1);
+}
+
+static Bucket *
+bucket_for(const Requests *self, NameSums *sums, double seconds)
+{
+    size_t of = bucket_of(self, seconds);
     for (size_t index = 0; index < sums->bucket_count; index++)
-        if (sums->buckets[index].index == low)
+        if (sums->buckets[index].index == of)
             return &sums->buckets[index];
     if (reserve((void **)&sums->buckets, &sums->bucket_size, sums->bucket_count + 1, sizeof(Bucket)) < 0)
         return NULL;
     Bucket *bucket = &sums->buckets[sums->bucket_count++];
     *bucket = (Bucket){0};
-    bucket->index = low;
+    bucket->index = of;
     return bucket;
 }
 
