@@ -63,6 +63,7 @@ def test_chunks_of_any_length_count_the_same(drawn, size):
                 single.add(value)
             histogram = family.get(kind, Histogram())
             assert histogram.counts == single.counts and histogram.maximum == single.maximum
+            assert histogram.minimum == single.minimum
             assert histogram.sum == pytest.approx(single.sum)
     by_site = Counter(int(run[3]) % SITE_LIMIT for run in runs)
     assert sorted(by_site.values()) == sorted(totals.runs for totals in found.callbacks.values() if totals.runs) or (

@@ -125,7 +125,9 @@ def counted(stream: LoopStream, batches: list[Batch]) -> tuple[dict[Any, Any], l
     loop.feed(stream.finish(90.0, 80.0))
     series: dict[Any, Any] = {}
     for name, labels, value in loop.metrics():
-        series[name, labels] = (value.counts, value.sum, value.maximum) if isinstance(value, Histogram) else value
+        if isinstance(value, Histogram):
+            value = value.counts, value.sum, value.minimum, value.maximum
+        series[name, labels] = value
     for label, lengths in loop.callbacks.lengths().items():
         series["lengths", label] = (lengths.counts, loop.callbacks.callbacks[label].runs)
         assert lengths.count <= loop.callbacks.callbacks[label].runs

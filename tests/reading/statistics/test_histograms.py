@@ -33,6 +33,7 @@ def test_buckets_are_what_counting_would_say(bounds, published, values):
     assert histogram.count == len(values)
     assert histogram.sum == pytest.approx(sum(values))
     assert histogram.maximum == max(values, default=0.0)
+    assert histogram.minimum == single.minimum == min(values, default=0.0)
 
 
 @given(st.lists(st.floats(2e-6, 9.9), min_size=1), st.floats(0, 1))
@@ -41,7 +42,7 @@ def test_a_quantile_is_within_a_fine_bucket_of_the_true_one(values, share):
     histogram.add_all(values)
     ordered = sorted(values)
     found = histogram.quantile(share)
-    assert found <= ordered[-1]
+    assert ordered[0] <= found <= ordered[-1]
     rank = min(len(values) - 1, max(0, -int(-share * len(values) // 1) - 1))
     # Fine buckets are five to a step, and five to the decade below the first published bound.
     assert ordered[rank] / 1.6 <= found <= ordered[rank] * 1.6
@@ -56,7 +57,27 @@ def test_merged_histograms_are_those_of_all_values(groups):
     merged = Histogram().merge(histograms)
     whole = Histogram()
     whole.add_all([value for group in groups for value in group])
-    assert merged.counts == whole.counts and merged.maximum == whole.maximum
+    assert merged.counts == whole.counts and merged.maximum == whole.maximum and merged.minimum == whole.minimum
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99, 1.0])
+@pytest.mark.parametrize("number", [1, 7])
+def test_a_quantile_of_values_that_are_alike_is_that_value(share, number):
+    histogram = Histogram()
+    histogram.add_all([0.2] * number)
+    counted = Histogram.of(DURATIONS, histogram.counts, histogram.sum, 0.2, {})
+    again = Histogram()
+    again.add_counted((histogram.counts, histogram.sum, 0.2, 0.2))
+    for each in (histogram, counted, again, Histogram().merge([histogram, Histogram()])):
+        assert each.quantile(share) == pytest.approx(0.2)
+
+
+@given(st.lists(st.floats(1e-6, 20), min_size=1))
+def test_the_minimum_of_values_counted_elsewhere_is_never_above_them(values):
+    histogram = Histogram()
+    histogram.add_all(values)
+    counted = Histogram.of(DURATIONS, histogram.counts, histogram.sum, histogram.maximum, {})
+    assert counted.minimum <= min(values) * (1 + 1e-9)
 
 
 @given(st.lists(st.integers(0, 30)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
+from math import inf
 from operator import add
 from typing import Final, NamedTuple
 
@@ -61,7 +62,7 @@ COUNTS: Final = Bounds(COUNT_BOUNDS)
 
 
 class Histogram:
-    """Counts, sum and maximum of values; not thread-safe.
+    """Counts, sum, minimum and maximum of values; not thread-safe.
 
     Values from ``add_all`` are counted when the histogram is read, or when they are many: to sort them and look up each
     bound among them costs 0.17 us a value, to look up each value among the bounds 0.43 us.
@@ -69,13 +70,14 @@ class Histogram:
     ``exemplars``: by index into the published bounds (the last: above them all).
     """
 
-    __slots__ = ("_counts", "_maximum", "_sum", "_waiting", "bounds", "exemplars")
+    __slots__ = ("_counts", "_maximum", "_minimum", "_sum", "_waiting", "bounds", "exemplars")
 
     def __init__(self, bounds: Bounds = DURATIONS) -> None:
         self.bounds = bounds
         self._counts = [0] * (len(bounds.fine) + 1)
         self._sum = 0.0
         self._maximum = 0.0
+        self._minimum = inf
         self._waiting: list[float] = []
         self.exemplars: dict[int, Exemplar] = {}
 
@@ -83,9 +85,12 @@ class Histogram:
     def of(
         cls, bounds: Bounds, counts: list[int], total: float, maximum: float, exemplars: dict[int, Exemplar]
     ) -> Histogram:
-        """A histogram of values that were counted elsewhere. ``total``: their sum."""
+        """A histogram of values that were counted elsewhere. ``total``: their sum. Of their minimum is known what
+        follows from that: where all are alike, it is the maximum.
+        """
         made = cls(bounds)
         made._counts, made._sum, made._maximum, made.exemplars = counts, total, maximum, exemplars
+        made._minimum = max(0.0, total - (sum(counts) - 1) * maximum)
         return made
 
     @property
@@ -116,6 +121,13 @@ class Histogram:
         return self._maximum
 
     @property
+    def minimum(self) -> float:
+        """No value is below it; 0 where there is none. It is the smallest value where all were added here."""
+        if self._waiting:
+            self._fold()
+        return self._minimum if self._minimum < inf else 0.0
+
+    @property
     def count(self) -> int:
         """How many values were added."""
         return sum(self.counts)
@@ -128,6 +140,8 @@ class Histogram:
         self._sum += value
         if value > self._maximum:
             self._maximum = value
+        if value < self._minimum:
+            self._minimum = value
 
     def add_all(self, values: Iterable[float]) -> None:
         """Adds many values. This costs a fraction of adding them one by one, since only C code handles each value."""
@@ -135,13 +149,16 @@ class Histogram:
         if len(self._waiting) >= _FOLD:
             self._fold()
 
-    def add_counted(self, counted: tuple[list[int], float, float] | None) -> None:
-        """Adds values that the reader's C half has counted: how many in each fine bucket, their sum, the largest."""
+    def add_counted(self, counted: tuple[list[int], float, float, float] | None) -> None:
+        """Adds values that the reader's C half has counted: how many in each fine bucket, their sum, the smallest, the
+        largest.
+        """
         if counted is not None:
-            counts, total, largest = counted
+            counts, total, smallest, largest = counted
             self.counts = list(map(add, self.counts, counts))
             self._sum += total
             self._maximum = max(self._maximum, largest)
+            self._minimum = min(self._minimum, smallest)
 
     def _fold(self) -> None:
         """Counts the waiting values."""
@@ -155,6 +172,8 @@ class Histogram:
         largest = values[-1]
         if largest > self._maximum:
             self._maximum = float(largest)
+        if values[0] < self._minimum:
+            self._minimum = float(values[0])
         counts, bounds = self._counts, self.bounds.fine
         done, total, index = 0, len(values), 0
         while done < total:
@@ -171,6 +190,7 @@ class Histogram:
             self.counts = [mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True)]
             self._sum += other.sum
             self._maximum = max(self._maximum, other.maximum)
+            self._minimum = min(self._minimum, other._minimum)
         return self
 
     def cumulative(self) -> list[int]:
@@ -191,7 +211,7 @@ class Histogram:
     def quantile(self, share: float) -> float:
         """The value below which ``share`` (0 to 1) of the values lie; interpolated linearly within a fine bucket.
 
-        0 where the histogram is empty. Never above the maximum.
+        0 where the histogram is empty. Never below the minimum, or above the maximum.
         """
         total = self.count
         if not total:
@@ -204,7 +224,8 @@ class Histogram:
                     return self.maximum
                 lower = self.bounds.fine[index - 1] if index else 0.0
                 upper = self.bounds.fine[index]
-                return min(lower + (upper - lower) * (wanted - seen) / count, self.maximum)
+                within = lower + (upper - lower) * (wanted - seen) / count
+                return min(max(within, self.minimum), self.maximum)
             seen += count
         return self.maximum
 

@@ -17,7 +17,7 @@ typedef struct {
 
 typedef struct {
     uint64_t counts[MOST_BOUNDS + 1];
-    double sum, largest;
+    double sum, smallest, largest;
     bool used;
 } Histogram;
 
@@ -66,6 +66,8 @@ add_value(const Buckets *buckets, Histogram *histogram, double value)
     if (!(0.0 <= value && value < LATEST))
         return -1;
     size_t bucket = bucket_of(buckets, value);
+    if (!histogram->used || value < histogram->smallest)
+        histogram->smallest = value;
     histogram->used = true;
     histogram->counts[bucket]++;
     histogram->sum += value;
@@ -89,7 +91,7 @@ counts_of(const Buckets *buckets, const uint64_t *numbers)
     return counts;
 }
 
-/* (counts, sum, largest), or None where nothing was added; empties it. */
+/* (counts, sum, smallest, largest), or None where nothing was added; empties it. */
 static PyObject *
 take_histogram(const Buckets *buckets, Histogram *histogram)
 {
@@ -98,7 +100,7 @@ take_histogram(const Buckets *buckets, Histogram *histogram)
     PyObject *counts = counts_of(buckets, histogram->counts);
     if (counts == NULL)
         return NULL;
-    PyObject *result = Py_BuildValue("(Ndd)", counts, histogram->sum, histogram->largest);
+    PyObject *result = Py_BuildValue("(Nddd)", counts, histogram->sum, histogram->smallest, histogram->largest);
     if (result != NULL)
         memset(histogram, 0, sizeof(Histogram));
     return result;
