@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import os
 import random
 import struct
@@ -327,6 +328,7 @@ class Fuzz:
             decoded.requests,
             delivered,
             looks,
+            choice((math.inf, 1.0)),
             not below(99),
             not below(3),
             choice((-1.0, 1e-3, 1e300)),
@@ -359,7 +361,7 @@ class Fuzz:
             offload = (now, now, choice(EDGES), "pool", f"f{below(500)}", True)
             delivered = dict.fromkeys(range(first, number, 7), offload)
             looks = self.looks(few if below(2) else ())
-            arguments = (tasks, marks, delivered, looks, 0, below(2), choice((-1.0, 1e300)))
+            arguments = (tasks, marks, delivered, looks, choice((math.inf, now)), 0, below(2), choice((-1.0, 1e300)))
             told = requests.feed(self.owner, runs, *arguments)
             self.rows += len(told[1]) + len(told[2])
 

@@ -278,7 +278,7 @@ def test_what_is_kept_of_a_quiet_server_takes_as_much_memory_as_its_runs() -> No
         for number in numbers:
             runs, _, tasks, _ = native.new_columns()
             runs.append((number, float(number), number + 0.5, 5.0, READER, 0.0, 0, 0, number, 0))
-            requests.feed(None, runs, tasks, [], {}, {}, 0, False, -1.0)
+            requests.feed(None, runs, tasks, [], {}, {}, 0.0, 0, False, -1.0)
 
     feed(range(1, 10))
     tracemalloc.start()

@@ -40,6 +40,7 @@ class NativeLedger:
             decoded.requests,
             delivered,
             self._waits.looks,
+            self._waits.latest_look,
             decoded.dropped,
             totals.tells_all,
             totals.least_slow,

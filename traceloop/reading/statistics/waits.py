@@ -257,6 +257,8 @@ class Waits:
         #: Tasks that waited for each other; when (monotonic s) they were last sought; and the latest look since then.
         self.circles = BrokenCircles(self._is_for_lock)
         self._sought_at = self._unsought = -math.inf
+        #: No look in ``looks`` is later than this (monotonic s).
+        self.latest_look = -math.inf
         #: Time between two looks at one task, s.
         self.period = LOOK_SECONDS
         #: When the loop whose steps are taken in began (monotonic s); below 0 where that is not known.
@@ -287,6 +289,7 @@ class Waits:
         others = itertools.groupby(awaited, lambda each: each[0])
         now, edges = next(others, (math.inf, iter(())))
         for when, found in itertools.groupby(standing, lambda each: each.when):
+            self.latest_look = max(self.latest_look, when)
             self._stand(found)
             while now <= when:
                 self._await(edges)

@@ -38,9 +38,10 @@ typedef struct {
 enum { GONE, ALIVE, ENDED };
 
 /* A task since its first step. ``last_end``: of its steps; below 0 before the first one's end. Its name is owned, and
-   as in TaskRow. ``totals`` are borrowed from the table. ``next``: see AliveTasks. ``looked_at``: Waits may know it. */
+   as in TaskRow. ``totals`` are borrowed from the table. ``next``: see AliveTasks. ``looked_at``: Waits may know it; in
+   a chunk in which these were marked, no look at it is before ``first_look``. */
 typedef struct {
-    double ident, since, last_end;
+    double ident, since, last_end, first_look;
     Totals *totals;
     PyObject *name;
     int64_t automatic;

@@ -42,6 +42,7 @@
 #define MAX_BOUNDS 64
 #define NOT_LOOKED_UP 255
 #define BUCKETS 8192
+#define NEAR_MARKS 4
 
 /* As in stretches.py: PARTS. */
 enum {
@@ -77,9 +78,11 @@ typedef struct {
     uint8_t part;
 } Stretch;
 
+/* has_turns: whether any of them may have a turn. */
 typedef struct {
     Stretch *items;
     size_t length, size;
+    bool has_turns;
 } List;
 
 typedef struct {
@@ -164,6 +167,7 @@ typedef struct {
     Py_ssize_t run_count;
     Mark *marks;
     size_t first_mark, mark_count, mark_size, further;
+    size_t found_mark; /* what mark_of found last */
     double bounds[MAX_BOUNDS];
     size_t bound_count;
     /* Used by one step after the other, so that none asks for memory. */
@@ -173,7 +177,7 @@ typedef struct {
     /* While feed runs. Borrowed, but ``singles``. */
     bool feeding, tell_all;
     PyObject *owner, *delivered, *looks, *singles;
-    double least_slow;
+    double least_slow, latest_look;
     NameSums by_name[MAX_NAMES];
     size_t name_count;
     long long incomplete;
@@ -181,10 +185,24 @@ typedef struct {
 
 /* stretch_lists.c */
 void turn_release(Turn *turn);
-int list_add(List *list, double end, int part, uint32_t detail, Turn *turn);
+int list_grow(List *list, size_t more);
 int list_extend(List *list, const List *more);
 void list_clear(List *list);
 void stretches_clear(Stretches *own);
+
+/* Takes a reference of its own to the turn. */
+static inline int
+list_add(List *list, double end, int part, uint32_t detail, Turn *turn)
+{
+    if (list->length == list->size && list_grow(list, 1) < 0)
+        return -1;
+    if (turn != NULL) {
+        turn->references++;
+        list->has_turns = true;
+    }
+    list->items[list->length++] = (Stretch){end, turn, detail, (uint8_t)part};
+    return 0;
+}
 
 /* stretches.c */
 int stretches_add(Requests *self, Stretches *own, const Stretch *next);
@@ -220,7 +238,7 @@ void set_root(Followed *task, Followed *root);
 void end_task(Requests *self, Followed *task);
 void drop_task(Requests *self, Followed *task);
 int marks_add(Requests *self, int64_t run, uint32_t site);
-size_t mark_of(const Requests *self, int64_t run);
+size_t mark_of(Requests *self, int64_t run);
 void forget_marks(Requests *self);
 Followed *known_task(const Requests *self, double ident); /* followed, or ended; NULL: neither */
 int name_of_task(Requests *self, double ident, uint32_t *name);

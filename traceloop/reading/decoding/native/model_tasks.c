@@ -122,8 +122,11 @@ take_request(Model *self, double site)
     if (requests == NULL)
         return -1;
     long long run = self->state == ACTIVE ? self->runs + 1 : 0;
-    PyObject *entry = Py_BuildValue("(LI)", run, site_of(site));
+    PyObject *number = PyLong_FromLongLong(run), *of_site = PyLong_FromUnsignedLong(site_of(site));
+    PyObject *entry = number != NULL && of_site != NULL ? PyTuple_Pack(2, number, of_site) : NULL;
     int result = entry != NULL && PyList_Check(requests) ? PyList_Append(requests, entry) : -1;
+    Py_XDECREF(number);
+    Py_XDECREF(of_site);
     Py_XDECREF(entry);
     Py_DECREF(requests);
     return result;

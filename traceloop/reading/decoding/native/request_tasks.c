@@ -202,19 +202,26 @@ marks_add(Requests *self, int64_t run, uint32_t site)
     return 0;
 }
 
-/* The index in ``marks`` of the first mark of this run; of the first that is later, where it has none. */
+/* The index in ``marks`` of the first mark of this run; of the first that is later, where it has none. Sought near the
+   one before, since runs are mostly asked for in their order. */
 size_t
-mark_of(const Requests *self, int64_t run)
+mark_of(Requests *self, int64_t run)
 {
-    size_t low = self->first_mark, high = self->first_mark + self->mark_count;
+    const Mark *marks = self->marks;
+    size_t low = self->first_mark, high = low + self->mark_count, near = self->found_mark;
+    if (low <= near && near <= high && (near == low || marks[near - 1].run < run)) {
+        low = near;
+        if (high - near > NEAR_MARKS && marks[near + NEAR_MARKS].run >= run)
+            high = near + NEAR_MARKS;
+    }
     while (low < high) {
         size_t middle = (low + high) / 2;
-        if (self->marks[middle].run < run)
+        if (marks[middle].run < run)
             low = middle + 1;
         else
             high = middle;
     }
-    return low;
+    return self->found_mark = low;
 }
 
 void

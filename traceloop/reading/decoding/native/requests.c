@@ -43,7 +43,7 @@ add_turn(Requests *self, double ready, double start, int64_t number, List *out)
 static int
 add_wait(Requests *self, Followed *task, double begin, double end, int part, uint32_t detail, List *out)
 {
-    if (PyDict_GET_SIZE(self->looks)) {
+    if (begin <= self->latest_look && PyDict_GET_SIZE(self->looks)) {
         PyObject *ident = PyFloat_FromDouble(task->ident), *answer = NULL;
         PyObject *looks = ident != NULL ? PyDict_GetItemWithError(self->looks, ident) : NULL;
         int seen = looks != NULL ? look_between(looks, begin, end) : PyErr_Occurred() ? -1 : 0;

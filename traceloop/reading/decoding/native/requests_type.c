@@ -6,9 +6,11 @@ static int
 take_marks(Requests *self, PyObject *marks)
 {
     for (Py_ssize_t index = 0; index < PyList_GET_SIZE(marks); index++) {
-        long long run, site;
         PyObject *mark = PyList_GET_ITEM(marks, index);
-        if (!PyTuple_Check(mark) || !PyArg_ParseTuple(mark, "LL", &run, &site)) {
+        bool is_pair = PyTuple_Check(mark) && PyTuple_GET_SIZE(mark) == 2;
+        long long run = is_pair ? PyLong_AsLongLong(PyTuple_GET_ITEM(mark, 0)) : 0;
+        long long site = is_pair && !PyErr_Occurred() ? PyLong_AsLongLong(PyTuple_GET_ITEM(mark, 1)) : 0;
+        if (!is_pair || PyErr_Occurred()) {
             PyErr_SetString(PyExc_TypeError, "marks are (run, site)");
             return -1;
         }
@@ -58,9 +60,10 @@ requests_feed(Requests *self, PyObject *args)
     PyObject *owner, *runs, *tasks, *marks, *delivered, *looks;
     Py_ssize_t dropped;
     int tell_all;
-    double least_slow;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!npd", &owner, st->runs, &runs, st->tasks, &tasks, &PyList_Type, &marks,
-                          &PyDict_Type, &delivered, &PyDict_Type, &looks, &dropped, &tell_all, &least_slow))
+    double latest_look, least_slow;
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!dnpd", &owner, st->runs, &runs, st->tasks, &tasks, &PyList_Type, &marks,
+                          &PyDict_Type, &delivered, &PyDict_Type, &looks, &latest_look, &dropped, &tell_all,
+                          &least_slow))
         return NULL;
     if (self->feeding) {
         PyErr_SetString(PyExc_RuntimeError, "requests are being fed");
@@ -75,6 +78,7 @@ requests_feed(Requests *self, PyObject *args)
     self->looks = looks;
     self->singles = singles;
     self->tell_all = tell_all != 0;
+    self->latest_look = latest_look;
     self->least_slow = least_slow;
     self->incomplete = 0;
     if (dropped)
@@ -138,8 +142,9 @@ requests_dealloc(Requests *self)
 
 static PyMethodDef requests_methods[] = {
     {"feed", (PyCFunction)requests_feed, METH_VARARGS,
-     "feed(owner, runs, tasks, marks, delivered, looks, dropped, tell_all, least_slow): takes in one chunk.\n\n"
-     "Returns how many requests were given up, those told one by one, and the sums of the others by name."},
+     "feed(owner, runs, tasks, marks, delivered, looks, latest_look, dropped, tell_all, least_slow)\n\n"
+     "Takes in one chunk. Returns how many requests were given up, those told one by one, and the sums of the others\n"
+     "by name."},
     {NULL},
 };
 

@@ -9,26 +9,37 @@ turn_release(Turn *turn)
         PyMem_Free(turn);
 }
 
-/* Takes a reference of its own to the turn. */
+/* Most tasks of a request have a few stretches, and thousands of those that have ended are kept. */
+#define FIRST_STRETCHES 8
+
 int
-list_add(List *list, double end, int part, uint32_t detail, Turn *turn)
+list_grow(List *list, size_t more)
 {
-    if (reserve((void **)&list->items, &list->size, list->length + 1, sizeof(Stretch)) < 0)
+    size_t size = list->size ? list->size : FIRST_STRETCHES;
+    while (size < list->length + more)
+        size *= 2;
+    Stretch *moved = size > SIZE_MAX / 4 / sizeof(Stretch) ? NULL : PyMem_Realloc(list->items, size * sizeof(Stretch));
+    if (moved == NULL) {
+        PyErr_NoMemory();
         return -1;
-    if (turn != NULL)
-        turn->references++;
-    list->items[list->length++] = (Stretch){end, turn, detail, (uint8_t)part};
+    }
+    list->items = moved;
+    list->size = size;
     return 0;
 }
 
 int
 list_extend(List *list, const List *more)
 {
-    for (size_t index = 0; index < more->length; index++) {
-        const Stretch *each = &more->items[index];
-        if (list_add(list, each->end, each->part, each->detail, each->turn) < 0)
-            return -1;
-    }
+    if (list->length + more->length > list->size && list_grow(list, more->length) < 0)
+        return -1;
+    for (size_t index = 0; more->has_turns && index < more->length; index++)
+        if (more->items[index].turn != NULL)
+            more->items[index].turn->references++;
+    if (more->length)
+        memcpy(list->items + list->length, more->items, more->length * sizeof(Stretch));
+    list->length += more->length;
+    list->has_turns = list->has_turns || more->has_turns;
     return 0;
 }
 
@@ -36,8 +47,9 @@ list_extend(List *list, const List *more)
 void
 list_clear(List *list)
 {
-    for (size_t index = 0; index < list->length; index++)
+    for (size_t index = 0; list->has_turns && index < list->length; index++)
         turn_release(list->items[index].turn);
+    list->has_turns = false;
     list->length = 0;
 }
 

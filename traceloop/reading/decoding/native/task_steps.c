@@ -47,27 +47,41 @@ take_tasks(AliveTasks *self, const Tasks *tasks)
 
 /* -- they were looked at */
 
-static void
-mark(AliveTasks *self, PyObject *by_ident)
+/* The first moment of these; -1.0 with an exception. */
+static double
+first_look(PyObject *seen)
+{
+    PyObject *first = PySequence_GetItem(seen, 0);
+    double when = first != NULL ? PyFloat_AsDouble(first) : -1.0;
+    Py_XDECREF(first);
+    return when;
+}
+
+/* ``are_looks``: the values are looks, not tasks that it waits for. */
+static int
+mark(AliveTasks *self, PyObject *by_ident, bool are_looks)
 {
     PyObject *ident, *value;
     Py_ssize_t at = 0;
     while (PyDict_Next(by_ident, &at, &ident, &value)) {
         AliveRow *row = PyFloat_Check(ident) ? find_task(self, PyFloat_AS_DOUBLE(ident)) : NULL;
-        if (row != NULL)
-            row->looked_at = true;
+        if (row == NULL)
+            continue;
+        row->looked_at = true;
+        if (are_looks && (row->first_look = first_look(value)) == -1.0 && PyErr_Occurred())
+            return -1;
     }
+    return 0;
 }
 
 /* Marks the tasks that Waits knows, unless there are so many that asking it at each step costs less. */
-static void
+static int
 mark_looked_at(AliveTasks *self, Looks *looks, const Runs *runs)
 {
     looks->of_any = PyDict_GET_SIZE(looks->looks) + PyDict_GET_SIZE(looks->awaited) > runs->length / 4;
     if (looks->of_any)
-        return;
-    mark(self, looks->looks);
-    mark(self, looks->awaited);
+        return 0;
+    return mark(self, looks->looks, true) < 0 || mark(self, looks->awaited, false) < 0 ? -1 : 0;
 }
 
 /* -- they step */
@@ -84,6 +98,7 @@ meet(AliveTasks *self, double ident, double start)
         row->totals->count--; /* the step counts it once more */
     }
     row->looked_at = true;
+    row->first_look = -INFINITY;
     return row;
 }
 
@@ -102,20 +117,17 @@ concerns(const Looks *looks, PyObject *ident, PyObject *seen, double start)
     return result ? result : contains(looks->circles, ident);
 }
 
-/* The first moment of these. */
-static double
-first_look(PyObject *seen)
+/* Whether Waits knows no look at the task before ``start``: most steps of a busy task need no more. */
+static bool
+is_before_looks(const AliveRow *row, const Looks *looks, double start)
 {
-    PyObject *first = PySequence_GetItem(seen, 0);
-    double when = first != NULL ? PyFloat_AsDouble(first) : -1.0;
-    Py_XDECREF(first);
-    return when;
+    return !looks->of_any && row->first_look > start && !PyDict_GET_SIZE(looks->circles);
 }
 
 /* The task steps at ``start``; if a look has found it waiting, Waits.step is called. ``before``: the end of the step
    before, below 0 where there was none. */
 static int
-end_wait(const AliveRow *row, const Looks *looks, double before, double start)
+end_wait(AliveRow *row, const Looks *looks, double before, double start)
 {
     PyObject *ident = PyFloat_FromDouble(row->ident), *done = NULL;
     PyObject *seen = ident != NULL ? PyDict_GetItemWithError(looks->looks, ident) : NULL;
@@ -127,6 +139,7 @@ end_wait(const AliveRow *row, const Looks *looks, double before, double start)
     }
     if (result > 0) {
         done = PyObject_CallFunction(looks->step, "OddN", ident, before, start, task_name(row->name, row->automatic));
+        row->first_look = -INFINITY; /* the looks before this step are gone */
         result = done == NULL ? -1 : 0;
     }
     Py_XDECREF(done);
@@ -160,7 +173,9 @@ take_step(AliveTasks *self, const Looks *looks, const Row *run)
         totals->suspended += start - before;
     else
         return 0;
-    return row->looked_at && PyDict_GET_SIZE(looks->looks) ? end_wait(row, looks, before, start) : 0;
+    if (!row->looked_at || !PyDict_GET_SIZE(looks->looks) || is_before_looks(row, looks, start))
+        return 0;
+    return end_wait(row, looks, before, start);
 }
 
 static int
@@ -338,9 +353,8 @@ alive_feed(AliveTasks *self, PyObject *args)
         return NULL;
     }
     self->feeding = true;
-    int failed = take_tasks(self, (Tasks *)tasks);
-    mark_looked_at(self, &looks, (Runs *)runs);
-    failed = failed || take_steps(self, &looks, (Runs *)runs) < 0 ||
+    int failed = take_tasks(self, (Tasks *)tasks) < 0;
+    failed = failed || mark_looked_at(self, &looks, (Runs *)runs) < 0 || take_steps(self, &looks, (Runs *)runs) < 0 ||
              find_peaks(self, (Tasks *)tasks, (Ends *)ends) < 0 || take_ends(self, &looks, (Ends *)ends) < 0;
     tidy_rows(self);
     self->feeding = false;
