@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import math
 import sys
 import weakref
 from types import SimpleNamespace
@@ -486,6 +487,50 @@ def test_where_tasks_stand_is_written_down_again_before_the_ring_has_lost_it(tmp
         first, *later = runner.run(main())
     assert [frames for frames, _ in first.values()] == [["outer", "wait_in_queue", "Queue.get"]]
     assert later == [{}, first, {}, first, first]
+
+
+def test_tasks_that_come_while_a_look_lasts_are_looked_at_in_it(monkeypatch):
+    monkeypatch.setattr(task_looks, "_SLICE_SECONDS", 0.0)  # eight tasks a slice
+    monkeypatch.setattr(task_looks, "_TAKING_SECONDS", math.inf)
+    lasting, short = 400, 80
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        never = asyncio.Event()
+
+        async def tasks_that_wait(count):
+            tasks = [asyncio.create_task(never.wait()) for _ in range(count)]
+            await asyncio.sleep(0)
+            return tasks
+
+        async def end(tasks):
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+        written = Written()
+        looks = TaskLooks(written)
+        kept = await tasks_that_wait(lasting)
+        loop._recorder.flush(loop, loop.time())
+        come_later = []
+        begun = loop.time()
+        for slice_ in range(1000):
+            served = await tasks_that_wait(short)
+            come_later += [task._loop_ident for task in served] if slice_ else []
+            looks.poll([loop], begun)
+            await end(served)
+            if not looks.under_way:
+                break
+        found = [a for a, kind, _ in zip(*[iter(written.pending)] * 3, strict=True) if kind == layout.R_AWAIT]
+        lasted = {task._loop_ident for task in kept}
+        await end(kept)
+        return [sum(ident in of for ident in found) for of in (lasted, set(come_later))]
+
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        of_lasting, of_later = runner.run(main())
+    # Where a set of tasks grows, some are looked at twice and some not at all.
+    assert of_lasting == pytest.approx(lasting, rel=0.1)
+    assert of_later == pytest.approx(short, rel=0.5)
 
 
 def test_what_tasks_did_since_the_last_look_is_to_be_looked_at():
