@@ -57,6 +57,19 @@ def test_a_wait_while_workers_are_free_is_not_the_executors() -> None:
     assert saturation.waits == 0 and saturation.seconds == 0.0
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_call_did_not_wait_for_a_worker_that_it_filled_itself(workers: int) -> None:
+    """Its thread was slow to start, and no call had it before."""
+    saturation = Saturation()
+    saturation.max_workers = workers
+    for key in range(workers):
+        saturation.started(key, "first", 1.0, 1.02 + key / 100)
+        saturation.finished(key, 2.0)
+    saturation.started(9, "next", 1.0, 2.0)
+    saturation.settle()
+    assert (saturation.waits, saturation.seconds) == (1, 1.0)
+
+
 _CALLS = st.lists(st.tuples(st.floats(1, 3), st.floats(0.001, 0.5), st.sampled_from("abc")), min_size=1, max_size=60)
 
 

@@ -7,7 +7,7 @@ runs around them are known, at the latest when the numbers are read.
 
 from __future__ import annotations
 
-from bisect import bisect_left, bisect_right
+from bisect import bisect_left
 from itertools import accumulate
 from math import inf
 from typing import Final, NamedTuple
@@ -128,8 +128,9 @@ class Saturation:
             sums = {function: _Sums(each) for function, each in by_function.items()}
             begins, ends = every.times_of(self.max_workers)
             for wait in sorted(waits):
-                # The executor was full at some moment of the wait. At its end other workers may be free as well.
-                last = bisect_right(begins, wait.end) - 1
+                # The executor was full at some moment of the wait. At its end other workers may be free as well. What
+                # was full from that end on only, the call itself filled: its worker's thread was slow to start.
+                last = bisect_left(begins, wait.end) - 1
                 if last >= 0 and ends[last] >= wait.start:
                     self._share(wait, every, sums)
             self._runs = [run for run in self._runs if run.end > latest - _KEPT_SECONDS]
