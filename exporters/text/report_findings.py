@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable, Iterator
 
-from traceloop.reading.findings.model import CRITICAL, NOTE, Finding, Verdict
+from traceloop.reading.findings.model import CRITICAL, NOTE, Finding, Verdict, together
 
 from .tables import Style, clean, counted
 
@@ -24,10 +24,12 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     if not troubles:
         paint = style.warn if verdict.is_blank else style.good
         lines = [paint(line) for line in _wrap(f"{verdict.all_clear.capitalize()}: {verdict.basis}.", 0, style)]
-    groups = _groups(troubles)
+    groups = together(troubles)
     if troubles:
-        together = "; what several processes have alike is shown once" if len(groups) < len(troubles) else ""
-        lines = [style.bold(f"{counted(len(troubles), 'finding')}, the worst first{together}")]
+        where = ""
+        if len(groups) < len(troubles):
+            where = f" in {counted(len({found.process for found in troubles}), 'process', 'processes')}"
+        lines = [style.bold(f"{counted(len(groups), 'finding')}{where}, the worst first")]
     limit = len(groups) if full else SHOWN
     for number, (found, *others) in enumerate(groups[:limit], 1):
         lines += ["", *_finding(number, found, others, style, processes, full)]
@@ -50,19 +52,7 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
 
 def worst_of_each(troubles: Iterable[Finding]) -> list[Finding]:
     """Of findings that several processes have alike the worst one, the worst of all first."""
-    return [found for found, *_ in _groups(troubles)]
-
-
-def _groups(troubles: Iterable[Finding]) -> list[list[Finding]]:
-    """The findings that several processes have alike (workers of a server), each group where its worst one stands."""
-    groups: dict[tuple[str, str], list[Finding]] = {}
-    for found in troubles:
-        those = groups.setdefault((found.kind, found.title), [])
-        if any(each.process == found.process for each in those):
-            groups[found.kind, f"{found.title} {len(groups)}"] = [found]  # two of one process are two
-        else:
-            those.append(found)
-    return list(groups.values())
+    return [found for found, *_ in together(troubles)]
 
 
 def _likewise(others: list[Finding]) -> str:

@@ -24,7 +24,7 @@ _WORDS = {
     "executor_return": "result on its way from executor",
     "wait_timer": "timer,",
     "wait_network": "network,",
-    "wait_task": "task,",
+    "wait_task": "another task,",
     "wait_thread": "thread,",
     "wait_other": "waiting,",
     "unknown": "not known",

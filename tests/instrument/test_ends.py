@@ -156,7 +156,7 @@ def test_a_crash_is_told_and_what_was_recorded_is_counted(how: str, run) -> None
     assert result.status == status, result.stderr
     assert callbacks(result) >= 1050
     (line,) = [line for line in notices(result) if word in line]
-    assert re.search(r"its loop MainThread had been running since \d\d:\d\d:\d\d", line)
+    assert re.search(r"its loop MainThread had not polled since \d\d:\d\d:\d\d", line)
     assert "`traceloop report " in line
     if how != "SIGKILL":
         assert "__main__.main, in __main__.end (" in line
@@ -168,7 +168,7 @@ def test_a_crash_in_the_first_iteration(how: str, run) -> None:  # type: ignore[
     result = run(how, "at once")
     assert result.status == status, result.stderr
     (line,) = [line for line in notices(result) if word in line]
-    assert "had been running since" in line
+    assert "had not polled since" in line
     if how != "SIGKILL":
         assert "__main__.main, in __main__.end (" in line
     assert callbacks(result) >= 0
@@ -177,7 +177,7 @@ def test_a_crash_in_the_first_iteration(how: str, run) -> None:  # type: ignore[
 def test_a_stall_that_sigkill_ended_is_named_by_what_the_watchdog_saw(run) -> None:  # type: ignore[no-untyped-def]
     result = run("SIGKILL", "slow")
     (line,) = [line for line in notices(result) if "without an exit record" in line]
-    assert re.search(r"had been running since \d\d:\d\d:\d\d: __main__.main", line)
+    assert re.search(r"had not polled since \d\d:\d\d:\d\d, and ran __main__.main", line)
 
 
 @pytest.mark.parametrize("how", ["SIGKILL", "sigsegv"])

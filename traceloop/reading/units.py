@@ -34,6 +34,11 @@ def count(value: float) -> str:
     return f"{round(value):,}"
 
 
+def about(value: float) -> str:
+    """An estimated number of things, to two digits: ``1,500,000``."""
+    return count(float(f"{value:.2g}"))
+
+
 def counted(value: float, one: str, many: str | None = None) -> str:
     """``1 loop``, ``3 loops``."""
     return f"{count(value)} {one if round(value) == 1 else many or one + 's'}"

@@ -180,7 +180,8 @@ def test_a_finding_that_several_workers_have_is_told_once():
         slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
         slow.runs, slow.seconds, slow.longest_s = 1, 0.1 + number / 10, 0.1 + number / 10
     lines = report(made.statistics, width=120).splitlines()
-    assert lines[2] == "3 findings, the worst first; what several processes have alike is shown once"
+    assert lines[2] == "1 finding in 3 processes, the worst first"
+    assert summary(made.statistics).endswith("(400 ms once), likewise in 2 more processes")
     titles = [line for line in lines if line.startswith(" 1  ") or line.startswith(" 2  ")]
     assert titles == [" 1  app/prices.py:31 in load blocks the loop: it runs for too long (process 2)"]
     assert "    likewise in process 1: 300 ms once; in process 0: 200 ms once" in lines

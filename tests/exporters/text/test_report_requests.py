@@ -56,3 +56,10 @@ def test_the_parts_in_json_add_up_to_the_mean(process):
     assert sum(row["mean"].values()) == pytest.approx(row["mean_seconds"])
     assert sum(row["at_p50"].values()) == pytest.approx(0.004)
     assert sum(row["at_p99"].values()) == pytest.approx(0.7)
+
+
+def test_a_task_that_a_request_waited_for_is_another_one():
+    totals = RequestTotals()
+    totals.add(Request("app.read", 1.0, 0.2, {(RUNNING, ""): 0.05, ("wait_task", ""): 0.15}))
+    lines = requests(SimpleNamespace(parts=[totals]), Style(False, 120), full=False)
+    assert lines[1].endswith("another task 150 ms")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pytest
 
@@ -23,6 +24,8 @@ def test_leaked_tasks_are_found_after_all_were_cancelled_at_the_end():
     found = made.one("task-leak")
     assert found.title == "Tasks of app/jobs.py:12 in Worker.watch are made and never end"
     assert "2,000 of them made by app.prices.parse" in found.evidence
+    (per_hour,) = re.findall(r"about ([\d,]+) more each hour", found.harm)
+    assert int(per_hour.replace(",", "")) > 100_000 and not per_hour.replace(",", "").rstrip("0")[2:]  # two digits
 
 
 @pytest.mark.parametrize("life", [0.5, 10.0])

@@ -28,7 +28,7 @@ def test_nothing_wrong_is_said_with_what_it_rests_on():
     made.ran("app.prices.load", 1000, 0.5)
     judged = verdict(made.statistics)
     assert judged.findings == ()
-    assert judged.line == "no trouble found (1,000 callbacks in 1 min 40 s, 99% waited 999 µs or less)"
+    assert judged.line == "no trouble found (1,000 callbacks in 1 min 40 s, 99% waited 1.00 ms or less)"
 
 
 def test_a_slow_callback_of_which_no_stack_is_known():
@@ -265,6 +265,26 @@ def test_what_helps_a_full_executor_depends_on_who_made_it(label, remedy):
     told = made.one("executor-full").remedy
     remedies = ("max_workers", "total_tokens", "CapacityLimiter", "set_default_executor")
     assert [each for each in remedies if each in told] == [remedy]
+
+
+@pytest.mark.parametrize(
+    ("workers", "told"), [(0, "its workers were"), (1, "its one worker was"), (2, "both workers were")]
+)
+def test_a_full_executor_of_few_workers(workers, told):
+    made = Made()
+    full_executor(made, workers=workers)
+    assert made.one("executor-full").title.startswith(f"Executor reports is full: {told} busy with ")
+
+
+@pytest.mark.parametrize(("others", "first"), [(0, ""), (1, "3 times ")])
+def test_how_often_an_error_was_swallowed_is_said_once(others, first):
+    made = Made()
+    place = ["/srv/shop/app/jobs.py", 14, "app.jobs", "Worker.watch"]
+    entries = [["callback", "app.jobs.Worker.watch", error, place, 3] for error in ("ValueError", "KeyError")]
+    made.events({"kind": "swallowed", "entries": entries[: 1 + others]})
+    found = made.one("errors-swallowed")
+    assert found.harm == f"{3 * (1 + others)} times"
+    assert f"{first}ValueError at app/jobs.py:14 in Worker.watch" in found.evidence
 
 
 def test_a_full_executor_that_several_functions_fill():

@@ -105,7 +105,8 @@ def _busy(who: Who, totals: ExecutorTotals, saturation: Saturation, share: float
     """How many workers were busy and with what, for how long, and how many calls waited."""
     # An executor that is gone has no workers.
     limit = totals.max_workers or saturation.max_workers
-    workers = f"all {limit} workers were" if limit > 1 else "its one worker was" if limit else "its workers were"
+    workers = f"all {limit} workers were" if limit else "its workers were"
+    workers = {1: "its one worker was", 2: "both workers were"}.get(limit, workers)
     busy = f"for {seconds(saturation.seconds)} while {counted(saturation.waits, 'call')} waited"
     if share >= _NEARLY_ALL:
         return f"{workers} busy with {who.place} {busy}"

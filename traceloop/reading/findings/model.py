@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from ...record.plumbing import readable
+from ..units import counted
 
 #: The program suffers from it; it costs something, or will; worth knowing.
 CRITICAL: Final = "critical"
@@ -107,10 +109,22 @@ class Verdict(NamedTuple):
         troubles = self.troubles
         if not troubles:
             return f"{self.all_clear} ({self.basis})"
-        worst = troubles[0]
+        (worst, *alike), *more = together(troubles)
         text = f"{worst.title} ({worst.harm})"
-        more = len(troubles) - 1
-        return text + (f"; and {more} more finding{'s' if more > 1 else ''}" if more else "")
+        text += f", likewise in {counted(len(alike), 'more process', 'more processes')}" if alike else ""
+        return text + (f"; and {counted(len(more), 'more finding')}" if more else "")
+
+
+def together(troubles: Iterable[Finding]) -> list[list[Finding]]:
+    """The findings that several processes have alike (workers of a server), each group where its worst one stands."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for found in troubles:
+        those = groups.setdefault((found.kind, found.title), [])
+        if any(each.process == found.process for each in those):
+            groups[found.kind, f"{found.title} {len(groups)}"] = [found]  # two of one process are two
+        else:
+            those.append(found)
+    return list(groups.values())
 
 
 def place_of(function: str, file: str, line: int) -> str:

@@ -50,12 +50,13 @@ def swallowed(scope: Scope) -> Iterator[Finding]:
             scope.process.slot,
             "",
             who,
-            tuple(_line(error, number) for error, number in those[:_PLACES]),
+            tuple(_line(error, number if len(those) > 1 else 0) for error, number in those[:_PLACES]),
             _REMEDIES[sort],
         )
 
 
 def _line(error: SwallowedError, number: int) -> str:
+    """``number``: how often; 0 where that is said already."""
     what = error.error or "called"
     where = f" at {frame_line(error.place)}" if error.place[0] else ""
-    return f"{counted(number, 'time')} {what}{where}"
+    return f"{counted(number, 'time')} {what}{where}" if number else f"{what}{where}"

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from ..statistics.alive_tasks import MAX_ALIVE
-from ..units import count, counted, seconds
+from ..units import about, count, counted, seconds
 from . import thresholds
 from .model import CRITICAL, NOTE, WARNING, Finding, Who
 from .scope import Scope
@@ -43,7 +43,7 @@ def leaked(scope: Scope) -> Iterator[Finding]:
                 "",
                 CRITICAL if per_hour >= 100_000 else WARNING,
                 f"Tasks of {who.place} are made and never end",
-                f"{count(max(series))} alive at once, about {count(per_hour)} more each hour",
+                f"{count(max(series))} alive at once, about {about(per_hour)} more each hour",
                 scope.leak_cost(),
                 scope.process.slot,
                 loop.label,

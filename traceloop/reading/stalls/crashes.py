@@ -59,9 +59,9 @@ class Crash(NamedTuple):
         running = [loop for loop in self.loops if loop.since]
         for loop in running:
             since = time.strftime("%H:%M:%S", time.localtime(loop.since))
-            text += f"; its loop {loop.loop} had been running since {since}"
+            text += f"; its loop {loop.loop} had not polled since {since}"
             if loop.callback:
-                text += f": {loop.callback}"
+                text += f", and ran {loop.callback}"
                 if loop.culprit not in ("", loop.callback):
                     text += f", in {loop.culprit}"
                 if loop.place:
