@@ -18,6 +18,7 @@ from traceloop.reading.stalls.index import Congestion
 from traceloop.reading.stalls.model import StackTaken
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import SlowTotals
+from traceloop.reading.statistics.counting import histogram_of
 from traceloop.reading.statistics.labels import DEFAULT_LIMIT
 from traceloop.reading.statistics.saturation import Filler
 from traceloop.record import layout
@@ -110,6 +111,19 @@ def test_a_loop_that_is_busy_though_nothing_is_wrong(active, said):
     assert judged.findings == ()
     where = "100.0% of it at app/prices.py:31 in load; `traceloop run --profile` names the lines"
     assert judged.busy == ((f"Loop MainThread is busy 95.0% of the time: {where}",) if said else ())
+
+
+@pytest.mark.parametrize(("length", "runs", "said"), [(0.08, 100, True), (0.08, 4, False), (0.02, 400, False)])
+def test_runs_that_hold_a_loop_though_none_is_slow(length, runs, said):
+    made = Made(active=9.0, idle=41.0)
+    made.ran("app.prices.load", runs, runs * length)
+    made.loop.callbacks.callbacks["app.prices.load"].longest_s = length
+    histogram_of(made.loop.callbacks.durations, "task").add_all([length] * runs)
+    judged = verdict(made.statistics)
+    assert judged.findings == () and bool(judged.busy) == said
+    for sentence in judged.busy:
+        assert sentence.startswith("100 callbacks of 25.0 ms or longer held loop MainThread for some 1"), sentence
+        assert "the longest for 80.0 ms at app/prices.py:31 in load: what arrives meanwhile waits" in sentence
 
 
 def test_the_profile_says_which_line_a_busy_loop_is_busy_with():

@@ -23,6 +23,8 @@ _LEAST_SHARE_OF_LINE: Final = 0.1
 _MANY: Final = 50
 # The kernel's timers alone make a poll this late, s.
 _SHORT_SECONDS: Final = 0.005
+# So many long runs are no accident.
+_SEVERAL: Final = 5
 _SHORT: Final = "Very many short callbacks run in one go"
 
 
@@ -68,11 +70,13 @@ def saturated(scope: Scope) -> Iterator[Finding]:
 
 def busy(scope: Scope) -> Iterator[str]:
     """For a loop that is active nearly all the time without a finding: a sentence, without its full stop, that says
-    where the time goes. The program computes, or all its callbacks are a little too long.
+    where the time goes. The program computes, or all its callbacks are a little too long. For another loop: what holds
+    it much of the time, though no run of it is slow.
     """
     for loop in scope.loops:
         active, idle = loop.times(scope.now)
         if active < thresholds.SATURATED_SECONDS or active < thresholds.SATURATED_UTILIZATION * (active + idle):
+            yield from _held(scope, loop, active + idle)
             continue
         most = busiest(loop)
         if most is None or most[2] < _LEAST_SHARE_OF_LINE:
@@ -85,6 +89,23 @@ def busy(scope: Scope) -> Iterator[str]:
             hint = "" if scope.process.profile.rate else "; `traceloop run --profile` names the lines"
             who = scope.who(most[0])
             yield f"{text}{percent(most[2])} of it {'at' if who.file else 'in'} {who.place}{hint}"
+
+
+def _held(scope: Scope, loop: LoopStatistics, observed: float) -> Iterator[str]:
+    """Delays of callbacks do not show this: a request that arrives during a run is ready only after the next poll."""
+    lengths = [each for each in loop.callbacks.durations.values() if each.maximum >= thresholds.LONG_RUN]
+    runs = sum(each.number_from(thresholds.LONG_RUN) for each in lengths)
+    spent = sum(each.sum_from(thresholds.LONG_RUN) for each in lengths)
+    longest = max(loop.callbacks.callbacks.values(), key=lambda each: each.longest_s, default=None)
+    if runs < _SEVERAL or spent < thresholds.LONG_SHARE * observed or longest is None:
+        return
+    who = scope.who(longest.label)
+    yield (
+        f"{counted(runs, 'callback')} of {seconds(thresholds.LONG_RUN)} or longer held loop {loop.label} for some "
+        f"{percent(spent / observed)} of the time, the longest for {seconds(longest.longest_s)} "
+        f"{'at' if who.file else 'in'} {who.place}: what arrives meanwhile waits, which no delay shows; "
+        f"`--slow-threshold {thresholds.LONG_RUN:g}` names the lines"
+    )
 
 
 def _profiled(scope: Scope) -> Iterator[str]:

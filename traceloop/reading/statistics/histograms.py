@@ -208,6 +208,14 @@ class Histogram:
         """How many values are greater than ``least``, to the precision of the fine buckets."""
         return sum(self.counts[bisect_left(self.bounds.fine, least) + 1 :])
 
+    def sum_from(self, least: float) -> float:
+        """The sum of the values greater than ``least``, some per cent too small: each counts as its bucket's lower
+        bound.
+        """
+        fine = self.bounds.fine
+        first = bisect_left(fine, least) + 1
+        return sum(count * fine[index - 1] for index, count in enumerate(self.counts) if count and index >= first)
+
     def quantile(self, share: float) -> float:
         """The value below which ``share`` (0 to 1) of the values lie; interpolated linearly within a fine bucket.
 
