@@ -163,7 +163,10 @@ FIELDS: Final = (
         "Memory for the record of each loop, from 64K to 4G.",
         shown="8M",
     ),
-    Field("record", None, parse_directory, "--record", "DIR", "Keep the record in this directory."),
+    Field(
+        "record", None, parse_directory, "--record", "DIR",
+        "Keep the record in this directory: of each loop as much as its ring holds (`--ring-size`).",
+    ),
     Field(
         "command_arguments", False, parse_flag, "--command-arguments", "",
         "Record the program's arguments too, and not only its name. The report and the label `command` show them. They "

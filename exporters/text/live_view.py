@@ -95,7 +95,7 @@ class LiveView:
         resident = sum(process.usage.resident_bytes for process in processes if process.usage is not None)
         if resident:
             facts.append(size(resident))
-        dropped = sum(process.dropped for process in processes)
+        dropped = sum(process.dropped - process.overwritten for process in processes)
         if dropped:
             facts.append(f"{count(dropped)} records missed")
         text = ", ".join(facts)

@@ -92,7 +92,10 @@ def _overview(statistics: Statistics) -> str:
     parts.append(f"{percent(active / total if total else 0.0)} utilization")
     slow_runs = sum(loop.callbacks.slow_runs for loop in loops)
     parts.append(counted(slow_runs, "slow callback") if slow_runs else "no slow callbacks")
-    dropped = sum(process.dropped for process in statistics.processes.values())
+    overwritten = sum(process.overwritten for process in statistics.processes.values())
+    dropped = sum(process.dropped for process in statistics.processes.values()) - overwritten
+    if overwritten:
+        parts.append(f"{counted(overwritten, 'older record')} overwritten")
     if dropped:
         parts.append(f"{counted(dropped, 'record')} dropped")
     parts += _spans_sent(statistics)
@@ -212,8 +215,10 @@ def _usage(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str
         if events:
             yield style.bad(f"the {heap} heap was seen to grow {counted(events, 'time')}")
     yield counted(process.records, "record")
-    if process.dropped:
-        yield style.bad(f"{count(process.dropped)} of them dropped")
+    if process.overwritten:
+        yield f"the {count(process.overwritten)} oldest of them overwritten"
+    if process.dropped > process.overwritten:
+        yield style.bad(f"{count(process.dropped - process.overwritten)} of them dropped")
 
 
 # -- a loop

@@ -108,7 +108,7 @@ class RingFollower:
         if batches:
             for decoded in self.decoder.feed(batches):
                 out += self._take(decoded)
-        self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
+        self._count_records()
         return out
 
     def finish(self) -> list[Chunk]:
@@ -120,8 +120,13 @@ class RingFollower:
             self.process.end_ns = round(end * 1e9) + offset
         decoded = self.decoder.finish(end, running)
         out = [] if decoded.empty else self._take(decoded)
-        self.process.statistics.count_records(self.number, self.reader.word(layout.W_RECORDS), self.reader.dropped)
+        self._count_records()
         return out
+
+    def _count_records(self) -> None:
+        reader = self.reader
+        written = reader.word(layout.W_RECORDS)
+        self.process.statistics.count_records(self.number, written, reader.dropped, reader.overwritten)
 
     def _take(self, decoded: Decoded) -> list[Chunk]:
         process = self.process.statistics

@@ -28,6 +28,15 @@ def test_gc_pauses_of_a_busy_machine_are_mostly_waiting_for_a_processor():
     assert made.kinds() == [("processor-starved", "")]
 
 
+@pytest.mark.parametrize(("overwritten", "found"), [(0, True), (900, False)])
+def test_of_a_record_that_has_the_end_only_a_share_of_the_waiting_counts(overwritten, found):
+    made = Made(active=5.0, idle=5.0)
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 3.0, 0))
+    made.process.count_records(1, 1000.0, overwritten, overwritten)
+    assert (("processor-starved", "") in made.kinds()) == found
+    assert (("data-dropped", "overwritten") in made.kinds()) == (overwritten > 0)
+
+
 @pytest.mark.parametrize(("cause", "cpu", "others"), [("cpu", 0.06, 0.0), ("off_cpu", 0.0, 0.0), ("gil", 0.0, 0.4)])
 def test_a_run_that_mostly_waited_for_a_processor_is_the_machines_doing_whatever_the_rest_was(cause, cpu, others):
     made = Made()

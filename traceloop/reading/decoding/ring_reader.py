@@ -141,6 +141,8 @@ class RingReader:
         #: Records read, and records dropped, up to the last batch read.
         self.records = 0
         self.dropped = 0
+        #: Those of them that later ones had overwritten before the first reading.
+        self.overwritten = 0
 
     def word(self, index: int) -> float:
         """One of the always-current words (``layout.W_*``); NaN once the reader was closed, 0 for what is no number
@@ -345,6 +347,8 @@ class RingReader:
         batch, size = found
         gap = batch.sequence != self._sequence
         dropped = max(0, batch.records_before - self.records - self.dropped)
+        if not self.records and not self.dropped and self._head() > self.room:
+            self.overwritten = dropped
         self.dropped += dropped
         self.records += len(batch.records) // 3
         self._sequence = batch.sequence + 1

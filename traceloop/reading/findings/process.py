@@ -252,13 +252,13 @@ def is_mostly_lost(records: int, dropped: int) -> bool:
 def dropped(scope: Scope) -> Iterator[Finding]:
     """Records were overwritten before they were read. All findings are about the rest."""
     process = scope.process
-    if not process.dropped or process.dropped < thresholds.DROPPED_SHARE * max(1, process.records):
+    if process.overwritten >= thresholds.DROPPED_SHARE * max(1, process.records):
+        yield from _overwritten(scope)
+    dropped, records = process.dropped - process.overwritten, process.records - process.overwritten
+    if not dropped or dropped < thresholds.DROPPED_SHARE * max(1, records):
         return
-    lost = (
-        f"{count(process.dropped)} of {counted(process.records, 'record')} "
-        f"({percent(process.dropped / max(1, process.records))})"
-    )
-    if is_mostly_lost(process.records, process.dropped):
+    lost = f"{count(dropped)} of {counted(records, 'record')} ({percent(dropped / max(1, records))})"
+    if is_mostly_lost(records, dropped):
         yield Finding(
             "data-dropped",
             "unreadable",
@@ -286,6 +286,26 @@ def dropped(scope: Scope) -> Iterator[Finding]:
         None,
         (),
         "Make the ring larger (`--ring-size 32M`), or give the collector more of a processor.",
+    )
+
+
+def _overwritten(scope: Scope) -> Iterator[Finding]:
+    """The record was kept, or is read while the program runs: a ring has the latest records."""
+    process = scope.process
+    left = process.records - process.overwritten
+    yield Finding(
+        "data-dropped",
+        "overwritten",
+        NOTE,
+        f"The record has only the last {seconds(scope.observed_s)} of the program, and this report is about those",
+        f"the latest {count(left)} of {counted(process.records, 'record')} ({percent(left / max(1, process.records))})",
+        0.0,
+        process.slot,
+        "",
+        None,
+        (),
+        "A larger ring keeps more (`--ring-size 32M`). What the run itself printed (`--report`), and its metrics, are "
+        "of all records.",
     )
 
 

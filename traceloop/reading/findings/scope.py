@@ -57,9 +57,11 @@ class Scope:
 
     def processor(self) -> ProcessorTime:
         """CPU time and waiting time of the loops' threads. Recorded only for loops that had to wait for a processor
-        much of the time.
+        much of the time. They are of the whole life of a loop: where its record was not read whole, a share counts.
         """
-        return processor_times(self.indexes())
+        process = self.process
+        read = 1.0 - min(process.dropped, process.records) / max(1, process.records)
+        return ProcessorTime(*(read * each for each in processor_times(self.indexes())))
 
     def indexes(self) -> list[StallIndex]:
         """The stall indexes of the processes that had this slot, one after the other; none if stalls are not counted.

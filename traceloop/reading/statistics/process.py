@@ -112,8 +112,8 @@ class ProcessStatistics:
         self._attached_at = 0.0
         #: Processes that have had the slot.
         self.processes = 0
-        self._records: dict[int, tuple[int, int]] = {}
-        self._ended_records = [0, 0]
+        self._records: dict[int, tuple[int, int, int]] = {}
+        self._ended_records = (0, 0, 0)
         self.usage: ProcessUsage | None = None
         # When the process was last seen to run; when that was last asked, and whether it ran then.
         self._ran_at = self._asked_at = 0.0
@@ -149,9 +149,7 @@ class ProcessStatistics:
                 loop.close(at, crashed=crashed)
                 self._loop_slots.free(loop.label)
         self.executors.new_process(self.sites)
-        for written, dropped in self._records.values():
-            self._ended_records[0] += written
-            self._ended_records[1] += dropped
+        self._ended_records = self._counted()
         self._records.clear()
         if self.usage is not None:
             self._ended_cpu_s += self.usage.cpu_s
@@ -205,11 +203,18 @@ class ProcessStatistics:
             part.feed(decoded)
 
 
-    def count_records(self, ring: int, written: float, dropped: int) -> None:
-        """How many records were ever written to a ring of this process, and dropped unread."""
-        before = self._records.get(ring, (0, 0))
+    def count_records(self, ring: int, written: float, dropped: int, overwritten: int = 0) -> None:
+        """How many records were ever written to a ring of this process, and dropped unread; how many of these had been
+        overwritten before the first reading.
+        """
         count = int(written) if 0.0 <= written < 2.0**53 else 0
-        self._records[ring] = (max(count, before[0]), max(dropped, before[1]))
+        before = self._records.get(ring, (0, 0, 0))
+        self._records[ring] = (max(count, before[0]), max(dropped, before[1]), max(overwritten, before[2]))
+
+    def _counted(self) -> tuple[int, int, int]:
+        ended = self._ended_records
+        written, dropped, overwritten = zip(ended, *self._records.values(), strict=True)
+        return sum(written), sum(dropped), sum(overwritten)
 
     def adopt_tasks(self) -> None:
         """Gives a loop the tasks that looks have found and no loop knows, since their beginning is not in the record.
@@ -254,12 +259,19 @@ class ProcessStatistics:
     @property
     def records(self) -> int:
         """Records written by the processes that have had the slot."""
-        return self._ended_records[0] + sum(written for written, _ in self._records.values())
+        return self._counted()[0]
 
     @property
     def dropped(self) -> int:
         """How many of those records were overwritten or damaged before they were read."""
-        return self._ended_records[1] + sum(dropped for _, dropped in self._records.values())
+        return self._counted()[1]
+
+    @property
+    def overwritten(self) -> int:
+        """How many of the dropped ones later ones had overwritten before the first reading: of a kept record, a ring
+        has the latest only.
+        """
+        return self._counted()[2]
 
     def metrics(self) -> Iterator[Sample]:
         """The process's own series, without the label ``process``."""
