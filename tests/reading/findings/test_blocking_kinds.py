@@ -176,3 +176,30 @@ def test_a_record_can_name_any_file_and_nothing_is_read_that_is_no_source(tmp_pa
 def test_every_kind_says_what_it_does_and_what_to_do():
     for kind in KINDS.values():
         assert kind.does and kind.remedy.endswith(".")
+
+
+LOAD = (f"{LIB}/uvicorn/config.py", 467, "uvicorn.config", "Config.load")
+IMPORTER = (f"{LIB}/uvicorn/importer.py", 19, "uvicorn.importer", "import_from_string")
+IMPORTLIB = [
+    ("/lib/python3.12/importlib/__init__.py", 90, "importlib", "import_module"),
+    ("<frozen importlib._bootstrap>", 1, "importlib._bootstrap", "_find_and_load"),
+]
+MODULE = ("/srv/shop/app/main.py", 3, "app.main", "<module>")
+LAZY = ("/srv/shop/app/views.py", 9, "app.views", "show")
+
+
+@pytest.mark.parametrize("cause", ["cpu", "off_cpu", ""])
+@pytest.mark.parametrize(
+    ("stack", "moves"),
+    [
+        ([LOAD, IMPORTER, *IMPORTLIB, MODULE], False),
+        ([LOAD, IMPORTER, *IMPORTLIB, MODULE, *IMPORTLIB, ("/srv/shop/app/db.py", 1, "app.db", "<module>")], False),
+        ([("/srv/shop/run.py", 9, "__main__", "main"), LOAD, IMPORTER, *IMPORTLIB, MODULE, *IMPORTLIB], False),
+        ([LOAD, LAZY, *IMPORTLIB, MODULE], True),
+        ([LOAD, LAZY, *IMPORTLIB, (f"{LIB}/pandas/__init__.py", 1, "pandas", "<module>")], True),
+    ],
+    ids=["server", "server, nested", "server of a script", "in a function", "a library in a function"],
+)
+def test_an_application_that_its_server_imports_is_not_told_to_import_at_the_top(stack, moves, cause):
+    kind = kind_of(stack, cause)
+    assert kind.name == "import" and ("top of the module" in kind.remedy) == moves

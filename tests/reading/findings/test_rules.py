@@ -281,6 +281,14 @@ def test_what_helps_a_full_executor_depends_on_who_made_it(label, remedy):
     assert [each for each in remedies if each in told] == [remedy]
 
 
+@pytest.mark.parametrize("label", ["ProcessPoolExecutor", "ProcessPoolExecutor-2"])
+def test_a_full_pool_of_processes_is_not_said_to_wait(label):
+    made = Made()
+    full_executor(made, label=label)
+    told = made.one("executor-full").remedy
+    assert "processors" in told and "wait" not in told
+
+
 @pytest.mark.parametrize(
     ("workers", "told"), [(0, "its workers were"), (1, "its one worker was"), (2, "both workers were")]
 )

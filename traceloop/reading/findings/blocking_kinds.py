@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from ...record.frames import Frame, is_application
+from ...record.frames import Frame, is_application, is_library
 from ..source_lines import source_line
 
 # Frames within the application's innermost one that are looked at, from the inside.
@@ -128,6 +128,14 @@ _ALL: Final = (
     ),
 )
 KINDS: Final = {kind.name: kind for kind in _ALL}
+# Uvicorn, with and without --workers and --reload, imports the application within its loop: the imports are at the top
+# of the module already.
+_IMPORTED: Final = _kind(
+    "import",
+    "it is imported while the loop runs",
+    "A library imports it, such as a server at its start: this happens once. To shorten it, look for the slow imports "
+    "with `python -X importtime`.",
+)
 
 # By the module of a frame (the longest prefix of dotted parts), inside of the application's frame.
 _MODULES: Final = {
@@ -234,7 +242,20 @@ def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
         name = name if name in _COMPUTING else "cpu"
     elif not name:
         name = "waiting" if cause == "off_cpu" else "unknown"
-    return KINDS[name]
+    return _IMPORTED if name == "import" and _is_imported_by_library(frames) else KINDS[name]
+
+
+def _is_imported_by_library(frames: Sequence[Frame]) -> bool:
+    """Whether a module of the application runs because code of a library imported it, as servers do."""
+    importer: Frame | None = None
+    for frame in frames:
+        file, _, module, qualname = frame
+        if file.startswith("<frozen importlib") or module == "importlib":
+            continue
+        if qualname == "<module>" and importer is not None and is_application(file, module):
+            return is_library(importer[0])
+        importer = frame
+    return False
 
 
 def _kind_by_names(frames: Sequence[Frame]) -> str:

@@ -22,6 +22,12 @@ _ASKERS: Final = ("run_coroutine_threadsafe", "run_async_from_thread", "run_sync
 _NEARLY_ALL: Final = 0.995
 # Labels of what is no pool of the program's own; where there are several, with a number.
 _MADE_BY_OTHERS: Final = re.compile(r"(anyio|anyio-limiter|default)(-\d+)?$")
+# The record has the name of the class only, as the label of what the program made itself.
+_PROCESSES: Final = "ProcessPool"
+_REMEDY_OF_PROCESSES: Final = (
+    "Its workers are processes, and mostly compute. Where the machine has more processors than it has workers, give it "
+    "a larger `max_workers`; else give them less to do, or the slow calls a pool of their own."
+)
 _REMEDIES: Final = {
     "anyio": "This is AnyIO's limit of threads, in which FastAPI and Starlette run synchronous endpoints. Where they "
     "wait for something outside, raise it when the application starts (in its lifespan): "
@@ -115,6 +121,8 @@ def _busy(who: Who, totals: ExecutorTotals, saturation: Saturation, share: float
 
 def _remedy(label: str) -> str:
     """How to get more workers, by who made the executor: the loop, anyio or the program."""
+    if _PROCESSES in label:
+        return _REMEDY_OF_PROCESSES
     known = _MADE_BY_OTHERS.match(label)
     return f"{_REMEDIES[known[1] if known else '']} And put a time limit on what the workers wait for."
 
