@@ -134,6 +134,43 @@ def test_a_record_that_finds_no_room_stays_where_it_is(traced: Traced, tmp_path:
     assert "__main__.main" in again.stdout
 
 
+DELETES_ITS_RECORD = """
+import asyncio, os, shutil
+FOLDER = os.environ["OTEL_PYTHON_TRACELOOP_RUN_DIR"]
+SUPERVISOR = os.environ["OTEL_PYTHON_TRACELOOP_COLLECTOR_PID"]
+
+def is_read():
+    (collector,) = open(f"/proc/{SUPERVISOR}/task/{SUPERVISOR}/children").read().split()
+    files = [os.readlink(entry) for entry in os.scandir(f"/proc/{collector}/fd")]
+    return any(file.startswith(f"{FOLDER}/p-{os.getpid()}-") and "loop-0" in file for file in files)
+
+async def main():
+    while not is_read():
+        await asyncio.sleep(0.05)
+    shutil.rmtree(FOLDER)
+    print(FOLDER)
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_a_record_that_was_deleted_during_the_run_is_said_to_be_gone(
+    traced: Traced, tmp_path: Path, *, keeps: bool
+) -> None:
+    """It said that nothing was recorded, summed the run up, and said that the record stays where it was."""
+    (tmp_path / "app.py").write_text(DELETES_ITS_RECORD)
+    kept = tmp_path / "kept"
+    result = outcome([*traced.command, "--no-metrics", *(["--record", str(kept)] if keeps else []), "app.py"], tmp_path)
+    folder = result.stdout.strip()
+    gone = f"traceloop: the record in {folder} was deleted while the program ran"
+    if keeps:
+        gone = f"traceloop: no record could be kept in {kept}: the one in {folder} was deleted while the program ran"
+    assert result.status == 0 and not Path(folder).exists()
+    summary, line = sorted(notices(result))  # two processes print them, in no certain order
+    assert line == gone and summary.startswith("traceloop: 1 loop, ")
+
+
 def test_a_run_without_room_for_its_record_says_so(traced: Traced, tmp_path: Path) -> None:
     """It said that the program had run no event loop."""
     (tmp_path / "app.py").write_text("import asyncio\nasyncio.run(asyncio.sleep(0))\n")

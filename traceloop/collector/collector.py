@@ -353,7 +353,8 @@ class Collector:
             write_file(os.path.join(self.run_dir, files.CRASHED), "")
             # In the folder of `--record` the commands find the run before its record has been copied, too.
             record = self.settings.record or self.run_dir
-            self.lines.tell(f"{process.crash or name}; `traceloop report {record}` shows its record")
+            shown = f"; `traceloop report {record}` shows its record" if os.path.isdir(self.run_dir) else ""
+            self.lines.tell(f"{process.crash or name}{shown}")
         is_root = self.root.owns(folder.pid, folder.start_ticks)
         if is_root and self.follower.directory.current(folder):
             self._root_over = True
@@ -477,6 +478,11 @@ class Collector:
         from .record_copy import copy_record
 
         self._copied = self._seen_over
+        if not os.path.isdir(self.run_dir):
+            self.lines.tell(
+                f"no record could be kept in {record}: the one in {self.run_dir} was deleted while the program ran"
+            )
+            return
         problem = copy_record(self.run_dir, record)
         if problem:
             self._keep = True

@@ -32,6 +32,12 @@ def finish_run(settings: Settings, run_dir: str, collector_pid: int, why_nothing
         os.scandir(run_dir).close()
     except PermissionError:
         return  # the process has changed its user; the collector says how the run went
+    except FileNotFoundError:
+        # Unless the process has another root directory by now. The collector, which has the files open, prints the
+        # summary; where a record was to be kept it says what this line says.
+        if os.path.isdir(os.path.dirname(run_dir)) and (settings.collector != "process" or settings.record is None):
+            notices.say(f"the record in {run_dir} was deleted while the program ran")
+        return
     except OSError:
         pass
     recorded = any(name == files.RECORDED or files.parse_process_name(name) for name in _listing(run_dir))
