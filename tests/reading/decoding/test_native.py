@@ -135,7 +135,7 @@ def counted(stream: LoopStream, batches: list[Batch]) -> tuple[dict[Any, Any], l
         (site, {name: getattr(totals, name) for name in CoroutineTotals.__slots__})
         for site, totals in loop.tasks.coroutines.items()
     ]
-    waits = [(key, each.count, each.exact_s, each.estimated_s) for key, each in loop.tasks._waits.totals.items()]
+    waits = [(key, each.count, each.exact_s, each.estimated_s()) for key, each in loop.tasks._waits.totals.items()]
     return series, [sorted(tasks, key=lambda each: each[0]), waits, list(loop.tasks.states())]
 
 
@@ -215,7 +215,7 @@ def test_both_halves_know_the_same_tasks(drawn: Any, ordered: bool) -> None:
                 )
                 if len(rows) == 3:
                     half.clear()
-            out.append([(key, each.count, each.exact_s, each.estimated_s) for key, each in waits.totals.items()])
+            out.append([(key, each.count, each.exact_s, each.estimated_s()) for key, each in waits.totals.items()])
             found.append(out)
     assert found[0] == found[1]
 

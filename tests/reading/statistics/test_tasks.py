@@ -317,4 +317,4 @@ def test_a_task_that_was_one_of_too_many_is_counted_once(half: str, monkeypatch:
     assert totals.most_alive <= 64
     # The waits of all are known, of those forgotten too: each counts as the time between two looks at one task.
     (waited,) = waits.totals.values()
-    assert (waited.count, waited.estimated_s) == (100, 100 * 1000.0)
+    assert (waited.count, waited.estimated_s()) == (100, 100 * 1000.0)

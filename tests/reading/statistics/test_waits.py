@@ -60,7 +60,7 @@ def test_a_long_wait_counts_exactly():
     found.look([Standing(11.0, TASK, 1), Standing(12.0, TASK, 1)], 1.0)
     found.step(TASK, 10.5, 12.75)
     totals = found.totals[7, PLACE]
-    assert (totals.count, totals.exact_s, totals.estimated_s, totals.longest_s) == (1, 2.25, 0.0, 2.25)
+    assert (totals.count, totals.exact_s, totals.estimated_s(), totals.longest_s) == (1, 2.25, 0.0, 2.25)
     assert not found.looks
 
 
@@ -69,14 +69,31 @@ def test_a_short_wait_that_was_seen_stands_for_the_time_between_looks():
     found.look([Standing(11.0, TASK, 1)], 3.0)
     found.step(TASK, 10.9, 11.1)
     totals = found.totals[7, PLACE]
-    assert (totals.count, totals.exact_s, totals.estimated_s) == (1, 0.0, 3.0)
+    assert (totals.count, totals.exact_s, totals.estimated_s()) == (1, 0.0, 3.0)
 
 
-@pytest.mark.parametrize(("seen_at", "seconds", "counted"), [(10.4, 0.1, 0.4), (10.01, 0.1, 0.1), (12.0, 0.1, 1.0)])
-def test_a_short_wait_stands_for_no_more_than_its_loop_has_lasted(seen_at, seconds, counted):
+@pytest.mark.parametrize(
+    ("seen_at", "ended", "counted"),
+    [(10.01, 10.4, 2 * 0.4), (10.01, 10.02, 0.2), (10.01, 20.0, 2 * 1.01), (12.0, 12.25, 2 * 0.25), (12.0, 20.0, 2.0)],
+)
+def test_short_waits_stand_for_no_more_than_their_loop_has_lasted(seen_at, ended, counted):
     totals = WaitTotals()
-    totals.add(seconds, 1.0, seen_at, began=10.0)
-    assert totals.estimated_s == pytest.approx(counted)
+    for _ in range(2):
+        totals.add(0.1, 1.0, seen_at, began=10.0)
+    assert totals.estimated_s(ended) == pytest.approx(counted)
+    totals.end_loop(10.0, ended)
+    assert totals.estimated_s() == pytest.approx(counted)
+    assert totals.estimated_s() == totals.estimated_s(ended - 0.1)
+
+
+def test_loops_that_end_have_their_own_looks():
+    totals = WaitTotals()
+    for began in range(40):  # forty loops of 50 ms, each looked at once
+        totals.add(0.05, 1.0, 0.06 * began + 0.01, began=0.06 * began)
+        totals.end_loop(0.06 * began, 0.06 * began + 0.05)
+    totals.add(0.2, 1.0, 100.0, began=50.0)
+    totals.end_loop(51.0, 100.1)  # another loop
+    assert totals.estimated_s() == pytest.approx(40 * 0.05 + 1.0)
 
 
 def test_estimates_are_right_on_average():
@@ -88,7 +105,7 @@ def test_estimates_are_right_on_average():
         found.look([each for each in looks if before <= each.when < step], 1.0)
         if TASK in found.looks:
             found.step(TASK, before, step)
-    assert found.totals[7, PLACE].estimated_s == pytest.approx(2000 * 0.1, rel=0.05)
+    assert found.totals[7, PLACE].estimated_s() == pytest.approx(2000 * 0.1, rel=0.05)
 
 
 def test_a_look_before_or_after_the_wait_is_not_of_it():
@@ -160,7 +177,7 @@ def test_short_waits_that_one_look_saw_are_one_round():
         totals.add(0.3, 1.0, seen_at)
     totals.add(2.5, 1.0, 9.0)  # so long that it is seen for certain
     assert (totals.count, totals.rounds) == (7, 3)
-    assert (totals.estimated_s, totals.exact_s, totals.longest_s) == (6.0, 2.5, 2.5)
+    assert (totals.estimated_s(), totals.exact_s, totals.longest_s) == (6.0, 2.5, 2.5)
 
 
 def test_of_too_many_tasks_the_oldest_looks_are_forgotten(monkeypatch):

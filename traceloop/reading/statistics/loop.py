@@ -124,7 +124,9 @@ class LoopStatistics:
         for index in layout.COUNTER_WORDS:
             self._ended_words[index] += self._words[index]
         # A pause that lasts when the loop is closed ends with the loop; no record tells of its end.
-        self._ended_words[layout.W_PAUSED_SECONDS] += self._lasting_pauses(at or self._last_moment())
+        ended = at or self._last_moment()
+        self._ended_words[layout.W_PAUSED_SECONDS] += self._lasting_pauses(ended)
+        self.tasks.end_loop(ended)
         self._words = [0.0] * layout.WORDS
         self.reader = self.decoder = None
 

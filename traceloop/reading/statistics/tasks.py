@@ -96,6 +96,10 @@ class TaskStatistics:
                         circles.left(ident, task.name, task.last_end, when, destroyed=True)
                 self._waits.forget(ident)
 
+    def end_loop(self, when: float) -> None:
+        """The loop was closed, or its process has ended (monotonic s)."""
+        self._waits.end_loop(self._loop_began, when)
+
     def idents(self) -> Set[float]:
         """The idents of the tasks that are not done."""
         return set(self._known.idents())

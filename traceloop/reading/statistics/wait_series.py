@@ -88,12 +88,13 @@ class WaitSeries:
             tasks, lasting, longest = waiting.get(key, (0, 0.0, 0.0))
             # A wait that is shorter than the time between two looks counts only once it is over.
             lasting = lasting if longest >= period else 0.0
+            estimated = totals.estimated_s(now) if totals else 0.0
             out.append(
                 Waited(
                     self._sites_of().label(site),
                     place,
-                    (totals.seconds if totals else 0.0) + lasting,
-                    totals.estimated_s if totals else 0.0,
+                    (totals.exact_s if totals else 0.0) + estimated + lasting,
+                    estimated,
                     max(totals.longest_s if totals else 0.0, longest),
                     (totals.count if totals else 0) + tasks,
                     tasks,

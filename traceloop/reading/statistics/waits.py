@@ -7,8 +7,8 @@ task ran. Together they give the waits:
   ``LOOK_SECONDS`` or more is seen by at least one look, and counts with its own length: **exactly**.
 * A shorter wait is seen by chance. The probability is its length divided by the time between two looks. A wait that was
   seen counts as that time, so that the sum is right on average. This is an **estimate**, and is kept apart.
-* The first look at a loop comes soon after its beginning. What it sees counts as the time since then, at least as its
-  own length: a program that ran for 20 ms waited no second.
+* A look stands for the time up to the next one, or up to the end of its loop: in a program that ran for 20 ms nobody
+  waited for a second.
 
 Where a second's looks cannot take in all tasks, the time between two looks at one task is longer than ``LOOK_SECONDS``.
 The record tells how long it is (``period``); shorter waits are estimated.
@@ -81,19 +81,37 @@ OTHER: Final = AwaitPlace("", 0, "other", "")
 UNKNOWN: Final = AwaitPlace("", 0, "unknown", "")
 
 
+class _Seen(NamedTuple):
+    """Short waits that one look at a loop saw. began: when the loop began; seen_at: when the look was (monotonic s)."""
+
+    began: float
+    seen_at: float
+    period: float
+
+    def stands_for(self, until: float) -> float:
+        """Seconds for which the look stands: up to the next one, or to ``until``, when the loop ended. The first look
+        stands for the time before it, too.
+        """
+        first = self.seen_at - self.began if self.seen_at - self.began < self.period else 0.0
+        return first + max(0.0, min(self.period, until - self.seen_at))
+
+
 class WaitTotals:
     """The waits of one coroutine's tasks at one place, in seconds.
 
-    exact_s: of waits that are over and lasted for at least the time between two looks. estimated_s: of shorter waits.
-    count: how many waits were seen. longest_s: the longest of them. rounds: how many rounds of looks saw shorter waits.
-    One round is no estimate: many tasks that wait at one moment are all seen by one look, or all missed.
+    exact_s: of waits that are over and lasted for at least the time between two looks. count: how many waits were seen.
+    longest_s: the longest of them. rounds: how many rounds of looks saw shorter waits. One round is no estimate: many
+    tasks that wait at one moment are all seen by one look, or all missed.
     """
 
-    __slots__ = ("_seen_at", "count", "estimated_s", "exact_s", "longest_s", "rounds")
+    __slots__ = ("_latest", "_seen_at", "_settled_s", "count", "exact_s", "longest_s", "rounds")
 
     def __init__(self) -> None:
         self.count = self.rounds = 0
-        self.exact_s = self.estimated_s = self.longest_s = 0.0
+        self.exact_s = self.longest_s = self._settled_s = 0.0
+        # Looks of the last period, whose loop may end before they stand for a whole one: the number of the waits, and
+        # how long these were together.
+        self._latest: dict[_Seen, tuple[int, float]] = {}
         self._seen_at = -math.inf
 
     def add(self, seconds: float, period: float, seen_at: float, began: float = -math.inf) -> None:
@@ -102,16 +120,33 @@ class WaitTotals:
         self.longest_s = max(self.longest_s, seconds)
         if seconds >= period:
             self.exact_s += seconds
-        else:
-            self.estimated_s += max(seconds, min(period, seen_at - began))
-            if seen_at >= self._seen_at + period / 2:
-                self.rounds += 1
-                self._seen_at = seen_at
+            return
+        seen = _Seen(began, seen_at, period)
+        if seen not in self._latest:
+            for each in [each for each in self._latest if each.seen_at + each.period <= seen_at]:
+                self._settle(each, math.inf)
+        count, together = self._latest.get(seen, (0, 0.0))
+        self._latest[seen] = count + 1, together + seconds
+        if seen_at >= self._seen_at + period / 2:
+            self.rounds += 1
+            self._seen_at = seen_at
 
-    @property
-    def seconds(self) -> float:
-        """Exact and estimated together."""
-        return self.exact_s + self.estimated_s
+    def end_loop(self, began: float, when: float) -> None:
+        """The loop that began at ``began`` has ended (monotonic s; 0 where that is not known)."""
+        for each in [each for each in self._latest if each.began == began]:
+            self._settle(each, when or math.inf)
+
+    def _settle(self, seen: _Seen, until: float) -> None:
+        self._settled_s += self._estimate(seen, until)
+        del self._latest[seen]
+
+    def _estimate(self, seen: _Seen, until: float) -> float:
+        count, together = self._latest[seen]
+        return max(together, count * seen.stands_for(until))
+
+    def estimated_s(self, now: float = math.inf) -> float:
+        """Seconds of shorter waits. ``now``: of the loops that still run (monotonic s)."""
+        return self._settled_s + sum(self._estimate(each, now) for each in self._latest)
 
 
 class Call(NamedTuple):
@@ -402,6 +437,11 @@ class Waits:
             else:
                 totals = self.totals[key] = WaitTotals()
         totals.add(seconds, self.period, seen_at, self.loop_began)
+
+    def end_loop(self, began: float, when: float) -> None:
+        """A loop has ended (both monotonic s; ``when`` is 0 where that is not known)."""
+        for totals in self.totals.values():
+            totals.end_loop(began, when)
 
     def waiting_now(self, standing: Iterable[tuple[int, int, float]], now: float) -> dict[
         tuple[int, AwaitPlace], tuple[int, float, float]
