@@ -29,7 +29,7 @@ def test_polls_that_are_late_by_less_than_a_turn_are_explained_and_the_thread_na
     assert (found.who.function, found.who.line) == ("app.prices.crunch", 31)
     assert 8.0 < found.cost_s < 10.5
     assert [each for each in found.evidence if "thread" in each.split(" ")[0]] == [
-        "thread hog computed for 9.00 s meanwhile, at app/prices.py:31 in crunch"
+        "thread hog computed for at least 9.00 s meanwhile, at app/prices.py:31 in crunch"
     ]
 
 

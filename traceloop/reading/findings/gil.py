@@ -111,7 +111,7 @@ def _holder(found: GilHeld, worst: Slow | None) -> tuple[str, Frame | None]:
 def _evidence(scope: Scope, found: GilHeld, polls: float) -> Iterator[str]:
     if found.held_s:
         yield (
-            f"the GIL was held by other threads for about {seconds(found.held_s)} of {seconds(scope.observed_s)}, "
+            f"the GIL was held by other threads for at least {seconds(found.held_s)} of {seconds(scope.observed_s)}, "
             f"{seconds(found.waited_s / found.waits)} at a time when it was wanted"
         )
     if polls >= thresholds.POLL_LATE_P99:
@@ -119,4 +119,4 @@ def _evidence(scope: Scope, found: GilHeld, polls: float) -> Iterator[str]:
     most = max(found.by.values(), default=0.0)
     for (name, frame), cpu in sorted(found.by.items(), key=lambda item: -item[1])[:_THREADS]:
         if cpu >= _LEAST * most > 0.0:
-            yield f"thread {name} computed for {seconds(cpu)} meanwhile, at {frame_line(frame)}"
+            yield f"thread {name} computed for at least {seconds(cpu)} meanwhile, at {frame_line(frame)}"

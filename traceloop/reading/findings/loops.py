@@ -249,7 +249,7 @@ def spinning(scope: Scope) -> Iterator[Finding]:
             who,
             (
                 f"{counted(most.runs, 'run')} of {seconds(most.seconds / max(1, most.runs))} each",
-                f"{count(per_iteration)} callbacks an iteration",
+                f"{counted(round(per_iteration), 'callback')} an iteration",
             ),
             "Wait for what is polled for (`asyncio.Event`, a queue, `add_reader`), or at least sleep for some "
             "milliseconds: `asyncio.sleep(0)` comes back at once.",
