@@ -339,3 +339,35 @@ def test_a_queue_that_keeps_connections_is_a_pool(tmp_path, function, line, kind
     place = AwaitPlace(function, 2, function, "asyncio.Queue.get", "queue")._replace(file=str(source))
     assert waiting_rules._kind_of(place) == kind
     assert waiting_rules._kind_of(place._replace(inside="asyncio.Queue.put")) == "queue"
+
+
+@pytest.mark.parametrize(
+    ("function", "kind"), [("app.pools.Pool.acquire", "pool"), ("app.jobs.Jobs.next", "other")]
+)
+@pytest.mark.parametrize("inside", ["Condition.wait", "Condition.wait_for"])
+def test_a_pool_may_wait_for_a_condition(function, inside, kind):
+    place = AwaitPlace("/srv/app/x.py", 2, function, f"asyncio.{inside}", "other")
+    assert waiting_rules._kind_of(place) == kind
+
+
+LIMIT = """
+async def call(limit):
+    async with limit:
+        await asyncio.sleep(0.2)
+
+async def main():
+    limit = asyncio.{made}
+    await asyncio.gather(*(call(limit) for _ in range({calls})))
+
+run(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("made", "calls", "title"),
+    [("Semaphore(2)", 40, "a semaphore that others hold"), ("Lock()", 20, "a lock that others hold")],
+)
+def test_a_semaphore_is_no_lock(tmp_path, made, calls, title):
+    (found,) = waiting(tmp_path, LIMIT.format(made=made, calls=calls))
+    assert found.title.startswith(f"Tasks wait for {title} at ")
+    assert ("asyncio.Semaphore(n)" in found.remedy) == (made == "Lock()")

@@ -22,10 +22,18 @@ _REMEDIES = {
     wait_kinds.LOCK: "Hold the lock for less: await what is slow outside of it; or allow more holders "
     "(`asyncio.Semaphore(n)`); put a time limit on the wait (`asyncio.timeout`).",
 }
+_REMEDY_OF_SEMAPHORES = (
+    "If the limit is meant, this is the queue in front of it. Otherwise raise its number, or hold it for less: await "
+    "what is slow outside of it."
+)
 _TITLES = {
     wait_kinds.POOL: "wait for a connection of a pool",
     wait_kinds.LOCK: "wait for a lock that others hold",
 }
+_TITLE_OF_SEMAPHORES = "wait for a semaphore that others hold"
+_SEMAPHORES = ("Semaphore.acquire", "CapacityLimiter.acquire_on_behalf_of", "CapacityLimiter.acquire")
+# In these, functions that take a connection out of a pool of the program's own wait.
+_WAITS_OF_POOLS = ("Queue.get", "Condition.wait", "Condition.wait_for")
 
 _TAKES = re.compile(
     r"(^|\.)_?(acquire|checkout|borrow|lease|get_?conn(ection)?|get_(client|session))$|pool\._?(get|take|pop)$", re.I
@@ -73,6 +81,7 @@ def contended(scope: Scope) -> Iterator[Finding]:
         ):
             continue
         place = waited.place
+        has_places = kind == wait_kinds.LOCK and all(each.place.inside.endswith(_SEMAPHORES) for each in those)
         who = Who(place.function, place.file, place.line)
         harm = f"{_waits(waited)}, {seconds(waited.longest_s)} at most"
         if waited.now:
@@ -81,22 +90,23 @@ def contended(scope: Scope) -> Iterator[Finding]:
             "waiting",
             kind,
             scope.severity(waited.seconds),
-            f"Tasks {_TITLES[kind]} at {who.place}",
+            f"Tasks {_TITLE_OF_SEMAPHORES if has_places else _TITLES[kind]} at {who.place}",
             harm,
             waited.seconds,
             scope.process.slot,
             "",
             who,
             tuple(_evidence(scope, those, every)),
-            _REMEDIES[kind],
+            _REMEDY_OF_SEMAPHORES if has_places else _REMEDIES[kind],
         )
 
 
 def _kind_of(place: AwaitPlace) -> str:
     """What kind of thing tasks wait for at a place. An ``asyncio.Queue`` that keeps connections is a pool: the name of
-    the queue, or of the function that takes one out, shows that. Code that waits for work has other names.
+    the queue, or of the function that takes one out, shows that; so does the name of one that waits for a condition.
+    Code that waits for work has other names.
     """
-    if place.kind != wait_kinds.QUEUE or not place.inside.endswith("Queue.get"):
+    if place.kind not in (wait_kinds.QUEUE, wait_kinds.OTHER) or not place.inside.endswith(_WAITS_OF_POOLS):
         return place.kind
     name = ".".join(place.function.rpartition(".<locals>.")[2].split(".")[-2:])
     is_pool = _TAKES.search(name) or _POOLS_LINE.search(source_line(place.file, place.line))
