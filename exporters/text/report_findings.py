@@ -20,7 +20,7 @@ _OTHERS = 4
 def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = False) -> list[str]:
     """The findings, or one line that there are none and on what that rests. ``processes``: of the run."""
     troubles = verdict.troubles
-    notes = tuple(found for found in verdict.findings if found.severity == NOTE)
+    notes = together(found for found in verdict.findings if found.severity == NOTE)
     if not troubles:
         paint = style.warn if verdict.is_blank else style.good
         lines = [paint(line) for line in _wrap(f"{verdict.all_clear.capitalize()}: {verdict.basis}.", 0, style)]
@@ -42,8 +42,9 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
             lines += _wrap(f"{sentence}.", 0, style)
     if notes:
         lines.append("")
-        for found in notes[: None if full else SHOWN]:
-            text = f"note: {found.title}: {found.harm}. {found.remedy}"
+        for found, *others in notes[: None if full else SHOWN]:
+            also = f"; {_likewise(others)}" if others else ""
+            text = f"note: {found.title}: {found.harm}{also}. {found.remedy}"
             lines += [style.dim(line) for line in _wrap(text, 0, style, hang=6)]
         if len(notes) > SHOWN and not full:
             lines.append(style.dim(f"note: and {len(notes) - SHOWN} more"))

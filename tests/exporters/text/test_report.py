@@ -187,6 +187,18 @@ def test_a_finding_that_several_workers_have_is_told_once():
     assert "    likewise in process 1: 300 ms once; in process 0: 200 ms once" in lines
 
 
+def test_a_note_that_several_workers_have_is_told_once():
+    made = Made()
+    for number in range(1, 4):
+        if number > 1:
+            made.process = made.statistics.attach(number, SiteNames(SITES))
+            made.loop = made.process.open_loop("MainThread", 1, 0.0, None, None)
+            made.loop.active_s, made.loop.idle_s, made.loop.iterations = 1.0, 99.0, 1000
+        made.process.count_records(0, 1000.0, 900 + number, 900 + number)
+    (line,) = (line for line in report(made.statistics, width=1000).splitlines() if line.startswith("note: "))
+    assert "the last 1 min 40 s, with 99 of 1,000 records (9.9%); likewise in process 1: " in line
+
+
 def test_an_empty_run_has_a_report_too():
     line = "0 loops, 0 callbacks, 0.0% utilization, no slow callbacks; nothing is known of the program"
     line += " (no callback was recorded)"

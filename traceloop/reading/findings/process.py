@@ -297,8 +297,9 @@ def _overwritten(scope: Scope) -> Iterator[Finding]:
         "data-dropped",
         "overwritten",
         NOTE,
-        f"The record has only the last {seconds(scope.observed_s)} of the program, and this report is about those",
-        f"the latest {count(left)} of {counted(process.records, 'record')} ({percent(left / max(1, process.records))})",
+        "The record has only the end of the program, and this report is about that",
+        f"the last {seconds(scope.observed_s)}, with {count(left)} of {counted(process.records, 'record')} "
+        f"({percent(left / max(1, process.records))})",
         0.0,
         process.slot,
         "",
