@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from traceloop.reading.decoding.decoded import Decoded, Event
+from traceloop.reading.decoding.decoded import Collection, Decoded, Event
 from traceloop.reading.findings.verdict import KINDS, verdict
 from traceloop.reading.new_statistics import new_statistics
 from traceloop.reading.site_names import SiteNames
@@ -59,6 +59,18 @@ class Made:
         slow = self.loop.callbacks.slow.setdefault((label, "unknown"), SlowTotals())
         slow.runs, slow.seconds, slow.longest_s = slow.runs + 1, slow.seconds + length, max(slow.longest_s, length)
         return slow
+
+    def collected(self, *pauses, freed=0, start=0.0, within=True):
+        """Full collections of so many s, one a second: within runs of the loop, or after them, while that sleeps."""
+        every = [Collection(start + n, pause, 2, freed, 0) for n, pause in enumerate(pauses)]
+        decoded = Decoded(None)
+        decoded.collections = every
+        self.process.feed(decoded, None)
+        decoded = Decoded(None)
+        for number, each in enumerate(every, 1):
+            end = each.start + each.duration if within else each.start
+            decoded.runs.append((number, each.start - 0.001, end, LOAD, "task", 0.0, 0, 0, number, 0))
+        self.process.collections.feed(decoded)
 
     def late(self, reason, seconds, waited=0.0, computed=0.0):
         """The watchdog came late; its own waiting for a processor, and what the process computed meanwhile."""

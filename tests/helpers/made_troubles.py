@@ -6,7 +6,7 @@ import asyncio
 import json
 
 from tests.helpers.made_statistics import ASKER, LOAD, PARSE, WATCH, Made
-from traceloop.reading.decoding.decoded import Collection, Decoded, Executor, NewTask, Standing
+from traceloop.reading.decoding.decoded import Decoded, Executor, NewTask, Standing
 from traceloop.reading.stalls.index import Congestion
 from traceloop.reading.stalls.parts import stalls_of
 from traceloop.reading.statistics.callbacks import SlowTotals
@@ -80,9 +80,7 @@ def congested(made):
 
 
 def collected(made):
-    decoded = Decoded(None)
-    decoded.collections = [Collection(float(n), 0.15, 2, 0, 0) for n in range(2)]
-    made.process.feed(decoded, None)
+    made.collected(0.15, 0.15)
 
 
 def pool_waits(made):

@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.made_statistics import LOAD, Made
 from traceloop.exporters.text.report_findings import findings
 from traceloop.exporters.text.tables import Style
-from traceloop.reading.decoding.decoded import Collection, Decoded
+from traceloop.reading.decoding.decoded import Decoded
 from traceloop.reading.decoding.runs import Iteration, IterationRows
 from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
 from traceloop.reading.findings.slow_runs import finding_of
@@ -20,9 +20,7 @@ from traceloop.reading.units import seconds
 
 def test_gc_pauses_of_a_busy_machine_are_mostly_waiting_for_a_processor():
     made = Made(active=15.0, idle=85.0)
-    decoded = Decoded(None)
-    decoded.collections = [Collection(50.0 + n, 0.13, 0, 0, 0) for n in range(2)]
-    made.process.feed(decoded, None)
+    made.collected(0.13, 0.13, start=50.0)
     assert ("gc-pauses", "frees-nothing") in made.kinds()  # on an idle machine
     made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 7.0, 0))
     assert made.kinds() == [("processor-starved", "")]
@@ -350,7 +348,5 @@ def test_one_long_collection_on_a_busy_machine_may_have_waited_for_a_processor(p
     made = Made(active=15.0, idle=85.0)
     if waited:
         made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 21.0, 21.0, 1.0 + waited, 0))
-    decoded = Decoded(None)
-    decoded.collections = [Collection(float(n), pause, 2, 10, 0) for n, pause in enumerate([*pauses, 0.02, 0.02])]
-    made.process.feed(decoded, None)
+    made.collected(*pauses, 0.02, 0.02, freed=10)
     assert (("gc-pauses", "frees-nothing") in made.kinds()) == found

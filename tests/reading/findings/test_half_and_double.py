@@ -6,7 +6,6 @@ import pytest
 
 from tests.helpers import made_troubles
 from tests.helpers.made_statistics import WATCH, Made
-from traceloop.reading.decoding.decoded import Collection, Decoded
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings.verdict import verdict
 from traceloop.reading.stalls.index import Congestion
@@ -49,10 +48,8 @@ def spinning(made, times):
 
 
 def garbage(made, times):
-    decoded = Decoded(None)
-    decoded.collections = [Collection(float(n), times * limits.GC_LONGEST, 2, 0, 0) for n in range(5)]
     made.loop.active_s, made.loop.idle_s = 50.0, 50.0
-    made.process.feed(decoded, None)
+    made.collected(*[times * limits.GC_LONGEST] * 5)
 
 
 def executor(made, times):

@@ -325,10 +325,33 @@ def test_a_full_executor_that_several_functions_fill():
 )  # fmt: skip
 def test_gc_pauses(pause, number, freed, found):
     made = Made(active=15.0, idle=85.0)
-    decoded = Decoded(None)
-    decoded.collections = [Collection(float(n), pause, 2, freed, 0) for n in range(number)]
-    made.process.feed(decoded, None)
+    made.collected(*[pause] * number, freed=freed)
     assert made.kinds() == ([] if found is None else [("gc-pauses", found)])
+
+
+def test_collections_while_the_loop_sleeps_hold_nothing():
+    made = Made(active=1.0, idle=99.0)
+    made.collected(*[0.4] * 7, within=False)
+    assert made.kinds() == []
+
+
+def test_what_held_a_loop_is_told_apart_from_other_collections_of_the_process():
+    made = Made(active=1.0, idle=99.0)
+    made.collected(0.15, 0.15)
+    assert made.one("gc-pauses").harm == "300 ms in 2 collections, 150 ms at most"
+    made.collected(0.4, within=False, start=10.0)
+    found = made.one("gc-pauses")
+    assert found.harm == "300 ms in 2 collections, 150 ms at most; 400 ms more of collections held no loop"
+    assert found.cost_s == pytest.approx(0.3)
+
+
+def test_the_costliest_generation_stands_first():
+    made = Made(active=1.0, idle=99.0)
+    decoded = Decoded(None)
+    decoded.collections = [Collection(n / 100, 0.001, n % 2, 0, 0) for n in range(100)]
+    made.process.feed(decoded, None)
+    made.collected(0.3, 0.3)
+    assert made.one("gc-pauses").evidence[0] == "generation 2: 2 collections, 600 ms, freed 0 objects"
 
 
 @pytest.mark.parametrize(("active", "found"), [(90.0, True), (5.0, False)])

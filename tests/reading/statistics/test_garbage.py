@@ -64,6 +64,8 @@ def test_the_interrupted_callback_is_named(loop: EventLoop) -> None:
     found = {name.rpartition(".")[2]: totals for name, totals in process.collections.interrupted.items()}
     assert found["collects"].count == 1 and found["goes_on"].count == 3
     assert found.keys() == {"collects", "goes_on"}
+    held = process.collections.held
+    assert held.count == 4 and held.sum == pytest.approx(sum(totals.seconds for totals in found.values()))
     assert 0 < found["goes_on"].longest <= found["goes_on"].seconds
     by_callback = {
         dict(sample.labels)["callback"]: sample.value
@@ -135,9 +137,39 @@ def test_collections_beyond_any_bound_are_put_together_and_none_is_lost() -> Non
     statistics.feed(decoded(runs=RunRows([(0, 0.5, 2.0, 65537.0, "task", 0.5, 0, 0, 0, 0)])))
     (totals,) = statistics.interrupted.values()
     assert totals.count == 50_000 and totals.seconds == pytest.approx(0.05)
+    assert statistics.held.count == 50_000 and statistics.held.sum == pytest.approx(0.05)
     # Each interrupts one run, in whichever loop.
     statistics.feed(decoded(runs=RunRows([(0, 0.5, 2.0, 65537.0, "task", 0.5, 0, 0, 0, 0)])))
     assert totals.count == 50_000
+
+
+def run(start: float, end: float, delay: float, iteration: int) -> Any:
+    return (0, start, end, 65537.0, "task", delay, 0, 0, iteration, 0)
+
+
+@pytest.mark.parametrize("chunks", [1, 2], ids=["in one chunk", "in a later chunk"])
+def test_a_collection_in_a_poll_holds_the_loop_from_when_a_callback_of_its_next_iteration_was_ready(
+    chunks: int,
+) -> None:
+    statistics = CollectionStatistics(SiteNames, BoundedLabels(200))
+    statistics.feed(decoded(collections=[Collection(1.0, 0.2, 2, 0, 0), Collection(1.3, 0.4, 2, 0, 0)]))
+    # The timer is not the first that runs. One that runs in the iteration after that waited for its predecessors too.
+    first = [run(0.9, 0.95, 0.0, 1)]
+    then = [run(1.75, 1.8, 0.0, 2), run(1.8, 1.81, 0.3, 2), run(1.9, 2.0, 0.9, 3)]
+    for rows in [first + then] if chunks == 1 else [first, then]:
+        statistics.feed(decoded(runs=RunRows(rows)))
+    assert not statistics.interrupted
+    assert statistics.held.count == 1 and statistics.held.sum == pytest.approx(0.2)
+    # It may interrupt a run of another loop, and then holds both at once.
+    statistics.feed(decoded(runs=RunRows([run(1.2, 1.8, 0.0, 1)])))
+    assert statistics.interrupted and statistics.held.count == 1
+
+
+def test_a_collection_of_another_thread_holds_a_run_no_longer_than_that_lasts() -> None:
+    statistics = CollectionStatistics(SiteNames, BoundedLabels(200))
+    statistics.feed(decoded(collections=[Collection(1.0, 0.4, 2, 0, 0)]))
+    statistics.feed(decoded(runs=RunRows([run(0.9, 1.1, 0.0, 1)])))
+    assert statistics.held.sum == pytest.approx(0.1)
 
 
 def test_collections_that_found_no_room_count_as_dropped_records(loop: EventLoop) -> None:

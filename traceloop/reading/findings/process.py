@@ -16,6 +16,8 @@ from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
 from .slow_runs import STARVED, kept, kept_from_running
 
+# Time of collections that held no loop is told from this share of the time of the others on.
+_WORTH_TELLING: Final = 0.1
 # A loop waits for a processor only while all are in use: other threads must have run for longer than it waited.
 _OWN_THREADS: Final = 2.0
 _OWN: Final = "its other threads compute"
@@ -124,16 +126,19 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     collections = scope.process.collections
     pauses = Histogram().merge(collections.pauses.values())
     _, blocked, worst = kept_from_running(scope, GC)
+    # Collections before a loop ran, between two loops, or in another thread while the loop slept held none.
+    held = collections.held
     # A collection computes all the time: on a busy machine a part of its time was waiting for a processor.
     computing = 1.0 - scope.waiting_share()
     active = sum(loop.times(scope.now)[0] for loop in scope.loops)
-    total, longest = computing * pauses.sum, computing * pauses.maximum
-    if computing < 1.0 and pauses.number_from(thresholds.GC_LONGEST) < 2:
+    total, longest = computing * held.sum, computing * held.maximum
+    if computing < 1.0 and held.number_from(thresholds.GC_LONGEST) < 2:
         total, longest = total - longest, 0.0  # one that is long may have waited for a processor all the time
     often = total >= thresholds.GC_SHARE * active or longest >= thresholds.GC_LONGEST
     much = (total >= thresholds.GC_TOTAL and often) or blocked >= thresholds.NOTE_SECONDS
     if worst is None and not much:
         return
+    rest = pauses.sum - held.sum
     found = sum(collections.collected.values())
     interrupted = max(collections.interrupted.items(), key=lambda item: item[1].seconds, default=None)
     label = worst.culprit if worst is not None else interrupted[0] if interrupted is not None else ""
@@ -148,7 +153,7 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     evidence = [
         f"generation {generation}: {counted(each.count, 'collection')}, {seconds(each.sum)}, "
         f"freed {count(collections.collected.get(generation, 0))} objects"
-        for generation, each in sorted(collections.pauses.items())
+        for generation, each in sorted(collections.pauses.items(), key=lambda item: -item[1].sum)
     ]
     if interrupted is not None:
         evidence.append(f"most often within {interrupted[0]}, {seconds(interrupted[1].seconds)}")
@@ -157,7 +162,8 @@ def garbage(scope: Scope) -> Iterator[Finding]:
         "frees-nothing" if nothing else "",
         scope.severity(total + blocked) if much else NOTE,
         "Garbage collection holds the loop" + (", and frees next to nothing" if nothing else ""),
-        f"{seconds(pauses.sum)} in {counted(pauses.count, 'collection')}, {seconds(pauses.maximum)} at most",
+        f"{seconds(held.sum)} in {counted(held.count, 'collection')}, {seconds(held.maximum)} at most"
+        + (f"; {seconds(rest)} more of collections held no loop" if rest >= _WORTH_TELLING * held.sum else ""),
         total + blocked,
         scope.process.slot,
         "",

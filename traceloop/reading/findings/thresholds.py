@@ -54,7 +54,7 @@ HELD_SECONDS: Final = 5.0  # or one wait for an asyncio.Lock: whoever has it may
 DEADLOCK_SECONDS: Final = 1.0  # tasks that have waited for each other for so long
 SWEEPS: Final = 50  # times the timer heap was swept of cancelled timers
 SWEEP_RATE: Final = 5.0  # and as many a second
-GC_SHARE: Final = 0.05  # of the loop's active time in garbage collections
+GC_SHARE: Final = 0.05  # of the loop's active time in garbage collections that held it
 GC_LONGEST: Final = 0.1  # or one pause
 GC_TOTAL: Final = 0.2  # but never less than this in all
 

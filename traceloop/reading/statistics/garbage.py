@@ -1,9 +1,13 @@
-"""Pauses of the garbage collector, and the handle runs that they interrupted.
+"""Pauses of the garbage collector, the handle runs that they interrupted, and those that they delayed.
 
 A collection is recorded in the process ring, a run in its loop's ring; they are matched by time. Each poll takes in the
 process ring first, so a collection waits for the runs around it. A collection that does not begin within a run of a
 loop (but in its poll, or in another thread) interrupted nothing there. Each interrupts at most one run, so that the
 callbacks' sums never exceed the total.
+
+A collection of another thread often begins in a poll, since that gives the GIL away. It then holds the loop from the
+moment at which one of the callbacks of the next iteration was ready. When data of a socket arrived is not known, so
+what waited for a poll to see it does not count.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from ..decoding.decoded import Collection, Decoded
-from ..decoding.runs import Run
+from ..decoding.runs import Run, Runs
 from .context import SitesOf
 from .histograms import Histogram
 from .labels import BoundedLabels
@@ -22,6 +26,9 @@ from .parts import Sample
 _MAX_GENERATIONS: Final = 4
 #: How many collections wait for their run one by one. Beyond that, older ones are merged in pairs.
 _WAITING: Final = 8192
+#: How many runs of one iteration are asked since when they were ready. The latest ones may be timers, or come from a
+#: poll, so that the first one is not enough.
+_ASKED: Final = 64
 
 
 class InterruptedRuns:
@@ -35,18 +42,23 @@ class InterruptedRuns:
 
 
 class _Waiting:
-    """A collection whose run was not found yet, or several merged neighbours in time."""
+    """A collection whose run was not found yet, or several merged neighbours in time.
 
-    __slots__ = ("count", "longest", "seconds")
+    has_held: whether it counts among those that held a loop already.
+    """
+
+    __slots__ = ("count", "has_held", "longest", "seconds")
 
     def __init__(self, duration: float) -> None:
         self.count = 1
         self.seconds = self.longest = duration
+        self.has_held = False
 
     def add(self, other: _Waiting) -> None:
         self.count += other.count
         self.seconds += other.seconds
         self.longest = max(self.longest, other.longest)
+        self.has_held = self.has_held or other.has_held
 
 
 class CollectionStatistics:
@@ -60,6 +72,8 @@ class CollectionStatistics:
         self.collected: dict[int, int] = {}
         self.uncollectable: dict[int, int] = {}
         self.interrupted: dict[str, InterruptedRuns] = {}
+        #: For how long each held a loop that had something to do: it began within a run, or one waited for its end.
+        self.held = Histogram()
         # Their starts (monotonic s), in order, and the collections. Thousands may come before their run has ended.
         self._starts: list[float] = []
         self._waiting: list[_Waiting] = []
@@ -83,17 +97,49 @@ class CollectionStatistics:
         starts = runs.starts
         first = bisect_left(self._starts, starts[0])
         last = bisect_left(self._starts, runs[-1][2])
+        self._delay_first(runs, first)
         left: list[int] = []
         for position in range(first, last):
             start = self._starts[position]
-            run = runs[bisect_right(starts, start) - 1]
+            index = bisect_right(starts, start) - 1
+            run = runs[index]
             if start < run[2]:
-                self._interrupts(run, self._waiting[position])
+                self._interrupts(run, start, self._waiting[position])
             else:
                 left.append(position)
+                self._delays(runs, index + 1, position)
         if last - first > len(left):
             self._starts[first:last] = [self._starts[position] for position in left]
             self._waiting[first:last] = [self._waiting[position] for position in left]
+
+    def _delay_first(self, runs: Runs, first: int) -> None:
+        """Looks for the collections that the chunk's first iteration waited for: they begin before its first run, and
+        so before the place ``first``. No two collections overlap, so the last ones are enough.
+        """
+        ready = _ready_since(runs, 0)
+        for position in range(first - 1, -1, -1):
+            if self._starts[position] + self._waiting[position].seconds <= ready:
+                return
+            self._delays(runs, 0, position)
+
+    def _delays(self, runs: Runs, index: int, position: int) -> None:
+        """Counts what of a collection the run at ``index``, the first after it, or one of its iteration waited for."""
+        waiting, start = self._waiting[position], self._starts[position]
+        if waiting.has_held:
+            return
+        end = min(start + waiting.seconds, runs.starts[index])
+        length = end - max(start, _ready_since(runs, index))
+        if length > 0.0:
+            self._held(waiting, length)
+
+    def _held(self, waiting: _Waiting, length: float) -> None:
+        """Counts a collection that held a loop for ``length`` s; merged ones as one long and others that are alike."""
+        waiting.has_held = True
+        longest = min(length, waiting.longest)
+        self.held.add(longest)
+        others = waiting.count - 1
+        if others:
+            self.held.add_all([(length - longest) / others] * others)
 
     def _wait(self, collection: Collection) -> None:
         position = bisect_right(self._starts, collection.start)
@@ -105,7 +151,7 @@ class CollectionStatistics:
                 self._waiting[position].add(self._waiting[position + 1])
             del self._starts[1:older:2], self._waiting[1:older:2]
 
-    def _interrupts(self, run: Run, waiting: _Waiting) -> None:
+    def _interrupts(self, run: Run, start: float, waiting: _Waiting) -> None:
         label = self._labels.admit(self._sites_of().label_of(run[3]))
         totals = self.interrupted.get(label)
         if totals is None:
@@ -113,6 +159,9 @@ class CollectionStatistics:
         totals.count += waiting.count
         totals.seconds += waiting.seconds
         totals.longest = max(totals.longest, waiting.longest)
+        if not waiting.has_held:
+            # One of another thread ends later than the run where it then waits for the GIL itself.
+            self._held(waiting, min(waiting.seconds, run[2] - start))
 
     def metrics(self) -> Iterator[Sample]:
         """The series: pauses, objects collected, and the callbacks that were interrupted."""
@@ -123,3 +172,17 @@ class CollectionStatistics:
             yield Sample("cpython_gc_uncollectable_objects_total", labels, self.uncollectable[generation])
         for callback, totals in self.interrupted.items():
             yield Sample("asyncio_callback_gc_pause_seconds_total", (("callback", callback),), totals.seconds)
+
+
+def _ready_since(runs: Runs, index: int) -> float:
+    """When the first of the runs of an iteration was ready (monotonic s), as far as that is known. ``index``: of the
+    run that the iteration has next.
+    """
+    row = runs[index]
+    iteration, ready = row[8], row[1]
+    for each in range(index, min(index + _ASKED, len(runs))):
+        row = runs[each]
+        if row[8] != iteration:
+            break
+        ready = min(ready, row[1] - row[5])
+    return ready
