@@ -216,9 +216,16 @@ def _conclude(
         ran = callbacks_run(statistics)
         dropped = sum(process.dropped for process in statistics.processes.values())
         records = sum(process.records for process in statistics.processes.values())
+        overwritten = sum(process.overwritten for process in statistics.processes.values())
         judged = judge(statistics, budgets)
     mostly_lost = is_mostly_lost(records, dropped)
-    if mostly_lost:
+    if mostly_lost and is_mostly_lost(records, overwritten):
+        click.echo(
+            f"traceloop: the record has the latest {count(records - dropped)} of {counted(records, 'record')} only, "
+            "too few to pass it; a larger `--ring-size` keeps more",
+            err=True,
+        )
+    elif mostly_lost:
         click.echo(
             f"traceloop: {count(dropped)} of {counted(records, 'record')} could not be read (overwritten, or damaged): "
             "the rest is too little to pass it",

@@ -315,3 +315,11 @@ def test_a_record_that_could_mostly_not_be_read_is_not_passed(tmp_path):
     assert "Most of the record could not be read" in said and "o trouble found" not in said
     document = json.loads(traceloop("report", "--json", kept).stdout)
     assert not document["verdict"]["healthy"]
+
+
+def test_a_record_that_has_the_end_of_a_run_only_is_not_passed(tmp_path):
+    many = "async def main():\n    for _ in range(20_000):\n        await asyncio.sleep(0)\nrun(main())\n"
+    kept = record(tmp_path, many, OTEL_PYTHON_TRACELOOP_RING_SIZE="64K")
+    done = traceloop("check", "--max-callback", "60s", kept)
+    assert done.returncode == 2
+    assert "the record has the latest " in done.stderr and "a larger `--ring-size` keeps more" in done.stderr

@@ -52,11 +52,11 @@ run(main())
 """
 
 
-def record(folder: Path, text: str = PROGRAM) -> Path:
-    """The record of a program that has run to its end."""
+def record(folder: Path, text: str = PROGRAM, **more: str) -> Path:
+    """The record of a program that has run to its end; ``more``: of its environment."""
     run_dir = folder / "record"
     run_dir.mkdir(parents=True)
-    environ = environment(run_dir, OTEL_PYTHON_TRACELOOP_PROFILE="100")
+    environ = environment(run_dir, OTEL_PYTHON_TRACELOOP_PROFILE="100", **more)
     subprocess.run([sys.executable, program(folder, text)], env=environ, check=True, capture_output=True, timeout=120)
     return run_dir
 
