@@ -10,7 +10,7 @@ from traceloop.reading.decoding.decoded import Collection, Decoded, StackNode, S
 from traceloop.reading.findings import thresholds as limits
 from traceloop.reading.findings import verdict as module
 from traceloop.reading.findings.blocking_kinds import KINDS
-from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING
+from traceloop.reading.findings.model import CRITICAL, NOTE, WARNING, Finding
 from traceloop.reading.findings.slow import Slow
 from traceloop.reading.findings.slow_runs import kept
 from traceloop.reading.findings.verdict import verdict
@@ -124,6 +124,17 @@ def test_runs_that_hold_a_loop_though_none_is_slow(length, runs, said):
     for sentence in judged.busy:
         assert sentence.startswith("100 callbacks of 25.0 ms or longer held loop MainThread for some 1"), sentence
         assert "the longest for 80.0 ms at app/prices.py:31 in load: what arrives meanwhile waits" in sentence
+
+
+def test_a_finding_that_says_nothing_of_the_loop_does_not_hide_what_holds_it(monkeypatch):
+    made = Made(active=9.0, idle=41.0)
+    made.ran("app.prices.load", 100, 8.0)
+    histogram_of(made.loop.callbacks.durations, "task").add_all([0.08] * 100)
+    for kind, told in (("waiting", True), ("cpu-on-loop", False)):
+        found = Finding(kind, "", WARNING, "title", "harm", 1.0, made.process.slot, "", None, (), "remedy")
+        monkeypatch.setattr(module, "RULES", (lambda scope, found=found: iter((found,)),))
+        judged = verdict(made.statistics)
+        assert judged.findings == (found,) and bool(judged.busy) == told
 
 
 def test_the_profile_says_which_line_a_busy_loop_is_busy_with():

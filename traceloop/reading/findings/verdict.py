@@ -74,9 +74,19 @@ KINDS: Final = (
 
 _MAX_BUSY: Final = 4
 _NOTHING: Final = "no callback was recorded"
-#: Findings about the machine. They do not say where the program's time goes.
-_OF_THE_MACHINE: Final = ("container-throttled", "processor-starved")
-_EXPLAINS_LATE_POLLS: Final = (*_OF_THE_MACHINE, "gil-contention")
+_EXPLAINS_LATE_POLLS: Final = ("container-throttled", "gil-contention", "processor-starved")
+#: Findings that say where the time of a loop goes.
+_OF_A_LOOP: Final = (
+    "blocking-call",
+    "congested",
+    "connection-storm",
+    "cpu-on-loop",
+    "gc-pauses",
+    "gil-contention",
+    "loop-saturated",
+    "poll-late",
+    "spin",
+)
 _LEAKS: Final = ("memory-leak", "task-leak", "timer-leak")
 
 
@@ -121,7 +131,7 @@ def _is_urgent(finding: Finding) -> bool:
 
 def _busy(statistics: Statistics, now: float, found: list[Finding]) -> tuple[str, ...]:
     """Sentences about busy loops: where their time goes, in processes without a finding that says so."""
-    troubled = {each.process for each in found if each.severity != NOTE and each.kind not in _OF_THE_MACHINE}
+    troubled = {each.process for each in found if each.severity != NOTE and each.kind in _OF_A_LOOP}
     out: list[str] = []
     for slot, each in sorted(statistics.processes.items()):
         if slot not in troubled:
