@@ -60,9 +60,9 @@ class Made:
         slow.runs, slow.seconds, slow.longest_s = slow.runs + 1, slow.seconds + length, max(slow.longest_s, length)
         return slow
 
-    def collected(self, *pauses, freed=0, start=0.0, within=True):
+    def collected(self, *pauses, freed=0, start=0.0, within=True, called=False):
         """Full collections of so many s, one a second: within runs of the loop, or after them, while that sleeps."""
-        every = [Collection(start + n, pause, 2, freed, 0) for n, pause in enumerate(pauses)]
+        every = [Collection(start + n, pause, 2, freed, 0, called) for n, pause in enumerate(pauses)]
         decoded = Decoded(None)
         decoded.collections = every
         self.process.feed(decoded, None)

@@ -133,6 +133,8 @@ OUTCOME: Final = 4294967296.0
 OUTCOME_RESULT: Final = 1
 OUTCOME_EXCEPTION: Final = 2
 OUTCOME_CANCELLED: Final = 3
+GC_FULL: Final = 2  # the oldest generation: a full collection
+GC_FULL_CALLED: Final = 3  # the same, by a call of gc.collect()
 FIRST_STEP: Final = 4
 FIRST: Final = OUTCOME * FIRST_STEP
 
@@ -157,7 +159,7 @@ R_LOOP: Final = -13.0  # a loop takes the ring. a: when; b: loop number in its p
 R_END: Final = -14.0  # the loop stopped running. a: when; b: 1 if it was closed and gave the ring back
 R_RUN: Final = -28.0  # run_forever began. a: when; b: len(ready); what is known of the queue starts anew
 R_GC: Final = -15.0  # a collection in the loop's thread or another. a: start; b: duration s. R_GC_INFO follows
-R_GC_INFO: Final = -16.0  # a: generation + 4 * uncollectable; b: collected
+R_GC_INFO: Final = -16.0  # a: generation (GC_*) + 4 * uncollectable; b: collected
 R_SUBMIT: Final = -17.0  # offload handed to an executor. a: when; b: offload number. R_SUBMIT_INFO follows
 R_SUBMIT_INFO: Final = -18.0  # a: executor number; b: ident of the function's site
 R_START: Final = -19.0  # offload started in a worker. a: when; b: offload number + OUTCOME * worker number (0: unknown)

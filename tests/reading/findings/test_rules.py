@@ -356,6 +356,16 @@ def test_what_held_a_loop_is_told_apart_from_other_collections_of_the_process():
     assert found.cost_s == pytest.approx(0.3)
 
 
+@pytest.mark.parametrize(("calls", "itself"), [(3, 2), (2, 3)])
+def test_where_most_collections_are_called_for_no_threshold_is_advised(calls, itself):
+    made = Made(active=1.0, idle=99.0)
+    made.collected(*[0.15] * calls, called=True)
+    made.collected(*[0.15] * itself, start=20.0)
+    remedy = made.one("gc-pauses").remedy
+    assert ("450 ms of that went into calls of `gc.collect()`" in remedy) == (calls > itself)
+    assert ("set_threshold" in remedy) == (calls < itself)
+
+
 def test_the_costliest_generation_stands_first():
     made = Made(active=1.0, idle=99.0)
     decoded = Decoded(None)

@@ -51,13 +51,14 @@ class SpanContext(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """One garbage collection; seconds."""
+    """One garbage collection; seconds. called: whether the program called ``gc.collect()``."""
 
     start: float
     duration: float
     generation: int
     collected: int
     uncollectable: int
+    called: bool = False
 
 
 class OffloadStep(NamedTuple):

@@ -126,9 +126,12 @@ class RareRecords:
         elif ident == layout.R_GC_INFO:
             half, self._half = self._half, None
             if half is not None and half[0] == layout.R_GC:
-                what = _number(a)
+                uncollectable, generation = divmod(_number(a), 4)
+                called = generation == layout.GC_FULL_CALLED
+                if called:
+                    generation = layout.GC_FULL
                 decoded.collections.append(
-                    Collection(_moment(half[1]), _moment(half[2]), what % 4, _number(b), what // 4)
+                    Collection(_moment(half[1]), _moment(half[2]), generation, _number(b), uncollectable, called)
                 )
         elif ident == layout.R_WORD:
             decoded.last_words[_number(a)] = b if 0.0 <= b < _EXACT else 0.0

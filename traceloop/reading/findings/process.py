@@ -144,12 +144,6 @@ def garbage(scope: Scope) -> Iterator[Finding]:
     label = worst.culprit if worst is not None else interrupted[0] if interrupted is not None else ""
     who = scope.who(label) if label else None
     nothing = found < 1000 * pauses.count
-    remedy = (
-        "The pauses free next to nothing: many objects live. Call `gc.freeze()` when the program has started, and make "
-        "full collections rarer: `gc.set_threshold(700, 10, 1000)`."
-        if nothing
-        else "Many cycles are made: break them (weakref, `close()`), or call `gc.collect()` at a quiet moment."
-    )
     evidence = [
         f"generation {generation}: {counted(each.count, 'collection')}, {seconds(each.sum)}, "
         f"freed {count(collections.collected.get(generation, 0))} objects"
@@ -169,8 +163,23 @@ def garbage(scope: Scope) -> Iterator[Finding]:
         "",
         who,
         tuple(evidence),
-        remedy,
+        _less_collecting(held.sum, collections.held_by_calls, nothing=nothing),
     )
+
+
+def _less_collecting(held: float, by_calls: float, *, nothing: bool) -> str:
+    """What to do about collections that held a loop for so long (s), of it ``by_calls`` in ``gc.collect()``."""
+    if by_calls >= held / 2 > 0.0:
+        return (
+            f"{seconds(by_calls)} of that went into calls of `gc.collect()`: leave them out, or call it before the "
+            f"loop runs.{' After `gc.freeze()` they are short.' if nothing else ''}"
+        )
+    if nothing:
+        return (
+            "The pauses free next to nothing: many objects live. Call `gc.freeze()` when the program has started, and "
+            "make full collections rarer: `gc.set_threshold(700, 10, 1000)`."
+        )
+    return "Many cycles are made: break them (weakref, `close()`), or call `gc.collect()` at a quiet moment."
 
 
 def starved(scope: Scope) -> Iterator[Finding]:

@@ -44,20 +44,23 @@ class InterruptedRuns:
 class _Waiting:
     """A collection whose run was not found yet, or several merged neighbours in time.
 
-    has_held: whether it counts among those that held a loop already.
+    called: how much of their time was in calls of ``gc.collect()``. has_held: whether it counts among those that held a
+    loop already.
     """
 
-    __slots__ = ("count", "has_held", "longest", "seconds")
+    __slots__ = ("called", "count", "has_held", "longest", "seconds")
 
-    def __init__(self, duration: float) -> None:
+    def __init__(self, duration: float, *, called: bool) -> None:
         self.count = 1
         self.seconds = self.longest = duration
+        self.called = duration if called else 0.0
         self.has_held = False
 
     def add(self, other: _Waiting) -> None:
         self.count += other.count
         self.seconds += other.seconds
         self.longest = max(self.longest, other.longest)
+        self.called += other.called
         self.has_held = self.has_held or other.has_held
 
 
@@ -74,6 +77,8 @@ class CollectionStatistics:
         self.interrupted: dict[str, InterruptedRuns] = {}
         #: For how long each held a loop that had something to do: it began within a run, or one waited for its end.
         self.held = Histogram()
+        #: How much of that was in calls of ``gc.collect()``, s.
+        self.held_by_calls = 0.0
         # Their starts (monotonic s), in order, and the collections. Thousands may come before their run has ended.
         self._starts: list[float] = []
         self._waiting: list[_Waiting] = []
@@ -135,6 +140,7 @@ class CollectionStatistics:
     def _held(self, waiting: _Waiting, length: float) -> None:
         """Counts a collection that held a loop for ``length`` s; merged ones as one long and others that are alike."""
         waiting.has_held = True
+        self.held_by_calls += min(waiting.called, length)
         longest = min(length, waiting.longest)
         self.held.add(longest)
         others = waiting.count - 1
@@ -144,7 +150,7 @@ class CollectionStatistics:
     def _wait(self, collection: Collection) -> None:
         position = bisect_right(self._starts, collection.start)
         self._starts.insert(position, collection.start)
-        self._waiting.insert(position, _Waiting(max(0.0, collection.duration)))
+        self._waiting.insert(position, _Waiting(max(0.0, collection.duration), called=collection.called))
         if len(self._starts) > _WAITING:
             older = _WAITING // 2
             for position in range(0, older, 2):
