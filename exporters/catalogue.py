@@ -196,7 +196,7 @@ CATALOGUE: Final[tuple[Metric, ...]] = (
         "cpython_gc_pause_duration_seconds",
         "histogram",
         "seconds",
-        "Pauses by the garbage collector.",
+        "Pauses by the garbage collector, while a loop of the process runs.",
         "generation",
     ),
     _of_process("cpython_gc_collected_objects_total", "counter", "", "Objects that the collector freed.", "generation"),

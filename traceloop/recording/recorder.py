@@ -205,7 +205,7 @@ class Recorder:
             self.words[layout.W_RUNNING] = 0.0
             self.words[layout.W_STOPPED] = 1.0
         try:
-            self.sampler.settle()
+            self.sampler.loop_stopped(self._samples)
         except Exception as error:
             self._fail(error)
 

@@ -22,6 +22,7 @@ from traceloop.reading.statistics.growth import HeapGrowth, growth_of
 from traceloop.recording.heaps import growth_rules as growth
 from traceloop.recording.heaps import memory
 from traceloop.recording.heaps.allocation_trace import TRACE_SECONDS, AllocationTrace
+from traceloop.recording.heaps.gc_pauses import GCPauses
 from traceloop.recording.heaps.sampler import LoopSamples, Sampler
 from traceloop.recording.heaps.timer_origins import EVERY, NOTED_TIMERS, CreationSites, callbacks_waiting
 from traceloop.recording.outbox import Outbox, outbox_of
@@ -419,6 +420,60 @@ def test_a_collection_that_the_program_calls_for_is_told_from_one_that_comes_by_
     assert sys.version_info >= (3, 14) or len(full) > 2  # from 3.14 on it never collects all at once by itself
 
 
+def full_collections_since(process: Process, before: float) -> int:
+    return sum(each.generation == 2 and each.start > before for each in decoded(process).collections)
+
+
+def test_collections_are_noted_while_a_loop_of_the_process_runs_and_not_between(
+    loop: EventLoop, process: Process
+) -> None:
+    """Nobody empties the outbox then: it was full, and records seemed to be overwritten."""
+
+    def collect(times: int) -> None:
+        for _ in range(times):
+            gc.collect()
+        loop.stop()
+
+    runs, ends = threading.Event(), threading.Event()
+
+    def runs_meanwhile() -> None:
+        other = EventLoop(recorder=Recorder(process))
+        other.call_soon(runs.set)
+        try:
+            other.run_until_complete(asyncio.to_thread(ends.wait, 120))
+        finally:
+            other.close()
+
+    before = time.monotonic()
+    loop.call_soon(collect, 2)
+    loop.run_forever()
+    gc.collect()
+    assert not outbox_of(process).pending
+    other = threading.Thread(target=runs_meanwhile)
+    other.start()
+    runs.wait(120)
+    loop.call_soon(collect, 4)
+    loop.run_forever()
+    gc.collect()
+    ends.set()
+    other.join()
+    gc.collect()
+    assert full_collections_since(process, before) == 2 + 4 + 1
+
+
+def test_a_collection_that_began_before_a_loop_ran_is_not_noted(process: Process) -> None:
+    outbox = Outbox(process)
+    note = GCPauses(outbox)._callback
+    info = {"generation": 2, "collected": 0, "uncollectable": 0}
+    note("stop", info)
+    assert not outbox.pending
+    note("start", info)
+    note("stop", info)
+    assert len(outbox.pending) == 6
+    note("stop", info)
+    assert len(outbox.pending) == 6
+
+
 def test_what_waits_when_a_loop_stops_is_written_after_another_writer(loop: EventLoop, process: Process) -> None:
     """The watchdog makes the process ring while the first handle runs; a loop that then stops waits for that."""
     held = threading.Event()
@@ -454,15 +509,19 @@ def test_a_fork_takes_the_parents_callback_away() -> None:
         from traceloop.settings import Settings
         process = Process(Settings(ring_size=1 << 20))
         loop = EventLoop(recorder=Recorder(process))
-        loop.run_until_complete(asyncio.sleep(0))
-        assert len(gc.callbacks) == 1
-        written = process.process_ring.records if process.process_ring else 0
-        pid = os.fork()
-        if pid == 0:
-            gc.collect()
-            os._exit(len(gc.callbacks))
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-        print("done")
+        def forks():
+            assert len(gc.callbacks) == 1
+            pid = os.fork()
+            if pid == 0:
+                gc.collect()
+                os._exit(len(gc.callbacks))
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            print("done")
+            loop.stop()
+        loop.call_soon(forks)
+        loop.run_forever()
+        assert not gc.callbacks
+        loop.close()
     """
     out = subprocess.run(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],

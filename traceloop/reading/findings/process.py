@@ -265,7 +265,7 @@ def is_mostly_lost(records: int, dropped: int) -> bool:
 
 
 def dropped(scope: Scope) -> Iterator[Finding]:
-    """Records were overwritten before they were read. All findings are about the rest."""
+    """Records were overwritten before they were read, or found no room. All findings are about the rest."""
     process = scope.process
     if process.overwritten >= thresholds.DROPPED_SHARE * max(1, process.records):
         yield from _overwritten(scope)
@@ -284,7 +284,7 @@ def dropped(scope: Scope) -> Iterator[Finding]:
             process.slot,
             "",
             None,
-            ("they were overwritten before they were read, or the record's files are damaged",),
+            ("they were overwritten before they were read, found no room, or the record's files are damaged",),
             "Record it again. If the program writes more than the collector reads, make the ring larger "
             "(`--ring-size 32M`), or give the collector more of a processor.",
         )
@@ -293,14 +293,15 @@ def dropped(scope: Scope) -> Iterator[Finding]:
         "data-dropped",
         "records",
         NOTE,
-        "Part of the record was overwritten before it was read",
+        "Part of the record is missing",
         lost,
         0.0,
         process.slot,
         "",
         None,
-        (),
-        "Make the ring larger (`--ring-size 32M`), or give the collector more of a processor.",
+        ("they were overwritten before they were read, or found no room where they wait to be written",),
+        "If the program writes more than the collector reads, make the ring larger (`--ring-size 32M`), or give the "
+        "collector more of a processor.",
     )
 
 

@@ -45,29 +45,33 @@ def _make_callback(outbox: Outbox) -> Callable[[str, dict[str, Any]], None]:
         if phase == "start":
             called = info["generation"] == full and not (is_enabled() and 0 < thresholds()[0] < objects_made()[0])
             start = clock()
-        elif start and size(pending) >= limit:
+            return
+        began, start = start, 0.0
+        if not began:
+            return  # it began while none were noted
+        if size(pending) >= limit:
             missed[0] += 2  # the two records of a collection
-        elif start:
-            length = clock() - start
-            extend(
-                (
-                    start,
-                    pause,
-                    length,
-                    (full_called if called else info["generation"]) + 4 * info["uncollectable"],
-                    info_kind,
-                    info["collected"],
-                )
+            return
+        length = clock() - began
+        extend(
+            (
+                began,
+                pause,
+                length,
+                (full_called if called else info["generation"]) + 4 * info["uncollectable"],
+                info_kind,
+                info["collected"],
             )
-            if length >= long:
-                for hook in hooks:
-                    hook()
+        )
+        if length >= long:
+            for hook in hooks:
+                hook()
 
     return note_collection
 
 
 class GCPauses:
-    """Notes the collections of this process between ``start`` and ``stop``; both may be called again."""
+    """Notes the collections of this process between ``start`` and ``stop``. Both may be called again, by any thread."""
 
     def __init__(self, outbox: Outbox) -> None:
         self._callback = _make_callback(outbox)

@@ -70,6 +70,9 @@ class Sampler:
         self._gc_pauses = GCPauses(self.outbox)
         self._turned = -1e9
         self._loops: list[LoopSamples] = []
+        # Those that run now. While there are none, nobody empties the outbox, and collections hold no loop.
+        self._running: set[LoopSamples] = set()
+        self._running_lock = threading.RLock()
         self._lock = threading.Lock()
         self._next_event = process.next_event
         #: Called about as often as something is sampled, by whichever thread does that; they must not raise.
@@ -77,8 +80,14 @@ class Sampler:
 
     def loop_started(self, loop: Any) -> LoopSamples:
         """A loop begins to run, in this thread. Returns what it hands in at each ``flush``, until ``loop_stopped``."""
+        samples = self._samples_of(loop)
         if not self.outbox.forked:
-            self._gc_pauses.start()
+            with self._running_lock:
+                self._running.add(samples)
+                self._gc_pauses.start()
+        return samples
+
+    def _samples_of(self, loop: Any) -> LoopSamples:
         for samples in self._loops:
             if samples.loop() is loop:
                 samples.thread = threading.current_thread().name
@@ -125,10 +134,15 @@ class Sampler:
         elif now - self._turned > _ABSENT_SECONDS:
             self._sample_all(now)
 
-    def settle(self) -> None:
+    def loop_stopped(self, samples: LoopSamples | None) -> None:
         """A loop stops; in its thread. What waits is written now: no later flush is certain, so another writer is
         waited for (the watchdog holds the lock while it makes the process ring).
         """
+        if samples is not None and not self.outbox.forked:
+            with self._running_lock:
+                self._running.discard(samples)
+                if not self._running:
+                    self._gc_pauses.stop()
         if self.outbox.pending:
             self.outbox.drain(monotonic())
 
