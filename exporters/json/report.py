@@ -129,6 +129,7 @@ def _process(process: ProcessStatistics, now: float) -> dict[str, Any]:
         "alive": process.attached,
         "records": process.records,
         "records_dropped": process.dropped,
+        "records_overwritten": process.overwritten,
         "resident_bytes": usage.resident_bytes if usage is not None else None,
         "most_resident_bytes": process.most_resident_bytes or None,
         "cpu_seconds": usage.cpu_s if usage is not None else None,

@@ -28,7 +28,8 @@ def findings(verdict: Verdict, style: Style, processes: int = 1, full: bool = Fa
     if troubles:
         where = ""
         if len(groups) < len(troubles):
-            where = f" in {counted(len({found.process for found in troubles}), 'process', 'processes')}"
+            those = counted(len({found.process for found in troubles}), "process", "processes")
+            where = f"{' in' if len(groups) == 1 else ', over'} {those}"
         lines = [style.bold(f"{counted(len(groups), 'finding')}{where}, the worst first")]
     limit = len(groups) if full else SHOWN
     for number, (found, *others) in enumerate(groups[:limit], 1):

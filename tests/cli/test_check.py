@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import struct
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -323,3 +324,16 @@ def test_a_record_that_has_the_end_of_a_run_only_is_not_passed(tmp_path):
     done = traceloop("check", "--max-callback", "60s", kept)
     assert done.returncode == 2
     assert "the record has the latest " in done.stderr and "a larger `--ring-size` keeps more" in done.stderr
+
+
+def test_a_record_that_has_the_end_of_a_run_only_and_is_damaged(tmp_path):
+    many = "async def main():\n    for _ in range(20_000):\n        await asyncio.sleep(0)\nrun(main())\n"
+    kept = record(tmp_path, many, OTEL_PYTHON_TRACELOOP_RING_SIZE="64K")
+    (ring,) = kept.glob(f"*/{files.loop_ring(0)}")
+    data = bytearray(ring.read_bytes())
+    head = int(struct.unpack_from("d", data, layout.WORDS_OFFSET + 8 * layout.W_HEAD)[0]) % 65536
+    for at in range(65536):
+        if (head - at) % 65536 > 4096:  # all but the latest
+            data[layout.DATA_OFFSET + at] ^= 0xFF
+    ring.write_bytes(data)
+    assert "Most of the record could not be read" in traceloop("report", kept).stdout

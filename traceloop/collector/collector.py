@@ -93,6 +93,7 @@ class Collector:
         self._recorded = False
         self._unrecorded = Unrecorded(self.run_dir, self.root)
         self._seen_over = 0  # processes that have ended
+        self._deleted = False  # the run directory, by somebody else
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr = RootStderr(self.run_dir, self.root, report=self.settings.report)
         self._look_again = SOON_SECONDS
@@ -119,6 +120,7 @@ class Collector:
         self._rest = rest
         self._lasting = Lasting(time.monotonic() + LOOK_SECONDS)
         self.statistics: Statistics = make_statistics(self.settings)
+        self.statistics.from_start = True
         self.follower: RunFollower = RunFollower(self.run_dir, self.statistics)
         self._ended = EndedProcesses(self.follower, self.run_dir, all_kept=self.settings.record is not None)
         self.probe = StallProbe(self.follower, say)
@@ -473,16 +475,18 @@ class Collector:
     def _keep_copy(self) -> None:
         """Copies the record into the directory of `--record`. Where that fails, the original stays."""
         record = self.settings.record
-        if record is None or self._copied == self._seen_over:
+        if record is None:
+            return
+        if not os.path.isdir(self.run_dir) and not self._deleted:
+            self._deleted = True
+            self.lines.tell(
+                f"no record could be kept in {record}: the one in {self.run_dir} was deleted while the program ran"
+            )
+        if self._deleted or self._copied == self._seen_over:
             return
         from .record_copy import copy_record
 
         self._copied = self._seen_over
-        if not os.path.isdir(self.run_dir):
-            self.lines.tell(
-                f"no record could be kept in {record}: the one in {self.run_dir} was deleted while the program ran"
-            )
-            return
         problem = copy_record(self.run_dir, record)
         if problem:
             self._keep = True

@@ -72,6 +72,7 @@ class CollectorThread:
 
         self._write_at_end = write_at_end
         self.statistics = make_statistics(self.settings)
+        self.statistics.from_start = True
         process = current_process()
         if process is None:
             raise CollectorError("this process does not record")

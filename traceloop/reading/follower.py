@@ -125,8 +125,9 @@ class RingFollower:
 
     def _count_records(self) -> None:
         reader = self.reader
+        overwritten = 0 if self.process.is_from_start else reader.overwritten
         written = reader.word(layout.W_RECORDS)
-        self.process.statistics.count_records(self.number, written, reader.dropped, reader.overwritten)
+        self.process.statistics.count_records(self.number, written, reader.dropped, overwritten)
 
     def _take(self, decoded: Decoded) -> list[Chunk]:
         process = self.process.statistics
@@ -166,6 +167,11 @@ class ProcessFollower:
         self.end_ns = 0
         self._looked = 0.0
         self._refused: set[str] = set()
+
+    @property
+    def is_from_start(self) -> bool:
+        """See ``Statistics.from_start``."""
+        return self._run_statistics.from_start
 
     def add(self, name: str, source: object, *, final: bool = False) -> None:
         """A ring to follow, if it is not followed yet; one that cannot be read is listed in ``problems``, once.

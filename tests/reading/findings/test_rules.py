@@ -122,7 +122,7 @@ def test_runs_that_hold_a_loop_though_none_is_slow(length, runs, said):
     judged = verdict(made.statistics)
     assert judged.findings == () and bool(judged.busy) == said
     for sentence in judged.busy:
-        assert sentence.startswith("100 callbacks of 25.0 ms or longer held loop MainThread for some 1"), sentence
+        assert sentence.startswith("100 runs of 25.0 ms or longer held loop MainThread for some 1"), sentence
         assert "the longest for 80.0 ms at app/prices.py:31 in load: what arrives meanwhile waits" in sentence
 
 

@@ -16,7 +16,7 @@ from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
 from traceloop.reading.decoding.choose import load_native
-from traceloop.reading.decoding.decoded import Decoded, NewTask, Standing
+from traceloop.reading.decoding.decoded import Decoded, LoopInfo, NewTask, Standing
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics import alive_tasks
 from traceloop.reading.statistics.tasks import TaskStatistics
@@ -318,3 +318,15 @@ def test_a_task_that_was_one_of_too_many_is_counted_once(half: str, monkeypatch:
     # The waits of all are known, of those forgotten too: each counts as the time between two looks at one task.
     (waited,) = waits.totals.values()
     assert (waited.count, waited.estimated_s()) == (100, 100 * 1000.0)
+
+
+def test_the_first_loop_of_each_process_of_a_slot_has_its_own_beginning() -> None:
+    waits = Waits()
+    sites = SiteNames()
+    statistics = TaskStatistics(lambda: sites, waits, lambda: True)
+    for began in (10.0, 15.0):  # two processes, one after the other
+        sites = SiteNames()
+        waits.new_process()
+        decoded = Decoded(LoopInfo(1, "MainThread", began))
+        statistics.feed(decoded)
+        assert waits.loop_began == began

@@ -354,7 +354,7 @@ typedef struct {
 } SpanSlots;
 
 /* A context of OpenTelemetry's that was met again, by a weak reference (NULL: none yet), and the number of its span.
-   ``met``: the last one that belongs here and was not found, to be compared and never followed. */
+   ``met``: the address of the context that was looked up here last, to be compared and never followed. */
 typedef struct {
     PyObject *weak, *number;
     const void *met;

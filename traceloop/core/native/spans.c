@@ -192,9 +192,9 @@ run_forget_contexts(Run *run)
     Py_CLEAR(run->known_in);
 }
 
-/* Whether it may be known by its address: it has to stay as it is, as those of OpenTelemetry do. */
+/* Whether it may be known by its address. It has to stay as it is, as those of OpenTelemetry do, which refuse items. */
 static int
-is_immutable(PyObject *held)
+refuses_items(PyObject *held)
 {
     PyTypeObject *type = Py_TYPE(held);
     return PyType_SUPPORTS_WEAKREFS(type) && type->tp_as_mapping != NULL &&
@@ -240,7 +240,7 @@ known_number(Run *run, PyObject *held)
 static void
 note_context(Run *run, PyObject *held, PyObject *number)
 {
-    if (!is_immutable(held))
+    if (!refuses_items(held))
         return;
     if (run->known_contexts == NULL) {
         run->known_contexts = PyMem_Calloc(KNOWN_CONTEXTS, sizeof(KnownContext));

@@ -141,7 +141,7 @@ class RingReader:
         #: Records read, and records dropped, up to the last batch read.
         self.records = 0
         self.dropped = 0
-        #: Those of them that later ones had overwritten before the first reading.
+        #: Of the dropped ones, those that had been overwritten before the first batch was read.
         self.overwritten = 0
 
     def word(self, index: int) -> float:
@@ -347,7 +347,10 @@ class RingReader:
         batch, size = found
         gap = batch.sequence != self._sequence
         dropped = max(0, batch.records_before - self.records - self.dropped)
-        if not self.records and not self.dropped and self._head() > self.room:
+        # The oldest whole batch begins soon after the place that is overwritten next; else what lies there is damaged.
+        oldest = self._head() - self.capacity
+        is_first = not self.records and not self.dropped
+        if is_first and oldest > 0 and position <= oldest + self.capacity // 2 + _HEAD_SIZE:
             self.overwritten = dropped
         self.dropped += dropped
         self.records += len(batch.records) // 3

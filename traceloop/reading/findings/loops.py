@@ -92,19 +92,22 @@ def busy(scope: Scope) -> Iterator[str]:
 
 
 def _held(scope: Scope, loop: LoopStatistics, observed: float) -> Iterator[str]:
-    """Delays of callbacks do not show this: a request that arrives during a run is ready only after the next poll."""
+    """A sentence for a loop that long runs hold much of the time, though none is slow. Delays of callbacks do not show
+    it: a request that arrives during a run is ready only after the next poll.
+    """
     lengths = [each for each in loop.callbacks.durations.values() if each.maximum >= thresholds.LONG_RUN]
     runs = sum(each.number_from(thresholds.LONG_RUN) for each in lengths)
     spent = sum(each.sum_from(thresholds.LONG_RUN) for each in lengths)
     longest = max(loop.callbacks.callbacks.values(), key=lambda each: each.longest_s, default=None)
-    if runs < _SEVERAL or spent < thresholds.LONG_SHARE * observed or longest is None:
+    if runs < _SEVERAL or spent < max(thresholds.LONG_SHARE * observed, thresholds.LONG_SECONDS) or longest is None:
         return
     who = scope.who(longest.label)
+    names_them = loop.callbacks.lowest_threshold <= thresholds.LONG_RUN
+    hint = "" if names_them else f"; `--slow-threshold {thresholds.LONG_RUN:g}` names the lines"
     yield (
-        f"{counted(runs, 'callback')} of {seconds(thresholds.LONG_RUN)} or longer held loop {loop.label} for some "
+        f"{counted(runs, 'run')} of {seconds(thresholds.LONG_RUN)} or longer held loop {loop.label} for some "
         f"{percent(spent / observed)} of the time, the longest for {seconds(longest.longest_s)} "
-        f"{'at' if who.file else 'in'} {who.place}: what arrives meanwhile waits, which no delay shows; "
-        f"`--slow-threshold {thresholds.LONG_RUN:g}` names the lines"
+        f"{'at' if who.file else 'in'} {who.place}: what arrives meanwhile waits, which no delay shows{hint}"
     )
 
 

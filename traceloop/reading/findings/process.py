@@ -10,7 +10,7 @@ from ..stalls.causes import GC
 from ..stalls.model import ProcessorTime
 from ..statistics.growth import HeapGrowth
 from ..statistics.histograms import Histogram
-from ..units import count, counted, percent, seconds, size
+from ..units import about, count, counted, percent, seconds, size
 from . import loops, thresholds
 from .model import NOTE, WARNING, Finding, Who
 from .scope import Scope
@@ -45,7 +45,8 @@ def _timers(scope: Scope, rule: str, detections: list[HeapGrowth]) -> Finding:
         WARNING,
         (f"{who.place} sets more and more timers{waits}" if last.more and who is not None else
          f"Timers{waits} become more and more"),
-        f"{count(grown)} more in {seconds(span)}, {count(last.after)} in all; {count(grown / span * 3600)} an hour",
+        f"{count(grown)} more in {seconds(span)}, {count(last.after)} in all; "
+        f"about {about(grown / span * 3600)} an hour",
         scope.leak_cost(),
         scope.process.slot,
         last.loop,
@@ -314,15 +315,16 @@ def _overwritten(scope: Scope) -> Iterator[Finding]:
         "overwritten",
         NOTE,
         "The record has only the end of the program, and this report is about that",
-        f"the last {seconds(scope.observed_s)}, with {count(left)} of {counted(process.records, 'record')} "
-        f"({percent(left / max(1, process.records))})",
+        # Of several loops it may be another part of each.
+        (f"the last {seconds(scope.observed_s)}, with " if len(scope.loops) == 1 else "")
+        + f"{count(left)} of {counted(process.records, 'record')} ({percent(left / max(1, process.records))})",
         0.0,
         process.slot,
         "",
         None,
         (),
-        "A larger ring keeps more (`--ring-size 32M`). What the run itself printed (`--report`), and its metrics, are "
-        "of all records.",
+        "A larger ring keeps more (`--ring-size 32M`). What the run itself printed at its end, and its metrics, are of "
+        "all records.",
     )
 
 

@@ -25,6 +25,7 @@ CONGESTED_SHARE: Final = 0.02  # of the time spent in long iterations of short c
 CONGESTED_SECONDS: Final = 0.3
 LONG_RUN: Final = 0.025  # runs of one callback as long as this delay what arrives meanwhile
 LONG_SHARE: Final = 0.05  # and are worth a sentence where they take this share of the time observed
+LONG_SECONDS: Final = 0.3
 SPIN_RATE: Final = 2000.0  # runs of one callback a second
 SPIN_SHARE: Final = 0.5  # of all runs of the loop
 SPIN_UTILIZATION: Final = 0.98  # its polls do not wait

@@ -23,8 +23,8 @@ _REMEDIES = {
     "(`asyncio.Semaphore(n)`); put a time limit on the wait (`asyncio.timeout`).",
 }
 _REMEDY_OF_SEMAPHORES = (
-    "If the limit is meant, this is the queue in front of it. Otherwise raise its number, or hold it for less: await "
-    "what is slow outside of it."
+    "If the limit is meant, this is the queue in front of it. Otherwise allow more holders at a time, or hold it for "
+    "less: await what is slow outside of it. Put a time limit on the wait (`asyncio.timeout`)."
 )
 _TITLES = {
     wait_kinds.POOL: "wait for a connection of a pool",
@@ -32,8 +32,9 @@ _TITLES = {
 }
 _TITLE_OF_SEMAPHORES = "wait for a semaphore that others hold"
 _SEMAPHORES = ("Semaphore.acquire", "CapacityLimiter.acquire_on_behalf_of", "CapacityLimiter.acquire")
-# In these, functions that take a connection out of a pool of the program's own wait.
-_WAITS_OF_POOLS = ("Queue.get", "Condition.wait", "Condition.wait_for")
+_CONDITIONS = ("asyncio.Condition.wait", "asyncio.Condition.wait_for")
+# A limiter of rates or a lock for readers has an ``acquire``, too.
+_POOLS_NAME = re.compile(r"pool|conn|checkout|borrow|lease|get_(client|session)", re.I)
 
 _TAKES = re.compile(
     r"(^|\.)_?(acquire|checkout|borrow|lease|get_?conn(ection)?|get_(client|session))$|pool\._?(get|take|pop)$", re.I
@@ -81,7 +82,7 @@ def contended(scope: Scope) -> Iterator[Finding]:
         ):
             continue
         place = waited.place
-        has_places = kind == wait_kinds.LOCK and all(each.place.inside.endswith(_SEMAPHORES) for each in those)
+        is_semaphore = kind == wait_kinds.LOCK and all(each.place.inside.endswith(_SEMAPHORES) for each in those)
         who = Who(place.function, place.file, place.line)
         harm = f"{_waits(waited)}, {seconds(waited.longest_s)} at most"
         if waited.now:
@@ -90,14 +91,14 @@ def contended(scope: Scope) -> Iterator[Finding]:
             "waiting",
             kind,
             scope.severity(waited.seconds),
-            f"Tasks {_TITLE_OF_SEMAPHORES if has_places else _TITLES[kind]} at {who.place}",
+            f"Tasks {_TITLE_OF_SEMAPHORES if is_semaphore else _TITLES[kind]} at {who.place}",
             harm,
             waited.seconds,
             scope.process.slot,
             "",
             who,
             tuple(_evidence(scope, those, every)),
-            _REMEDY_OF_SEMAPHORES if has_places else _REMEDIES[kind],
+            _REMEDY_OF_SEMAPHORES if is_semaphore else _REMEDIES[kind],
         )
 
 
@@ -106,7 +107,9 @@ def _kind_of(place: AwaitPlace) -> str:
     the queue, or of the function that takes one out, shows that; so does the name of one that waits for a condition.
     Code that waits for work has other names.
     """
-    if place.kind not in (wait_kinds.QUEUE, wait_kinds.OTHER) or not place.inside.endswith(_WAITS_OF_POOLS):
+    if place.inside in _CONDITIONS:
+        return wait_kinds.POOL if _TAKES.search(place.function) and _POOLS_NAME.search(place.function) else place.kind
+    if place.kind != wait_kinds.QUEUE or not place.inside.endswith("Queue.get"):
         return place.kind
     name = ".".join(place.function.rpartition(".<locals>.")[2].split(".")[-2:])
     is_pool = _TAKES.search(name) or _POOLS_LINE.search(source_line(place.file, place.line))
@@ -166,7 +169,8 @@ def _seen_holders(scope: Scope, those: list[Waited]) -> list[str]:
     latest_first.sort(key=lambda key: -seen[key])
     for site, place in latest_first[:_HOLDERS]:
         where = f" at {short_path(place.file)}:{place.line}, in {place.inside}" if place.file else ""
-        out.append(f"the lock was held by {scope.process.sites.label(site)}{where}")
+        what = "semaphore" if all(each.place.inside.endswith(_SEMAPHORES) for each in those) else "lock"
+        out.append(f"the {what} was held by {scope.process.sites.label(site)}{where}")
     return out
 
 

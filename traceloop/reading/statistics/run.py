@@ -45,6 +45,9 @@ class Statistics:
         #: Adds the counts of an earlier collector; and since when that one counted (wall clock, ns; 0: there was none).
         self.carry: Callable[[Iterable[Sample]], Iterator[Sample]] | None = None
         self.began_ns = 0
+        #: Whether this reads from the run's beginning, as its collector does. What was overwritten before the first
+        #: reading is lost then; others come later, and a ring has the latest records.
+        self.from_start = False
         #: The command that was run; "" where that is not known.
         self.command: Callable[[], str] = lambda: ""
         self.processes: dict[int, ProcessStatistics] = {}

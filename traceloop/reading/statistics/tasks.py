@@ -72,6 +72,8 @@ class TaskStatistics:
         if self._sites is not self._sites_of():  # another process has the slot: its sites have other numbers
             self._sites = self._sites_of()
             self._known = AliveTasks()
+            self._loop_number = 0  # its loops are counted anew
+            self._loop_began = -math.inf
         if decoded.loop is not None and decoded.loop.number != self._loop_number:
             self._loop_number = decoded.loop.number
             self._loop_began = decoded.loop.since

@@ -4,11 +4,11 @@ The process looks at its suspended tasks about once a second (recording/waiting)
 task ran. Together they give the waits:
 
 * A task that a look found between two of its steps stood at that place for all the time between them. A wait of
-  ``LOOK_SECONDS`` or more is seen by at least one look, and counts with its own length: **exactly**.
+  ``LOOK_SECONDS`` or more is seen, where looks take in all tasks, and counts with its own length: **exactly**.
 * A shorter wait is seen by chance. The probability is its length divided by the time between two looks. A wait that was
   seen counts as that time, so that the sum is right on average. This is an **estimate**, and is kept apart.
-* A look stands for the time up to the next one, or up to the end of its loop: in a program that ran for 20 ms nobody
-  waited for a second.
+* A look stands for the time up to the next one, or up to the end of its loop: in a program that ran for 20 ms no wait
+  lasts a second.
 
 Where a second's looks cannot take in all tasks, the time between two looks at one task is longer than ``LOOK_SECONDS``.
 The record tells how long it is (``period``); shorter waits are estimated.
@@ -35,6 +35,7 @@ _MAX_FRAMES: Final = 64
 _MAX_PLACES: Final = 1_000
 _MAX_TASKS: Final = 200_000
 _MAX_LOOKS: Final = 64
+_MAX_LATEST: Final = 256
 _MAX_AWAITED: Final = 1000
 _MAX_HOLDERS: Final = 20
 # The longest period that makes sense, s: in a week some two hundred million tasks are looked at.
@@ -123,7 +124,8 @@ class WaitTotals:
             return
         seen = _Seen(began, seen_at, period)
         if seen not in self._latest:
-            for each in [each for each in self._latest if each.seen_at + each.period <= seen_at]:
+            settled = [each for each in self._latest if each.seen_at + each.period <= seen_at]
+            for each in settled or [*self._latest][: len(self._latest) - _MAX_LATEST]:
                 self._settle(each, math.inf)
         count, together = self._latest.get(seen, (0, 0.0))
         self._latest[seen] = count + 1, together + seconds
@@ -309,6 +311,7 @@ class Waits:
         self.holders = {}
         self.circles = BrokenCircles(self._is_for_lock)
         self._sought_at = self._unsought = -math.inf
+        self.latest_look = self.loop_began = -math.inf
         self.period = LOOK_SECONDS
 
     def look(

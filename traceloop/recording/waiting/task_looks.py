@@ -43,6 +43,7 @@ from .lock_holders import LockHolders
 #: All tasks of a loop are looked at this often (s), if they fit into the slices of that time.
 LOOK_SECONDS = 1.0
 _SLICE_SECONDS = 0.0003
+# Of these, the tasks are taken anew in each slice only if that leaves time to look at some.
 _TAKING_SECONDS = 0.00015
 _ASKED_SLICE_SECONDS = 0.001
 _ASKED_PAUSE_SECONDS = 0.003
@@ -68,7 +69,8 @@ class LoopLook:
     """The look at one loop's tasks that is under way.
 
     left: tasks that are still to be looked at. done: the share of the tasks that has been. count: how many there are.
-    asked: a command asked for it. period: seconds between two looks at one task, as far as that is known.
+    asked: a command asked for it. period: seconds between two looks at one task, as far as that is known; ``least`` or
+    more, which is the time since the look before it.
     """
 
     def __init__(self, loop: Any) -> None:
@@ -77,7 +79,7 @@ class LoopLook:
         self.started = 0.0
         self.checked = 0.0  # when it was due last, whether or not anything was new
         self.records = -1.0
-        self.period = LOOK_SECONDS
+        self.least = self.period = LOOK_SECONDS
         self.done = 1.0
         self.count = 0
         self.keeps_list = False
@@ -87,8 +89,10 @@ class LoopLook:
     def begin(self, loop: Any, now: float) -> None:
         """Begins a whole look."""
         between = now - self.started
-        self.period = between if LOOK_SECONDS <= between < 2.0 * LOOK_SECONDS else LOOK_SECONDS
+        self.least = between if LOOK_SECONDS <= between < 2.0 * LOOK_SECONDS else LOOK_SECONDS
+        self.period = max(self.period, self.least)
         self.started = now
+        self.left = []
         self.done = 0.0
         self.keeps_list = False
         self.take_tasks(loop)
@@ -97,14 +101,27 @@ class LoopLook:
     def take_tasks(self, loop: Any) -> None:
         """Takes the tasks that there are now, and of these what is still to be looked at.
 
-        A task has its place by its address, as sets have it: what comes and goes does not move the others. The list is
-        kept for the rest of the look where taking it costs too much of a slice.
+        Sets order tasks by their addresses: what comes and goes does not move the others. The list is kept for the rest
+        of the look where taking it costs too much of a slice.
         """
         begun = monotonic()
         tasks = task_references(loop)
-        self.count = len(tasks)
-        self.left = tasks[: math.ceil(self.count * (1.0 - self.done))]
+        count = len(tasks)
+        if self.left:
+            del tasks[self._still_to_look_at(tasks) :]
+        self.left, self.count = tasks, count
         self.keeps_list = monotonic() - begun > _TAKING_SECONDS
+
+    def _still_to_look_at(self, tasks: list[Any]) -> int:
+        """How many of these tasks, from the first one on, are still to be looked at: up to the one that is next."""
+        share = -(-len(tasks) * len(self.left) // self.count)
+        places = list(map(id, tasks))
+        for reference in self.left[: -_CHUNK - 1 : -1]:  # the next ones may have ended
+            if id(reference) in places:
+                place = places.index(id(reference)) + 1
+                # A set that grows puts its tasks into another order: a look has to go on all the same.
+                return place if abs(place - share) <= _CHUNK // 2 else share
+        return share
 
 
 class TaskLooks:
@@ -234,6 +251,7 @@ class TaskLooks:
 
     def _look(self, loop: Any, now: float) -> None:
         look = self._look_of(loop)
+        until = monotonic()
         if not look.left:
             look.asked = False
             if now - look.started >= LOOK_SECONDS:
@@ -247,7 +265,7 @@ class TaskLooks:
             look.take_tasks(loop)
         # The clock is read again: the loop may have run since the watchdog read it.
         begun = monotonic()
-        until = begun + (_ASKED_SLICE_SECONDS if look.asked else _SLICE_SECONDS)
+        until += _ASKED_SLICE_SECONDS if look.asked else _SLICE_SECONDS
         left = look.left
         out: list[float] = []
         while left:
@@ -264,7 +282,10 @@ class TaskLooks:
             # A first look at many tasks may last for minutes. From its first slice on, its record estimates the whole
             # time.
             look.done = done = 1.0 - len(left) / max(1, look.count)
-            look.period = max(look.period, (now - look.started) / done) if done else look.period
+            if now > look.started and done:
+                look.period = max(look.least, (now - look.started) / done)
+            elif not left:
+                look.period = look.least
         if not left:
             left += look.holders.again()
         look.asked = look.asked and bool(left)
