@@ -196,9 +196,10 @@ LAZY = ("/srv/shop/app/views.py", 9, "app.views", "show")
         ([LOAD, IMPORTER, *IMPORTLIB, MODULE, *IMPORTLIB, ("/srv/shop/app/db.py", 1, "app.db", "<module>")], False),
         ([("/srv/shop/run.py", 9, "__main__", "main"), LOAD, IMPORTER, *IMPORTLIB, MODULE, *IMPORTLIB], False),
         ([LOAD, LAZY, *IMPORTLIB, MODULE], True),
+        ([LOAD, IMPORTER, *IMPORTLIB, MODULE, LAZY, *IMPORTLIB, MODULE], True),
         ([LOAD, LAZY, *IMPORTLIB, (f"{LIB}/pandas/__init__.py", 1, "pandas", "<module>")], True),
     ],
-    ids=["server", "server, nested", "server of a script", "in a function", "a library in a function"],
+    ids=["server", "server, nested", "server of a script", "function", "server, function", "library in a function"],
 )
 def test_an_application_that_its_server_imports_is_not_told_to_import_at_the_top(stack, moves, cause):
     kind = kind_of(stack, cause)

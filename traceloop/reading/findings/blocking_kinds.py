@@ -246,16 +246,19 @@ def kind_of(frames: Sequence[Frame], cause: str) -> BlockingKind:
 
 
 def _is_imported_by_library(frames: Sequence[Frame]) -> bool:
-    """Whether a module of the application runs because code of a library imported it, as servers do."""
+    """Whether a module of the application runs because code of a library imported it, as servers do. Of several such
+    imports within each other the innermost decides; modules that import each other at their tops are one.
+    """
+    by_library = False
     importer: Frame | None = None
     for frame in frames:
         file, _, module, qualname = frame
         if file.startswith("<frozen importlib") or module == "importlib":
             continue
-        if qualname == "<module>" and importer is not None and is_application(file, module):
-            return is_library(importer[0])
+        if qualname == "<module>" and is_application(file, module) and importer is not None:
+            by_library = is_library(importer[0]) or (by_library and importer[3] == "<module>")
         importer = frame
-    return False
+    return by_library
 
 
 def _kind_by_names(frames: Sequence[Frame]) -> str:

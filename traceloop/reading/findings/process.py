@@ -178,7 +178,7 @@ def _less_collecting(held: float, by_calls: float, *, nothing: bool) -> str:
     if nothing:
         return (
             "The pauses free next to nothing: many objects live. Call `gc.freeze()` when the program has started, and "
-            "make full collections rarer: `gc.set_threshold(700, 10, 1000)`."
+            "make full collections rarer: `gc.set_threshold(gc.get_threshold()[0], 10, 1000)`."
         )
     return "Many cycles are made: break them (weakref, `close()`), or call `gc.collect()` at a quiet moment."
 
