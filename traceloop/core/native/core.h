@@ -354,10 +354,12 @@ typedef struct {
 } SpanSlots;
 
 /* A context of OpenTelemetry's that was met again, by a weak reference (NULL: none yet), and the number of its span.
-   ``met``: the address of the context that was looked up here last, to be compared and never followed. */
+   ``met``: the address of the context that was looked up here last, to be compared and never followed, and the number
+   of its span: mostly another context has that address by then. */
 typedef struct {
     PyObject *weak, *number;
     const void *met;
+    long long met_number;
 } KnownContext;
 
 /* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */

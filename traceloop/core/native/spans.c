@@ -249,8 +249,11 @@ note_context(Run *run, PyObject *held, PyObject *number)
         run->known_in = Py_XNewRef(SLOT(run->spans, run->span.generation));
     }
     KnownContext *known = place_of(run, held);
-    if (known->met != held) {
+    int overflow;
+    long long value = PyLong_AsLongLongAndOverflow(number, &overflow);
+    if (known->met != held || known->met_number != value) {
         known->met = held;
+        known->met_number = value;
         return;
     }
     PyObject *weak = PyWeakref_NewRef(held, NULL);
