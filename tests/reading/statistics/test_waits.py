@@ -96,6 +96,15 @@ def test_loops_that_end_have_their_own_looks():
     assert totals.estimated_s() == pytest.approx(40 * 0.05 + 1.0)
 
 
+def test_looks_that_may_still_stand_for_less_are_bounded_and_no_fewer():
+    totals = WaitTotals()
+    for number in range(1000):  # a record may say that a look at all tasks takes a week
+        totals.add(0.01, 600_000.0, 10.0 + number, began=0.0)
+        if number == 199:
+            assert totals.estimated_s(10.0) == pytest.approx(sum(10.0 + each for each in range(200)))
+    assert len(totals._latest) <= 257
+
+
 def test_estimates_are_right_on_average():
     found = waits()
     step = 0.0

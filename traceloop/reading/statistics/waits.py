@@ -125,7 +125,7 @@ class WaitTotals:
         seen = _Seen(began, seen_at, period)
         if seen not in self._latest:
             settled = [each for each in self._latest if each.seen_at + each.period <= seen_at]
-            for each in settled or [*self._latest][: len(self._latest) - _MAX_LATEST]:
+            for each in settled or [*self._latest][: max(0, len(self._latest) - _MAX_LATEST)]:
                 self._settle(each, math.inf)
         count, together = self._latest.get(seen, (0, 0.0))
         self._latest[seen] = count + 1, together + seconds
