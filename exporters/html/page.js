@@ -300,11 +300,13 @@ function withCode(text) {
 
 function showTiles(data, loops) {
   const late = loops.map((loop) => loop.schedule_delay[0]?.p99_seconds ?? 0);
+  const {records_dropped: dropped, records_overwritten: overwritten} = data.overview;
   const tiles = [
     ["callbacks", data.overview.callbacks, count], ["utilization", data.overview.utilization, percent],
     ["delay p99", Math.max(0, ...late), seconds], ["slow callbacks", data.overview.slow_callbacks, count],
-    ["processes", data.overview.processes, count], ["records dropped", data.overview.records_dropped, count],
+    ["processes", data.overview.processes, count], ["records dropped", dropped - overwritten, count],
   ];
+  if (overwritten) tiles.push(["older records overwritten", overwritten, count]);
   parts.tiles.replaceChildren(...tiles.map(([name, value, format]) => element("div", {},
     element("dt", {text: name}), element("dd", {"data-name": name, "data-value": value, text: format(value)}))));
 }

@@ -69,6 +69,7 @@ def report(statistics: Statistics, *, command: str = "", live: bool = False) -> 
                 "slow_callbacks": _total(loops, "slow_callbacks"),
                 "records": _total(processes, "records"),
                 "records_dropped": _total(processes, "records_dropped"),
+                "records_overwritten": _total(processes, "records_overwritten"),
             },
             "verdict": _verdict(judged),
             "processes": processes,
