@@ -219,7 +219,7 @@ def _conclude(
         overwritten = sum(process.overwritten for process in statistics.processes.values())
         judged = judge(statistics, budgets)
     mostly_lost = is_mostly_lost(records, dropped)
-    if mostly_lost and is_mostly_lost(records, overwritten):
+    if is_mostly_lost(records, overwritten):
         click.echo(
             f"traceloop: the record has the latest {count(records - dropped)} of {counted(records, 'record')} only, "
             "too few to pass it; a larger `--ring-size` keeps more",

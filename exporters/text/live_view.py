@@ -95,9 +95,9 @@ class LiveView:
         resident = sum(process.usage.resident_bytes for process in processes if process.usage is not None)
         if resident:
             facts.append(size(resident))
-        dropped = sum(process.dropped - process.overwritten for process in processes)
-        if dropped:
-            facts.append(f"{count(dropped)} records missed")
+        lost = sum(process.lost for process in processes)
+        if lost:
+            facts.append(f"{count(lost)} records missed")
         text = ", ".join(facts)
         return style.bold(shorten(clean(title), max(10, style.width - len(text) - 2))) + "  " + text
 

@@ -93,11 +93,11 @@ def _overview(statistics: Statistics) -> str:
     slow_runs = sum(loop.callbacks.slow_runs for loop in loops)
     parts.append(counted(slow_runs, "slow callback") if slow_runs else "no slow callbacks")
     overwritten = sum(process.overwritten for process in statistics.processes.values())
-    dropped = sum(process.dropped for process in statistics.processes.values()) - overwritten
+    lost = sum(process.lost for process in statistics.processes.values())
     if overwritten:
         parts.append(f"{counted(overwritten, 'older record')} overwritten")
-    if dropped:
-        parts.append(f"{counted(dropped, 'record')} dropped")
+    if lost:
+        parts.append(f"{counted(lost, 'record')} dropped")
     parts += _spans_sent(statistics)
     return ", ".join(parts)
 
@@ -217,8 +217,8 @@ def _usage(process: ProcessStatistics, style: Style, full: bool) -> Iterator[str
     yield counted(process.records, "record")
     if process.overwritten:
         yield f"the {count(process.overwritten)} oldest of them overwritten"
-    if process.dropped > process.overwritten:
-        yield style.bad(f"{count(process.dropped - process.overwritten)} of them dropped")
+    if process.lost:
+        yield style.bad(f"{count(process.lost)} of them dropped")
 
 
 # -- a loop

@@ -170,13 +170,19 @@ def test_of_several_processes_those_with_the_worst_findings_are_shown_however_fe
     assert lines[profile + 2].split()[:2] == ["app.prices.parse,", "prices.py:60"]
 
 
-def test_a_finding_that_several_workers_have_is_told_once():
-    made = Made()
+def workers(made):
+    """Three processes, one after the other as those of ``made``: their numbers."""
     for number in range(1, 4):
         if number > 1:
             made.process = made.statistics.attach(number, SiteNames(SITES))
             made.loop = made.process.open_loop("MainThread", 1, 0.0, None, None)
             made.loop.active_s, made.loop.idle_s, made.loop.iterations = 1.0, 99.0, 1000
+        yield number
+
+
+def test_a_finding_that_several_workers_have_is_told_once():
+    made = Made()
+    for number in workers(made):
         slow = made.loop.callbacks.slow["app.prices.load", "app.prices.load"] = SlowTotals()
         slow.runs, slow.seconds, slow.longest_s = 1, 0.1 + number / 10, 0.1 + number / 10
     lines = report(made.statistics, width=120).splitlines()
@@ -189,11 +195,7 @@ def test_a_finding_that_several_workers_have_is_told_once():
 
 def test_a_note_that_several_workers_have_is_told_once():
     made = Made()
-    for number in range(1, 4):
-        if number > 1:
-            made.process = made.statistics.attach(number, SiteNames(SITES))
-            made.loop = made.process.open_loop("MainThread", 1, 0.0, None, None)
-            made.loop.active_s, made.loop.idle_s, made.loop.iterations = 1.0, 99.0, 1000
+    for number in workers(made):
         made.process.count_records(0, 1000.0, 900 + number, 900 + number)
     (line,) = (line for line in report(made.statistics, width=1000).splitlines() if line.startswith("note: "))
     assert "the last 1 min 40 s, with 99 of 1,000 records (9.9%); likewise in process 1: " in line

@@ -49,6 +49,12 @@ class Look:
                 self.awaited.setdefault(names[a], set()).add(names[b])
 
 
+async def end(tasks):
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 def look_at(**coroutines):
     """Starts these as tasks, lets them go as far as they go, looks, and cancels them."""
 
@@ -291,9 +297,7 @@ def test_the_same_place_has_the_same_number_and_is_written_down_once():
         written = Written()
         looks = TaskLooks(written)
         Look(looks, written)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         return written
 
     with asyncio.Runner(loop_factory=EventLoop) as runner:
@@ -396,9 +400,7 @@ def test_a_command_that_asks_has_every_task_looked_at_at_once(tmp_path):
         triples = list(zip(*[iter(written.pending)] * 3, strict=True))
         found = {a for a, kind, _ in triples if kind == layout.R_AWAIT}
         assert found == {task._loop_ident for task in tasks}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     with asyncio.Runner(loop_factory=EventLoop) as runner:
         runner.run(main())
@@ -423,9 +425,7 @@ def test_a_look_that_has_failed_does_not_go_on(caplog):
         assert not looks.under_way
         looks.go_on([loop], loop.time())
         assert len(tried) == 1
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
 
     with asyncio.Runner(loop_factory=EventLoop) as runner:
         runner.run(main())
@@ -450,9 +450,7 @@ def test_the_time_between_two_looks_is_told_before_the_first_whole_one_is_over(m
             looks.poll([loop], begun + 0.1 * turn)
             periods += [b for _, kind, b in zip(*[iter(written.pending)] * 3, strict=True) if kind == layout.R_LOOK]
             written.pending.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         return periods
 
     with asyncio.Runner(loop_factory=EventLoop) as runner:
@@ -504,11 +502,6 @@ def test_tasks_that_come_while_a_look_lasts_are_looked_at_in_it(monkeypatch):
         tasks = [asyncio.create_task(never.wait()) for _ in range(count)]
         await asyncio.sleep(0)
         return tasks
-
-    async def end(tasks):
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def look():
         """One whole look: the idents of the tasks that it found, and of those that came after its first slice."""
@@ -563,9 +556,7 @@ def test_the_time_between_two_looks_is_shorter_again_when_a_slice_was_late(monke
             periods.append(looks._looks[id(loop)].period)
             if not looks.under_way:
                 break
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(tasks)
         return periods
 
     with asyncio.Runner(loop_factory=EventLoop) as runner:

@@ -270,17 +270,17 @@ def dropped(scope: Scope) -> Iterator[Finding]:
     process = scope.process
     if process.overwritten >= thresholds.DROPPED_SHARE * max(1, process.records):
         yield from _overwritten(scope)
-    dropped, records = process.dropped - process.overwritten, process.records - process.overwritten
-    if not dropped or dropped < thresholds.DROPPED_SHARE * max(1, records):
+    lost, records = process.lost, process.records - process.overwritten
+    if not lost or lost < thresholds.DROPPED_SHARE * max(1, records):
         return
-    lost = f"{count(dropped)} of {counted(records, 'record')} ({percent(dropped / max(1, records))})"
-    if is_mostly_lost(records, dropped):
+    harm = f"{count(lost)} of {counted(records, 'record')} ({percent(lost / max(1, records))})"
+    if is_mostly_lost(records, lost):
         yield Finding(
             "data-dropped",
             "unreadable",
             WARNING,
             "Most of the record could not be read, so that nothing can be said of the program",
-            lost,
+            harm,
             scope.observed_s,
             process.slot,
             "",
@@ -295,7 +295,7 @@ def dropped(scope: Scope) -> Iterator[Finding]:
         "records",
         NOTE,
         "Part of the record is missing",
-        lost,
+        harm,
         0.0,
         process.slot,
         "",

@@ -82,7 +82,7 @@ def contended(scope: Scope) -> Iterator[Finding]:
         ):
             continue
         place = waited.place
-        is_semaphore = kind == wait_kinds.LOCK and all(each.place.inside.endswith(_SEMAPHORES) for each in those)
+        is_semaphore = kind == wait_kinds.LOCK and _are_for_semaphores(those)
         who = Who(place.function, place.file, place.line)
         harm = f"{_waits(waited)}, {seconds(waited.longest_s)} at most"
         if waited.now:
@@ -114,6 +114,10 @@ def _kind_of(place: AwaitPlace) -> str:
     name = ".".join(place.function.rpartition(".<locals>.")[2].split(".")[-2:])
     is_pool = _TAKES.search(name) or _POOLS_LINE.search(source_line(place.file, place.line))
     return wait_kinds.POOL if is_pool else place.kind
+
+
+def _are_for_semaphores(those: list[Waited]) -> bool:
+    return all(each.place.inside.endswith(_SEMAPHORES) for each in those)
 
 
 def _together(those: list[Waited]) -> Waited:
@@ -164,12 +168,12 @@ def _seen_holders(scope: Scope, those: list[Waited]) -> list[str]:
     for place in {each.place for each in those}:
         for key, times in scope.process.waits.holders.get(place, {}).items():
             seen[key] = seen.get(key, 0) + times
+    what = "semaphore" if _are_for_semaphores(those) else "lock"
     out = []
     latest_first = list(reversed(seen))
     latest_first.sort(key=lambda key: -seen[key])
     for site, place in latest_first[:_HOLDERS]:
         where = f" at {short_path(place.file)}:{place.line}, in {place.inside}" if place.file else ""
-        what = "semaphore" if all(each.place.inside.endswith(_SEMAPHORES) for each in those) else "lock"
         out.append(f"the {what} was held by {scope.process.sites.label(site)}{where}")
     return out
 

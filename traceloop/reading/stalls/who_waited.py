@@ -99,11 +99,6 @@ class Bill:
     def _entry(self, site: int) -> list[float]:
         return self.victims.setdefault(site, [0, 0.0, 0, 0.0])
 
-    @property
-    def waiting(self) -> int:
-        """How many ready handles waited behind the run, its own included."""
-        return self.handles + self.own_handles
-
 
 class SlowRun:
     """A slow run of one loop, and its bill.

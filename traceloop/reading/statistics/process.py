@@ -273,6 +273,12 @@ class ProcessStatistics:
         """
         return self._counted()[2]
 
+    @property
+    def lost(self) -> int:
+        """How many of the dropped ones a reader that was there in time would have had."""
+        _, dropped, overwritten = self._counted()
+        return dropped - overwritten
+
     def metrics(self) -> Iterator[Sample]:
         """The process's own series, without the label ``process``."""
         self.look()

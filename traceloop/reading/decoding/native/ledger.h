@@ -32,6 +32,7 @@
 #define MOST_STRETCHES 1024
 #define MOST_PARTS 256
 #define KEPT_RUNS 16384
+#define STEPS 10
 #define REQUEST 1
 #define CONNECTION 2
 

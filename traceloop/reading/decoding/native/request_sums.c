@@ -100,8 +100,6 @@ sums_of(Requests *self, uint32_t name)
     return sums;
 }
 
-#define STEPS 10 /* as in requests/totals.py */
-
 /* Twin of bucket_of in requests/totals.py. */
 static size_t
 bucket_of(const Requests *self, double seconds)

@@ -16,14 +16,8 @@ int
 list_grow(List *list, size_t more)
 {
     size_t size = list->size ? list->size : FIRST_STRETCHES;
-    while (size < list->length + more)
-        size *= 2;
-    Stretch *moved = size > SIZE_MAX / 4 / sizeof(Stretch) ? NULL : PyMem_Realloc(list->items, size * sizeof(Stretch));
-    if (moved == NULL) {
-        PyErr_NoMemory();
+    if (reserve_more((void **)&list->items, &size, list->length + more, sizeof(Stretch)) < 0)
         return -1;
-    }
-    list->items = moved;
     list->size = size;
     return 0;
 }
