@@ -48,6 +48,17 @@ def test_a_zombie_and_a_reaped_process_are_not_alive():
     assert proc.stat_of(child.pid) is None and not proc.is_alive(child.pid, start)
     assert proc.process_usage(child.pid) is None and proc.process_start_ticks(child.pid) == 0
     assert proc.signal_masks(child.pid) == {} and proc.schedule_of(child.pid, child.pid).slices == -1
+    assert proc.voluntary_switches_of(child.pid, child.pid) == -1
+
+
+def test_a_thread_that_waits_leaves_its_processor():
+    own = threading.get_native_id()
+    before = proc.voluntary_switches_of(own)
+    nobody = threading.Lock()
+    nobody.acquire()
+    for _ in range(3):
+        assert not nobody.acquire(timeout=0.001)
+    assert proc.voluntary_switches_of(own, os.getpid()) >= before + 3 > 2
 
 
 @pytest.mark.parametrize("pid", [0, -1, 1 << 40])

@@ -4,15 +4,17 @@ Such a call stops every Python thread, and with them the process's own watchdog.
 
 - the number that the loop publishes says that it has not polled for longer than the threshold;
 - the watchdog is late for its next look;
-- the kernel says that the loop's thread computes while the watchdog sleeps, wakes up and sleeps again.
+- the kernel says that the loop's thread computes, and waits for nothing, while the watchdog sleeps, wakes up and
+  sleeps again.
 
 The collector then sends the signal that the process has advertised (fault_dump.py), and faulthandler writes the stacks
 without the GIL.
 
-The third sign makes the dump safe. A thread that runs Python code gives up the GIL within 5 ms of being asked. If the
-watchdog had a processor and still waits for the GIL, the loop's thread must be inside a C call. Without this proof the
-watchdog may only lack a processor on a busy machine, and the signal may arrive between two stores to the interpreter's
-frames. faulthandler would then follow half a frame, and the process would die of it.
+The third sign makes the dump safe. A thread that runs Python code gives up the GIL within 5 ms of being asked, and then
+waits until another thread has taken it. If the watchdog had a processor, and the loop's thread has not waited once
+since then, that thread must be inside a C call. Without this proof the watchdog may only lack a processor on a busy
+machine, or may get the GIL and need it again and again, for each file that it reads. The signal may then arrive between
+two stores to the interpreter's frames. faulthandler would follow half a frame, and the process would die of it.
 
 A signal without a handler would end the process. So the collector checks three things immediately before it sends one:
 the process is the one that advertised it, the kernel has a handler for it, and the descriptor it writes to is still the
@@ -41,7 +43,7 @@ from traceloop.reading.stalls.model import StallStack
 from traceloop.record import files, layout
 from traceloop.record.frames import whereabouts
 from traceloop.record.plumbing import readable
-from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of
+from traceloop.record.proc import process_start_ticks, schedule_of, signal_masks, stat_of, voluntary_switches_of
 from traceloop.record.sites import UNKNOWN_LABEL
 
 #: A watchdog that is late for its look by this (s) is held up: a thread of Python's gives the GIL away within 5 ms.
@@ -83,8 +85,9 @@ class _Standing:
         self.reported_as = ""
         self.last = first
         # While the watchdog is seen waiting at every look: the look that it is late for, how often it had been
-        # scheduled, and the CPU time of the loop's thread (s) once it had surely asked for the GIL, None before.
-        self.kept: tuple[float, int, float | None] | None = None
+        # scheduled, how often the loop's thread had waited, and the CPU time of that thread (s) once the watchdog had
+        # surely asked for the GIL, None before.
+        self.kept: tuple[float, int, int, float | None] | None = None
         # While the loop's thread is seen asleep at every look: the look that the watchdog is late for, how often the
         # two threads had been scheduled at the first, and when that was.
         self.asleep: tuple[float, int, int, float] | None = None
@@ -102,20 +105,24 @@ class _Standing:
         passed = now - self.asleep[3]
         return passed >= _ASLEEP_SECONDS and watchdog[3] - self.asleep[2] >= _ASKS_PER_SECOND * passed
 
-    def keeps_the_gil(self, late_at: float, cpu_s: float, watchdog: tuple[str, float, float, int]) -> bool:
-        """Whether the loop's thread is inside a C call that does not give the GIL away."""
+    def keeps_the_gil(
+        self, late_at: float, cpu_s: float, waits: int, watchdog: tuple[str, float, float, int]
+    ) -> bool:
+        """Whether the loop's thread is inside a C call that does not give the GIL away. ``waits``: how often that
+        thread has waited for anything so far; -1 if it is not known.
+        """
         state, _, _, slices = watchdog
-        if state != "S":
+        if state != "S" or waits < 0:
             self.kept = None  # it waits for a processor: it has not asked, or could not take what it was given
             return False
-        if self.kept is None or self.kept[0] != late_at:
-            self.kept = (late_at, slices, None)
+        if self.kept is None or self.kept[0] != late_at or self.kept[2] != waits:
+            self.kept = (late_at, slices, waits, None)
             return False
-        _, before, asked = self.kept
+        _, before, _, asked = self.kept
         if asked is None:
             # A thread that waits for the GIL asks for it when its first short wait is over, and waits again.
             if slices > before:
-                self.kept = (late_at, slices, cpu_s)
+                self.kept = (late_at, slices, waits, cpu_s)
             return False
         return cpu_s - asked >= KEPT_SECONDS and slices > before + 1
 
@@ -219,7 +226,8 @@ class StallProbe:
                 continue
             self._next = min(self._next, now + _KEPT_PACE)
             # A watchdog that has ended between two looks has no state; one without a number is an older process's.
-            if seen.keeps_the_gil(late_at, cpu_s, _thread_state(follower.folder.pid, watchdog)):
+            pid = follower.folder.pid
+            if seen.keeps_the_gil(late_at, cpu_s, voluntary_switches_of(thread, pid), _thread_state(pid, watchdog)):
                 seen.kept = None
                 seen.asked += 1
                 seen.next = now + max(threshold, STALE_SECONDS) * 2**seen.asked

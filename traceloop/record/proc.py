@@ -236,6 +236,17 @@ def parse_schedule(text: bytes) -> Schedule:
         return _NO_SCHEDULE
 
 
+def voluntary_switches_of(thread: int, pid: int | str = "self") -> int:
+    """How often a thread left its processor in order to wait for something; -1 if it is not known."""
+    try:
+        for line in _read(f"/proc/{pid}/task/{thread}/status").splitlines():
+            if line.startswith(b"voluntary_ctxt_switches:"):
+                return int(line.partition(b":")[2])
+    except (OSError, ValueError):
+        pass
+    return -1
+
+
 def signal_masks(pid: int | str = "self") -> dict[str, int]:
     """A process's signals: caught (``SigCgt``), ignored (``SigIgn``), blocked (``SigBlk``); signal n is bit n - 1.
 
