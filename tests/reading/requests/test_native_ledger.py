@@ -18,13 +18,12 @@ from traceloop.reading.decoding.choose import load_native
 from traceloop.reading.decoding.decoded import KINDS, READER, TASK, Decoded, LoopInfo, NewTask, OffloadStep, Standing
 from traceloop.reading.decoding.runs import RunRows
 from traceloop.reading.requests import ledger, recent_runs, servers, stretches
-from traceloop.reading.requests import totals as request_totals
 from traceloop.reading.requests.ledger import Ledger
 from traceloop.reading.requests.totals import SLOWEST, Request, RequestTotals
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics import counting
 from traceloop.reading.statistics.executors import ExecutorStatistics
-from traceloop.reading.statistics.histograms import DURATION_BOUNDS
+from traceloop.reading.statistics.histograms import DURATIONS
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.reading.statistics.waits import Waits
 from traceloop.record.layout import SITE_LIMIT
@@ -265,7 +264,6 @@ def test_names_and_limits_are_the_same() -> None:
     assert numbers["MOST_STRETCHES"] == stretches._MOST
     assert numbers["MOST_PARTS"] == stretches._MOST_PARTS
     assert numbers["KEPT_RUNS"] == recent_runs._KEPT
-    assert numbers["STEPS"] == request_totals._STEPS
     assert (numbers["REQUEST"], numbers["CONNECTION"]) == (servers.REQUEST, servers.CONNECTION)
     order = re.search(r"enum \{\s+(IN_.*), PARTS\s+\}", text, re.DOTALL)
     assert order is not None
@@ -274,7 +272,7 @@ def test_names_and_limits_are_the_same() -> None:
 
 
 def test_what_is_kept_of_a_quiet_server_takes_as_much_memory_as_its_runs() -> None:
-    requests = native.Requests(DURATION_BOUNDS)
+    requests = native.Requests(native.Buckets(DURATIONS.fine))
 
     def feed(numbers: range) -> None:
         for number in numbers:

@@ -12,7 +12,7 @@ from typing import Any
 from ...record.sites import UNKNOWN_LABEL
 from ..decoding.decoded import Decoded
 from ..site_names import SiteNames
-from ..statistics.histograms import DURATION_BOUNDS
+from ..statistics.counting import native_buckets
 from ..statistics.waits import Waits
 from .looks import look_within
 from .servers import kind_of
@@ -25,7 +25,7 @@ class NativeLedger:
 
     def __init__(self, module: Any, totals: RequestTotals, waits: Waits, sites: SiteNames) -> None:
         """``module``: the reader's extension. ``totals``, ``waits``: of the process."""
-        self._requests = module.Requests(DURATION_BOUNDS)
+        self._requests = module.Requests(native_buckets(module)[0])
         self._totals = totals
         self._waits = waits
         self._sites = sites
@@ -50,10 +50,8 @@ class NativeLedger:
             parts = {(PARTS[part], detail): spent for part, detail, spent in listed}
             moments = tuple((since, end, PARTS[part], detail) for since, end, part, detail in stretches)
             totals.add(Request(name, begin, seconds, parts, task, moments))
-        for name, durations, buckets, details in sums:
-            totals.add_all(
-                name, durations, buckets, [((PARTS[part], detail), spent) for part, detail, spent in details]
-            )
+        for name, extent, buckets, details in sums:
+            totals.add_all(name, extent, buckets, [((PARTS[part], detail), spent) for part, detail, spent in details])
 
     # -- called by the C half
 

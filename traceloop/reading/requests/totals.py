@@ -5,10 +5,10 @@ from __future__ import annotations
 import heapq
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
-from ..statistics.histograms import DURATION_BOUNDS, Histogram
+from ..statistics.histograms import DURATIONS, Extent, Histogram
 from ..statistics.labels import BoundedLabels
 from ..statistics.parts import Sample
 from .stretches import PARTS, Moment, Part
@@ -34,22 +34,8 @@ def grouped(parts: Mapping[str, float] | Mapping[Part, float]) -> dict[str, floa
     return out
 
 
-# How many buckets of requests that took about as long there are between two published bounds, of equal width. The
-# published ones alone put 110 ms and 240 ms together: what requests around p50 did was then that of slower ones too.
-_STEPS: Final = 10
-
-#: The bucket of the durations (``bucket_of``), the number of requests, and their seconds in the order of ``PARTS``.
+#: The fine bucket of the durations, the number of requests, and their seconds in the order of ``PARTS``.
 SumBucket = tuple[int, int, tuple[float, ...]]
-
-
-def bucket_of(seconds: float) -> int:
-    """The bucket of requests that took about as long. native/request_sums.c does the same."""
-    above = bisect_left(DURATION_BOUNDS, seconds)
-    if above == len(DURATION_BOUNDS) or not seconds > 0.0:
-        return above * _STEPS
-    lower = DURATION_BOUNDS[above - 1] if above else 0.0
-    step = int((seconds - lower) * _STEPS / (DURATION_BOUNDS[above] - lower))
-    return above * _STEPS + min(step, _STEPS - 1)
 
 
 class Request(NamedTuple):
@@ -71,7 +57,7 @@ class Request(NamedTuple):
 class NameTotals:
     """The requests of one name. parts: seconds by part. details: seconds by part and detail.
 
-    by_duration: by bucket (``bucket_of``), the number of requests and their seconds by part.
+    by_duration: by fine bucket of the durations, the number of requests and their seconds by part.
     """
 
     __slots__ = ("by_duration", "count", "details", "durations", "parts")
@@ -87,7 +73,7 @@ class NameTotals:
         """A request was answered."""
         self.count += 1
         self.durations.add(request.seconds)
-        bucket = bucket_of(request.seconds)
+        bucket = bisect_left(DURATIONS.fine, request.seconds)
         alike, alike_parts = self.by_duration.get(bucket, (0, {}))
         self.by_duration[bucket] = alike + 1, alike_parts
         for part, seconds in request.parts.items():
@@ -98,12 +84,12 @@ class NameTotals:
                 self._add_detail(part, seconds)
 
     def add_all(
-        self, durations: list[float], buckets: Iterable[SumBucket], details: Iterable[tuple[Part, float]]
+        self, extent: Extent, buckets: Sequence[SumBucket], details: Iterable[tuple[Part, float]]
     ) -> None:
         """See ``RequestTotals.add_all``."""
-        self.count += len(durations)
-        self.durations.add_all(durations)
+        self.durations.add_buckets([(bucket, count) for bucket, count, _ in buckets], extent)
         for bucket, count, parts in buckets:
+            self.count += count
             alike, alike_parts = self.by_duration.get(bucket, (0, {}))
             self.by_duration[bucket] = alike + count, alike_parts
             for kind, seconds in zip(PARTS, parts, strict=True):
@@ -168,20 +154,20 @@ class RequestTotals:
     def add_all(
         self,
         name: str,
-        durations: list[float],
-        buckets: Iterable[SumBucket],
+        extent: Extent,
+        buckets: Sequence[SumBucket],
         details: Iterable[tuple[Part, float]],
     ) -> None:
         """Adds answered requests of one name, none of them among the slowest. ``watchers`` are not called.
 
-        durations: of each request, s. buckets: the same requests by ``bucket_of``. details: their
-        seconds by part and detail.
+        extent: of their durations. buckets: the requests by fine bucket of those. details: their seconds by part and
+        detail.
         """
         label = self._names.admit(name)
         totals = self.by_name.get(label)
         if totals is None:
             totals = self.by_name[label] = NameTotals()
-        totals.add_all(durations, buckets, details)
+        totals.add_all(extent, buckets, details)
 
     def slowest(self) -> list[Request]:
         """The slowest requests, slowest first."""

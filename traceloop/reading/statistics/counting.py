@@ -157,7 +157,7 @@ class NativeRunCounter:
         self._delays = delays
         self._find = find
         self._module = module
-        self._tally = module.Tally(_buckets(module)[0])
+        self._tally = module.Tally(native_buckets(module)[0])
         self._numbers: dict[tuple[str, str], int] = {}
         self._takers: list[TakeSums] = []
 
@@ -213,7 +213,7 @@ def count_iterations(iterations: Iterations, durations: Histogram, callbacks: Hi
     """Counts a chunk's iterations; there is one at least."""
     module = native_of(iterations)
     if module is not None:
-        lengths, counts, late = module.count_iterations(iterations, *_buckets(module))
+        lengths, counts, late = module.count_iterations(iterations, *native_buckets(module))
         durations.add_counted(lengths)
         callbacks.add_counted(counts)
         delays.add_counted(late)
@@ -237,7 +237,7 @@ def histogram_of(family: dict[str, Histogram], kind: str) -> Histogram:
 _made: dict[Any, tuple[Any, Any]] = {}
 
 
-def _buckets(module: Any) -> tuple[Any, Any]:
+def native_buckets(module: Any) -> tuple[Any, Any]:
     """The bounds of durations and of counts, as C has them."""
     if module not in _made:
         _made[module] = module.Buckets(DURATIONS.fine), module.Buckets(COUNTS.fine)

@@ -27,6 +27,10 @@ _FOLD: Final = 4096
 _LARGEST: Final = 2.0**33
 
 
+#: Of values that were counted elsewhere: their sum, the smallest, the largest.
+Extent = tuple[float, float, float]
+
+
 class Exemplar(NamedTuple):
     """A run that stands for its bucket. ``value`` as in the histogram, ``when`` in s of the wall clock."""
 
@@ -154,11 +158,21 @@ class Histogram:
         largest.
         """
         if counted is not None:
-            counts, total, smallest, largest = counted
+            counts, *extent = counted
             self.counts = list(map(add, self.counts, counts))
-            self._sum += total
-            self._maximum = max(self._maximum, largest)
-            self._minimum = min(self._minimum, smallest)
+            self._extend(*extent)
+
+    def add_buckets(self, buckets: Iterable[tuple[int, int]], extent: Extent) -> None:
+        """The same where few buckets have any. ``buckets``: the fine bucket, and how many values lie in it."""
+        counts = self.counts
+        for bucket, count in buckets:
+            counts[bucket] += count
+        self._extend(*extent)
+
+    def _extend(self, total: float, smallest: float, largest: float) -> None:
+        self._sum += total
+        self._maximum = max(self._maximum, largest)
+        self._minimum = min(self._minimum, smallest)
 
     def _fold(self) -> None:
         """Counts the waiting values."""

@@ -32,7 +32,6 @@
 #define MOST_STRETCHES 1024
 #define MOST_PARTS 256
 #define KEPT_RUNS 16384
-#define STEPS 10
 #define REQUEST 1
 #define CONNECTION 2
 
@@ -40,7 +39,6 @@
 #define MAX_TEXTS (1 << 17)
 #define MAX_SUMS 4096
 #define MAX_NAMES 64
-#define MAX_BOUNDS 64
 #define NOT_LOOKED_UP 255
 #define BUCKETS 8192
 #define NEAR_MARKS 4
@@ -152,8 +150,7 @@ typedef struct {
 /* The requests of one name that were answered in this chunk. */
 typedef struct {
     uint32_t name;
-    double *durations;
-    size_t count, size;
+    double sum, smallest, largest; /* of their durations, s */
     Bucket *buckets;
     size_t bucket_count, bucket_size;
     Sums details;
@@ -169,8 +166,7 @@ typedef struct {
     Mark *marks;
     size_t first_mark, mark_count, mark_size, further;
     size_t found_mark; /* what mark_of found last */
-    double bounds[MAX_BOUNDS];
-    size_t bound_count;
+    Buckets *bounds; /* of the durations */
     /* Used by one step after the other, so that none asks for memory. */
     List waited, turn;
     Stretches whole;

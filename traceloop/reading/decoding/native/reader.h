@@ -216,6 +216,17 @@ typedef struct {
     double active_s, idle_s;
 } Model;
 
+#define MOST_BOUNDS 254
+
+/* The bounds of a histogram. first: by the upper 16 bits of a double (sign, exponent, 4 bits of mantissa), the first
+   bucket that may have it. */
+typedef struct {
+    PyObject_HEAD
+    double bounds[MOST_BOUNDS + 1];
+    uint8_t first[1 << 15];
+    Py_ssize_t count;
+} Buckets;
+
 typedef struct {
     PyTypeObject *runs, *iterations, *tasks, *ends, *model, *buckets, *tally, *requests, *totals, *alive;
     PyObject *iteration, *new_task, *known_task, *offload_step, *span_context; /* the classes of these rows */
@@ -253,6 +264,18 @@ static inline uint32_t
 site_of(double ident)
 {
     return ident >= 0.0 && ident < EXACT ? (uint32_t)((uint64_t)ident & 0xFFFF) : 0;
+}
+
+/* ``value``: 0 or more. */
+static inline size_t
+histogram_bucket(const Buckets *buckets, double value)
+{
+    uint64_t bits;
+    memcpy(&bits, &value, 8);
+    size_t bucket = buckets->first[(bits >> 48) & 0x7FFF];
+    while (bucket < (size_t)buckets->count && buckets->bounds[bucket] < value)
+        bucket++;
+    return bucket;
 }
 
 int reserve_more(void **items, size_t *size, size_t wanted, size_t each);

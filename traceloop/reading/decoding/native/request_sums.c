@@ -97,32 +97,14 @@ sums_of(Requests *self, uint32_t name)
     NameSums *sums = &self->by_name[self->name_count++];
     *sums = (NameSums){0};
     sums->name = name;
+    sums->smallest = INFINITY;
     return sums;
-}
-
-/* Twin of bucket_of in requests/totals.py. */
-static size_t
-bucket_of(const Requests *self, double seconds)
-{
-    size_t low = 0, high = self->bound_count;
-    while (low < high) {
-        size_t middle = (low + high) / 2;
-        if (self->bounds[middle] < seconds)
-            low = middle + 1;
-        else
-            high = middle;
-    }
-    if (low == self->bound_count || !(seconds > 0.0))
-        return low * STEPS;
-    double lower = low ? self->bounds[low - 1] : 0.0;
-    size_t step = (size_t)((seconds - lower) * STEPS / (self->bounds[low] - lower));
-    return low * STEPS + (step < STEPS ? step : STEPS - 1);
 }
 
 static Bucket *
 bucket_for(const Requests *self, NameSums *sums, double seconds)
 {
-    size_t of = bucket_of(self, seconds);
+    size_t of = histogram_bucket(self->bounds, seconds);
     for (size_t index = 0; index < sums->bucket_count; index++)
         if (sums->buckets[index].index == of)
             return &sums->buckets[index];
@@ -139,15 +121,19 @@ int
 answer(Requests *self, double task, uint32_t name, double begin, double seconds, const Sums *parts,
        const Stretches *own)
 {
-    NameSums *sums = self->tell_all || !(seconds <= self->least_slow) ? NULL : sums_of(self, name);
+    bool is_usual = !self->tell_all && 0.0 <= seconds && seconds <= self->least_slow && seconds < LATEST;
+    NameSums *sums = is_usual ? sums_of(self, name) : NULL;
     if (sums == NULL)
         return tell(self, task, name, begin, seconds, parts, own);
     Bucket *bucket = bucket_for(self, sums, seconds);
-    if (bucket == NULL ||
-        reserve((void **)&sums->durations, &sums->size, sums->count + 1, sizeof(double)) < 0)
+    if (bucket == NULL)
         return -1;
-    sums->durations[sums->count++] = seconds;
     bucket->count++;
+    sums->sum += seconds;
+    if (seconds < sums->smallest)
+        sums->smallest = seconds;
+    if (seconds > sums->largest)
+        sums->largest = seconds;
     for (size_t index = 0; index < parts->length; index++) {
         const Sum *each = &parts->items[index];
         bucket->parts[each->part] += each->seconds;
@@ -157,18 +143,12 @@ answer(Requests *self, double task, uint32_t name, double begin, double seconds,
     return 0;
 }
 
-/* (name, durations, ((bucket, count, seconds of each part), ...), ((part, detail, seconds), ...)) */
+/* (name, (sum, smallest, largest), [(bucket, count, seconds of each part), ...], [(part, detail, seconds), ...]) */
 static PyObject *
 told_of_name(const Requests *self, const NameSums *sums)
 {
-    PyObject *durations = PyList_New((Py_ssize_t)sums->count), *buckets = PyList_New((Py_ssize_t)sums->bucket_count);
-    bool failed = durations == NULL || buckets == NULL;
-    for (size_t index = 0; !failed && index < sums->count; index++) {
-        PyObject *value = PyFloat_FromDouble(sums->durations[index]);
-        failed = value == NULL;
-        if (!failed)
-            PyList_SET_ITEM(durations, (Py_ssize_t)index, value);
-    }
+    PyObject *buckets = PyList_New((Py_ssize_t)sums->bucket_count);
+    bool failed = buckets == NULL;
     for (size_t index = 0; !failed && index < sums->bucket_count; index++) {
         const Bucket *bucket = &sums->buckets[index];
         PyObject *parts = PyTuple_New(PARTS);
@@ -186,10 +166,10 @@ told_of_name(const Requests *self, const NameSums *sums)
             PyList_SET_ITEM(buckets, (Py_ssize_t)index, item);
     }
     PyObject *details = failed ? NULL : listed(self, &sums->details);
-    PyObject *result =
-        details != NULL ? Py_BuildValue("(OOOO)", text_of(self, sums->name), durations, buckets, details) : NULL;
+    PyObject *result = details != NULL ? Py_BuildValue("(O(ddd)OO)", text_of(self, sums->name), sums->sum,
+                                                       sums->smallest, sums->largest, buckets, details)
+                                       : NULL;
     Py_XDECREF(details);
-    Py_XDECREF(durations);
     Py_XDECREF(buckets);
     return result;
 }
@@ -200,8 +180,6 @@ take_sums(Requests *self)
 {
     PyObject *out = PyList_New(0);
     for (size_t index = 0; out != NULL && index < self->name_count; index++) {
-        if (!self->by_name[index].count)
-            continue;
         PyObject *told = told_of_name(self, &self->by_name[index]);
         if (told == NULL || PyList_Append(out, told) < 0)
             Py_CLEAR(out);
@@ -215,7 +193,6 @@ forget_sums(Requests *self)
 {
     for (size_t index = 0; index < self->name_count; index++) {
         NameSums *sums = &self->by_name[index];
-        PyMem_Free(sums->durations);
         PyMem_Free(sums->buckets);
         PyMem_Free(sums->details.items);
     }

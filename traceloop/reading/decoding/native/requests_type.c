@@ -1,4 +1,4 @@
-/* Requests as a Python type: Requests(bounds), feed(...). requests/native_ledger.py uses it. */
+/* Requests as a Python type: Requests(buckets), feed(...). requests/native_ledger.py uses it. */
 
 #include "ledger.h"
 
@@ -98,24 +98,18 @@ requests_feed(Requests *self, PyObject *args)
 static PyObject *
 requests_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
 {
-    PyObject *bounds;
+    PyObject *buckets;
     if (kwargs != NULL && PyDict_GET_SIZE(kwargs)) {
-        PyErr_SetString(PyExc_TypeError, "Requests(bounds)");
+        PyErr_SetString(PyExc_TypeError, "Requests(buckets)");
         return NULL;
     }
-    if (!PyArg_ParseTuple(args, "O!", &PyTuple_Type, &bounds))
+    if (!PyArg_ParseTuple(args, "O!", state_of(type)->buckets, &buckets))
         return NULL;
-    if (PyTuple_GET_SIZE(bounds) > MAX_BOUNDS) {
-        PyErr_SetString(PyExc_ValueError, "not so many bounds");
-        return NULL;
-    }
     Requests *self = (Requests *)type->tp_alloc(type, 0); /* zeroed */
     if (self == NULL)
         return NULL;
-    for (; self->bound_count < (size_t)PyTuple_GET_SIZE(bounds); self->bound_count++)
-        self->bounds[self->bound_count] = PyFloat_AsDouble(PyTuple_GET_ITEM(bounds, self->bound_count));
-    if (PyErr_Occurred() || names_init(&self->names) < 0 || table_init(&self->followed) < 0 ||
-        table_init(&self->ended) < 0) {
+    self->bounds = (Buckets *)Py_NewRef(buckets);
+    if (names_init(&self->names) < 0 || table_init(&self->followed) < 0 || table_init(&self->ended) < 0) {
         Py_DECREF(self);
         return NULL;
     }
@@ -137,6 +131,7 @@ requests_dealloc(Requests *self)
     PyMem_Free(self->sums.items);
     stretches_clear(&self->whole);
     names_free(&self->names);
+    Py_XDECREF(self->bounds);
     free_object((PyObject *)self);
 }
 

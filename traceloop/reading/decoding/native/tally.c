@@ -5,16 +5,6 @@
 
 #include "reader.h"
 
-#define MOST_BOUNDS 254
-
-/* first: by the upper 16 bits of a double (sign, exponent, 4 bits of mantissa), the first bucket that may have it. */
-typedef struct {
-    PyObject_HEAD
-    double bounds[MOST_BOUNDS + 1];
-    uint8_t first[1 << 15];
-    Py_ssize_t count;
-} Buckets;
-
 typedef struct {
     uint64_t counts[MOST_BOUNDS + 1];
     double sum, smallest, largest;
@@ -48,24 +38,13 @@ typedef struct {
 
 /* -- buckets and histograms */
 
-static inline size_t
-bucket_of(const Buckets *buckets, double value)
-{
-    uint64_t bits;
-    memcpy(&bits, &value, 8);
-    size_t bucket = buckets->first[(bits >> 48) & 0x7FFF];
-    while (bucket < (size_t)buckets->count && buckets->bounds[bucket] < value)
-        bucket++;
-    return bucket;
-}
-
 /* Values below zero are unknown, those beyond LATEST damage. The bucket, or -1 where the value is none. */
 static inline Py_ssize_t
 add_value(const Buckets *buckets, Histogram *histogram, double value)
 {
     if (!(0.0 <= value && value < LATEST))
         return -1;
-    size_t bucket = bucket_of(buckets, value);
+    size_t bucket = histogram_bucket(buckets, value);
     if (!histogram->used || value < histogram->smallest)
         histogram->smallest = value;
     histogram->used = true;
