@@ -179,7 +179,7 @@ class Fuzz:
         self.any_times = AnyTimes
         self.owner = Owner(self.generator)
         self.tally = self.native.Tally(self.buckets[0])
-        self.requests = self.native.Requests((0.1, 1.0))
+        self.requests = self.native.Requests(self.native.Buckets((0.1, 1.0)))
         self.alive = self.native.AliveTasks({}, 200_000)
         self.builder = self.new_builder()
         self.done = self.rows = self.spans = 0
@@ -335,12 +335,12 @@ class Fuzz:
         )
         self.rows += len(told[1]) + len(told[2])
         if not below(99):
-            self.requests = self.native.Requests(tuple(sorted(map(abs, EDGES[: below(20)]))))
+            self.requests = self.native.Requests(self.native.Buckets(tuple(sorted(map(abs, EDGES[: below(20)])))))
 
     def reach_limits(self) -> None:
         """Requests once more, by the thousand: tasks of many steps, more tasks and marks than are remembered."""
         chance, below, choice, native = self.generator.random, self.below, self.choice, self.native
-        requests = native.Requests((0.1, 1.0))
+        requests = native.Requests(native.Buckets((0.1, 1.0)))
         number, now = 1, 1.0
         idents = [float(SITE_LIMIT * (at + 1) + below(9)) for at in range(choice((2, 5, 30000)))]
         seldom = choice((3, 200, 20000))
