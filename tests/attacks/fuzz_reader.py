@@ -388,7 +388,7 @@ class Fuzz:
         if not below(20):
             for number in range(below(6000)):
                 ident = float(SITE_LIMIT * choice((1, number)) + number * 7 % SITE_LIMIT)
-                tasks.append((ident, "name", number, choice(EDGES), 0, float(number), True))
+                tasks.append((ident, "name", number, choice(EDGES), 0, float(number), True, choice(EDGES)))
                 if below(2):
                     ends.append((ident, below(4), choice(EDGES), number))
         alive.feed(decoded.runs, tasks, ends, looks, stood, awaited, circles, step)

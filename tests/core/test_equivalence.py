@@ -255,7 +255,7 @@ def told(written: list[Any], recorder: Any, base: float, start: int) -> list[Any
             elif kind == layout.R_TIMER:
                 out.append(("timer", round(a - base), b - start if b > 0 else 0))
             elif kind in (layout.R_TASK, layout.R_ABANDONED):
-                out.append((kind, ident(a), b if kind == layout.R_TASK else 0))
+                out.append((kind, ident(a), max(b, -1.0) if kind == layout.R_TASK else 0))
             elif kind in (layout.R_DUE, layout.R_WRITER):
                 out.append((kind, a, b))
             elif kind == layout.R_SPIN or kind <= layout.R_FOUND:

@@ -69,8 +69,8 @@ class Tasks(Protocol):
         """Gives ``task`` a number and announces it; returns its ident."""
         ...
 
-    def define_created(self) -> None:
-        """Announces the tasks in ``created``."""
+    def define_created(self, now: float) -> None:
+        """Announces the tasks in ``created``. ``now``: the end of the run in which they were made, s."""
         ...
 
     def first_step_done(self, task: Any, ident: float) -> float:

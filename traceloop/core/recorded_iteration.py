@@ -270,7 +270,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
             for handle in islice(handles, count) if count > 1 else (ready.popleft(),):
                 if stamps:
                     if created:
-                        define_created()
+                        define_created(now)
                     if id(handle) in stamps:
                         recorder.stamped(handle)
                 callback = handle._callback
@@ -418,7 +418,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                     last_flush = now
                     flush_at = now + _WAIT_SECONDS
             if created:
-                define_created()
+                define_created(now)
             if left:
                 if now - last_flush > _GAUGES_SECONDS:
                     recorder.flush(loop, now)
@@ -476,9 +476,9 @@ def _run_through_handles(
                 outcome = tasks.outcome_of(task)
             task = None
             record.add(now, ident, len(loop._ready) + outcome)
-        if tasks.created:
-            tasks.define_created()
         now = recorder.now(loop)
+        if tasks.created:
+            tasks.define_created(now)
         if now - last_flush > _WAIT_SECONDS:
             recorder.flush(loop, now)
             last_flush = now

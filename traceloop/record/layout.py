@@ -146,8 +146,9 @@ R_SPIN: Final = -3.0  # a poll without waiting that found nothing. a: it began; 
 # included: the next run's record is that of the run that set it. 0 or less: none, or not known.
 R_TIMER: Final = -4.0
 R_DUE: Final = -5.0  # a: len(ready) before the descriptors' handles were appended; b: timers moved after them
-# A task whose first step does not define it. a: its ident. Text: its name. b: 1 made by a task factory in the run
-# before; 0 made directly, 2 by create_task: its first recorded step follows.
+# A task whose first step does not define it. a: its ident. Text: its name. b: below 0 made by a task factory in the run
+# before, which had ended at -b (1: the same, in older records); 0 made directly, 2 by create_task: its first recorded
+# step follows.
 R_TASK: Final = -6.0
 R_STAMP: Final = -7.0  # the next run was put in by another thread. a: when; b: 0
 R_SIGNAL: Final = -8.0  # the next run is a signal's. a: when it was queued; b: signal number

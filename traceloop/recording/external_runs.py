@@ -73,9 +73,9 @@ class ExternalRuns:
             outcome = recorder.tasks.outcome_of(callback.__self__)
         self._length = len(loop._ready)
         recorder.record.add(start, ident, self._length + outcome)
-        if recorder.tasks.created:
-            recorder.tasks.define_created()
         self._ended = recorder.now(loop)
+        if recorder.tasks.created:
+            recorder.tasks.define_created(self._ended)
         full = len(recorder.record) > 3000
         if self.depth > 1:
             # The outer one goes on, or the library waits inside it: nothing tells which.

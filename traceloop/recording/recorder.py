@@ -147,7 +147,7 @@ class Recorder:
             self._samples = self.sampler.loop_started(loop)
             self.spans.forget_current()
             if self.tasks.created:
-                self.tasks.define_created()
+                self.tasks.define_created(now)
             self.record.add(now, layout.R_RUN, float(len(loop._ready)))
             if is_new:  # written at once: the loop's first handle may block, and readers must know the loop by then
                 self._write_gauges(loop)
@@ -244,7 +244,7 @@ class Recorder:
     def _abandon_tasks(self, loop: Any) -> None:
         try:
             if self.tasks.created:
-                self.tasks.define_created()
+                self.tasks.define_created(self.now(loop))
             self.tasks.define_fresh()
             if self.tasks.pending:
                 for task in asyncio.all_tasks(loop):

@@ -102,6 +102,24 @@ def test_a_task_names_its_creator_and_its_outcome():
     assert [each[:2] for decoded in out for each in decoded.finished] == [(TASK, r.OUTCOME_CANCELLED)]
 
 
+def test_a_task_of_a_factory_has_waited_since_the_run_that_made_it():
+    _, out = decode(
+        batch(
+            *BEGIN,
+            (1, 5, 0),
+            (TASK, r.R_TASK, -1.5),
+            (1.5, r.R_POLL, 7),
+            (4, r.R_ACTIVE, 0),
+            (0, r.R_DUE, 1),
+            (4, TASK, r.OUTCOME * r.OUTCOME_RESULT),
+            (5, r.R_END, 0),
+            text=["main", "worker"],
+        )
+    )
+    (task,) = [task for decoded in out for task in decoded.tasks]
+    assert (task.creator, task.creator_ident, task.made_by_loop, task.waited_from) == (1, 5, True, 1.5)
+
+
 def test_a_first_step_defines_its_task():
     made, other = TASK + r.SITE_LIMIT, TASK + 2 * r.SITE_LIMIT
     _, out = decode(

@@ -52,7 +52,7 @@ USUAL = st.one_of(
     st.tuples(CLOCK, st.sampled_from([r.R_POLL, r.R_SPIN, r.R_ACTIVE, r.R_SKIP, r.R_RUN, r.R_FOUND - 2]), CLOCK),
     st.tuples(COUNT, st.sampled_from([r.R_DUE, r.R_WRITER, r.R_CONTEXT]), COUNT),
     st.tuples(CLOCK, st.sampled_from([r.R_TIMER, r.R_STAMP, r.R_SIGNAL]), st.integers(0, 300).map(float)),
-    st.tuples(IDENT, st.just(r.R_TASK), COUNT),
+    st.tuples(IDENT, st.just(r.R_TASK), st.one_of(COUNT, CLOCK.map(lambda when: -when))),
     st.tuples(COUNT, st.just(r.R_SPAN), COUNT),
     st.tuples(CLOCK, st.sampled_from([r.R_LOOP, r.R_END]), COUNT),
 )
@@ -174,7 +174,8 @@ def chunk_of(half: Known, rows: Any) -> Decoded:
     for what, ident, when in rows:
         if what == "begin":
             maker = float(int(when) % 3)
-            decoded.tasks.append(NewTask(ident, f"task {when}", 1, when, int(maker), maker, True))
+            waited_from = when - 0.5 if when % 1.0 == 0.5 else -1.0
+            decoded.tasks.append(NewTask(ident, f"task {when}", 1, when, int(maker), maker, True, waited_from))
         elif what == "end":
             decoded.finished.append((ident, int(when) % 4, when, 1))
         else:

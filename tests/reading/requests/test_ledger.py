@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.cores import CORES
 from tests.helpers.paths import ROOT
 from traceloop.reading.requests.stretches import PARTS
 
@@ -143,9 +144,9 @@ with traceloop.start(metrics=False, spans="off", record=sys.argv[1]):
 """
 
 
-def report_of(folder):
+def report_of(folder, **variables):
     """Runs ``app.py`` in this folder; what the report on its record says of requests."""
-    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", **variables}
     command = [sys.executable, "app.py", str(folder / "kept")]
     subprocess.run(command, cwd=folder, env=environment, check=True, timeout=120, capture_output=True)
     (kept,) = Path(folder / "kept").iterdir()
@@ -206,6 +207,24 @@ def test_who_waits_for_a_lock_waits_for_the_request_that_has_it(requests):
     details = [each["detail"] for each in locks["details"] if each["part"] == "wait_task"]
     # Who had it; or the place where a look saw the task wait, if it waited so long that one did.
     assert details and all(re.match(r"for |.*\basyncio\.Lock\.acquire$", detail) for detail in details), details
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@pytest.mark.parametrize("core", CORES)
+def test_a_request_that_an_eager_task_answers_counts_from_its_arrival(tmp_path, core):
+    pytest.importorskip("starlette")
+    set_factory = "asyncio.get_running_loop().set_task_factory(asyncio.eager_task_factory)"
+    eager = MAIN.replace("    await serve", f"    {set_factory}\n    await serve")
+    (tmp_path / "app.py").write_text(ASK + SERVERS["uvicorn"] + eager)
+    requests = report_of(tmp_path, OTEL_PYTHON_TRACELOOP_CORE=core)
+    sleeps = by_name(requests)["sleeps"]
+    assert sleeps["count"] == 3
+    assert 0.0 < sleeps["parts"]["wait_timer"] / 3 <= 0.0501 <= sleeps["sum_seconds"] / 3 + 0.0002
+    # What it did before it first waited is in it, as far as the run that read its bytes tells.
+    assert sleeps["parts"]["running"] > 0.0
+    for each in requests["by_name"]:
+        assert math.isclose(sum(each["parts"].values()), each["sum_seconds"], abs_tol=1e-6), each
+        assert not each["parts"].get("unknown"), each
 
 
 WEBSOCKETS = """

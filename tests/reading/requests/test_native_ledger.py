@@ -54,7 +54,7 @@ RUN = st.fixed_dictionaries(
         "delay": st.sampled_from([-1, 0, 1, 1, 3, 60]),
         "by": st.integers(0, 6),
         "outcome": st.sampled_from([0, 0, 0, 1]),
-        "begins": st.sampled_from([0, 0, 1, 2]),  # 1: made by its scheduler, 2: by other code than the loop's
+        "begins": st.sampled_from([0, 0, 1, 2, 3]),  # by 1: its scheduler, 2: other code than the loop's, 3: a factory
         "marks": st.lists(st.sampled_from([4, 5]), max_size=2),
         "offload": st.sampled_from([0, 0, 0, 1, 2]),
         "looked_at": st.booleans(),
@@ -93,7 +93,9 @@ def chunks_of(drawn: Any) -> list[list[Chunk]]:
             for decoded in both:
                 if each["begins"] and ident >= SITE_LIMIT:
                     maker = runs[by - 1][3] if by else 0.0
-                    decoded.tasks.append(NewTask(ident, "", number, start, by, maker, each["begins"] == 1))
+                    waited_from = start - 2 * each["pause"] * TICK if each["begins"] == 3 else -1.0
+                    is_made = each["begins"] != 2
+                    decoded.tasks.append(NewTask(ident, "", number, start, by, maker, is_made, waited_from))
                 decoded.requests += [(number, site) for site in each["marks"]]
                 if each["offload"]:
                     submit = OffloadStep("submit", start - 4 * TICK, number, 1, 5.0)

@@ -6,10 +6,12 @@ import asyncio
 import gc
 import re
 import sys
+import time
 from typing import Any
 
 import pytest
 
+from tests.helpers.cores import CORES
 from traceloop.exporters.text import report_resources
 from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
@@ -43,8 +45,8 @@ def fresh_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process, "_current", None)
 
 
-def statistics_of(main: Any, *, close: bool = True) -> Any:
-    loop = EventLoop()
+def statistics_of(main: Any, *, close: bool = True, new_loop: Any = EventLoop) -> Any:
+    loop = new_loop()
     try:
         loop.run_until_complete(main())
     finally:
@@ -141,6 +143,32 @@ def test_eager_tasks_that_end_at_once_are_created_and_finished() -> None:
     statistics = statistics_of(main)
     assert statistics.tasks_created == 16
     assert statistics.tasks_finished() == {"result": 16, "exception": 0, "cancelled": 0, "abandoned": 0}
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")
+@pytest.mark.parametrize("core", CORES)
+def test_an_eager_task_has_waited_since_the_run_in_which_it_began(core: str) -> None:
+    async def waits(released: asyncio.Future[None]) -> None:
+        await released
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_task_factory(asyncio.eager_task_factory)
+        released = loop.create_future()
+        task = asyncio.create_task(waits(released))
+        moments.append(time.monotonic())
+        await asyncio.sleep(0)
+        moments.append(time.monotonic())
+        loop.call_later(0.05, released.set_result, None)
+        await task
+        moments.append(time.monotonic())
+
+    moments: list[float] = []
+    found = totals(statistics_of(main, new_loop=CORES[core]), ".waits")
+    assert (found.count, found.steps, found.results) == (1, 1, 1)
+    assert moments[2] - moments[1] > 0.04
+    # The wait ends where the task's step is ready, at the end of the run before it.
+    assert 0.049 <= found.suspended <= moments[2] - moments[0]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")

@@ -397,7 +397,8 @@ int run_refresh_spans(Run *run);
 /* Who runs: the ident, with the task (a new reference, or NULL), whether this is its first step. -1.0: exception. */
 double run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, int *is_first);
 /* wakeup.c: says of a handle that runs next, and has a stamp, that another thread put it in (recorder.stamped). */
-int run_look_at_stamps(Run *run, PyObject *handle);
+int run_look_at_stamps(Run *run, PyObject *handle, double now);
+int run_define_created(Run *run, double now);
 /* What the end of a task's step adds to the length in the run's record. -1.0: an exception. */
 double run_settle_task(Run *run, PyObject *task, double ident, int is_first);
 /* The loop's own work, as interface.py has it: which, of how many, from when until when. Short work is passed over. */

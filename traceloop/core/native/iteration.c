@@ -79,7 +79,7 @@ run_batch(Iteration *it)
     if (loop->ready != NULL)
         queue_trim(loop->ready);
     queue_trim(run->fresh);
-    if (PyList_GET_SIZE(run->created) > 0 && run_call(run->define_created, NULL, NULL) < 0)
+    if (run_define_created(run, it->now) < 0)
         return -1;
     if (run->record->length >= BATCH || it->now - it->last_flush > WAIT_SECONDS)
         return flush(it, it->now - it->last_flush > GAUGES_SECONDS);

@@ -103,7 +103,7 @@ run_handle(Run *run, PyObject *handle, double *now)
     Scheduling *loop = run->loop;
     PyObject *callback = NULL, *args = NULL, *context = NULL, *task = NULL;
     int is_first = 0, failed = -1;
-    if (PyDict_GET_SIZE(run->stamps) > 0 && run_look_at_stamps(run, handle) < 0)
+    if (PyDict_GET_SIZE(run->stamps) > 0 && run_look_at_stamps(run, handle, *now) < 0)
         goto error;
     callback = part_of(st, handle, st->callback, "_callback");
     if (callback == NULL)

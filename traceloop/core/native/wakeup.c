@@ -154,10 +154,22 @@ take_stamp(Run *run, PyObject *key, PyObject *waiting)
     return 1;
 }
 
+/* Announces the tasks that a task factory made in the run that ended at ``now``. */
 int
-run_look_at_stamps(Run *run, PyObject *handle)
+run_define_created(Run *run, double now)
 {
-    if (PyList_GET_SIZE(run->created) > 0 && ask_recorder(run->define_created, NULL) < 0)
+    if (PyList_GET_SIZE(run->created) == 0)
+        return 0;
+    PyObject *when = PyFloat_FromDouble(now);
+    int failed = when == NULL ? -1 : ask_recorder(run->define_created, when);
+    Py_XDECREF(when);
+    return failed;
+}
+
+int
+run_look_at_stamps(Run *run, PyObject *handle, double now)
+{
+    if (run_define_created(run, now) < 0)
         return -1;
     PyObject *key = PyLong_FromVoidPtr(handle);
     PyObject *waiting = key == NULL ? NULL : PyDict_GetItemWithError(run->stamps, key);

@@ -262,10 +262,12 @@ class PythonModel:
                             if kind is not TASK:
                                 kind = new_kind
                         if ident in rare.new_tasks:
-                            name, made_by_loop, maker, maker_ident = rare.new_tasks.pop(ident)
+                            name, made_by_loop, maker, maker_ident, began = rare.new_tasks.pop(ident)
                             if maker < 0:
                                 maker, maker_ident = scheduler, creator_ident if scheduler else 0.0
-                            decoded.tasks.append(NewTask(ident, name, number, a, maker, maker_ident, made_by_loop))
+                            decoded.tasks.append(
+                                NewTask(ident, name, number, a, maker, maker_ident, made_by_loop, began)
+                            )
                         special = bool(rare.new_tasks)
                     if new_name is not None:
                         maker_ident = creator_ident if scheduler else 0.0

@@ -55,7 +55,7 @@ class RareRecords:
     def __init__(self) -> None:
         self.override: tuple[float, str] | None = None
         self.writers: set[float] = set()
-        self.new_tasks: dict[float, tuple[str, bool, int, float]] = {}
+        self.new_tasks: dict[float, tuple[str, bool, int, float, float]] = {}
         # The first of two records that belong together.
         self._half: tuple[float, float, float] | None = None
         # When the look began whose records follow, monotonic s; 0 where that is not known.
@@ -100,7 +100,9 @@ class RareRecords:
             # Those of a task factory follow the run that made them, the others stand before their first step.
             if len(self.new_tasks) >= _MAX_NEW_TASKS:
                 self.new_tasks.clear()
-            self.new_tasks[_number(a)] = (owned, bool(b), *(before if b == 1.0 else (-1, 0.0)))
+            began = _moment(-b) if b < 0.0 else -1.0
+            maker = before if b == 1.0 or b < 0.0 else (-1, 0.0)
+            self.new_tasks[_number(a)] = (owned, bool(b), *maker, began)
         elif ident == layout.R_WRITER:
             if len(self.writers) < _MAX_NEW_TASKS:
                 self.writers.add(a)

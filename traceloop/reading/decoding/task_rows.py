@@ -15,7 +15,10 @@ from ...record.sites import site_of
 
 
 class NewTask(NamedTuple):
-    """A task's first step. creator: number and ident of the run that made it (0: none, or unknown)."""
+    """A task's first step. creator: number and ident of the run that made it (0: none, or unknown). waited_from:
+    of a task that a task factory made, and that may have run and waited before this step, the end of the run in which
+    it was made (monotonic s); of others below 0.
+    """
 
     ident: float
     name: str
@@ -24,6 +27,7 @@ class NewTask(NamedTuple):
     creator: int
     creator_ident: float
     made_by_loop: bool
+    waited_from: float = -1.0
 
 
 class KnownTask(NamedTuple):

@@ -31,7 +31,7 @@ from ...record.sites import UNKNOWN_LABEL, site_of
 from ..decoding import decoded as kinds
 from ..decoding.decoded import LATEST, Decoded
 from ..decoding.runs import Run
-from ..decoding.task_rows import sites_among
+from ..decoding.task_rows import NewTask, sites_among
 from ..statistics.context import SitesOf
 from ..statistics.counting import native_of
 from ..statistics.executors import ExecutorStatistics
@@ -187,7 +187,7 @@ class Ledger:
             del marks[oldest]
             self._further_marks.pop(oldest, None)
         for task in decoded.tasks:
-            self._begin(task.ident, task.creator_ident, task.made_by_loop)
+            self._begin(task)
         followed = self._followed
         for run in decoded.runs.of_tasks(followed):
             known = followed.get(run[3])
@@ -237,16 +237,30 @@ class Ledger:
         site = self._sites.site(number)
         return site is not None and is_application(site.file, site.module)
 
-    def _begin(self, ident: float, maker_ident: float, made_by_loop: bool) -> None:
-        kind = self._kind_of(ident)
-        # An eager task has run before it was announced: the run that woke it is taken for its maker.
-        maker = self._followed.get(maker_ident) if made_by_loop and not kind else None
-        if not (kind or maker is not None or not made_by_loop):
+    def _begin(self, begun: NewTask) -> None:
+        kind = self._kind_of(begun.ident)
+        # An eager task that no task factory made was not announced: the run that woke it is taken for its maker.
+        maker = self._followed.get(begun.creator_ident) if begun.made_by_loop and not kind else None
+        if not (kind or maker is not None or not begun.made_by_loop):
             return
         if len(self._followed) >= _MAX_FOLLOWED:
             self._totals.incomplete += kind == REQUEST
             return
-        self._followed[ident] = _Followed(ident, kind, maker, self._name_of_run)
+        task = self._followed[begun.ident] = _Followed(begun.ident, kind, maker, self._name_of_run)
+        if begun.waited_from >= 0.0:
+            self._had_begun(task, begun)
+
+    def _had_begun(self, task: _Followed, begun: NewTask) -> None:
+        """A task factory made ``task``: what it did in the run that made it has no record of its own."""
+        own = task.stretches
+        own.begin = task.last_end = begun.waited_from
+        begin, spent = self._arrival(begun.creator, begun.waited_from)
+        if task.kind == CONNECTION:
+            task.arrival = begin, spent
+        elif task.kind == REQUEST:
+            own.begin = begin
+            for until, part in spent:
+                own.add(until, part)
 
     # -- one step
 
@@ -260,7 +274,7 @@ class Ledger:
         if task.last_end >= 0.0 or task.is_found:
             waited = self._explain(task, task.last_end if task.last_end >= 0.0 else -math.inf, ready, run)
         elif task.kind == REQUEST:
-            own.begin, waited = self._arrival(run, ready)
+            own.begin, waited = self._arrival(scheduler, ready)
         else:
             own.begin = ready
         awaited = self._awaited(task, scheduler) if task.kind == CONNECTION else None
@@ -275,7 +289,7 @@ class Ledger:
         own.add(end, _RUNNING)
         task.last_end = end
         if task.kind == CONNECTION:
-            begin, arrival = self._arrival(run, ready)
+            begin, arrival = self._arrival(scheduler, ready)
             task.arrival = begin, [*arrival, *turn, (end, _RUNNING)]
             own.forget_before(begin)
         site = self._marks.get(number)
@@ -448,13 +462,12 @@ class Ledger:
         runs = self._runs.longer_before(number, ready, least, _MAX_BEHIND)[:_MAX_NAMED]
         return [(start, Turn(stretches.READY, "", runs) if runs else (stretches.READY, ""))]
 
-    def _arrival(self, run: Run, ready: float) -> tuple[float, list[Stretch]]:
-        """When the request that ``run`` begins arrived (monotonic s), and the stretches until ``run`` was ready.
+    def _arrival(self, scheduler: int, ready: float) -> tuple[float, list[Stretch]]:
+        """When the request arrived that a task begins (monotonic s), and the stretches until the task was ready.
 
-        A descriptor's run read its bytes, and a chain of runs handed them on.
+        A descriptor's run read its bytes, and a chain of runs handed them on, up to run number ``scheduler``.
         """
         chain: list[Run] = []
-        scheduler = run[6]
         for _ in range(_MAX_HOPS):
             by = self._runs.get(scheduler) if scheduler else None
             if by is None:

@@ -160,6 +160,9 @@ class AliveTasks:
         for task in tasks:
             begun = self._begin(task.ident, task.name, task.start)
             totals = begun.totals
+            if task.waited_from >= 0.0:
+                totals.count += 1
+                begun.since = begun.last_end = task.waited_from
             if task.creator_ident:
                 creators = totals.creators
                 creator = begun.creator = site_of(task.creator_ident)

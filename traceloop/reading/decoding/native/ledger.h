@@ -230,7 +230,7 @@ int table_init(Table *table);
 void table_free(Table *table);
 Followed *table_get(const Table *table, double ident);
 void table_clear(Table *table);
-int begin_task(Requests *self, double ident, double maker_ident, bool made_by_loop);
+int begin_task(Requests *self, const TaskRow *begun);
 void set_root(Followed *task, Followed *root);
 void end_task(Requests *self, Followed *task);
 void drop_task(Requests *self, Followed *task);
@@ -242,6 +242,7 @@ int name_of_task(Requests *self, double ident, uint32_t *name);
 int name_of_run(Requests *self, int64_t number, double ident, uint32_t *name);
 
 /* requests.c */
+int take_beginning(Requests *self, Followed *task, const TaskRow *begun);
 int take_step(Requests *self, Followed *task, const Run *run);
 
 /* request_sums.c */

@@ -44,15 +44,16 @@ name_of_new_task(Model *self, int64_t *automatic)
 
 /* Takes over the reference to the name. */
 static int
-add_task(Model *self, PyObject *name, int64_t automatic, int64_t creator, double creator_ident, bool made_by_loop)
+add_task(Model *self, PyObject *name, int64_t automatic, int64_t creator, double creator_ident, bool made_by_loop,
+         double waited_from)
 {
     TaskRow *row = tasks_add(self->tasks);
     if (row == NULL) {
         Py_XDECREF(name);
         return -1;
     }
-    *row = (TaskRow){self->row.ident, self->row.start, creator_ident, self->runs, creator, automatic, name,
-                     made_by_loop};
+    *row = (TaskRow){self->row.ident, self->row.start, creator_ident, waited_from, self->runs,
+                     creator,         automatic,       name,          made_by_loop};
     return 0;
 }
 
@@ -63,7 +64,7 @@ model_take_first_step(Model *self)
     int64_t automatic;
     PyObject *name = name_of_new_task(self, &automatic);
     double maker = self->row.scheduler ? self->group.creator_ident : 0.0;
-    return add_task(self, name, automatic, self->row.scheduler, maker, true);
+    return add_task(self, name, automatic, self->row.scheduler, maker, true, -1.0);
 }
 
 /* The run may be the first step of a task that a record of its own has announced. */
@@ -79,16 +80,16 @@ model_take_announced(Model *self)
         Py_INCREF(known);
         PyObject *name;
         long long maker;
-        double maker_ident;
+        double maker_ident, waited_from;
         int made_by_loop;
         result = -1;
         if (PyDict_DelItem(self->new_tasks, ident) == 0 &&
-            PyArg_ParseTuple(known, "OpLd", &name, &made_by_loop, &maker, &maker_ident)) {
+            PyArg_ParseTuple(known, "OpLdd", &name, &made_by_loop, &maker, &maker_ident, &waited_from)) {
             if (maker < 0) {
                 maker = self->row.scheduler;
                 maker_ident = maker ? self->group.creator_ident : 0.0;
             }
-            result = add_task(self, Py_NewRef(name), -1, maker, maker_ident, made_by_loop != 0);
+            result = add_task(self, Py_NewRef(name), -1, maker, maker_ident, made_by_loop != 0, waited_from);
         }
         Py_DECREF(known);
     }
@@ -276,11 +277,12 @@ take_task(Model *self, double ident, PyObject *name, double made_by)
     if (PyDict_GET_SIZE(self->new_tasks) >= MOST_NEW_TASKS)
         PyDict_Clear(self->new_tasks);
     /* Those of a task factory follow the run that made them. */
-    bool follows = made_by == 1.0;
+    bool follows = made_by == 1.0 || made_by < 0.0;
     long long maker = !follows ? -1 : self->running ? self->runs : 0;
     double maker_ident = follows && self->running ? self->row.ident : 0.0;
     PyObject *key = PyLong_FromDouble(ident);
-    PyObject *value = Py_BuildValue("(OOLd)", name, made_by != 0.0 ? Py_True : Py_False, maker, maker_ident);
+    PyObject *value = Py_BuildValue("(OOLdd)", name, made_by != 0.0 ? Py_True : Py_False, maker, maker_ident,
+                                    made_by < 0.0 ? -made_by : -1.0);
     int result = key == NULL || value == NULL ? -1 : PyDict_SetItem(self->new_tasks, key, value);
     Py_XDECREF(key);
     Py_XDECREF(value);
@@ -295,7 +297,7 @@ take_announced(Model *self, double a, double ident, double b)
     if (text == NULL || !PyUnicode_Check(text))
         Py_XSETREF(text, PyUnicode_FromString(""));
     int result = -1;
-    if (text != NULL && (!is_count(a) || (ident == R_SPAN && !is_count(b)))) {
+    if (text != NULL && (!is_count(a) || (ident == R_SPAN ? !is_count(b) : b <= -LATEST))) {
         self->damaged++;
         result = 0;
     }

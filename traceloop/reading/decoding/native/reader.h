@@ -99,7 +99,7 @@ typedef struct {
 /* A task that begins: NewTask (decoding/task_rows.py). Its name is owned; NULL where it is automatic, and then
    ``automatic`` has its number, or -1 where it is not known. */
 typedef struct {
-    double ident, start, creator_ident;
+    double ident, start, creator_ident, waited_from;
     int64_t first_run, creator, automatic;
     PyObject *name;
     bool made_by_loop;

@@ -115,13 +115,13 @@ table_free(Table *table)
 }
 
 int
-begin_task(Requests *self, double ident, double maker_ident, bool made_by_loop)
+begin_task(Requests *self, const TaskRow *begun)
 {
-    int kind = kind_of_ident(self, ident);
+    int kind = kind_of_ident(self, begun->ident);
     if (kind < 0)
         return -1;
-    Followed *maker = made_by_loop && !kind ? table_get(&self->followed, maker_ident) : NULL;
-    if (!kind && maker == NULL && made_by_loop)
+    Followed *maker = begun->made_by_loop && !kind ? table_get(&self->followed, begun->creator_ident) : NULL;
+    if (!kind && maker == NULL && begun->made_by_loop)
         return 0;
     if (self->followed.length >= MAX_FOLLOWED) {
         self->incomplete += kind == REQUEST;
@@ -133,7 +133,7 @@ begin_task(Requests *self, double ident, double maker_ident, bool made_by_loop)
         return -1;
     }
     task->references = 1;
-    task->ident = ident;
+    task->ident = begun->ident;
     task->kind = (uint8_t)kind;
     task->last_end = -1.0;
     task->own.begin = -INFINITY;
@@ -145,7 +145,7 @@ begin_task(Requests *self, double ident, double maker_ident, bool made_by_loop)
         task->root->references++;
     }
     table_put(&self->followed, task);
-    return 0;
+    return begun->waited_from >= 0.0 ? take_beginning(self, task, begun) : 0;
 }
 
 /* Its last step is over. */

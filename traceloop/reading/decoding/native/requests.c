@@ -208,14 +208,13 @@ explain(Requests *self, Followed *task, double begin, double end, const Run *run
 
 /* -- one step */
 
-/* From when on the request counts that a run begins, into ``begin``; what happened until the run was ready is added to
-   ``out``: its bytes came by a descriptor, and a chain of runs handed them on. */
+/* From when on the request counts that a task begins, into ``begin``; what happened until the task was ready is added
+   to ``out``: its bytes came by a descriptor, and a chain of runs handed them on, up to run number ``scheduler``. */
 static int
-find_arrival(Requests *self, const Run *run, double ready, double *begin, List *out)
+find_arrival(Requests *self, int64_t scheduler, double ready, double *begin, List *out)
 {
     Run chain[MAX_HOPS];
     int length = 0;
-    int64_t scheduler = run->row.scheduler;
     *begin = ready;
     for (;; length++) {
         if (length == MAX_HOPS || !run_of(self, scheduler, &chain[length]))
@@ -259,6 +258,26 @@ add_all(Requests *self, Stretches *own, const List *list)
         if (stretches_add(self, own, &list->items[index]) < 0)
             return -1;
     return 0;
+}
+
+/* A task factory made the task: what it did in the run that made it has no record of its own. */
+int
+take_beginning(Requests *self, Followed *task, const TaskRow *begun)
+{
+    Stretches *own = &task->own;
+    double begin;
+    own->begin = task->last_end = begun->waited_from;
+    list_clear(&self->waited);
+    if (find_arrival(self, begun->creator, begun->waited_from, &begin, &self->waited) < 0)
+        return -1;
+    if (task->kind == CONNECTION) {
+        task->arrival_begin = begin;
+        return list_extend(&task->arrival, &self->waited);
+    }
+    if (task->kind != REQUEST)
+        return 0;
+    own->begin = begin;
+    return add_all(self, own, &self->waited);
 }
 
 /* A request of a connection's task is answered: what it was spent on stands in ``spent`` and, behind it, ``more``. */
@@ -355,7 +374,7 @@ take_step(Requests *self, Followed *task, const Run *run)
             return -1;
     }
     else if (task->kind == REQUEST) {
-        if (find_arrival(self, run, ready, &begin, &self->waited) < 0)
+        if (find_arrival(self, row->scheduler, ready, &begin, &self->waited) < 0)
             return -1;
         own->begin = begin;
     }
@@ -373,7 +392,7 @@ take_step(Requests *self, Followed *task, const Run *run)
     task->last_end = row->end;
     if (task->kind == CONNECTION) {
         list_clear(&task->arrival);
-        if (find_arrival(self, run, ready, &begin, &task->arrival) < 0 ||
+        if (find_arrival(self, row->scheduler, ready, &begin, &task->arrival) < 0 ||
             list_extend(&task->arrival, &self->turn) < 0)
             return -1;
         task->arrival_begin = begin;

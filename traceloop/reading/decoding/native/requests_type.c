@@ -25,7 +25,7 @@ take_tasks(Requests *self, const Tasks *tasks)
 {
     for (Py_ssize_t index = 0; index < tasks->length; index++) {
         const TaskRow row = tasks->rows[index];
-        if (begin_task(self, row.ident, row.creator_ident, row.made_by_loop) < 0)
+        if (begin_task(self, &row) < 0)
             return -1;
     }
     return 0;

@@ -79,15 +79,16 @@ tasks_item(Tasks *self, Py_ssize_t index)
     if (checked_index(index, self->length) < 0)
         return NULL;
     const TaskRow *row = &self->rows[index];
-    return PyObject_CallFunction(state_of(Py_TYPE(self))->new_task, "dNLdLdO", row->ident,
+    return PyObject_CallFunction(state_of(Py_TYPE(self))->new_task, "dNLdLdOd", row->ident,
                                  task_name(row->name, row->automatic), (long long)row->first_run, row->start,
-                                 (long long)row->creator, row->creator_ident, row->made_by_loop ? Py_True : Py_False);
+                                 (long long)row->creator, row->creator_ident, row->made_by_loop ? Py_True : Py_False,
+                                 row->waited_from);
 }
 
 static PyObject *
 tasks_append(Tasks *self, PyObject *tuple)
 {
-    double ident, start, creator_ident;
+    double ident, start, creator_ident, waited_from = -1.0;
     long long first_run, creator;
     PyObject *name;
     int made_by_loop;
@@ -95,13 +96,14 @@ tasks_append(Tasks *self, PyObject *tuple)
         PyErr_SetString(PyExc_TypeError, "a new task is a tuple");
         return NULL;
     }
-    if (!PyArg_ParseTuple(tuple, "dOLdLdp", &ident, &name, &first_run, &start, &creator, &creator_ident,
-                          &made_by_loop))
+    if (!PyArg_ParseTuple(tuple, "dOLdLdp|d", &ident, &name, &first_run, &start, &creator, &creator_ident,
+                          &made_by_loop, &waited_from))
         return NULL;
     TaskRow *row = tasks_add(self);
     if (row == NULL)
         return NULL;
-    *row = (TaskRow){ident, start, creator_ident, first_run, creator, -1, Py_NewRef(name), made_by_loop != 0};
+    *row = (TaskRow){ident,   start, creator_ident,   waited_from,      first_run,
+                     creator, -1,    Py_NewRef(name), made_by_loop != 0};
     Py_RETURN_NONE;
 }
 

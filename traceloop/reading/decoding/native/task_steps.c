@@ -36,6 +36,10 @@ take_tasks(AliveTasks *self, const Tasks *tasks)
             return -1;
         row->name = Py_XNewRef(task->name);
         row->automatic = task->automatic;
+        if (task->waited_from >= 0.0) {
+            row->totals->count++;
+            row->since = row->last_end = task->waited_from;
+        }
         if (task->creator_ident != 0.0) {
             row->creator = site_of(task->creator_ident);
             if (count_creator(row->totals, row->creator) < 0)
