@@ -6,8 +6,9 @@ nothing but what it was made with. Which handle a pause interrupted is found by 
 long one the watchdog, which could not run meanwhile, has its look taken for it.
 
 Nothing tells whether a program called ``gc.collect()``. But a collection that comes by itself does so when more objects
-were made than the first threshold says, and at its start the counts are still those (seen with CPython 3.11, 3.12 and
-3.13).
+were made than the first threshold says, and at its start the counts are still those (seen with CPython 3.11, 3.12,
+3.13, 3.14.10 and 3.15.2). By then the interpreter has collected what a C function before the call made too many of. The
+first releases of 3.14 collect by increments: full collections come by calls only there.
 """
 
 from __future__ import annotations
