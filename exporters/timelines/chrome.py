@@ -236,7 +236,7 @@ class _Process:
         for loop, when, timers in self._timers.take(chunk):
             self._counter(f"timers of {loop}", when, "timers", timers)
         for each in decoded.collections:
-            args = {"collected": each.collected}
+            args = {"collected": each.collected} | ({"collections": each.number} if each.number > 1 else {})
             name = f"generation {each.generation}"
             self._slice(self._row("garbage collector"), name, each.start, each.start + each.duration, args)
         for run, info in slow_runs(chunk):

@@ -137,6 +137,7 @@ class _Process:
                 **self._span(collection.start, collection.start + collection.duration),
                 "generation": collection.generation,
                 "collected": collection.collected,
+                "collections": collection.number,
             }
         for when, blocks in decoded.memory:
             yield {"type": "memory", **where, "time_unix_nano": self._ns(when), "allocated_blocks": blocks}

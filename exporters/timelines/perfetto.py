@@ -194,6 +194,8 @@ class _Process:
         for item in decoded.collections:
             track = self.child("track", "gc", "garbage collector")
             more = packets.number_annotation("collected", item.collected)
+            if item.number > 1:
+                more += packets.number_annotation("collections", item.number)
             name = f"generation {item.generation}"
             self.slice(track, name, item.start, item.start + item.duration, more)
         for when, blocks in decoded.memory:

@@ -173,6 +173,9 @@ R_EVENT: Final = -25.0  # anything rare. a: when; b: its number in the process. 
 R_ABANDONED: Final = -26.0  # a task destroyed while pending. a: its ident; b: when, negative while no loop ran
 R_WORD: Final = -29.0  # the last value of a counter word, before a loop's R_END. a: its index; b: its value
 R_MEMORY: Final = -27.0  # a: when; b: sys.getallocatedblocks()
+# The R_GC that follows sums up short collections of one generation that were too many for a record each. a: how many +
+# OUTCOME where the program called for them, by gc.collect(0) or gc.collect(1); b: duration of the longest, s.
+R_GC_SUM: Final = -40.0
 # A look at tasks that are suspended, in the process ring. a: when; b: time between two looks at one task, s. The
 # R_AWAIT and R_AWAITED that follow are of this moment.
 R_LOOK: Final = -30.0

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.helpers.cores import CORES
 from traceloop.exporters.text.report import report
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop, read_run
@@ -172,12 +173,20 @@ def test_a_collection_of_another_thread_holds_a_run_no_longer_than_that_lasts() 
     assert statistics.held.sum == pytest.approx(0.1)
 
 
-def test_collections_that_found_no_room_count_as_dropped_records(loop: EventLoop) -> None:
-    """More than 4,096 of them while neither the loop nor the watchdog could write."""
+@pytest.mark.parametrize("core", CORES)
+def test_collections_beyond_any_number_are_summed_up_and_none_is_lost(
+    core: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a program makes them that calls ``gc.collect(0)`` all the time; and nobody writes meanwhile."""
+    from traceloop.recording import process as recording
+
+    monkeypatch.setattr(recording, "_current", None)
+    loop = CORES[core]()
 
     def churns() -> None:
-        for _ in range(6000):
+        for _ in range(100_000):
             gc.collect(0)
+        gc.collect(1)
 
     gc.disable()
     try:
@@ -189,7 +198,14 @@ def test_collections_that_found_no_room_count_as_dropped_records(loop: EventLoop
         statistics = read_loop(loop)
     finally:
         gc.enable()
+        loop.close()
     (process,) = statistics.processes.values()
-    counted = sum(histogram.count for histogram in process.collections.pauses.values())
-    assert 4000 < counted < 6000
-    assert counted + process.dropped / 2 == 6000
+    collections = process.collections
+    assert {generation: each.count for generation, each in collections.pauses.items()} == {0: 100_000, 1: 1}
+    assert process.dropped == 0
+    assert process.records < 20_000
+    (totals,) = collections.interrupted.values()
+    assert totals.count == 100_001
+    assert totals.seconds == pytest.approx(sum(each.sum for each in collections.pauses.values()))
+    # The advice then names the calls, and no threshold.
+    assert collections.held_by_calls == pytest.approx(collections.held.sum)

@@ -51,7 +51,11 @@ class SpanContext(NamedTuple):
 
 
 class Collection(NamedTuple):
-    """One garbage collection; seconds. called: whether the program called ``gc.collect()``."""
+    """One garbage collection; seconds. called: whether the program called ``gc.collect()``.
+
+    number, longest: of short ones of one generation that were too many for a record each, how many there were from
+    ``start`` on, and how long the longest was (0: all were alike). ``duration`` and the others are their sums.
+    """
 
     start: float
     duration: float
@@ -59,6 +63,8 @@ class Collection(NamedTuple):
     collected: int
     uncollectable: int
     called: bool = False
+    number: int = 1
+    longest: float = 0.0
 
 
 class OffloadStep(NamedTuple):

@@ -28,6 +28,7 @@ from .decoded import (
 
 _EXACT: Final = 2.0**53
 _MAX_NEW_TASKS: Final = 200_000
+_ONE: Final = (1, False, 0.0)
 
 
 def _number(value: float) -> int:
@@ -58,12 +59,15 @@ class RareRecords:
         self.new_tasks: dict[float, tuple[str, bool, int, float, float]] = {}
         # The first of two records that belong together.
         self._half: tuple[float, float, float] | None = None
+        # Of the collections that the next R_GC sums up: how many, whether they were called for, the longest.
+        self._sum: tuple[int, bool, float] = _ONE
         # When the look began whose records follow, monotonic s; 0 where that is not known.
         self._looked_at = 0.0
 
     def lose_place(self) -> None:
         """Records are missing here."""
         self.override = self._half = None
+        self._sum = _ONE
         self._looked_at = 0.0
         self.writers.clear()
 
@@ -127,14 +131,18 @@ class RareRecords:
             self._half = (ident, a, b)
         elif ident == layout.R_GC_INFO:
             half, self._half = self._half, None
+            (number, called, longest), self._sum = self._sum, _ONE
             if half is not None and half[0] == layout.R_GC:
                 uncollectable, generation = divmod(_number(a), 4)
-                called = generation == layout.GC_FULL_CALLED
-                if called:
-                    generation = layout.GC_FULL
+                if generation == layout.GC_FULL_CALLED:
+                    generation, called = layout.GC_FULL, True
+                start, duration = _moment(half[1]), _moment(half[2])
                 decoded.collections.append(
-                    Collection(_moment(half[1]), _moment(half[2]), generation, _number(b), uncollectable, called)
+                    Collection(start, duration, generation, _number(b), uncollectable, called, number, longest)
                 )
+        elif ident == layout.R_GC_SUM:
+            called_for, number = divmod(_number(a), int(OUTCOME))
+            self._sum = max(1, number), called_for == 1, _moment(b)
         elif ident == layout.R_WORD:
             decoded.last_words[_number(a)] = b if 0.0 <= b < _EXACT else 0.0
         elif ident == layout.R_AWAIT and self._looked_at:

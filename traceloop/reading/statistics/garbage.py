@@ -50,10 +50,11 @@ class _Waiting:
 
     __slots__ = ("called", "count", "has_held", "longest", "seconds")
 
-    def __init__(self, duration: float, *, called: bool) -> None:
-        self.count = 1
-        self.seconds = self.longest = duration
-        self.called = duration if called else 0.0
+    def __init__(self, collection: Collection) -> None:
+        self.count = collection.number
+        self.seconds = max(0.0, collection.duration)
+        self.longest = _longest(collection)
+        self.called = self.seconds if collection.called else 0.0
         self.has_held = False
 
     def add(self, other: _Waiting) -> None:
@@ -92,7 +93,7 @@ class CollectionStatistics:
             if generation not in self.pauses:
                 self.pauses[generation] = Histogram()
                 self.collected[generation] = self.uncollectable[generation] = 0
-            self.pauses[generation].add(max(0.0, each.duration))
+            _add(self.pauses[generation], max(0.0, each.duration), _longest(each), each.number)
             self.collected[generation] += max(0, each.collected)
             self.uncollectable[generation] += max(0, each.uncollectable)
             self._wait(each)
@@ -141,16 +142,12 @@ class CollectionStatistics:
         """Counts a collection that held a loop for ``length`` s; merged ones as one long and others that are alike."""
         waiting.has_held = True
         self.held_by_calls += min(waiting.called, length)
-        longest = min(length, waiting.longest)
-        self.held.add(longest)
-        others = waiting.count - 1
-        if others:
-            self.held.add_all([(length - longest) / others] * others)
+        _add(self.held, length, min(length, waiting.longest), waiting.count)
 
     def _wait(self, collection: Collection) -> None:
         position = bisect_right(self._starts, collection.start)
         self._starts.insert(position, collection.start)
-        self._waiting.insert(position, _Waiting(max(0.0, collection.duration), called=collection.called))
+        self._waiting.insert(position, _Waiting(collection))
         if len(self._starts) > _WAITING:
             older = _WAITING // 2
             for position in range(0, older, 2):
@@ -178,6 +175,17 @@ class CollectionStatistics:
             yield Sample("cpython_gc_uncollectable_objects_total", labels, self.uncollectable[generation])
         for callback, totals in self.interrupted.items():
             yield Sample("asyncio_callback_gc_pause_seconds_total", (("callback", callback),), totals.seconds)
+
+
+def _longest(collection: Collection) -> float:
+    return min(max(collection.longest, collection.duration / collection.number), max(0.0, collection.duration))
+
+
+def _add(histogram: Histogram, seconds: float, longest: float, number: int) -> None:
+    """Adds so many collections, which took ``seconds`` together: the longest, and others that are alike."""
+    histogram.add(longest)
+    if number > 1:
+        histogram.add((seconds - longest) / (number - 1), number - 1)
 
 
 def _ready_since(runs: Runs, index: int) -> float:

@@ -136,12 +136,12 @@ class Histogram:
         """How many values were added."""
         return sum(self.counts)
 
-    def add(self, value: float) -> None:
-        """Adds one value. A value that no clock or counter can show is ignored."""
+    def add(self, value: float, times: int = 1) -> None:
+        """Adds one value, or so many that are alike. A value that no clock or counter can show is ignored."""
         if not 0.0 <= value < _LARGEST:
             return
-        self._counts[bisect_left(self.bounds.fine, value)] += 1
-        self._sum += value
+        self._counts[bisect_left(self.bounds.fine, value)] += times
+        self._sum += value * times
         if value > self._maximum:
             self._maximum = value
         if value < self._minimum:

@@ -5,6 +5,10 @@ in any thread, and once more while the interpreter ends. So the callback only ap
 nothing but what it was made with. Which handle a pause interrupted is found by its time, on the reader's side. After a
 long one the watchdog, which could not run meanwhile, has its look taken for it.
 
+A program that calls ``gc.collect(0)`` all the time makes a million collections a second. So of each 20 ms only the
+first hundred have a record each, and those that are not short; the others are summed up, and so are those that find no
+room. What is summed up is written before the next collection that has a record, and when no more are noted.
+
 Nothing tells whether a program called ``gc.collect()``. But a collection that comes by itself does so when more objects
 were made than the first threshold says, and at its start the counts are still those (seen with CPython 3.11, 3.12,
 3.13, 3.14.10 and 3.15.2). By then the interpreter has collected what a C function before the call made too many of. The
@@ -23,47 +27,90 @@ from ..outbox import LIMIT, Outbox
 
 #: A collection of this length (s) is one that ``after_long`` is called for.
 LONG_SECONDS = 0.05
+# Of each period, so many collections have a record of their own, and those that are not short.
+_PERIOD_SECONDS = 0.02
+_MOST_SINGLES = 100
+_SHORT_SECONDS = 0.001
 #: Called in the thread that collected, at the end of a long collection; it must not raise.
 after_long: list[Callable[[], None]] = []
 
 
-def _make_callback(outbox: Outbox) -> Callable[[str, dict[str, Any]], None]:
+#: Short collections that were too many for a record each. By generation (layout.GC_*), + 4 where the program called for
+#: young ones: start of the first, how many, seconds, the longest, uncollectable, collected.
+_Sums = dict[int, list[float]]
+
+
+def _write_sums(sums: _Sums, outbox: Outbox) -> None:
+    for key in list(sums):
+        each = sums.pop(key, None)
+        if each is None:
+            continue  # another thread was faster
+        called, generation = divmod(key, 4)
+        start, number, seconds, longest, uncollectable, collected = each
+        outbox.pending.extend(
+            (
+                number + layout.OUTCOME * called,
+                layout.R_GC_SUM,
+                longest,
+                start,
+                layout.R_GC,
+                seconds,
+                generation + 4 * uncollectable,
+                layout.R_GC_INFO,
+                collected,
+            )
+        )
+
+
+def _make_callback(outbox: Outbox, sums: _Sums) -> Callable[[str, dict[str, Any]], None]:
     clock = monotonic
-    pending, missed = outbox.pending, outbox.missed
+    pending = outbox.pending
     extend = pending.extend
     size = len
     limit = LIMIT
-    pause, info_kind = layout.R_GC, layout.R_GC_INFO
+    pause, info_kind, sum_kind = layout.R_GC, layout.R_GC_INFO, layout.R_GC_SUM
+    one_called = 1 + layout.OUTCOME
     long = LONG_SECONDS
     hooks = after_long
     full, full_called = layout.GC_FULL, layout.GC_FULL_CALLED
     is_enabled, objects_made, thresholds = gc.isenabled, gc.get_count, gc.get_threshold
-    start = 0.0
+    start = period = 0.0
     called = False
+    singles = 0
 
     def note_collection(phase: str, info: dict[str, Any]) -> None:
-        nonlocal start, called
+        nonlocal start, called, period, singles
         if phase == "start":
-            called = info["generation"] == full and not (is_enabled() and 0 < thresholds()[0] < objects_made()[0])
+            called = not (0 < thresholds()[0] < objects_made()[0] and is_enabled())
             start = clock()
             return
         began, start = start, 0.0
         if not began:
             return  # it began while none were noted
-        if size(pending) >= limit:
-            missed[0] += 2  # the two records of a collection
-            return
         length = clock() - began
-        extend(
-            (
-                began,
-                pause,
-                length,
-                (full_called if called else info["generation"]) + 4 * info["uncollectable"],
-                info_kind,
-                info["collected"],
-            )
-        )
+        generation = info["generation"]
+        of_young = called and generation != full
+        if called and not of_young:
+            generation = full_called
+        if began - period > _PERIOD_SECONDS:
+            period, singles = began, 0
+        singles += 1
+        if size(pending) >= limit or (singles > _MOST_SINGLES and length < _SHORT_SECONDS):
+            key = generation + 4 if of_young else generation
+            if key not in sums:
+                sums[key] = [began, 0, 0.0, 0.0, 0, 0]
+            each = sums[key]
+            each[1] += 1
+            each[2] += length
+            if length > each[3]:
+                each[3] = length
+            each[4] += info["uncollectable"]
+            each[5] += info["collected"]
+        else:
+            if sums:
+                _write_sums(sums, outbox)
+            records = began, pause, length, generation + 4 * info["uncollectable"], info_kind, info["collected"]
+            extend((one_called, sum_kind, length, *records) if of_young else records)
         if length >= long:
             for hook in hooks:
                 hook()
@@ -75,7 +122,9 @@ class GCPauses:
     """Notes the collections of this process between ``start`` and ``stop``. Both may be called again, by any thread."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self._callback = _make_callback(outbox)
+        self._outbox = outbox
+        self._sums: _Sums = {}
+        self._callback = _make_callback(outbox, self._sums)
 
     def start(self) -> None:
         """From now on collections are noted."""
@@ -86,3 +135,4 @@ class GCPauses:
         """No more."""
         if self._callback in gc.callbacks:
             gc.callbacks.remove(self._callback)
+            _write_sums(self._sums, self._outbox)
