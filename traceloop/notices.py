@@ -8,6 +8,8 @@
 - stderr may be full, or a pipe without a reader: nothing here blocks for long, raises, or lets SIGPIPE end the program.
 - stderr may be the terminal on which the program draws its screen (curses, textual, prompt_toolkit). A line of ours
   would garble it, so lines wait until the program gives the terminal back, or ends.
+- The program may have written half a line. Where stderr is a file, ours then begins on a line of its own. A terminal or
+  a pipe shows nobody what was written last, and a line break for nothing would be no better.
 """
 
 from __future__ import annotations
@@ -230,6 +232,8 @@ def _write(text: str) -> None:
         stream = sys.__stderr__
         if stream is not None and stream is sys.stderr:
             stream.flush()
+        if _is_within_a_line(descriptor):
+            data = b"\n" + data
         while data:
             if not _writable(descriptor):
                 return
@@ -237,6 +241,26 @@ def _write(text: str) -> None:
             data = data[os.write(descriptor, data[: select.PIPE_BUF]) :]
     except Exception:
         pass  # there is nowhere to write to
+
+
+def _is_within_a_line(descriptor: int) -> bool:
+    """Whether the last line of stderr is unfinished; False where that cannot be known."""
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return False
+        import fcntl
+
+        appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
+        end = status.st_size if appends else os.lseek(descriptor, 0, os.SEEK_CUR)
+        # It is open for writing only.
+        reader = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return end > 0 and os.pread(reader, 1, end - 1) not in (b"", b"\n")
+        finally:
+            os.close(reader)
+    except OSError:
+        return False
 
 
 def usable() -> bool:

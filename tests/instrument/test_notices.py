@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import traceloop.notices
+from tests.helpers.cores import CORES
 from tests.helpers.differential import clean_environ, notices, outcome
 from tests.helpers.traced import Traced
 from traceloop.cli.runs import read
@@ -101,6 +102,30 @@ def test_a_stderr_that_cannot_be_written_harms_nothing(how: str, traced: Traced,
     finally:
         os.close(stderr)
     assert (done.returncode, done.stdout) == (0, "ran\n")
+
+
+@pytest.mark.parametrize("core", CORES)
+@pytest.mark.parametrize("mode", ["w", "a"])
+def test_in_a_file_no_line_of_ours_continues_one_of_the_programs(
+    mode: str, core: str, traced: Traced, tmp_path: Path
+) -> None:
+    half = "import sys\nprint('half a line', end='', file=sys.stderr, flush=True)\n"
+    (tmp_path / "app.py").write_text(half + SLOW + half)
+    with open(tmp_path / "errors", mode) as errors:
+        errors.write("before\n")
+        errors.flush()
+        done = subprocess.run(
+            [*traced.command, "--no-metrics", "app.py"],
+            cwd=tmp_path,
+            env=clean_environ({"OTEL_PYTHON_TRACELOOP_CORE": core}),
+            stderr=errors,
+            timeout=120,
+        )
+    assert done.returncode == 0
+    first, half_line, *stalls, other_half, summary = (tmp_path / "errors").read_text().splitlines()
+    assert (first, half_line, other_half) == ("before", "half a line", "half a line")
+    assert stalls and all(line.startswith("traceloop: stall") for line in stalls)
+    assert summary.startswith("traceloop: 1 loop, ")
 
 
 def test_a_refusal_that_cannot_be_said_has_its_status(traced: Traced, tmp_path: Path) -> None:
