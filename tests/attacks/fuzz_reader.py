@@ -374,8 +374,8 @@ class Fuzz:
             self.looks([choice(idents) for _ in range(choice((0, 0, 3, 200)))]) for _ in range(4)
         )
 
-        def step(ident: float, before: float, start: float, name: str) -> None:
-            self.rows += len(name) + (alive.get(ident) is not None) + len(alive.oldest())
+        def step(ident: float, before: float, start: float, name: str, woken: float) -> None:
+            self.rows += len(name) + (before <= woken <= start) + (alive.get(ident) is not None) + len(alive.oldest())
             try:
                 alive.remove(ident)
             except RuntimeError:  # not while a chunk is taken in

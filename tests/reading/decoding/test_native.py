@@ -167,7 +167,9 @@ def both_halves() -> tuple[AliveTasks, NativeTasks]:
 
 
 def chunk_of(half: Known, rows: Any) -> Decoded:
-    """A chunk of tasks: (what happens, ident, when) with ``begin``, ``step`` (of 1 s, ready for 1/4 s) and ``end``."""
+    """A chunk of tasks: (what happens, ident, when) with ``begin``, ``step`` (of 1 s, ready for 1/4 s) and ``end``; and
+    ``call``, a callback that is late. Steps and callbacks were mostly made ready by the run before them.
+    """
     decoded = Decoded(None)
     if isinstance(half, NativeTasks):
         decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = native.new_columns()
@@ -179,15 +181,17 @@ def chunk_of(half: Known, rows: Any) -> Decoded:
         elif what == "end":
             decoded.finished.append((ident, int(when) % 4, when, 1))
         else:
-            number = len(decoded.runs) + 1
-            decoded.runs.append((number, when, when + 1.0, ident, "task", 0.25, 0, 0, 0, 0))
+            number = len(decoded.runs) + 7
+            by = number - int(ident) % 4  # 0: not known; 1: it itself, which is damage
+            kind, delay = ("task", 0.25) if what == "step" else (KINDS[1 + int(when) % 6], when % 4.0 - 0.25)
+            run_ident = ident if what == "step" else 5.0
+            decoded.runs.append((number, when, when + 1.0, run_ident, kind, delay, by if by < number else 0, 0, 0, 0))
     return decoded
 
 
 TASK_IDENT = st.tuples(st.integers(0, 2), st.integers(1, 90)).map(lambda each: each[0] + each[1] * 65536.0)
-TASK_ROWS = st.lists(
-    st.tuples(st.sampled_from(["begin", "begin", "step", "step", "end", "end"]), TASK_IDENT, CLOCK), max_size=120
-)
+WHAT = st.sampled_from(["begin", "begin", "step", "step", "call", "end", "end"])
+TASK_ROWS = st.lists(st.tuples(WHAT, TASK_IDENT, CLOCK), max_size=120)
 
 
 @settings(max_examples=60)
@@ -282,7 +286,7 @@ def test_names_and_limits_are_the_same() -> None:
     assert int(numbers["MOST_NEW_TASKS"]) == rare_records._MAX_NEW_TASKS
     assert (decoder._MAX_ENTRIES, decoder._MAX_TIMERS) == (1 << 20, 1 << 18)
     assert (numbers["MAX_ENTRIES"], numbers["MAX_TIMERS"]) == ("1 << 20", "1 << 18")
-    for name in ("MAX_COROUTINES", "MAX_CREATORS", "OTHER_SITE"):
+    for name in ("MAX_COROUTINES", "MAX_CREATORS", "MAX_HOPS_BACK", "OTHER_SITE"):
         assert getattr(alive_tasks, name) == int(numbers[name]), name
     order = re.search(r"enum \{ (TASK.*), KINDS \}", text)
     assert order is not None and tuple(order[1].lower().split(", ")) == KINDS

@@ -17,6 +17,7 @@ from traceloop.exporters.text.report import report
 from traceloop.exporters.text.tables import Style
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop
+from traceloop.reading.decoding import stream
 from traceloop.reading.decoding.choose import load_native
 from traceloop.reading.decoding.decoded import Decoded, LoopInfo, NewTask, Standing
 from traceloop.reading.site_names import SiteNames
@@ -128,6 +129,28 @@ def test_tasks_left_at_the_close_are_abandoned(caplog: pytest.LogCaptureFixture)
     for task in kept:
         task._log_destroy_pending = False
         task.get_coro().close()
+
+
+@pytest.mark.parametrize("half", HALVES)
+@pytest.mark.parametrize("core", CORES)
+def test_a_task_is_ready_from_when_its_timer_was_due_however_late_the_loop_is(
+    core: str, half: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def sleeps() -> None:
+        await asyncio.sleep(0.05)
+
+    async def main() -> None:
+        task = asyncio.create_task(sleeps())
+        await asyncio.sleep(0)
+        time.sleep(0.5)
+        await task
+
+    if half == "python":
+        monkeypatch.setattr(stream, "native", lambda: None)
+    found = totals(statistics_of(main, new_loop=CORES[core]), ".sleeps")
+    assert 0.049 <= found.suspended < 0.25
+    assert found.ready >= 0.25
+    assert found.suspended + found.ready >= 0.5
 
 
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="eager tasks came with 3.12")

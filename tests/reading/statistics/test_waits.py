@@ -64,6 +64,18 @@ def test_a_long_wait_counts_exactly():
     assert not found.looks
 
 
+def test_the_time_in_which_the_loop_was_late_is_no_wait():
+    found = waits()
+    found.look([Standing(11.0, TASK, 1), Standing(12.0, TASK, 1)], 1.0)
+    found.step(TASK, 10.5, 13.0, woken=11.75)
+    assert (found.totals[7, PLACE].exact_s, found.totals[7, PLACE].longest_s) == (1.25, 1.25)
+    assert not found.looks  # the task has gone on since
+    # Seen only while it was ready: as short waits are seen by chance, it would count for too much.
+    found.look([Standing(14.0, TASK, 1)], 1.0)
+    found.step(TASK, 13.5, 15.0, woken=13.75)
+    assert found.totals[7, PLACE].count == 1 and not found.looks
+
+
 def test_a_short_wait_that_was_seen_stands_for_the_time_between_looks():
     found = waits()
     found.look([Standing(11.0, TASK, 1)], 3.0)

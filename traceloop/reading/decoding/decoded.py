@@ -18,6 +18,8 @@ WRITER: Final = "writer"
 SIGNAL: Final = "signal"
 THREADSAFE: Final = "threadsafe"
 KINDS: Final = (TASK, SOON, TIMER, READER, WRITER, SIGNAL, THREADSAFE)
+#: Handles that no run of the loop put into its queue.
+OUTSIDE: Final = frozenset((READER, WRITER, TIMER, THREADSAFE, SIGNAL))
 
 #: Seconds that no clock reaches: a time, or a duration, beyond is damage.
 LATEST: Final = 2.0**33

@@ -62,7 +62,6 @@ _NAMED_SHARE: Final = 0.1
 _MAX_BEHIND: Final = 256
 # At most ten runs can have such a share, as runs follow one another. In a damaged record they may overlap.
 _MAX_NAMED: Final = 16
-_OUTSIDE: Final = frozenset((kinds.READER, kinds.WRITER, kinds.TIMER, kinds.THREADSAFE, kinds.SIGNAL))
 _CAUSES: Final = {
     kinds.READER: stretches.NETWORK,
     kinds.WRITER: stretches.NETWORK,
@@ -378,7 +377,7 @@ class Ledger:
             return self._explain_by_task(task, begin, end, by)
         ready = start - delay if 0.0 <= delay < LATEST else start
         offload = self._delivered.get(number) or self._delivered.get(run[0])
-        if kind not in _OUTSIDE:
+        if kind not in kinds.OUTSIDE:
             if hops >= _MAX_HOPS:
                 return [(end, _NOT_KNOWN)]
             out = self._explain(task, begin, min(ready, end), by, hops + 1)
@@ -475,7 +474,7 @@ class Ledger:
             chain.append(by)
             if by[4] == kinds.READER:
                 break
-            if by[4] in _OUTSIDE or by[9]:
+            if by[4] in kinds.OUTSIDE or by[9]:
                 return ready, []
             scheduler = by[6]
         else:

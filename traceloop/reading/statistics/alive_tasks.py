@@ -12,8 +12,8 @@ from typing import Any, Final, Protocol
 
 from ...record.layout import OUTCOME_CANCELLED, OUTCOME_EXCEPTION, OUTCOME_RESULT, SITE_LIMIT
 from ...record.sites import site_of
-from ..decoding.decoded import LATEST, Decoded
-from ..decoding.runs import Run
+from ..decoding.decoded import LATEST, OUTSIDE, Decoded
+from ..decoding.runs import Runs
 from ..decoding.task_rows import KnownTask, NewTask, TaskEnd
 from .waits import Waits
 
@@ -21,13 +21,16 @@ from .waits import Waits
 MAX_ALIVE: Final = 200_000
 MAX_COROUTINES: Final = 4096
 MAX_CREATORS: Final = 64
+# The longest chain of callbacks by which one thing makes a task ready.
+MAX_HOPS_BACK: Final = 16
 OTHER_SITE: Final = 0
 
 
 class CoroutineTotals:
     """Tasks of one coroutine function; seconds.
 
-    running: in steps. ready: from becoming ready to the step. suspended: from the end of a step to becoming ready.
+    running: in steps. ready: from becoming ready to the step; what made it ready may have been late itself, which is in
+    it too. suspended: from the end of a step to becoming ready.
     creators: tasks by the site of the handle run that made them; tasks that no run made, or whose maker is not known,
     are not in it. alive: tasks that are not done. most_alive: the most that were alive at once; `asyncio.run` cancels
     all tasks at its end, so this number shows a leak. abandoned: tasks destroyed before they were done. left: those of
@@ -152,7 +155,7 @@ class AliveTasks:
 
     def feed(self, decoded: Decoded, waits: Waits) -> None:
         self._take_tasks(decoded.tasks)
-        self._take_steps([run for run in decoded.runs if run[3] >= SITE_LIMIT], waits)
+        self._take_steps(decoded.runs, waits)
         self._find_peaks(decoded.tasks, decoded.finished)
         self._take_ends(decoded.finished, waits)
 
@@ -191,11 +194,13 @@ class AliveTasks:
             alive.totals.count -= 1  # the step counts it once more
         return alive
 
-    def _take_steps(self, steps: Iterable[Run], waits: Waits) -> None:
+    def _take_steps(self, runs: Runs, waits: Waits) -> None:
         known = self._alive.get
         done = self._done.get
         looks = waits.looks
-        for _, start, end, ident, _, delay, _, _, _, _ in steps:
+        for _, start, end, ident, _, delay, scheduler, _, _, _ in runs:
+            if ident < SITE_LIMIT:
+                continue
             alive = known(ident) or done(ident) or self._meet(ident, start)
             totals = alive.totals
             took = end - start
@@ -213,9 +218,11 @@ class AliveTasks:
                 if ident in looks and looks[ident][0] < start:  # the time before the look is not known, or forgotten
                     waits.step(ident, looks[ident][0], start, alive.name)
             elif start > before:
-                totals.suspended += start - before
+                woken = max(before, _woken(runs, scheduler, start))
+                totals.ready += start - woken
+                totals.suspended += woken - before
                 if ident in looks:
-                    waits.step(ident, before, start, alive.name)
+                    waits.step(ident, before, start, alive.name, woken)
             alive.last_end = end
 
     def _find_peaks(self, tasks: Iterable[NewTask], finished: Iterable[TaskEnd]) -> None:
@@ -297,6 +304,24 @@ class AliveTasks:
             if site not in seen:
                 seen.add(site)
                 yield alive.known(ident)
+
+
+def _woken(runs: Runs, scheduler: int, ready: float) -> float:
+    """Since when what made a step ready at ``ready`` could have run (both monotonic s): the loop was late where a timer
+    was due, or bytes had arrived, before that. As far as the chunk's own runs tell.
+    """
+    first = runs[0][0]
+    for _ in range(MAX_HOPS_BACK):
+        index = scheduler - first
+        if not (scheduler > 0 and 0 <= index < len(runs)):
+            break
+        _, start, _, ident, kind, delay, scheduler, *_ = runs[index]
+        if ident >= SITE_LIMIT or not 0.0 <= delay < LATEST:
+            break
+        ready = min(ready, start - delay)
+        if kind in OUTSIDE:
+            break
+    return ready
 
 
 class NativeTasks:

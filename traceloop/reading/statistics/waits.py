@@ -7,6 +7,8 @@ task ran. Together they give the waits:
   ``LOOK_SECONDS`` or more is seen, where looks take in all tasks, and counts with its own length: **exactly**.
 * A shorter wait is seen by chance. The probability is its length divided by the time between two looks. A wait that was
   seen counts as that time, so that the sum is right on average. This is an **estimate**, and is kept apart.
+* The wait is over when its timer is due, or its bytes have arrived. Where the loop is late, the task is ready from then
+  on, which is no wait.
 * A look stands for the time up to the next one, or up to the end of its loop: in a program that ran for 20 ms no wait
   lasts a second.
 
@@ -404,9 +406,9 @@ class Waits:
         self.stood.pop(ident, None)
         self.awaited.pop(ident, None)
 
-    def step(self, ident: float, before: float, start: float, name: str = "") -> None:
-        """A task in ``looks`` (its name: ``name``) steps at ``start``; its previous step ended at ``before`` (both
-        monotonic s).
+    def step(self, ident: float, before: float, start: float, name: str = "", woken: float = math.inf) -> None:
+        """A task in ``looks`` (its name: ``name``) steps at ``start``; its previous step ended at ``before``. What it
+        waited for had come by ``woken``, where that was before ``start``: then the loop was late (monotonic s).
         """
         self.seek_before(ident, start)
         if ident in self.circles:
@@ -415,7 +417,7 @@ class Waits:
         chain = used = 0
         seen_at = 0.0
         while used < len(seen) and seen[used] < start:
-            if seen[used] >= before:
+            if before <= seen[used] < woken:
                 seen_at, chain = seen[used], int(seen[used + 1])
             used += 2
         if used == len(seen):
@@ -425,7 +427,7 @@ class Waits:
         elif used:
             del seen[:used]
         if chain:
-            self.ended(site_of(ident), chain, start - before, seen_at)
+            self.ended(site_of(ident), chain, min(start, woken) - before, seen_at)
 
     def ended(self, site: int, chain: int, seconds: float, seen_at: float) -> None:
         """Adds a wait of ``seconds`` at ``chain`` by a task of the coroutine at ``site``; a look saw it at ``seen_at``

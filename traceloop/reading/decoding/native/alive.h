@@ -19,6 +19,7 @@
 #define MAX_COROUTINES 4096
 #define MAX_CREATORS 64
 #define OTHER_SITE 0
+#define MAX_HOPS_BACK 16
 
 typedef struct {
     uint32_t site;

@@ -278,6 +278,13 @@ histogram_bucket(const Buckets *buckets, double value)
     return bucket;
 }
 
+/* As in decoded.py: OUTSIDE. */
+static inline bool
+is_outside(int kind)
+{
+    return kind == READER || kind == WRITER || kind == TIMER || kind == THREADSAFE || kind == SIGNAL;
+}
+
 int reserve_more(void **items, size_t *size, size_t wanted, size_t each);
 
 /* Makes room for ``wanted`` items of ``each`` bytes; -1 with MemoryError set where there is none. */

@@ -9,12 +9,6 @@ is_found(const Followed *task)
     return task->maker == NULL && !task->kind;
 }
 
-static bool
-is_outside(int kind)
-{
-    return kind == READER || kind == WRITER || kind == TIMER || kind == THREADSAFE || kind == SIGNAL;
-}
-
 static void
 set_place(Followed *task, uint32_t place)
 {

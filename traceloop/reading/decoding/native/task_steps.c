@@ -128,10 +128,10 @@ is_before_looks(const AliveRow *row, const Looks *looks, double start)
     return !looks->of_any && row->first_look > start && !PyDict_GET_SIZE(looks->circles);
 }
 
-/* The task steps at ``start``; if a look has found it waiting, Waits.step is called. ``before``: the end of the step
-   before, below 0 where there was none. */
+/* The task steps at ``start``, and could have since ``woken``; if a look has found it waiting, Waits.step is called.
+   ``before``: the end of the step before, below 0 where there was none. */
 static int
-end_wait(AliveRow *row, const Looks *looks, double before, double start)
+end_wait(AliveRow *row, const Looks *looks, double before, double start, double woken)
 {
     PyObject *ident = PyFloat_FromDouble(row->ident), *done = NULL;
     PyObject *seen = ident != NULL ? PyDict_GetItemWithError(looks->looks, ident) : NULL;
@@ -142,7 +142,8 @@ end_wait(AliveRow *row, const Looks *looks, double before, double start)
         result = before == -1.0 && PyErr_Occurred() ? -1 : before < start;
     }
     if (result > 0) {
-        done = PyObject_CallFunction(looks->step, "OddN", ident, before, start, task_name(row->name, row->automatic));
+        done = PyObject_CallFunction(looks->step, "OddNd", ident, before, start, task_name(row->name, row->automatic),
+                                     woken);
         row->first_look = -INFINITY; /* the looks before this step are gone */
         result = done == NULL ? -1 : 0;
     }
@@ -151,14 +152,34 @@ end_wait(AliveRow *row, const Looks *looks, double before, double start)
     return result;
 }
 
+/* Since when what made a step ready at ``ready`` could have run: see _woken in statistics/alive_tasks.py. */
+static double
+woken_at(const Runs *runs, int64_t scheduler, double ready)
+{
+    for (int hops = 0; hops < MAX_HOPS_BACK && scheduler > 0; hops++) {
+        int64_t index = scheduler - runs->first;
+        if (index < 0 || index >= runs->length)
+            break;
+        const Row *by = &runs->rows[index];
+        if (by->ident >= SITE_LIMIT || !(0.0 <= by->delay && by->delay < LATEST))
+            break;
+        if (by->start - by->delay < ready)
+            ready = by->start - by->delay;
+        if (is_outside(by->kind))
+            break;
+        scheduler = by->scheduler;
+    }
+    return ready;
+}
+
 static int
-take_step(AliveTasks *self, const Looks *looks, const Row *run)
+take_step(AliveTasks *self, const Looks *looks, const Runs *runs, const Row *run)
 {
     AliveRow *row = find_task(self, run->ident);
     if (row == NULL && (row = meet(self, run->ident, run->start)) == NULL)
         return -1;
     Totals *totals = row->totals;
-    double took = run->end - run->start, start = run->start, before = row->last_end;
+    double took = run->end - run->start, start = run->start, before = row->last_end, woken;
     totals->steps++;
     totals->running += took;
     if (took > totals->longest_step)
@@ -171,22 +192,25 @@ take_step(AliveTasks *self, const Looks *looks, const Row *run)
     row->looked_at = row->looked_at || looks->of_any;
     if (before < 0.0) {
         totals->count++;
-        row->since = start;
+        row->since = woken = start;
     }
-    else if (start > before)
-        totals->suspended += start - before;
+    else if (start > before) {
+        woken = fmax(before, woken_at(runs, run->scheduler, start));
+        totals->ready += start - woken;
+        totals->suspended += woken - before;
+    }
     else
         return 0;
     if (!row->looked_at || !PyDict_GET_SIZE(looks->looks) || is_before_looks(row, looks, start))
         return 0;
-    return end_wait(row, looks, before, start);
+    return end_wait(row, looks, before, start, woken);
 }
 
 static int
 take_steps(AliveTasks *self, const Looks *looks, const Runs *runs)
 {
     for (Py_ssize_t index = 0; index < runs->length; index++)
-        if (runs->rows[index].ident >= SITE_LIMIT && take_step(self, looks, &runs->rows[index]) < 0)
+        if (runs->rows[index].ident >= SITE_LIMIT && take_step(self, looks, runs, &runs->rows[index]) < 0)
             return -1;
     return 0;
 }
