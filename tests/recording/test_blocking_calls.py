@@ -11,6 +11,7 @@ import textwrap
 
 import pytest
 
+from tests.helpers.cores import CORES
 from tests.helpers.paths import ROOT
 
 PREAMBLE = """
@@ -32,11 +33,11 @@ HEIGHT = PREAMBLE.count("\n")
 TIMED = sys.version_info >= (3, 12)
 
 
-def run(code: str) -> tuple[list[list], str]:
+def run(code: str, found: str = "found()", **variables: str) -> tuple[list[list], str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     done = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code).lstrip("\n") + "\nprint(json.dumps(found()))"],
-        env={**environ, "PYTHONPATH": str(ROOT)},
+        [sys.executable, "-c", PREAMBLE + textwrap.dedent(code).lstrip("\n") + f"\nprint(json.dumps({found}))"],
+        env={**environ, "PYTHONPATH": str(ROOT), **variables},
         capture_output=True,
         text=True,
         timeout=120,
@@ -103,6 +104,36 @@ def test_only_on_the_loops_thread_and_only_the_applications_own() -> None:
     assert [row[:2] for row in rows if row[0] != "time.sleep" or sys.version_info >= (3, 13)] == [], rows
 
 
+@pytest.mark.parametrize("core", CORES)
+def test_a_failure_of_ours_is_reported_once_and_one_of_the_programs_not(core: str) -> None:
+    def errors(fault: str) -> str:
+        rows, errors = run(
+            f"""
+            class Odd(socket.socket):
+                def gettimeout(self):
+                    raise ValueError("the program's own")
+            server = socket.create_server(("127.0.0.1", 0))
+            async def main():
+                {fault}
+                for _ in range(3):
+                    Odd().connect(server.getsockname())
+                    open("/etc/passwd").close()
+            for _ in range(2):
+                asyncio.run(main())
+            run.stop()
+            """,
+            OTEL_PYTHON_TRACELOOP_CORE=core,
+            found="[]",
+        )
+        assert rows == []
+        return errors
+
+    assert "calls that may block" not in errors("pass")
+    reported = errors("blocking_calls.module_name = None")
+    assert reported.count("traceloop: calls that may block could not be noted, and are missing") == 1, reported
+    assert "TypeError: 'NoneType' object is not callable" in reported
+
+
 def test_a_call_that_raises_has_a_time_too_and_nothing_is_changed() -> None:
     rows, errors = run("""
         def fail():
@@ -156,7 +187,7 @@ def test_places_are_bounded_and_a_damaged_hook_breaks_nothing() -> None:
         asyncio.run(main())
         assert blocking_calls._active.left_out == 10
     """)
-    assert len(rows) == 20 and "Error" not in errors
+    assert len(rows) == 20 and errors.count("Error: ") == 1 and "could not be noted" in errors
 
 
 def test_several_threads_with_loops_in_the_same_code() -> None:

@@ -35,6 +35,7 @@ from typing import Any, Final, NamedTuple
 from ..record import layout
 from ..record.frames import OUR_FOLDER, is_application, is_library, is_loop
 from ..record.sites import module_name
+from . import failures
 from .outbox import outbox_of
 from .process import Process
 
@@ -99,6 +100,8 @@ class BlockingCalls:
         self.totals: dict[Call, Total] = {}
         #: Calls at places beyond the first thousand.
         self.left_out = 0
+        #: The first failure of ours to note a call, until it is reported.
+        self.failure: Exception | None = None
         self._written = 0.0
         self._kinds: dict[CodeType, int] = {}
         # The call under way in each thread: its frame's id, its code, its total, and when it began (monotonic s).
@@ -159,6 +162,8 @@ class BlockingCalls:
         if now - self._written < _WRITE_SECONDS:
             return
         self._written = now
+        if self.failure is not None:
+            failures.report_once("calls that may block could not be noted, and are missing", self.failure)
         changed = [(key, total) for key, total in list(self.totals.items()) if total.changed]
         for start in range(0, len(changed), _ROWS_AN_EVENT):
             rows = []
@@ -266,8 +271,8 @@ def _audited(event: str, arguments: tuple[Any, ...]) -> None:
         if event == "time.sleep" and not arguments[0]:
             return
         _active.note(event, sys._getframe(1))
-    except Exception:
-        pass  # the call is the program's, and goes ahead
+    except Exception as error:
+        _failed(error)  # the call is the program's, and goes ahead
 
 
 class _Sleep:
@@ -286,8 +291,8 @@ class _Sleep:
         if _active is not None and events._get_running_loop() is not None:
             try:
                 _active.note("time.sleep", sys._getframe(1))
-            except Exception:
-                pass  # as above
+            except Exception as error:
+                _failed(error)
         return self._function
 
     def __repr__(self) -> str:
@@ -298,8 +303,8 @@ def _went_on(code: CodeType, offset: int) -> None:
     try:
         if _active is not None:
             _active.returned(code, sys._getframe(1))
-    except Exception:
-        pass  # as above
+    except Exception as error:
+        _failed(error)
 
 
 def _unwound(code: CodeType, offset: int, exception: BaseException) -> None:
@@ -309,8 +314,14 @@ def _unwound(code: CodeType, offset: int, exception: BaseException) -> None:
             lasting = _active._lasting.get(get_ident())
             if lasting is not None and lasting[0] == id(frame):
                 _active.returned(code, frame)
-    except Exception:
-        pass  # as above
+    except Exception as error:
+        _failed(error)
+
+
+def _failed(error: Exception) -> None:
+    """A call could not be noted. That is reported later: a report may open files, which would call the hook again."""
+    if _active is not None and _active.failure is None and failures.is_own(error):
+        _active.failure = error
 
 
 def _after_fork_in_child() -> None:

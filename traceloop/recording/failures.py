@@ -15,6 +15,7 @@ from .. import notices
 from ..settings import in_run
 
 _logger = logging.getLogger("traceloop")
+_reported: set[str] = set()
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -41,6 +42,22 @@ def pass_on(error: BaseException) -> None:
     """Raises ``error`` again if a signal's handler has raised it."""
     if is_handlers(error):
         raise error
+
+
+def is_own(error: BaseException) -> bool:
+    """Whether ``error`` was raised in our code, and not in an object of the program's that does as it likes."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("traceloop.")
+
+
+def report_once(what: str, error: BaseException) -> None:
+    """As ``report``, for what is tried again and again: only the first time in this process."""
+    pass_on(error)
+    if what not in _reported:
+        _reported.add(what)
+        report(what, error)
 
 
 def report(what: str, error: BaseException) -> None:

@@ -16,12 +16,16 @@ from typing import Any
 import pytest
 
 from tests.helpers import offloaded_functions as functions
+from tests.helpers.cores import CORES
 from tests.helpers.offloads import decode, offloads, recorded_loop, run
 from tests.helpers.waiting import PATIENCE, until
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics.executors import ExecutorStatistics
 from traceloop.reading.statistics.labels import BoundedLabels
 from traceloop.record.layout import OUTCOME_EXCEPTION, OUTCOME_RESULT
+from traceloop.recording import failures
+from traceloop.recording import process as recording
+from traceloop.recording.offloads import offload
 
 MODULE = functions.__name__
 
@@ -345,3 +349,41 @@ def test_synchronous_endpoints_and_dependencies_have_their_own_names() -> None:
         run(loop, main())
     names = [each.name.rpartition(".")[2] for each in offloads(process).values()]
     assert names == ["session", "endpoint"]
+
+
+class LaterExecutor(concurrent.futures.Executor):
+    """Runs a call when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[concurrent.futures.Future[Any], Any]] = []
+
+    def submit(self, function: Any, /, *args: Any, **options: Any) -> concurrent.futures.Future[Any]:
+        future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+        self.calls.append((future, functools.partial(function, *args, **options)))
+        return future
+
+    def run_all(self) -> None:
+        for future, call in self.calls:
+            if future.set_running_or_notify_cancel():
+                future.set_result(call())
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_starts_that_cannot_be_noted_are_reported_once_and_the_calls_go_ahead(
+    core: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = LaterExecutor()
+
+    async def main() -> list[int]:
+        loop = asyncio.get_running_loop()
+        calls = [loop.run_in_executor(executor, functions.square, number) for number in range(3)]
+        monkeypatch.setattr(offload.Offload, "note_running", None)
+        executor.run_all()
+        return await asyncio.gather(*calls)
+
+    monkeypatch.setattr(failures, "_reported", set())
+    monkeypatch.setattr(recording, "_current", None)
+    with asyncio.Runner(loop_factory=CORES[core]) as runner:
+        assert runner.run(main()) == [0, 1, 4]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("traceloop: the start of a call in an executor could not be noted; ")

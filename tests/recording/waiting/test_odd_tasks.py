@@ -12,6 +12,8 @@ import pytest
 from tests.helpers.cores import CORES
 from tests.helpers.in_cython import compiled
 from tests.recording.waiting.test_task_looks import Look, Written, in_generator, named, wait_in_queue
+from traceloop.recording import failures
+from traceloop.recording.waiting import task_looks
 from traceloop.recording.waiting.task_looks import TaskLooks, task_references
 
 
@@ -45,6 +47,27 @@ def looked_at(run, **coroutines):
         return look
 
     return run(main)
+
+
+def test_a_failure_of_ours_is_reported_once_and_one_of_the_programs_not(run, monkeypatch, caplog):
+    monkeypatch.setattr(failures, "_reported", set())
+    looked_at(run, odd=Hand)
+    assert not caplog.records
+    monkeypatch.setattr(task_looks, "awaited_tasks", None)
+
+    async def main():
+        tasks = [named(wait_in_queue(), f"{number}") for number in range(3)]
+        await asyncio.sleep(0)
+        written = Written()
+        for _ in range(2):
+            Look(TaskLooks(written), written)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    run(main)
+    (record,) = caplog.records
+    assert record.getMessage() == "traceloop: a task could not be looked at; the application runs on"
 
 
 class Hand(collections.abc.Coroutine):

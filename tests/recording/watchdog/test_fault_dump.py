@@ -107,6 +107,28 @@ def test_a_dump_while_a_coroutine_frees_what_it_held_ends_no_process(tmp_path, c
     assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
+CANNOT_OPEN = """
+import asyncio
+from traceloop import EventLoop
+from traceloop.recording.watchdog import fault_dump
+
+fault_dump.OwnFile = None
+for _ in range(3):
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(asyncio.sleep(0))
+print("ran")
+"""
+
+
+@pytest.mark.parametrize("core", CORES)
+def test_a_fault_of_ours_by_which_no_crash_would_leave_stacks_is_reported_once(tmp_path, core: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "OTEL_PYTHON_TRACELOOP_RUN_DIR": str(tmp_path)}
+    environ["OTEL_PYTHON_TRACELOOP_CORE"] = core
+    done = subprocess.run([sys.executable, "-c", CANNOT_OPEN], env=environ, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "ran\n")
+    assert done.stderr.count("traceloop: the stacks of a crash would not be kept; the application runs on") == 1
+
+
 # -- a file of ours among the program's descriptors
 
 

@@ -17,6 +17,7 @@ from time import monotonic
 from typing import Any
 
 from ...record import layout
+from .. import failures
 from ..outbox import LIMIT, UNATTENDED_SECONDS
 from . import process_pools
 from .entry import ExecutorEntry
@@ -247,6 +248,6 @@ def _turned_running(reference: Any, offload: Offload) -> Any:
     if runs:
         try:
             offload.note_running()
-        except Exception:  # the record's fault, never the application's
-            pass
+        except Exception as error:  # the record's fault, never the application's
+            failures.report_once("the start of a call in an executor could not be noted", error)
     return runs

@@ -274,8 +274,10 @@ class TaskLooks:
                     self._look_at(left.pop(), loop, out, look.holders)
                 except MemoryError:
                     raise
-                except Exception:
-                    pass  # a task class of the program's that differs from asyncio's: go on with the others
+                except Exception as error:
+                    # The others are looked at. The program's own class of tasks may differ from asyncio's.
+                    if failures.is_own(error):
+                        failures.report_once("a task could not be looked at", error)
             if monotonic() >= until:
                 break
         if not look.asked and look.done < 1.0:

@@ -30,6 +30,7 @@ from typing import Any
 from ...core.choose import load_native
 from ...record import files
 from ...record.proc import process_start_ticks, signal_masks
+from .. import failures
 from ..own_file import OwnFile
 
 SIGNAL_VARIABLE = "OTEL_PYTHON_TRACELOOP_DUMP_SIGNAL"
@@ -75,8 +76,10 @@ class FaultDump:
             _enabled_by_us.append(self._crash)
             if faulthandler.is_enabled is _genuine_is_enabled:
                 faulthandler.is_enabled = is_enabled
-        except Exception:  # no descriptor left, a full disk: the application runs on without it
+        except OSError:  # no descriptor left, a full disk: the application runs on without it
             pass
+        except Exception as error:
+            failures.report_once("the stacks of a crash would not be kept", error)
 
     def give_back(self) -> None:
         """No loop runs: faulthandler is as the application left it, and no dump is asked for."""
