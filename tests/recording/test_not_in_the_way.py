@@ -1,4 +1,6 @@
-"""What the recording must leave as it was: the program's own files, its faulthandler, its user, its one thread."""
+"""What the recording must leave as it was: the program's own files, its faulthandler, its user, its signals, its one
+thread.
+"""
 
 from __future__ import annotations
 
@@ -295,3 +297,30 @@ def test_loops_in_a_circle_that_nobody_closed_go_without_a_word(tmp_path, core):
         [sys.executable, "-W", "ignore", program], env=environ, capture_output=True, text=True, timeout=120
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+BLOCKED = """
+import asyncio, os, signal
+
+handled = []
+
+async def main():
+    signal.signal(signal.SIGUSR2, lambda *_: handled.append("handled"))
+    both = {signal.SIGUSR1, signal.SIGUSR2}
+    signal.pthread_sigmask(signal.SIG_BLOCK, both)
+    found = set()
+    for _ in range(200):  # before and after our threads are there
+        os.kill(os.getpid(), signal.SIGUSR1)  # its default action ends the process, in whichever thread
+        os.kill(os.getpid(), signal.SIGUSR2)
+        found |= {signal.sigwait(both).name for _ in both}
+        await asyncio.sleep(0.001)
+    print(handled, *sorted(found))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("collector", ["process", "thread"])
+def test_a_signal_that_the_program_has_blocked_waits_for_the_program(run, collector):
+    done = run(BLOCKED, options=("--collector", collector))
+    assert done.stdout == "[] SIGUSR1 SIGUSR2\n"

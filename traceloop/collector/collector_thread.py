@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 
+from traceloop.recording.own_threads import start_without_signals
 from traceloop.settings import Settings
 
 from ..exporters.metrics import asked_for as asked_for_metrics
@@ -55,9 +56,9 @@ class CollectorThread:
         # Released when there is something to read, or when the thread has to end. To release it never waits.
         self._woken = threading.Lock()
         self._woken.acquire()
-        self._open()
+        start_without_signals(self._open)
         self._thread = threading.Thread(target=self._work, name="traceloop-collector", daemon=True)
-        self._thread.start()
+        start_without_signals(self._thread.start)
 
     def _open(self) -> None:
         from traceloop.reading.follower import PrivateFollower

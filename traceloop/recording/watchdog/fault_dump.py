@@ -124,6 +124,8 @@ class FaultDump:
             self._signal = number
             if guard is not None:
                 guard.guard_dump(number)
+        # The watchdog, whose thread this is, takes no other signal (own_threads.py). The program's may have blocked it.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (self._signal,))
         advert = {
             "signal": self._signal,
             "fd": dump.fileno(),

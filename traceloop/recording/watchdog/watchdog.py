@@ -34,6 +34,7 @@ from ...record.frames import culprit_of
 from .. import failures
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
+from ..own_threads import start_without_signals
 from ..profiler.chosen import profiler_of
 from ..swallowed import Swallowed
 from ..thresholds import threshold_of
@@ -203,7 +204,7 @@ class Watchdog:
         begun = _thread.allocate_lock()
         begun.acquire()
         try:
-            _thread.start_new_thread(self._run, (done, begun))
+            start_without_signals(lambda: _thread.start_new_thread(self._run, (done, begun)))
         except RuntimeError:  # no more threads, or the interpreter is going down
             self._running = False
             return None
