@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from traceloop.core.accelerated import accelerated
 from traceloop.core.choose import load_native
-from traceloop.loop import scheduling
 from traceloop.loop.event_loop import PythonEventLoop
 
 CORES: dict[str, Any] = {"python": PythonEventLoop}
 
 NATIVE, WHY_NOT = load_native()
 if NATIVE is not None:
-    CORES["c"] = accelerated(PythonEventLoop, NATIVE, vars(scheduling))
+    CORES["c"] = accelerated(PythonEventLoop, NATIVE, vars(time))

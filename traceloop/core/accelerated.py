@@ -10,13 +10,13 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
-from .choose import Plan
+from .choose import Plan, polls_otherwise
 from .handles import TimerHandle, run_for_others
 from .interface import Recorder
 
 
 def accelerated(loop_class: type, native: ModuleType, clock_globals: dict[str, Any]) -> type:
-    """``loop_class`` with its hot part in C. ``clock_globals``: of the module that has its ``monotonic``."""
+    """``loop_class`` with its hot part in C. ``clock_globals``: the names of ``time``, which has its clock."""
     native.Handle._run = native.TimerHandle._run = run_for_others
     native.TimerHandle.__getitem__ = TimerHandle.__getitem__
     native.set_clock(clock_globals)
@@ -73,16 +73,16 @@ def run_native(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     """
     if not _suits_native(loop, plan):
         return False
-    stopped: bool = loop._run_native(recorder, plan.epoll, plan.keys, loop._clock_resolution)
+    stopped: bool = loop._run_native(recorder, loop._selector, plan.epoll, plan.keys, loop._clock_resolution)
     return stopped
 
 
-def native_check(loop: Any, plan: Plan) -> Callable[[], bool]:
-    """What tells whether ``run_native`` may go on where the Python iteration runs; ``bool``, which says no, where it
-    never may.
+def change_check(loop: Any, plan: Plan) -> Callable[[], bool]:
+    """What tells whether the Python iteration has to give up: ``run_native`` may go on, or the plan does not hold any
+    more.
     """
-    check: Callable[[], bool] = loop._may_run_native if _suits_native(loop, plan) else bool
-    return check
+    may_run_native: Callable[[], bool] = loop._may_run_native if _suits_native(loop, plan) else bool
+    return lambda: may_run_native() or polls_otherwise(loop, plan)
 
 
 def _suits_native(loop: Any, plan: Plan) -> bool:

@@ -8,6 +8,7 @@ import os
 import select
 import selectors
 import sys
+import time
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -15,6 +16,9 @@ from ..record.built import OUTDATED, OutdatedError, import_extension
 
 # What asyncio itself defines, kept before a program can replace it.
 HANDLE_RUN: Any = asyncio.Handle._run
+_SELECT: Any = getattr(getattr(selectors, "EpollSelector", None), "select", None)
+#: The clock of asyncio's loops. freezegun and its like replace it here, too.
+MONOTONIC: Any = time.monotonic
 
 #: ``c`` or ``python`` forces one of the two cores.
 VARIABLE = "OTEL_PYTHON_TRACELOOP_CORE"
@@ -74,14 +78,15 @@ class Plan(NamedTuple):
     """How one run of the loop goes.
 
     once: one iteration was asked for. epoll: the selector's epoll object, which is polled directly; None if the
-    selector is asked. keys: the selector's keys by descriptor. own_clock: the loop or its class had a ``time`` of its
-    own when the run began.
+    selector is asked. keys: the selector's keys by descriptor. own_clock: the loop had a clock of its own when the run
+    began. originals: what it was planned by.
     """
 
     once: bool
     epoll: Any
     keys: dict[int, Any]
     own_clock: bool
+    originals: Originals
 
 
 def replaces_iteration(loop: Any, originals: Originals) -> bool:
@@ -104,15 +109,25 @@ def replaces_handle_run() -> bool:
     return asyncio.Handle._run is not HANDLE_RUN
 
 
-def plan(loop: Any, originals: Originals, *, once: bool) -> Plan:
-    """The plan of a run that begins now."""
+def plan(loop: Any, originals: Originals, own_clock: bool, *, once: bool = False) -> Plan:
+    """The plan of a run that begins now, or goes on."""
     epoll, keys = (None, {}) if once else _direct_poll(loop, originals)
-    return Plan(once, epoll, keys, has_own_clock(loop))
+    return Plan(once, epoll, keys, own_clock, originals)
+
+
+def polls_otherwise(loop: Any, plan: Plan) -> bool:
+    """Whether the program has replaced what the plan says of the poll, or has put it back."""
+    epoll, _ = _direct_poll(loop, plan.originals)
+    return epoll is not plan.epoll
 
 
 def has_own_clock(loop: Any) -> bool:
-    """Whether the loop or its class has a ``time`` of its own now."""
-    return type(loop).time is not type(loop)._original_time or _has_own(loop, "time")
+    """Whether the loop or its class has a ``time`` of its own now, or ``time.monotonic`` is the program's."""
+    return (
+        type(loop).time is not type(loop)._original_time
+        or _has_own(loop, "time")
+        or time.monotonic is not MONOTONIC
+    )
 
 
 def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:
@@ -125,6 +140,7 @@ def _direct_poll(loop: Any, originals: Originals) -> tuple[Any, dict[int, Any]]:
     if (
         type(selector) is getattr(selectors, "EpollSelector", None)
         and "select" not in selector.__dict__
+        and type(selector).select is _SELECT
         and not _has_own(loop, "_process_events")
         and type(loop)._process_events is originals.process_events
     ):

@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import select
 import sys
+import time
 from collections import deque
 from collections.abc import Iterator
 from functools import partial
@@ -27,11 +28,13 @@ from types import BuiltinMethodType, FunctionType, MethodType
 from typing import Any
 
 from ..record import layout
-from .accelerated import native_check
+from . import choose
+from .accelerated import change_check
 from .choose import Plan, replaces_handle_run
 from .handles import report_failure
 from .interface import CANCELLED_TIMERS, DUE_TIMERS, LONG_SECONDS, POLL_RESULTS, Recorder
-from .iteration import MAX_POLL_SECONDS, beyond_poll, poll_timeout, run_debugged
+from .iteration import MAX_POLL_SECONDS, beyond_poll, poll_timeout
+from .recorded_handles import WAIT_SECONDS, run_through_handles
 from .task_types import C_METHOD_TYPE, NAME_PLACE, PLAIN_TASK, STEP_TYPE
 
 # Any event but "writable" makes a reader ready, and the other way round: errors and hang-ups wake both.
@@ -43,8 +46,6 @@ _BATCH = 3 * 1024
 _CHUNK = 1024
 # A busy loop writes its gauges no more often, however many batches it fills: readers look every 50 ms at most.
 _GAUGES_SECONDS = 0.02
-# Records wait no longer than this while the loop works, within an iteration too.
-_WAIT_SECONDS = 0.02
 # How long the first part of a waiting poll may last before records are flushed and the loop is published as idle:
 # a busy server comes back within it, and then pays for neither.
 _LINGER_SECONDS = 0.01
@@ -63,22 +64,25 @@ def _taken_from(ready: deque[Any]) -> Iterator[Any]:
 def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     """Runs one iteration, or iterations until ``loop.stop()`` was called, and returns True. In the loop's thread.
 
-    Returns False where the iteration in C may go on: what kept it away is gone. This is asked after each flush.
+    Returns False where the iteration in C may go on: what kept it away is gone. This is asked after each flush. Returns
+    False, too, where the plan does not hold any more: asked then, and before the loop waits.
     """
     loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready
     handles = _taken_from(ready)
-    once, epoll, keys, has_own_clock = plan
+    once, epoll, keys, has_own_clock, _ = plan
     recorder.has_own_clock = has_own_clock
-    goes_native = native_check(loop, plan)
+    has_changed = change_check(loop, plan)
     poll = None if epoll is None else epoll.poll
     # A test may put a clock of its own on the loop while it runs: its timers then go by that, the record does not.
     own = loop.__dict__
+    clocks, standard_clock = vars(time), choose.MONOTONIC
+    selector = loop._selector
+    placed = getattr(selector, "__dict__", own)
+    places = len(placed) + len(own)
     clock: Any = (lambda: loop.time()) if has_own_clock else monotonic
     timers = loop._timers
     heap: Any = timers.heap
-    ask = loop._selector.select
-    process_events = loop._process_events
     resolution = loop._clock_resolution
     handle_type: Any = asyncio.Handle
     handle_run = handle_type._run if not replaces_handle_run() else None
@@ -134,12 +138,17 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                     recorder.own_work(CANCELLED_TIMERS, before - len(heap), now, poll_start)
                 now = poll_start
         # 2. the poll. ``poll_start`` is the end of the last run.
-        other_clock = "time" in own and not has_own_clock if heap else False
+        other_clock = (
+            ("time" in own or clocks["monotonic"] is not standard_clock) and not has_own_clock if heap else False
+        )
         if ready or loop._stopping:
             timeout = 0.0
-            found = ask(0) if poll is None else poll(0, len(keys))
+            found = loop._selector.select(0) if poll is None else poll(0, len(keys))
             now = clock()
         else:
+            if not once and (len(placed) + len(own) != places or loop._selector is not selector):
+                heap = None
+                return False  # perhaps a test's ``select``, which moves its time instead of waiting
             if heap:
                 timeout = heap[0][0] - (loop.time() if other_clock else now)
                 if timeout < 0.0:
@@ -149,11 +158,11 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
             else:
                 timeout = -1.0
             if 0.0 <= timeout <= _LINGER_SECONDS:
-                found = ask(timeout) if poll is None else poll(timeout, len(keys))
+                found = loop._selector.select(timeout) if poll is None else poll(timeout, len(keys))
             else:
                 found = ()
                 if not once:  # code that drives the loop itself expects one poll an iteration
-                    found = ask(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
+                    found = loop._selector.select(_LINGER_SECONDS) if poll is None else poll(_LINGER_SECONDS, len(keys))
                 if not found and not ready:
                     records.append(poll_start)
                     records.append(layout.R_POLL)
@@ -162,7 +171,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                     recorder.words[layout.W_RUNNING] = 0.0
                     # The time may have moved under us (a test's clock): computed anew, not subtracted.
                     rest = None if timeout < 0.0 else poll_timeout(timers, loop.time())
-                    found = ask(rest) if poll is None else poll(rest, len(keys))
+                    found = loop._selector.select(rest) if poll is None else poll(rest, len(keys))
                     now = clock()
                     recorder.words[layout.W_RUNNING] = last_publish = last_flush = now
                     timeout = _RECORDED
@@ -173,7 +182,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
         if found or once:
             base = len(ready)
             if poll is None:
-                process_events(found)
+                loop._process_events(found)
             else:
                 for fd, event in found:
                     key = keys.get(fd)
@@ -260,9 +269,9 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
         left = len(ready)
         new_task = fresh[0] if fresh else no_task
         if loop._debug or handle_type._run is not handle_run:
-            now, last_flush = _run_through_handles(loop, recorder, left, now, last_flush)
+            now, last_flush = run_through_handles(loop, recorder, left, now, last_flush)
             left = 0
-        flush_at = last_flush + _WAIT_SECONDS
+        flush_at = last_flush + WAIT_SECONDS
         while left:
             count = left if left <= _CHUNK else _CHUNK
             left -= count
@@ -416,14 +425,14 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                 if now > flush_at:
                     recorder.flush(loop, now)
                     last_flush = now
-                    flush_at = now + _WAIT_SECONDS
+                    flush_at = now + WAIT_SECONDS
             if created:
                 define_created(now)
             if left:
                 if now - last_flush > _GAUGES_SECONDS:
                     recorder.flush(loop, now)
                     last_flush = now
-                    flush_at = now + _WAIT_SECONDS
+                    flush_at = now + WAIT_SECONDS
                 else:
                     recorder.write(now)
         # Neither the last handle nor its arguments may outlive their run.
@@ -431,70 +440,14 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
         ident = 0.0
         new_task = no_task
         seen = spans
-        if len(records) >= _BATCH or now - last_flush > _WAIT_SECONDS:
+        if len(records) >= _BATCH or now - last_flush > WAIT_SECONDS:
             if now - last_flush > _GAUGES_SECONDS:
                 recorder.flush(loop, now)
                 last_flush = now
                 span_variable = spans.variable
             else:
                 recorder.write(now)
-        if once or loop._stopping or (last_flush != last_asked and goes_native()):
+        if once or loop._stopping or (last_flush != last_asked and has_changed()):
             heap = None  # a traceback of a handle's may keep this frame
             return bool(once or loop._stopping)
         last_asked = last_flush
-
-
-def _run_through_handles(
-    loop: Any, recorder: Recorder, count: int, now: float, last_flush: float
-) -> tuple[float, float]:
-    """Step 5 in debug mode, and where a monitor has replaced ``asyncio.Handle._run``: each handle runs by that.
-    Returns the end of the last run, and when records were last written.
-    """
-    record, tasks = recorder.record, recorder.tasks
-    for _ in range(count):
-        handle: Any = loop._ready.popleft()
-        if id(handle) in recorder.stamps:
-            recorder.stamped(handle)
-        if handle._cancelled:
-            record.add(now, layout.R_SKIP, float(len(loop._ready)))
-            continue
-        callback = handle._callback
-        ident = recorder.identify(callback)
-        task = callback.__self__ if ident >= layout.SITE_LIMIT else None
-        if recorder.spans.variable is not None:
-            recorder.spans.changed(handle._context.get(recorder.spans.variable))
-        try:
-            if loop._debug:
-                run_debugged(loop, handle)
-            else:
-                asyncio.Handle._run(handle)
-        finally:  # also of a run that ends the loop: SystemExit, KeyboardInterrupt
-            handle = callback = None
-            outcome = 0.0
-            if task is not None and task.done():
-                tasks.finished += 1
-                outcome = tasks.outcome_of(task)
-            task = None
-            record.add(now, ident, len(loop._ready) + outcome)
-        now = recorder.now(loop)
-        if tasks.created:
-            tasks.define_created(now)
-        if now - last_flush > _WAIT_SECONDS:
-            recorder.flush(loop, now)
-            last_flush = now
-    return now, last_flush
-
-
-def run_taken(loop: Any, recorder: Recorder, handle: Any) -> None:
-    """Runs, and records, a handle that other code took from the queue; see ``recording/external_runs.py``."""
-    runs = recorder.external
-    callback = handle._callback
-    runs.depth += 1
-    try:
-        now, ident = runs.begin(recorder, loop, handle), recorder.identify(callback)
-        try:
-            asyncio.Handle._run(handle)
-        finally:
-            runs.end(recorder, loop, callback, ident, now)
-    finally:
-        runs.depth -= 1

@@ -12,12 +12,12 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from ..core.accelerated import accelerated, run_native
-from ..core.choose import Originals, core, plan, replaces_iteration
+from ..core.choose import Originals, core, has_own_clock, plan, replaces_iteration
 from ..core.iteration import iterate
-from ..core.recorded_iteration import iterate_recorded, run_taken
+from ..core.recorded_handles import run_taken
+from ..core.recorded_iteration import iterate_recorded
 from ..core.standard import base_events
 from ..recording.recorder import Recorder, make_recorder
-from . import scheduling
 from .descriptors import PollerMixin
 from .executors import ExecutorsMixin
 from .lifecycle import LifecycleMixin
@@ -103,9 +103,10 @@ class EventLoop(
             return
         recorder.loop_started(self)
         try:
-            how = plan(self, _ORIGINALS, once=False)
-            while not run_native(self, recorder, how):
-                if iterate_recorded(self, recorder, how):
+            # Planned anew each time: what ends one of the two may be what a plan goes by. The record keeps its clock.
+            own_clock = has_own_clock(self)
+            while not run_native(self, recorder, plan(self, _ORIGINALS, own_clock)):
+                if iterate_recorded(self, recorder, plan(self, _ORIGINALS, own_clock)):
                     break
                 self._iteration_frame = None
         finally:
@@ -136,7 +137,7 @@ class EventLoop(
         native, self._runs_natively = self._runs_natively, False
         outer = self._iteration_frame
         try:
-            iterate_recorded(self, recorder, plan(self, _ORIGINALS, once=True))
+            iterate_recorded(self, recorder, plan(self, _ORIGINALS, has_own_clock(self), once=True))
         finally:
             self._runs_natively = native
             self._iteration_frame = outer
@@ -203,7 +204,7 @@ PythonEventLoop = EventLoop
 if not TYPE_CHECKING:
     _native = core().native
     if _native is not None:
-        EventLoop = accelerated(PythonEventLoop, _native, vars(scheduling))
+        EventLoop = accelerated(PythonEventLoop, _native, vars(time))
 
 
 def new_event_loop() -> EventLoop:

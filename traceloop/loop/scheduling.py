@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 import threading
+import time
 from asyncio import coroutines, format_helpers
 from collections import deque
 from collections.abc import Callable, Coroutine
@@ -51,7 +52,7 @@ class SchedulingMixin(LoopPart):
 
     def time(self) -> float:
         """The loop's clock: seconds of ``time.monotonic()``."""
-        return monotonic()
+        return time.monotonic()
 
     #: What ``time`` is where no program has replaced it; the C core has its own.
     _original_time = time
@@ -188,7 +189,7 @@ class SchedulingMixin(LoopPart):
                 del timer._source_traceback[-1]
             return timer
         # What ``call_at`` and ``time`` do, written out: two calls, one with its star arguments, are a sixth of a timer.
-        when = monotonic() + delay
+        when = time.monotonic() + delay
         handle: TimerHandle = TimerHandle()
         handle._callback = callback
         handle._args = args

@@ -18,9 +18,10 @@ _STDLIB_FOLDER = os.path.join(os.path.dirname(os.path.abspath(os.__file__)), "")
 _ANY_STDLIB: Final = re.compile(r"/lib(64)?/python3\.\d+t?/")
 
 # The functions of the loop that call handles, by file. In a stack the application begins below them. Only the last two
-# names of a file count, because a record may come from another installation. The last ones are an earlier version's.
+# names of a file count, because a record may come from another installation. Some are an earlier version's.
 _LOOP_FUNCTIONS: Final = {
     os.path.join("core", "accelerated.py"): ("run_native",),
+    os.path.join("core", "recorded_handles.py"): ("run_through_handles", "run_taken"),
     os.path.join("core", "recorded_iteration.py"): ("iterate_recorded", "_run_through_handles", "run_taken"),
     os.path.join("loop", "event_loop.py"): (
         "_iterate_recorded",

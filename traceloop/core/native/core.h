@@ -168,12 +168,13 @@ typedef struct {
     PyObject *context_names; /* the names of keywords that asyncio's C code passes: its "context" is not interned */
     PyTypeObject *selector_key; /* selectors.SelectorKey, a named tuple; its fourth item is what is registered */
     int clock_counts; /* whether the kernel's clock is the processor's counter (clock.c) */
-    PyObject *clock_globals, *clock; /* where our Python has ``monotonic`` from, and what it is called there */
+    PyObject *clock_globals, *clock; /* the names of ``time``, and what ``monotonic`` was among them */
+    uint64_t clock_version;          /* of these names, when ``monotonic`` was that */
 
     PyObject *s_call_at, *s_time, *s_run_once, *s_process_events, *s_timer_handle_cancelled, *s_monotonic, *s_record,
         *s_loop_ident, *s_run, *s_get, *s_get_name, *s_get_coro, *s_done, *s_append, *s_context, *s_func,
         *s_python_call_soon, *s_python_call_later, *s_python_call_at, *s_python_create_task, *s_note_timer, *s_name,
-        *s_tasks, *s_fresh, *s_Task, *s_python_call_soon_threadsafe, *s_write_to_self, *s_csock,
+        *s_tasks, *s_fresh, *s_Task, *s_python_call_soon_threadsafe, *s_write_to_self, *s_own_selector, *s_csock,
         *s_thread_id, *s_stamps, *s_outbox, *s_pending, *s_drained, *s_drain, *s_local, *s_number, *s_until,
         *s_worker_number, *s_unrun, *s_words, *s_is_closed, *s_call_soon_threadsafe, *s_add_done_callback,
         *s_remove_done_callback, *s_create_future, *s_cancelled, *s_cancel, *s_state, *s_exception, *s_result,
@@ -241,6 +242,7 @@ struct Scheduling {
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
     char debug, guarded, stopping;
     unsigned char patched; /* overrides.c: a bit for each of its names that the program has put on the loop itself */
+    char new_selector;     /* the program has put another selector on the loop */
     char running, polling, woken; /* wakeup.c: in _run_native; in its poll; a byte was written for that poll */
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;
@@ -303,7 +305,6 @@ void queue_trim(ReadyQueue *queue);                  /* gives back what a burst 
 
 /* timers.c */
 extern PyType_Spec core_timers_spec;
-int core_clock_is_ours(core_state *st); /* ``monotonic`` was not replaced in our modules; -1: an exception */
 int timers_push(Timers *timers, double when, PyObject *handle);
 PyObject *timers_pop(Timers *timers); /* of the native shape, not empty; a new reference */
 int timers_sweep(Timers *timers);
@@ -335,6 +336,7 @@ int scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t 
 
 /* overrides.c */
 PyObject *current_class(core_state *st, ClassPlace *place, PyObject *module_name, PyObject *name);
+int core_clock_is_ours(core_state *st);    /* ``time.monotonic`` was not replaced; -1: an exception */
 int scheduling_is_clean(Scheduling *loop); /* nothing that our code stands for was replaced; -1: an exception */
 int scheduling_setattr(PyObject *self, PyObject *name, PyObject *value);
 

@@ -18,6 +18,11 @@ typedef struct {
     Run run;
     Poll poll;
     PyObject *keys; /* the selector's keys by descriptor; owned */
+    /* Where a ``select`` of the program's would be: the selector's own attributes, and its class. */
+    PyObject *placed; /* owned */
+    Py_ssize_t places;
+    PyTypeObject *selector_type; /* owned */
+    unsigned int selector_version;
     double resolution, now, last_flush, last_publish;
     pid_t pid;
 } Iteration;
@@ -341,6 +346,29 @@ scheduling_may_run(PyObject *self, PyObject *unused)
     return leave < 0 ? NULL : PyBool_FromLong(!leave);
 }
 
+/* Whether the program may have replaced the poll since the plan was made (a test does, for a clock that jumps). */
+static inline int
+may_poll_otherwise(const Iteration *it)
+{
+    return PyDict_GET_SIZE(it->placed) != it->places || it->selector_type->tp_version_tag != it->selector_version ||
+           it->run.loop->new_selector;
+}
+
+/* What another thread has had raised in this one (PyThreadState_SetAsyncExc) comes out of the loop, as it does where
+   the poll is a Python function. Left to the next handle, the loop would log it as that handle's and go on. */
+static int
+raise_from_other_thread(void)
+{
+    PyThreadState *thread = PyThreadState_Get();
+    PyObject *exception = thread->async_exc;
+    if (exception == NULL)
+        return 0;
+    thread->async_exc = NULL;
+    PyErr_SetNone(exception);
+    Py_DECREF(exception);
+    return -1;
+}
+
 /* One iteration. 1: the Python iteration has to go on; 2: the loop was stopped; 0; -1: an exception. */
 static int
 iterate(Iteration *it)
@@ -350,13 +378,15 @@ iterate(Iteration *it)
     int leave = has_to_leave(loop, 0);
     if (leave != 0)
         return leave;
+    if (loop->ready->length == 0 && may_poll_otherwise(it))
+        return 1;
     if (loop->timers->cancelled > 0 && sweep(it) < 0)
         return -1;
     if (loop->ready == NULL || loop->timers == NULL)
         return 1;
     double poll_start = it->now;
     double timeout = poll_recorded(it, poll_start);
-    if (timeout == -3.0 || PyErr_CheckSignals() < 0)
+    if (timeout == -3.0 || PyErr_CheckSignals() < 0 || (timeout != 0.0 && raise_from_other_thread() < 0))
         return -1;
     if (loop->ready == NULL || loop->timers == NULL)
         return 1;
@@ -402,23 +432,40 @@ iterate(Iteration *it)
     return loop->stopping ? 2 : 0;
 }
 
-/* _run_native(recorder, epoll, keys, resolution) */
+static int
+watch_selector(Iteration *it, PyObject *selector)
+{
+    it->placed = PyObject_GetAttrString(selector, "__dict__");
+    if (it->placed == NULL)
+        return -1;
+    if (!PyDict_Check(it->placed)) {
+        PyErr_SetString(PyExc_TypeError, "a selector with a dict is expected");
+        return -1;
+    }
+    it->places = PyDict_GET_SIZE(it->placed);
+    it->selector_type = (PyTypeObject *)Py_NewRef((PyObject *)Py_TYPE(selector));
+    it->selector_version = it->selector_type->tp_version_tag;
+    it->run.loop->new_selector = 0;
+    return 0;
+}
+
+/* _run_native(recorder, selector, epoll, keys, resolution) */
 PyObject *
 scheduling_run(PyObject *self, PyObject *args)
 {
     Scheduling *loop = (Scheduling *)self;
-    PyObject *recorder, *epoll, *keys;
+    PyObject *recorder, *selector, *epoll, *keys;
     Iteration *it = PyMem_Calloc(1, sizeof(Iteration)); /* 6 KB: too much for a thread's small stack */
     if (it == NULL)
         return PyErr_NoMemory();
-    if (!PyArg_ParseTuple(args, "OOO!d", &recorder, &epoll, &PyDict_Type, &keys, &it->resolution)) {
+    if (!PyArg_ParseTuple(args, "OOOO!d", &recorder, &selector, &epoll, &PyDict_Type, &keys, &it->resolution)) {
         PyMem_Free(it);
         return NULL;
     }
     it->keys = Py_NewRef(keys);
     it->pid = getpid();
     int state = run_open(&it->run, loop, recorder);
-    if (state == 1 && poll_open(&it->poll, epoll) < 0)
+    if (state == 1 && (watch_selector(it, selector) < 0 || poll_open(&it->poll, epoll) < 0))
         state = -1;
     if (state == 1) {
         it->now = it->last_flush = it->last_publish = clock_read(&it->run.clock);
@@ -438,6 +485,8 @@ scheduling_run(PyObject *self, PyObject *args)
     poll_close(&it->poll);
     run_close(&it->run);
     Py_DECREF(keys);
+    Py_XDECREF(it->placed);
+    Py_XDECREF(it->selector_type);
     PyMem_Free(it);
     if (error != NULL) {
         raise_again(error);

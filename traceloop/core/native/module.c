@@ -185,7 +185,8 @@ intern(core_state *st)
         {"tasks", offsetof(core_state, s_tasks)}, {"fresh", offsetof(core_state, s_fresh)},
         {"Task", offsetof(core_state, s_Task)},
         {"_python_call_soon_threadsafe", offsetof(core_state, s_python_call_soon_threadsafe)},
-        {"_write_to_self", offsetof(core_state, s_write_to_self)}, {"_csock", offsetof(core_state, s_csock)},
+        {"_write_to_self", offsetof(core_state, s_write_to_self)},
+        {"_selector", offsetof(core_state, s_own_selector)}, {"_csock", offsetof(core_state, s_csock)},
         {"_thread_id", offsetof(core_state, s_thread_id)}, {"stamps", offsetof(core_state, s_stamps)},
         {"outbox", offsetof(core_state, s_outbox)}, {"pending", offsetof(core_state, s_pending)},
         {"drained", offsetof(core_state, s_drained)}, {"drain", offsetof(core_state, s_drain)},
@@ -277,6 +278,7 @@ set_clock(PyObject *module, PyObject *globals)
     }
     Py_XSETREF(st->clock_globals, Py_NewRef(globals));
     Py_XSETREF(st->clock, Py_NewRef(clock));
+    st->clock_version = 0;
     Py_RETURN_NONE;
 }
 
@@ -285,14 +287,14 @@ set_clock(PyObject *module, PyObject *globals)
     DO(asyncio_handle) DO(asyncio_timer_handle) DO(handle_run) DO(task_type) DO(step_type) DO(method_type)          \
     DO(partial_type) DO(pending) DO(finished) DO(report_failure) DO(python_timers) DO(spelled_out) DO(heappush)     \
     DO(clock_globals) DO(clock) DO(task_class.dict) DO(task_class.found) DO(future_class.dict) DO(future_class.found)  \
-    DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events)                        \
+    DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events) DO(s_is_closed)                                    \
     DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_run) DO(s_get)    \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
     DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \
     DO(s_fresh) DO(s_Task) DO(context_keywords) DO(base_events) DO(task_keywords) DO(offload_type)                    \
     DO(copy_state) DO(concurrent_future) DO(concurrent_finished) DO(s_python_call_soon_threadsafe)                  \
-    DO(s_write_to_self) DO(s_csock) DO(s_thread_id) DO(s_stamps) DO(s_outbox) DO(s_pending) DO(s_drained)           \
-    DO(s_drain) DO(s_local) DO(s_number) DO(s_until) DO(s_worker_number) DO(s_unrun) DO(s_words) DO(s_is_closed)    \
+    DO(s_write_to_self) DO(s_own_selector) DO(s_csock) DO(s_thread_id) DO(s_stamps) DO(s_outbox) DO(s_pending)      \
+    DO(s_drained) DO(s_drain) DO(s_local) DO(s_number) DO(s_until) DO(s_worker_number) DO(s_unrun) DO(s_words)      \
     DO(s_call_soon_threadsafe) DO(s_add_done_callback) DO(s_remove_done_callback) DO(s_create_future)               \
     DO(s_cancelled) DO(s_cancel) DO(s_state) DO(s_exception) DO(s_result) DO(s_set_result) DO(stream_type)          \
     DO(zero) DO(minus_one) DO(selector_key) DO(future_keywords) DO(streams.transport) DO(streams.counters)          \
@@ -318,7 +320,7 @@ core_free(void *module)
 }
 
 static PyMethodDef core_methods[] = {
-    {"set_clock", set_clock, METH_O, "The globals of the module whose ``monotonic`` is the loop's clock."},
+    {"set_clock", set_clock, METH_O, "The names of ``time``, whose ``monotonic`` is the loop's clock."},
     {"set_streams", core_set_streams, METH_VARARGS, "The classes of stream transports and of their counters."},
     {"guard_dump", core_guard_dump, METH_O, "Guards faulthandler's handler of a signal where faulthandler needs it."},
     {"read_kernel_file", core_read_kernel_file, METH_O, "A small file of the kernel, without giving the GIL away."},

@@ -52,6 +52,23 @@ current_class(core_state *st, ClassPlace *place, PyObject *module_name, PyObject
     return found;
 }
 
+/* Whether ``time.monotonic`` is what it was: freezegun and tests replace it, and our Python methods go by that. 1, 0,
+   or -1 with an exception. */
+int
+core_clock_is_ours(core_state *st)
+{
+    if (st->clock_globals == NULL)
+        return 0;
+    uint64_t version = version_of(st->clock_globals);
+    if (version != 0 && version == st->clock_version)
+        return 1;
+    PyObject *found = PyDict_GetItemWithError(st->clock_globals, st->s_monotonic);
+    if (found == NULL && PyErr_Occurred())
+        return -1;
+    st->clock_version = found == st->clock ? version : 0;
+    return found == st->clock;
+}
+
 #define REPLACEABLE 6
 
 /* In the order of EventLoop._originals. Borrowed from the state. */
@@ -123,6 +140,8 @@ scheduling_setattr(PyObject *self, PyObject *name, PyObject *value)
     Scheduling *loop = (Scheduling *)self;
     PyObject *names[REPLACEABLE];
     replaceable_names(loop->state, names);
+    if (name == loop->state->s_own_selector)
+        loop->new_selector = 1;
     int place = 0;
     while (place < REPLACEABLE && name != names[place])
         place++;

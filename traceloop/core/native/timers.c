@@ -7,16 +7,6 @@
 
 #include "core.h"
 
-/* freezegun and its like replace ``monotonic`` in every module that has it: our Python methods would go by that. */
-int
-core_clock_is_ours(core_state *st)
-{
-    if (st->clock_globals == NULL)
-        return 0;
-    PyObject *found = PyDict_GetItemWithError(st->clock_globals, st->s_monotonic);
-    return found == NULL && PyErr_Occurred() ? -1 : found == st->clock;
-}
-
 #define LEAST_CANCELLED_TO_SWEEP 100
 
 static inline int
