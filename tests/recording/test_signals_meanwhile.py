@@ -82,3 +82,34 @@ def test_a_fault_of_the_recording_is_none_of_a_handlers():
         asyncio.Future(loop=7)  # type: ignore[arg-type]
     except AttributeError as error:
         assert not failures.is_handlers(error)
+
+
+@pytest.mark.parametrize("place", ["_run_forever_setup", "_run_forever_cleanup"])
+@pytest.mark.parametrize("core", CORES)
+def test_no_loop_stays_the_running_one_where_the_handler_raises_at_either_end_of_a_run(monkeypatch, core, place):
+    """A handler runs where a function of Python's begins, and after each call within it."""
+    kind: Any = CORES[core]
+    loop = kind()
+    original = getattr(loop, place)
+
+    def interrupted() -> None:
+        if place == "_run_forever_setup":
+            original()
+        signal.raise_signal(signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, function)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, place, interrupted)
+            loop.call_soon(loop.stop)
+            with pytest.raises(Programs):
+                loop.run_forever()
+        assert asyncio.events._get_running_loop() is None and not loop.is_running()
+        if place == "_run_forever_setup":
+            loop.run_forever()  # what was put in is there
+        loop.run_until_complete(asyncio.sleep(0))
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+        loop.close()
+
+

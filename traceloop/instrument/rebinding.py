@@ -19,6 +19,7 @@ from asyncio import events
 from typing import TYPE_CHECKING, Any
 
 from .. import notices
+from ..record import signal_handlers
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -128,6 +129,8 @@ def watch_running_loops() -> None:
         try:
             look(loop)
         except Exception as error:
+            if signal_handlers.has_raised(error):
+                raise
             failed = True
             notices.say(f"loops are not watched any more: {error!r}")
 

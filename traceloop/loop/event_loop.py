@@ -34,6 +34,9 @@ from .scheduling import SchedulingMixin
 from .signals import SignalsMixin
 from .wakeup import WakeupMixin
 
+# In C; ``events._set_running_loop`` may be a function in Python by now (instrument/rebinding.py).
+_SET_RUNNING_LOOP: Any = getattr(asyncio.events, "_c__set_running_loop", asyncio.events._set_running_loop)
+
 # Untyped: what it inherits is to be nothing, and our signatures hold for five versions of it.
 _StandardLoop: Any = asyncio.SelectorEventLoop
 
@@ -87,10 +90,17 @@ class EventLoop(
 
     def run_forever(self) -> None:
         """Runs until ``stop()`` is called."""
-        self._run_forever_setup()
+        self._check_closed()
+        self._check_running()
         try:
+            self._run_forever_setup()  # a signal's handler may raise in it
             self._run_until_stopped()
         finally:
+            # First, and with no call of Python code before it: where that begins, a signal's handler may raise. The
+            # thread would have a running loop for good.
+            self._stopping = False
+            self._thread_id = None
+            _SET_RUNNING_LOOP(None)
             self._run_forever_cleanup()
 
     def _run_until_stopped(self) -> None:

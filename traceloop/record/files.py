@@ -39,6 +39,8 @@ import errno
 import os
 import stat
 
+from . import signal_handlers
+
 # ``typing`` is not imported when the program runs: this is read at its start, before anything of its own.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,17 +136,18 @@ def _is_number(text: str) -> bool:
 
 
 def wake_reader(run_dir: str) -> None:
-    """Wakes the collector: there is something to read. From any thread; does nothing if there is no collector."""
+    """Wakes the collector: there is something to read. From any thread; does nothing if there is no collector. Raises
+    only what a signal's handler has raised.
+    """
     try:
         pipe = os.open(os.path.join(run_dir, WAKE), os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    except Exception:  # none is there; or an audit hook of the program's forbids it
-        return
-    try:
-        os.write(pipe, b"\n")
-    except OSError:
-        pass  # full: it will wake
-    finally:
-        os.close(pipe)
+        try:
+            os.write(pipe, b"\n")
+        finally:
+            os.close(pipe)
+    except Exception as error:  # none is there; it is full, and will wake; an audit hook of the program's forbids it
+        if signal_handlers.has_raised(error):
+            raise
 
 
 # -- the end

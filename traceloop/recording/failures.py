@@ -12,6 +12,7 @@ import errno
 import logging
 
 from .. import notices
+from ..record import signal_handlers
 from ..settings import in_run
 
 _logger = logging.getLogger("traceloop")
@@ -26,16 +27,8 @@ def is_shortage(error: BaseException) -> bool:
 
 
 def is_handlers(error: BaseException) -> bool:
-    """Whether a signal's handler in Python has raised ``error``: one gets the frame that it interrupts."""
-    trace = None if is_shortage(error) else error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        interrupted, trace = trace.tb_frame, trace.tb_next
-        if trace.tb_frame.f_globals.get("__name__", "").startswith("traceloop."):
-            continue
-        for value in trace.tb_frame.f_locals.values():
-            if value is interrupted or (type(value) is tuple and any(each is interrupted for each in value)):
-                return True
-    return False
+    """Whether a signal's handler has raised ``error``."""
+    return not is_shortage(error) and signal_handlers.has_raised(error)
 
 
 def pass_on(error: BaseException) -> None:

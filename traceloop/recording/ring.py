@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from ..record import layout
 from ..record.proc import process_start_ticks
+from . import failures
 
 _crc32 = zlib.crc32
 _head_without_crc = struct.Struct("<QIIQd")
@@ -94,7 +95,12 @@ class Ring:
         if path is None:
             self._map = mmap.mmap(-1, size)
         else:
-            fd = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600)
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC
+            try:
+                fd = os.open(path, flags, 0o600)
+            except FileExistsError:  # left when a signal's handler raised while it was made
+                os.unlink(path)
+                fd = os.open(path, flags, 0o600)
             try:
                 os.ftruncate(fd, size)
                 _reserve(fd, 0, layout.DATA_OFFSET + first)
@@ -256,6 +262,7 @@ class Ring:
             return True
         except (OSError, AttributeError, ValueError) as error:
             if isinstance(error, OSError) and error.errno != errno.EINVAL:
+                failures.pass_on(error)
                 return False
         # An older kernel, or another system.
         try:
@@ -264,7 +271,8 @@ class Ring:
                 _reserve(fd, layout.DATA_OFFSET + offset, size)
             finally:
                 os.close(fd)
-        except OSError:
+        except OSError as error:
+            failures.pass_on(error)
             return False
         return True
 
@@ -322,6 +330,7 @@ def make_ring(
                 try:
                     return Ring(os.path.join(directory, name), kind, number, size, may_grow, wake), None
                 except OSError as error:
+                    failures.pass_on(error)
                     problem = error
                     if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT):
                         break

@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import os
 
+from . import failures
+
 try:
     import resource
 except ImportError:  # not built everywhere
@@ -88,8 +90,8 @@ class Space:
                 for folder in folders:
                     if folder.name.startswith("p-"):
                         total += _size_of(folder.path)
-        except OSError:  # the user was changed, or the run is over
-            pass
+        except OSError as error:  # the user was changed, or the run is over
+            failures.pass_on(error)
         return total
 
     def _in_file_system(self, used: int, share: float) -> float:
@@ -97,7 +99,8 @@ class Space:
             return float("inf")
         try:
             status = os.statvfs(self._run_dir)
-        except OSError:
+        except OSError as error:
+            failures.pass_on(error)
             return float("inf")  # growing will fail where there is no room
         if not status.f_blocks:
             return float("inf")  # a tmpfs without a limit
@@ -124,8 +127,8 @@ def _size_of(folder: str) -> int:
         with os.scandir(folder) as entries:
             for entry in entries:
                 total += entry.stat(follow_symlinks=False).st_blocks * 512
-    except OSError:  # it was removed meanwhile
-        pass
+    except OSError as error:  # it was removed meanwhile
+        failures.pass_on(error)
     return total
 
 
@@ -193,11 +196,13 @@ def _number(path: str) -> int | None:
 def _read(path: str) -> str:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        failures.pass_on(error)
         return ""
     try:
         return os.read(descriptor, 65536).decode("ascii", "replace")
-    except OSError:
+    except OSError as error:
+        failures.pass_on(error)
         return ""
     finally:
         os.close(descriptor)

@@ -6,6 +6,7 @@ import threading
 from time import monotonic
 from typing import Any, Final
 
+from .. import failures
 from .stacks import Run
 from .thread_clocks import Sample, ThreadClocks
 
@@ -121,7 +122,8 @@ def has_the_clock(loop: Any) -> bool:
     """Whether a loop's time is ours. A test's loop may have a clock of its own: what it publishes can't be compared."""
     try:
         return bool(abs(loop.time() - monotonic()) < 1.0)
-    except Exception:
+    except Exception as error:
+        failures.pass_on(error)
         return False
 
 
