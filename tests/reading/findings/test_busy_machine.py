@@ -207,6 +207,12 @@ def test_whoever_has_the_gil_may_wait_for_a_processor(waited, computed, found):
     assert [kind for kind, _ in made.kinds()] == [found]
 
 
+def test_no_loop_waits_for_longer_than_it_was_observed():
+    made = Made()
+    made.waited((5.0, 1.0, 1.0, 1.0, 0), (95.0, 5.0, 5.0, 4000.0, 0))
+    assert made.one("processor-starved").harm == "1 min 40 s of 1 min 40 s"
+
+
 def test_polls_that_are_late_for_want_of_a_processor():
     made = Made()
     made.loop.poll_delays.add_all([0.1] * 40 + [0.001] * 100)

@@ -198,6 +198,8 @@ def starved(scope: Scope) -> Iterator[Finding]:
     # Slow runs of several loops may overlap: no loop waits for longer than it was observed.
     waited = min(max(lost, active * late, min(polls, late)), scope.observed_s)
     _, measured, others = scope.processor()
+    # What is measured includes the time between two loops of the thread.
+    measured = min(measured, scope.observed_s)
     cost = max(waited, measured * measured / max(scope.observed_s, 1e-9))
     waited = max(waited, measured)
     woken_late = any(loops.is_poll_late(loop) for loop in scope.loops) and measured >= polls / 2
