@@ -181,7 +181,9 @@ def test_the_task_that_runs_in_the_loops_thread(run):
     assert found == [ident] and not failed
 
 
-def test_tasks_that_are_collected_while_they_are_looked_at(run):
+def test_tasks_that_are_collected_while_they_are_looked_at(run, monkeypatch):
+    monkeypatch.setattr(task_looks, "_TAKING_SECONDS", 0.0)  # those of the look's beginning
+
     async def main():
         loop = asyncio.get_running_loop()
         tasks = [named(wait_in_queue(), f"{number}") for number in range(50)]
