@@ -14,10 +14,15 @@ from tests.helpers.exported import traceloop
 
 
 def from_hex(value):
-    """OTLP's JSON has ids in hexadecimal, where protobuf's own has base64."""
+    """OTLP's JSON has ids in hexadecimal, where protobuf's own has base64.
+
+    Its reader takes both alphabets, and decodes them as the one for URLs, which Python 3.15 warns about.
+    """
     if isinstance(value, dict):
         return {
-            key: base64.b64encode(bytes.fromhex(each)).decode() if key.endswith(("raceId", "panId")) else from_hex(each)
+            key: base64.urlsafe_b64encode(bytes.fromhex(each)).decode()
+            if key.endswith(("raceId", "panId"))
+            else from_hex(each)
             for key, each in value.items()
         }
     return [from_hex(each) for each in value] if isinstance(value, list) else value
