@@ -60,8 +60,9 @@ def test_troubles_show_in_the_metrics_and_go_when_switched_off(python):
         until(metrics, r"^asyncio_tasks\{.*\} \d\d?\.0$")
         get(f"{url}/trouble/blocking/on")
         until(metrics, r'^asyncio_slow_callbacks_total\{.*culprit="__main__.Service.load_prices"')
-        with pytest.raises(urllib.error.HTTPError):
-            get(f"{url}/nothing").close()
+        with pytest.raises(urllib.error.HTTPError) as missing:
+            get(f"{url}/nothing")
+        missing.value.close()
 
 
 @pytest.mark.parametrize(

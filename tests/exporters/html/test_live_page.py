@@ -130,8 +130,9 @@ def test_what_is_served_where(program, tmp_path):
     with running.get("/metrics") as answer:
         assert b"asyncio_eventloop_time_seconds_total" in answer.read()
     request = urllib.request.Request(running.url + "/data.json", headers={"Host": "evil.example"})
-    with pytest.raises(urllib.error.HTTPError, match="403"):
+    with pytest.raises(urllib.error.HTTPError, match="403") as refused:
         urllib.request.urlopen(request, timeout=120)
+    refused.value.close()
     said = running.end()
     assert f"traceloop: wrote {tmp_path / 'end.html'}" in said.splitlines()
     written = data_in((tmp_path / "end.html").read_text())

@@ -165,7 +165,8 @@ def test_a_fault_shows_as_a_failed_request_that_says_nothing(page, capfd):
     at = page()
     with pytest.raises(urllib.error.HTTPError, match="500") as caught:
         at.get("/fails")
-    assert b"secret" not in caught.value.read()
+    with caught.value as answer:
+        assert b"secret" not in answer.read()
     assert at.get() == b"hello\n"
     assert capfd.readouterr() == ("", "")
 
