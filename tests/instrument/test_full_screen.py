@@ -201,6 +201,8 @@ asyncio.run(main())
     [(HOLDS + GOES_ON, "stall over: "), (DEADLOCK, "traceloop: deadlock: ")],
     ids=["own", "collector"],
 )
+# Beside the thread of pytest-rerunfailures, 3.15 raises it. The child only executes another program.
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_program_in_the_background_has_no_screen(program: str, said: str, traced: Traced, tmp_path: Path) -> None:
     (tmp_path / "app.py").write_text(program)
     shell, descriptor = pty.fork()
