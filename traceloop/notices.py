@@ -249,6 +249,9 @@ def _is_within_a_line(descriptor: int) -> bool:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             return False
+        with open(f"/proc/self/fdinfo/{descriptor}", "rb", buffering=0) as info:
+            if b"lock:" in info.read(4096):
+                return False  # the program's: it would be released where the file is opened and closed here
         import fcntl
 
         appends = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_APPEND
@@ -259,7 +262,7 @@ def _is_within_a_line(descriptor: int) -> bool:
             return end > 0 and os.pread(reader, 1, end - 1) not in (b"", b"\n")
         finally:
             os.close(reader)
-    except OSError:
+    except Exception:  # an audit hook of the program's may raise anything
         return False
 
 

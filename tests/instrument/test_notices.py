@@ -15,6 +15,7 @@ import pytest
 import traceloop.notices
 from tests.helpers.cores import CORES
 from tests.helpers.differential import clean_environ, notices, outcome
+from tests.helpers.paths import ROOT
 from tests.helpers.traced import Traced
 from traceloop.cli.runs import read
 from traceloop.record import files
@@ -151,3 +152,27 @@ def test_lines_that_were_not_kept_are_counted_across_an_exec(tmp_path: Path, mon
     lines = os.read(collector, 1 << 16).decode().splitlines()
     os.close(collector)
     assert lines == [*(f"line {number}" for number in range(100)), "and 3 more lines, which were not kept"]
+
+
+def test_a_lock_of_the_programs_on_its_stderr_stays(tmp_path: Path) -> None:
+    """A process that closes any descriptor of a file loses its POSIX locks on it."""
+    code = """
+import fcntl, subprocess, sys
+from traceloop import notices
+
+asks = '''
+import fcntl
+with open("errors", "r+") as file:
+    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+'''
+fcntl.lockf(2, fcntl.LOCK_EX)
+sys.stderr.write("half a line")
+notices.say("a line")
+print(subprocess.run([sys.executable, "-c", asks], stderr=subprocess.PIPE, text=True).stderr.splitlines()[-1])
+"""
+    with open(tmp_path / "errors", "w") as errors:
+        command = [sys.executable, "-c", code]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(command, cwd=tmp_path, env=environ, stdout=subprocess.PIPE, stderr=errors, text=True)
+    assert done.stdout.startswith("BlockingIOError"), done.stdout
+    assert "a line" in (tmp_path / "errors").read_text()

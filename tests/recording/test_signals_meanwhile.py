@@ -113,3 +113,17 @@ def test_no_loop_stays_the_running_one_where_the_handler_raises_at_either_end_of
         loop.close()
 
 
+
+
+def test_an_audit_hook_that_looks_at_its_caller_is_no_handler():
+    def hook() -> None:
+        caller = sys._getframe(1)
+        raise PermissionError(f"{caller.f_code.co_name} opens a file")
+
+    def taking(number: int, frame: Any) -> None:
+        raise PermissionError
+
+    for raising, is_handler in ((hook, False), (lambda: taking(1, sys._getframe(0)), True)):
+        with pytest.raises(PermissionError) as raised:
+            raising()
+        assert failures.is_handlers(raised.value) is is_handler

@@ -182,3 +182,7 @@ def report_failure(handle: Any, error: BaseException) -> None:
     if handle._source_traceback:
         context["source_traceback"] = handle._source_traceback
     handle._loop.call_exception_handler(context)
+
+
+def nothing() -> None:
+    """Does nothing: where it begins, the interpreter raises what another thread wants raised in this one."""

@@ -154,6 +154,7 @@ typedef struct {
     int name_place;      /* which of the objects that tp_traverse visits is a task's name; 0: none */
     PyObject *pending, *finished; /* the texts of ``_state`` of a task that is not done, or ended by itself */
 
+    PyObject *nothing; /* core.handles.nothing */
     PyObject *report_failure; /* core.handles.report_failure */
     PyObject *python_timers;  /* core.timers.Timers: for the modes that are rare */
     PyObject *spelled_out;    /* core.buffer.spelled_out */

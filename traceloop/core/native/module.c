@@ -237,6 +237,7 @@ core_exec(PyObject *module)
         return -1;
     if ((st->handle_run = attribute_of("traceloop.core.choose", "HANDLE_RUN")) == NULL ||
         (st->report_failure = attribute_of("traceloop.core.handles", "report_failure")) == NULL ||
+        (st->nothing = attribute_of("traceloop.core.handles", "nothing")) == NULL ||
         (st->python_timers = attribute_of("traceloop.core.timers", "Timers")) == NULL ||
         (st->spelled_out = attribute_of("traceloop.core.buffer", "spelled_out")) == NULL ||
         (st->heappush = attribute_of("heapq", "heappush")) == NULL ||
@@ -288,7 +289,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(partial_type) DO(pending) DO(finished) DO(report_failure) DO(python_timers) DO(spelled_out) DO(heappush)     \
     DO(clock_globals) DO(clock) DO(task_class.dict) DO(task_class.found) DO(future_class.dict) DO(future_class.found)  \
     DO(s_call_at) DO(s_time) DO(s_run_once) DO(s_process_events) DO(s_is_closed)                                    \
-    DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_run) DO(s_get)    \
+    DO(s_timer_handle_cancelled) DO(s_monotonic) DO(s_record) DO(s_loop_ident) DO(s_run) DO(s_get) DO(nothing)      \
     DO(s_get_name) DO(s_get_coro) DO(s_done) DO(s_append) DO(s_context) DO(s_func) DO(s_python_call_soon)           \
     DO(s_python_call_later) DO(s_python_call_at) DO(s_python_create_task) DO(s_note_timer) DO(s_name) DO(s_tasks)   \
     DO(s_fresh) DO(s_Task) DO(context_keywords) DO(base_events) DO(task_keywords) DO(offload_type)                    \

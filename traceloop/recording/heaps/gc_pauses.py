@@ -97,9 +97,9 @@ def _make_callback(outbox: Outbox, sums: _Sums) -> Callable[[str, dict[str, Any]
         singles += 1
         if size(pending) >= limit or (singles > _MOST_SINGLES and length < _SHORT_SECONDS):
             key = generation + 4 if of_young else generation
-            if key not in sums:
-                sums[key] = [began, 0, 0.0, 0.0, 0, 0]
-            each = sums[key]
+            each = sums.get(key)
+            if each is None:
+                each = sums[key] = [began, 0, 0.0, 0.0, 0, 0]
             each[1] += 1
             each[2] += length
             if length > each[3]:

@@ -185,9 +185,7 @@ class Watchdog:
     # -- the thread's life
 
     def _start(self) -> Any:
-        """Starts the thread. Returns a lock that is free once it has made its first turn, None where it runs already or
-        cannot be had.
-        """
+        """Starts the thread. Returns a lock that is free after its first turn, None where it runs or cannot be had."""
         if self._running or self._ended:
             return None
         if not self._process.has_room_for_thread:
@@ -203,11 +201,14 @@ class Watchdog:
         self._lateness.forget()
         begun = _thread.allocate_lock()
         begun.acquire()
+        made: list[int] = []
         try:
-            start_without_signals(lambda: _thread.start_new_thread(self._run, (done, begun)))
-        except RuntimeError:  # no more threads, or the interpreter is going down
-            self._running = False
-            return None
+            start_without_signals(lambda: made.append(_thread.start_new_thread(self._run, (done, begun))))
+        except BaseException as error:
+            self._running = bool(made)
+            if isinstance(error, RuntimeError) and not failures.is_handlers(error):
+                return None  # no more threads, or the interpreter is going down
+            raise
         return begun
 
     def stop(self, *, until_gone: bool = True) -> None:
