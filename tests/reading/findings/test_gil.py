@@ -6,6 +6,7 @@ import pytest
 
 from tests.helpers.made_statistics import Made
 from tests.helpers.observed import observe, program
+from tests.reading.findings.troubled_programs import HOLDING_POWER
 from traceloop.reading.findings import thresholds
 from traceloop.reading.findings.verdict import verdict
 
@@ -99,15 +100,9 @@ def test_a_thread_without_frames_is_no_holder():
     assert made.one("gil-contention").title == "Other threads hold the GIL while the loop has work to do"
 
 
-HOLDS = """
-power = 100_000
-while True:
-    begun = time.thread_time()
-    pow(7, power)
-    if time.thread_time() - begun > 0.06:
-        break
-    power += power // 4
-
+HOLDS = (
+    HOLDING_POWER
+    + """
 def crunch():
     while not stopped.wait(PAUSE):
         COMPUTE
@@ -137,6 +132,7 @@ async def ask(port):
 stopped = threading.Event()
 run(main())
 """
+)
 PYTHON = "sum(each * each for each in range(100_000))"
 
 

@@ -4,6 +4,17 @@ put in place of its words for the fault, and for its healthy twin.
 
 from __future__ import annotations
 
+#: ``pow(7, power)`` holds the GIL for 60 ms, whatever the machine.
+HOLDING_POWER = """
+power = 100_000
+while True:
+    begun = time.thread_time()
+    pow(7, power)
+    if time.thread_time() - begun > 0.06:
+        break
+    power += power // 4
+"""
+
 TROUBLES = {
     "loop-saturated": (
         """
@@ -152,15 +163,8 @@ run(main())
         {"FREEZE": "gc.freeze()"},
     ),
     "gil-contention": (
-        """
-power = 100_000  # of which a call takes 60 ms, whatever the machine
-while True:
-    begun = time.thread_time()
-    pow(7, power)
-    if time.thread_time() - begun > 0.06:
-        break
-    power += power // 4
-
+        HOLDING_POWER
+        + """
 def hog():
     while not stopped.is_set():
         START
