@@ -1,4 +1,6 @@
-"""Chooses the code that runs a loop. Decided once a run, by what the program has replaced of asyncio's and of ours."""
+"""Chooses the code that runs a loop, by what the program has replaced of asyncio's and of ours. Decided when a run
+begins, and again when that may have changed.
+"""
 
 from __future__ import annotations
 

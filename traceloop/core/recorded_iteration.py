@@ -64,8 +64,8 @@ def _taken_from(ready: deque[Any]) -> Iterator[Any]:
 def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     """Runs one iteration, or iterations until ``loop.stop()`` was called, and returns True. In the loop's thread.
 
-    Returns False where the iteration in C may go on: what kept it away is gone. This is asked after each flush. Returns
-    False, too, where the plan does not hold any more: asked then, and before the loop waits.
+    Returns False where it has to give up. Either the iteration in C may go on, since what kept it away is gone, or the
+    plan does not hold any more. Both are asked after each flush, the second also before the loop waits.
     """
     loop._iteration_frame = sys._getframe()
     ready: deque[Any] = loop._ready

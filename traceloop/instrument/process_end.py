@@ -258,10 +258,8 @@ def _postponed(number: int, frame: Any) -> bool:
         _postpone_until = now + _POSTPONE_SECONDS
     if now >= _postpone_until:
         return False
-    from ..recording.own_threads import start_without_signals
-
     try:
-        start_without_signals(lambda: _thread.start_new_thread(_send_again, (number,)))
+        _recording.start_without_signals(lambda: _thread.start_new_thread(_send_again, (number,)))
     except RuntimeError:  # no more threads, or the interpreter is going down
         return False
     return True

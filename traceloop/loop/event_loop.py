@@ -114,7 +114,7 @@ class EventLoop(
         recorder.loop_started(self)
         try:
             # Planned anew each time: what ends one of the two may be what a plan goes by. The record keeps its clock.
-            own_clock = has_own_clock(self)
+            own_clock = recorder.has_own_clock
             while not run_native(self, recorder, plan(self, _ORIGINALS, own_clock)):
                 if iterate_recorded(self, recorder, plan(self, _ORIGINALS, own_clock)):
                     break

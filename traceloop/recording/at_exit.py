@@ -16,7 +16,7 @@ from typing import Any
 
 from .. import notices
 from ..record import files, layout
-from . import failures, process
+from . import failures, own_threads, process
 from .heaps.sampler import sampler_of
 from .outbox import outbox_of
 from .process import Process
@@ -44,6 +44,7 @@ def is_interrupted(frame: FrameType | None) -> bool:
 
 
 is_handlers = failures.is_handlers
+start_without_signals = own_threads.start_without_signals
 
 
 def flush() -> None:

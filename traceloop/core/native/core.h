@@ -154,7 +154,7 @@ typedef struct {
     int name_place;      /* which of the objects that tp_traverse visits is a task's name; 0: none */
     PyObject *pending, *finished; /* the texts of ``_state`` of a task that is not done, or ended by itself */
 
-    PyObject *nothing; /* core.handles.nothing */
+    PyObject *nothing;        /* core.handles.nothing */
     PyObject *report_failure; /* core.handles.report_failure */
     PyObject *python_timers;  /* core.timers.Timers: for the modes that are rare */
     PyObject *spelled_out;    /* core.buffer.spelled_out */
@@ -401,7 +401,7 @@ int run_refresh_spans(Run *run);
 double run_identify(Run *run, PyObject *handle, PyObject *callback, PyObject **task, int *is_first);
 /* wakeup.c: says of a handle that runs next, and has a stamp, that another thread put it in (recorder.stamped). */
 int run_look_at_stamps(Run *run, PyObject *handle, double now);
-int run_define_created(Run *run, double now);
+int run_define_created(Run *run, double now); /* wakeup.c: tasks that a task factory made in the run that ended now */
 /* What the end of a task's step adds to the length in the run's record. -1.0: an exception. */
 double run_settle_task(Run *run, PyObject *task, double ident, int is_first);
 /* The loop's own work, as interface.py has it: which, of how many, from when until when. Short work is passed over. */
