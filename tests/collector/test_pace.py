@@ -23,10 +23,10 @@ from traceloop.recording.ring import FIRST_BYTES, Ring
 from traceloop.settings import Settings
 
 
-def pause_after(seconds, *rings):
+def pause_after(seconds, rings, *, in_c=False):
     """``rings``: their capacity in bytes, and records read."""
     now = [100.0]
-    pace = Pace(clock=lambda: now[0])
+    pace = Pace(clock=lambda: now[0], in_c=in_c)
     pace.count(
         SimpleNamespace(
             ring=SimpleNamespace(reader=SimpleNamespace(capacity=room)), decoded=SimpleNamespace(records=records)
@@ -52,7 +52,12 @@ def pause_after(seconds, *rings):
     ],
 )
 def test_a_poll_comes_when_an_eighth_of_a_ring_has_filled(seconds, rings, pause):
-    assert pause_after(seconds, *rings) == pytest.approx(pause)
+    assert pause_after(seconds, rings) == pytest.approx(pause)
+
+
+def test_the_reader_in_c_takes_more_at_once():
+    assert pause_after(0.1, [(64 << 20, 16_384)], in_c=True) == pytest.approx(0.4)
+    assert pause_after(0.1, [(8 << 20, (8 << 20) / 24 / 8)], in_c=True) == pytest.approx(0.1)
 
 
 def test_a_ring_wakes_its_reader_at_each_quarter(tmp_path):

@@ -44,6 +44,7 @@ from .orders import RELEASE_LISTENER, RELEASE_STDERR
 from .pace import (
     EXPECTED_SECONDS,
     FLUSH_SECONDS,
+    MAX_POLL_SECONDS,
     MIN_POLL_SECONDS,
     QUIET_SECONDS,
     SHUTDOWN_SECONDS,
@@ -97,7 +98,6 @@ class Collector:
         self._copied = 0  # how many processes had ended when the record was copied
         self._stderr = RootStderr(self.run_dir, self.root, report=self.settings.report)
         self._look_again = SOON_SECONDS
-        self._pace = Pace()
         self._polled_at = 0.0
         self._due = 0.0  # the next poll
         self._quiet = False  # whether the last look put it off, since it would find nothing
@@ -112,7 +112,7 @@ class Collector:
         from traceloop.reading.follower import RunFollower
         from traceloop.reading.new_statistics import make_statistics
 
-        from ..reading.decoding.choose import problem
+        from ..reading.decoding.choose import problem, reader_name
         from ..reading.findings.lasting import LOOK_SECONDS, Lasting
         from ..reading.rest import rest
         from .stall_probe import StallProbe
@@ -138,8 +138,8 @@ class Collector:
             self.pipeline = NoSpans()
         if line := problem():
             notices.say_once(self.run_dir, "core", line)
-        if self.snapshots is not None or not isinstance(self.pipeline, NoSpans):
-            self._pace = Pace(SOON_SECONDS)
+        hurries = self.snapshots is not None or not isinstance(self.pipeline, NoSpans)
+        self._pace = Pace(SOON_SECONDS if hurries else MAX_POLL_SECONDS, in_c=reader_name() == "c")
         if again:
             self._carry_on()
         self.push: MetricsPush | None = None

@@ -18,7 +18,9 @@ MIN_POLL_SECONDS = 0.05
 #: about to end, or a program whose collector is one of its threads.
 SOON_SECONDS = 0.2
 MAX_POLL_SECONDS = 1.0
+# An aiohttp service's are read in 40 ms in plain Python, in 6 ms in C.
 _RECORDS = 16_384
+_RECORDS_IN_C = 65_536
 _SHARE_OF_RING = 0.125
 _RECORD_BYTES = 24
 #: The longest time between two whole polls while no loop runs and no ring has anything new. Where nothing computes, a
@@ -43,11 +45,14 @@ class Pace:
     filled a quarter of its ring (`recording.ring`).
     """
 
-    def __init__(self, longest: float = MAX_POLL_SECONDS, clock: Callable[[], float] = time.monotonic) -> None:
-        """``longest``: how long a pause may be, s."""
+    def __init__(
+        self, longest: float = MAX_POLL_SECONDS, clock: Callable[[], float] = time.monotonic, *, in_c: bool = False
+    ) -> None:
+        """``longest``: how long a pause may be, s. ``in_c``: the reader's C half is there."""
         self._longest = longest
         self._clock = clock
         self._read_at = clock()
+        self._most = _RECORDS_IN_C if in_c else _RECORDS
         # How much was read since then, of all rings, as a share of what one poll should read.
         self._share = 0.0
 
@@ -57,7 +62,7 @@ class Pace:
             # By the size to which the ring may grow: it grows before it is overwritten. Where it cannot grow, a quarter
             # of its present size is full soon, which wakes us.
             room = chunk.ring.reader.capacity * _SHARE_OF_RING / _RECORD_BYTES
-            self._share += chunk.decoded.records / max(1.0, min(_RECORDS, room))
+            self._share += chunk.decoded.records / max(1.0, min(self._most, room))
 
     def pause(self) -> float:
         """How long to wait until the next reading, s. Called once after each reading."""
