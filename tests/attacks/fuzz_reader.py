@@ -68,7 +68,10 @@ EDGES += [65536.0, 65537.0, 131073.0, 2.0**32, 2.0**34, 2.0**34 + 1.0, -1024.0, 
 # Kinds of records that C takes in itself, and runs.
 HOT = [-1.0, -2.0, -3.0, -4.0, -5.0, -7.0, -9.0, -10.0, -12.0, -13.0, -14.0, -28.0, -1024.0, -1026.0, 1.0, 65537.0]
 HOT += [-17.0, -18.0, -19.0, -20.0, -21.0, -34.0]
-TEXTS: list[list[str]] = [[], ["", "", ""], ["Task-1", ""], ["Task-99999999999999999999", "x" * 50, "{}"], ["\udc80"]]
+TEXTS = [
+    b"", b"\x1f\x1f\x1f", b"Task-1\x1f\x1f", b"Task-99999999999999999999\x1f" + b"x" * 50 + b"\x1f{}\x1f",
+    b"\xed\xb2\x80\x1f", b"\x1f0a 0b k=v\x1fno end",
+]  # fmt: skip
 OUTCOME, SITE_LIMIT = 2.0**32, 65536
 KINDS = ("soon", "timer", "reader", "writer", "threadsafe", "signal")
 
@@ -153,7 +156,7 @@ class Fuzz:
         sys.path.insert(0, ROOT)
         from traceloop.exporters.otlp import packing
         from traceloop.exporters.otlp.packing import PackingBuilder
-        from traceloop.reading.decoding import choose, decoded, rare_records
+        from traceloop.reading.decoding import choose, decoded, native_model, rare_records
         from traceloop.reading.statistics.histograms import COUNTS, DURATIONS
         from traceloop.record import layout
 
@@ -165,7 +168,8 @@ class Fuzz:
         mutations = load("mutations", os.environ[MUTATIONS])
         numbers = (array("d", EDGES).tobytes(), array("d", HOT * 12 + every).tobytes())
         self.short, self.long = mutations.Source(seed, *numbers), mutations.Source(seed + 1, *numbers)
-        self.new_decoded, self.new_rare, self.span = decoded.Decoded, rare_records.RareRecords, decoded.SpanContext
+        self.new_decoded, self.new_rare = native_model.new_decoded, rare_records.RareRecords
+        self.span = decoded.SpanContext
         self.buckets = [self.native.Buckets(each.fine) for each in (DURATIONS, COUNTS)]
         self.builder_type = PackingBuilder
 
@@ -189,9 +193,7 @@ class Fuzz:
 
     def fresh(self) -> Any:
         """An empty chunk."""
-        decoded = self.new_decoded(None)
-        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = self.native.new_columns()
-        return decoded
+        return self.new_decoded(self.native, None)
 
     def begin_record(self) -> None:
         """Another ring, of whose record nothing is known."""
@@ -275,10 +277,9 @@ class Fuzz:
 
         below = self.below
         decoded.runs.forget_lengths(2.0**33)
-        decoded.spans += [
-            self.span(number, f"{number + 1:032x}", f"{number + 1:016x}", number % 2, "a=b" * below(20))
-            for number in range(below(9))
-        ]
+        for number in range(below(9)):
+            ids = f"{number + 1:032x}", f"{number + 1:016x}"
+            decoded.spans.append(self.span(number, *ids, number % 2, "a=b" * below(20)))
         slow = dict.fromkeys((below(len(decoded.runs) + 1) for _ in range(below(4))), None)
         packed = None
         try:
@@ -317,7 +318,8 @@ class Fuzz:
         delivered = {run: (*when, "pool", f"app.f{below(9)}", bool(below(2))) for run in runs}
         looks = self.looks(choice(((), self.alive.idents(), (65537.0, 131073.0))))
         if not below(50):
-            decoded.requests += [(runs[below(3)], below(70000)) for _ in range(below(2000))]
+            for _ in range(below(2000)):
+                decoded.requests.append((runs[below(3)], below(65536)))
         if not below(50):
             for task in list(self.of_before.tasks) * below(20):
                 decoded.tasks.append(task)
@@ -345,7 +347,7 @@ class Fuzz:
         idents = [float(SITE_LIMIT * (at + 1) + below(9)) for at in range(choice((2, 5, 30000)))]
         seldom = choice((3, 200, 20000))
         for size in (3, 1000, 3000, below(2000)):
-            runs, _, tasks, _ = native.new_columns()
+            runs, _, tasks, _, marks, _ = native.new_columns()
             first, few = number, idents[: choice((2, 5, 30))]
             for ident in idents if chance() < 0.5 else few:
                 tasks.append((ident, "", number, now, 0, choice((0.0, *few)), chance() < 0.6))
@@ -357,7 +359,8 @@ class Fuzz:
                 runs.append((number, now, ends, ident, kind, delay, by, 0, 1, not below(seldom)))
                 now = ends + choice((0.0, 0.0, 1e-4, 0.05))
                 number += 1
-            marks = [(choice((at, first)), below(9)) for at in range(first, number)] * choice((0, 1, 8))
+            for at in [*range(first, number)] * choice((0, 1, 8)):
+                marks.append((choice((at, first)), below(9)))
             offload = (now, now, choice(EDGES), "pool", f"f{below(500)}", True)
             delivered = dict.fromkeys(range(first, number, 7), offload)
             looks = self.looks(few if below(2) else ())
@@ -399,6 +402,7 @@ class Fuzz:
             self.rows += totals.count + len(totals.creators)
         self.rows += len(alive.oldest()) + len(alive.by_site()) + len(alive)
         self.rows += len(tasks.sites(0, len(tasks))) + len(ends.sites(below(len(ends) + 1), len(ends)))
+        self.rows += len([*decoded.spans, *decoded.requests])
         self.rows += len(list(tasks)[-50:]) + len(list(ends)) + sum(ends.outcomes())
         if not below(20):
             alive.clear()

@@ -61,7 +61,8 @@ class Mutations:
     def __init__(self, genuine: list[Batch], seed: int) -> None:
         self._random = random.Random(seed)
         self._doubles = [value for batch in genuine for value in batch.records]
-        self._text = [item for batch in genuine for item in batch.text] + ["", "[]", "{}", '{"kind":1}', "[" * 10_000]
+        genuine_text = layout.unpack_text(b"".join(batch.text for batch in genuine))
+        self._text = [*genuine_text, "", "[]", "{}", '{"kind":1}', "[" * 10_000]
         self._values = [*SPECIAL, *KINDS, *(layout.OUTCOME * n for n in range(8)), 1e9, 65536.0, 65537.0, 1e6]
         self._values = [value for value in self._values if math.isfinite(value)]  # others the reader takes out
 
@@ -84,7 +85,7 @@ class Mutations:
                 sequence += 1
                 before += len(records) // 3 + dropped
                 now = now + 1e-3 if draw() < 0.98 else abs(self._values[below(len(self._values))]) % 2.0**33
-                out.append(Batch(sequence, records, text, before, now, dropped, dropped > 0))
+                out.append(Batch(sequence, records, layout.pack_text(text), before, now, dropped, dropped > 0))
             yield out
 
 

@@ -53,7 +53,7 @@ CONTEXTS = [
 
 def in_rows(decoded: Decoded) -> Decoded:
     """The same in the rows of the reader's extension."""
-    runs, iterations, _, _ = reader.new_columns()
+    runs, iterations, *_ = reader.new_columns()
     for run in decoded.runs:
         runs.append(run)
     for iteration in decoded.iterations:
@@ -251,7 +251,7 @@ def test_a_builder_that_fails_fails_the_call() -> None:
 
 def test_rows_of_another_sort_are_refused() -> None:
     builder = PackingBuilder(site, Sampling("all"), OFFSET, native=packer)
-    runs, iterations, _, _ = reader.new_columns()
+    runs, iterations, *_ = reader.new_columns()
     state = (-1, b"", b"", False, 0.0, 0.0, 0)
     for wrong in ((iterations, iterations), (runs, runs), (bytearray(80), iterations)):
         with pytest.raises(TypeError):

@@ -12,7 +12,8 @@ TASK = 7 * r.SITE_LIMIT + 3
 
 
 def batch(*triples, text=(), gap=False, dropped=0, at=100.0):
-    return Batch(0, [float(value) for triple in triples for value in triple], list(text), 0, at, dropped, gap)
+    records = [float(value) for triple in triples for value in triple]
+    return Batch(0, records, r.pack_text(list(text)), 0, at, dropped, gap)
 
 
 def decode(*batches):

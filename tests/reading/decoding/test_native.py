@@ -15,7 +15,7 @@ from traceloop.reading.decoding import decoder, rare_records
 from traceloop.reading.decoding.choose import load_native
 from traceloop.reading.decoding.decoded import KINDS, Decoded, NewTask, Standing
 from traceloop.reading.decoding.decoder import PythonModel
-from traceloop.reading.decoding.native_model import NativeModel
+from traceloop.reading.decoding.native_model import NativeModel, new_decoded
 from traceloop.reading.decoding.ring_reader import Batch
 from traceloop.reading.decoding.stream import LoopStream
 from traceloop.reading.decoding.task_rows import KnownTask, outcomes_of, sites_among
@@ -73,7 +73,8 @@ def batches_of(drawn: Any) -> list[Batch]:
     for triples, text, at, gap, lost in drawn:
         lost = lost if gap else 0
         before += lost
-        out.append(Batch(0, [value for triple in triples for value in triple], text, before, at, lost, gap))
+        records = [value for triple in triples for value in triple]
+        out.append(Batch(0, records, r.pack_text(text), before, at, lost, gap))
         before += len(triples)
     return out
 
@@ -85,6 +86,16 @@ def same(value: Any) -> Any:
     if isinstance(value, str | bytes | int | dict) or value is None:
         return value
     return [same(each) for each in value]
+
+
+def test_texts_are_told_apart_byte_by_byte() -> None:
+    """A text that is no UTF-8 harms none of its neighbours; one without an end is none."""
+    text = b"0a 0b \xe2\x82\x1f\xff 0c\x1f\x1f0d 0e x\x1f0f 0f"
+    batch = Batch(0, [value for n in range(5) for value in (float(n), r.R_SPAN, 1.0)], text, 0, 1.0, 0, False)
+    streams = LoopStream(model=PythonModel), LoopStream(model=lambda: NativeModel(native))
+    found = [list(stream.feed([batch])[0].spans) for stream in streams]
+    assert found[0] == found[1] and len(found[0]) == 5
+    assert found[0][0].trace_state == "\ufffd" and found[0][1].trace_id == "\ufffd" and found[0][4].trace_id == ""
 
 
 def what(decoded: Decoded) -> dict[str, Any]:
@@ -170,9 +181,7 @@ def chunk_of(half: Known, rows: Any) -> Decoded:
     """A chunk of tasks: (what happens, ident, when) with ``begin``, ``step`` (of 1 s, ready for 1/4 s) and ``end``; and
     ``call``, a callback that is late. Steps and callbacks were mostly made ready by the run before them.
     """
-    decoded = Decoded(None)
-    if isinstance(half, NativeTasks):
-        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = native.new_columns()
+    decoded = new_decoded(native, None) if isinstance(half, NativeTasks) else Decoded(None)
     for what, ident, when in rows:
         if what == "begin":
             maker = float(int(when) % 3)
@@ -282,6 +291,7 @@ def test_names_and_limits_are_the_same() -> None:
         assert getattr(r, name) == float(numbers[name]), name
     assert float(numbers["SITE_LIMIT"]) == r.SITE_LIMIT and float(numbers["OUTCOME"]) == r.OUTCOME
     assert float(numbers["LATEST"]) == decoded_module.LATEST and int(numbers["FIRST_STEP"]) == r.FIRST_STEP
+    assert chr(int(numbers["TEXT_SEPARATOR"])) == r.TEXT_SEPARATOR
     assert float(numbers["MAX_QUEUE"]) == decoder._MAX_QUEUE
     assert int(numbers["MOST_NEW_TASKS"]) == rare_records._MAX_NEW_TASKS
     assert (decoder._MAX_ENTRIES, decoder._MAX_TIMERS) == (1 << 20, 1 << 18)
@@ -298,9 +308,9 @@ def test_timers_that_never_come_due_take_no_memory_without_bound(model: Any) -> 
     stream = LoopStream(model=model)
     timers = [value for n in range(50_000) for value in (1.0, r.R_TIMER, 0.0)]
     for n in range(7):
-        stream.feed([Batch(n, timers, [], n * 50_000, 1.0, 0, False)])
+        stream.feed([Batch(n, timers, b"", n * 50_000, 1.0, 0, False)])
     known = decoder._MAX_TIMERS
-    (out,) = stream.feed([Batch(9, [0.0, r.R_DUE, 350_000.0, 2.0, 5.0, 349_999.0], [], 350_000, 3.0, 0, False)])
+    (out,) = stream.feed([Batch(9, [0.0, r.R_DUE, 350_000.0, 2.0, 5.0, 349_999.0], b"", 350_000, 3.0, 0, False)])
     last = stream.finish()
     (run,) = [*out.runs, *last.runs]
     assert known < 350_000 and run[4] == "timer" and run[6] == 0
@@ -310,7 +320,7 @@ def test_tasks_are_counted_by_site_and_outcome_in_either_form() -> None:
     idents = [5.0, 65536.0 * 7 + 5, 65536.0 * 9 + 65535, 0.0, 2.0**52 + 3, 2.0**53 + 2, 65536.0 * 8 + 5]
     tasks = [NewTask(ident, f"task {ident}", 3, 0.5, 2, 65537.0, True) for ident in idents]
     ends = [(ident, number % 4, 1.5, number) for number, ident in enumerate(idents)]
-    _, _, native_tasks, native_ends = native.new_columns()
+    _, _, native_tasks, native_ends, *_ = native.new_columns()
     for task, end in zip(tasks, ends, strict=True):
         native_tasks.append(task)
         native_ends.append(end)

@@ -45,7 +45,7 @@ def test_what_is_written_is_read_in_order_with_its_text():
     ring.write([5.0, layout.R_TASK, 1.0], ["a name\x1f"], 1.5)
     ring.write(runs(1, 3), [], 2.5)
     first, second = reader.read()
-    assert first.text == ["a name?"] and first.written_at == 1.5 and not first.gap
+    assert layout.unpack_text(first.text) == ["a name?"] and first.written_at == 1.5 and not first.gap
     assert numbers([second]) == [1, 2, 3] and second.records_before == 1
     assert reader.read() == []
     assert (reader.records, reader.dropped) == (4, 0)

@@ -16,7 +16,7 @@ RUN, OTHER = 5.0, layout.R_POLL
 
 
 def batch(before, *idents):
-    return Batch(0, [value for ident in idents for value in (1.0, ident, 0.0)], [], before, 0.0, 0, False)
+    return Batch(0, [value for ident in idents for value in (1.0, ident, 0.0)], b"", before, 0.0, 0, False)
 
 
 def test_the_run_that_comes_next_is_the_one():

@@ -80,7 +80,7 @@ def chunks_of(drawn: Any) -> list[list[Chunk]]:
     runs: list[Any] = []
     for listed, dropped in drawn:
         both = [Decoded(LoopInfo(1, "MainThread", 0.0)) for _ in out]
-        both[1].runs, _, both[1].tasks, _ = native.new_columns()
+        both[1].runs, _, both[1].tasks, _, both[1].requests, _ = native.new_columns()
         first, workers = len(runs), []
         for each in listed:
             number += 1
@@ -96,7 +96,8 @@ def chunks_of(drawn: Any) -> list[list[Chunk]]:
                     waited_from = start - 2 * each["pause"] * TICK if each["begins"] == 3 else -1.0
                     is_made = each["begins"] != 2
                     decoded.tasks.append(NewTask(ident, "", number, start, by, maker, is_made, waited_from))
-                decoded.requests += [(number, site) for site in each["marks"]]
+                for site in each["marks"]:
+                    decoded.requests.append((number, site))
                 if each["offload"]:
                     submit = OffloadStep("submit", start - 4 * TICK, number, 1, 5.0)
                     decoded.offloads += [submit, OffloadStep("deliver", start, number, run=number)]
@@ -278,9 +279,9 @@ def test_what_is_kept_of_a_quiet_server_takes_as_much_memory_as_its_runs() -> No
 
     def feed(numbers: range) -> None:
         for number in numbers:
-            runs, _, tasks, _ = native.new_columns()
+            runs, _, tasks, _, marks, _ = native.new_columns()
             runs.append((number, float(number), number + 0.5, 5.0, READER, 0.0, 0, 0, number, 0))
-            requests.feed(None, runs, tasks, [], {}, {}, 0.0, 0, False, -1.0)
+            requests.feed(None, runs, tasks, marks, {}, {}, 0.0, 0, False, -1.0)
 
     feed(range(1, 10))
     tracemalloc.start()
@@ -304,7 +305,7 @@ def test_a_row_of_makers_goes_with_what_was_given_up(half: str) -> None:
         nonlocal number
         decoded = Decoded(None)
         if half == "c":
-            decoded.runs, _, decoded.tasks, _ = native.new_columns()
+            decoded.runs, _, decoded.tasks, _, decoded.requests, _ = native.new_columns()
         decoded.dropped = 1
         maker = 0.0
         for each in range(length):

@@ -20,6 +20,7 @@ from traceloop.reading import read_loop
 from traceloop.reading.decoding import stream
 from traceloop.reading.decoding.choose import load_native
 from traceloop.reading.decoding.decoded import Decoded, LoopInfo, NewTask, Standing
+from traceloop.reading.decoding.native_model import new_decoded as native_decoded
 from traceloop.reading.site_names import SiteNames
 from traceloop.reading.statistics import alive_tasks
 from traceloop.reading.statistics.tasks import TaskStatistics
@@ -32,10 +33,7 @@ HALVES = ["python"] + ["c"] * (native is not None)
 
 def new_decoded(half: str) -> Decoded:
     """An empty chunk, in the form of one half of the reader."""
-    decoded = Decoded(None)
-    if half == "c":
-        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = native.new_columns()
-    return decoded
+    return native_decoded(native, None) if half == "c" else Decoded(None)
 
 
 @pytest.fixture(autouse=True)

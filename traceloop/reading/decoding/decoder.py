@@ -96,7 +96,7 @@ class PythonModel:
         self._places.add(batch, self.runs)
         triples = iter(batch.records)
         self._triples = zip(triples, triples, triples, strict=False)
-        self._text = iter(batch.text)
+        self._text = iter(layout.unpack_text(batch.text))
         if len(self._queue) > _MAX_ENTRIES:
             self._forget_queue(self._pending)
 

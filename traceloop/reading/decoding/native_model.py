@@ -10,11 +10,20 @@ from .rare_records import RareRecords
 from .ring_reader import Batch
 
 
+def new_decoded(module: Any, loop: LoopInfo | None) -> Decoded:
+    """An empty chunk, for a model of ``module``, the reader's extension."""
+    decoded = Decoded(loop)
+    decoded.runs, decoded.iterations, decoded.tasks, decoded.finished, decoded.requests, decoded.spans = (
+        module.new_columns()
+    )
+    return decoded
+
+
 class NativeModel:
     """See ``stream.Model``."""
 
     def __init__(self, module: Any) -> None:
-        self._new_columns = module.new_columns
+        self._module = module
         self._model = model = module.Model(RareRecords())
         self.decode = model.decode
         self.lose_place = model.lose_place
@@ -43,9 +52,7 @@ class NativeModel:
         return damaged
 
     def new_decoded(self, loop: LoopInfo | None) -> Decoded:
-        decoded = Decoded(loop)
-        decoded.runs, decoded.iterations, decoded.tasks, decoded.finished = self._new_columns()
-        return decoded
+        return new_decoded(self._module, loop)
 
     def begin(self, batch: Batch) -> None:
         records = batch.records

@@ -33,8 +33,10 @@ _WORDS: Final = Struct(f"<{layout.WORDS}d")
 # Bytes that are searched at a time. Batches begin at multiples of _ALIGN, so none begins in one window and ends its
 # magic number in the next.
 _WINDOW: Final = 1 << 16
-# Bytes of a batch that are read with its head; a full one is read in two steps.
-_FIRST_LOOK: Final = 4096
+# Bytes that are copied at a time, at most: batches that follow each other together. In a search, of which most places
+# turn out to be none, fewer.
+_PIECE: Final = 1 << 18
+_SEARCHED: Final = 4096
 # A batch whose bytes are not all visible yet (the word that announces it may be, on Arm) is asked for again at the
 # next reads, this often, before it counts as damaged.
 _PATIENCE: Final = 3
@@ -58,7 +60,8 @@ class RingError(Exception):
 class Batch(NamedTuple):
     """One batch of records.
 
-    records: doubles, three for each record; a list in plain Python. text: the items that some of them own, in order.
+    records: doubles, three for each record; a list in plain Python. text: the items that some of them own, in order, as
+    ``layout.unpack_text`` takes them.
     records_before: records written before this batch, ever. written_at: the writer's clock, s.
     dropped: records that were overwritten or damaged between the batch read before and this one.
     gap: this batch does not follow on the one read before, so what is known of the queue does not hold.
@@ -67,7 +70,7 @@ class Batch(NamedTuple):
 
     sequence: int
     records: Sequence[float]
-    text: list[str]
+    text: bytes
     records_before: int
     written_at: float
     dropped: int
@@ -136,6 +139,10 @@ class RingReader:
         self._sequence = 0
         self._misses = 0
         self._resume = 0
+        # What ``read`` has copied last, from this offset of the data on, and how many bytes it copies at a time.
+        self._copied = b""
+        self._copied_from = 0
+        self._piece = _PIECE
         # Bytes that were checked in a search.
         self._checked = 0
         #: Records read, and records dropped, up to the last batch read.
@@ -195,6 +202,7 @@ class RingReader:
         batches: list[Batch] = []
         if self._closed:
             return batches
+        self._piece = min(8 * limit, _PIECE)
         taken = head = 0
         while taken < limit:
             if self._position >= head:
@@ -207,6 +215,7 @@ class RingReader:
                 break
             batches.append(batch)
             taken += len(batch.records) + 16
+        self._copied = b""
         if final and taken < limit:
             written = self.word(layout.W_RECORDS)
             if written > self.records + self.dropped:
@@ -261,6 +270,7 @@ class RingReader:
         """The oldest whole batch that is still there, after an overrun or damage."""
         # The writer may be overwriting what is looked at: the oldest place that can be whole is asked for anew.
         self._checked = 0
+        self._piece = _SEARCHED
         for _ in range(_MAX_FALSE_HEADS):
             if self._checked > _MAX_FALSE_BYTES:
                 break
@@ -273,6 +283,7 @@ class RingReader:
             place = self._find(position, head)
             if place < 0:
                 break
+            self._copied = b""
             found = self._check(place, head)
             if found is not None and found[0].sequence >= self._sequence:
                 return self._accept(found, place)
@@ -305,13 +316,21 @@ class RingReader:
                 position += at + _ALIGN - at % _ALIGN
         return -1
 
+    def _copy(self, offset: int, room: int) -> memoryview:
+        """What there is from ``offset`` of the data on, ``room`` bytes at most; as it was when it was copied."""
+        start = offset - self._copied_from
+        if start < 0 or start + _HEAD_SIZE > len(self._copied):
+            self._copied_from, start = offset, 0
+            self._copied = self._bytes(layout.DATA_OFFSET + offset, min(room, self._piece))
+        return memoryview(self._copied)[start : start + room]
+
     def _check(self, position: int, head: int) -> tuple[Batch, int] | None:
         """A copy of the batch at ``position``, and its size, if it is whole; else None."""
         offset = position % self.capacity
         room = min(self._room - offset, head - position)
         if room < _HEAD_SIZE:
             return None
-        copy = self._bytes(layout.DATA_OFFSET + offset, min(room, _FIRST_LOOK))
+        copy = self._copy(offset, room)
         if len(copy) < _HEAD_SIZE:
             return None
         magic, crc, sequence, count, text_size, before, now = layout.BATCH.unpack_from(copy)
@@ -321,18 +340,18 @@ class RingReader:
         if magic != layout.BATCH_MAGIC or size > room or size > self.capacity // 2 + _HEAD_SIZE or count % 3:
             return None
         if size > len(copy):
-            copy += self._bytes(layout.DATA_OFFSET + offset + len(copy), size - len(copy))
+            copy = memoryview(self._bytes(layout.DATA_OFFSET + offset, size))
             if len(copy) < size:
                 return None
         self._checked += size
-        view = memoryview(copy)[:size]
+        view = copy[:size]
         if self._checksum(view[layout.BATCH_CRC_START :]) != crc:
             return None
         # The checksum guards against accidents, not against a forged record.
         if not (0.0 <= now < _LATEST and before < _EXACT):
             return None
         doubles: memoryview[float] | None = view[_HEAD_SIZE:body].cast("d")
-        text = layout.unpack_text(bytes(view[body:])) if text_size else []
+        text = bytes(view[body:])
         if self._in_range is not None and self._in_range(doubles):
             return Batch(sequence, doubles, text, before, now, 0, False, doubles), size + -size % _ALIGN  # type: ignore[arg-type]
         records = list(doubles)  # type: ignore[arg-type]

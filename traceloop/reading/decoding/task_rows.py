@@ -50,7 +50,7 @@ _Item = TypeVar("_Item")
 
 
 class Rows(Protocol[_Item]):
-    """Tasks that begin, or tasks that end, in order."""
+    """Rows of one kind, in order: tasks that begin, tasks that end, requests, spans."""
 
     def __len__(self) -> int: ...
 

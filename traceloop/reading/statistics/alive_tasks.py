@@ -355,7 +355,7 @@ class NativeTasks:
         self._tasks.feed(*columns, waits.looks, waits.stood, waits.awaited, waits.circles.waiting, waits.step)
 
     def _copied(self, columns: Sequence[Any]) -> list[Any]:
-        runs, _, tasks, ends = self._module.new_columns()
+        runs, _, tasks, ends, *_ = self._module.new_columns()
         out = []
         for column, empty in zip(columns, (runs, tasks, ends), strict=True):
             if isinstance(column, list):

@@ -93,10 +93,11 @@ class CollectionStatistics:
             if generation not in self.pauses:
                 self.pauses[generation] = Histogram()
                 self.collected[generation] = self.uncollectable[generation] = 0
-            _add(self.pauses[generation], max(0.0, each.duration), _longest(each), each.number)
+            waiting = _Waiting(each)
+            _add(self.pauses[generation], waiting.seconds, waiting.longest, waiting.count)
             self.collected[generation] += max(0, each.collected)
             self.uncollectable[generation] += max(0, each.uncollectable)
-            self._wait(each)
+            self._wait(each.start, waiting)
         runs = decoded.runs
         if not len(runs) or not self._starts:
             return
@@ -144,10 +145,10 @@ class CollectionStatistics:
         self.held_by_calls += min(waiting.called, length)
         _add(self.held, length, min(length, waiting.longest), waiting.count)
 
-    def _wait(self, collection: Collection) -> None:
-        position = bisect_right(self._starts, collection.start)
-        self._starts.insert(position, collection.start)
-        self._waiting.insert(position, _Waiting(collection))
+    def _wait(self, start: float, waiting: _Waiting) -> None:
+        position = bisect_right(self._starts, start)
+        self._starts.insert(position, start)
+        self._waiting.insert(position, waiting)
         if len(self._starts) > _WAITING:
             older = _WAITING // 2
             for position in range(0, older, 2):

@@ -2,44 +2,49 @@
 
 #include "reader.h"
 
-PyObject *
-model_next_text(Model *self)
+/* The next item of the batch's text. */
+Item
+model_next_item(Model *self)
 {
-    if (self->text == NULL || self->text_at >= PyList_GET_SIZE(self->text))
-        return NULL;
-    return Py_NewRef(PyList_GET_ITEM(self->text, self->text_at++));
+    Item item = {0};
+    if (self->text == NULL)
+        return item;
+    const char *start = PyBytes_AS_STRING(self->text) + self->text_at;
+    const char *end = memchr(start, TEXT_SEPARATOR, (size_t)(PyBytes_GET_SIZE(self->text) - self->text_at));
+    if (end == NULL)
+        return item;
+    self->text_at += end + 1 - start;
+    return (Item){self->text, start, end - start};
+}
+
+PyObject *
+item_text(Item item)
+{
+    return PyUnicode_DecodeUTF8(item.length ? item.start : "", item.length, "replace");
 }
 
 /* The name of a task that begins, by the text of its first step's record (see layout.py); NULL where it is an automatic
-   one, which has this number. */
+   one, which has this number, or with an exception. */
 static PyObject *
 name_of_new_task(Model *self, int64_t *automatic)
 {
-    PyObject *text = model_next_text(self);
+    Item item = model_next_item(self);
     *automatic = -1;
-    if (text == NULL || (PyUnicode_Check(text) && PyUnicode_GET_LENGTH(text) == 0)) {
-        Py_XDECREF(text);
+    if (item.length == 0) {
         if (self->automatic_name >= 0)
             self->automatic_name++;
         *automatic = self->automatic_name;
         return NULL;
     }
-    Py_ssize_t length;
-    const char *bytes = PyUnicode_Check(text) ? PyUnicode_AsUTF8AndSize(text, &length) : NULL;
-    if (bytes == NULL) {
-        PyErr_Clear();
-        return text;
-    }
-    if (length > 5 && length < 21 && strncmp(bytes, "Task-", 5) == 0) {
+    if (item.length > 5 && item.length < 21 && memcmp(item.start, "Task-", 5) == 0) {
         int64_t number = 0;
-        for (Py_ssize_t index = 5; index < length; index++) {
-            if (bytes[index] < '0' || bytes[index] > '9')
-                return text;
-            number = number * 10 + (bytes[index] - '0');
-        }
-        self->automatic_name = number;
+        Py_ssize_t index = 5;
+        for (; index < item.length && item.start[index] >= '0' && item.start[index] <= '9'; index++)
+            number = number * 10 + (item.start[index] - '0');
+        if (index == item.length)
+            self->automatic_name = number;
     }
-    return text;
+    return item_text(item);
 }
 
 /* Takes over the reference to the name. */
@@ -63,6 +68,8 @@ model_take_first_step(Model *self)
 {
     int64_t automatic;
     PyObject *name = name_of_new_task(self, &automatic);
+    if (name == NULL && PyErr_Occurred())
+        return -1;
     double maker = self->row.scheduler ? self->group.creator_ident : 0.0;
     return add_task(self, name, automatic, self->row.scheduler, maker, true, -1.0);
 }
@@ -119,18 +126,7 @@ take_request(Model *self, double site)
         self->damaged++;
         return 0;
     }
-    PyObject *requests = PyObject_GetAttr(self->decoded, state_of(Py_TYPE(self))->text_requests);
-    if (requests == NULL)
-        return -1;
-    long long run = self->state == ACTIVE ? self->runs + 1 : 0;
-    PyObject *number = PyLong_FromLongLong(run), *of_site = PyLong_FromUnsignedLong(site_of(site));
-    PyObject *entry = number != NULL && of_site != NULL ? PyTuple_Pack(2, number, of_site) : NULL;
-    int result = entry != NULL && PyList_Check(requests) ? PyList_Append(requests, entry) : -1;
-    Py_XDECREF(number);
-    Py_XDECREF(of_site);
-    Py_XDECREF(entry);
-    Py_DECREF(requests);
-    return result;
+    return marks_append(self->requests, (MarkRow){self->state == ACTIVE ? self->runs + 1 : 0, site_of(site)});
 }
 
 /* Offloads have five records each: worth a way of their own, the twin of RareRecords._take_offload. */
@@ -228,49 +224,6 @@ take_offload(Model *self, double a, double ident, double b)
 
 /* A service may announce a span and a task for each request, so these, too, are twins of what RareRecords does. */
 
-/* What stands in a text from ``*at`` to the next space, or to its end; moves ``*at`` behind that. */
-static PyObject *
-next_word(PyObject *text, Py_ssize_t *at)
-{
-    Py_ssize_t length = PyUnicode_GET_LENGTH(text), begin = *at;
-    Py_ssize_t end = begin < length ? PyUnicode_FindChar(text, ' ', begin, length, 1) : length;
-    if (end == -2)
-        return NULL;
-    if (end < 0)
-        end = length;
-    *at = end < length ? end + 1 : length;
-    return PyUnicode_Substring(text, begin, end);
-}
-
-static PyObject *
-new_span_context(reader_state *st, double number, PyObject *text, double flags)
-{
-    Py_ssize_t at = 0;
-    PyObject *context = ((PyTypeObject *)st->span_context)->tp_alloc((PyTypeObject *)st->span_context, 5);
-    if (context == NULL)
-        return NULL;
-    PyTuple_SET_ITEM(context, 0, PyLong_FromDouble(number));
-    PyTuple_SET_ITEM(context, 1, next_word(text, &at));
-    PyTuple_SET_ITEM(context, 2, next_word(text, &at));
-    PyTuple_SET_ITEM(context, 3, PyLong_FromDouble(flags));
-    PyTuple_SET_ITEM(context, 4, PyUnicode_Substring(text, at, PyUnicode_GET_LENGTH(text)));
-    if (PyErr_Occurred())
-        Py_CLEAR(context);
-    return context;
-}
-
-static int
-take_span(Model *self, double number, PyObject *text, double flags)
-{
-    reader_state *st = state_of(Py_TYPE(self));
-    PyObject *context = new_span_context(st, number, text, flags);
-    PyObject *spans = context == NULL ? NULL : PyObject_GetAttr(self->decoded, st->text_spans);
-    int result = spans != NULL && PyList_Check(spans) ? PyList_Append(spans, context) : -1;
-    Py_XDECREF(spans);
-    Py_XDECREF(context);
-    return result;
-}
-
 static int
 take_task(Model *self, double ident, PyObject *name, double made_by)
 {
@@ -293,17 +246,16 @@ take_task(Model *self, double ident, PyObject *name, double made_by)
 static int
 take_announced(Model *self, double a, double ident, double b)
 {
-    PyObject *text = model_next_text(self);
-    if (text == NULL || !PyUnicode_Check(text))
-        Py_XSETREF(text, PyUnicode_FromString(""));
-    int result = -1;
-    if (text != NULL && (!is_count(a) || (ident == R_SPAN ? !is_count(b) : b <= -LATEST))) {
+    Item text = model_next_item(self);
+    if (!is_count(a) || (ident == R_SPAN ? !is_count(b) : b <= -LATEST)) {
         self->damaged++;
-        result = 0;
+        return 0;
     }
-    else if (text != NULL)
-        result = ident == R_SPAN ? take_span(self, a, text, b) : take_task(self, a, text, b);
-    Py_XDECREF(text);
+    if (ident == R_SPAN)
+        return spans_append(self->spans, a, b, text);
+    PyObject *name = item_text(text);
+    int result = name != NULL ? take_task(self, a, name, b) : -1;
+    Py_XDECREF(name);
     return result;
 }
 

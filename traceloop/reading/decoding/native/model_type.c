@@ -22,10 +22,12 @@ open_decoded(Model *self, PyObject *decoded)
     PyObject *iterations = runs != NULL ? attribute(decoded, st->text_iterations) : NULL;
     PyObject *tasks = iterations != NULL ? attribute(decoded, st->text_tasks) : NULL;
     PyObject *finished = tasks != NULL ? attribute(decoded, st->text_finished) : NULL;
-    if (finished == NULL)
+    PyObject *requests = finished != NULL ? attribute(decoded, st->text_requests) : NULL;
+    PyObject *spans = requests != NULL ? attribute(decoded, st->text_spans) : NULL;
+    if (spans == NULL)
         return -1;
     if (!Py_IS_TYPE(runs, st->runs) || !Py_IS_TYPE(iterations, st->iterations) || !Py_IS_TYPE(tasks, st->tasks) ||
-        !Py_IS_TYPE(finished, st->ends)) {
+        !Py_IS_TYPE(finished, st->ends) || !Py_IS_TYPE(requests, st->marks) || !Py_IS_TYPE(spans, st->spans)) {
         PyErr_SetString(PyExc_TypeError, "not what Model.new_decoded made");
         return -1;
     }
@@ -33,6 +35,8 @@ open_decoded(Model *self, PyObject *decoded)
     self->iterations = (Iterations *)iterations;
     self->tasks = (Tasks *)tasks;
     self->finished = (Ends *)finished;
+    self->requests = (Marks *)requests;
+    self->spans = (Spans *)spans;
     PyObject *active = attribute(decoded, st->text_active_s), *idle = active ? attribute(decoded, st->text_idle_s) : 0;
     if (idle == NULL)
         return -1;
@@ -58,6 +62,8 @@ close_decoded(Model *self)
     self->iterations = NULL;
     self->tasks = NULL;
     self->finished = NULL;
+    self->requests = NULL;
+    self->spans = NULL;
     if (type == NULL)
         return failed ? -1 : 0;
     PyErr_Restore(type, value, traceback);
@@ -67,7 +73,7 @@ close_decoded(Model *self)
 static PyObject *
 model_begin(Model *self, PyObject *const *args, Py_ssize_t count)
 {
-    if (count != 4 || !PyList_Check(args[1])) {
+    if (count != 4 || !PyBytes_CheckExact(args[1])) {
         PyErr_SetString(PyExc_TypeError, "begin(records, text, records_before, written_at)");
         return NULL;
     }
@@ -199,7 +205,8 @@ model_finish(Model *self, PyObject *args)
 static PyObject *
 model_next(Model *self)
 {
-    return model_next_text(self);
+    Item item = model_next_item(self);
+    return item.owner != NULL ? item_text(item) : NULL;
 }
 
 /* -- its life */

@@ -39,13 +39,14 @@ checksum(PyObject *module, PyObject *argument)
     return PyLong_FromUnsignedLong(sum);
 }
 
-/* Empty Runs, Iterations, Tasks and Ends. */
+/* Empty Runs, Iterations, Tasks, Ends, Marks and Spans. */
 static PyObject *
 new_columns(PyObject *module, PyObject *ignored)
 {
     reader_state *st = PyModule_GetState(module);
-    return Py_BuildValue("(NNNN)", st->runs->tp_alloc(st->runs, 0), st->iterations->tp_alloc(st->iterations, 0),
-                         st->tasks->tp_alloc(st->tasks, 0), st->ends->tp_alloc(st->ends, 0));
+    return Py_BuildValue("(NNNNNN)", st->runs->tp_alloc(st->runs, 0), st->iterations->tp_alloc(st->iterations, 0),
+                         st->tasks->tp_alloc(st->tasks, 0), st->ends->tp_alloc(st->ends, 0),
+                         st->marks->tp_alloc(st->marks, 0), st->spans->tp_alloc(st->spans, 0));
 }
 
 static int
@@ -74,7 +75,8 @@ reader_exec(PyObject *module)
     }
     if (add_sources(module) < 0 || add_type(module, &runs_spec, &st->runs) < 0 ||
         add_type(module, &iterations_spec, &st->iterations) < 0 || add_type(module, &tasks_spec, &st->tasks) < 0 ||
-        add_type(module, &ends_spec, &st->ends) < 0 || add_type(module, &model_spec, &st->model) < 0 ||
+        add_type(module, &ends_spec, &st->ends) < 0 || add_type(module, &marks_spec, &st->marks) < 0 ||
+        add_type(module, &spans_spec, &st->spans) < 0 || add_type(module, &model_spec, &st->model) < 0 ||
         add_type(module, &buckets_spec, &st->buckets) < 0 || add_type(module, &tally_spec, &st->tally) < 0 ||
         add_type(module, &requests_spec, &st->requests) < 0 || add_type(module, &totals_spec, &st->totals) < 0 ||
         add_type(module, &alive_spec, &st->alive) < 0)
@@ -104,7 +106,7 @@ static PyMethodDef reader_methods[] = {
     {"count_iterations", (PyCFunction)(void (*)(void))count_iterations, METH_FASTCALL,
      "Histograms of iterations: durations, numbers of handles, poll delays."},
     {"in_range", all_in_range, METH_O, "Whether all doubles of a buffer are numbers that a writer may write."},
-    {"new_columns", new_columns, METH_NOARGS, "Empty Runs, Iterations, Tasks and Ends."},
+    {"new_columns", new_columns, METH_NOARGS, "Empty Runs, Iterations, Tasks, Ends, Marks and Spans."},
     {"rest", rest_until, METH_VARARGS, "Looks at rings that nobody writes, until somebody does (rest.py)."},
     {NULL},
 };

@@ -4,6 +4,7 @@
    module.c          the module: state, what is looked up once
    runs.c            Runs and Iterations: decoded rows in structures, made into objects when they are asked for
    task_rows.c       Tasks and Ends: the same of tasks that begin, and of those that end
+   rare_rows.c       Marks and Spans: the same of requests, and of the application's spans
    model.c           Model: from records to rows; the twin of the Python model in decoder.py
    model_tasks.c     what of it are Python objects: tasks, texts, rare records
    model_type.c      Model as a Python type
@@ -67,6 +68,7 @@
 #define SITE_LIMIT 65536.0
 #define OUTCOME 4294967296.0
 #define FIRST_STEP 4
+#define TEXT_SEPARATOR 31
 #define EXACT 9007199254740992.0      /* 2**53 */
 #define MOST_NEW_TASKS 200000         /* _MAX_NEW_TASKS in rare_records.py */
 #define LARGEST 9223372036854775808.0 /* 2**63, as in ring_reader.py */
@@ -125,6 +127,39 @@ typedef struct {
     Py_ssize_t length;
     size_t size;
 } Ends;
+
+/* One item of a batch's text. ``owner``: the text, bytes, where ``start`` points into; NULL: there is no such item. */
+typedef struct {
+    PyObject *owner;
+    const char *start;
+    Py_ssize_t length;
+} Item;
+
+/* A run that answers a request, and the site of Decoded.requests. */
+typedef struct {
+    int64_t run;
+    uint32_t site;
+} MarkRow;
+
+typedef struct {
+    PyObject_HEAD
+    MarkRow *rows;
+    Py_ssize_t length;
+    size_t size;
+} Marks;
+
+/* A span of the application's: SpanContext. The owner of its text is owned. */
+typedef struct {
+    double number, flags;
+    Item text;
+} SpanRow;
+
+typedef struct {
+    PyObject_HEAD
+    SpanRow *rows;
+    Py_ssize_t length;
+    size_t size;
+} Spans;
 
 /* Handles that one run put into the ready queue, or one poll: how many there are besides the first. */
 typedef struct {
@@ -203,7 +238,7 @@ typedef struct {
     Py_buffer records;
     bool has_records;
     size_t at, count;
-    PyObject *text; /* a list */
+    PyObject *text; /* bytes */
     Py_ssize_t text_at;
     PyObject *rare; /* RareRecords, which has the tasks that were announced */
     PyObject *new_tasks;
@@ -212,6 +247,8 @@ typedef struct {
     Iterations *iterations;
     Tasks *tasks;
     Ends *finished;
+    Marks *requests;
+    Spans *spans;
     PyObject *decoded;
     double active_s, idle_s;
 } Model;
@@ -228,7 +265,8 @@ typedef struct {
 } Buckets;
 
 typedef struct {
-    PyTypeObject *runs, *iterations, *tasks, *ends, *model, *buckets, *tally, *requests, *totals, *alive;
+    PyTypeObject *runs, *iterations, *tasks, *ends, *marks, *spans, *model, *buckets, *tally, *requests, *totals;
+    PyTypeObject *alive;
     PyObject *iteration, *new_task, *known_task, *offload_step, *span_context; /* the classes of these rows */
     PyObject *kinds;                                                           /* the tuple KINDS */
     PyObject *text_active_s, *text_idle_s, *text_runs, *text_iterations, *text_tasks, *text_finished, *text_closed,
@@ -238,11 +276,11 @@ typedef struct {
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
-    DO(runs) DO(iterations) DO(tasks) DO(ends) DO(model) DO(buckets) DO(tally) DO(requests) DO(totals) DO(alive)       \
-    DO(iteration) DO(new_task) DO(known_task) DO(offload_step) DO(kinds) DO(text_active_s) DO(text_idle_s)             \
-    DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished) DO(text_closed) DO(text_end)                    \
-    DO(text_lose_place) DO(text_new_tasks) DO(text_requests) DO(text_offloads) DO(text_submit) DO(text_start)          \
-    DO(text_finish) DO(text_deliver) DO(text_spans) DO(span_context)
+    DO(runs) DO(iterations) DO(tasks) DO(ends) DO(marks) DO(spans) DO(model) DO(buckets) DO(tally) DO(requests)        \
+    DO(totals) DO(alive) DO(iteration) DO(new_task) DO(known_task) DO(offload_step) DO(span_context) DO(kinds)         \
+    DO(text_active_s) DO(text_idle_s) DO(text_runs) DO(text_iterations) DO(text_tasks) DO(text_finished)               \
+    DO(text_closed) DO(text_end) DO(text_lose_place) DO(text_new_tasks) DO(text_requests) DO(text_offloads)            \
+    DO(text_submit) DO(text_start) DO(text_finish) DO(text_deliver) DO(text_spans)
 
 extern struct PyModuleDef reader_module;
 
@@ -306,6 +344,11 @@ PyObject *task_name(PyObject *name, int64_t automatic);
 int ends_add(Ends *ends, EndRow row);
 extern PyType_Spec tasks_spec, ends_spec;
 
+/* rare_rows.c */
+int marks_append(Marks *marks, MarkRow row);
+int spans_append(Spans *spans, double number, double flags, Item text); /* keeps the owner of the text */
+extern PyType_Spec marks_spec, spans_spec;
+
 /* queue.c */
 int queue_put(Queue *queue, Entry entry);
 bool queue_take(Queue *queue, Entry *entry);
@@ -328,7 +371,8 @@ int model_forget_queue(Model *self, double length);
 int model_take_records(Model *self, const double **stopped_at);
 
 /* model_tasks.c */
-PyObject *model_next_text(Model *self);
+Item model_next_item(Model *self); /* borrowed, while the batch is decoded */
+PyObject *item_text(Item item);
 int model_take_first_step(Model *self);
 int model_take_announced(Model *self);
 int model_take_outcome(Model *self);

@@ -3,20 +3,11 @@
 #include "ledger.h"
 
 static int
-take_marks(Requests *self, PyObject *marks)
+take_marks(Requests *self, const Marks *marks)
 {
-    for (Py_ssize_t index = 0; index < PyList_GET_SIZE(marks); index++) {
-        PyObject *mark = PyList_GET_ITEM(marks, index);
-        bool is_pair = PyTuple_Check(mark) && PyTuple_GET_SIZE(mark) == 2;
-        long long run = is_pair ? PyLong_AsLongLong(PyTuple_GET_ITEM(mark, 0)) : 0;
-        long long site = is_pair && !PyErr_Occurred() ? PyLong_AsLongLong(PyTuple_GET_ITEM(mark, 1)) : 0;
-        if (!is_pair || PyErr_Occurred()) {
-            PyErr_SetString(PyExc_TypeError, "marks are (run, site)");
+    for (Py_ssize_t index = 0; index < marks->length; index++)
+        if (marks->rows[index].run > 0 && marks_add(self, marks->rows[index].run, marks->rows[index].site) < 0)
             return -1;
-        }
-        if (run > 0 && site >= 0 && site < (long long)SITE_LIMIT && marks_add(self, run, (uint32_t)site) < 0)
-            return -1;
-    }
     return 0;
 }
 
@@ -61,7 +52,7 @@ requests_feed(Requests *self, PyObject *args)
     Py_ssize_t dropped;
     int tell_all;
     double latest_look, least_slow;
-    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!dnpd", &owner, st->runs, &runs, st->tasks, &tasks, &PyList_Type, &marks,
+    if (!PyArg_ParseTuple(args, "OO!O!O!O!O!dnpd", &owner, st->runs, &runs, st->tasks, &tasks, st->marks, &marks,
                           &PyDict_Type, &delivered, &PyDict_Type, &looks, &latest_look, &dropped, &tell_all,
                           &least_slow))
         return NULL;
@@ -83,8 +74,8 @@ requests_feed(Requests *self, PyObject *args)
     self->incomplete = 0;
     if (dropped)
         drop_followed(self);
-    if (runs_add(self, (Runs *)runs) == 0 && take_marks(self, marks) == 0 && take_tasks(self, (Tasks *)tasks) == 0 &&
-        take_runs(self, (Runs *)runs) == 0)
+    if (runs_add(self, (Runs *)runs) == 0 && take_marks(self, (Marks *)marks) == 0 &&
+        take_tasks(self, (Tasks *)tasks) == 0 && take_runs(self, (Runs *)runs) == 0)
         sums = take_sums(self);
     forget_sums(self);
     self->feeding = false;

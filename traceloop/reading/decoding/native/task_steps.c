@@ -136,6 +136,8 @@ end_wait(AliveRow *row, const Looks *looks, double before, double start, double 
     PyObject *ident = PyFloat_FromDouble(row->ident), *done = NULL;
     PyObject *seen = ident != NULL ? PyDict_GetItemWithError(looks->looks, ident) : NULL;
     int result = seen != NULL ? concerns(looks, ident, seen, start) : PyErr_Occurred() ? -1 : 0;
+    if (seen == NULL)
+        row->first_look = INFINITY; /* until ``mark`` finds one */
     if (result > 0 && before < 0.0) {
         /* The time before the look is not known, or was forgotten. */
         before = first_look(seen);
