@@ -366,11 +366,12 @@ class RingReader:
         batch, size = found
         gap = batch.sequence != self._sequence
         dropped = max(0, batch.records_before - self.records - self.dropped)
-        # The oldest whole batch begins soon after the place that is overwritten next; else what lies there is damaged.
-        oldest = self._head() - self.capacity
-        is_first = not self.records and not self.dropped
-        if is_first and oldest > 0 and position <= oldest + self.capacity // 2 + _HEAD_SIZE:
-            self.overwritten = dropped
+        if not self.records and not self.dropped:
+            # The oldest whole batch begins soon after the place that is overwritten next; else what lies there is
+            # damaged.
+            oldest = self._head() - self.capacity
+            if oldest > 0 and position <= oldest + self.capacity // 2 + _HEAD_SIZE:
+                self.overwritten = dropped
         self.dropped += dropped
         self.records += len(batch.records) // 3
         self._sequence = batch.sequence + 1

@@ -16,6 +16,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from typing import Final
 
+from ...record.sites import site_of
 from ..decoding.decoded import Collection, Decoded
 from ..decoding.runs import Run, Runs
 from .context import SitesOf
@@ -106,12 +107,17 @@ class CollectionStatistics:
         last = bisect_left(self._starts, runs[-1][2])
         self._delay_first(runs, first)
         left: list[int] = []
+        totals_of: dict[int, InterruptedRuns] = {}
         for position in range(first, last):
             start = self._starts[position]
             index = bisect_right(starts, start) - 1
             run = runs[index]
             if start < run[2]:
-                self._interrupts(run, start, self._waiting[position])
+                site = site_of(run[3])
+                totals = totals_of.get(site)
+                if totals is None:
+                    totals = totals_of[site] = self._totals_of(run[3])
+                self._interrupts(totals, run, start, self._waiting[position])
             else:
                 left.append(position)
                 self._delays(runs, index + 1, position)
@@ -155,11 +161,14 @@ class CollectionStatistics:
                 self._waiting[position].add(self._waiting[position + 1])
             del self._starts[1:older:2], self._waiting[1:older:2]
 
-    def _interrupts(self, run: Run, start: float, waiting: _Waiting) -> None:
-        label = self._labels.admit(self._sites_of().label_of(run[3]))
+    def _totals_of(self, ident: float) -> InterruptedRuns:
+        label = self._labels.admit(self._sites_of().label_of(ident))
         totals = self.interrupted.get(label)
         if totals is None:
             totals = self.interrupted[label] = InterruptedRuns()
+        return totals
+
+    def _interrupts(self, totals: InterruptedRuns, run: Run, start: float, waiting: _Waiting) -> None:
         totals.count += waiting.count
         totals.seconds += waiting.seconds
         totals.longest = max(totals.longest, waiting.longest)
@@ -179,6 +188,8 @@ class CollectionStatistics:
 
 
 def _longest(collection: Collection) -> float:
+    if collection.number == 1:
+        return max(0.0, collection.duration)
     return min(max(collection.longest, collection.duration / collection.number), max(0.0, collection.duration))
 
 
