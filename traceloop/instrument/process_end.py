@@ -13,7 +13,6 @@ before an exec, and at SIGTERM and SIGHUP, whose default action runs no Python a
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
-import _thread
 import atexit
 import os
 import sys
@@ -259,7 +258,7 @@ def _postponed(number: int, frame: Any) -> bool:
     if now >= _postpone_until:
         return False
     try:
-        _recording.start_without_signals(lambda: _thread.start_new_thread(_send_again, (number,)))
+        _recording.start_without_signals(lambda: _recording.start_new_thread(_send_again, (number,)))
     except RuntimeError:  # no more threads, or the interpreter is going down
         return False
     return True

@@ -24,9 +24,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-import threading
 import time
-from _thread import get_ident
 from asyncio import events
 from time import monotonic
 from types import CodeType, FrameType
@@ -35,7 +33,7 @@ from typing import Any, Final, NamedTuple
 from ..record import layout
 from ..record.frames import OUR_FOLDER, is_application, is_library, is_loop
 from ..record.sites import module_name
-from . import failures
+from . import failures, own_threads
 from .outbox import outbox_of
 from .process import Process
 
@@ -107,7 +105,7 @@ class BlockingCalls:
         # The call under way in each thread: its frame's id, its code, its total, and when it began (monotonic s).
         self._lasting: dict[int, tuple[int, CodeType, Total, float]] = {}
         # Which code is monitored depends on all threads. Reentrant, because a signal handler may open a file.
-        self._lock = threading.RLock()
+        self._lock = own_threads.RLock()
 
     def note(self, event: str, frame: FrameType) -> None:
         """A call begins; ``frame`` is the innermost."""
@@ -132,7 +130,7 @@ class BlockingCalls:
         total.changed = True
         if _monitoring is None:
             return
-        thread = get_ident()
+        thread = own_threads.get_ident()
         lasting = self._lasting.get(thread)
         if lasting is not None and lasting[0] == id(own):
             return  # part of a call of the application that was noted already
@@ -143,7 +141,7 @@ class BlockingCalls:
     def returned(self, code: CodeType, frame: FrameType) -> None:
         """The interpreter reached the instruction after a call: the call has returned, or raised an exception."""
         now = monotonic()
-        thread = get_ident()
+        thread = own_threads.get_ident()
         lasting = self._lasting.get(thread)
         is_over = lasting is not None and lasting[0] == id(frame)
         with self._lock:
@@ -311,7 +309,7 @@ def _unwound(code: CodeType, offset: int, exception: BaseException) -> None:
     try:
         if _active is not None and _active._lasting:
             frame = sys._getframe(1)
-            lasting = _active._lasting.get(get_ident())
+            lasting = _active._lasting.get(own_threads.get_ident())
             if lasting is not None and lasting[0] == id(frame):
                 _active.returned(code, frame)
     except Exception as error:
@@ -327,7 +325,7 @@ def _failed(error: Exception) -> None:
 def _after_fork_in_child() -> None:
     # Another thread of the parent may have held the lock; it does not exist in the child, and would never release it.
     if _active is not None:
-        _active._lock = threading.RLock()
+        _active._lock = own_threads.RLock()
         _active._lasting.clear()
 
 

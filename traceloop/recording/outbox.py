@@ -8,11 +8,11 @@ neither has done so for a while, a worker does it.
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from typing import Any
 
 from ..core.choose import core
+from . import own_threads
 from .process import Process
 
 # A busy loop flushes at least this often, s. After that, something blocks it, or it waits in its poll.
@@ -50,7 +50,7 @@ class Outbox:
         self.drained = 0.0
         self.missed = [0]
         self.forked = False
-        self._lock = threading.Lock()
+        self._lock = own_threads.allocate_lock()
         _living.add(self)
 
     def drain(self, now: float, *, wait: bool = True) -> None:
@@ -85,13 +85,13 @@ class Outbox:
 
     def _after_fork(self) -> None:
         self.forked = True
-        self._lock = threading.Lock()
+        self._lock = own_threads.allocate_lock()
         self.pending.clear()
         self.missed[0] = 0
 
 
 _living: weakref.WeakSet[Outbox] = weakref.WeakSet()
-_making = threading.RLock()  # see watchdog.py
+_making = own_threads.RLock()  # see watchdog.py
 
 
 def outbox_of(process: Process) -> Outbox:
@@ -107,7 +107,7 @@ def outbox_of(process: Process) -> Outbox:
 def _after_fork_in_child() -> None:
     # The parent writes its waiting records itself; its rings are not the child's either.
     global _making
-    _making = threading.RLock()
+    _making = own_threads.RLock()
     for outbox in list(_living):
         outbox._after_fork()
 

@@ -1,13 +1,42 @@
-"""Threads of ours in the program's process leave all signals to the program's.
+"""Threads of ours in the program's process, and the locks that they share with the program's.
 
-The kernel gives a signal to any thread of the process that does not block it. A program that blocks a signal in its own
-threads, in order to wait for it (``sigwait``, ``signalfd``), would lose it to a thread of ours, or die of it.
+They leave all signals to the program's threads. The kernel gives a signal to any thread of the process that does not
+block it. A program that blocks a signal in its own threads, in order to wait for it (``sigwait``, ``signalfd``), would
+lose it to a thread of ours, or die of it.
+
+They are the interpreter's own, also where gevent or eventlet has replaced these by greenlets. A watchdog that gevent
+starts is a greenlet of the loop's own thread, and its first wait stops that thread for good. A greenlet's ident is an
+address, on which ``pthread_getcpuclockid`` may crash.
 """
 
 from __future__ import annotations
 
+import _thread
+import importlib.util
 import signal
 from collections.abc import Callable
+from types import BuiltinFunctionType
+from typing import Any
+
+
+def _genuine() -> Any:
+    """``_thread`` as the interpreter has it: a second copy where this one has been changed already."""
+    if all(isinstance(each, BuiltinFunctionType) for each in (_thread.start_new_thread, _thread.get_ident)):
+        return _thread
+    spec = importlib.util.find_spec("_thread")
+    if spec is None or spec.loader is None:
+        return _thread
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+_found = _genuine()
+# Bound now: they may be replaced later.
+start_new_thread: Callable[..., int] = _found.start_new_thread
+get_ident: Callable[[], int] = _found.get_ident
+allocate_lock: Callable[[], _thread.LockType] = _found.allocate_lock
+RLock: Callable[[], _thread.RLock] = _found.RLock
 
 # A thread's own faults raise these: blocked, they would end the process before faulthandler has seen them.
 _OF_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS"}

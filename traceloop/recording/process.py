@@ -15,7 +15,6 @@ import itertools
 import json
 import os
 import sys
-import threading
 import time
 import weakref
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from ..record import files, layout
 from ..record.proc import process_start_ticks
 from ..record.secrets import command_line
 from ..settings import Settings, chosen
+from . import own_threads
 from .ring import Ring, make_ring
 from .site_log import SiteLog
 from .space import Space
@@ -61,7 +61,7 @@ class Process:
         #: The recorders that write to the rings, and refer to their words.
         self.recorders: weakref.WeakSet[Any] = weakref.WeakSet()
         self._free_rings: list[Ring] = []
-        self._lock = threading.Lock()
+        self._lock = own_threads.allocate_lock()
         self._loop_numbers = itertools.count(1)
         # Task numbers, times SITE_LIMIT as in an ident: unique in the process. A loop takes one by a single call.
         self.next_task = itertools.count(float(layout.SITE_LIMIT), float(layout.SITE_LIMIT)).__next__
@@ -71,7 +71,7 @@ class Process:
         #: Wakes a collector that is a thread of this process (the pipe in the run directory wakes one that is a process
         #: of its own). Called in any thread after a quarter of a ring has been written, so it takes no lock.
         self.wake_collector: Callable[[], None] | None = None
-        self.process_lock = threading.Lock()
+        self.process_lock = own_threads.allocate_lock()
         _living.add(self)
         if self.notice is not None:
             notices.say_once(run_dir, "no-ring", self.notice)
@@ -207,8 +207,8 @@ class Process:
         """Called in the child of a fork: folder, rings and site log are the parent's, and nothing more is written."""
         self.forked = True
         self.directory = None
-        self._lock = threading.Lock()
-        self.process_lock = threading.Lock()
+        self._lock = own_threads.allocate_lock()
+        self.process_lock = own_threads.allocate_lock()
         self.site_log.leave()
         for ring in [self.idle_ring, *self._all_rings()]:
             ring.leave()
@@ -229,7 +229,7 @@ class Process:
 
 _living: weakref.WeakSet[Process] = weakref.WeakSet()
 _current: Process | None = None
-_lock = threading.Lock()
+_lock = own_threads.allocate_lock()
 
 
 def current_process() -> Process | None:
@@ -277,7 +277,7 @@ def _after_fork_in_child() -> None:
     # The parent's rings are the parent's: the child must not write them, and its lock may have been held.
     global _current, _lock
     _current = None
-    _lock = threading.Lock()
+    _lock = own_threads.allocate_lock()
     for process in list(_living):
         process.after_fork_in_child()
     _living.clear()

@@ -7,12 +7,12 @@ before the first record that uses the number. It is bounded: past ``MAX_SITES`` 
 from __future__ import annotations
 
 import json
-import threading
 import weakref
 from types import CodeType
 
 from ..record.layout import SITE_LIMIT
 from ..record.sites import UNKNOWN_SITE, Site
+from . import own_threads
 from .own_file import OwnFile
 
 MAX_SITES = SITE_LIMIT - 1
@@ -22,7 +22,7 @@ class SiteLog:
     """Numbers sites; shared by the loops of a process and thread-safe."""
 
     def __init__(self, path: str | None) -> None:
-        self._lock = threading.RLock()  # see watchdog.py
+        self._lock = own_threads.RLock()  # see watchdog.py
         self._numbers: dict[Site, int] = {}
         self.sites: list[Site] = [UNKNOWN_SITE]
         # By id of the code object, so that a callback is found with one look-up. An entry dies with its code object,
@@ -94,7 +94,7 @@ class SiteLog:
 
     def leave(self) -> None:
         """In the child of a fork: the file is the parent's, and the lock may have been held."""
-        self._lock = threading.RLock()
+        self._lock = own_threads.RLock()
         self.close()
 
     def close(self) -> None:

@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any
 
 from ...record import layout
-from .. import failures
+from .. import failures, own_threads
 from ..outbox import Outbox, outbox_of
 from ..process import Process
 from . import allocation_trace
@@ -72,8 +72,8 @@ class Sampler:
         self._loops: list[LoopSamples] = []
         # Those that run now. While there are none, nobody empties the outbox, and collections hold no loop.
         self._running: set[LoopSamples] = set()
-        self._running_lock = threading.RLock()
-        self._lock = threading.Lock()
+        self._running_lock = own_threads.RLock()
+        self._lock = own_threads.allocate_lock()
         self._next_event = process.next_event
         #: Called about as often as something is sampled, by whichever thread does that; they must not raise.
         self.at_samples: list[Callable[[float], None]] = []

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
 from collections import deque
 from typing import Any
+
+from .. import own_threads
 
 
 class ExecutorEntry:
@@ -39,7 +40,7 @@ class ExecutorEntry:
         self.workers = 0
         #: Whether a thread pool's ``submit`` gives its calls to threads of this interpreter.
         self.in_threads = False
-        self.lock = threading.Lock()
+        self.lock = own_threads.allocate_lock()
         # Calls (offload.py) of a process pool: those that a process has, and those that wait in the shared queue.
         self.active_numbers: set[int] = set()
         self.in_call_queue: deque[Any] = deque()

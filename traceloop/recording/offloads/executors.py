@@ -36,6 +36,7 @@ from ...core.choose import core
 from ...core.site_of import code_of, site_of, site_of_code, unwrap
 from ...record import layout
 from ...record.families import Families
+from .. import own_threads
 from ..outbox import outbox_of
 from ..process import Process
 from . import process_pools
@@ -66,7 +67,7 @@ class Offloads:
         self._labels: set[str] = set()
         # As the collector folds them: a task that waits for a call of theirs is told with the label of their metrics.
         self._families = Families()
-        self._executors_lock = threading.Lock()
+        self._executors_lock = own_threads.allocate_lock()
         self._builtins: dict[int, tuple[Any, float]] = {}
         self._by_code = process.site_log.by_code
         self.next_number = self._numbers.__next__

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-import threading
 from collections import deque
 from time import monotonic
 
+from .. import own_threads
 from . import stacks
 
 _MAX_INTERRUPTED = 64
@@ -28,7 +28,7 @@ class Interrupted:
         try:
             run = stacks.find_run(sys._getframe(1))
             if run is not None:
-                self.found.append((threading.get_ident(), monotonic(), run))
+                self.found.append((own_threads.get_ident(), monotonic(), run))
         except Exception:
             pass  # nothing can be reported from within a collection
 
@@ -39,7 +39,7 @@ class Interrupted:
         try:
             run = stacks.find_run(sys._getframe(1))
             if run is not None:
-                self._forked.append((threading.get_ident(), run))
+                self._forked.append((own_threads.get_ident(), run))
         except Exception:
             pass  # the program's fork must succeed
 

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from time import monotonic
 from typing import Any, Final
 
 from ...core.choose import core
 from ...record import layout
+from .. import own_threads
 from ..ring import Ring
 from ..thresholds import own_threshold
 from .lateness import Baseline, Lateness, Waits
@@ -46,7 +46,7 @@ class Alarm:
     """What the watchdog sleeps on. One thread waits; any may ring."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = own_threads.allocate_lock()
         self._lock.acquire()
 
     def ring(self) -> None:

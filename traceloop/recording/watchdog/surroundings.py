@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Sequence
 from typing import Any, Final
 
 from ...record.frames import Frame
 from ...record.holders import OWN_SERVER, Holder
+from .. import own_threads
 from ..current_frames import current_frames
 from .holders import Look, gil_holder
 from .other_threads import Standing, ThreadClocksOfAll, as_recorded, threads_now
@@ -77,7 +77,7 @@ def _at_this_moment(
         run = find_run(tops.get(watched.thread), watched.loop)
         if run is None or run.start != start:
             return None
-        threads = threads_now(tops, (watched.thread, threading.get_ident()))
+        threads = threads_now(tops, (watched.thread, own_threads.get_ident()))
         if run.frames[-1:] != frames[-1:]:
             return threads, None
         return threads, Look(tops, threads, watched.loop, watched.thread).holder()

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 
+from .. import own_threads
 from ..kernel_files import schedule_of_thread
 
 try:
@@ -38,7 +39,7 @@ class ThreadClocks:
         self._thread_id = threading.get_native_id()
         # Asked in the thread itself: for a thread that is gone the behaviour is undefined.
         self._cpu_clock = (
-            time.pthread_getcpuclockid(threading.get_ident()) if hasattr(time, "pthread_getcpuclockid") else -1
+            time.pthread_getcpuclockid(own_threads.get_ident()) if hasattr(time, "pthread_getcpuclockid") else -1
         )
 
         self._last: Sample = (0.0, -1.0, 0.0, -1.0, -1)
@@ -75,7 +76,7 @@ def switches() -> int:
 def watchdog_begins() -> int:
     """The calling thread becomes the watchdog's. Returns the kernel's number of it."""
     global _own_ident, _own_last
-    _own_ident, _own_last = threading.get_ident(), 0.0
+    _own_ident, _own_last = own_threads.get_ident(), 0.0
     return threading.get_native_id()
 
 
@@ -83,7 +84,7 @@ def watchdog_ends() -> None:
     """The calling thread, which was the watchdog's, ends; the next one may have begun."""
     global _own_ident, _own_before, _own_last
     _own_before += time.thread_time()
-    if _own_ident == threading.get_ident():
+    if _own_ident == own_threads.get_ident():
         _own_ident, _own_last = 0, 0.0
 
 
@@ -102,6 +103,6 @@ def ended_watchdogs_cpu() -> float:
 def _process_cpu() -> float:
     """CPU time of this process, s, without the watchdog's."""
     global _own_last
-    if threading.get_ident() == _own_ident:
+    if own_threads.get_ident() == _own_ident:
         _own_last = time.thread_time()
     return time.process_time() - _own_before - _own_last

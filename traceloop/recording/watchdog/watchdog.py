@@ -19,10 +19,8 @@ it at a fork and at the end.
 
 from __future__ import annotations
 
-import _thread
 import os
 import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -31,10 +29,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...record import layout
 from ...record.frames import culprit_of
-from .. import failures
+from .. import failures, own_threads
 from ..heaps import gc_pauses
 from ..heaps.sampler import sampler_of
-from ..own_threads import start_without_signals
 from ..profiler.chosen import profiler_of
 from ..swallowed import Swallowed
 from ..thresholds import threshold_of
@@ -89,7 +86,7 @@ class Watchdog:
         self.interrupted = Interrupted()
         # Reentrant, like all locks that the end of the process takes: a signal handler of the program's may end it
         # (os._exit) or fork while this thread holds them.
-        self._lock = threading.RLock()
+        self._lock = own_threads.RLock()
         self._wake = new_alarm()
         self._thread_id = 0
         self._done: Any = None
@@ -115,7 +112,7 @@ class Watchdog:
         self._processor_waits = ProcessorWaits(self._events.report)
         self._swallowed = Swallowed(self._events.report)
         #: Held while the thread looks, and by a loop's thread that ends what the loop leaves.
-        self._looking = threading.RLock()
+        self._looking = own_threads.RLock()
         self._due = 0.0
         self._all_closed = False
         self._closed_at = 0.0
@@ -194,16 +191,18 @@ class Watchdog:
             return None
         if self.interrupted.note_collected not in gc_pauses.after_long:
             gc_pauses.after_long.append(self.interrupted.note_collected)
-        done = _thread.allocate_lock()
+        done = own_threads.allocate_lock()
         done.acquire()
         self._done = done
         self._running = True
         self._lateness.forget()
-        begun = _thread.allocate_lock()
+        begun = own_threads.allocate_lock()
         begun.acquire()
         made: list[int] = []
         try:
-            start_without_signals(lambda: made.append(_thread.start_new_thread(self._run, (done, begun))))
+            own_threads.start_without_signals(
+                lambda: made.append(own_threads.start_new_thread(self._run, (done, begun)))
+            )
         except BaseException as error:
             self._running = bool(made)
             if isinstance(error, RuntimeError) and not failures.is_handlers(error):

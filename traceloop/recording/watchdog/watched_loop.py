@@ -6,7 +6,7 @@ import threading
 from time import monotonic
 from typing import Any, Final
 
-from .. import failures
+from .. import failures, own_threads
 from .stacks import Run
 from .thread_clocks import Sample, ThreadClocks
 
@@ -68,6 +68,7 @@ class Watched:
     """One loop that runs, as the watchdog sees it."""
 
     __slots__ = (
+        "began",
         "clocks",
         "compared",
         "first",
@@ -89,7 +90,7 @@ class Watched:
         self.ring = ring
         self.words = words
         self.general_threshold = general_threshold
-        self.thread = threading.get_ident()
+        self.thread = own_threads.get_ident()
         self.name = threading.current_thread().name
         self.clocks = ThreadClocks()
         #: Samples: the latest all, older ones ever farther apart, so that one from before a long run is among them.
@@ -99,7 +100,7 @@ class Watched:
         self.first: Sample | None = None
         self.compared = self.written = _NONE
         #: When the profile looked last, s.
-        self.sampled_at = monotonic()
+        self.sampled_at = self.began = monotonic()
 
     def sample(self) -> Sample:
         """What is measured now. Costs about 10 us."""
