@@ -155,6 +155,76 @@ def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, l
     assert any(info.culprit == "__main__.handler" for info in observed.slow())
 
 
+#: A loop's callback waits in a thread of its own, with the GIL given away. Meanwhile the main thread keeps the GIL.
+SLEEPS_BESIDE = """
+import asyncio, ctypes, threading, time
+from traceloop import EventLoop
+
+over = threading.Event()
+
+async def main():
+    over.wait()
+
+def run():
+    with asyncio.Runner(loop_factory=EventLoop) as runner:
+        runner.run(main())
+
+thread = threading.Thread(target=run)
+thread.start()
+time.sleep(1.5)
+HOLD
+over.set()
+thread.join()
+"""
+
+
+@pytest.mark.parametrize("hold", ["ctypes.PyDLL(None).usleep(1_500_000)", "sum(range(60_000_000))"])
+def test_a_loop_that_sleeps_beside_a_thread_that_keeps_the_gil_is_not_the_one(tmp_path, hold):
+    path = tmp_path / "beside.py"
+    path.write_text(SLEEPS_BESIDE.replace("HOLD", hold))
+    process = start(tmp_path / "run", path)
+    observed = Observed(tmp_path / "run")
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    while process.poll() is None:
+        observed.poll()
+        time.sleep(0.02)
+    _, errors = process.communicate()
+    observed.poll(last=True)
+    assert process.returncode == 0, errors
+    assert not [line for line in lines if "gets the GIL" in line or "every other thread" in line]
+
+
+KEPT_TO_THE_END = """
+import asyncio
+from traceloop import EventLoop
+
+async def main():
+    await asyncio.sleep(0.3)
+    sum(range(100_000_000))
+
+with asyncio.Runner(loop_factory=EventLoop) as runner:
+    runner.run(main())
+"""
+
+
+def test_a_stall_that_was_told_is_over_where_its_process_ends(tmp_path):
+    path = tmp_path / "kept.py"
+    path.write_text(KEPT_TO_THE_END)
+    process = start(tmp_path / "run", path)
+    observed = Observed(tmp_path / "run")
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    while process.poll() is None:
+        observed.follower.poll()
+        if not lines:  # the next look comes when the process has ended
+            observed.probe.look()
+        time.sleep(0.02)
+    process.communicate()
+    observed.poll(last=True)
+    assert [line.partition(":")[0] for line in lines] == ["stall", "stall over"]
+
+
 KEPT_AGAIN = """
 import asyncio, os, sys, time
 from traceloop import EventLoop

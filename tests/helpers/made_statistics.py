@@ -78,11 +78,11 @@ class Made:
         event = {"kind": "late", "reason": reason, "from": 10.0, "to": 10.0 + seconds, "held": 0.0, "loops": loops}
         self.events({**event, "waited": waited})
 
-    def gil(self, passed, turns, waits, waited, others, own=0.0, threads=()):
+    def gil(self, passed, turns, waits, waited, others, own=0.0, threads=(), **more):
         """How the watchdog found the GIL in so many s, and what the other threads and the loop's computed meanwhile."""
         loops = [[1, (10.0, 0.0, 0.0, 0.0, 0), (10.0 + passed, own, own + others, 0.0, 0)]]
         event = {"kind": "gil", "from": 10.0, "to": 10.0 + passed, "turns": turns, "waits": waits, "waited": waited}
-        self.events({**event, "loops": loops, "threads": list(threads)})
+        self.events({**event, "loops": loops, "threads": list(threads), **more})
 
     def waited(self, first, last):
         """What was measured of the loop's thread when it began, and last."""

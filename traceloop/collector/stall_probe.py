@@ -57,6 +57,8 @@ KEPT_SECONDS = 0.02
 # for the GIL. (It does so 200 times a second, unless it has to wait for a processor.)
 _ASLEEP_SECONDS = 0.3
 _ASKS_PER_SECOND = 20.0
+# Not if the process computes for this part of that time: then another thread keeps the GIL.
+_OTHERS = 0.5
 # How long until the next look at a watchdog that is late, s.
 _KEPT_PACE = 0.01
 # A dump is whole when its file has not grown for so long (s); its handler writes it in one go, in some milliseconds.
@@ -74,7 +76,18 @@ _PACE = 0.2
 class _Standing:
     """A loop that stands still, as seen from outside."""
 
-    __slots__ = ("asked", "asleep", "kept", "last", "next", "reported", "reported_as", "since")
+    __slots__ = (
+        "asked",
+        "asleep",
+        "kept",
+        "last",
+        "next",
+        "reported",
+        "reported_as",
+        "rested",
+        "since",
+        "without_the_gil",
+    )
 
     def __init__(self, since: float, first: float) -> None:
         self.since = since
@@ -89,20 +102,42 @@ class _Standing:
         # surely asked for the GIL, None before.
         self.kept: tuple[float, int, int, float | None] | None = None
         # While the loop's thread is seen asleep at every look: the look that the watchdog is late for, how often the
-        # two threads had been scheduled at the first, and when that was.
-        self.asleep: tuple[float, int, int, float] | None = None
+        # two threads had been scheduled at the first, when that was, and what the process had computed until then (s).
+        self.asleep: tuple[float, int, int, float, float] | None = None
+        # How often the loop's thread had been scheduled when it was seen asleep, and for when the watchdog was late
+        # just after that.
+        self.rested: tuple[int, float] | None = None
+        #: As often scheduled, it was still asleep when the watchdog had had the GIL: it sleeps without the GIL.
+        self.without_the_gil = -1
+
+    def rests(self, slices: int, late_at: float, late_after: float) -> None:
+        """The loop's thread is asleep, and was scheduled ``slices`` times so far. ``late_at``, ``late_after``: when the
+        watchdog is late for its look, read before and after that. It sets that anew with the GIL only.
+        """
+        if self.rested is not None and self.rested[0] == slices:
+            if self.rested[1] != late_at:
+                self.without_the_gil = slices
+            return
+        self.rested = slices, late_after
 
     def sleeps_with_the_gil(
-        self, late_at: float, loop: tuple[str, float, float, int], watchdog: tuple[str, float, float, int], now: float
+        self,
+        late_at: float,
+        loop: tuple[str, float, float, int],
+        watchdog: tuple[str, float, float, int],
+        computed_s: float,
+        now: float,
     ) -> bool:
         """Whether the loop's thread stays in one system call while no thread gets the GIL."""
-        if loop[0] not in ("S", "D") or watchdog[0] not in ("S", "R"):
+        if loop[0] not in ("S", "D") or watchdog[0] not in ("S", "R") or loop[3] == self.without_the_gil:
             self.asleep = None
             return False
         if self.asleep is None or self.asleep[:2] != (late_at, loop[3]):
-            self.asleep = late_at, loop[3], watchdog[3], now
+            self.asleep = late_at, loop[3], watchdog[3], now, computed_s
             return False
         passed = now - self.asleep[3]
+        if computed_s - self.asleep[4] >= _OTHERS * passed:
+            return False  # another thread computes meanwhile: that one has the GIL
         return passed >= _ASLEEP_SECONDS and watchdog[3] - self.asleep[2] >= _ASKS_PER_SECOND * passed
 
     def keeps_the_gil(
@@ -174,7 +209,10 @@ class StallProbe:
         self.stands = False
         for name, follower in list(self._follower.processes.items()):
             if name in self._follower.ended:
-                self._processes.pop(name, None)
+                ended = self._processes.pop(name, None)
+                if ended is not None:
+                    for ring in list(ended.standing):
+                        self._look_whether_over(follower, ended, ring, 0.0, now)
                 continue
             process = self._processes.get(name)
             if process is None:
@@ -208,25 +246,32 @@ class StallProbe:
         if words is None or not late_at:
             return
         watchdog = int(words.word(layout.W_THREAD))
+        pid = follower.folder.pid
         if now < late_at:
             self._next = min(self._next, late_at)
-            return
         for number, reader, since, threshold in standing:
             seen = process.standing.get(number)
             if seen is None:
                 seen = process.standing[number] = _Standing(since, now)
             thread = int(reader.word(layout.W_THREAD))
+            slices = schedule_of(thread, pid).slices
+            state, _, _, again = _thread_state(pid, thread)
+            if state in ("S", "D") and slices == again:
+                seen.rests(slices, late_at, _late_at(words))
+            if now < late_at:
+                continue
             loop = self._measure(follower, number, thread, watchdog, now)
             state, cpu_s, _, _ = loop
             if state in ("S", "D") and not seen.reported:
                 self._next = min(self._next, now + _PACE / 2)
-                if seen.sleeps_with_the_gil(late_at, loop, _thread_state(follower.folder.pid, watchdog), now):
+                process_stat = stat_of(pid)
+                computed_s = process_stat.cpu_s if process_stat is not None else 0.0
+                if seen.sleeps_with_the_gil(late_at, loop, _thread_state(pid, watchdog), computed_s, now):
                     self._report_asleep(follower, process, seen, now)
             if state != "R" or now < seen.next or not self._may_ask(process, now):
                 continue
             self._next = min(self._next, now + _KEPT_PACE)
             # A watchdog that has ended between two looks has no state; one without a number is an older process's.
-            pid = follower.folder.pid
             if seen.keeps_the_gil(late_at, cpu_s, voluntary_switches_of(thread, pid), _thread_state(pid, watchdog)):
                 seen.kept = None
                 seen.asked += 1

@@ -54,6 +54,15 @@ def test_each_return_from_a_poll_that_waits_five_milliseconds(iterations, found)
         assert made.one("gil-contention").cost_s >= thresholds.GIL_RETURNS_SHARE * 100.0
 
 
+@pytest.mark.parametrize(("records", "found"), [(40_000, True), (30, False)], ids=["meanwhile", "before or after"])
+def test_a_loop_that_hardly_ran_meanwhile_waited_for_nothing(records, found):
+    """Its many iterations may be of the time after the thread had ended."""
+    made = Made()
+    made.loop.iterations = 20_000
+    made.gil(90.0, 900, 880, 4.6, 85.0, 4.0, [HOG], records=records)
+    assert kinds(made) == (["gil-contention"] if found else [])
+
+
 def test_threads_of_a_pool_at_one_function_are_one_holder():
     made = Made()
     made.loop.iterations = 20_000
@@ -72,6 +81,8 @@ def test_threads_of_a_pool_at_one_function_are_one_holder():
         {"turns": 9, "waits": 9, "loops": [[1, [], None]]},
         {"turns": 9, "waits": 9, "threads": [[["x"], 1, float("nan"), []]]},
         {"turns": 9, "waits": 9, "from": 1e300, "to": 0},
+        {"turns": 9, "waits": 9, "records": float("nan")},
+        {"turns": 9, "waits": 9, "records": [], "loops": []},
         {"turns": 10**400, "waits": 9},
         {"turns": 10**308, "waits": 10**308},
     ],

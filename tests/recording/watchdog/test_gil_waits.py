@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from traceloop.record import layout
 from traceloop.recording.watchdog.gil_waits import GilWaits
 
 TURNS = 10
@@ -31,7 +32,8 @@ def crunching():
 
 def watched(loop_s, process_s):
     """A loop's samples a second apart: what its thread and its process have computed between them, s."""
-    loop = SimpleNamespace(ring=1, thread=threading.get_ident(), history=[(100.0, 0.0, 0.0, 0.0, 0)])
+    history, words = [(100.0, 0.0, 0.0, 0.0, 0)], {layout.W_RECORDS: 500.0}
+    loop = SimpleNamespace(ring=1, thread=threading.get_ident(), history=history, words=words)
     return loop, (101.0, loop_s, process_s, 0.0, 0)
 
 
@@ -44,6 +46,7 @@ def written(loop_s, process_s, late=0.005, woken=3):
     for _ in range(TURNS):
         waits.turn(late, lambda: woken, [loop])
     loop.history.append(last)
+    loop.words[layout.W_RECORDS] += 20.0
     waits.poll(101.0, [loop])
     return events
 
@@ -52,6 +55,7 @@ def test_what_other_threads_hold_is_written_with_their_names_and_places(crunchin
     (event,) = written(0.05, 0.95)
     assert (event["turns"], event["waits"], event["from"], event["to"]) == (TURNS, TURNS, 100.0, 101.0)
     assert event["waited"] == pytest.approx(0.05)
+    assert event["records"] == 20.0
     assert event["loops"] == [(1, (100.0, 0.0, 0.0, 0.0, 0), (101.0, 0.05, 0.95, 0.0, 0))]
     stands = {name: [frame[3] for frame in frames] for names, _, _, frames in event["threads"] for name in names}
     assert any(each.endswith("crunch") for each in stands["hog"])

@@ -71,6 +71,7 @@ def _found(scope: Scope) -> GilHeld:
         whole.held_s += index.gil.held_s
         whole.others_s += index.gil.others_s
         whole.waits += index.gil.waits
+        whole.returns += index.gil.returns
         whole.waited_s += index.gil.waited_s
         for key, cpu in index.gil.by.items():
             whole.by[key] = whole.by.get(key, 0.0) + cpu
@@ -86,7 +87,7 @@ def _returns(scope: Scope, found: GilHeld) -> float:
         return 0.0
     polled = sum(loop.iterations for loop in scope.loops)
     share = min(1.0, found.held_s / scope.observed_s)
-    waited = min(found.held_s, polled * share * found.waited_s / found.waits)
+    waited = min(found.held_s, min(polled * share, found.returns) * found.waited_s / found.waits)
     return waited if waited >= thresholds.GIL_RETURNS_SHARE * scope.observed_s else 0.0
 
 

@@ -168,11 +168,13 @@ class GilHeld:
     held_s: for how long it was held (s, an estimate). others_s: for how long the others computed (s), which is the most
     that held_s can be. waits, waited_s: how often the watchdog waited for the GIL, and for how long in all (s). by: CPU
     time (s) of the threads that were seen then, by their names and the application's frame at which they stood.
+    returns: how many returns from polls there can have been meanwhile; infinity if that is not known.
     """
 
-    __slots__ = ("by", "held_s", "others_s", "waited_s", "waits")
+    __slots__ = ("by", "held_s", "others_s", "returns", "waited_s", "waits")
 
     def __init__(self) -> None:
+        self.returns = 0.0
         self.held_s = self.others_s = self.waited_s = 0.0
         self.waits = 0
         self.by: dict[tuple[str, Frame], float] = {}

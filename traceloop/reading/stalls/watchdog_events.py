@@ -179,6 +179,7 @@ class WatchdogEvents:
                 by_others = max(by_others, (last[2] - first[2]) - (last[1] - first[1]))
         self.gil.held_s += min(passed * waits / turns, by_others)
         self.gil.others_s += min(passed, by_others)
+        self.gil.returns += max(0.0, _finite(data["records"])) if "records" in data else math.inf
         self.gil.waits += waits
         self.gil.waited_s += waited
         for each in _threads(data.get("threads") or ()):

@@ -8,10 +8,11 @@ share of turns that find it held is the share of the time in which it is held.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ...record import layout
+from .. import own_threads
 from ..current_frames import current_frames
 from .other_threads import Standing, ThreadClocksOfAll, as_recorded, threads_now
 from .thread_clocks import Sample
@@ -51,6 +52,7 @@ class GilWaits:
         self._first: dict[tuple[int, int], Sample] = {
             (each.ring, each.thread): each.history[-1] for each in loops if each.history
         }
+        self._written = {(each.ring, each.thread): each.words[layout.W_RECORDS] for each in loops}
 
     def turn(self, late: float, woken: Callable[[], int], loops: Sequence[Watched]) -> None:
         """A turn begins ``late`` s after it was due. Called before anything gives the GIL away, so that the thread that
@@ -65,7 +67,7 @@ class GilWaits:
             self._longest = late
             # Several loops may hold it against each other.
             without = [each.thread for each in loops] if len(loops) == 1 else []
-            self._standing = threads_now(current_frames(), (*without, threading.get_ident()))
+            self._standing = threads_now(current_frames(), (*without, own_threads.get_ident()))
 
     def quiet(self, turns: int, waits: int, waited: float) -> None:
         """So many turns came in which no other thread had the GIL; ``waits`` of them waited for the loop, ``waited`` s
@@ -98,6 +100,11 @@ class GilWaits:
                         "turns": self._turns,
                         "waits": self._waits,
                         "waited": round(self._waited, 6),
+                        # A return from a poll is a record at least: so many of them can have waited for the GIL.
+                        "records": sum(
+                            each.words[layout.W_RECORDS] - self._written.get((each.ring, each.thread), 0.0)
+                            for each in loops
+                        ),
                         "loops": measured,
                         "threads": as_recorded(self._standing, computed)[:_MAX_THREADS],
                     },
