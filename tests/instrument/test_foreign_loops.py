@@ -127,6 +127,70 @@ asyncio.run(main())
     assert done.stdout == "Task-1\n"
 
 
+def test_a_clock_that_a_test_puts_on_a_running_loop_is_no_stall(traced):
+    """looptime does so: the loop's times are the test's own for a while."""
+    code = """
+import asyncio, time
+
+class Loop(asyncio.SelectorEventLoop):
+    fake = None
+    def time(self):
+        return super().time() if self.fake is None else self.fake
+
+async def main():
+    loop.fake = 0.0
+    await asyncio.sleep(0)
+    for _ in range(5):
+        time.sleep(0.2)
+        await asyncio.sleep(0)
+    loop.fake = None
+    await asyncio.sleep(0.01)
+
+loop = Loop()
+loop.run_until_complete(main())
+loop.close()
+print("done")
+"""
+    command = [*traced.command, "--no-metrics", "--slow-threshold", "0.1", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "so far" not in done.stderr, done.stderr
+
+
+def test_a_subclass_of_ours_that_another_library_drives_is_named(traced):
+    """A Qt loop, in little: it runs its callbacks by itself."""
+    code = """
+import asyncio
+
+class Loop(asyncio.SelectorEventLoop):
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+    def call_soon(self, callback, *args, context=None):
+        handle = asyncio.Handle(callback, args, self, context)
+        self.calls.append(handle)
+        return handle
+    def run_until_complete(self, future):
+        asyncio._set_running_loop(self)
+        task = asyncio.ensure_future(future, loop=self)
+        while not task.done():
+            self.calls.pop(0)._run()
+        asyncio._set_running_loop(None)
+        return task.result()
+
+async def main():
+    await asyncio.sleep(0)
+    return "done"
+
+loop = Loop()
+print(loop.run_until_complete(main()))
+loop.close()
+"""
+    done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
+    assert "untraced: __main__.Loop" in done.stderr, done.stderr
+
+
 # A loop of the program's own that looks at each iteration, as profilers and bridges to other loops do.
 COUNTING = """
 import asyncio, time

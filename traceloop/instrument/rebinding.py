@@ -114,7 +114,9 @@ def watch_running_loops() -> None:
         if loop is not None:
             if traced is None:
                 from ..loop.event_loop import EventLoop as traced
-            if not isinstance(loop, traced):
+            # A loop that runs has its thread by now. A subclass of ours that has none is driven by a library (qasync).
+            drives_itself = type(loop) is not traced and getattr(loop, "_thread_id", None) is None
+            if not isinstance(loop, traced) or drives_itself:
                 kind = type(loop)
                 name = f"{kind.__module__}.{kind.__qualname__}"
                 untraced[name] = untraced.get(name, 0) + 1
