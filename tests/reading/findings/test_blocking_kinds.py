@@ -86,6 +86,13 @@ def test_by_the_line(tmp_path, line, kind):
         ([("<frozen importlib._bootstrap>", 1, "importlib._bootstrap", "_find_and_load")], "import"),
         ([("/lib/python3.12/ssl.py", 1, "ssl", "create_default_context")], "tls-context"),
         ([("/lib/python3.12/subprocess.py", 1, "subprocess", "Popen.wait")], "subprocess"),
+        (
+            [
+                (f"{LIB}/pexpect/expect.py", 1, "pexpect.expect", "Expecter.expect_loop"),
+                ("/lib/python3.12/selectors.py", 1, "selectors", "PollSelector.select"),
+            ],
+            "subprocess",
+        ),
         ([("/lib/python3.12/pathlib.py", 1, "pathlib", "Path.read_text")], "file"),
     ],
 )

@@ -167,6 +167,8 @@ _MODULES: Final = {
     "django.db": "database",
     "peewee": "database",
     "subprocess": "subprocess",
+    "pexpect": "subprocess",
+    "ptyprocess": "subprocess",
     "logging": "logging",
     "importlib": "import",
     "threading": "lock",
