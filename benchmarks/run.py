@@ -48,8 +48,8 @@ ARMS = {
 }
 DEFAULT_ARMS = "standard-64k,traced-metrics,traced-spans,uvloop"
 
-#: The program's own process is to cost no more than it does on uvloop, which records nothing; by so much more at most
-#: where it serves the network (a ratio), and where the application has spans of its own (of the standard loop).
+#: The program's own process is to cost no more than it does on uvloop, which records nothing; this share of it at most
+#: where it serves the network, and so much of the standard loop more where the application has spans of its own.
 NETWORK_BAR = 1.05
 APPLICATION_SPANS_BAR = 0.04
 #: What program and collector together may cost, relative to the standard loop.
@@ -102,9 +102,8 @@ def bar_of(row: Row, arm: str) -> float | None:
     if not arm.startswith("traced") or not row.measured.get("uvloop"):
         return None
     uvloop = statistics.median(row.ratios("uvloop"))
-    if row.workload.endswith("_spans"):
-        return uvloop + APPLICATION_SPANS_BAR
-    return uvloop * NETWORK_BAR if row.network else uvloop
+    bar = uvloop * NETWORK_BAR if row.network else uvloop
+    return bar + APPLICATION_SPANS_BAR if row.workload.endswith("_spans") else bar
 
 
 def machine_bar_of(row: Row, arm: str) -> float | None:
