@@ -245,6 +245,7 @@ struct Scheduling {
     unsigned char patched; /* overrides.c: a bit for each of its names that the program has put on the loop itself */
     char new_selector;     /* the program has put another selector on the loop */
     char running, polling, woken; /* wakeup.c: in _run_native; in its poll; a byte was written for that poll */
+    const struct Run *run;        /* what _run_native has at hand, while it runs; borrowed */
     /* The run under way, for other threads. The handle is borrowed from the iteration. */
     double run_start, run_ident;
     PyObject *run_handle;
@@ -366,13 +367,14 @@ typedef struct {
 } KnownContext;
 
 /* identify.c: what one run of the loop has at hand. Everything is owned but ``loop`` and ``recorder``. */
-typedef struct {
+typedef struct Run {
     core_state *st;
     Scheduling *loop;
     PyObject *recorder;
     Record *record;
     ReadyQueue *fresh;
     PyObject *tasks, *spans, *created, *stamps, *sites, *builtin_sites;
+    PyObject *by_handler; /* the names of requests (recording/server_spans.py) */
     PyObject *numbers; /* the iterator whose ``__next__`` is tasks.next_number */
     PyObject *identify, *define, *first_step_done, *outcome_of, *coroutine_site, *define_created,
         *stamped, *flush, *write, *changed;

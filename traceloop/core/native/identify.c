@@ -38,6 +38,9 @@ run_open(Run *run, Scheduling *loop, PyObject *recorder)
     run->stamps = attribute(recorder, "stamps");
     run->sites = attribute(recorder, "sites");
     run->builtin_sites = attribute(recorder, "builtin_sites");
+    PyObject *names = attribute(recorder, "span_names");
+    run->by_handler = attribute(names, "by_handler");
+    Py_XDECREF(names);
     run->identify = attribute(recorder, "identify");
     run->define = attribute(run->tasks, "define");
     PyObject *next_number = attribute(run->tasks, "next_number");
@@ -85,7 +88,7 @@ run_close(Run *run)
                           &run->builtin_sites, &run->identify,    &run->define,         &run->numbers,
                           &run->first_step_done, &run->outcome_of, &run->coroutine_site, &run->define_created,
                           &run->stamped,    &run->flush,          &run->write,          &run->changed,
-                          &run->span_variable, &run->seen, (PyObject **)&run->context_type};
+                          &run->span_variable, &run->seen, &run->by_handler, (PyObject **)&run->context_type};
     for (size_t i = 0; i < sizeof(owned) / sizeof(owned[0]); i++)
         Py_CLEAR(*owned[i]);
     Py_CLEAR(run->record);

@@ -470,10 +470,12 @@ scheduling_run(PyObject *self, PyObject *args)
         it->now = it->last_flush = it->last_publish = clock_read(&it->run.clock);
         publish(it, it->now);
         loop->running = 1;
+        loop->run = &it->run;
         do
             state = iterate(it);
         while (state == 0);
         loop->running = 0;
+        loop->run = NULL;
         loop->run_ident = 0.0;
     }
     else if (state == 0)

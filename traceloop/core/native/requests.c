@@ -178,81 +178,109 @@ find_handler(NotingMethod *self, PyObject *const *args, size_t count, PyObject *
 
 /* -- the note */
 
-/* The recorder of the loop that runs here. A new reference; NULL, with or without an exception. */
-static PyObject *
-running_recorder(NotingMethod *self)
+/* What the loop that runs here records with; all owned. recorder: NULL where no loop does. */
+typedef struct {
+    PyObject *recorder, *sites, *by_handler, *record;
+} Recording;
+
+static void
+forget(Recording *recording)
+{
+    Py_CLEAR(recording->recorder);
+    Py_CLEAR(recording->sites);
+    Py_CLEAR(recording->by_handler);
+    Py_CLEAR(recording->record);
+}
+
+static int
+is_running(NotingMethod *self, PyObject *recorder)
+{
+    PyObject *running = PyObject_GetAttr(recorder, self->names[IS_RUNNING]);
+    int runs = running == NULL ? -1 : PyObject_IsTrue(running);
+    Py_XDECREF(running);
+    return runs;
+}
+
+/* By the recorder's attributes; -1: an exception. */
+static int
+find_by_attributes(NotingMethod *self, PyObject *loop, Recording *found)
+{
+    PyObject *recorder = attribute_or_none(loop, self->names[RECORDER]);
+    if (recorder != NULL && is_running(self, recorder) > 0) {
+        PyObject *names = PyObject_GetAttr(recorder, self->names[SPAN_NAMES]);
+        found->by_handler = names == NULL ? NULL : PyObject_GetAttr(names, self->names[BY_HANDLER]);
+        Py_XDECREF(names);
+        found->sites = PyErr_Occurred() ? NULL : PyObject_GetAttr(recorder, self->names[SITES]);
+        found->record = PyErr_Occurred() ? NULL : PyObject_GetAttr(recorder, self->state->s_record);
+        found->recorder = Py_NewRef(recorder);
+    }
+    Py_XDECREF(recorder);
+    return PyErr_Occurred() ? -1 : 0;
+}
+
+/* A service asks for this with each request: where the loop runs in C, hardly anything has to be looked up. */
+static int
+find_recording(NotingMethod *self, Recording *found)
 {
     PyObject *loop = PyObject_CallNoArgs(self->running_loop);
     if (loop == NULL)
-        return NULL;
-    PyObject *recorder = attribute_or_none(loop, self->names[RECORDER]);
+        return -1;
+    const Run *run = PyObject_TypeCheck(loop, self->state->scheduling_type) ? ((Scheduling *)loop)->run : NULL;
+    int result = run != NULL ? is_running(self, run->recorder) : find_by_attributes(self, loop, found);
+    if (run != NULL && result > 0)
+        *found = (Recording){Py_NewRef(run->recorder), Py_NewRef(run->sites), Py_NewRef(run->by_handler),
+                             Py_NewRef((PyObject *)run->record)};
     Py_DECREF(loop);
-    PyObject *running = recorder == NULL ? NULL : PyObject_GetAttr(recorder, self->names[IS_RUNNING]);
-    int runs = running == NULL ? 0 : PyObject_IsTrue(running);
-    Py_XDECREF(running);
-    if (runs <= 0)
-        Py_CLEAR(recorder);
-    return recorder;
+    return result < 0 ? -1 : 0;
 }
 
 /* The handler's site, a new reference. */
 static PyObject *
-site_of_handler(NotingMethod *self, PyObject *recorder, PyObject *handler)
+site_of_handler(NotingMethod *self, const Recording *to, PyObject *handler)
 {
     PyObject *function = Py_IS_TYPE(handler, &PyMethod_Type) ? PyMethod_GET_FUNCTION(handler) : handler, *site = NULL;
-    if (Py_IS_TYPE(function, &PyFunction_Type)) {
-        PyObject *sites = PyObject_GetAttr(recorder, self->names[SITES]);
-        PyObject *code = PyFunction_GET_CODE(function);
-        PyObject *key = sites == NULL || !PyDict_Check(sites) ? NULL : PyLong_FromVoidPtr(code);
-        site = key == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(sites, key));
+    if (Py_IS_TYPE(function, &PyFunction_Type) && PyDict_Check(to->sites)) {
+        PyObject *key = PyLong_FromVoidPtr(PyFunction_GET_CODE(function));
+        site = key == NULL ? NULL : Py_XNewRef(PyDict_GetItemWithError(to->sites, key));
         Py_XDECREF(key);
-        Py_XDECREF(sites);
     }
     if (site != NULL || PyErr_Occurred())
         return site;
-    return PyObject_CallFunctionObjArgs(self->number, recorder, handler, NULL);
+    return PyObject_CallFunctionObjArgs(self->number, to->recorder, handler, NULL);
 }
 
 /* Without a server span: 1, the request is noted; 0: Python has to do it; -1: an exception. */
 static int
-add_note(NotingMethod *self, PyObject *recorder, PyObject *site)
+add_note(NotingMethod *self, const Recording *to, PyObject *site)
 {
     PyObject *current = NULL;
     if (PyContextVar_Get(self->current, Py_None, &current) < 0)
         return -1;
     Py_XDECREF(current);
-    if (current != Py_None)
+    int unnamed = PyDict_Check(to->by_handler) && PyDict_GET_SIZE(to->by_handler) == 0;
+    if (current != Py_None || !unnamed || !Py_IS_TYPE(to->record, self->state->record_type) ||
+        !PyFloat_CheckExact(site))
         return 0;
-    PyObject *names = PyObject_GetAttr(recorder, self->names[SPAN_NAMES]);
-    PyObject *by_handler = names == NULL ? NULL : PyObject_GetAttr(names, self->names[BY_HANDLER]);
-    int unnamed = by_handler != NULL && PyDict_Check(by_handler) && PyDict_GET_SIZE(by_handler) == 0;
-    Py_XDECREF(names);
-    Py_XDECREF(by_handler);
-    PyObject *record = unnamed ? PyObject_GetAttr(recorder, self->state->s_record) : NULL;
-    int ours = record != NULL && Py_IS_TYPE(record, self->state->record_type) && PyFloat_CheckExact(site);
-    if (ours)
-        record_add((Record *)record, 0.0, R_REQUEST, PyFloat_AS_DOUBLE(site));
-    Py_XDECREF(record);
-    return PyErr_Occurred() ? -1 : ours;
+    record_add((Record *)to->record, 0.0, R_REQUEST, PyFloat_AS_DOUBLE(site));
+    return 1;
 }
 
 static int
 note_request(NotingMethod *self, PyObject *const *args, size_t count)
 {
-    PyObject *handler = NULL, *recorder = NULL, *site = NULL;
+    PyObject *handler = NULL, *site = NULL;
+    Recording to = {0};
     int failed = find_handler(self, args, count, &handler);
-    if (!failed && handler != NULL) {
-        recorder = running_recorder(self);
-        failed = recorder == NULL && PyErr_Occurred();
-    }
-    if (!failed && recorder != NULL) {
-        site = site_of_handler(self, recorder, handler);
-        int noted = site == NULL ? -1 : add_note(self, recorder, site);
-        failed = noted < 0 || (noted == 0 && run_call(self->note, recorder, site) < 0);
+    if (!failed && handler != NULL)
+        failed = find_recording(self, &to) < 0;
+    if (!failed && to.recorder != NULL) {
+        site = site_of_handler(self, &to, handler);
+        int noted = site == NULL ? -1 : add_note(self, &to, site);
+        failed = noted < 0 || (noted == 0 && run_call(self->note, to.recorder, site) < 0);
     }
     Py_XDECREF(handler);
-    Py_XDECREF(recorder);
     Py_XDECREF(site);
+    forget(&to);
     return failed ? -1 : 0;
 }
 
