@@ -20,7 +20,6 @@ it at a fork and at the end.
 from __future__ import annotations
 
 import os
-import sys
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -140,8 +139,9 @@ class Watchdog:
             self._all_closed = False
             self._watched[id(loop)] = watched
             begun = self._start()
-        if begun is not None and sys.version_info >= (3, 14):
-            # Its faulthandler gives up at a thread that is being made, and the loop's first handle may be the last.
+        if begun is not None:
+            # A thread that is being made has its maker's ident: an exception that another thread raises in this one
+            # (PyThreadState_SetAsyncExc) would come to it. And the faulthandler of 3.14 gives up at such a thread.
             # A look opens files: a program that counts its descriptors at once (CPython's tests do) must not see ours.
             begun.acquire(timeout=0.1)
 
