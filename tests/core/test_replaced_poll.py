@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import ctypes
 import selectors
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -120,19 +121,27 @@ def test_a_poll_that_jumps_is_the_loops_poll_while_it_is_there(loop, place, when
 @needs_epoll
 def test_what_takes_the_polls_results_is_asked_as_soon_as_it_is_there(loop):
     events: list[Any] = []
+    ours, theirs = socket.socketpair()
+
+    async def receive() -> None:
+        """Only a poll brings it."""
+        ours.setblocking(False)
+        loop.call_later(0.001, theirs.send, b"x")
+        await loop.sock_recv(ours, 1)
 
     async def main() -> None:
         await asyncio.sleep(0.001)
         original = loop._process_events
         for _ in range(2):
             with mock.patch.object(loop, "_process_events", lambda found: (events.append(found), original(found))):
-                await loop.run_in_executor(None, time.sleep, 0.001)
+                await receive()
             assert any(events)
             events.clear()
-            await loop.run_in_executor(None, time.sleep, 0.001)
+            await receive()
             assert not events
 
-    loop.run_until_complete(main())
+    with ours, theirs:
+        loop.run_until_complete(main())
 
 
 @pytest.mark.parametrize("when", ["before", "meanwhile"])
