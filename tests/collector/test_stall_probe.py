@@ -196,12 +196,13 @@ def test_a_loop_that_sleeps_beside_a_thread_that_keeps_the_gil_is_not_the_one(tm
 
 
 KEPT_TO_THE_END = """
-import asyncio
+import asyncio, os, sys
 from traceloop import EventLoop
 
 async def main():
     await asyncio.sleep(0.3)
-    sum(range(100_000_000))
+    while not os.path.exists(sys.argv[1]):
+        sum(range(30_000_000))
 
 with asyncio.Runner(loop_factory=EventLoop) as runner:
     runner.run(main())
@@ -211,14 +212,16 @@ with asyncio.Runner(loop_factory=EventLoop) as runner:
 def test_a_stall_that_was_told_is_over_where_its_process_ends(tmp_path):
     path = tmp_path / "kept.py"
     path.write_text(KEPT_TO_THE_END)
-    process = start(tmp_path / "run", path)
+    told = tmp_path / "told"
+    process = start(tmp_path / "run", path, told)
     observed = Observed(tmp_path / "run")
     lines = []
     observed.probe = StallProbe(observed.follower, lines.append)
     while process.poll() is None:
-        observed.follower.poll()
-        if not lines:  # the next look comes when the process has ended
-            observed.probe.look()
+        if lines:
+            told.touch()  # the next look comes when the process has ended
+        else:
+            observed.poll()
         time.sleep(0.02)
     process.communicate()
     observed.poll(last=True)
