@@ -132,6 +132,28 @@ with asyncio.Runner(loop_factory=EventLoop) as runner:
 """
 
 
+#: A thread that computes with the GIL given away.
+HASHES = """
+import hashlib, threading
+threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"a", b"b", 10_000_000), daemon=True).start()
+"""
+
+
+def test_a_call_that_sleeps_and_keeps_the_gil_is_told_beside_a_thread_that_computes(tmp_path):
+    path = tmp_path / "sleeps.py"
+    path.write_text(HASHES + SLEEPS.replace("LIBRARY", "PyDLL"))
+    process = start(tmp_path / "run", path)
+    observed = Observed(tmp_path / "run")
+    lines = []
+    observed.probe = StallProbe(observed.follower, lines.append)
+    while process.poll() is None:
+        observed.poll()
+        time.sleep(0.02)
+    process.communicate()
+    (line,) = lines
+    assert line.startswith(f"stall: the loop's thread of process {process.pid} sleeps in a system call beside a thread")
+
+
 @pytest.mark.parametrize(("library", "told"), [("PyDLL", True), ("CDLL", False)])
 def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, library, told):
     path = tmp_path / "sleeps.py"

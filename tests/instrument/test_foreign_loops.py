@@ -182,6 +182,14 @@ async def main():
     await asyncio.sleep(0)
     return "done"
 
+class Plain(asyncio.SelectorEventLoop):
+    pass
+
+loop = Plain()
+asyncio._set_running_loop(loop)  # by hand: it ran nothing of its own
+asyncio._set_running_loop(None)
+loop.run_until_complete(main())
+loop.close()
 loop = Loop()
 print(loop.run_until_complete(main()))
 loop.close()
@@ -189,6 +197,7 @@ loop.close()
     done = subprocess.run([*traced.command, "--no-metrics", "-c", code], capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout) == (0, "done\n"), done.stderr
     assert "untraced: __main__.Loop" in done.stderr, done.stderr
+    assert "__main__.Plain" not in done.stderr
 
 
 # A loop of the program's own that looks at each iteration, as profilers and bridges to other loops do.

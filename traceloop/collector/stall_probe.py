@@ -57,7 +57,8 @@ KEPT_SECONDS = 0.02
 # for the GIL. (It does so 200 times a second, unless it has to wait for a processor.)
 _ASLEEP_SECONDS = 0.3
 _ASKS_PER_SECOND = 20.0
-# Not if the process computes for this part of that time: then another thread keeps the GIL.
+# If the process computes for this part of that time, it may also be the thread that computes which keeps the GIL: the
+# kernel does not tell it from one that computes without the GIL.
 _OTHERS = 0.5
 # How long until the next look at a watchdog that is late, s.
 _KEPT_PACE = 0.01
@@ -79,6 +80,7 @@ class _Standing:
     __slots__ = (
         "asked",
         "asleep",
+        "beside",
         "kept",
         "last",
         "next",
@@ -104,6 +106,8 @@ class _Standing:
         # While the loop's thread is seen asleep at every look: the look that the watchdog is late for, how often the
         # two threads had been scheduled at the first, when that was, and what the process had computed until then (s).
         self.asleep: tuple[float, int, int, float, float] | None = None
+        #: Whether another thread has computed meanwhile.
+        self.beside = False
         # How often the loop's thread had been scheduled when it was seen asleep, and for when the watchdog was late
         # just after that.
         self.rested: tuple[int, float] | None = None
@@ -128,7 +132,7 @@ class _Standing:
         computed_s: float,
         now: float,
     ) -> bool:
-        """Whether the loop's thread stays in one system call while no thread gets the GIL."""
+        """Whether the loop's thread stays in one system call while the watchdog does not get the GIL."""
         if loop[0] not in ("S", "D") or watchdog[0] not in ("S", "R") or loop[3] == self.without_the_gil:
             self.asleep = None
             return False
@@ -136,8 +140,7 @@ class _Standing:
             self.asleep = late_at, loop[3], watchdog[3], now, computed_s
             return False
         passed = now - self.asleep[3]
-        if computed_s - self.asleep[4] >= _OTHERS * passed:
-            return False  # another thread computes meanwhile: that one has the GIL
+        self.beside = computed_s - self.asleep[4] >= _OTHERS * passed
         return passed >= _ASLEEP_SECONDS and watchdog[3] - self.asleep[2] >= _ASKS_PER_SECOND * passed
 
     def keeps_the_gil(
@@ -431,10 +434,18 @@ class StallProbe:
         more = process.limit.take(_SLEEPS, _SLEEPS, now)
         if more is None:
             return
+        so_far = f"{now - standing.since:.2f} s so far"
+        if standing.beside:
+            # No line about the end: by then it is known whether it was this thread.
+            self._say(
+                f"stall: the loop's thread of process {follower.folder.pid} sleeps in a system call beside a thread "
+                f"that computes: {so_far}; one of the two keeps the GIL in C code{more}"
+            )
+            return
         standing.reported_as = _SLEEPS
         self._say(
             f"stall: the loop's thread of process {follower.folder.pid} sleeps in a system call, and no other thread "
-            f"gets the GIL: {now - standing.since:.2f} s so far; most likely C code that waits and keeps the GIL{more}"
+            f"gets the GIL: {so_far}; most likely C code that waits and keeps the GIL{more}"
         )
 
     def _done(self, follower: FolderFollower, process: _Process) -> None:

@@ -265,5 +265,5 @@ def _postponed(number: int, frame: Any) -> bool:
 
 
 def _send_again(number: int) -> None:
-    time.sleep(0.001)
+    _recording.sleep(0.001)
     os.kill(os.getpid(), number)

@@ -114,8 +114,16 @@ def watch_running_loops() -> None:
         if loop is not None:
             if traced is None:
                 from ..loop.event_loop import EventLoop as traced
-            # A loop that runs has its thread by now. A subclass of ours that has none is driven by a library (qasync).
-            drives_itself = type(loop) is not traced and getattr(loop, "_thread_id", None) is None
+            # A loop that runs has its thread by now. A subclass of ours that has none and its own way to run is driven
+            # by a library (qasync). Without one, the program has called us by hand.
+            drives_itself = (
+                type(loop) is not traced
+                and getattr(loop, "_thread_id", None) is None
+                and (
+                    type(loop).run_forever is not traced.run_forever
+                    or type(loop).run_until_complete is not traced.run_until_complete
+                )
+            )
             if not isinstance(loop, traced) or drives_itself:
                 kind = type(loop)
                 name = f"{kind.__module__}.{kind.__qualname__}"

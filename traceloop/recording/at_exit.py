@@ -46,6 +46,7 @@ def is_interrupted(frame: FrameType | None) -> bool:
 is_handlers = failures.is_handlers
 start_without_signals = own_threads.start_without_signals
 start_new_thread = own_threads.start_new_thread
+sleep = own_threads.sleep
 
 
 def flush() -> None:

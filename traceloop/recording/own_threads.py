@@ -6,7 +6,7 @@ lose it to a thread of ours, or die of it.
 
 They are the interpreter's own, also where gevent or eventlet has replaced these by greenlets. A watchdog that gevent
 starts is a greenlet of the loop's own thread, and its first wait stops that thread for good. A greenlet's ident is an
-address, on which ``pthread_getcpuclockid`` may crash.
+address, on which ``pthread_getcpuclockid`` may crash. Their sleep lets other greenlets run, in the middle of a fork.
 """
 
 from __future__ import annotations
@@ -14,29 +14,31 @@ from __future__ import annotations
 import _thread
 import importlib.util
 import signal
+import time
 from collections.abc import Callable
 from types import BuiltinFunctionType
 from typing import Any
 
 
-def _genuine() -> Any:
-    """``_thread`` as the interpreter has it: a second copy where this one has been changed already."""
-    if all(isinstance(each, BuiltinFunctionType) for each in (_thread.start_new_thread, _thread.get_ident)):
-        return _thread
-    spec = importlib.util.find_spec("_thread")
+def _genuine(used: Any, *functions: str) -> Any:
+    """The module ``used`` as the interpreter has it: a second copy where these of it have been changed already."""
+    if all(isinstance(getattr(used, name), BuiltinFunctionType) for name in functions):
+        return used
+    spec = importlib.util.find_spec(used.__name__)
     if spec is None or spec.loader is None:
-        return _thread
+        return used
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-_found = _genuine()
+_found = _genuine(_thread, "start_new_thread", "get_ident")
 # Bound now: they may be replaced later.
 start_new_thread: Callable[..., int] = _found.start_new_thread
 get_ident: Callable[[], int] = _found.get_ident
 allocate_lock: Callable[[], _thread.LockType] = _found.allocate_lock
 RLock: Callable[[], _thread.RLock] = _found.RLock
+sleep: Callable[[float], None] = _genuine(time, "sleep").sleep
 
 # A thread's own faults raise these: blocked, they would end the process before faulthandler has seen them.
 _OF_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from copy import copy
 from typing import Any
 
@@ -96,6 +97,14 @@ def test_texts_are_told_apart_byte_by_byte() -> None:
     found = [list(stream.feed([batch])[0].spans) for stream in streams]
     assert found[0] == found[1] and len(found[0]) == 5
     assert found[0][0].trace_state == "\ufffd" and found[0][1].trace_id == "\ufffd" and found[0][4].trace_id == ""
+
+
+def test_a_text_without_an_end_is_searched_once() -> None:
+    """A forged one, of 8 MB, beside 300,000 records that ask for an item each: else this would take a day."""
+    records = array("d", [1.0, r.R_SPAN, 1.0]) * 300_000
+    batch = Batch(0, memoryview(records), b"x" * (8 << 20), 0, 1.0, 0, False)  # type: ignore[arg-type]
+    (decoded,) = LoopStream(model=lambda: NativeModel(native)).feed([batch])
+    assert len(decoded.spans) == 300_000 and decoded.spans[0].trace_id == ""
 
 
 def what(decoded: Decoded) -> dict[str, Any]:

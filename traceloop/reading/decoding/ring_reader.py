@@ -202,7 +202,7 @@ class RingReader:
         batches: list[Batch] = []
         if self._closed:
             return batches
-        self._piece = min(8 * limit, _PIECE)
+        self._piece = max(_SEARCHED, min(8 * limit, _PIECE))
         taken = head = 0
         while taken < limit:
             if self._position >= head:

@@ -20,7 +20,6 @@ it at a fork and at the end.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Sequence
 from time import monotonic
@@ -232,7 +231,7 @@ class Watchdog:
         gone = f"/proc/self/task/{thread_id}"
         deadline = monotonic() + 1.0
         while os.path.exists(gone) and monotonic() < deadline:
-            time.sleep(0.0002)
+            own_threads.sleep(0.0002)
         if self._thread_id == thread_id and not self._running:
             self._thread_id = 0  # the kernel gives the number to others
 

@@ -11,8 +11,10 @@ model_next_item(Model *self)
         return item;
     const char *start = PyBytes_AS_STRING(self->text) + self->text_at;
     const char *end = memchr(start, TEXT_SEPARATOR, (size_t)(PyBytes_GET_SIZE(self->text) - self->text_at));
-    if (end == NULL)
+    if (end == NULL) {
+        self->text_at = PyBytes_GET_SIZE(self->text); /* a forged one: searched once, not for each record */
         return item;
+    }
     self->text_at += end + 1 - start;
     return (Item){self->text, start, end - start};
 }
