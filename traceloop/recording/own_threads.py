@@ -12,7 +12,6 @@ address, on which ``pthread_getcpuclockid`` may crash. Their sleep lets other gr
 from __future__ import annotations
 
 import _thread
-import importlib.util
 import signal
 import time
 from collections.abc import Callable
@@ -24,10 +23,12 @@ def _genuine(used: Any, *functions: str) -> Any:
     """The module ``used`` as the interpreter has it: a second copy where these of it have been changed already."""
     if all(isinstance(getattr(used, name), BuiltinFunctionType) for name in functions):
         return used
-    spec = importlib.util.find_spec(used.__name__)
+    from importlib.util import find_spec, module_from_spec  # seldom needed
+
+    spec = find_spec(used.__name__)
     if spec is None or spec.loader is None:
         return used
-    module = importlib.util.module_from_spec(spec)
+    module = module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
