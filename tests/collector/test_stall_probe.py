@@ -132,32 +132,10 @@ with asyncio.Runner(loop_factory=EventLoop) as runner:
 """
 
 
-#: A thread that computes with the GIL given away.
-HASHES = """
-import hashlib, threading
-threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"a", b"b", 10_000_000), daemon=True).start()
-"""
-
-
-def test_a_call_that_sleeps_and_keeps_the_gil_is_told_beside_a_thread_that_computes(tmp_path):
-    path = tmp_path / "sleeps.py"
-    path.write_text(HASHES + SLEEPS.replace("LIBRARY", "PyDLL"))
-    process = start(tmp_path / "run", path)
-    observed = Observed(tmp_path / "run")
-    lines = []
-    observed.probe = StallProbe(observed.follower, lines.append)
-    while process.poll() is None:
-        observed.poll()
-        time.sleep(0.02)
-    process.communicate()
-    (line,) = lines
-    assert line.startswith(f"stall: the loop's thread of process {process.pid} sleeps in a system call beside a thread")
-
-
-@pytest.mark.parametrize(("library", "told"), [("PyDLL", True), ("CDLL", False)])
-def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, library, told):
-    path = tmp_path / "sleeps.py"
-    path.write_text(SLEEPS.replace("LIBRARY", library))
+def told_of(tmp_path, text):
+    """Runs a program to its end. Its process, what was observed of it, and the lines of the look from outside."""
+    path = tmp_path / "program.py"
+    path.write_text(text)
     process = start(tmp_path / "run", path)
     observed = Observed(tmp_path / "run")
     lines = []
@@ -168,6 +146,24 @@ def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, l
     _, errors = process.communicate()
     observed.poll(last=True)
     assert process.returncode == 0, errors
+    return process, observed, lines
+
+
+#: A thread that computes with the GIL given away.
+HASHES = """
+import hashlib, threading
+threading.Thread(target=hashlib.pbkdf2_hmac, args=("sha256", b"a", b"b", 10_000_000), daemon=True).start()
+"""
+
+
+def test_a_call_that_sleeps_and_keeps_the_gil_is_told_beside_a_thread_that_computes(tmp_path):
+    process, _, (line,) = told_of(tmp_path, HASHES + SLEEPS.replace("LIBRARY", "PyDLL"))
+    assert line.startswith(f"stall: the loop's thread of process {process.pid} sleeps in a system call beside a thread")
+
+
+@pytest.mark.parametrize(("library", "told"), [("PyDLL", True), ("CDLL", False)])
+def test_a_call_that_sleeps_and_keeps_the_gil_is_told_while_it_lasts(tmp_path, library, told):
+    process, observed, lines = told_of(tmp_path, SLEEPS.replace("LIBRARY", library))
     begun = f"stall: the loop's thread of process {process.pid} sleeps in a system call"
     over = f"stall over: a system call blocked the loop and every other thread of process {process.pid} for about "
     assert [line.startswith(each) for line, each in zip(lines, (begun, over), strict=False)] == [True] * len(lines)
@@ -202,18 +198,7 @@ thread.join()
 
 @pytest.mark.parametrize("hold", ["ctypes.PyDLL(None).usleep(1_500_000)", "sum(range(60_000_000))"])
 def test_a_loop_that_sleeps_beside_a_thread_that_keeps_the_gil_is_not_the_one(tmp_path, hold):
-    path = tmp_path / "beside.py"
-    path.write_text(SLEEPS_BESIDE.replace("HOLD", hold))
-    process = start(tmp_path / "run", path)
-    observed = Observed(tmp_path / "run")
-    lines = []
-    observed.probe = StallProbe(observed.follower, lines.append)
-    while process.poll() is None:
-        observed.poll()
-        time.sleep(0.02)
-    _, errors = process.communicate()
-    observed.poll(last=True)
-    assert process.returncode == 0, errors
+    _, _, lines = told_of(tmp_path, SLEEPS_BESIDE.replace("HOLD", hold))
     assert not [line for line in lines if "gets the GIL" in line or "every other thread" in line]
 
 

@@ -113,8 +113,6 @@ def test_no_loop_stays_the_running_one_where_the_handler_raises_at_either_end_of
         loop.close()
 
 
-
-
 def test_an_audit_hook_that_looks_at_its_caller_is_no_handler():
     def hook() -> None:
         caller = sys._getframe(1)

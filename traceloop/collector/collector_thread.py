@@ -31,7 +31,7 @@ class CollectorThread:
     """
 
     def __init__(self, settings: Settings, tracer_provider: object = None) -> None:
-        self._pace = Pace(SOON_SECONDS)
+        self._pace = Pace(SOON_SECONDS)  # never as though in C: while it reads, the application waits for the GIL
         self.settings = settings
         self.notices: list[str] = []
         self.url: str | None = None

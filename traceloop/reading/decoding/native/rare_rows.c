@@ -3,15 +3,6 @@
 
 #include "reader.h"
 
-static int
-checked_index(Py_ssize_t index, Py_ssize_t length)
-{
-    if (index >= 0 && index < length)
-        return 0;
-    PyErr_SetString(PyExc_IndexError, "no such row");
-    return -1;
-}
-
 /* -- Marks */
 
 int
@@ -32,7 +23,7 @@ marks_length(Marks *self)
 static PyObject *
 marks_item(Marks *self, Py_ssize_t index)
 {
-    if (checked_index(index, self->length) < 0)
+    if (checked_index(index, self->length, "no such row") < 0)
         return NULL;
     return Py_BuildValue("(LI)", (long long)self->rows[index].run, (unsigned int)self->rows[index].site);
 }
@@ -115,7 +106,7 @@ next_word(PyObject *text, Py_ssize_t *at)
 static PyObject *
 spans_item(Spans *self, Py_ssize_t index)
 {
-    if (checked_index(index, self->length) < 0)
+    if (checked_index(index, self->length, "no such row") < 0)
         return NULL;
     const SpanRow *row = &self->rows[index];
     PyTypeObject *type = (PyTypeObject *)state_of(Py_TYPE(self))->span_context;

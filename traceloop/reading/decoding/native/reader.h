@@ -323,6 +323,16 @@ is_outside(int kind)
     return kind == READER || kind == WRITER || kind == TIMER || kind == THREADSAFE || kind == SIGNAL;
 }
 
+/* -1 with IndexError set where there is no row of this index. */
+static inline int
+checked_index(Py_ssize_t index, Py_ssize_t length, const char *message)
+{
+    if (index >= 0 && index < length)
+        return 0;
+    PyErr_SetString(PyExc_IndexError, message);
+    return -1;
+}
+
 int reserve_more(void **items, size_t *size, size_t wanted, size_t each);
 
 /* Makes room for ``wanted`` items of ``each`` bytes; -1 with MemoryError set where there is none. */

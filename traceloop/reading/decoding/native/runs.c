@@ -139,10 +139,8 @@ runs_length(Runs *self)
 static PyObject *
 runs_item(Runs *self, Py_ssize_t index)
 {
-    if (index < 0 || index >= self->length) {
-        PyErr_SetString(PyExc_IndexError, "no such run");
+    if (checked_index(index, self->length, "no such run") < 0)
         return NULL;
-    }
     const Row *row = &self->rows[index];
     PyObject *kind = PyTuple_GET_ITEM(state_of(Py_TYPE(self))->kinds, row->kind);
     return Py_BuildValue("(LdddOdLLLi)", (long long)(self->first + index), row->start, row->end, row->ident, kind,
@@ -396,10 +394,8 @@ iterations_length(Iterations *self)
 static PyObject *
 iterations_item(Iterations *self, Py_ssize_t index)
 {
-    if (index < 0 || index >= self->length) {
-        PyErr_SetString(PyExc_IndexError, "no such iteration");
+    if (checked_index(index, self->length, "no such iteration") < 0)
         return NULL;
-    }
     const IterationRow *row = &self->rows[index];
     return PyObject_CallFunction(state_of(Py_TYPE(self))->iteration, "LddLdd", (long long)row->number, row->start,
                                  row->end, (long long)row->callbacks, row->poll_duration, row->poll_delay);

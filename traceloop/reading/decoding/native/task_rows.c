@@ -3,15 +3,6 @@
 
 #include "reader.h"
 
-static int
-checked_index(Py_ssize_t index, Py_ssize_t length)
-{
-    if (index >= 0 && index < length)
-        return 0;
-    PyErr_SetString(PyExc_IndexError, "no such task");
-    return -1;
-}
-
 /* sites(first, last): how many of these rows are of which site, as a dictionary in their order. ``ident`` is where a
    row of ``each`` bytes has its ident. */
 static PyObject *
@@ -76,7 +67,7 @@ tasks_length(Tasks *self)
 static PyObject *
 tasks_item(Tasks *self, Py_ssize_t index)
 {
-    if (checked_index(index, self->length) < 0)
+    if (checked_index(index, self->length, "no such task") < 0)
         return NULL;
     const TaskRow *row = &self->rows[index];
     return PyObject_CallFunction(state_of(Py_TYPE(self))->new_task, "dNLdLdOd", row->ident,
@@ -160,7 +151,7 @@ ends_length(Ends *self)
 static PyObject *
 ends_item(Ends *self, Py_ssize_t index)
 {
-    if (checked_index(index, self->length) < 0)
+    if (checked_index(index, self->length, "no such task") < 0)
         return NULL;
     const EndRow *row = &self->rows[index];
     return Py_BuildValue("(didL)", row->ident, (int)row->outcome, row->when, (long long)row->run);
