@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.helpers.observed import Observed, environment, observe, program, start
+from tests.helpers.waiting import until
 from traceloop.collector.stall_probe import StallProbe
 from traceloop.reading.follower import RunFollower
 from traceloop.record.proc import process_start_ticks
@@ -202,14 +203,14 @@ def test_a_loop_that_sleeps_beside_a_thread_that_keeps_the_gil_is_not_the_one(tm
     assert not [line for line in lines if "gets the GIL" in line or "every other thread" in line]
 
 
+#: It waits for a byte, with the GIL, and that is all.
 KEPT_TO_THE_END = """
-import asyncio, os, sys
+import asyncio, ctypes, os, sys
 from traceloop import EventLoop
 
 async def main():
     await asyncio.sleep(0.3)
-    while not os.path.exists(sys.argv[1]):
-        sum(range(30_000_000))
+    ctypes.PyDLL(None).read(os.open(sys.argv[1], os.O_RDWR), ctypes.create_string_buffer(1), 1)
 
 with asyncio.Runner(loop_factory=EventLoop) as runner:
     runner.run(main())
@@ -219,18 +220,15 @@ with asyncio.Runner(loop_factory=EventLoop) as runner:
 def test_a_stall_that_was_told_is_over_where_its_process_ends(tmp_path):
     path = tmp_path / "kept.py"
     path.write_text(KEPT_TO_THE_END)
-    told = tmp_path / "told"
-    process = start(tmp_path / "run", path, told)
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = start(tmp_path / "run", path, pipe)
     observed = Observed(tmp_path / "run")
     lines = []
     observed.probe = StallProbe(observed.follower, lines.append)
-    while process.poll() is None:
-        if lines:
-            told.touch()  # the next look comes when the process has ended
-        else:
-            observed.poll()
-        time.sleep(0.02)
-    process.communicate()
+    until(lambda: observed.poll() or lines, "the stall's line")
+    pipe.write_bytes(b"x")
+    process.communicate()  # the next look comes when it has ended
     observed.poll(last=True)
     assert [line.partition(":")[0] for line in lines] == ["stall", "stall over"]
 

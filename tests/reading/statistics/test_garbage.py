@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.cores import CORES
+from tests.helpers.waiting import until
 from traceloop.exporters.text.report import report
 from traceloop.loop.event_loop import EventLoop
 from traceloop.reading import read_loop, read_run
@@ -173,6 +174,12 @@ def test_a_collection_of_another_thread_holds_a_run_no_longer_than_that_lasts() 
     assert statistics.held.sum == pytest.approx(0.1)
 
 
+def read_now(loop: EventLoop) -> Any:
+    """What is in the record by now of the process's collections; None while there is nothing."""
+    (process,) = read_loop(loop).processes.values()
+    return process if process.collections.pauses else None
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_collections_beyond_any_number_are_summed_up_and_none_is_lost(
     core: str, monkeypatch: pytest.MonkeyPatch
@@ -195,11 +202,10 @@ def test_collections_beyond_any_number_are_summed_up_and_none_is_lost(
             loop.call_soon(loop.stop)
             loop.run_forever()
         loop.run_until_complete(asyncio.sleep(0))
-        statistics = read_loop(loop)
+        process = until(lambda: read_now(loop), "the collections are written")  # the watchdog may just be writing them
     finally:
         gc.enable()
         loop.close()
-    (process,) = statistics.processes.values()
     collections = process.collections
     assert {generation: each.count for generation, each in collections.pauses.items()} == {0: 100_000, 1: 1}
     assert process.dropped == 0
