@@ -25,9 +25,7 @@ def run(traced, tmp_path):
         program = tmp_path / "program.py"
         program.write_text(textwrap.dedent(text))
         words = [*traced.command, "--metrics-port", "0", *options, str(program), *arguments]
-        done = subprocess.run(
-            words, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True, timeout=120
-        )
+        done = subprocess.run(words, cwd=tmp_path, env=clean_environ(), capture_output=True, text=True, timeout=120)
         for run_dir in re.findall(r"traceloop report (\S+)`", done.stderr):
             subprocess.run(["rm", "-rf", run_dir], check=True)
         assert done.returncode == status, done.stderr
@@ -121,6 +119,23 @@ def test_faulthandler_is_as_the_program_left_it_around_loops(run):
         "True True True False",
         "False False",
     ]
+
+
+def test_faulthandler_is_given_back_soon_where_a_loop_is_stopped_and_not_closed(run):
+    text = """
+    import asyncio, faulthandler, time
+    genuine = faulthandler.is_enabled
+    loop = asyncio.new_event_loop()
+    async def ours():
+        return faulthandler.is_enabled is not genuine
+    for _ in range(3):
+        print(loop.run_until_complete(ours()))
+    deadline = time.monotonic() + 10
+    while faulthandler.is_enabled is not genuine and time.monotonic() < deadline:
+        time.sleep(0.01)
+    print(faulthandler.is_enabled is genuine, genuine(), loop.run_until_complete(ours()))
+    """
+    assert run(text).stdout.splitlines() == ["True", "True", "True", "True False True"]
 
 
 # -- ordinary ends that leave no file behind

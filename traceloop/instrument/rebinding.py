@@ -116,16 +116,15 @@ def watch_running_loops() -> None:
                 from ..loop.event_loop import EventLoop as traced
             # A loop that runs has its thread by now. A subclass of ours that has none and its own way to run is driven
             # by a library (qasync). Without one, the program has called us by hand.
-            drives_itself = (
-                type(loop) is not traced
-                and getattr(loop, "_thread_id", None) is None
+            kind = type(loop)
+            is_ours = kind is traced or (
+                isinstance(loop, traced)
                 and (
-                    type(loop).run_forever is not traced.run_forever
-                    or type(loop).run_until_complete is not traced.run_until_complete
+                    getattr(loop, "_thread_id", None) is not None
+                    or (kind.run_forever is traced.run_forever and kind.run_until_complete is traced.run_until_complete)
                 )
             )
-            if not isinstance(loop, traced) or drives_itself:
-                kind = type(loop)
+            if not is_ours:
                 name = f"{kind.__module__}.{kind.__qualname__}"
                 untraced[name] = untraced.get(name, 0) + 1
         for watcher in running_loop_watchers:

@@ -144,7 +144,7 @@ class Recorder:
             self.words[layout.W_THREAD] = threading.get_native_id()
             self.words[layout.W_STOPPED] = 0.0
             self.words[layout.W_THRESHOLD] = threshold_of(loop, self.general_threshold)
-            self._samples = self.sampler.loop_started(loop)
+            self._samples = self.sampler.loop_started(loop, self._samples)
             self.spans.forget_current()
             if self.tasks.created:
                 self.tasks.define_created(now)

@@ -174,6 +174,28 @@ for thread in threads:
     assert {info.ring for info in observed.slow()} == {0, 1}
 
 
+def test_each_slow_run_of_a_loop_that_is_run_again_and_again_is_found(tmp_path):
+    observed = run(
+        tmp_path,
+        """
+async def short():
+    await asyncio.sleep(0)
+async def first():
+    time.sleep(0.25)
+async def second():
+    time.sleep(0.25)
+loop = EventLoop()
+for coroutine in (short, first, short, short, second, short):
+    loop.run_until_complete(coroutine())
+loop.close()
+""",
+    )
+    assert [(info.culprit, info.parts.cause) for info in observed.slow()] == [
+        ("__main__.first", "off_cpu"),
+        ("__main__.second", "off_cpu"),
+    ]
+
+
 def test_what_the_program_sees_stays_as_it_was(tmp_path):
     observed = run(
         tmp_path,

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 from time import monotonic
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from traceloop.record import layout
 from traceloop.recording.watchdog.stacks import Run
-from traceloop.recording.watchdog.watched_loop import TokenBucket, Watched, begin_stall
+from traceloop.recording.watchdog.watched_loop import StoppedLoops, TokenBucket, Watched, begin_stall
+
+
+def watched_loop(loop: Any = None, ring: int = 0) -> Watched:
+    return Watched(loop, ring, memoryview(bytearray(8 * layout.WORDS)).cast("d"), 0.1)
 
 
 @pytest.mark.parametrize("later", [0, 10, 1000])
 def test_a_run_is_measured_from_before_it_began_however_long_it_is(later: int) -> None:
-    watched = Watched(None, 0, memoryview(bytearray(8)).cast("d"), 0.1)
+    watched = watched_loop()
     for _ in range(20):
         before = watched.sample()
     start = monotonic()
@@ -26,6 +33,32 @@ def test_a_run_is_measured_from_before_it_began_however_long_it_is(later: int) -
     if later <= 10:  # the latest of those before it
         assert stall.before == before
         assert len(stall.samples) == later
+
+
+def test_a_loop_that_runs_again_before_the_next_turn_is_as_one_that_slept() -> None:
+    stopped, loop = StoppedLoops(), object()
+    seen = watched_loop(loop, 3)
+    sample = seen.sample()
+    stopped.append(seen)
+    assert stopped.take_back(loop, 3) is seen and seen.history == [sample]
+    assert stopped.take_all() == []
+
+
+def test_what_another_thread_ring_or_loop_left_is_not_taken_back() -> None:
+    stopped, loop = StoppedLoops(), object()
+    seen = watched_loop(loop, 3)
+    assert stopped.take_back(loop, 3) is None
+    stopped.append(seen)
+    assert stopped.take_back(object(), 3) is None
+    assert stopped.take_back(loop, 4) is None
+    others: list[Watched | None] = []
+    thread = threading.Thread(target=lambda: others.append(stopped.take_back(loop, 3)))
+    thread.start()
+    thread.join()
+    later = watched_loop(object(), 5)
+    stopped.append(later)
+    assert others == [None] and stopped.take_back(loop, 3) is None
+    assert stopped.take_all() == [seen, later] and not stopped
 
 
 def test_as_many_as_a_minute_has_come_at_once_and_then_at_its_pace() -> None:

@@ -78,23 +78,21 @@ class Sampler:
         #: Called about as often as something is sampled, by whichever thread does that; they must not raise.
         self.at_samples: list[Callable[[float], None]] = []
 
-    def loop_started(self, loop: Any) -> LoopSamples:
-        """A loop begins to run, in this thread. Returns what it hands in at each ``flush``, until ``loop_stopped``."""
-        samples = self._samples_of(loop)
+    def loop_started(self, loop: Any, samples: LoopSamples | None = None) -> LoopSamples:
+        """A loop begins to run, in this thread. Returns what it hands in at each ``flush``, until ``loop_stopped``.
+
+        ``samples``: what it was given when it began before, None at first.
+        """
+        if samples is None:
+            samples = LoopSamples(loop)
+            # A new list: another thread may be going through the old one.
+            self._loops = [*(other for other in self._loops if other.loop() is not None), samples]
+        else:
+            samples.thread = threading.current_thread().name
         if not self.outbox.forked:
             with self._running_lock:
                 self._running.add(samples)
                 self._gc_pauses.start()
-        return samples
-
-    def _samples_of(self, loop: Any) -> LoopSamples:
-        for samples in self._loops:
-            if samples.loop() is loop:
-                samples.thread = threading.current_thread().name
-                return samples
-        samples = LoopSamples(loop)
-        # A new list: another thread may be going through the old one.
-        self._loops = [*(other for other in self._loops if other.loop() is not None), samples]
         return samples
 
     def _is_idle(self) -> bool:

@@ -10,7 +10,7 @@
 
 Both write to descriptors that the application does not know (own_file.py), and the watchdog asks every turn whether
 they are still ours: a daemon that closes all its descriptors must not find a dump in the file that got the number next.
-While no loop runs, faulthandler is given back.
+faulthandler is given back when the last loop is closed, or at the first turn of the watchdog in which no loop runs.
 
 ``faulthandler.is_enabled`` is replaced while ours is enabled, by a function that says False: a program that asks, and
 enables it for itself if it is not, must get its own dump. Its ``enable`` then takes the place of ours.

@@ -44,6 +44,10 @@ class ThreadClocks:
 
         self._last: Sample = (0.0, -1.0, 0.0, -1.0, -1)
 
+    def are_of_this_thread(self) -> bool:
+        """Whether the calling thread made them."""
+        return self._thread_id == threading.get_native_id()
+
     def known(self) -> tuple[int, int, float, float, int]:
         """For turns in C (quiet_turns.py): the thread's CPU clock, its number, and its last measurements."""
         _, cpu, _, wait, slices = self._last

@@ -20,7 +20,6 @@ it at a fork and at the end.
 from __future__ import annotations
 
 import os
-from collections import deque
 from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -45,7 +44,7 @@ from .slow_peers import SlowPeers
 from .stall_events import StallEvents
 from .thread_clocks import watchdog_begins, watchdog_ends
 from .under_way import UnderWay
-from .watched_loop import Watched, begin_stall, has_the_clock
+from .watched_loop import StoppedLoops, Watched, begin_stall, has_the_clock
 
 if TYPE_CHECKING:
     from ..process import Process
@@ -80,7 +79,7 @@ class Watchdog:
         self._lowest_pattern = min((seconds for _, seconds in patterns), default=None)
         self._threshold_for = threshold_for if patterns else None
         self._watched: dict[int, Watched] = {}
-        self._stopped: deque[Watched] = deque(maxlen=64)  # loops that stopped since the last turn
+        self._stopped = StoppedLoops()  # since the last turn
         self.interrupted = Interrupted()
         # Reentrant, like all locks that the end of the process takes: a signal handler of the program's may end it
         # (os._exit) or fork while this thread holds them.
@@ -129,9 +128,9 @@ class Watchdog:
         """
         if self._ended or ring not in self._process.rings or not has_the_clock(loop):
             return
-        watched = Watched(loop, ring.number, ring.words, general_threshold)
-        watched.words[layout.W_PTHREAD] = watched.thread
         with self._lock:
+            seen = self._stopped.take_back(loop, ring.number)
+            watched = seen or Watched(loop, ring.number, ring.words, general_threshold)
             if not self._watched:
                 self._in_succession = monotonic() - self._closed_at < _SUCCESSION
                 self.faults.install()
@@ -151,8 +150,8 @@ class Watchdog:
             self._idle_since = monotonic()
             if watched is not None:
                 self._stopped.append(watched)
-            if not self._watched:
-                self.faults.give_back()
+            if not self._watched and (self._ended or not self._running):
+                self.faults.give_back()  # else the thread does, or who stops it
 
     def loop_closed(self) -> None:
         """A loop was closed. With the last one the thread goes at once, unless loops follow one another quickly:
@@ -164,6 +163,7 @@ class Watchdog:
                 return
             self._all_closed = True
             self._closed_at = self._idle_since = monotonic()
+            self.faults.give_back()
             lingers = self._in_succession and self._running
         if not lingers:
             self.stop(until_gone=False)
@@ -217,14 +217,15 @@ class Watchdog:
         with self._lock:
             running, self._running = self._running, False
             done = self._done
+            if not self._watched:
+                self.faults.give_back()
         if running:
             self._wake.ring()
             if not done.acquire(timeout=1.0):
                 return
             self._publish(0.0, 0.0)
             self._wake.wait(0.0)
-        thread_id = self._thread_id
-        if not until_gone or not thread_id:
+        if not until_gone or not (thread_id := self._thread_id):
             return
         # The thread has run its last Python line, but fork's warning counts what the kernel still has: on a busy
         # machine it may have to wait for its turn to go.
@@ -314,9 +315,8 @@ class Watchdog:
 
     def _sample_if_due(self) -> None:
         """Called wherever a turn may have waited for the GIL: what kept it stands there until we give it away again."""
-        profiler = self._profiler
-        if profiler is not None and monotonic() >= profiler.due:
-            profiler.sample(list(self._watched.values()))
+        if self._profiler is not None and monotonic() >= self._profiler.due:
+            self._profiler.sample(list(self._watched.values()))
 
     def _pause_for_lack(self) -> None:
         """Memory is short: the thread ends here, and a loop starts it again later."""
@@ -340,10 +340,12 @@ class Watchdog:
             ring.words[layout.W_THREAD] = self._thread_id
         with self._lock:
             watched_loops = list(self._watched.values())
-            if not watched_loops and now - self._idle_since > (_SUCCESSION if self._all_closed else _LINGER):
-                self._running = False
-                self._publish(now, 0.0)
-                return None
+            if not watched_loops:
+                self.faults.give_back()
+                if now - self._idle_since > (_SUCCESSION if self._all_closed else _LINGER):
+                    self._running = False
+                    self._publish(now, 0.0)
+                    return None
         found = self._under_way.begin(watched_loops, now)
         self._lateness.turn_begins(now, watched_loops)
         with self._lock:
@@ -428,8 +430,9 @@ class Watchdog:
                 ring.words[layout.W_LOOKED] = looked
 
     def _end_stopped(self, now: float) -> None:
-        while self._stopped:
-            watched = self._stopped.popleft()
+        with self._lock:
+            stopped = self._stopped.take_all()
+        for watched in stopped:
             self._events.end(watched, now, self._lateness.suspended)
             self._processor_waits.poll((watched,), now, ended=True)
 

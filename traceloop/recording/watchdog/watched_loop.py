@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from time import monotonic
 from typing import Any, Final
 
+from ...record import layout
 from .. import failures, own_threads
 from .stacks import Run
 from .thread_clocks import Sample, ThreadClocks
@@ -91,6 +93,7 @@ class Watched:
         self.words = words
         self.general_threshold = general_threshold
         self.thread = own_threads.get_ident()
+        words[layout.W_PTHREAD] = self.thread
         self.name = threading.current_thread().name
         self.clocks = ThreadClocks()
         #: Samples: the latest all, older ones ever farther apart, so that one from before a long run is among them.
@@ -117,6 +120,28 @@ class Watched:
         self.history.append(sample)
         if len(self.history) > _MAX_HISTORY:
             del self.history[1 : _MAX_HISTORY // 2 : 2]
+
+
+class StoppedLoops(deque[Watched]):
+    """Loops that have stopped. The next turn ends what was seen of them, unless one runs again by then: it would take a
+    tenth of an ``asyncio.run`` to make that anew for each of its three runs. Used under the watchdog's lock.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(maxlen=64)
+
+    def take_back(self, loop: Any, ring: int) -> Watched | None:
+        """What was seen of ``loop``, if it is the one that stopped last, and runs again in the calling thread."""
+        if not self or (last := self[-1]).loop is not loop or last.ring != ring or not last.clocks.are_of_this_thread():
+            return None
+        last.sampled_at = monotonic()
+        return self.pop()
+
+    def take_all(self) -> list[Watched]:
+        """All of them; there are none then."""
+        out = [*self]
+        self.clear()
+        return out
 
 
 def has_the_clock(loop: Any) -> bool:
