@@ -114,6 +114,11 @@ class _Followed:
         return self.maker is None and not self.kind
 
 
+def _let_go(task: _Followed | None) -> None:
+    if task is not None:  # it is not looked up any more; with its makers their row would never end
+        task.maker = None
+
+
 class Ledger:
     """A part of a loop's statistics. It is fed before the part that uses up the looks (statistics/tasks.py)."""
 
@@ -245,6 +250,7 @@ class Ledger:
         if len(self._followed) >= _MAX_FOLLOWED:
             self._totals.incomplete += kind == REQUEST
             return
+        _let_go(self._followed.get(begun.ident))
         task = self._followed[begun.ident] = _Followed(begun.ident, kind, maker, self._name_of_run)
         if begun.waited_from >= 0.0:
             self._had_begun(task, begun)
@@ -331,10 +337,10 @@ class Ledger:
 
     def _end(self, task: _Followed) -> None:
         del self._followed[task.ident]
+        _let_go(self._ended.pop(task.ident, None))
         self._ended[task.ident] = task
         if len(self._ended) > _MAX_ENDED:
-            # Otherwise the chain of makers would grow without end.
-            self._ended.pop(next(iter(self._ended))).maker = None
+            _let_go(self._ended.pop(next(iter(self._ended))))
         if task.kind == REQUEST:
             own = task.stretches
             sums = own.sums()

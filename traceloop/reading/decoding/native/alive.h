@@ -63,6 +63,7 @@ typedef struct {
     size_t length, size, alive, gone, most;
     uint32_t *buckets;
     size_t bucket_count;
+    uint64_t salt;
     uint32_t *ended;
     size_t ended_count, ended_size;
     Py_ssize_t forgotten;

@@ -33,14 +33,10 @@ totals_of(AliveTasks *self, uint32_t site)
 
 /* -- rows by ident */
 
-/* A task's number is in the upper half of a double, on which the lower bits of the product would not depend. */
 static inline uint32_t *
 bucket_of(const AliveTasks *self, double ident)
 {
-    uint64_t bits;
-    memcpy(&bits, &ident, 8);
-    bits ^= bits >> 32;
-    return &self->buckets[(bits * 0x9E3779B97F4A7C15u >> 40) & (self->bucket_count - 1)];
+    return &self->buckets[mixed_ident(ident, self->salt) & (self->bucket_count - 1)];
 }
 
 AliveRow *

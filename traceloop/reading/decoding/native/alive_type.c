@@ -178,6 +178,7 @@ alive_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
         return NULL;
     self->coroutines = Py_NewRef(coroutines);
     self->most = (size_t)most;
+    self->salt = state_of(type)->salt;
     return (PyObject *)self;
 }
 

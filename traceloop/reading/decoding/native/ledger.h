@@ -115,6 +115,7 @@ typedef struct Followed {
 
 typedef struct {
     Followed **buckets;
+    uint64_t salt;
     size_t length;
     Followed *oldest, *newest;
 } Table;
@@ -226,7 +227,7 @@ int longer_before(const Requests *self, int64_t number, double ready, double lea
 void forget_runs(Requests *self);
 
 /* request_tasks.c */
-int table_init(Table *table);
+int table_init(Table *table, uint64_t salt);
 void table_free(Table *table);
 Followed *table_get(const Table *table, double ident);
 void table_clear(Table *table);

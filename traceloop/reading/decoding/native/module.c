@@ -82,6 +82,7 @@ reader_exec(PyObject *module)
         add_type(module, &alive_spec, &st->alive) < 0)
         return -1;
     checksum_prepare(&st->checksum);
+    st->salt = (uint64_t)PyObject_Hash(st->text_active_s); /* another in each process, as the hash of each text is */
     st->kinds = attribute_of("traceloop.reading.decoding.decoded", "KINDS");
     st->new_task = st->kinds ? attribute_of("traceloop.reading.decoding.decoded", "NewTask") : NULL;
     st->offload_step = st->new_task ? attribute_of("traceloop.reading.decoding.decoded", "OffloadStep") : NULL;

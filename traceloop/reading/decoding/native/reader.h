@@ -273,6 +273,7 @@ typedef struct {
         *text_end, *text_lose_place, *text_new_tasks, *text_requests, *text_offloads, *text_submit, *text_start,
         *text_finish, *text_deliver, *text_spans;
     Checksum checksum; /* its tables */
+    uint64_t salt;     /* of tables by ident: who forges a record must not know which idents share a bucket */
 } reader_state;
 
 #define EACH_OBJECT(DO)                                                                                                \
@@ -302,6 +303,19 @@ static inline uint32_t
 site_of(double ident)
 {
     return ident >= 0.0 && ident < EXACT ? (uint32_t)((uint64_t)ident & 0xFFFF) : 0;
+}
+
+/* Of an ident, for a table that is a power of two large. Adds zero first: of two zeros, one. */
+static inline uint64_t
+mixed_ident(double ident, uint64_t salt)
+{
+    uint64_t bits;
+    ident += 0.0;
+    memcpy(&bits, &ident, 8);
+    bits ^= salt;
+    bits = (bits ^ bits >> 32) * 0x9E3779B97F4A7C15u;
+    bits = (bits ^ bits >> 29) * (salt | 1);
+    return bits >> 40;
 }
 
 /* ``value``: 0 or more. */

@@ -6,18 +6,15 @@
 /* -- tasks by ident */
 
 static size_t
-bucket_of(double ident)
+bucket_of(const Table *table, double ident)
 {
-    uint64_t bits;
-    ident += 0.0; /* of two zeros, one */
-    memcpy(&bits, &ident, 8);
-    bits *= 0x9E3779B97F4A7C15u;
-    return (size_t)(bits >> 40) % BUCKETS;
+    return (size_t)mixed_ident(ident, table->salt) % BUCKETS;
 }
 
 int
-table_init(Table *table)
+table_init(Table *table, uint64_t salt)
 {
+    table->salt = salt;
     table->buckets = PyMem_Calloc(BUCKETS, sizeof(Followed *));
     if (table->buckets == NULL)
         PyErr_NoMemory();
@@ -55,7 +52,7 @@ set_root(Followed *task, Followed *root)
 Followed *
 table_get(const Table *table, double ident)
 {
-    Followed *task = table->buckets[bucket_of(ident)];
+    Followed *task = table->buckets[bucket_of(table, ident)];
     while (task != NULL && task->ident != ident)
         task = task->next;
     return task;
@@ -65,7 +62,7 @@ table_get(const Table *table, double ident)
 static Followed *
 table_take(Table *table, double ident)
 {
-    Followed **at = &table->buckets[bucket_of(ident)];
+    Followed **at = &table->buckets[bucket_of(table, ident)];
     while (*at != NULL && (*at)->ident != ident)
         at = &(*at)->next;
     Followed *task = *at;
@@ -79,12 +76,23 @@ table_take(Table *table, double ident)
     return task;
 }
 
+/* One that has left the tables needs no makers: else their row would never end. */
+static void
+let_go(Followed *task)
+{
+    if (task == NULL)
+        return;
+    release(task->maker);
+    task->maker = NULL;
+    release(task);
+}
+
 /* Takes over the caller's reference. One of the same ident goes. */
 static void
 table_put(Table *table, Followed *task)
 {
-    release(table_take(table, task->ident));
-    Followed **bucket = &table->buckets[bucket_of(task->ident)];
+    let_go(table_take(table, task->ident));
+    Followed **bucket = &table->buckets[bucket_of(table, task->ident)];
     task->next = *bucket;
     *bucket = task;
     task->older = table->newest;
@@ -98,10 +106,7 @@ void
 table_clear(Table *table)
 {
     while (table->oldest != NULL) {
-        Followed *task = table_take(table, table->oldest->ident);
-        release(task->maker);
-        task->maker = NULL;
-        release(task);
+        let_go(table_take(table, table->oldest->ident));
     }
 }
 
@@ -155,12 +160,8 @@ end_task(Requests *self, Followed *task)
     if (table_get(&self->followed, task->ident) != task)
         return;
     table_put(&self->ended, table_take(&self->followed, task->ident));
-    if (self->ended.length > MAX_ENDED) {
-        Followed *oldest = table_take(&self->ended, self->ended.oldest->ident);
-        release(oldest->maker); /* else the row of makers would never end */
-        oldest->maker = NULL;
-        release(oldest);
-    }
+    if (self->ended.length > MAX_ENDED)
+        let_go(table_take(&self->ended, self->ended.oldest->ident));
 }
 
 /* It is over, and nothing will be asked of it. */

@@ -100,7 +100,8 @@ requests_new(PyTypeObject *type, PyObject *args, PyObject *kwargs)
     if (self == NULL)
         return NULL;
     self->bounds = (Buckets *)Py_NewRef(buckets);
-    if (names_init(&self->names) < 0 || table_init(&self->followed) < 0 || table_init(&self->ended) < 0) {
+    uint64_t salt = state_of(type)->salt;
+    if (names_init(&self->names) < 0 || table_init(&self->followed, salt) < 0 || table_init(&self->ended, salt) < 0) {
         Py_DECREF(self);
         return NULL;
     }
