@@ -206,7 +206,7 @@ def test_no_reference_is_lost_by_a_time(loop):
     for _ in range(100):
         loop.call_at(number, print).cancel()
         loop.call_at(whole, print).cancel()
-    loop._timers.sweep()
+    loop._timer_heap.sweep()
     assert (sys.getrefcount(number), sys.getrefcount(whole)) == before
 
 
@@ -221,12 +221,12 @@ def test_the_sum_with_a_delay_may_be_any_code():
         raise KeyboardInterrupt
 
     loop: Any = CORES["c"]()
-    effects: list[Any] = [lambda: setattr(loop, "_timers", CORES["python"]._new_timers())]
+    effects: list[Any] = [lambda: setattr(loop, "_timer_heap", CORES["python"]._new_timers())]
     assert loop.call_later(Delay(1000), print) in loop._scheduled
-    loop._timers = loop._new_timers()
+    loop._timer_heap = loop._new_timers()
     effects = [lambda: loop._scheduled]
     assert loop.call_later(Delay(1000), print) in loop._scheduled
-    loop._timers = loop._new_timers()
+    loop._timer_heap = loop._new_timers()
     effects = [interrupt]
     with pytest.raises(KeyboardInterrupt):
         loop.call_later(Delay(1000), print)

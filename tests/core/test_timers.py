@@ -77,7 +77,7 @@ class TimerHeap(RuleBasedStateMachine):
         assert all(isinstance(handle, asyncio.TimerHandle) for handle in heap)
         assert all(heap[(place - 1) // 2]._when <= heap[place]._when for place in range(1, len(heap)))
 
-    @precondition(lambda self: len(self.loop._timers))
+    @precondition(lambda self: len(self.loop._timer_heap))
     @rule()
     def pop_as_others_do(self) -> None:
         handle = heapq.heappop(self.loop._scheduled)
@@ -99,7 +99,7 @@ class TimerHeap(RuleBasedStateMachine):
         expected = [number for _, _, number in due]
         for number in expected:
             del self.waiting[number]
-        if self.loop._timers.shared:
+        if self.loop._timer_heap.shared:
             # Handles of one moment order themselves by it alone.
             moments = {number: when for when, _, number in due}
             assert sorted(self.ran) == sorted(expected)
@@ -110,7 +110,7 @@ class TimerHeap(RuleBasedStateMachine):
 
     @invariant()
     def counts_hold(self) -> None:
-        heap = self.loop._timers.heap
+        heap = self.loop._timer_heap.heap
         handles = [entry[2] for entry in heap]
         cancelled = sum(handle._cancelled for handle in handles)
         assert self.loop._timer_cancelled_count == cancelled
@@ -121,7 +121,7 @@ class TimerHeap(RuleBasedStateMachine):
 
     @invariant()
     def a_sweep_leaves_few_cancelled(self) -> None:
-        self.loop._timers.sweep()
+        self.loop._timer_heap.sweep()
         live = len(self.waiting)
         assert self.loop._timer_cancelled_count <= max(100, live)
 
@@ -150,12 +150,12 @@ def test_timers_run_in_order_when_others_look_at_the_heap(core: str, keeps: bool
                     kept.append(loop._scheduled)
             if number % 4 == 0:
                 await asyncio.sleep(0)
-                shared.append(bool(loop._timers.shared))
+                shared.append(bool(loop._timer_heap.shared))
         if keeps:
             heapq.heappush(kept[0], heapq.heappop(kept[0]))
         loop.call_at(start + 0.51, ended.set)
         await ended.wait()
-        assert loop._timer_cancelled_count == len(loop._timers) == 0
+        assert loop._timer_cancelled_count == len(loop._timer_heap) == 0
         return shared
 
     with asyncio.Runner(debug=False, loop_factory=CORES[core]) as runner:

@@ -13,6 +13,7 @@ from tests.helpers.differential import Outcome, comparable, notices, outcome
 from tests.helpers.leftovers import remove_runs_of
 from tests.helpers.traced import Traced
 
+from .odd_programs import ODD_PROGRAMS
 from .programs import PROGRAMS, Program
 
 PLAIN = ""
@@ -106,9 +107,9 @@ def compare(program: Program, traced: Traced, folder: Path, surrounding: str = P
     return plain, under
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.parametrize("name", [*PROGRAMS, *ODD_PROGRAMS])
 def test_same_as_under_python(name: str, traced: Traced, tmp_path: Path) -> None:
-    compare(PROGRAMS[name], traced, tmp_path)
+    compare((PROGRAMS | ODD_PROGRAMS)[name], traced, tmp_path)
 
 
 @pytest.mark.parametrize("surrounding", SURROUNDINGS)

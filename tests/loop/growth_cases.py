@@ -44,7 +44,7 @@ def check_growth(loop, work, times):
             break
     assert not grown
     assert not loop._ready
-    assert not loop._timers
+    assert not loop._timer_heap
     assert loop._recorder is None or not loop._recorder.stamps
     assert not loop._transports
 
@@ -101,7 +101,7 @@ def timers_set_and_cancelled(loop):
                 loop.call_later(3600, print).cancel()
             await asyncio.sleep(0)
             # Swept as they come, not kept until they are due in an hour.
-            assert len(loop._timers) <= 20_001, turn
+            assert len(loop._timer_heap) <= 20_001, turn
         # One that lives keeps the others in the heap until they are swept, too.
         keep = loop.call_later(3600, print)
         await asyncio.sleep(0)

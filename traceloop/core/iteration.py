@@ -26,7 +26,7 @@ NAN_IS_REFUSED = sys.version_info >= (3, 13)
 def iterate(loop: Any, *, once: bool) -> None:
     """Runs one iteration, or iterations until ``loop.stop()`` was called. In the loop's thread."""
     ready = loop._ready
-    timers: Timers = loop._timers
+    timers: Timers = loop._timer_heap
     while True:
         if timers.cancelled:
             timers.sweep()

@@ -81,7 +81,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
     placed = getattr(selector, "__dict__", own)
     places = len(placed) + len(own)
     clock: Any = (lambda: loop.time()) if has_own_clock else monotonic
-    timers = loop._timers
+    timers = loop._timer_heap
     heap: Any = timers.heap
     resolution = loop._clock_resolution
     handle_type: Any = asyncio.Handle
@@ -305,7 +305,7 @@ def iterate_recorded(loop: Any, recorder: Recorder, plan: Plan) -> bool:
                                         last_site = site_of[id(code)]
                                         last_coroutine = code
                                     ident += last_site
-                                except (AttributeError, KeyError):
+                                except Exception:  # of the program's own class, it may raise anything
                                     ident += tasks.coroutine_site(task)
                         else:
                             ident = task._loop_ident

@@ -19,7 +19,7 @@ def running(frame: FrameType) -> Running | None:
     try:
         if frame.f_code.co_name == "run_native":
             loop = values.get("loop")
-            run = loop._running() if loop is not None else None
+            run = loop._run_under_way() if loop is not None else None
             return None if run is None else Running(*run)
         start, ident, handle = values.get("now"), values.get("ident", 0.0), values.get("handle")
         if type(start) is not float or not isinstance(ident, float | int) or (handle is None and not ident):
@@ -36,7 +36,7 @@ def running_on_another_stack(loop: Any) -> Running | None:
     """The run under way in a loop whose thread stands on a stack that the loop's frame is not part of: a greenlet's.
     As for ``running``.
     """
-    run = loop._running() if hasattr(loop, "_running") else None
+    run = loop._run_under_way() if hasattr(loop, "_run_under_way") else None
     if run is not None:
         return Running(*run)
     frame: FrameType | None = loop._iteration_frame

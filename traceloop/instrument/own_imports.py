@@ -22,6 +22,8 @@ class OwnPath:
         """`path`: `sys.path` before the program has changed it."""
         self.entries = _without_pythonpath(path)
         self.thread = 0
+        #: Top-level names that our imports asked for, since `OwnImports` began.
+        self.found: set[str] = set()
 
     def in_use(self) -> bool:
         """Whether the calling thread imports for us."""
@@ -29,6 +31,7 @@ class OwnPath:
 
     def find(self, name: str) -> "ModuleSpec | None":
         """The spec of a top-level module for us."""
+        self.found.add(name)
         for finder in (BuiltinImporter, FrozenImporter):
             spec: ModuleSpec | None = finder.find_spec(name)
             if spec is not None:
@@ -51,6 +54,7 @@ class OwnImports:
         self._thread_before = 0
         self._hidden: dict[str, ModuleType] = {}
         self._before: set[str] = set()
+        self._found_before: set[str] = set()
 
     def __enter__(self) -> None:
         self._thread_before, self._own_path.thread = self._own_path.thread, get_ident()
@@ -60,10 +64,13 @@ class OwnImports:
         for name in self._hidden:
             del sys.modules[name]
         self._before = set(sys.modules)
+        self._found_before, self._own_path.found = self._own_path.found, set()
 
     def __exit__(self, *exception: object) -> None:
         self._own_path.thread = self._thread_before
-        brought_in = {name.partition(".")[0] for name in sys.modules.keys() - self._before}
+        # Not all that is new: other threads import the program's modules meanwhile.
+        found, self._own_path.found = self._own_path.found, self._found_before
+        brought_in = found - self._before
         for name in self._hidden:
             _forget(name)
         sys.modules.update(self._hidden)

@@ -20,6 +20,7 @@ import time
 
 from .. import notices
 from ..record import files
+from ..record.proc import own_pid
 from ..settings import COLLECTOR_PID, Settings, choose
 from . import run_end
 
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 #: Libraries that run a loop of their own, which traceloop cannot trace.
 _OTHER_LOOPS = ("curio", "gevent", "trio")
+
+# Bound here: tests that replace it mean the application's.
+_kill = os.kill
 
 #: Signals whose default action ends a process without a line of Python.
 _GUARDED = (_signal.SIGTERM, _signal.SIGHUP)
@@ -51,6 +55,8 @@ _ended_pid = 0
 _recording: Any = None
 _untraced: dict[str, int] = {}
 _postpone_until = 0.0
+#: What the kernel calls for a signal whose handler is in Python.
+_our_action = 0
 
 
 def prepare(settings: Settings, is_root: bool, *, is_library_run: bool = False) -> None:
@@ -59,7 +65,7 @@ def prepare(settings: Settings, is_root: bool, *, is_library_run: bool = False) 
     _settings = settings
     _is_library_run = is_library_run
     if is_root:
-        _root_pid = os.getpid()
+        _root_pid = own_pid()
     text = os.environ.get(COLLECTOR_PID, "")
     _collector_pid = int(text) if text.isdigit() else 0
     if not _prepared:
@@ -95,8 +101,7 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
 
     def after_fork() -> None:
         for number in _GUARDED:
-            if _signal.getsignal(number) is _on_signal:
-                _signal.signal(number, _signal.SIG_DFL)
+            _unguard(number)
         _untraced.clear()
         if _settings is not None and not _settings.children:
             choose(Settings())  # its loops, if the program made them ours itself, keep no record
@@ -121,6 +126,21 @@ class Before:
         self.__doc__ = function.__doc__
         self.__text_signature__ = getattr(function, "__text_signature__", None)
 
+    def __getattribute__(self, name: str) -> Any:
+        # Who asks the object for it (mock, inspect) does not call it yet. The interpreter asks the class.
+        return object.__getattribute__(self, name if name != "__call__" else "_function")
+
+    @property
+    def __signature__(self) -> Any:
+        from inspect import signature
+
+        return signature(self._function)
+
+    def __reduce__(self) -> Any:
+        from functools import partial
+
+        return partial, (self._function,)  # another process need not have traceloop
+
     @property
     def __call__(self) -> Any:
         try:
@@ -140,13 +160,13 @@ def _flush_and_wait() -> None:
         if _recording is not None:
             _recording.flush()
         finish_thread(_settings)
-    elif _settings is not None and _settings.collector == "thread" and os.getpid() == _root_pid:
+    elif _settings is not None and _settings.collector == "thread" and own_pid() == _root_pid:
         notices.say(_why_nothing_was_recorded())
     if _recording is not None:
         _recording.close()
     if _settings is not None and _settings.run_dir is not None:
         files.wake_reader(_settings.run_dir)
-        if os.getpid() == _root_pid:
+        if own_pid() == _root_pid:
             run_end.finish_run(_settings, _settings.run_dir, _collector_pid, _why_nothing_was_recorded)
 
 
@@ -175,9 +195,9 @@ def leave_run(settings: Settings) -> None:
 def _end() -> None:
     """The process is about to end, however; once."""
     global _ended_pid
-    if _ended_pid == os.getpid():
+    if _ended_pid == own_pid():
         return
-    _ended_pid = os.getpid()
+    _ended_pid = own_pid()
     try:
         if _untraced:
             names = ", ".join(sorted(_untraced))
@@ -218,16 +238,23 @@ def _why_nothing_was_recorded() -> str:
 
 def _guard_signals(loop: Any) -> None:
     """A loop begins to run in this thread, or (None) one has ended."""
+    global _our_action
     if not _in_main_thread():
         return
     for number in _GUARDED:
-        handler = _signal.getsignal(number)
         if loop is None:
-            if handler is _on_signal:
-                _signal.signal(number, _signal.SIG_DFL)
-        # The kernel ignores a default action of process 1: there, they do nothing, and so it shall be.
-        elif handler == _signal.SIG_DFL and os.getpid() != 1:
+            _unguard(number)
+        # The kernel ignores a default action of process 1: there, they do nothing, and so it shall be. Python does not
+        # know of a handler that C code has set (faulthandler.register, a Java machine), which stays.
+        elif _signal.getsignal(number) == _signal.SIG_DFL and own_pid() != 1 and not _recording.signal_action(number):
             _signal.signal(number, _on_signal)
+            _our_action = _recording.signal_action(number)
+
+
+def _unguard(number: int) -> None:
+    # C code may have set a handler of its own in place of ours.
+    if _signal.getsignal(number) is _on_signal and _recording.signal_action(number) == _our_action:
+        _signal.signal(number, _signal.SIG_DFL)
 
 
 def _in_main_thread() -> bool:
@@ -242,7 +269,7 @@ def _on_signal(number: int, frame: Any) -> None:
     try:
         _end()
     finally:  # another signal's handler may raise
-        os.kill(os.getpid(), number)
+        _kill(own_pid(), number)
 
 
 def _postponed(number: int, frame: Any) -> bool:
@@ -266,4 +293,4 @@ def _postponed(number: int, frame: Any) -> bool:
 
 def _send_again(number: int) -> None:
     _recording.sleep(0.001)
-    os.kill(os.getpid(), number)
+    _kill(own_pid(), number)

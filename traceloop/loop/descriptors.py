@@ -29,7 +29,7 @@ class PollerMixin(LoopPart):
     """add_reader and its family. For the loop's own thread."""
 
     _selector: Any  # a selectors.BaseSelector; None once the loop is closed
-    _io: IOCounters
+    _io_counters: IOCounters
 
     def _init_poller(self, selector: selectors.BaseSelector | None) -> None:
         """Called once by the loop's constructor, when ``_internal_fds`` and the scheduling are there."""
@@ -37,7 +37,7 @@ class PollerMixin(LoopPart):
             selector = selectors.DefaultSelector()
         selector_events.logger.debug("Using selector: %s", type(selector).__name__)
         self._selector = selector
-        self._io = IOCounters()
+        self._io_counters = IOCounters()
         self._make_self_pipe()
         self._transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._unix_server_sockets: dict[Any, int] = {}

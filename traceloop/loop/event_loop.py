@@ -75,7 +75,7 @@ class EventLoop(
         self._task_factory = None
         self._internal_fds = 0
         self._clock_resolution: float = time.get_clock_info("monotonic").resolution
-        self._timers = self._new_timers()
+        self._timer_heap = self._new_timers()
         self._init_lifecycle()
         self._init_signals()
         self._init_executors()
@@ -191,9 +191,9 @@ class EventLoop(
             return
         if self._debug:
             base_events.logger.debug("Close %r", self)
-        self._closed = self._guarded = True
+        self._closed = self._checks_calls = True
         self._ready.clear()
-        self._timers.clear()
+        self._timer_heap.clear()
         self._close_executors()
         # Before the self-pipe goes, into which the interpreter writes them.
         self._close_signals()

@@ -28,7 +28,7 @@ class LifecycleMixin(LoopPart):
 
     _closed: bool
     _debug: bool
-    _guarded: bool
+    _checks_calls: bool
     _thread_id: int | None
     _exception_handler: ExceptionHandler | None
     _asyncgens: weakref.WeakSet[AsyncGenerator[Any, Any]]
@@ -114,7 +114,7 @@ class LifecycleMixin(LoopPart):
         """Switches debug mode: threads and callbacks are checked, slow ones logged, tracebacks of origin
         kept."""
         self._debug = enabled
-        self._guarded = bool(enabled) or self._closed
+        self._checks_calls = bool(enabled) or self._closed
         if self.is_running():
             # The depth of origins belongs to the thread that runs the loop, which may not be this one.
             self.call_soon_threadsafe(self._set_coroutine_origin_tracking, enabled)
@@ -255,7 +255,10 @@ def _log_error(text: str, **options: Any) -> None:
 
 
 def _call_in_origin_context(handler: ExceptionHandler, loop: Any, context: ExceptionContext) -> None:
-    """Runs the handler in the context of the task or handle that failed (3.12, where these tell their context)."""
+    """Runs the handler in the context of the task or handle that failed; from 3.12 on, where these tell theirs."""
+    if sys.version_info < (3, 12):
+        handler(loop, context)
+        return
     origin = context.get("task")
     if origin is None:
         # A task stands under "future" where the code that noticed knows only futures.

@@ -39,11 +39,11 @@ class SchedulingMixin(LoopPart):
     _ready: deque[asyncio.Handle]
     _closed: bool
     _debug: bool
-    _guarded: bool  # closed or in debug mode: every call is checked
+    _checks_calls: bool  # closed or in debug mode: every call is checked
     _thread_id: int | None
     _task_factory: Any
     _recorder: Any
-    _timers: Timers
+    _timer_heap: Timers
 
     # What a loop is made of; the C core has its own (core/accelerated.py).
     _new_queue: Any = deque
@@ -59,26 +59,26 @@ class SchedulingMixin(LoopPart):
 
     @property
     def _scheduled(self) -> list[Any]:
-        return self._timers.as_list()
+        return self._timer_heap.as_list()
 
     @_scheduled.setter
     def _scheduled(self, handles: list[Any]) -> None:
-        self._timers.replace(handles)
+        self._timer_heap.replace(handles)
 
     @property
     def _timer_cancelled_count(self) -> int:
-        return self._timers.cancelled
+        return self._timer_heap.cancelled
 
     @_timer_cancelled_count.setter
     def _timer_cancelled_count(self, count: int) -> None:
-        self._timers.cancelled = count
+        self._timer_heap.cancelled = count
 
     def _timer_handle_cancelled(self, handle: Any) -> None:
-        self._timers.note_cancelled(handle)
+        self._timer_heap.note_cancelled(handle)
 
     def call_soon(self, callback: Callable[..., object], *args: Any, context: Context | None = None) -> Handle:
         """Runs ``callback(*args)`` in the next iteration, in ``context`` or a copy of the current one."""
-        if self._guarded:
+        if self._checks_calls:
             return self._call_soon_guarded(callback, args, context)
         handle: Handle = Handle()
         handle._callback = callback
@@ -165,7 +165,7 @@ class SchedulingMixin(LoopPart):
             # Its place in the queue would credit it to whatever runs just now. Noted before it can be run.
             self._recorder.stamps[id(handle)] = [(monotonic(), 0)]
         self._ready.append(handle)
-        self._wake()
+        self._wake_loop()
         return handle
 
     def call_later(
@@ -175,9 +175,9 @@ class SchedulingMixin(LoopPart):
         if delay is None:
             raise TypeError("delay must not be None")
         # Who replaces ``call_at`` or ``time``, in a class or on the loop itself, is asked for these timers too.
-        kind, own, timers = type(self), self.__dict__, self._timers
+        kind, own, timers = type(self), self.__dict__, self._timer_heap
         if (
-            self._guarded
+            self._checks_calls
             or timers.shared
             or kind.call_at is not _call_at
             or kind.time is not kind._original_time
@@ -222,13 +222,13 @@ class SchedulingMixin(LoopPart):
         handle._scheduled = True
         recorder = self._recorder
         handle._set_at = 0 if recorder is None else recorder.record.position
-        if self._guarded:
+        if self._checks_calls:
             self._check_closed()
             if self._debug:
                 self._check_thread()
                 self._check_callback(callback, "call_at")
                 handle._source_traceback = format_helpers.extract_stack(sys._getframe(1))
-        timers = self._timers
+        timers = self._timer_heap
         timers.sequence = sequence = timers.sequence + 1
         heappush(timers.heap, handle if timers.shared else (when, sequence, handle))
         if not sequence & NOTED_TIMERS:
@@ -240,7 +240,7 @@ class SchedulingMixin(LoopPart):
         recorder = self._recorder
         if recorder is not None:
             # The numbers only have to rise. Leaps keep the sample apart from anything that comes in turns.
-            self._timers.sequence += recorder.timer_sites.note(handle, sys._getframe(1))
+            self._timer_heap.sequence += recorder.timer_sites.note(handle, sys._getframe(1))
 
     def _check_callback(self, callback: Any, method: str) -> None:
         if coroutines.iscoroutine(callback) or _is_coroutine_function(callback):
@@ -263,7 +263,7 @@ class SchedulingMixin(LoopPart):
 
         def create_task(self, coro: Coroutine[Any, Any, Any], **kwargs: Any) -> asyncio.Task[Any]:
             """Makes a task of ``coro``; keyword arguments go to the task factory or to ``asyncio.Task``."""
-            if self._guarded:
+            if self._checks_calls:
                 self._check_closed()
             recorder = self._recorder
             if self._task_factory is None and "eager_start" not in kwargs:
@@ -295,7 +295,7 @@ class SchedulingMixin(LoopPart):
             """
             if kwargs and sys.version_info < (3, 13, 3):
                 raise TypeError(f"create_task() got an unexpected keyword argument {next(iter(kwargs))!r}")
-            if self._guarded:
+            if self._checks_calls:
                 self._check_closed()
             if self._task_factory is not None:
                 return self._factory_task(coro, name, context, kwargs)

@@ -56,7 +56,7 @@ class WakeupMixin(LoopPart):
             if signum:
                 self._handle_signal(signum)
 
-    def _wake(self) -> None:
+    def _wake_loop(self) -> None:
         """Lets the loop look at its queue; the C core writes only where the loop polls (core/native/wakeup.c)."""
         self._write_to_self()
 

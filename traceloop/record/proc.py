@@ -10,6 +10,9 @@ import os
 
 # No typing, functools or collections: this is read at the program's start, before anything of its own.
 
+#: The pid of this process. Bound here: tests that replace ``os.getpid`` mean the application's calls.
+own_pid = os.getpid
+
 
 class Stat:
     """A process or thread. ``state``: one letter. cpu_s: user and system. start_ticks: clock ticks since boot.
@@ -100,7 +103,7 @@ def process_start_ticks(pid: int | str = "self") -> int:
     if pid != "self":
         stat = stat_of(int(pid))
         return stat.start_ticks if stat is not None else 0
-    own = os.getpid()
+    own = own_pid()
     if own not in _own_start:
         _own_start[own] = process_start_ticks(own)
     return _own_start[own]

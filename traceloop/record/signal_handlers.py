@@ -21,7 +21,7 @@ def has_raised(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         interrupted, trace = trace.tb_frame, trace.tb_next
-        if trace.tb_frame.f_globals.get("__name__", "").startswith("traceloop."):
+        if str(trace.tb_frame.f_globals.get("__name__")).startswith("traceloop."):
             continue
         for value in _arguments(trace.tb_frame):
             if value is interrupted or (type(value) is tuple and any(each is interrupted for each in value)):

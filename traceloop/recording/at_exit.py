@@ -15,7 +15,9 @@ from types import FrameType
 from typing import Any
 
 from .. import notices
+from ..core.choose import load_native
 from ..record import files, layout
+from ..record.proc import own_pid, signal_masks
 from . import failures, own_threads, process
 from .heaps.sampler import sampler_of
 from .outbox import outbox_of
@@ -23,6 +25,8 @@ from .process import Process
 from .recorder import Recorder
 from .watchdog import process_watchdog
 
+# Whichever core runs the loops.
+_native, _ = load_native()
 _WRITING = (Recorder.flush.__code__, Recorder.write.__code__)
 # Not the core's iterations: those stand below every handle.
 _RECORDING = (
@@ -37,7 +41,8 @@ _RECORDING = (
 def is_interrupted(frame: FrameType | None) -> bool:
     """Whether a signal interrupted the recording's own code. ``frame``: what the signal's handler was given."""
     while frame is not None:
-        if frame.f_globals.get("__name__", "").startswith(_RECORDING):
+        name = dict.get(frame.f_globals, "__name__")
+        if isinstance(name, str) and name.startswith(_RECORDING):
             return True
         frame = frame.f_back
     return False
@@ -49,12 +54,22 @@ start_new_thread = own_threads.start_new_thread
 sleep = own_threads.sleep
 
 
+def signal_action(number: int) -> int:
+    """What a signal does: 0 for its default action, else a number that is another for each handler, where the extension
+    tells them apart. Python knows only the handlers that were set by ``signal.signal``, and not those of C code.
+    """
+    if _native is not None:
+        return int(_native.signal_action(number))
+    masks = signal_masks()
+    return (masks.get("SigCgt", 0) | masks.get("SigIgn", 0)) >> (number - 1) & 1
+
+
 def flush() -> None:
     """Writes the waiting records of the loop that runs in this thread; the recording goes on."""
     loop = events._get_running_loop()
     recorder: Any = getattr(loop, "_recorder", None)
     # In the child of a fork the running loop is the parent's, and so is its ring.
-    if recorder is None or recorder.process.pid != os.getpid():
+    if recorder is None or recorder.process.pid != own_pid():
         return
     frame = sys._getframe()
     while frame.f_back is not None:

@@ -118,7 +118,7 @@ class BlockingCalls:
         if own is None:
             return
         code = own.f_code
-        module = module_name(own.f_globals.get("__name__"))
+        module = module_name(dict.get(own.f_globals, "__name__"))
         key = Call(event, code.co_filename, own.f_lineno, module, code.co_qualname)
         total = self.totals.get(key)
         if total is None:
@@ -197,7 +197,7 @@ class BlockingCalls:
         if kind is None:
             if len(self._kinds) >= _MAX_KNOWN:
                 self._kinds.clear()
-            kind = self._kinds[code] = _kind_of(code, module_name(frame.f_globals.get("__name__")))
+            kind = self._kinds[code] = _kind_of(code, module_name(dict.get(frame.f_globals, "__name__")))
         return kind
 
 
@@ -239,6 +239,11 @@ def find_in(process: Process) -> BlockingCalls:
 def found_in(process: Process) -> BlockingCalls | None:
     """The calls of ``process``; None where they are not noted."""
     return _active if _active is not None and _active._process is process else None
+
+
+def are_noted() -> bool:
+    """Whether calls of this process are noted."""
+    return _active is not None
 
 
 def _take_tool() -> None:
@@ -283,6 +288,10 @@ class _Sleep:
         self.__name__ = self.__qualname__ = "sleep"
         self.__module__ = "time"
         self.__doc__ = function.__doc__
+
+    def __getattribute__(self, name: str) -> Any:
+        # Who asks the object for it (mock, inspect) does not call it yet.
+        return object.__getattribute__(self, name if name != "__call__" else "_function")
 
     @property
     def __call__(self) -> Any:

@@ -42,7 +42,7 @@ def is_own(error: BaseException) -> bool:
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
-    return trace is not None and trace.tb_frame.f_globals.get("__name__", "").startswith("traceloop.")
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__")).startswith("traceloop.")
 
 
 def report_once(what: str, error: BaseException) -> None:

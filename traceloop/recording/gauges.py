@@ -11,7 +11,7 @@ from .tasks import Tasks
 def write_gauges(words: memoryview[float], loop: Any, tasks: Tasks, threshold: float) -> None:
     """Writes the counts of the loop, its tasks and its transports. ``threshold``: from which a run is slow, s."""
     words[layout.W_THRESHOLD] = threshold
-    timers = loop._timers
+    timers = loop._timer_heap
     words[layout.W_TIMERS] = len(timers)
     words[layout.W_TIMERS_CANCELLED] = timers.cancelled
     words[layout.W_COMPACTIONS] = timers.compactions
@@ -21,7 +21,7 @@ def write_gauges(words: memoryview[float], loop: Any, tasks: Tasks, threshold: f
     words[layout.W_TASKS_CANCELLED] = tasks.cancelled
     words[layout.W_TASKS_ABANDONED] = tasks.abandoned
     words[layout.W_DEBUG] = loop._debug
-    io = getattr(loop, "_io", None)
+    io = getattr(loop, "_io_counters", None)
     if io is not None:
         words[layout.W_BYTES_IN] = io.bytes_in
         words[layout.W_BYTES_OUT] = io.bytes_out

@@ -23,6 +23,8 @@ def when_imported(name: str, patch: Patch) -> None:
     if module is not None:
         patch(module)
         return
+    if sys.meta_path is None:
+        return  # the interpreter goes down, and nothing is imported any more
     finder = next((each for each in sys.meta_path if isinstance(each, _Finder)), None)
     if finder is None:
         finder = _Finder()
@@ -54,7 +56,7 @@ class _Finder:
 
 def _hang_behind(loader: Any, patch: Patch) -> None:
     def exec_module(module: ModuleType) -> None:
-        del loader.exec_module
+        vars(loader).pop("exec_module", None)  # a zip's loader is shared
         loader.exec_module(module)
         patch(module)
 

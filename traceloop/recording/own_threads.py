@@ -12,6 +12,7 @@ address, on which ``pthread_getcpuclockid`` may crash. Their sleep lets other gr
 from __future__ import annotations
 
 import _thread
+import os
 import signal
 import time
 from collections.abc import Callable
@@ -40,6 +41,18 @@ get_ident: Callable[[], int] = _found.get_ident
 allocate_lock: Callable[[], _thread.LockType] = _found.allocate_lock
 RLock: Callable[[], _thread.RLock] = _found.RLock
 sleep: Callable[[float], None] = _genuine(time, "sleep").sleep
+
+_exists = os.path.exists
+
+
+def wait_until_gone(thread_id: int, seconds: float) -> None:
+    """Waits, for so long at most, until the kernel has forgotten a thread that has run its last line of Python: on a
+    busy machine the thread may have to wait for its turn to go.
+    """
+    deadline = time.monotonic() + seconds
+    while _exists(f"/proc/self/task/{thread_id}") and time.monotonic() < deadline:
+        sleep(0.0002)
+
 
 # A thread's own faults raise these: blocked, they would end the process before faulthandler has seen them.
 _OF_FAULTS = {"SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGABRT", "SIGTRAP", "SIGSYS"}

@@ -23,7 +23,7 @@ from typing import Any
 from .. import notices
 from ..core.choose import core
 from ..record import files, layout
-from ..record.proc import process_start_ticks
+from ..record.proc import own_pid, process_start_ticks
 from ..record.secrets import command_line
 from ..settings import Settings, chosen
 from . import own_threads
@@ -31,6 +31,8 @@ from .ring import Ring, make_ring
 from .site_log import SiteLog
 from .space import Space
 
+# Bound here: tests that replace it mean the application's calls.
+_open = open
 # For loops that run at the same time after the process has changed its user.
 _RINGS_AHEAD = 2
 
@@ -39,7 +41,7 @@ class Process:
     """The recording of this process. ``directory`` is None where it records into private memory."""
 
     def __init__(self, settings: Settings) -> None:
-        self.pid = os.getpid()
+        self.pid = own_pid()
         #: The settings of the run, parsed once for all recorders.
         self.settings = settings
         #: Whether the run that it belonged to is over while the process lives on (see `leave`).
@@ -109,7 +111,7 @@ class Process:
     def _describe(self, path: str) -> None:
         temporary = os.path.join(path, ".process.json")
         try:
-            with open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
+            with _open(temporary, "w", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(json.dumps(self.describe()))  # json.dump leaves cyclic garbage
             os.rename(temporary, os.path.join(path, files.PROCESS))
         except OSError:
@@ -217,7 +219,7 @@ class Process:
 
     def end(self) -> None:
         """Ends the recording at an orderly exit: writes the end marker, after which nothing is written."""
-        if self.directory is None or self.pid != os.getpid():
+        if self.directory is None or self.pid != own_pid():
             return
         for ring in self._all_rings():  # a process that changed its user may make no file any more
             ring.words[layout.W_ENDED] = 1.0
@@ -236,10 +238,10 @@ def current_process() -> Process | None:
     """The recording of this process; made at the first call, and anew in the child of a fork."""
     global _current
     process = _current
-    if process is not None and process.pid == os.getpid():
+    if process is not None and process.pid == own_pid():
         return process
     with _lock:
-        if _current is None or _current.pid != os.getpid():
+        if _current is None or _current.pid != own_pid():
             _current = Process(chosen(_report_once))
         return _current
 
@@ -247,7 +249,7 @@ def current_process() -> Process | None:
 def existing_process() -> Process | None:
     """The recording of this process where it has begun, else None. A fork's child has not its parent's."""
     process = _current
-    return process if process is not None and process.pid == os.getpid() else None
+    return process if process is not None and process.pid == own_pid() else None
 
 
 def prepare_change_of_user() -> None:

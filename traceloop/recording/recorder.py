@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import sys
 import threading
 from collections import deque
@@ -21,6 +20,7 @@ from ..core.buffer import NOWHERE, Record
 from ..core.choose import core, has_own_clock
 from ..core.identify import Identifier
 from ..record import layout
+from ..record.proc import own_pid
 from ..record.sites import OWN_WORK
 from . import blocking_calls, failures, request_handlers
 from .application_spans import ApplicationSpans
@@ -267,7 +267,7 @@ class Recorder:
         """Writes the waiting records and the loop's gauges into the ring. ``now``: monotonic s."""
         if self.dropped_tasks:
             self.dropped_tasks.clear()
-        if os.getpid() != self.process.pid and not self.process.forked:
+        if own_pid() != self.process.pid and not self.process.forked:
             self._leave_to_parent()
         if not self._broken:
             try:

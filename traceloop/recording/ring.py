@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Callable
 
 from ..record import layout
-from ..record.proc import process_start_ticks
+from ..record.proc import own_pid, process_start_ticks
 from . import failures
 
 _crc32 = zlib.crc32
@@ -111,7 +111,7 @@ class Ring:
             finally:
                 os.close(fd)
         self.number = number
-        self._pid = os.getpid()
+        self._pid = own_pid()
         self._capacity = capacity
         self._reserved = first
         self._may_grow = may_grow
@@ -133,7 +133,7 @@ class Ring:
             layout.VERSION,
             kind,
             capacity,
-            os.getpid(),
+            own_pid(),
             number,
             process_start_ticks(),
             time.monotonic_ns(),
@@ -168,7 +168,7 @@ class Ring:
 
         Its plain case has a twin in C, which reads and leaves the same attributes: core/native/batch.c.
         """
-        if os.getpid() != self._pid:
+        if own_pid() != self._pid:
             return
         count = len(records)
         block = layout.pack_text(text) if text else b""

@@ -137,7 +137,7 @@ def _raised_at(traceback: TracebackType | None) -> Frame:
 
 def _described(frame: FrameType, line: int | None) -> Frame:
     code = frame.f_code
-    module = module_name(frame.f_globals.get("__name__"))
+    module = module_name(dict.get(frame.f_globals, "__name__"))
     return (code.co_filename, line or code.co_firstlineno, module, code.co_qualname)
 
 

@@ -150,13 +150,16 @@ class Tasks:
 
     def destroyed(self, task: Any) -> None:
         """``task`` was destroyed while it was pending, as the exception handler reports."""
-        for watcher in destroyed_watchers:
-            watcher(task)
-        ident = getattr(task, "_loop_ident", 0.0)
-        if ident and not task.done():
-            self.abandoned += 1
-            now = monotonic()
-            self._record.add(ident, layout.R_ABANDONED, now if task.get_loop().is_running() else -now)
+        try:
+            for watcher in destroyed_watchers:
+                watcher(task)
+            ident = getattr(task, "_loop_ident", 0.0)
+            if isinstance(ident, float) and ident and not task.done():
+                now = monotonic()
+                self._record.add(ident, layout.R_ABANDONED, now if task.get_loop().is_running() else -now)
+                self.abandoned += 1
+        except Exception:  # something task-like, or not even that: a program calls the exception handler as it likes
+            pass
 
     def count_lost(self) -> None:
         """Called when the loop closes: counts as abandoned the tasks that were freed unseen, because their maker asked

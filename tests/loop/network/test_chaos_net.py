@@ -232,7 +232,7 @@ def test_a_server_closed_while_it_backs_off(ours, monkeypatch):
         server.close()
         await asyncio.sleep(0.05)
         assert reports == ["socket.accept() out of system resource"]
-        assert loop._io.refused == 1
+        assert loop._io_counters.refused == 1
 
     class NoDescriptors:
         type = socket.SOCK_STREAM
@@ -311,11 +311,11 @@ def test_connections_leave_nothing_behind(ours):
         before = len(os.listdir("/proc/self/fd"))
         for _ in range(300):
             await one()
-        while loop._io.open_transports:
+        while loop._io_counters.open_transports:
             await asyncio.sleep(0)
         assert len(os.listdir("/proc/self/fd")) <= before
         assert not loop._transports
-        assert loop._io.accepted == 301
+        assert loop._io_counters.accepted == 301
         server.close()
         await server.wait_closed()
         assert len(loop._selector.get_map()) == 1

@@ -397,17 +397,17 @@ def test_the_exception_of_a_failed_connection_is_in_no_cycle(ours):
 
 def test_counters(ours):
     async def main(loop):
-        before = loop._io.bytes_in, loop._io.bytes_out
+        before = loop._io_counters.bytes_in, loop._io_counters.bytes_out
         client, server = await pair(loop, Peer, EchoPeer)
-        assert loop._io.stream == 2 == loop._io.open_transports
+        assert loop._io_counters.stream == 2 == loop._io_counters.open_transports
         client.transport.write(DATA)
         client.transport.writelines([DATA, DATA])
         await client.received(3 * len(DATA))
-        assert loop._io.bytes_in - before[0] == 6 * len(DATA)
-        assert loop._io.bytes_out - before[1] == 6 * len(DATA)
+        assert loop._io_counters.bytes_in - before[0] == 6 * len(DATA)
+        assert loop._io_counters.bytes_out - before[1] == 6 * len(DATA)
         client.transport.close()
         await client.lost(), await server.lost()
         await asyncio.sleep(0)
-        assert loop._io.open_transports == 0
+        assert loop._io_counters.open_transports == 0
 
     ours(main)

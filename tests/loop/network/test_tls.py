@@ -195,29 +195,29 @@ def test_tls_counts_as_tls(ours):
         )
         transport.write(b"hello")
         await peer.received(5)
-        assert (loop._io.tls, loop._io.stream) == (2, 0)
-        assert loop._io.accepted == 1
-        assert loop._io.bytes_in == loop._io.bytes_out > 1000
+        assert (loop._io_counters.tls, loop._io_counters.stream) == (2, 0)
+        assert loop._io_counters.accepted == 1
+        assert loop._io_counters.bytes_in == loop._io_counters.bytes_out > 1000
         transport.close()
         await peer.lost()
         server.close()
         await server.wait_closed()
-        while loop._io.tls:
+        while loop._io_counters.tls:
             await asyncio.sleep(0)
 
         one, two = socket.socketpair()
         transport, peer = await loop.create_connection(Peer, sock=one)
         other, other_peer = await loop.connect_accepted_socket(Peer, two)
-        assert (loop._io.tls, loop._io.stream) == (0, 2)
+        assert (loop._io_counters.tls, loop._io_counters.stream) == (0, 2)
         await asyncio.gather(
             loop.start_tls(transport, peer, client_context, server_hostname="localhost"),
             loop.start_tls(other, other_peer, server_context, server_side=True),
         )
-        assert (loop._io.tls, loop._io.stream) == (2, 0)
+        assert (loop._io_counters.tls, loop._io_counters.stream) == (2, 0)
         transport.abort()
         other.abort()
         await peer.lost(), await other_peer.lost()
         await asyncio.sleep(0)
-        assert loop._io.open_transports == 0
+        assert loop._io_counters.open_transports == 0
 
     ours(main)

@@ -127,7 +127,7 @@ def test_a_transport_closed_while_paused_ends_its_pause(loop: EventLoop) -> None
         _, writer = await asyncio.open_connection(sock=ours)
         writer.write(b"x" * (4 << 20))
         await asyncio.sleep(0)
-        assert loop._io.paused == 1
+        assert loop._io_counters.paused == 1
         writer.transport.abort()
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
@@ -137,7 +137,7 @@ def test_a_transport_closed_while_paused_ends_its_pause(loop: EventLoop) -> None
     before = series(loop)["asyncio_transport_paused_seconds_total"]
     loop.run_until_complete(asyncio.sleep(0.1))
     assert series(loop)["asyncio_transport_paused_seconds_total"] == before
-    assert loop._io.paused == 0
+    assert loop._io_counters.paused == 0
 
 
 def test_a_pause_that_lasts_at_the_end_of_the_process_counts_up_to_it(loop: EventLoop) -> None:
@@ -168,17 +168,17 @@ def test_time_paused_by_a_slow_reader_of_a_pipe(loop: EventLoop) -> None:
             os.set_blocking(read_end, False)
             transport, _ = await loop.connect_write_pipe(FlowControlMixin, os.fdopen(write_end, "wb", 0))
             transport.write(b"x" * (1 << 20))
-            assert loop._io.paused == 1
+            assert loop._io_counters.paused == 1
             await asyncio.sleep(0.1)
             if ends_by == "reading":
-                while loop._io.paused:
+                while loop._io_counters.paused:
                     with contextlib.suppress(BlockingIOError):
                         os.read(read_end, 1 << 16)
                     await asyncio.sleep(0)
             transport.abort()
             await asyncio.sleep(0.01)
             os.close(read_end)
-            assert loop._io.paused == 0
+            assert loop._io_counters.paused == 0
 
     loop.run_until_complete(main())
     assert 0.2 <= series(loop)["asyncio_transport_paused_seconds_total"] < 20
@@ -212,7 +212,7 @@ def test_handshakes_that_never_end_well_are_counted(loop: EventLoop) -> None:
         for _, each in [*silent, (plain, writer)]:
             each.close()
         server.close()
-        while loop._io.tls_handshakes < 5:
+        while loop._io_counters.tls_handshakes < 5:
             await asyncio.sleep(0.01)
 
     loop.run_until_complete(main())

@@ -118,13 +118,13 @@ def test_its_healthy_twin_is_silent_and_left_alone(loop: EventLoop, process: Pro
             for handle in burst:
                 handle.cancel()
             burst.clear()
-        loop._timers.sweep()
+        loop._timer_heap.sweep()
 
     burst: list[Any] = []
     sample_for(sampler, samples, 600, one_second)
     assert growths(process) == []
     assert "call_at" not in vars(loop)
-    waiting = len(loop._timers) - loop._timer_cancelled_count
+    waiting = len(loop._timer_heap) - loop._timer_cancelled_count
     assert sum(number for _, number in samples.sites.top()) == pytest.approx(waiting, rel=0.7, abs=500)
 
 
@@ -138,7 +138,7 @@ def test_timers_of_sleep_and_timeout_count_for_the_code_that_waits(loop: EventLo
         tasks += [asyncio.create_task(limited()) for _ in range(10)]
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        names = dict(callbacks_waiting(loop._timers))
+        names = dict(callbacks_waiting(loop._timer_heap))
         assert names == {
             f"{__name__}.session": 30,
             f"{__name__}.test_timers_of_sleep_and_timeout_count_for_the_code_that_waits.<locals>.limited": 10,
@@ -157,7 +157,7 @@ def test_a_big_heap_is_sampled_not_walked(loop: EventLoop) -> None:
     for _ in range(50_000):
         loop.call_later(3600, handle_request, loop)
     begin = time.thread_time()
-    top = dict(callbacks_waiting(loop._timers))
+    top = dict(callbacks_waiting(loop._timer_heap))
     assert time.thread_time() - begin < 0.2
     assert top[f"{__name__}.expire"] == pytest.approx(50_000, rel=0.25)
 
@@ -199,7 +199,7 @@ def test_places_are_bounded_and_keep_no_handle(loop: EventLoop) -> None:
     ((_, number),) = sites.top()
     assert number == pytest.approx(4000 * EVERY, rel=0.6)
     references = [weakref.ref(handle) for handle in handles]
-    loop._timers.clear()
+    loop._timer_heap.clear()
     loop._timer_cancelled_count = 0
     del handle, handles
     gc.collect()

@@ -25,6 +25,7 @@
    quiet_turns.c      its turns that find nothing
    kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
    frames.c           where the threads of this interpreter stand
+   signal_action.c    what a signal does, also by C code's handler
    fault_guard.c      a guard before faulthandler's signal handler, for CPython 3.13.0
 
    Each type is the twin of a Python one (core/handles.py, timers.py, buffer.py; a deque) and has the same methods and
@@ -233,7 +234,7 @@ struct Scheduling {
     PyObject_HEAD
     core_state *state;
     PyObject *ready_object;  /* what ``_ready`` gives; owned */
-    PyObject *timers_object; /* what ``_timers`` gives; owned */
+    PyObject *timers_object; /* what ``_timer_heap`` gives; owned */
     ReadyQueue *ready;       /* the same, where it is of our type; else NULL */
     Timers *timers;
     PyObject *recorder; /* owned; None where nothing is recorded */
@@ -241,7 +242,7 @@ struct Scheduling {
     ReadyQueue *fresh;  /* the recorder's tasks before their first step, where it is of our type; owned */
     PyObject *task_factory; /* owned; None where asyncio makes tasks; NULL before the loop has been initialized */
     unsigned int clean_version; /* the version of the loop's class at which nothing of ours was replaced */
-    char debug, guarded, stopping;
+    char debug, checks_calls, stopping;
     unsigned char patched; /* overrides.c: a bit for each of its names that the program has put on the loop itself */
     char new_selector;     /* the program has put another selector on the loop */
     char running, polling, woken; /* wakeup.c: in _run_native; in its poll; a byte was written for that poll */
@@ -333,6 +334,7 @@ PyObject *scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize
 PyObject *scheduling_create_future(PyObject *self, PyObject *unused);
 PyObject *scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_ssize_t count,
                                PyObject *names);
+int scheduling_put(Scheduling *loop, PyObject *handle);
 int scheduling_take_arguments(core_state *st, PyObject *const *args, Py_ssize_t count, PyObject *names,
                               Py_ssize_t skipped, PyObject **tuple, PyObject **context);
 
@@ -428,6 +430,11 @@ int run_call(PyObject *function, PyObject *a, PyObject *b); /* with the argument
 /* exceptions.c */
 PyObject *take_exception(void);     /* a new reference; NULL where none is set */
 void raise_again(PyObject *error); /* steals it; drops what has come up since */
+PyObject *handle_exception(PyObject *error); /* it is being handled from now on. What was before, for handle_again */
+void handle_again(PyObject *before);         /* steals it */
+
+/* signal_action.c */
+PyObject *core_signal_action(PyObject *module, PyObject *argument); /* a signal's number */
 
 /* fault_guard.c */
 PyObject *core_guard_dump(PyObject *module, PyObject *argument); /* the number of a signal that faulthandler handles */

@@ -1,4 +1,5 @@
-/* The exception that is set, taken away and put back. Its calls differ between versions of Python. */
+/* The exception that is set, taken away and put back; its calls differ between versions of Python. And the exception
+   that is being handled (sys.exc_info). */
 
 #include "core.h"
 
@@ -27,4 +28,20 @@ raise_again(PyObject *error)
 #else
     PyErr_Restore(Py_NewRef((PyObject *)Py_TYPE(error)), error, PyException_GetTraceback(error));
 #endif
+}
+
+/* Not by PyErr_GetHandledException: in a generator that handles none, it gives its caller's. */
+PyObject *
+handle_exception(PyObject *error)
+{
+    PyObject **place = &PyThreadState_Get()->exc_info->exc_value;
+    PyObject *before = *place;
+    *place = Py_NewRef(error);
+    return before;
+}
+
+void
+handle_again(PyObject *before)
+{
+    Py_XSETREF(PyThreadState_Get()->exc_info->exc_value, before);
 }

@@ -308,6 +308,14 @@ set_clock(PyObject *module, PyObject *globals)
 
 DEFINE_STATE_LIFE(core_state)
 
+/* The memory of handles first: to free it, their type is asked for its size. */
+static int
+core_clear(PyObject *module)
+{
+    core_free_handles(PyModule_GetState(module));
+    return state_clear(module);
+}
+
 static void
 core_free(void *module)
 {
@@ -323,6 +331,7 @@ core_free(void *module)
 static PyMethodDef core_methods[] = {
     {"set_clock", set_clock, METH_O, "The names of ``time``, whose ``monotonic`` is the loop's clock."},
     {"set_streams", core_set_streams, METH_VARARGS, "The classes of stream transports and of their counters."},
+    {"signal_action", core_signal_action, METH_O, "The address of a signal's handler; 0: the default action."},
     {"guard_dump", core_guard_dump, METH_O, "Guards faulthandler's handler of a signal where faulthandler needs it."},
     {"read_kernel_file", core_read_kernel_file, METH_O, "A small file of the kernel, without giving the GIL away."},
     {"current_frames", core_current_frames, METH_NOARGS, "The innermost frame of each of this interpreter's threads."},
@@ -340,7 +349,7 @@ struct PyModuleDef core_module = {
     .m_methods = core_methods,
     .m_slots = core_slots,
     .m_traverse = state_traverse,
-    .m_clear = state_clear,
+    .m_clear = core_clear,
     .m_free = core_free,
 };
 

@@ -236,11 +236,13 @@ get_maxlen(PyObject *self, void *closure)
 static int
 queue_clear(PyObject *self)
 {
-    ReadyQueue *queue = (ReadyQueue *)self;
-    PyObject *item;
-    while ((item = queue_popleft(queue)) != NULL)
-        Py_DECREF(item);
-    queue_trim(queue);
+    /* Empty first, as a deque: what is released may schedule, and what that has scheduled stays. */
+    ReadyQueue *queue = (ReadyQueue *)self, gone = *queue;
+    queue->items = NULL;
+    queue->head = queue->length = queue->size = 0;
+    for (Py_ssize_t i = 0; i < gone.length; i++)
+        Py_DECREF(AT(&gone, i));
+    PyMem_Free(gone.items);
     return 0;
 }
 

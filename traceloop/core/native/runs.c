@@ -21,11 +21,9 @@ handle_failure(Run *run, PyObject *handle)
     if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
         return -1;
     PyObject *error = take_exception();
-    PyObject *before = PyErr_GetHandledException();
-    PyErr_SetHandledException(error);
+    PyObject *before = handle_exception(error);
     int done = run_call(run->st->report_failure, handle, error);
-    PyErr_SetHandledException(before);
-    Py_XDECREF(before);
+    handle_again(before);
     Py_DECREF(error);
     return done;
 }
@@ -113,7 +111,7 @@ run_handle(Run *run, PyObject *handle, double *now)
         if (cancelled < 0)
             goto error;
         if (cancelled) {
-            record_add(run->record, *now, R_SKIP, (double)loop->ready->length);
+            record_add(run->record, *now, R_SKIP, (double)(loop->ready == NULL ? 0 : loop->ready->length));
             Py_DECREF(callback);
             Py_DECREF(handle);
             return 0;
@@ -155,6 +153,9 @@ run_handle(Run *run, PyObject *handle, double *now)
     }
     loop->run_again = 0; /* a step that has run the loop itself comes to its end after this one */
     if (added < 0.0) { /* an object that only looks like a task, or no memory: the application goes on */
+        /* SystemExit, KeyboardInterrupt: a signal's handler has raised it while Python ran for the record. */
+        if (error == NULL && PyErr_Occurred() && !PyErr_ExceptionMatches(PyExc_Exception))
+            error = take_exception();
         PyErr_Clear();
         added = is_first ? FIRST : 0.0;
     }

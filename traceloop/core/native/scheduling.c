@@ -68,13 +68,26 @@ scheduling_in_python(PyObject *self, PyObject *name, PyObject *const *args, Py_s
     return result;
 }
 
+/* Puts a handle into the queue: into one that is not ours where a finalizer has replaced it meanwhile. */
+int
+scheduling_put(Scheduling *loop, PyObject *handle)
+{
+    if (loop->ready != NULL)
+        return queue_append(loop->ready, handle);
+    PyObject *ready = PyObject_GetAttrString((PyObject *)loop, "_ready");
+    PyObject *done = ready == NULL ? NULL : PyObject_CallMethodOneArg(ready, loop->state->s_append, handle);
+    Py_XDECREF(ready);
+    Py_XDECREF(done);
+    return done == NULL ? -1 : 0;
+}
+
 PyObject *
 scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
     PyObject *tuple, *context;
-    if (loop->guarded || loop->ready == NULL || count < 1)
+    if (loop->checks_calls || loop->ready == NULL || count < 1)
         return scheduling_in_python(self, st->s_python_call_soon, args, count, names);
     int taken = scheduling_take_arguments(st, args, count, names, 1, &tuple, &context);
     if (taken < 0)
@@ -93,7 +106,7 @@ scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
         }
         Py_XDECREF(task);
     }
-    if (queue_append(loop->ready, handle) < 0)
+    if (scheduling_put(loop, handle) < 0)
         Py_CLEAR(handle);
     return handle;
 }
@@ -102,7 +115,7 @@ scheduling_call_soon(PyObject *self, PyObject *const *args, Py_ssize_t count, Py
 static int
 takes_timers(Scheduling *loop)
 {
-    if (loop->guarded || loop->timers == NULL || loop->timers->list != NULL)
+    if (loop->checks_calls || loop->timers == NULL || loop->timers->list != NULL)
         return 0;
     int clean = scheduling_is_clean(loop);
     return clean == 1 ? core_clock_is_ours(loop->state) : clean;
@@ -129,8 +142,13 @@ set_timer(PyObject *self, double when, PyObject *when_object, PyObject *callback
     /* One of some 128 is noted, as core/timers.py does it: NOTED_TIMERS is 255. */
     if ((loop->timers->sequence & 255) == 0) {
         PyObject *done = PyObject_CallMethodOneArg(self, st->s_note_timer, handle);
-        if (done == NULL)
+        if (done == NULL) {
+            if (!PyErr_ExceptionMatches(PyExc_Exception)) { /* a signal's handler has raised it */
+                Py_DECREF(handle);
+                return NULL;
+            }
             PyErr_Clear();
+        }
         Py_XDECREF(done);
     }
     return handle;
@@ -201,14 +219,14 @@ scheduling_call_at(PyObject *self, PyObject *const *args, Py_ssize_t count, PyOb
     return new_timer(self, args, count, names, 0);
 }
 
-/* Task(coro, loop=self, ...), where there is no factory and the loop is not guarded. */
+/* Task(coro, loop=self, ...), where there is no factory and the loop checks no calls. */
 PyObject *
 scheduling_create_task(PyObject *self, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     Scheduling *loop = (Scheduling *)self;
     core_state *st = loop->state;
     Py_ssize_t named = names == NULL ? 0 : PyTuple_GET_SIZE(names);
-    int ours = !loop->guarded && count == 1 && (loop->fresh != NULL || loop->recorder == Py_None);
+    int ours = !loop->checks_calls && count == 1 && (loop->fresh != NULL || loop->recorder == Py_None);
     PyObject *name = Py_None, *context = Py_None;
     for (Py_ssize_t i = 0; ours && i < named; i++) {
         PyObject *each = PyTuple_GET_ITEM(names, i);

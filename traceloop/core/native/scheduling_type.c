@@ -35,8 +35,9 @@ scheduling_running(PyObject *self, PyObject *unused)
     Scheduling *loop = (Scheduling *)self;
     if (loop->run_ident == 0.0)
         Py_RETURN_NONE;
-    return Py_BuildValue("(ddO)", loop->run_start, loop->run_ident,
-                         loop->run_handle != NULL ? loop->run_handle : Py_None);
+    /* Held first: up to 3.11 the tuple may begin a collection, and a finalizer lets the loop's thread run on. */
+    PyObject *handle = Py_NewRef(loop->run_handle != NULL ? loop->run_handle : Py_None);
+    return Py_BuildValue("(ddN)", loop->run_start, loop->run_ident, handle);
 }
 
 /* -- attributes */
@@ -65,7 +66,7 @@ get_timers(PyObject *self, void *closure)
 {
     PyObject *timers = ((Scheduling *)self)->timers_object;
     if (timers == NULL)
-        PyErr_SetString(PyExc_AttributeError, "_timers");
+        PyErr_SetString(PyExc_AttributeError, "_timer_heap");
     return Py_XNewRef(timers);
 }
 
@@ -210,8 +211,8 @@ static PyMethodDef scheduling_methods[] = {
      "call_soon from any thread; wakes the loop."},
 #endif
     {"time", scheduling_time, METH_NOARGS, "time($self)\n--\n\nThe loop's clock: seconds of time.monotonic()."},
-    {"_wake", scheduling_wake, METH_NOARGS, "Lets the loop look at its queue; from any thread."},
-    {"_running", scheduling_running, METH_NOARGS,
+    {"_wake_loop", scheduling_wake, METH_NOARGS, "Lets the loop look at its queue; from any thread."},
+    {"_run_under_way", scheduling_running, METH_NOARGS,
      "The run under way: its start, its ident, and the handle (None while what it held is released)."},
     {"_run_native", scheduling_run, METH_VARARGS,
      "Runs iterations until stop() was called: True; False where the Python iteration is to go on."},
@@ -229,10 +230,10 @@ static PyMemberDef scheduling_members[] = {
 
 static PyGetSetDef scheduling_getset[] = {
     {"_ready", get_ready, set_ready, "The ready queue.", NULL},
-    {"_timers", get_timers, set_timers, "The timers.", NULL},
+    {"_timer_heap", get_timers, set_timers, "The timers.", NULL},
     {"_recorder", get_recorder, set_recorder, "What records, None where nothing does.", NULL},
     FLAG(debug, "Whether the loop is in debug mode."),
-    FLAG(guarded, "Closed or in debug mode: every call is checked."),
+    FLAG(checks_calls, "Closed or in debug mode: every call is checked."),
     FLAG(stopping, "Whether stop() was called."),
     {"_runs_natively", get_flag, set_flag, "Whether the iteration under way is one in C (wakeup.c).",
      (void *)offsetof(Scheduling, running)},

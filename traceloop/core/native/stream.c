@@ -180,11 +180,9 @@ fatal(core_state *st, PyObject *self, const char *message)
     if (PyErr_ExceptionMatches(PyExc_SystemExit) || PyErr_ExceptionMatches(PyExc_KeyboardInterrupt))
         return -1;
     PyObject *error = take_exception();
-    PyObject *before = PyErr_GetHandledException();
-    PyErr_SetHandledException(error);
+    PyObject *before = handle_exception(error);
     PyObject *result = PyObject_CallMethod(self, "_fatal_error", "Os", error, message);
-    PyErr_SetHandledException(before);
-    Py_XDECREF(before);
+    handle_again(before);
     Py_DECREF(error);
     return done(result);
 }

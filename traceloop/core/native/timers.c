@@ -172,12 +172,13 @@ spill(Timers *timers)
         qsort(timers->heap, (size_t)timers->length, sizeof(Timer), compare);
     /* Up to 3.11 an allocation may collect garbage, and a finalizer set a timer or do this very thing. */
     uint64_t sequence = timers->sequence;
+    Py_ssize_t length = timers->length;
     for (Py_ssize_t i = 0; i < timers->length; i++) {
         Timer *timer = &timers->heap[i];
-        PyObject *entry = Py_BuildValue("(dKO)", timer->when, timer->sequence, timer->handle);
+        PyObject *entry = Py_BuildValue("(dKN)", timer->when, timer->sequence, Py_NewRef(timer->handle));
         int failed = entry == NULL || PyList_Append(list, entry) < 0;
         Py_XDECREF(entry);
-        if (failed || timers->list != NULL || timers->sequence != sequence) {
+        if (failed || timers->list != NULL || timers->sequence != sequence || timers->length != length) {
             Py_DECREF(list);
             return failed ? -1 : spill(timers);
         }
@@ -348,9 +349,14 @@ m_sweep(PyObject *self, PyObject *unused)
 static void
 empty(Timers *timers)
 {
-    while (timers->length > 0)
-        Py_DECREF(timers->heap[--timers->length].handle);
-    timers_trim(timers);
+    /* Empty first: what is released may set timers. */
+    Timer *heap = timers->heap;
+    Py_ssize_t length = timers->length;
+    timers->heap = NULL;
+    timers->length = timers->size = 0;
+    while (length > 0)
+        Py_DECREF(heap[--length].handle);
+    PyMem_Free(heap);
 }
 
 static PyObject *

@@ -104,7 +104,7 @@ scheduling_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_
     core_state *st = loop->state;
     PyObject *tuple, *context;
     int taken = 0;
-    if (!loop->guarded && loop->ready != NULL && count > 0)
+    if (!loop->checks_calls && loop->ready != NULL && count > 0)
         taken = scheduling_take_arguments(st, args, count, names, 1, &tuple, &context);
     if (taken < 0)
         return NULL;
@@ -114,13 +114,8 @@ scheduling_call_soon_threadsafe(PyObject *self, PyObject *const *args, Py_ssize_
     if (handle == NULL)
         return NULL;
     int own = is_own_thread(loop), failed = own < 0 || (own == 0 && stamp(loop, handle) < 0);
-    if (!failed && loop->ready != NULL)
-        failed = queue_append(loop->ready, handle) < 0;
-    else if (!failed) { /* replaced, by a finalizer that ran meanwhile */
-        PyObject *done = PyObject_CallMethodOneArg(loop->ready_object, st->s_append, handle);
-        failed = done == NULL;
-        Py_XDECREF(done);
-    }
+    if (!failed)
+        failed = scheduling_put(loop, handle) < 0;
     if (failed || wake(loop, own) < 0)
         Py_CLEAR(handle);
     return handle;

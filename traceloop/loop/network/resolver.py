@@ -33,7 +33,7 @@ def literal_addrinfo(
     else:
         return None
 
-    if port is None or port == "" or port == b"":
+    if port is None or (isinstance(port, (str, bytes)) and not port):
         port = 0
     else:
         try:

@@ -100,12 +100,12 @@ class SendfileMixin(LoopPart):
             # Registered anew, with the new position, if there is more to do.
             self.remove_writer(registered_fd)
         if fut.cancelled():
-            os.lseek(fileno, offset, os.SEEK_SET)
+            _move_behind(fileno, offset, total_sent)
             return
         if count:
             blocksize = count - total_sent
             if blocksize <= 0:
-                os.lseek(fileno, offset, os.SEEK_SET)
+                _move_behind(fileno, offset, total_sent)
                 fut.set_result(total_sent)
                 return
         # More than this overflows on 32-bit machines.
@@ -117,7 +117,7 @@ class SendfileMixin(LoopPart):
         except (BlockingIOError, InterruptedError):
             sent = -1
         except OSError as exc:
-            os.lseek(fileno, offset, os.SEEK_SET)
+            _move_behind(fileno, offset, total_sent)
             if total_sent == 0:
                 # A kind of file that the kernel cannot map, most likely.
                 fut.set_exception(SendfileNotAvailableError("os.sendfile call failed"))
@@ -132,17 +132,17 @@ class SendfileMixin(LoopPart):
         except (SystemExit, KeyboardInterrupt):
             raise
         except BaseException as exc:
-            os.lseek(fileno, offset, os.SEEK_SET)
+            _move_behind(fileno, offset, total_sent)
             fut.set_exception(exc)
             return
         if sent == 0:
-            os.lseek(fileno, offset, os.SEEK_SET)
+            _move_behind(fileno, offset, total_sent)
             fut.set_result(total_sent)
             return
         if sent > 0:
             offset += sent
             total_sent += sent
-            self._io.bytes_out += sent
+            self._io_counters.bytes_out += sent
         if registered_fd is None:
             self._sock_add_cancellation_callback(fut, sock)
         self.add_writer(
@@ -294,3 +294,9 @@ class _SendfileFallbackProtocol(asyncio.Protocol):
             self._writable.cancel()  # it is no longer awaited
         if self._should_resume_writing:
             self._protocol.resume_writing()
+
+
+def _move_behind(fileno: int, offset: int, total_sent: int) -> None:
+    # Where nothing was sent, the file stays as it is: it may have no position (a pipe).
+    if total_sent > 0:
+        unix_events.os.lseek(fileno, offset, unix_events.os.SEEK_SET)

@@ -233,12 +233,12 @@ class ServersMixin(LoopPart):
                 conn.setblocking(False)
             except ConnectionAbortedError:
                 # This one went away while it waited; the next may not have (CPython issue 127529).
-                self._io.refused += 1
+                self._io_counters.refused += 1
                 continue
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as exc:
-                self._io.refused += 1
+                self._io_counters.refused += 1
                 if exc.errno not in _OUT_OF_RESOURCES:
                     raise  # to the loop, which reports it
                 # The socket stays ready and would be polled in vain: later again.
@@ -263,7 +263,7 @@ class ServersMixin(LoopPart):
                     *((context,) if _PASS_CONTEXT else ()),
                 )
                 return
-            self._io.accepted += 1
+            self._io_counters.accepted += 1
             options: dict[str, Any] = {}
             if _PASS_CONTEXT:
                 options["context"] = context.copy() if context is not None else None

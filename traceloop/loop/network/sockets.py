@@ -89,7 +89,7 @@ class SocketsMixin(LoopPart):
             data = sock.recv(n)
         except (BlockingIOError, InterruptedError):
             data = await self._sock_when_readable(sock, methodcaller("recv", n))
-        self._io.bytes_in += len(data)
+        self._io_counters.bytes_in += len(data)
         return data
 
     async def sock_recv_into(self, sock: Any, buf: Any) -> int:
@@ -100,7 +100,7 @@ class SocketsMixin(LoopPart):
             size = sock.recv_into(buf)
         except (BlockingIOError, InterruptedError):
             size = await self._sock_when_readable(sock, methodcaller("recv_into", buf))
-        self._io.bytes_in += size
+        self._io_counters.bytes_in += size
         return size
 
     async def sock_recvfrom(self, sock: Any, bufsize: int) -> tuple[bytes, _Address]:
@@ -111,7 +111,7 @@ class SocketsMixin(LoopPart):
             received = sock.recvfrom(bufsize)
         except (BlockingIOError, InterruptedError):
             received = await self._sock_when_readable(sock, methodcaller("recvfrom", bufsize))
-        self._io.bytes_in += len(received[0])
+        self._io_counters.bytes_in += len(received[0])
         return received
 
     async def sock_recvfrom_into(self, sock: Any, buf: Any, nbytes: int = 0) -> tuple[int, _Address]:
@@ -124,7 +124,7 @@ class SocketsMixin(LoopPart):
             received = sock.recvfrom_into(buf, nbytes)
         except (BlockingIOError, InterruptedError):
             received = await self._sock_when_readable(sock, methodcaller("recvfrom_into", buf, nbytes))
-        self._io.bytes_in += received[0]
+        self._io_counters.bytes_in += received[0]
         return received
 
     # Sending
@@ -137,7 +137,7 @@ class SocketsMixin(LoopPart):
         except (BlockingIOError, InterruptedError):
             sent = 0
         else:
-            self._io.bytes_out += sent
+            self._io_counters.bytes_out += sent
         view = memoryview(data)
         if sent == view.nbytes:
             return
@@ -148,7 +148,7 @@ class SocketsMixin(LoopPart):
     def _sock_send_rest(self, view: memoryview, position: list[int], sock: Any) -> None:
         # Not done yet is said as the kernel says it: by BlockingIOError, so that it is tried again.
         sent = sock.send(view[position[0] :])
-        self._io.bytes_out += sent
+        self._io_counters.bytes_out += sent
         position[0] += sent
         if position[0] < len(view):
             raise BlockingIOError
@@ -161,7 +161,7 @@ class SocketsMixin(LoopPart):
             sent = sock.sendto(data, address)
         except (BlockingIOError, InterruptedError):
             sent = await self._sock_when_writable(sock, methodcaller("sendto", data, 0, address))
-        self._io.bytes_out += sent
+        self._io_counters.bytes_out += sent
         return sent
 
     # Connecting
@@ -201,7 +201,7 @@ class SocketsMixin(LoopPart):
             accepted = self._sock_accept_now(sock)
         except (BlockingIOError, InterruptedError):
             accepted = await self._sock_when_readable(sock, self._sock_accept_now)
-        self._io.accepted += 1
+        self._io_counters.accepted += 1
         return accepted
 
     def _sock_accept_now(self, sock: Any) -> tuple[Any, _Address]:

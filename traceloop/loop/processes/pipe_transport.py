@@ -60,7 +60,7 @@ class _PipeTransport:
             raise ValueError(refusal)
         os.set_blocking(self._fileno, False)
         # Another loop than ours has no counters; these then are not read.
-        self._io: IOCounters = getattr(loop, "_io", None) or IOCounters()
+        self._io: IOCounters = getattr(loop, "_io_counters", None) or IOCounters()
         self._io.pipe += 1
         return status
 

@@ -182,7 +182,7 @@ class Sampler:
         if loop is None:
             return
         samples.timers_due = now + _INTERVAL_SECONDS
-        timers = loop._timers
+        timers = loop._timer_heap
         cancelled = timers.cancelled
         live = max(0, len(timers) - cancelled)
         if live != samples.timers:

@@ -164,4 +164,4 @@ def _instruction(frame: FrameType) -> int:
 
 def _place(frame: FrameType, instruction: int, *, awaits: bool = False) -> Place:
     code: CodeType = frame.f_code
-    return Place(code, instruction, module_name(frame.f_globals.get("__name__")), awaits)
+    return Place(code, instruction, module_name(dict.get(frame.f_globals, "__name__")), awaits)

@@ -163,7 +163,7 @@ class AwaitChains:
         out: list[Frame] = []
         for frame in frames:
             code = frame.f_code
-            name = module_name(frame.f_globals.get("__name__"))
+            name = module_name(dict.get(frame.f_globals, "__name__"))
             out.append((code.co_filename, frame.f_lineno or code.co_firstlineno, name, qualname_of(code)))
         awaited = type(waiter)
         described: list[Any] = [out, f"{module_name(awaited.__module__)}.{awaited.__qualname__}"]
@@ -205,7 +205,7 @@ def _members_in(frames: list[FrameType]) -> int:
     for depth, frame in enumerate(frames):
         code = frame.f_code
         if code.co_qualname in _WITH_MEMBERS and (
-            code.co_filename.startswith(ASYNCIO_DIRECTORY) or frame.f_globals.get("__name__") == ANYIO_BACKEND
+            code.co_filename.startswith(ASYNCIO_DIRECTORY) or dict.get(frame.f_globals, "__name__") == ANYIO_BACKEND
         ):
             return depth
     return -1

@@ -29,13 +29,16 @@ from typing import Any
 
 from ...core.choose import load_native
 from ...record import files
-from ...record.proc import process_start_ticks, signal_masks
+from ...record.proc import own_pid, process_start_ticks, signal_masks
 from .. import failures
 from ..own_file import OwnFile
 
 SIGNAL_VARIABLE = "OTEL_PYTHON_TRACELOOP_DUMP_SIGNAL"
 #: Whether faulthandler itself may end the process where a function frees its variables (core/native/fault_guard.c).
 NEEDS_GUARD = sys.version_info[:3] == (3, 13, 0)
+
+# Bound here: tests and tools that replace these functions mean the application's calls.
+_open, _rename, _unlink, _dumps = open, os.rename, os.unlink, json.dumps
 
 
 def _nothing() -> None:
@@ -129,14 +132,14 @@ class FaultDump:
         advert = {
             "signal": self._signal,
             "fd": dump.fileno(),
-            "pid": os.getpid(),
+            "pid": own_pid(),
             "start_ticks": process_start_ticks(),
         }
         temporary = os.path.join(directory, "." + files.DUMP_ADVERT)
         # UTF-8, whose codec is there already: this is the watchdog's first turn, while the program's loop runs.
-        with open(temporary, "w", encoding="utf-8") as advert_file:
-            advert_file.write(json.dumps(advert))
-        os.rename(temporary, os.path.join(directory, files.DUMP_ADVERT))
+        with _open(temporary, "w", encoding="utf-8") as advert_file:
+            advert_file.write(_dumps(advert))
+        _rename(temporary, os.path.join(directory, files.DUMP_ADVERT))
 
     def _unadvertise(self) -> bool:
         """Takes the advertisement back; the signal's handler stays, since a signal may be on its way. False where the
@@ -145,7 +148,7 @@ class FaultDump:
         if not self._advertised or self._directory is None:
             return True
         try:
-            os.unlink(os.path.join(self._directory, files.DUMP_ADVERT))
+            _unlink(os.path.join(self._directory, files.DUMP_ADVERT))
         except FileNotFoundError:
             pass
         except OSError:

@@ -65,7 +65,7 @@ class Look:
     def _find(self) -> Holder | None:
         for frame in _frames_above(self._tops.get(self._ident)):
             code = frame.f_code
-            module = frame.f_globals.get("__name__")
+            module = dict.get(frame.f_globals, "__name__")
             if module == "threading" and code.co_name == "wait":
                 continue  # for a lock that is made for each wait: no thread stands in it
             if module == "threading" and code.co_name == "join":
@@ -154,7 +154,7 @@ class Look:
     def _asks_loop(self, ident: int) -> bool:
         """Whether a thread waits for something that only the blocked loop can do."""
         for frame in frames_of(self._tops.get(ident)):
-            module = frame.f_globals.get("__name__")
+            module = dict.get(frame.f_globals, "__name__")
             name = frame.f_code.co_qualname
             if module == "concurrent.futures._base" and frame.f_code.co_name in ("result", "exception"):
                 if self._waits_for_loop(local_value(frame, "self")):

@@ -20,6 +20,8 @@ _TABLES: Final = ("/proc/self/net/tcp", "/proc/self/net/tcp6")
 _MAX_TABLE: Final = 1 << 20
 _MAX_DESCRIPTORS: Final = 4096
 _MAX_SOCKETS: Final = 100
+# Bound here: tests that replace it mean the application's calls.
+_open = open
 _ESTABLISHED: Final = "01"
 _NETWORK: Final = frozenset(("socket", "ssl", "http", "urllib3", "httpcore"))
 # Functions of these modules that call no server: one serves itself, and what makes a TLS context reads certificates.
@@ -101,7 +103,7 @@ def _inodes_without_polled() -> set[str]:
 
 def _polled_by(epoll: int) -> set[int]:
     """The descriptors that an epoll object has: ``tfd:`` of its fdinfo (proc_pid_fdinfo(5))."""
-    with open(f"/proc/self/fdinfo/{epoll}", encoding="ascii", errors="replace") as file:
+    with _open(f"/proc/self/fdinfo/{epoll}", encoding="ascii", errors="replace") as file:
         lines = [line.split() for line in file.read(_MAX_TABLE).splitlines()]
     # Where the table is cut off, its last line may end within the number.
     return {int(fields[1]) for fields in lines if len(fields) > 2 and fields[0] == "tfd:" and fields[1].isdecimal()}
@@ -111,7 +113,7 @@ def _connections() -> Iterator[tuple[int, int, str]]:
     """Established TCP connections of this network namespace: local port, remote port, inode of the socket."""
     for table in _TABLES:
         try:
-            with open(table, encoding="ascii", errors="replace") as file:
+            with _open(table, encoding="ascii", errors="replace") as file:
                 lines = file.read(_MAX_TABLE).splitlines()[1:]
         except OSError:
             continue

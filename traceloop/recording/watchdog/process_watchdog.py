@@ -9,6 +9,7 @@ import atexit
 import os
 import sys
 
+from ...record.proc import own_pid
 from ..process import Process
 from .thread_clocks import forget_watchdog
 from .watchdog import Watchdog
@@ -23,7 +24,7 @@ def watchdog_of(process: Process) -> Watchdog | None:
     and in the child of a fork for its parent's.
     """
     global _active
-    if process.pid != os.getpid() or process.left or not _HAS_GIL:
+    if process.pid != own_pid() or process.left or not _HAS_GIL:
         return None
     active = _own()
     if active is None or active._process is not process:
@@ -37,7 +38,7 @@ def _own() -> Watchdog | None:
     """The watchdog, if it is this process's. A fork from C runs none of the hooks below. Its child then has the
     parent's watchdog, whose thread does not exist here and may have held the lock that `end` takes.
     """
-    if _active is not None and _active._process.pid != os.getpid():
+    if _active is not None and _active._process.pid != own_pid():
         _after_fork_in_child()
     return _active
 

@@ -43,7 +43,7 @@ class SlowPeers:
         known: set[int] = set()
         try:
             for watched in loops:
-                found = paused_by_kind(getattr(watched.loop, "_io", None), now)
+                found = paused_by_kind(getattr(watched.loop, "_io_counters", None), now)
                 if found:
                     known.add(watched.ring)
                 if found or watched.ring in self._known:

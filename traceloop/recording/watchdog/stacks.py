@@ -120,7 +120,7 @@ def _line_of(frame: FrameType) -> int:
 def describe(frame: FrameType, line: int) -> Frame:
     """A frame as it is recorded, at this line of it."""
     code = frame.f_code
-    return (code.co_filename, line, module_name(frame.f_globals.get("__name__")), qualname_of(code))
+    return (code.co_filename, line, module_name(dict.get(frame.f_globals, "__name__")), qualname_of(code))
 
 
 def qualname_of(code: CodeType) -> str:

@@ -23,6 +23,8 @@ _WRITE_SECONDS: Final = 1.0
 # If there is no limit, or it cannot be read, the group is looked for again after so long (s): limits change.
 _SEARCH_SECONDS: Final = 30.0
 _MAX_HELD: Final = 64
+# Bound here: tests that replace it mean the application's calls.
+_open = open
 
 
 class Throttled(NamedTuple):
@@ -100,7 +102,7 @@ class Throttling:
 def limited_group(root: str = _ROOT, cgroup: str = "/proc/self/cgroup") -> str:
     """The path of the ``cpu.stat`` of this process's group; "" if there is none, or it has no limit."""
     try:
-        with open(cgroup, encoding="utf-8", errors="replace") as file:
+        with _open(cgroup, encoding="utf-8", errors="replace") as file:
             text = file.read(65536)
     except OSError:
         return ""

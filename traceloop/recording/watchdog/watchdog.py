@@ -19,7 +19,6 @@ it at a fork and at the end.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from time import monotonic
 from typing import TYPE_CHECKING, Any
@@ -227,12 +226,7 @@ class Watchdog:
             self._wake.wait(0.0)
         if not until_gone or not (thread_id := self._thread_id):
             return
-        # The thread has run its last Python line, but fork's warning counts what the kernel still has: on a busy
-        # machine it may have to wait for its turn to go.
-        gone = f"/proc/self/task/{thread_id}"
-        deadline = monotonic() + 1.0
-        while os.path.exists(gone) and monotonic() < deadline:
-            own_threads.sleep(0.0002)
+        own_threads.wait_until_gone(thread_id, 1.0)  # fork's warning counts what the kernel still has
         if self._thread_id == thread_id and not self._running:
             self._thread_id = 0  # the kernel gives the number to others
 

@@ -137,7 +137,7 @@ class _SelectorTransport(FlowControl):
         self._context = context
 
         # A loop that is not ours (tests make such) counts nothing that anybody reads.
-        self._io: IOCounters = getattr(loop, "_io", None) or IOCounters()
+        self._io: IOCounters = getattr(loop, "_io_counters", None) or IOCounters()
         self._protocol_connected = False
         self.set_protocol(protocol)
 

@@ -41,7 +41,7 @@ class SSLProtocol(_StandardProtocol):  # type: ignore[misc]
             exc = None  # as above
 
     def _count_handshake(self) -> None:
-        io = getattr(self._loop, "_io", None)
+        io = getattr(self._loop, "_io_counters", None)
         begun = self.__dict__.pop("_handshake_begun_at", None)
         if io is not None and begun is not None:
             io.tls_handshakes += 1
