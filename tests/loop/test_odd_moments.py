@@ -145,8 +145,9 @@ def test_an_exception_that_is_handled_is_so_while_the_handler_of_errors_runs_and
     assert seen == ["ValueError()"]
 
 
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="a tuple that is made begins no collection")
 def test_another_thread_may_ask_what_runs_though_a_collection_begins_there(ours):
-    """Up to 3.11 a tuple that is made may begin one, and a finalizer lets the loop's thread go on."""
+    """A finalizer lets the loop's thread go on meanwhile."""
     started, may_end = threading.Event(), threading.Event()
 
     class Cycle:
