@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.leftovers import remove_runs_of
 from tests.helpers.traced import Traced
 
 #: curses asks for the alternate screen at the start, and leaves it at the end.
@@ -133,6 +134,9 @@ def test_a_program_that_goes_on_is_told_when_the_terminal_is_back(traced: Traced
         assert text.index("\x1b[?1049l") < text.index(HELD) < text.index("traceloop: stall: ")
         process.terminate()
         assert "1 slow" in terminal.read_until(None)
+    # curses has a handler of its own for SIGTERM, in C: it sets the terminal back, and ends the process without a word.
+    assert process.wait() == 1
+    remove_runs_of(tmp_path, 1)
 
 
 #: A terminal that is set back only by the program that takes this one's place.
