@@ -296,10 +296,9 @@ class _SendfileFallbackProtocol(asyncio.Protocol):
             self._protocol.resume_writing()
 
 
-# Late releases of the standard loop (3.14.10, 3.15) set the position of a file of which nothing was sent, too. Earlier
-# ones leave it alone: it may have none (a pipe). Their method is told how much was sent.
-_STANDARD: Any = getattr(unix_events._UnixSelectorEventLoop, "_sock_sendfile_update_filepos", None)
-_ALWAYS_MOVES = "total_sent" not in getattr(getattr(_STANDARD, "__code__", None), "co_varnames", ())
+# The standard loop of 3.14.10 and 3.15 sets the position of a file of which nothing was sent, too. Earlier ones
+# leave it alone: it may have none (a pipe).
+_ALWAYS_MOVES = sys.version_info >= (3, 14)
 
 
 def _move_behind(fileno: int, offset: int, total_sent: int) -> None:
