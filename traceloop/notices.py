@@ -21,7 +21,7 @@ import sys
 from collections import deque
 
 from .record import files
-from .record.proc import stat_of
+from .record.proc import own_pid, stat_of
 from .record.secrets import without_secrets
 from .record.text import MAX_TEXT, printable
 from .settings import NO_DIRECTORY, RUN_DIR, STDERR
@@ -182,13 +182,13 @@ def _take_held() -> tuple[list[str], int]:
         except IndexError:  # another thread has taken the last one
             break
     more, _held_too_many = _held_too_many, 0
-    return (texts, more) if _held_pid == os.getpid() else ([], 0)
+    return (texts, more) if _held_pid == own_pid() else ([], 0)
 
 
 def _hold(text: str) -> None:
     global _held_pid, _held_too_many
-    if _held_pid != os.getpid():
-        _held_pid, _held_too_many = os.getpid(), 0
+    if _held_pid != own_pid():
+        _held_pid, _held_too_many = own_pid(), 0
         _held.clear()
     if len(_held) < _MAX_HELD:
         _held.append(text)

@@ -86,6 +86,7 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
         atexit.register(_end)
     _untraced = untraced
     from ..recording import at_exit
+    from ..recording.before import Before
 
     _recording = at_exit
     running_loop_watchers.append(_guard_signals)
@@ -108,49 +109,6 @@ def arm(running_loop_watchers: list[Any], untraced: dict[str, int], restore: Cal
             restore()
 
     os.register_at_fork(after_in_child=after_fork)
-
-
-class Before:
-    """Stands for a builtin function and tells us before each call.
-
-    `__call__` is a property, so that the interpreter itself calls the builtin: when that raises, the
-    traceback shows no frame of ours.
-    """
-
-    def __init__(self, function: Any, tell: Callable[[], None]) -> None:
-        self._function = function
-        self._tell = tell
-        self.__name__ = function.__name__
-        self.__qualname__ = function.__qualname__
-        self.__module__ = function.__module__
-        self.__doc__ = function.__doc__
-        self.__text_signature__ = getattr(function, "__text_signature__", None)
-
-    def __getattribute__(self, name: str) -> Any:
-        # Who asks the object for it (mock, inspect) does not call it yet. The interpreter asks the class.
-        return object.__getattribute__(self, name if name != "__call__" else "_function")
-
-    @property
-    def __signature__(self) -> Any:
-        from inspect import signature
-
-        return signature(self._function)
-
-    def __reduce__(self) -> Any:
-        from functools import partial
-
-        return partial, (self._function,)  # another process need not have traceloop
-
-    @property
-    def __call__(self) -> Any:
-        try:
-            self._tell()
-        except Exception:
-            pass  # the call is the program's, and goes ahead
-        return self._function
-
-    def __repr__(self) -> str:
-        return repr(self._function)
 
 
 def _flush_and_wait() -> None:

@@ -34,6 +34,7 @@ from ..record import layout
 from ..record.frames import OUR_FOLDER, is_application, is_library, is_loop
 from ..record.sites import module_name
 from . import failures, own_threads
+from .before import Before
 from .outbox import outbox_of
 from .process import Process
 
@@ -232,7 +233,7 @@ def find_in(process: Process) -> BlockingCalls:
         _take_tool()
         sys.addaudithook(_audited)
         if sys.version_info < (3, 13):
-            time.sleep = _Sleep(time.sleep)
+            time.sleep = Before(time.sleep, _note_sleep)
     return _active
 
 
@@ -278,32 +279,12 @@ def _audited(event: str, arguments: tuple[Any, ...]) -> None:
         _failed(error)  # the call is the program's, and goes ahead
 
 
-class _Sleep:
-    """Replaces `time.sleep` and notes each call. `__call__` is a property, so that the interpreter itself calls the
-    original function, and a traceback shows no frame of ours.
-    """
-
-    def __init__(self, function: Any) -> None:
-        self._function = function
-        self.__name__ = self.__qualname__ = "sleep"
-        self.__module__ = "time"
-        self.__doc__ = function.__doc__
-
-    def __getattribute__(self, name: str) -> Any:
-        # Who asks the object for it (mock, inspect) does not call it yet.
-        return object.__getattribute__(self, name if name != "__call__" else "_function")
-
-    @property
-    def __call__(self) -> Any:
-        if _active is not None and events._get_running_loop() is not None:
-            try:
-                _active.note("time.sleep", sys._getframe(1))
-            except Exception as error:
-                _failed(error)
-        return self._function
-
-    def __repr__(self) -> str:
-        return repr(self._function)
+def _note_sleep() -> None:
+    if _active is not None and events._get_running_loop() is not None:
+        try:
+            _active.note("time.sleep", sys._getframe(2))
+        except Exception as error:
+            _failed(error)
 
 
 def _went_on(code: CodeType, offset: int) -> None:

@@ -13,11 +13,12 @@ Standard library only, and little of it: it is imported in workers.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Any, NamedTuple
+
+from ...record.proc import own_pid
 
 MODULE = "concurrent.futures.process"
 _NOTE = "_traceloop"
@@ -75,7 +76,7 @@ class _Results:
     def put(self, item: Any) -> None:
         calls = self._calls
         if calls.work_id is not None and getattr(item, "work_id", None) == calls.work_id:
-            item.__dict__[_NOTE] = (os.getpid(), _process_name(), calls.started, monotonic())
+            item.__dict__[_NOTE] = (own_pid(), _process_name(), calls.started, monotonic())
         try:
             self._queue.put(item)
         except BaseException as error:

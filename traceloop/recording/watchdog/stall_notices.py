@@ -15,6 +15,7 @@ from ... import notices
 from ...record import files
 from ...record.holders import Holder
 from ...record.plumbing import readable
+from ...record.proc import own_pid
 from ...record.text import printable
 from ...settings import ROOT_PID, in_run
 
@@ -63,7 +64,7 @@ class StallNotices:
         self._lines.append(
             # Names are the program's choice: none begins a line of its own.
             printable(
-                f"stall: {what}{place}{within} blocks the loop of {thread} in process {os.getpid()}: "
+                f"stall: {what}{place}{within} blocks the loop of {thread} in process {own_pid()}: "
                 f"{seconds:.2f} s so far, {waiting}{more}{_held(holder)}",
                 _MAX_LINE,
             )
@@ -110,7 +111,7 @@ class StallNotices:
             several = len({name.pid for name in names if name is not None}) > 1
         except OSError:
             several = False
-        return f"the loop of {thread} in process {os.getpid()}" if several else alone
+        return f"the loop of {thread} in process {own_pid()}" if several else alone
 
     def flush(self) -> None:
         """Prints the lines that wait, and those that the program's full screen held back, once that is gone."""
