@@ -119,7 +119,7 @@ def test_the_header_has_the_layouts_numbers():
 
 def test_the_header_has_the_layouts_sums():
     header = (NATIVE_FOLDER / "core.h").read_text()
-    for name in ("W_RUNNING", "W_RECORDS", "W_HEARTBEAT", "W_LOOKED", "W_DUE"):
+    for name in ("W_RUNNING", "W_RECORDS", "W_HEARTBEAT", "W_LOOKED", "W_DUE", "GC_FULL", "GC_FULL_CALLED"):
         assert f"#define {name} {getattr(layout, name)}\n" in header
     assert f"#define SITE_LIMIT {float(layout.SITE_LIMIT)}\n" in header
     assert f"#define OUTCOME {layout.OUTCOME}\n" in header

@@ -24,6 +24,7 @@
    alarm.c            what the watchdog sleeps on (alarm.h)
    quiet_turns.c      its turns that find nothing
    kernel_files.c     the small files of /proc that the watchdog reads with the GIL held
+   gc_notes.c         the pauses of the garbage collector
    frames.c           where the threads of this interpreter stand
    signal_action.c    what a signal does, also by C code's handler
    fault_guard.c      a guard before faulthandler's signal handler, for CPython 3.13.0
@@ -60,10 +61,13 @@
 #define R_SKIP (-10.0)
 #define R_SPAN (-11.0)
 #define R_CONTEXT (-12.0)
+#define R_GC (-15.0)
+#define R_GC_INFO (-16.0)
 #define R_START (-19.0)
 #define R_FINISH (-20.0)
 #define R_DELIVER (-21.0)
 #define R_REQUEST (-34.0)
+#define R_GC_SUM (-40.0)
 #define R_FOUND (-1024.0)
 #define W_HEAD 0
 #define W_RUNNING 1
@@ -76,6 +80,8 @@
 #define OUTCOME_RESULT (1.0 * OUTCOME)
 #define OUTCOME_EXCEPTION (2.0 * OUTCOME)
 #define FIRST (4.0 * OUTCOME)
+#define GC_FULL 2
+#define GC_FULL_CALLED 3
 
 #define FREE_HANDLES 256
 #define MOST_HELD 16
@@ -136,7 +142,7 @@ typedef struct {
 
 typedef struct {
     PyTypeObject *handle_type, *timer_handle_type, *queue_type, *timers_type, *record_type, *scheduling_type,
-        *offload_type, *stream_type, *alarm_type, *noting_type;
+        *offload_type, *stream_type, *alarm_type, *noting_type, *gc_notes_type;
 
     /* asyncio.Handle, and where the slots of it and of asyncio.TimerHandle lie: public structures say so. */
     PyTypeObject *asyncio_handle, *asyncio_timer_handle;
@@ -462,6 +468,9 @@ void coalesce_end(Scheduling *loop);                 /* at the end of a run: sen
 
 /* requests.c */
 extern PyType_Spec core_noting_spec;
+
+/* gc_notes.c */
+extern PyType_Spec core_gc_notes_spec;
 
 /* alarm.c */
 extern PyType_Spec core_alarm_spec;

@@ -145,8 +145,10 @@ make_types(PyObject *module, core_state *st)
     st->stream_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_stream_spec, NULL);
     st->alarm_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_alarm_spec, NULL);
     st->noting_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_noting_spec, NULL);
-    PyTypeObject *types[] = {st->handle_type, st->timer_handle_type, st->queue_type,   st->timers_type, st->record_type,
-                             st->scheduling_type, st->offload_type, st->stream_type, st->alarm_type, st->noting_type};
+    st->gc_notes_type = (PyTypeObject *)PyType_FromModuleAndSpec(module, &core_gc_notes_spec, NULL);
+    PyTypeObject *types[] = {st->handle_type,     st->timer_handle_type, st->queue_type,  st->timers_type,
+                             st->record_type,     st->scheduling_type,   st->offload_type, st->stream_type,
+                             st->alarm_type,      st->noting_type,       st->gc_notes_type};
     for (size_t i = 0; i < sizeof(types) / sizeof(types[0]); i++) {
         if (types[i] == NULL || PyModule_AddType(module, types[i]) < 0)
             return -1;
@@ -304,7 +306,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
     DO(noting_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span) DO(s_future_done)               \
     DO(s_source_done) DO(s_deliver) DO(s_slow_callback_duration) DO(s_code) DO(s_cr_code)                    \
-    DO(s_own_context) DO(sixty_four)
+    DO(s_own_context) DO(sixty_four) DO(gc_notes_type)
 
 DEFINE_STATE_LIFE(core_state)
 

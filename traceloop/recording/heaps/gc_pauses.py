@@ -5,6 +5,10 @@ in any thread, and once more while the interpreter ends. So the callback only ap
 nothing but what it was made with. Which handle a pause interrupted is found by its time, on the reader's side. After a
 long one the watchdog, which could not run meanwhile, has its look taken for it.
 
+The callback is in C where there is the C core (core/native/gc_notes.c). Python code runs the handlers of signals, and
+what such a handler raises within a callback of the collector is lost: the plain Python callback loses one in a few
+thousand, and each that comes during a long collection.
+
 A program that calls ``gc.collect(0)`` all the time makes a million collections a second. So of each 20 ms only the
 first hundred have a record each, and those that are not short; the others are summed up, and so are those that find no
 room. What is summed up is written before the next collection that has a record, and when no more are noted.
@@ -17,11 +21,15 @@ first releases of 3.14 collect by increments: full collections come by calls onl
 
 from __future__ import annotations
 
+import functools
 import gc
+import threading
+import weakref
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ...core.choose import core
 from ...record import layout
 from ..outbox import LIMIT, Outbox
 
@@ -31,7 +39,7 @@ LONG_SECONDS = 0.05
 _PERIOD_SECONDS = 0.02
 _MOST_SINGLES = 100
 _SHORT_SECONDS = 0.001
-#: Called in the thread that collected, at the end of a long collection; it must not raise.
+#: Called in the thread that collected, at the end of a long collection or right after it; it must not raise.
 after_long: list[Callable[[], None]] = []
 
 
@@ -122,9 +130,20 @@ class GCPauses:
     """Notes the collections of this process between ``start`` and ``stop``. Both may be called again, by any thread."""
 
     def __init__(self, outbox: Outbox) -> None:
-        self._outbox = outbox
-        self._sums: _Sums = {}
-        self._callback = _make_callback(outbox, self._sums)
+        self._callback: Callable[[str, dict[str, Any]], None]
+        self._write_sums: Callable[[], None]
+        native = core().native
+        if native is None:
+            sums: _Sums = {}
+            self._callback = _make_callback(outbox, sums)
+            self._write_sums = functools.partial(_write_sums, sums, outbox)
+        else:
+            main_thread = threading.main_thread().ident or 0
+            notes = native.CollectionNotes(
+                outbox.pending, LIMIT, LONG_SECONDS, after_long, main_thread, gc.get_count, gc.get_threshold
+            )
+            self._callback, self._write_sums = notes.note, notes.write_sums
+        _living.add(self)
 
     def start(self) -> None:
         """From now on collections are noted."""
@@ -135,4 +154,18 @@ class GCPauses:
         """No more."""
         if self._callback in gc.callbacks:
             gc.callbacks.remove(self._callback)
-            _write_sums(self._sums, self._outbox)
+            self._write_sums()
+
+    def _after_fork(self) -> None:
+        # The parent's callback is in the child's gc.callbacks too; the child's first loop brings its own.
+        if self._callback in gc.callbacks:
+            gc.callbacks.remove(self._callback)
+
+
+_living: weakref.WeakSet[GCPauses] = weakref.WeakSet()
+
+
+def after_fork_in_child() -> None:
+    """Called in the child of a fork: collections are not noted there until a loop runs."""
+    for each in list(_living):
+        each._after_fork()

@@ -21,7 +21,7 @@ from ...record import layout
 from .. import failures, own_threads
 from ..outbox import Outbox, outbox_of
 from ..process import Process
-from . import allocation_trace
+from . import allocation_trace, gc_pauses
 from .gc_pauses import GCPauses
 from .growth_rules import FEW_TIMERS, Growth, SteadyClock, TimerGrowth
 from .memory import MemorySampler
@@ -228,13 +228,8 @@ def sampler_of(process: Process) -> Sampler:
 
 
 def _after_fork_in_child() -> None:
-    # The parent's callback is in the child's gc.callbacks too; the child's first loop brings its own.
-    import gc
-
     allocation_trace.after_fork_in_child()
-    for callback in list(gc.callbacks):
-        if getattr(callback, "__module__", None) == GCPauses.__module__:
-            gc.callbacks.remove(callback)
+    gc_pauses.after_fork_in_child()
 
 
 if hasattr(os, "register_at_fork"):
