@@ -9,9 +9,6 @@ runs:
 - Site prints a traceback for whatever goes wrong here, so nothing may: a fault is one line, and the program goes on.
 - It also runs in subinterpreters, in pip, in every helper process that the program starts. Where asyncio is not
   imported, nothing of the interpreter is changed but that finder.
-- A module's loader and spec must be the genuine ones, since programs look at them, and where an import fails no frame
-  of ours may stand in the traceback. So the finder returns the spec that the others found, and gives it, until the
-  import is over, a class that notices the end.
 - What the exit needs is imported before the program begins, because an import during exit can fail or change the exit
   status; and then forgotten by `sys.modules`, because the program may have a module of that name.
 """
@@ -22,6 +19,7 @@ import sys
 # No `from __future__ import annotations` here: it would bring in `__future__` before this line.
 _loaded_before_us = frozenset(sys.modules)
 
+from ..recording.import_end import call_after_import  # noqa: E402
 from ..settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings, choose  # noqa: E402
 from .own_imports import OwnImports, OwnPath  # noqa: E402
 
@@ -97,7 +95,9 @@ def _is_main_interpreter() -> bool:
 
 
 class Finder:
-    """Finds nothing of its own: it hangs `imported` behind the import of the packages that offer a loop."""
+    """Finds nothing of its own: the others' spec of a package that offers a loop. When it is imported, `imported` is
+    called.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
@@ -118,30 +118,9 @@ class Finder:
                 continue
             spec = find(name, path, target)
             if spec is not None:
-                self._hang_behind(spec, name)
+                call_after_import(spec, self.imported)
                 return spec
         return None
-
-    def _hang_behind(self, spec: "ModuleSpec", name: str) -> None:
-        finder = self
-        plain = type(spec)
-
-        class Watched(plain):  # type: ignore[misc, valid-type]
-            # importlib sets this to True before it executes a module and to False afterwards, however that went.
-            @property
-            def _initializing(self) -> bool:
-                return bool(self.__dict__.get("_initializing", False))
-
-            @_initializing.setter
-            def _initializing(self, value: bool) -> None:
-                self.__dict__["_initializing"] = value
-                if not value:
-                    self.__class__ = plain  # type: ignore[assignment]
-                    module = sys.modules.get(name)
-                    if getattr(module, "__spec__", None) is self:  # else its import failed
-                        finder.imported(module)
-
-        spec.__class__ = Watched
 
     def imported(self, module: "Any") -> None:
         """One of the packages is there: put the traced loop into it."""

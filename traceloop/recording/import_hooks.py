@@ -1,15 +1,18 @@
 """Calls a function when another package's module has been imported, without importing it.
 
-Where the module is not loaded yet, a finder in ``sys.meta_path`` waits for it. The finder finds no module itself; it
-leaves ``sys.meta_path`` when it has nothing more to wait for.
+Where the module is not loaded yet, a finder in ``sys.meta_path`` waits for it. The finder finds no module itself: it
+returns the others' spec. It leaves ``sys.meta_path`` when it has nothing more to wait for.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
+
+from .import_end import call_after_import
 
 Patch = Callable[[Any], None]
 
@@ -39,28 +42,20 @@ class _Finder:
         self.waiting: dict[str, Patch] = {}
 
     def find_spec(self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> Any:
-        """Part of the import protocol: the other finders' spec, whose loader then calls the patch as well."""
-        patch = self.waiting.pop(name, None)
-        if patch is None:
+        """Part of the import protocol: the other finders' spec. Once the module is imported by it, it is patched."""
+        if name not in self.waiting:
             return None
-        if not self.waiting and self in sys.meta_path:
-            sys.meta_path.remove(self)
         for finder in [each for each in sys.meta_path if each is not self]:
             find = getattr(finder, "find_spec", None)
             spec = find(name, path, target) if find is not None else None
             if spec is not None:
-                _hang_behind(spec.loader, patch)
+                call_after_import(spec, functools.partial(self._imported, name))
                 return spec
         return None
 
-
-def _hang_behind(loader: Any, patch: Patch) -> None:
-    def exec_module(module: ModuleType) -> None:
-        vars(loader).pop("exec_module", None)  # a zip's loader is shared
-        loader.exec_module(module)
-        patch(module)
-
-    try:
-        loader.exec_module = exec_module
-    except AttributeError:  # a loader of another kind: the module stays as it is
-        pass
+    def _imported(self, name: str, module: ModuleType) -> None:
+        patch = self.waiting.pop(name, None)
+        if not self.waiting and self in sys.meta_path:
+            sys.meta_path.remove(self)
+        if patch is not None:
+            patch(module)
