@@ -38,7 +38,7 @@ def write(folder: Path, text: str) -> None:
 
 
 def test_a_module_is_patched_when_it_is_whole_and_its_spec_is_as_ever(folder: Path) -> None:
-    write(folder, "import sys\nseen = type(__spec__).__name__, type(__loader__).__name__, vars(__loader__)\nvalue = 1\n")
+    write(folder, "seen = type(__spec__).__name__, type(__loader__).__name__, vars(__loader__)\nvalue = 1\n")
     patched: list[tuple[str, int]] = []
     finders = len(sys.meta_path)
     when_imported(NAME, lambda module: patched.append((module.__name__, module.value)))

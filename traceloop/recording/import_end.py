@@ -1,8 +1,8 @@
 """Calls a function when the import of a module ends.
 
-Programs look at a module's spec and loader, which must be the genuine ones, and an import that fails has a traceback, in
-which no frame of ours may stand. So neither is replaced: the spec gets, until the import is over, a class that notices
-the end.
+Programs look at a module's spec and loader, which must be the genuine ones, and an import that fails has a traceback,
+in which no frame of ours may stand. So neither is replaced: the spec gets, until the import is over, a class that
+notices the end.
 """
 
 # No `from __future__ import annotations` here: the startup hook imports this before the program brings in `__future__`.

@@ -5,6 +5,7 @@ The kernel is asked what it has sent, and what it holds back: Linux's TCP_INFO a
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 import random
@@ -88,6 +89,31 @@ def test_head_and_body_leave_in_one_segment(run):
     loop_class, sent = run(main)
     in_c = NATIVE is not None and issubclass(loop_class, NATIVE.Scheduling)
     assert sent == (ANSWERS if in_c else 2 * ANSWERS)
+
+
+def test_only_writes_to_tcp_are_held_back(run):
+    """By what the socket says it is: few kernels at hand have SCTP, whose held writes nothing would send."""
+
+    async def main(loop):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            connected = socket.create_connection(listener.getsockname())
+            peer, _ = listener.accept()
+        sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP, fileno=connected.detach())
+        sock.setblocking(False)
+        transport, _ = await loop.create_connection(asyncio.Protocol, sock=sock)
+
+        def answer():
+            transport.write(b"head")
+            held = not_sent(sock)
+            transport.write(b"body")
+            return held
+
+        held = [await in_callback(loop, answer) for _ in range(6)]
+        transport.close()
+        peer.close()
+        return held
+
+    assert run(main) == [0] * 6
 
 
 def test_what_no_other_write_follows_is_sent_when_the_callback_ends(run):

@@ -7,6 +7,8 @@
    the callback ends. If it blocks, the kernel sends them with the peer's next acknowledgement, or after its timeout for
    sending again, which is 200 ms or more. So nothing is lost with the process, and the loop keeps no buffer.
 
+   Only TCP: of SCTP, which has no TCP_CORK, the kernel would keep back what is held for good.
+
    What is known of a descriptor outlives its connection: the next one that has this number behaves alike, most of the
    time, and a wrong guess costs two system calls. */
 
@@ -45,8 +47,20 @@ writes_of(Scheduling *loop, int descriptor)
     return &loop->writes[descriptor];
 }
 
+/* 0 is the usual protocol of a stream: TCP, or one that holds nothing back. */
+static int
+may_hold(const Scheduling *loop, PyObject *sock)
+{
+    PyObject *number = PyObject_GetAttr(sock, loop->state->s_proto);
+    long protocol = number == NULL ? -1 : PyLong_AsLong(number);
+    Py_XDECREF(number);
+    if (protocol == -1)
+        PyErr_Clear();
+    return protocol == 0 || protocol == IPPROTO_TCP;
+}
+
 int
-coalesce_flag(Scheduling *loop, int descriptor)
+coalesce_flag(Scheduling *loop, PyObject *sock, int descriptor)
 {
     /* Only the end of a recorded callback sends what is held back. */
     Writes *writes = loop->run_handle == NULL ? NULL : writes_of(loop, descriptor);
@@ -66,7 +80,7 @@ coalesce_flag(Scheduling *loop, int descriptor)
     if (writes->made >= writes->expected)
         return 0;
     if (loop->held_count == 0 || loop->held[loop->held_count - 1] != descriptor) {
-        if (loop->held_count == MOST_HELD)
+        if (loop->held_count == MOST_HELD || !may_hold(loop, sock))
             return 0;
         loop->held[loop->held_count++] = descriptor;
     }

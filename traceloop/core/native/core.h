@@ -189,7 +189,7 @@ typedef struct {
         *s_set_result, *s_fileno, *s_recv, *s_recv_into, *s_send, *s_max_size, *s_read_eof, *s_receive_into,
         *s_data_received, *s_get_buffer, *s_buffer_updated, *s_python_write, *s_futures, *s_Future, *s_data,
         *s_loop_span, *s_own_context, *s_future_done, *s_source_done, *s_deliver,
-        *s_slow_callback_duration, *s_code, *s_cr_code;
+        *s_slow_callback_duration, *s_code, *s_cr_code, *s_proto;
 
     Streams streams;
     RingSlots ring;
@@ -463,8 +463,9 @@ int stream_read_ready(core_state *st, PyObject *callback);
 PyObject *stream_protocol(core_state *st, PyObject *transport); /* a new reference; NULL without an exception: ask it */
 
 /* coalesce.c */
-int coalesce_flag(Scheduling *loop, int descriptor); /* MSG_MORE for a write that another one will follow; or 0 */
-void coalesce_end(Scheduling *loop);                 /* at the end of a run: sends what was held back in it */
+/* MSG_MORE for a write that another one will follow; or 0. ``sock``: a plain socket, whose number is ``descriptor``. */
+int coalesce_flag(Scheduling *loop, PyObject *sock, int descriptor);
+void coalesce_end(Scheduling *loop); /* at the end of a run: sends what was held back in it */
 
 /* requests.c */
 extern PyType_Spec core_noting_spec;

@@ -214,7 +214,7 @@ intern(core_state *st)
         {"source_done", offsetof(core_state, s_source_done)}, {"deliver", offsetof(core_state, s_deliver)},
         {"slow_callback_duration", offsetof(core_state, s_slow_callback_duration)},
         {"__code__", offsetof(core_state, s_code)}, {"cr_code", offsetof(core_state, s_cr_code)},
-        {"_context", offsetof(core_state, s_own_context)},
+        {"_context", offsetof(core_state, s_own_context)}, {"proto", offsetof(core_state, s_proto)},
     };
     for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         PyObject *text = PyUnicode_InternFromString(names[i].text);
@@ -306,7 +306,7 @@ set_clock(PyObject *module, PyObject *globals)
     DO(s_buffer_updated) DO(s_python_write) DO(s_futures) DO(s_Future) DO(s_data) DO(alarm_type)         \
     DO(noting_type) DO(coro_code) DO(context_names) DO(ring.type) DO(s_loop_span) DO(s_future_done)               \
     DO(s_source_done) DO(s_deliver) DO(s_slow_callback_duration) DO(s_code) DO(s_cr_code)                    \
-    DO(s_own_context) DO(sixty_four) DO(gc_notes_type)
+    DO(s_own_context) DO(sixty_four) DO(gc_notes_type) DO(s_proto)
 
 DEFINE_STATE_LIFE(core_state)
 

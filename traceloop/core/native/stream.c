@@ -383,7 +383,7 @@ send_at_once(core_state *st, PyObject *self, PyObject *data)
     }
     PyObject *loop = SLOT(self, st->streams.loop);
     int more = loop != NULL && PyObject_TypeCheck(loop, st->scheduling_type)
-                   ? coalesce_flag((Scheduling *)loop, descriptor)
+                   ? coalesce_flag((Scheduling *)loop, SLOT(self, st->streams.sock), descriptor)
                    : 0;
     ssize_t sent = send(descriptor, view.buf, (size_t)view.len, MSG_DONTWAIT | more);
     int error = errno, all = sent == view.len;
