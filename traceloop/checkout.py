@@ -6,7 +6,7 @@ docs/decisions/0001-package-layout.md. Not imported where traceloop is installed
 
 import sys
 from collections.abc import Sequence
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_file_location
 from types import ModuleType
 
@@ -33,4 +33,6 @@ class BesideFinder:
 def find_beside(package: str, folder: str) -> None:
     """Lets ``import`` find the packages in ``folder``. Our modules may be imported anew: the finder stays the same."""
     if not any(repr(finder) == f"<traceloop packages in {folder}>" for finder in sys.meta_path):
-        sys.meta_path.append(BesideFinder(package, folder))
+        # Before the finder of an editable install, which may be of another checkout.
+        place = next((n for n, each in enumerate(sys.meta_path, 1) if each is PathFinder), len(sys.meta_path))
+        sys.meta_path.insert(place, BesideFinder(package, folder))

@@ -165,6 +165,9 @@ class ThreadSafeHandle(getattr(events, "_ThreadSafeHandle", asyncio.Handle)):  #
         asyncio.Handle._run(self)
 
 
+ThreadSafeHandle.__name__ = ThreadSafeHandle.__qualname__ = "_ThreadSafeHandle"  # in its repr, which is logged
+
+
 def run_for_others(handle: Any) -> None:
     """Runs a handle that other code has taken out of the loop's queue (nest_asyncio does)."""
     recorder = getattr(handle._loop, "_recorder", None)

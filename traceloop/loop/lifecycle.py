@@ -213,7 +213,7 @@ class LifecycleMixin(LoopPart):
         ``handle_traceback``.
         """
         note_unhandled(context)
-        if "task" in context and self._recorder is not None:
+        if self._recorder is not None and isinstance(context, dict) and "task" in context:
             self._recorder.tasks.destroyed(context["task"])
         if self._exception_handler is None:
             try:

@@ -29,8 +29,9 @@ def interleave_families(infos: Iterable[Any], first_family_count: int = 1) -> li
     for info in infos:
         families.setdefault(info[0], []).append(info)
     lists = list(families.values())
-    head = lists[0][: first_family_count - 1]
-    lists[0] = lists[0][first_family_count - 1 :]
+    head: list[Any] = []
+    if first_family_count > 1:
+        head, lists[0] = lists[0][: first_family_count - 1], lists[0][first_family_count - 1 :]
     rounds = itertools.zip_longest(*lists)
     return head + [info for info in itertools.chain.from_iterable(rounds) if info is not None]
 

@@ -47,9 +47,7 @@ def set_reuseport(sock: Any) -> None:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     except OSError:
-        raise ValueError(
-            "reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented."
-        ) from None
+        raise ValueError("reuse_port not supported by socket module, SO_REUSEPORT defined but not implemented.")  # noqa: B904
 
 
 def remove_stale_unix_socket(path: Any, os: Any, logger: Any) -> None:
@@ -189,7 +187,8 @@ class ListeningMixin(LoopPart):
                     if sys.version_info < (3, 13):
                         message = f"error while attempting to bind on address {address!r}: {str(err.strerror).lower()}"
                     raise OSError(err.errno, message) from None
-            if not sockets:
+            # Before, a server may have no sockets: of no hosts, or of families that the kernel has not.
+            if not sockets and sys.version_info >= (3, 13):
                 raise OSError(f"could not bind on any address out of {[info[4] for info in infos]!r}")
         except BaseException:
             for sock in sockets:

@@ -22,9 +22,10 @@ def literal_addrinfo(
     Spares a thread's round trip to those who resolved the name themselves.
     """
     socket = base_events.socket
-    if not hasattr(socket, "inet_pton") or host is None:
+    if not hasattr(socket, "inet_pton"):
         return None
-    if proto not in (0, socket.IPPROTO_TCP, socket.IPPROTO_UDP):
+    # A set: a protocol that cannot be hashed raises here.
+    if proto not in {0, socket.IPPROTO_TCP, socket.IPPROTO_UDP} or host is None:
         return None
     if type_ == socket.SOCK_STREAM:
         proto = socket.IPPROTO_TCP

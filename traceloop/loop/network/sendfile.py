@@ -70,11 +70,11 @@ class SendfileMixin(LoopPart):
         try:
             fileno = file.fileno()
         except (AttributeError, io.UnsupportedOperation):
-            raise SendfileNotAvailableError("not a regular file") from None
+            raise SendfileNotAvailableError("not a regular file")  # noqa: B904
         try:
             size = os.fstat(fileno).st_size
         except OSError:
-            raise SendfileNotAvailableError("not a regular file") from None
+            raise SendfileNotAvailableError("not a regular file")  # noqa: B904
         blocksize = count if count else size
         if not blocksize:
             return 0

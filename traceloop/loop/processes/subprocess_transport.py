@@ -25,7 +25,7 @@ _base: Any = base_subprocess
 _PIPE = -1
 
 
-class _WritePipeProtocol(asyncio.BaseProtocol):
+class WriteSubprocessPipeProto(asyncio.BaseProtocol):
     """The protocol of the child's standard input; passes everything on to the process' transport."""
 
     def __init__(self, process: _UnixSubprocessTransport, fd: int) -> None:
@@ -55,7 +55,7 @@ class _WritePipeProtocol(asyncio.BaseProtocol):
         self.proc._protocol.resume_writing()
 
 
-class _ReadPipeProtocol(_WritePipeProtocol, asyncio.Protocol):
+class ReadSubprocessPipeProto(WriteSubprocessPipeProto, asyncio.Protocol):
     """The protocol of the child's standard output or error."""
 
     def data_received(self, data: bytes) -> None:
@@ -246,15 +246,15 @@ class _UnixSubprocessTransport(asyncio.SubprocessTransport):
         try:
             if proc.stdin is not None:
                 _, self._pipes[0] = await loop.connect_write_pipe(
-                    lambda: _WritePipeProtocol(self, 0), proc.stdin
+                    lambda: WriteSubprocessPipeProto(self, 0), proc.stdin
                 )
             if proc.stdout is not None:
                 _, self._pipes[1] = await loop.connect_read_pipe(
-                    lambda: _ReadPipeProtocol(self, 1), proc.stdout
+                    lambda: ReadSubprocessPipeProto(self, 1), proc.stdout
                 )
             if proc.stderr is not None:
                 _, self._pipes[2] = await loop.connect_read_pipe(
-                    lambda: _ReadPipeProtocol(self, 2), proc.stderr
+                    lambda: ReadSubprocessPipeProto(self, 2), proc.stderr
                 )
             assert self._pending_calls is not None
             loop.call_soon(self._protocol.connection_made, self)

@@ -86,9 +86,8 @@ class SubprocessesMixin(LoopPart):
         make sense with text or with Popen's own buffers; OSError where the program cannot be started.
         """
         _refuse_text(universal_newlines, bufsize, encoding, errors, text, shell, shell_wanted=False)
-        message = f"execute program {program!r}"
         return await self._start_process(
-            protocol_factory, message, (program, *args), False, stdin, stdout, stderr, bufsize, kwargs
+            protocol_factory, "execute program", (program, *args), False, stdin, stdout, stderr, bufsize, kwargs
         )
 
     async def subprocess_shell(
@@ -111,13 +110,14 @@ class SubprocessesMixin(LoopPart):
         if not isinstance(cmd, (bytes, str)):
             raise ValueError("cmd must be a string")
         _refuse_text(universal_newlines, bufsize, encoding, errors, text, shell, shell_wanted=True)
-        message = f"run shell command {cmd!r}"
-        return await self._start_process(protocol_factory, message, cmd, True, stdin, stdout, stderr, bufsize, kwargs)
+        return await self._start_process(
+            protocol_factory, "run shell command", cmd, True, stdin, stdout, stderr, bufsize, kwargs
+        )
 
     async def _start_process(
         self,
         protocol_factory: Callable[[], Any],
-        message: str,
+        action: str,
         args: Any,
         shell: bool,
         stdin: Any,
@@ -127,14 +127,15 @@ class SubprocessesMixin(LoopPart):
         options: dict[str, Any],
     ) -> _Connected:
         protocol = protocol_factory()
-        debug = self._debug
-        if debug:
+        message = ""
+        if self._debug:
             # Arguments are left out: passwords stand in them.
+            message = f"{action} {(args if shell else args[0])!r}"
             self._log_subprocess(message, stdin, stdout, stderr)
         transport = await self._make_subprocess_transport(
             protocol, args, shell, stdin, stdout, stderr, bufsize, **options
         )
-        if debug and self._debug:
+        if message and self._debug:
             _base.logger.info("%s: %r", message, transport)
         return transport, protocol
 

@@ -246,6 +246,8 @@ class _SelectorSocketTransport(_SelectorTransport):
         if self._empty_waiter is not None:
             raise RuntimeError(f"unable to {_WRITELINES}; sendfile is in progress")
         if not list_of_data:
+            if _WRITELINES_IS_WRITE:
+                b"".join(list_of_data)  # raises TypeError for None
             return
         if _WRITELINES_IS_WRITE and ("write" in self.__dict__ or type(self).write is not type(self)._own_write):
             self.write(b"".join(list_of_data))
