@@ -63,7 +63,7 @@ SLICES = 5
 NETWORK_SLICES = 10
 #: wrk works for a second at least.
 WRK_SLICES = 3
-HTTP = ("aiohttp", "aiohttp_spans", "uvicorn")
+HTTP = ("aiohttp", "aiohttp_span", "aiohttp_spans", "uvicorn")
 #: Workloads that have to be made in one go.
 WHOLE = ("sleep0_100k", "timers_1m")
 
@@ -103,7 +103,7 @@ def bar_of(row: Row, arm: str) -> float | None:
         return None
     uvloop = statistics.median(row.ratios("uvloop"))
     bar = uvloop * NETWORK_BAR if row.network else uvloop
-    return bar + APPLICATION_SPANS_BAR if row.workload.endswith("_spans") else bar
+    return bar + APPLICATION_SPANS_BAR if row.workload.endswith(("_span", "_spans")) else bar
 
 
 def machine_bar_of(row: Row, arm: str) -> float | None:

@@ -40,6 +40,7 @@ def test_every_face_says_the_same(kind, tmp_path):
     line = summary(statistics)
     assert (f"; worst: {found.title} (" in line) == is_trouble
     assert ("; no trouble found (" in line) != is_trouble
+    assert ("); 1 note" in line) != is_trouble
 
     text = report(statistics, width=WIDE)
     begin = text.splitlines()[2]

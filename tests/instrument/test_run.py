@@ -190,7 +190,7 @@ def test_a_command_of_an_environment_with_a_blank_in_its_path_is_run(
         (
             "import trio; trio.run(trio.sleep, 0.01); print('ran')",
             [],
-            "nothing was recorded: traceloop traces asyncio, and the program has used trio only",
+            "nothing was recorded: traceloop traces asyncio, and the program has imported trio only",
         ),
         (
             "import asyncio\nfrom asyncio import selector_events\n"

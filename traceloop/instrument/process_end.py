@@ -183,7 +183,7 @@ def _why_nothing_was_recorded() -> str:
     if _untraced:
         return "nothing was recorded: every event loop of the program ran untraced"
     if others and "asyncio" not in sys.modules:
-        return f"nothing was recorded: traceloop traces asyncio, and the program has used {', '.join(others)} only"
+        return f"nothing was recorded: traceloop traces asyncio, and the program has imported {', '.join(others)} only"
     if others:
         return f"no asyncio event loop ran, so nothing was recorded ({', '.join(others)} is not traced)"
     if "asyncio" not in sys.modules:

@@ -254,6 +254,14 @@ def test_the_thread_that_computed_most_has_the_gil(last, computed, expected):
     assert (found and (found.name, found.guess)) == expected
 
 
+@pytest.mark.parametrize("wait", ["Condition.wait", "Thread.join", "Thread._wait_for_tstate_lock"])
+def test_a_thread_that_waits_does_not_have_the_gil(wait):
+    """It has computed before. An interactive shell's kernel that ended was said to hold the GIL in a join."""
+    waits = Standing(1, 11, "cruncher", [("/srv/app.py", 3, "app", "stop"), ("threading.py", 9, "threading", wait)])
+    samples = [(0.0, 0.0, 0.0, 0.0, 0), (1.0, 0.1, 1.0, 0.0, 190)]
+    assert gil_holder(samples, [waits, THREADS[1]], 1.0, {11: 0.9, 12: 0.0}, 1.0) is None
+
+
 @pytest.mark.parametrize("data", [None, 3, ["lock"], ["none such", "", ["", 0, "", ""], False]])
 def test_a_holder_that_makes_no_sense_is_passed_over(data):
     from traceloop.reading.stalls.watchdog_events import _holder

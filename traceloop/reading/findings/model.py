@@ -105,10 +105,13 @@ class Verdict(NamedTuple):
 
     @property
     def line(self) -> str:
-        """One line without a full stop: the worst finding; or that there is none, and the basis of that."""
+        """One line without a full stop: the worst finding; or that there is none, and the basis of that. Notes are
+        counted then: a stall that was reported while it lasted may be no more.
+        """
         troubles = self.troubles
         if not troubles:
-            return f"{self.all_clear} ({self.basis})"
+            notes = f"; {counted(len(self.findings), 'note')}" if self.findings else ""
+            return f"{self.all_clear} ({self.basis}){notes}"
         (worst, *alike), *more = together(troubles)
         text = f"{worst.title} ({worst.harm})"
         text += f", likewise in {counted(len(alike), 'more process', 'more processes')}" if alike else ""

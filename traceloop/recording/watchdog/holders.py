@@ -41,6 +41,8 @@ _GIL_WAKES_PER_SECOND: Final = 100.0
 # The thread that holds the GIL has computed at least this share of what all others have.
 _MOST: Final = 0.5
 _LEAST_COMPUTED: Final = 0.005
+# Where a thread waits for a lock, or for another thread's end (_wait_for_tstate_lock: before 3.13).
+_WAITS: Final = ("Condition.wait", "Thread.join", "Thread._wait_for_tstate_lock")
 
 
 class Look:
@@ -204,11 +206,19 @@ def gil_holder(
     most = max(threads, key=lambda each: computed.get(each.native, 0.0), default=None)
     if most is None or computed.get(most.native, 0.0) < _LEAST_COMPUTED:
         return None
+    if _has_given_gil_away(most):
+        return None  # it has computed before, and what the loop waits for now is something else
     together = sum(computed.get(each.native, 0.0) for each in threads)
     if together < off / 5:  # what others computed was our own thread's, and what ends and begins
         return None
     share = computed[most.native] / together
     return Holder(GIL, most.name, most.own, guess=share < _MOST or others < off / 2 or since > 2 * length + 1.0)
+
+
+def _has_given_gil_away(standing: Standing) -> bool:
+    """Whether a thread stands in a wait of ``threading``, where it cannot hold the GIL."""
+    _, _, module, qualname = standing.frames[-1] if standing.frames else ("", 0, "", "")
+    return module == "threading" and qualname in _WAITS
 
 
 def _frames_above(top: FrameType | None) -> Iterator[FrameType]:
