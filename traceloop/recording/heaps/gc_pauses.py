@@ -6,8 +6,8 @@ nothing but what it was made with. Which handle a pause interrupted is found by 
 long one the watchdog, which could not run meanwhile, has its look taken for it.
 
 The callback is in C where there is the C core (core/native/gc_notes.c). Python code runs the handlers of signals, and
-what such a handler raises within a callback of the collector is lost: the plain Python callback loses one in a few
-thousand, and each that comes during a long collection.
+what such a handler raises within a callback of the collector is lost. The Python callback loses what is raised while it
+runs, and so all that comes during a long collection.
 
 A program that calls ``gc.collect(0)`` all the time makes a million collections a second. So of each 20 ms only the
 first hundred have a record each, and those that are not short; the others are summed up, and so are those that find no

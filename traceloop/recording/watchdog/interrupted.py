@@ -22,8 +22,9 @@ class Interrupted:
         self._forked: deque[tuple[int, stacks.Run]] = deque(maxlen=_MAX_FORKED)
 
     def note_collected(self) -> None:
-        """Called when a long collection ends in this thread. It held the GIL. On a busy machine the run that it
-        interrupted is over before the watchdog's thread can look. So the run is noted here, and written later.
+        """Called when a long collection ends in this thread, or right after it. It held the GIL. On a busy machine the
+        run that it interrupted is over before the watchdog's thread can look. So the run is noted here, and written
+        later.
         """
         try:
             run = stacks.find_run(sys._getframe(1))
