@@ -115,10 +115,14 @@ async def aiohttp(n: int) -> int:
     """An aiohttp service that answers with a few bytes of JSON, 50 connections. Operation: a request."""
     from aiohttp import web
 
+    return await _serve_aiohttp(web, web.Application(), _greeting(web), n)
+
+
+def _greeting(web):
     async def answer(request: web.Request) -> web.Response:
         return web.json_response({"hello": "world"})
 
-    return await _serve_aiohttp(web, web.Application(), answer, n)
+    return answer
 
 
 async def _serve_aiohttp(web, application, answer, n: int) -> int:
@@ -136,11 +140,8 @@ async def aiohttp_span(n: int) -> int:
     """The same in an application that traces itself: a span for each request. Operation: a request."""
     from aiohttp import web
 
-    async def answer(request: web.Request) -> web.Response:
-        return web.json_response({"hello": "world"})
-
     application, _ = _traced_application(web)
-    return await _serve_aiohttp(web, application, answer, n)
+    return await _serve_aiohttp(web, application, _greeting(web), n)
 
 
 async def aiohttp_spans(n: int) -> int:

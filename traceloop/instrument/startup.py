@@ -19,7 +19,7 @@ import sys
 # No `from __future__ import annotations` here: it would bring in `__future__` before this line.
 _loaded_before_us = frozenset(sys.modules)
 
-from ..recording.import_end import call_after_import  # noqa: E402
+from ..recording.import_end import find_and_call_after  # noqa: E402
 from ..settings import NO_DIRECTORY, PREFIX, ROOT_PID, RUN_DIR, Settings, choose  # noqa: E402
 from .own_imports import OwnImports, OwnPath  # noqa: E402
 
@@ -107,20 +107,11 @@ class Finder:
         self, name: str, path: "Sequence[str] | None" = None, target: "ModuleType | None" = None
     ) -> "ModuleSpec | None":
         """Part of the import protocol; called by any thread for every module not imported yet."""
-        spec: ModuleSpec | None
         if path is None and self.own_path.in_use():
             return self.own_path.find(name)
         if name not in _WAITED_FOR:
             return None
-        for other in sys.meta_path:
-            find = getattr(other, "find_spec", None)
-            if other is self or find is None:
-                continue
-            spec = find(name, path, target)
-            if spec is not None:
-                call_after_import(spec, self.imported)
-                return spec
-        return None
+        return find_and_call_after(self, name, path, target, self.imported)
 
     def imported(self, module: "Any") -> None:
         """One of the packages is there: put the traced loop into it."""

@@ -10,9 +10,32 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
+    from types import ModuleType
     from typing import Any
+
+
+def find_and_call_after(
+    finder: object,
+    name: str,
+    path: "Sequence[str] | None",
+    target: "ModuleType | None",
+    call: "Callable[[Any], None]",
+) -> "ModuleSpec | None":
+    """For a `find_spec` of `finder`: the spec that another finder of `sys.meta_path` has, or None where none has one.
+
+    `call` is called with the module when it has been imported by that spec, as `call_after_import` does.
+    """
+    for other in list(sys.meta_path):
+        find = getattr(other, "find_spec", None)
+        if other is finder or find is None:
+            continue
+        spec: ModuleSpec | None = find(name, path, target)
+        if spec is not None:
+            call_after_import(spec, call)
+            return spec
+    return None
 
 
 def call_after_import(spec: "ModuleSpec", call: "Callable[[Any], None]") -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from types import ModuleType
 from typing import Any
 
-from .import_end import call_after_import
+from .import_end import find_and_call_after
 
 Patch = Callable[[Any], None]
 
@@ -45,13 +45,7 @@ class _Finder:
         """Part of the import protocol: the other finders' spec. Once the module is imported by it, it is patched."""
         if name not in self.waiting:
             return None
-        for finder in [each for each in sys.meta_path if each is not self]:
-            find = getattr(finder, "find_spec", None)
-            spec = find(name, path, target) if find is not None else None
-            if spec is not None:
-                call_after_import(spec, functools.partial(self._imported, name))
-                return spec
-        return None
+        return find_and_call_after(self, name, path, target, functools.partial(self._imported, name))
 
     def _imported(self, name: str, module: ModuleType) -> None:
         patch = self.waiting.pop(name, None)
