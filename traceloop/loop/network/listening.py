@@ -187,7 +187,7 @@ class ListeningMixin(LoopPart):
                     if sys.version_info < (3, 13):
                         message = f"error while attempting to bind on address {address!r}: {str(err.strerror).lower()}"
                     raise OSError(err.errno, message) from None
-            # Before, a server may have no sockets: of no hosts, or of families that the kernel has not.
+            # Before 3.13 a server may have no sockets: of no hosts, or of families that the kernel does not have.
             if not sockets and sys.version_info >= (3, 13):
                 raise OSError(f"could not bind on any address out of {[info[4] for info in infos]!r}")
         except BaseException:
